@@ -1,0 +1,156 @@
+"""Writing files so that a crash leaves the old state or the new one, never half of either.
+
+The rule of this project: a folder is built under a temporary name beside its final one, every file is flushed to disk,
+its manifest is written last, and one ``rename`` makes it visible. Readers therefore never see a partial result.
+JSON is read strictly: duplicate keys, NaN and over-deep nesting are errors rather than surprises.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sae.errors import CorruptError, MissingError, OutOfSpace, UserError
+
+MAX_JSON_BYTES = 64 * 1024 * 1024
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of a value's canonical JSON (sorted keys, no spaces): equal values, equal digest."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte string a JSON value has here."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise ValueError(f"duplicate key {key!r}")
+        out[key] = value
+    return out
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(text: str | bytes, *, where: str) -> Any:
+    """Parse JSON strictly. ``where`` names the source in the error.
+
+    Raises:
+        CorruptError: not JSON, duplicate keys, NaN/Infinity, or nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as e:
+        raise CorruptError(f"{where} is not valid JSON: {e}. Remove it and run the command that made it again.") from e
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file strictly (see :func:`parse_json`); a missing file is a :class:`MissingError`."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise CorruptError(f"{path} has {size:,} bytes; JSON files here stay below {MAX_JSON_BYTES:,}. It is not one of ours.")
+        return parse_json(path.read_bytes(), where=str(path))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise MissingError(f"{path} does not exist.") from e
+
+
+def fsync_path(path: str | Path) -> None:
+    """Flush a file or a directory to disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn the operating system's words for a full or read-only disk into ours, naming ``what`` was being written."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutOfSpace(what) from e
+        if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError(f"cannot write {what}: {e.strerror}. Choose a folder you may write to.") from e
+        raise
+
+
+def write_bytes(path: str | Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace a file atomically: temporary name, fsync, rename, fsync of the folder."""
+    path = Path(path)
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with disk_errors(str(path)):
+        try:
+            with open(tmp, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.chmod(tmp, mode)
+            os.replace(tmp, path)
+            fsync_path(path.parent)
+        finally:
+            tmp.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file atomically, readable by people: two-space indent, one final newline."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """Build a folder in full before it exists under its final name.
+
+    Yields a temporary folder beside ``final``. On a clean exit all files are fsynced and the folder is renamed into
+    place; on any error it is removed. With ``replace`` an existing folder is swapped out and removed afterwards.
+
+    Raises:
+        FileExistsError: ``final`` exists and ``replace`` is false.
+    """
+    final = Path(final)
+    with disk_errors(str(final)):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists() and not replace:
+            raise FileExistsError(f"{final} exists")
+        tmp = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.part")
+        tmp.mkdir()
+        try:
+            yield tmp
+            for p in tmp.rglob("*"):
+                if p.is_file():
+                    os.chmod(p, 0o644)  # safetensors writes 0600 whatever the umask
+                fsync_path(p)
+            fsync_path(tmp)
+            if final.exists():
+                old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
+                os.rename(final, old)
+                os.rename(tmp, final)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(tmp, final)
+            fsync_path(final.parent)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)

@@ -1,0 +1,56 @@
+"""The command line: one file per verb. Verb files import heavy libraries inside their functions, so ``--help`` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import typer
+
+# verb -> (one line for --help, panel). The function is workbench.cli.<module>.<verb>; `import` lives in import_.py.
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("Run the whole main job on the bundled models, then open the browser.", "Start here"),
+    "ui": ("Browse a workspace in the browser.", "Start here"),
+    "info": ("Say what a workspace holds, with its numbers.", "Start here"),
+    "pretrain": ("Train a miniature language model, with snapshots.", "Make"),
+    "harvest": ("Write a model's activations into an HDF5 store.", "Make"),
+    "train": ("Train SAEs, transcoders or crosscoders on a store.", "Make"),
+    "features": ("Compute a dictionary's latent records for the browser.", "Make"),
+    "import": ("Bring a dictionary of another library into the workspace.", "Make"),
+    "evaluate": ("Measure a dictionary: L0, explained variance, loss recovered, …", "Analyse"),
+    "compare": ("Match the latents of two dictionaries or models (MPPC), with baselines.", "Analyse"),
+    "circuits": ("Path patching, induction and the off-by-one motif in both architectures.", "Analyse"),
+    "evolve": ("Follow latents over pre-training snapshots with a crosscoder.", "Analyse"),
+    "explain": ("Label latents by rule or with a language model, with scores.", "Analyse"),
+    "graph": ("Attribution graph of a prompt through dictionaries.", "Analyse"),
+    "map": ("Geometry of decoder directions: neighbours, families, UMAP.", "Analyse"),
+    "reproduce": ("Re-run the findings of the three papers and print verdicts.", "Publish"),
+    "export": ("Write a figure as a bundle for a paper.", "Publish"),
+    "check": ("Verify an activation store, and say what to re-make.", "Care"),
+    "plan": ("Say what a recipe costs before it runs.", "Care"),
+}
+
+
+def _module(verb: str) -> str:
+    return "workbench.cli.import_" if verb == "import" else f"workbench.cli.{verb}"
+
+
+def available() -> list[str]:
+    """Verbs whose module is present, in the order of the table of contents."""
+    return [v for v in VERBS if importlib.util.find_spec(_module(v)) is not None]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="markdown")
+for _name in available():
+    _function = getattr(importlib.import_module(_module(_name)), "import_" if _name == "import" else _name)
+    app.command(_name, short_help=VERBS[_name][0], rich_help_panel=VERBS[_name][1])(_function)
+
+
+@app.callback(invoke_without_command=False, help="**Interpretability Workbench**: latents of Transformers and Mambas across layers, architectures and training.\n\nNew here? `workbench demo`, then `workbench VERB --help`.")
+def _root() -> None:
+    """Root of all verbs."""
+
+
+def main() -> None:
+    """Entry point of the ``workbench`` console script and of ``python -m workbench``."""
+    app(prog_name="workbench")

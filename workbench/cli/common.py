@@ -1,0 +1,98 @@
+"""What every verb shares: the workspace option, ``--json``, ``--debug``, progress bars, and errors as one clear line.
+
+A verb is a plain function with typer annotations, decorated with :func:`verb`. It returns a JSON-ready dict, or None.
+With ``--json`` stdout carries exactly that document; everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+T = TypeVar("T")
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds the results; created if missing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DEFAULT_WORKSPACE = Path("workspace")
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from calling home; the user's own settings win."""
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def say(message: str, *, style: str | None = None) -> None:
+    """One line for the person at the terminal (stderr, so that stdout stays a document)."""
+    err.print(message, style=style, markup=False)
+
+
+def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "it") -> Iterator[T]:
+    """Iterate with a progress bar on stderr (silent where stderr is not a terminal, except for its last line)."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15, dynamic_ncols=True))
+
+
+@contextmanager
+def errors_as_lines(debug: bool) -> Iterator[None]:
+    """Print a :class:`~sae.errors.UserError` as one line and exit with its code; Ctrl-C exits 130."""
+    from sae.errors import OutOfSpace, UserError
+
+    try:
+        yield
+    except UserError as e:
+        if debug:
+            traceback.print_exc()
+        say(f"error: {e}", style="bold red")
+        raise typer.Exit(e.exit_code) from e
+    except KeyboardInterrupt as e:
+        say("interrupted; run the same command again to go on where it stopped.")
+        raise typer.Exit(130) from e
+    except OSError as e:
+        import errno
+
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            if debug:
+                traceback.print_exc()
+            say(f"error: {OutOfSpace(str(e.filename or 'a file'))}", style="bold red")
+            raise typer.Exit(1) from e
+        raise
+
+
+def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
+    """Turn a function into a verb: errors become one line, and its returned dict is printed where ``--json`` asks.
+
+    The function must take ``json_output`` and ``debug`` keyword arguments (see JsonOption, DebugOption).
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        quiet_libraries()
+        stdout = sys.stdout
+        if kwargs.get("json_output"):
+            sys.stdout = sys.stderr  # whatever a library prints must not spoil the document
+        try:
+            with errors_as_lines(bool(kwargs.get("debug"))):
+                result = function(*args, **kwargs)
+        finally:
+            sys.stdout = stdout
+        if kwargs.get("json_output"):
+            print(json.dumps(result if result is not None else {}, indent=2, ensure_ascii=False))
+
+    return run

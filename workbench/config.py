@@ -1,0 +1,49 @@
+"""Where bundled data lies, and how a recipe is found and read.
+
+Recipes are TOML files. A recipe argument is a path, or the bare name of a bundled recipe (``mini-train``).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from sae.errors import MissingError
+from sae.strict import nearest, read_config
+
+C = TypeVar("C", bound=BaseModel)
+
+
+@cache
+def data_dir() -> Path:
+    """The bundled ``data/`` folder: ``workbench/_data`` in an installed wheel, ``data/`` in a checkout."""
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "_data", here.parent / "data"):
+        if (candidate / "recipes").is_dir():
+            return candidate
+    raise MissingError(f"the bundled data is missing beside {here}. Reinstall the package: pip install --force-reinstall interpretability-workbench")
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file a recipe argument means: an existing path, or the name of a bundled recipe with or without ``.toml``.
+
+    Raises:
+        MissingError: neither; the message names the nearest bundled recipe.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    bundled = {p.stem: p for p in sorted((data_dir() / "recipes").glob("*.toml"))}
+    if path.name in (str(recipe), f"{recipe}") and path.stem in bundled and path.suffix in ("", ".toml"):
+        return bundled[path.stem]
+    if str(recipe) in bundled:
+        return bundled[str(recipe)]
+    raise MissingError(f"recipe {str(recipe)!r} is neither a file nor a bundled recipe ({nearest(path.stem, list(bundled))})")
+
+
+def read_recipe(model: type[C], recipe: str | Path) -> C:
+    """Read a recipe into ``model``; unknown keys are errors that name the nearest valid key and the file."""
+    return read_config(model, find_recipe(recipe))

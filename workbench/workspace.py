@@ -1,0 +1,145 @@
+"""A workspace: a plain folder of results, one sub-folder per kind, every result complete or absent.
+
+No database, no server, no pickle, no absolute path: a workspace may be copied. A result is complete when its
+``manifest.json`` exists (``seal.json`` for activation stores), because that file is written last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae.errors import MissingError, NewerSchemaError, UsageError, UserError
+from sae.files import disk_errors, new_folder, read_json, write_json
+from sae.strict import nearest
+from workbench import __version__
+from workbench.provenance import MANIFEST, Input, Manifest, manifest_digest, read_manifest, write_manifest
+
+KINDS = ("models", "stores", "dictionaries", "latents", "evaluations", "matches", "circuits", "evolution", "maps", "graphs", "lists", "exports")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,119}")
+_SCHEMA = 1
+
+
+def check_id(id: str) -> str:
+    """Return ``id`` if it is a valid identifier.
+
+    Raises:
+        UsageError: empty, longer than 120 characters, or with characters that could leave the workspace.
+    """
+    if not isinstance(id, str) or not _ID.fullmatch(id) or ".." in id or id.count("__") > 1:
+        raise UsageError(f"{id!r} is not an id. Ids are letters, digits and @ . _ + -, at most 120 characters, starting with a letter or digit.")
+    return id
+
+
+def dictionary_id(model: str, site: str, expansion: int | str, *, revision: str | None = None, seed: int = 0) -> str:
+    """``<model>[@revision].<site>-<n>x[.s<seed>]``, for example ``mini-pythia@step512.L2R-8x.s1``."""
+    rev = f"@{revision}" if revision else ""
+    tail = f".s{seed}" if seed else ""
+    return check_id(f"{model}{rev}.{site}-{expansion}x{tail}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One complete result of a workspace."""
+
+    kind: str
+    id: str
+    path: Path
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest, read afresh."""
+        return read_manifest(self.path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its manifest."""
+        return manifest_digest(self.path)
+
+    @property
+    def version(self) -> str:
+        """The data version shown beside every number: the first eight hex digits of :attr:`digest`."""
+        return self.digest[:8]
+
+    def as_input(self) -> Input:
+        """This result as an input of another one's manifest."""
+        return Input(kind=self.kind, id=self.id, digest=self.digest)
+
+
+class Workspace:
+    """A folder of results. ``Workspace(path)`` opens it; with ``create`` (the default) a missing folder is made.
+
+    Raises:
+        MissingError: the folder is missing and ``create`` is false.
+        NewerSchemaError: a newer version of this program made it.
+        UserError: the path is a file, or may not be written.
+    """
+
+    def __init__(self, root: str | Path, *, create: bool = True):
+        self.root = Path(root).expanduser().absolute()
+        marker = self.root / "workspace.json"
+        if not self.root.is_dir():
+            if self.root.exists():
+                raise UserError(f"{root} is a file; a workspace is a folder.")
+            if not create:
+                raise MissingError(f"workspace {root} does not exist. `workbench demo --workspace {root}` makes one.")
+            with disk_errors(str(root)):
+                self.root.mkdir(parents=True)
+        if marker.exists():
+            schema = read_json(marker).get("schema", 0)
+            if schema > _SCHEMA:
+                raise NewerSchemaError(f"workspace {root} has schema {schema}; version {__version__} reads up to {_SCHEMA}. Upgrade: pip install -U interpretability-workbench")
+        elif create:
+            write_json(marker, {"schema": _SCHEMA})
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    def path(self, kind: str, id: str) -> Path:
+        """The folder a result has or would have. Ids are checked, so the path stays inside the workspace."""
+        if kind not in KINDS:
+            raise UsageError(f"{kind!r} is not a kind of result ({nearest(kind, list(KINDS))})")
+        return self.root / kind / check_id(id)
+
+    def complete(self, kind: str, id: str) -> bool:
+        """Whether a result exists in full."""
+        return (self.path(kind, id) / ("seal.json" if kind == "stores" else MANIFEST)).is_file()
+
+    def get(self, kind: str, id: str) -> Item:
+        """A complete result.
+
+        Raises:
+            MissingError: absent or incomplete; the message names the nearest existing id.
+        """
+        if not self.complete(kind, id):
+            known = [i.id for i in self.items(kind)]
+            hint = nearest(id, known) if known else f"{self.root.name}/{kind} is empty"
+            raise MissingError(f"{kind}/{id} is not in {self.root} ({hint})")
+        return Item(kind, id, self.path(kind, id))
+
+    def items(self, kind: str) -> list[Item]:
+        """All complete results of a kind, by name. Symlinks and half-written folders are passed over."""
+        folder = self.root / kind
+        if not folder.is_dir():
+            return []
+        found = []
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            if entry.is_dir(follow_symlinks=False) and _ID.fullmatch(entry.name) and self.complete(kind, entry.name):
+                found.append(Item(kind, entry.name, Path(entry.path)))
+        return found
+
+    @contextmanager
+    def create(self, kind: str, id: str, *, replace: bool = False, **about: Any) -> Iterator[Path]:
+        """Build a result in a temporary folder; on a clean exit its manifest is written and the folder appears whole.
+
+        ``about`` goes to :func:`workbench.provenance.write_manifest`; a callable value is called at the end, so numbers
+        known only then can be given as ``numbers=lambda: {...}``.
+        """
+        with new_folder(self.path(kind, id), replace=replace) as tmp:
+            yield tmp
+            write_manifest(tmp, kind, id, **{k: v() if callable(v) else v for k, v in about.items()})
