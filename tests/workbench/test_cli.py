@@ -1,0 +1,53 @@
+"""The command line: help for every verb, exit codes, one JSON document, no heavy import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+from workbench.cli import VERBS, app, available
+
+runner = CliRunner()
+
+
+def test_every_verb_of_the_table_exists():
+    assert available() == list(VERBS)
+
+
+@pytest.mark.parametrize("verb", available())
+def test_help_teaches(verb):
+    result = runner.invoke(app, [verb, "--help"])
+    assert result.exit_code == 0 and "--json" in result.output and len(result.output) > 300
+
+
+def test_misuse_exits_2():
+    assert runner.invoke(app, ["inf"]).exit_code == 2
+    assert runner.invoke(app, ["info", "--nope"]).exit_code == 2
+
+
+def test_info_on_an_empty_and_a_missing_workspace(tmp_path):
+    from workbench.workspace import Workspace
+
+    Workspace(tmp_path / "ws")
+    result = runner.invoke(app, ["info", str(tmp_path / "ws"), "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout) == {"workspace": "ws"}
+    assert "workbench demo" in runner.invoke(app, ["info", str(tmp_path / "ws")]).output
+    missing = runner.invoke(app, ["info", str(tmp_path / "none"), "--json"])
+    assert missing.exit_code == 1 and "does not exist" in missing.stderr and missing.stdout == ""
+
+
+def test_importing_workbench_is_cheap():
+    code = "import sys, workbench, workbench.cli; print([m for m in ('torch', 'h5py', 'streamlit', 'transformers', 'pandas') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_recipe_not_found_names_nearest():
+    from sae.errors import MissingError
+    from workbench.config import find_recipe
+
+    with pytest.raises(MissingError, match="mini-train"):
+        find_recipe("mini-trian")
