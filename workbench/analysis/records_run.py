@@ -1,0 +1,102 @@
+"""``workbench features`` as a function: find what is needed, build the records, write the folder once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sae.errors import UserError
+from workbench.analysis.logits import Readout, readout
+from workbench.analysis.records_build import build_records
+from workbench.analysis.subject import Subject, displayed_vocab
+from workbench.provenance import read_manifest
+from workbench.workspace import Item, Workspace
+
+WRITES_TO_RESIDUAL = ("resid", "attn_out", "mlp_out", "hook_out")
+
+
+def make_records(
+    workspace: Workspace,
+    subject: Subject,
+    *,
+    model: Any = None,
+    n_tokens: int | None = 100_000,
+    k: int = 20,
+    window: int = 64,
+    seed: int = 0,
+    command: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Item:
+    """Latent records of a dictionary in ``latents/<id>/``; complete records of the same dictionary are reused.
+
+    Args:
+        model: the language model, if the caller has loaded it already (needed for logit effects and token strings).
+    """
+    recipe = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
+    if workspace.complete("latents", subject.id):
+        have = read_manifest(workspace.path("latents", subject.id))
+        if subject.input in have.inputs and have.recipe == recipe:
+            return workspace.get("latents", subject.id)
+    from workbench.models import load_model
+
+    store = subject.store(workspace)
+    name, revision = _reading_model(subject)
+    model = load_model(name, revision=revision) if model is None else model
+    read = _readout(subject, model)
+    built = build_records(
+        subject.load(),
+        store,
+        subject.hook,
+        model_vocab(model),
+        source=subject.source,
+        read=read,
+        n_tokens=n_tokens,
+        k=k,
+        window=window,
+        seed=seed,
+        progress=progress,
+    )
+    about = {
+        "dictionary": subject.id,
+        "model": subject.model_name,
+        "revision": subject.revision,
+        "hook": subject.hook,
+        "site": subject.metadata.get("site"),
+        "source": subject.source,
+        **built.metadata,
+    }
+    stores = [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
+    with workspace.create(
+        "latents",
+        subject.id,
+        replace=True,
+        command=command,
+        recipe=recipe,
+        inputs=[subject.input, *stores],
+        numbers=built.numbers,
+        metadata=about,
+    ) as folder:
+        built.write(folder)
+    return workspace.get("latents", subject.id)
+
+
+def _reading_model(subject: Subject) -> tuple[str, str | None]:
+    """Model and revision whose unembedding reads the latents; for several sources, the last one."""
+    return subject.model_name, subject.revision
+
+
+def model_vocab(model: Any) -> list[str]:
+    """Displayed token strings of a bridge."""
+    return displayed_vocab(getattr(model, "tokenizer", None), int(model.cfg.d_vocab))
+
+
+def _readout(subject: Subject, model: Any) -> Readout | None:
+    """The readout where the dictionary writes into the residual stream of one model, else None (not computed)."""
+    if not isinstance(subject.hook, str) or isinstance(subject.source, list):
+        return None
+    if not any(part in subject.hook_out for part in WRITES_TO_RESIDUAL):
+        return None
+    try:
+        return readout(model)
+    except UserError:
+        return None

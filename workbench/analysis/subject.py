@@ -1,0 +1,155 @@
+"""The dictionary a command is about, and what it was trained on.
+
+DICTIONARY on a command line is the id of one in the workspace, or the path of a saved folder. What model, hook and
+store it belongs to is read from its own metadata; options override what a foreign folder does not say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import MissingError, UsageError
+from sae.files import read_json, sha256_file, sha256_json
+from sae.strict import nearest
+from workbench.provenance import MANIFEST, Input, manifest_digest, read_manifest
+from workbench.workspace import Workspace, check_id
+
+if TYPE_CHECKING:
+    from workbench.activations import ActivationStore
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dictionary folder with the names it goes by; nothing heavy is loaded yet."""
+
+    id: str
+    path: Path
+    metadata: dict[str, Any]
+    input: Input
+
+    def load(self) -> Any:
+        """The dictionary itself."""
+        import sae
+
+        if self.metadata.get("kind") == "crosscoder":
+            from crosscoders import Crosscoder
+
+            return Crosscoder.load(self.path)
+        return sae.load(self.path)
+
+    def need(self, key: str, option: str) -> Any:
+        """A metadata entry.
+
+        Raises:
+            UsageError: the folder does not say; the message names the option that does.
+        """
+        value = self.metadata.get(key)
+        if value in (None, "", []):
+            raise UsageError(f"{self.path} does not say its {key}. Give it with {option}.")
+        return value
+
+    @property
+    def model_name(self) -> str:
+        return str(self.need("model_name", "--model"))
+
+    @property
+    def revision(self) -> str | None:
+        return self.metadata.get("revision") or None
+
+    @property
+    def hook(self) -> Any:
+        """Hook name the dictionary reads; a list for a crosscoder over several hooks."""
+        return self.metadata.get("hook_names") or self.need("hook_name", "--hook")
+
+    @property
+    def hook_out(self) -> str:
+        """Hook name the dictionary reconstructs: the same, except for transcoders."""
+        return str(self.metadata.get("hook_name_out") or self.need("hook_name", "--hook"))
+
+    @property
+    def source(self) -> Any:
+        """Source of the store (None = its only one); a list for a crosscoder over several sources."""
+        return self.metadata.get("sources") or self.metadata.get("source") or None
+
+    def store(self, workspace: Workspace) -> ActivationStore:
+        """Open the store the dictionary names (an id of the workspace, or a path)."""
+        from workbench.activations import ActivationStore
+
+        return ActivationStore.open(self.store_path(workspace))
+
+    def store_path(self, workspace: Workspace) -> Path:
+        """Folder of the store; see :meth:`store`."""
+        name = str(self.need("store", "--store"))
+        if Path(name).is_dir() and not _is_id(name):
+            return Path(name)
+        return workspace.get("stores", name).path
+
+
+def find_subject(workspace: Workspace, reference: str | Path, **overrides: Any) -> Subject:
+    """The dictionary ``reference`` means: an id of ``workspace``, or a saved folder. ``overrides`` win where not None.
+
+    Raises:
+        MissingError: neither; the message names the nearest id.
+    """
+    text = str(reference)
+    if _is_id(text) and workspace.complete("dictionaries", text):
+        item = workspace.get("dictionaries", text)
+        path, id, given = item.path, item.id, item.as_input()
+    elif (Path(text) / "cfg.json").is_file():
+        path = Path(text).resolve()
+        id = path.name
+        check_id(id)
+        digest = (
+            manifest_digest(path)
+            if (path / MANIFEST).is_file()
+            else sha256_json({p.name: sha256_file(p) for p in sorted(path.glob("*.safetensors"))})
+        )
+        given = Input(kind="dictionaries", id=id, digest=digest)
+    else:
+        known = [i.id for i in workspace.items("dictionaries")]
+        hint = (
+            nearest(text, known)
+            if known
+            else f"{workspace.root.name}/dictionaries is empty; `workbench train` or `workbench import` fills it"
+        )
+        raise MissingError(f"dictionary {text!r} is neither in {workspace.root} nor a folder with cfg.json ({hint})")
+    cfg = read_json(path / "cfg.json")
+    metadata = dict(cfg.get("metadata") or {})
+    if (path / MANIFEST).is_file():
+        metadata |= {k: v for k, v in read_manifest(path).metadata.items() if v is not None}
+    metadata |= {k: v for k, v in overrides.items() if v is not None}
+    return Subject(id, path, metadata, given)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        check_id(text)
+    except UsageError:
+        return False
+    return True
+
+
+def displayed_vocab(tokenizer: Any, size: int) -> list[str]:
+    """What a person sees for every token id; byte tokens that are no valid UTF-8 are shown as ``<E2>`` and alike."""
+    if tokenizer is None:
+        return [f"⟨{i}⟩" for i in range(size)]
+    known = len(tokenizer)
+    texts = tokenizer.batch_decode([[i] for i in range(min(size, known))], clean_up_tokenization_spaces=False)
+    raw = tokenizer.convert_ids_to_tokens(list(range(len(texts))))
+    byte_of = _byte_level_alphabet()
+    shown = []
+    for text, token in zip(texts, raw, strict=True):
+        if "\ufffd" in text and token and all(c in byte_of for c in token):
+            text = "".join(f"<{byte_of[c]:02X}>" for c in token)
+        shown.append(text)
+    return shown + [f"⟨{i}⟩" for i in range(known, size)]
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's byte-level alphabet: printable bytes stand for themselves, the others are shifted above U+0100."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(b): b for b in plain}
+    others = [b for b in range(256) if b not in plain]
+    return table | {chr(256 + i): b for i, b in enumerate(others)}

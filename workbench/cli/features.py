@@ -1,0 +1,61 @@
+"""``workbench features``: latent records of a dictionary."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def features(
+    dictionary: Annotated[str, typer.Argument(help="Id of a dictionary of the workspace, or the path of a saved one.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    tokens: Annotated[int, typer.Option(help="Rows of the store to use, spread evenly; 0 = all.", min=0)] = 100_000,
+    contexts: Annotated[int, typer.Option(help="Contexts kept per group.", min=1, max=200)] = 20,
+    window: Annotated[int, typer.Option(help="Tokens of a context.", min=8, max=1024)] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the randomly chosen contexts.")] = 0,
+    store: Annotated[str | None, typer.Option(help="Store to read instead of the one the dictionary names.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Compute a dictionary's latent records: contexts, histograms, densities, logit effects, neighbours."""
+    from tqdm import tqdm
+
+    from workbench.analysis.records_run import make_records
+    from workbench.analysis.subject import find_subject
+    from workbench.workspace import Workspace
+
+    ws = Workspace(workspace)
+    subject = find_subject(ws, dictionary, store=store, model_name=model, hook_name=hook)
+    bar = tqdm(
+        desc=f"records of {subject.id}",
+        unit="rows",
+        unit_scale=True,
+        file=sys.stderr,
+        total=tokens or None,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+    )
+    with bar:
+        item = make_records(
+            ws,
+            subject,
+            n_tokens=tokens or None,
+            k=contexts,
+            window=window,
+            seed=seed,
+            command=f"workbench features {dictionary} --tokens {tokens} --contexts {contexts} --window {window} --seed {seed}",
+            progress=bar.update,
+        )
+    manifest = item.manifest
+    numbers = manifest.numbers
+    say(
+        f"{item.path}: {numbers['n_latents']:,} latents on {numbers['n_tokens']:,} tokens; L0 {numbers['l0']:.2f}, "
+        f"never fired {numbers['dead_share']:.1%}, above 10 % density {numbers['ultra_dense_share']:.1%} (version {item.version})"
+    )
+    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers, "metadata": manifest.metadata}
