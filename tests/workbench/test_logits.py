@@ -27,7 +27,11 @@ def test_effect_is_the_norms_jacobian_up_to_its_scale(norm):
     x = (x - x.mean()) / (x - x.mean()).pow(2).mean().sqrt()
     d = torch.randn(12, generator=g)
     d = d - (d @ x) / (x @ x) * x  # keeps |x| to first order
-    logits = lambda r: (lambda out: out - out.mean())(norm(r) @ model.W_U)
+
+    def logits(residual):
+        out = norm(residual) @ model.W_U
+        return out - out.mean()
+
     with torch.no_grad():
         measured = (logits((x + 1e-3 * d)[None]) - logits((x - 1e-3 * d)[None])) / 2e-3
     torch.testing.assert_close(d @ read.W, measured[0], atol=2e-3, rtol=1e-3)

@@ -1,7 +1,9 @@
 """Latent records: built arrays against brute force, the folder round trip, and what a damaged folder says."""
 
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from sae.errors import CorruptError, MissingError, UsageError
 from tests.workbench.fakes import FakeDictionary, FakeStore
-from workbench.analysis.encoded import choose_rows, encode_store
+from workbench.analysis.encoded import choose_rows, codes_and_scores, encode_store
 from workbench.analysis.histogram import log_histogram, moments
 from workbench.analysis.records_build import build_records
 from workbench.provenance import write_manifest
@@ -67,7 +69,7 @@ def test_quantile_groups_are_equal_in_mass_and_ordered(made):
         assert sum(counts) == records.row(latent)["n_fired"] == records.available(latent, "random")
         assert max(counts) - min(counts) <= 1
         groups = [[c.value for c in records.contexts(latent, f"q{q}")] for q in (1, 2, 3, 4)]
-        for lower, upper in zip(groups, groups[1:], strict=False):
+        for lower, upper in pairwise(groups):
             assert max(lower) <= min(upper)
         assert all(v > 0 for g in groups for v in g)
 
@@ -98,11 +100,27 @@ def test_near_misses_do_not_depend_on_the_block_size():
             store,
             "h",
             block=block,
-            each_block=lambda first, x, v, i, near=near: near.add(first, dictionary.pre_activations(x), v, i),
+            each_block=near.add,
         )
         kept.append(near.entries())
     np.testing.assert_array_equal(kept[0][0], kept[1][0])
     np.testing.assert_array_equal(kept[0][1], kept[1][1])
+
+
+def test_one_product_gives_the_codes_of_encode_sparse():
+    from sae import TopKSAE
+
+    sae = TopKSAE(16, 64, 5)
+    g = torch.Generator().manual_seed(0)
+    for p in sae.parameters():
+        p.data.normal_(generator=g)
+    x = torch.randn(200, 16, generator=g)
+    with torch.no_grad():
+        values, indices, pre = codes_and_scores(sae, x)
+        dense = torch.zeros(200, 64).scatter_(1, indices, values)
+        torch.testing.assert_close(dense, sae.encode(x))
+        torch.testing.assert_close(pre, (x - sae.b_dec) @ sae.W_enc + sae.b_enc)
+    assert (dense > 0).any()
 
 
 def test_numbers_of_the_table_match_dense_statistics(made):
@@ -161,7 +179,7 @@ def test_row_choice_spreads_over_the_store_without_overlap():
     rows = choose_rows(1_000_000, 100_000)
     assert sum(r.stop - r.start for r in rows) == pytest.approx(100_000, abs=10)
     assert rows[0].start == 0 and rows[-1].stop == pytest.approx(1_000_000, abs=2)
-    assert all(a.stop <= b.start for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a.stop <= b.start for a, b in pairwise(rows))
     assert choose_rows(10, None) == choose_rows(10, 99) == [slice(0, 10)]
     with pytest.raises(UsageError, match="-3"):
         choose_rows(10, -3)
@@ -179,8 +197,6 @@ def test_moments_and_histogram_of_empty_and_constant_latents():
 
 
 def test_damage_is_named(made, tmp_path):
-    import shutil
-
     records = made[-1]
     folder = tmp_path / "d"
     shutil.copytree(records.folder, folder)
@@ -188,7 +204,7 @@ def test_damage_is_named(made, tmp_path):
     with pytest.raises(CorruptError, match=r"hist\.npy is uint32\[3, 64\]"):
         LatentRecords.open(folder)
     (folder / "hist.npy").write_bytes(b"nonsense")
-    with pytest.raises(CorruptError, match="hist.npy is not a numpy array"):
+    with pytest.raises(CorruptError, match=r"hist\.npy is not a numpy array"):
         LatentRecords.open(folder)
     (folder / "hist.npy").unlink()
     with pytest.raises(MissingError, match="workbench features"):

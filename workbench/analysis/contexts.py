@@ -13,7 +13,6 @@ Windows of text start on a coarse grid, so latents and groups share them and eac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,11 +78,6 @@ class NearMisses:
         found = (self.row >= 0) & torch.isfinite(self.value)
         latent = found.nonzero()[:, 0]
         return latent.numpy(), self.row[found].numpy()
-
-
-def pre_activations(dictionary: Any, x: torch.Tensor) -> torch.Tensor:
-    """[B, F] what the selection looks at: the encoder's output before the nonlinearity."""
-    return dictionary.pre_activations(x)
 
 
 def _group_order(group: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache, cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
+import torch
 
 from sae.errors import NonFiniteError, UsageError
 
-if TYPE_CHECKING:
-    import torch
-
-BLOCK = 4096
+MAX_BLOCK = 4096
+BLOCK_VALUES = 2**25  # pre-activations held at once: 128 MiB
 
 
 class Rows(Protocol):
@@ -114,6 +113,36 @@ def choose_rows(n_rows: int, n_tokens: int | None, *, piece: int = 16384) -> lis
     return [slice(int(a), b) for a, b in zip(starts, stops, strict=True)]
 
 
+def pre_activations(dictionary: Any, x: torch.Tensor) -> torch.Tensor:
+    """[B, F] the encoder's output before selection and nonlinearity, for raw rows [B, d].
+
+    Selection weights (decoder norms, in some variants) are not applied: values are on the scale of activations.
+    """
+    scale = getattr(dictionary, "scale_D", None)
+    rows = x.to(dictionary.b_enc.dtype) if scale is None else x.to(dictionary.b_enc.dtype) * scale
+    b_dec = dictionary.b_dec.reshape(-1)
+    return torch.addmm(dictionary.b_enc - b_dec @ dictionary.W_enc, rows, dictionary.W_enc)
+
+
+def codes_and_scores(dictionary: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(values, indices, pre-activations) of raw rows. A plain Top-K dictionary needs one dense product for all three."""
+    pre = pre_activations(dictionary, x)
+    activation = getattr(dictionary, "activation", None)
+    if type(activation).__name__ != "TopK" or type(dictionary).encode_sparse is not _plain_encode_sparse():
+        return *dictionary.encode_sparse(x), pre
+    from sae.backends import pick
+
+    values, indices = pick("auto", pre).top_k(pre, dictionary.k)
+    return values.clamp_min(0), indices, pre
+
+
+@cache
+def _plain_encode_sparse() -> Any:
+    from sae import SAE
+
+    return SAE.encode_sparse
+
+
 def encode_store(
     dictionary: Any,
     store: Rows,
@@ -121,22 +150,21 @@ def encode_store(
     *,
     source: Any = None,
     rows: list[slice] | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
     each_block: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Codes:
     """Encode rows of a store in blocks with ``encode_sparse``.
 
     Args:
-        rows: row ranges (default: all). block: rows encoded at once.
-        each_block: called with (first row among the chosen ones, x [B, d], values [B, k], indices [B, k]).
+        rows: row ranges (default: all). block: rows encoded at once (default: what keeps the block's pre-activations within 128 MiB).
+        each_block: called with (first row among the chosen ones, pre-activations [B, F], values [B, k], indices [B, k]).
         progress: called with the number of rows just done.
 
     Raises:
         NonFiniteError: an activation is NaN or infinite.
     """
-    import torch
-
+    block = block or max(64, min(MAX_BLOCK, BLOCK_VALUES // int(dictionary.W_dec.shape[0])))
     values_all: list[np.ndarray] = []
     indices_all: list[np.ndarray] = []
     keys: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -146,13 +174,16 @@ def encode_store(
             for start in range(chosen.start, chosen.stop, block):
                 part = slice(start, min(start + block, chosen.stop))
                 x = store.read(hook, rows=part, source=source).float()
-                values, indices = dictionary.encode_sparse(x)
+                if each_block is None:
+                    values, indices = dictionary.encode_sparse(x)
+                else:
+                    values, indices, pre = codes_and_scores(dictionary, x)
                 if not bool(torch.isfinite(values).all()):
                     raise NonFiniteError(
-                        f"codes of rows {part.start}–{part.stop} of {hook} are not finite. `workbench check` the store, or train the dictionary again."
+                        f"codes of rows {part.start}–{part.stop} of {hook} are not finite. Run `workbench check` on the store."
                     )
                 if each_block is not None:
-                    each_block(done, x, values, indices)
+                    each_block(done, pre, values, indices)
                 values_all.append(values.float().cpu().numpy())
                 indices_all.append(indices.to(torch.int32).cpu().numpy())
                 keys.append(store.tokens(part))

@@ -71,16 +71,13 @@ def build_records(
     """
     f = int(dictionary.W_dec.shape[0])
     near = ctx.NearMisses(f, k)
-
-    def keep_near_misses(first: int, x: torch.Tensor, values: torch.Tensor, indices: torch.Tensor) -> None:
-        near.add(first, ctx.pre_activations(dictionary, x), values, indices)
-
     codes = encode_store(
-        dictionary, store, hook, source=source, rows=choose_rows(len(store), n_tokens), each_block=keep_near_misses, progress=progress
+        dictionary, store, hook, source=source, rows=choose_rows(len(store), n_tokens), each_block=near.add, progress=progress
     )
     if len(vocab) <= int(codes.ids.max()):
         raise UserError(
-            f"the store has token id {int(codes.ids.max())} but the tokenizer knows {len(vocab)} tokens: the store was made with another model's tokenizer."
+            f"the store has token id {int(codes.ids.max())}, the tokenizer {len(vocab)} tokens: they are not of the same model. "
+            "Name the right model with --model."
         )
     built = ctx.build(codes, near, k=k, window=window, seed=seed)
     hist, edges = log_histogram(codes)
