@@ -73,7 +73,9 @@ class ScalingMeter:
         """Add rows: codes ([B, k] values, indices; zero = not active), inputs and reconstructions [B, sum(D)], decoder bias."""
         B, k = values.shape
         row = torch.arange(B, device=values.device).repeat_interleave(k)
-        codes_FB = torch.sparse_coo_tensor(torch.stack([indices.reshape(-1), row]), values.reshape(-1), (len(self.ff), B))
+        codes_FB = torch.sparse_coo_tensor(
+            torch.stack([indices.reshape(-1), row]), values.reshape(-1), (len(self.ff), B), check_invariants=False
+        )
         self.residual += torch.sparse.mm(codes_FB, x - x_hat).double()
         self.reconstruction += torch.sparse.mm(codes_FB, x_hat - bias).double()
         flat = indices.reshape(-1)
