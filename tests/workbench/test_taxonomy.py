@@ -15,7 +15,7 @@ V, N_SEQ, CTX = 20, 300, 48
 def world():
     """Random tokens, and codes of six latents: token, previous, bigram, context, noise, rare."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(1, V, (N_SEQ, CTX))
+    tokens = rng.integers(1, V - 1, (N_SEQ, CTX))
     tokens[:, 0] = 0
     tokens[::3, 5] = 19  # a word that decides the context latent
     seq, pos = (a.ravel() for a in np.mgrid[0:N_SEQ, 1:CTX])
