@@ -1,0 +1,43 @@
+"""Sparse dictionary learning on activations: raw activations in, raw activations out.
+
+Knows torch and safetensors only. Everything public is named here and loaded on first use, so importing the package
+is free. Shape suffixes used throughout: ``B`` rows (tokens), ``D`` width of a row, ``F`` latents, ``K`` latents kept per row.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sae.activation import TopK as TopK
+    from sae.config import TopKConfig as TopKConfig
+    from sae.folder import load as load
+    from sae.loop import train as train
+    from sae.metrics import evaluate as evaluate
+    from sae.model import SAE as SAE
+    from sae.model import TopKSAE as TopKSAE
+    from sae.trainer import Trainer as Trainer
+
+_HOME = {
+    "TopKSAE": "sae.model",
+    "SAE": "sae.model",
+    "TopKConfig": "sae.config",
+    "TopK": "sae.activation",
+    "Trainer": "sae.trainer",
+    "train": "sae.loop",
+    "load": "sae.folder",
+    "evaluate": "sae.metrics",
+}
+
+__all__ = ["SAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "evaluate", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'sae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

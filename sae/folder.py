@@ -1,0 +1,158 @@
+"""A dictionary on disk: the two files SAELens reads, written so that what is loaded is what was trained.
+
+``cfg.json`` holds the eleven keys of SAELens 6 plus ``metadata``; ``sae_weights.safetensors`` holds ``W_enc`` (D, F),
+``W_dec`` (F, D), ``b_enc`` and ``b_dec``. Scales are folded in, so nothing else is needed to use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae.errors import CorruptError, MissingError
+from sae.files import new_folder, read_json, write_bytes, write_json
+from sae.model import SAE, TopKSAE
+
+CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SAE_LENS_VERSION = "6.0.0"
+
+Reader = Callable[[dict[str, Any], dict[str, Tensor], str], SAE]
+_READERS: dict[tuple[str, str], Reader] = {}
+
+
+def register(architecture: str, kind: str, reader: Reader) -> None:
+    """Tell :func:`load` who builds dictionaries of this (architecture, metadata.kind) from (cfg, tensors, path)."""
+    _READERS[architecture, kind] = reader
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        MissingError, CorruptError: no such file, or not a whole safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist.")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as e:
+        raise CorruptError(f"{path} is not a whole safetensors file ({e}). Remove the folder and make it again.") from e
+
+
+def check_shapes(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], where: str) -> None:
+    """Raise :class:`CorruptError` unless exactly these tensors with these shapes are there and finite."""
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if found != expected:
+        raise CorruptError(f"{where}: cfg.json promises {expected}, {WEIGHTS} holds {found}.")
+    for name, t in tensors.items():
+        if not torch.isfinite(t).all():
+            raise CorruptError(f"{where}: {name} holds NaN or infinity.")
+
+
+def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
+    """The reader of plain Top-K dictionaries."""
+    try:
+        d_in, d_sae, k = int(cfg["d_in"]), int(cfg["d_sae"]), int(cfg["k"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise CorruptError(f"{where}/{CFG}: d_in, d_sae and k must be whole numbers ({e!r}).") from e
+    check_shapes(tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}, where)
+    if not 1 <= k <= d_sae:
+        raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
+    sae = TopKSAE(d_in, d_sae, k, dtype=tensors["W_enc"].dtype)
+    with torch.no_grad():
+        sae.enc_FD.copy_(tensors["W_enc"].t())
+        sae.dec_FD.copy_(tensors["W_dec"])
+        sae.b_enc.copy_(tensors["b_enc"])
+        sae.b_dec.copy_(tensors["b_dec"])
+    return sae
+
+
+register("topk", "sae", read_topk)
+
+
+def load(path: str | Path) -> SAE:
+    """The dictionary in a folder, of the class its ``cfg.json`` names; frozen (no gradients).
+
+    Raises:
+        MissingError: no such folder or file. CorruptError: files that contradict each other, or an unknown architecture.
+    """
+    path = Path(path)
+    cfg = read_json(path / CFG)
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("metadata", {}), dict):
+        raise CorruptError(f"{path / CFG} is not the configuration of a dictionary.")
+    metadata = dict(cfg.get("metadata", {}))
+    key = str(cfg.get("architecture")), str(metadata.get("kind", "sae"))
+    reader = _READERS.get(key) or (_READERS.get((key[0], "sae")) if key[0] == "topk" else None)
+    if reader is None:
+        known = ", ".join(f"{a} ({k})" for a, k in sorted(_READERS))
+        raise CorruptError(f"{path / CFG}: architecture {key[0]!r} of kind {key[1]!r} is not known here. Known: {known}.")
+    sae = reader(cfg, read_tensors(path / WEIGHTS), str(path))
+    sae.metadata = metadata
+    return sae.requires_grad_(False).eval()
+
+
+def cfg_of(sae: SAE) -> dict[str, Any]:
+    """The content of ``cfg.json`` for a folded dictionary."""
+    return {
+        "architecture": sae.activation.architecture,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        **sae.activation.cfg(),
+        "dtype": str(sae.enc_FD.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {**sae.metadata, "kind": sae.kind, "sae_lens_version": SAE_LENS_VERSION},
+    }
+
+
+def tensors_of(sae: SAE) -> dict[str, Tensor]:
+    """The content of ``sae_weights.safetensors`` for a folded dictionary."""
+    named = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
+    return {name: t.detach().cpu().contiguous() for name, t in named.items()}
+
+
+def _write(folder: Path, sae: SAE) -> None:
+    from safetensors.torch import save as to_bytes
+
+    write_bytes(folder / WEIGHTS, to_bytes(tensors_of(sae)))
+    write_json(folder / CFG, cfg_of(sae))
+    compare(sae, load(folder), where=str(folder))
+
+
+def save(sae: SAE, path: str | Path) -> Path:
+    """Fold, write, read back and compare. A new folder appears whole; in an existing one the two files are replaced.
+
+    Raises:
+        CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written stays.
+    """
+    path, out = Path(path), sae.folded()
+    compare(sae, out, where="folding")
+    if path.exists():
+        _write(path, out)
+    else:
+        with new_folder(path) as tmp:
+            _write(tmp, out)
+    return path
+
+
+@torch.no_grad()
+def compare(a: SAE, b: SAE, *, where: str, rows: int = 64) -> None:
+    """Raise :class:`CorruptError` unless both reconstruct the same raw rows alike (rows made from ``a``'s own latents)."""
+    g = torch.Generator().manual_seed(0)
+    n = min(a.d_sae, max(1, 2 * a.k))
+    latents = torch.randint(0, a.d_sae, (rows, n), generator=g).to(a.enc_FD.device)
+    strength = torch.rand(rows, n, generator=g, dtype=torch.float64).to(a.enc_FD)
+    x = a.decode_sparse(strength / a.scale_D.mean(), latents)
+    ya, yb = a(x), b(x)
+    worst = (ya - yb).norm(dim=1) / (ya - a.b_dec / a.scale_D).norm(dim=1).clamp_min(1e-30)
+    if not bool((worst < 1e-3).double().mean() >= 0.95):  # near-ties may swap a latent in single rows
+        raise CorruptError(f"{where}: the dictionary changed on the way (relative difference {worst.max():.2g}). Nothing was kept.")

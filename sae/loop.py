@@ -1,0 +1,158 @@
+"""The training loop: rows in, a dictionary out, on one screen.
+
+``train(TopKConfig(d_in=256), batches, total_steps=1000, out="runs/a")`` trains one dictionary; a mapping of names to
+configs trains several from one pass over the data (a k sweep, seeds, sites).
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from torch import Tensor
+
+from sae import checkpoint
+from sae.config import TrainingConfig
+from sae.errors import ConfigError, MissingError, UserError
+from sae.log import Logger, Table, tell
+from sae.model import SAE
+from sae.trainer import Trainer
+
+Rows = Tensor | tuple[Tensor, Tensor | None]
+Batch = Rows | Mapping[str, Rows]
+
+
+class _Run:
+    """One dictionary in the making: its trainer, its log, its place on disk."""
+
+    def __init__(self, name: str, config: TrainingConfig, total_steps: int, out: Path | None, device: str, metadata: Mapping[str, Any]):
+        self.name, self.config, self.out, self.table = name, config, out, Table()
+        self.trainer = Trainer(config, total_steps=total_steps, device=device)
+        self.trainer.model.metadata = {"seed": config.seed, **metadata}
+
+    def resume(self, source: Path | None) -> int:
+        """Restore the newest checkpoint in ``source`` (a checkpoint, or a folder of them); the number of steps already done."""
+        if source is None:
+            return 0
+        single = (source / "MANIFEST.json").exists() and (source / "state.json").exists()
+        found = (
+            (source, *checkpoint.read(source))
+            if single
+            else checkpoint.newest(source / "checkpoints" if (source / "checkpoints").is_dir() else source)
+        )
+        if found is None:
+            return 0
+        path, tensors, plain = found
+        expected = {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
+        for key, value in expected.items():
+            if plain.get(key) != value:
+                raise ConfigError(
+                    f"{path} was trained with {key} = {plain.get(key)}, now it is {value}. Use the same recipe, or another output folder."
+                )
+        self.table.restore(tensors.pop("log"))
+        self.trainer.restore(tensors, plain)
+        return self.trainer.steps_done
+
+    def checkpoint(self, keep: set[int]) -> None:
+        if self.out is None:
+            return
+        tensors, plain = self.trainer.state()
+        plain |= {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
+        checkpoint.write(self.out / "checkpoints", self.trainer.steps_done, {**tensors, "log": self.table.tensor()}, plain)
+        checkpoint.prune(self.out / "checkpoints", keep)
+
+    def finish(self) -> SAE:
+        sae = self.trainer.dictionary()
+        if self.out is not None:
+            self.table.write(self.out / "metrics.parquet")
+            sae.save(self.out)
+        return sae
+
+
+def _from(batches: Iterable[Batch], start: int) -> Iterator[Batch]:
+    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise."""
+    starting_at = getattr(batches, "starting_at", None)
+    if starting_at is not None:
+        return iter(starting_at(start))
+    return itertools.islice(iter(batches), start, None)
+
+
+def _rows_of(batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
+    mine = batch[name] if isinstance(batch, Mapping) else batch
+    return mine if isinstance(mine, tuple) else (mine, None)
+
+
+@overload
+def train(config: TrainingConfig, batches: Iterable[Batch], *, total_steps: int, **options: Any) -> SAE: ...
+@overload
+def train(config: Mapping[str, TrainingConfig], batches: Iterable[Batch], *, total_steps: int, **options: Any) -> dict[str, SAE]: ...
+def train(
+    config: TrainingConfig | Mapping[str, TrainingConfig],
+    batches: Iterable[Batch],
+    *,
+    total_steps: int,
+    out: str | Path | None = None,
+    resume: str | Path | bool | None = None,
+    device: str = "cpu",
+    metadata: Mapping[str, Any] | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_series: Sequence[int] = (),
+    log_every: int = 10,
+    loggers: Sequence[Logger] = (),
+    progress: bool | None = None,
+) -> Any:
+    """Train on ``total_steps`` batches of raw rows and return the folded dictionary (or one per name).
+
+    Args:
+        config: one config, or a mapping of names to configs trained together on the same batches.
+        batches: any iterable of tensors [B, d_in]; of pairs (rows, keep [B] bool); or, for several sites, of mappings from
+            name to either. One with ``.starting_at(step)`` is asked for its later part on resume, others are skipped through.
+        out: folder for ``cfg.json``, ``sae_weights.safetensors``, ``metrics.parquet`` and ``checkpoints/`` (a sub-folder per name).
+        resume: a checkpoint, a folder of them, or True for those in ``out``. Where there is none, training starts at step 0.
+        metadata: plain values for ``cfg.json`` (model_name, hook_name, ...).
+        checkpoint_every: steps between checkpoints for resuming; None = a tenth of the run. Two are kept.
+        checkpoint_series: steps whose checkpoints are kept for good, e.g. ``sae.checkpoint.log_spaced(total_steps)``.
+        progress: show a bar; None = where standard error is a terminal.
+
+    Raises:
+        UserError: the batches end early. ConfigError, NonFiniteError, OutOfSpace: see :meth:`sae.trainer.Trainer.step`; the last
+            good checkpoint stays.
+    """
+    from sae.progress import Progress
+
+    many = isinstance(config, Mapping)
+    configs: Mapping[str, TrainingConfig] = config if isinstance(config, Mapping) else {"": config}
+    folder = None if out is None else Path(out)
+    runs = [_Run(n, c, total_steps, folder and folder / n, device, metadata or {}) for n, c in configs.items()]
+    source = folder if resume is True else Path(resume) if resume else None
+    if resume is True and folder is None:
+        raise ConfigError("resume = True needs out, the folder that holds the checkpoints.")
+    if source is not None and resume is not True and not source.exists():
+        raise MissingError(f"{source} does not exist: nothing to resume from.")
+    done = [r.resume(source / r.name if source else None) for r in runs]
+    every, series = checkpoint_every or max(1, total_steps // 10), set(checkpoint_series)
+
+    begin = min(done)
+    stream = _from(batches, begin)
+    with Progress(runs[0].trainer, total_steps, begin, show=sys.stderr.isatty() if progress is None else progress) as bar:
+        for step in range(begin, total_steps):
+            batch = next(stream, None)
+            if batch is None:
+                raise UserError(f"the batches ended after {step} of {total_steps} steps. Use fewer steps or more rows (epochs).")
+            for run in runs:
+                if run.trainer.steps_done > step:
+                    continue  # its checkpoint was newer than another run's
+                report = run.trainer.step(*_rows_of(batch, run.name))
+                if step % log_every == 0 or step == total_steps - 1:
+                    row = report.row() | {"rows_seen": float(run.trainer.rows_seen)}
+                    run.table.add(row)
+                    tell(loggers, run.name or "sae", row)
+                    bar.show(row)
+                if (step + 1) % every == 0 or step + 1 in series or step + 1 == total_steps:
+                    run.checkpoint(series)
+            bar.advance(report.rows)
+    results = {r.name: r.finish() for r in runs}
+    return results if many else results[""]

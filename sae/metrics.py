@@ -1,0 +1,68 @@
+"""The numbers of a reconstruction, each defined once: the trainer, reports and pages ask here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae.errors import UserError
+from sae.model import SAE
+
+
+def fvu(x_BD: Tensor, y_BD: Tensor) -> Tensor:
+    """Fraction of variance unexplained, centred: ``sum |x - y|^2 / sum |x - mean(x)|^2`` over these rows. EV = 1 - FVU."""
+    return (x_BD - y_BD).square().sum() / (x_BD - x_BD.mean(0)).square().sum()
+
+
+def l0(values_BK: Tensor) -> Tensor:
+    """Mean number of active latents per row, from kept values (zero = not active)."""
+    return (values_BK > 0).sum(-1).float().mean()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A dictionary on ``n`` rows. ``dead`` is the share of latents that never fired on them."""
+
+    n: int
+    fvu: float
+    l0: float
+    dead: float
+    fired_F: Tensor
+
+    @property
+    def ev(self) -> float:
+        """Explained variance, centred."""
+        return 1 - self.fvu
+
+
+@torch.no_grad()
+def evaluate(sae: SAE, batches: Iterable[Tensor]) -> Evaluation:
+    """Stream raw rows [B, d_in] through a dictionary. Sums are float64, so the result does not depend on the batching.
+
+    Raises:
+        UserError: no rows, or rows without variance.
+    """
+    n, error, active = 0, 0.0, 0
+    total = torch.zeros(sae.d_in, dtype=torch.float64)
+    square, fired = 0.0, torch.zeros(sae.d_sae, dtype=torch.int64)
+    shift = None
+    for x in batches:
+        values, indices = sae.encode_sparse(x)
+        xd = x.double()
+        error += float((xd - sae.decode_sparse(values, indices)).square().sum())
+        shift = xd.mean(0) if shift is None else shift  # keeps the difference of large sums small
+        total += (xd - shift).sum(0).cpu()
+        square += float((xd - shift).square().sum())
+        on = values > 0
+        active += int(on.sum())
+        fired += torch.bincount(indices[on], minlength=sae.d_sae).cpu()
+        n += len(x)
+    if n == 0:
+        raise UserError("no rows to evaluate on.")
+    variance = square - float(total.square().sum()) / n
+    if variance <= 0:
+        raise UserError("the rows to evaluate on are all the same: explained variance is not defined there.")
+    return Evaluation(n, error / variance, active / n, float((fired == 0).double().mean()), fired)

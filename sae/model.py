@@ -1,0 +1,182 @@
+"""The sparse autoencoder itself: four tensors, an activation, and a scale that is folded away when it is saved.
+
+Raw activations in, raw activations out, before and after folding. Both weights are stored (F, D) row-major, so that a
+latent is one contiguous row; ``W_enc`` [D, F] and ``W_dec`` [F, D] are what users see.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sae.activation import Activation, TopK
+from sae.backends import pick
+from sae.errors import ConfigError, NonFiniteError, UserError
+from sae.step import StepPlan, encode
+
+
+class SAE(nn.Module):
+    """``f = act((x * scale - b_dec) W_enc + b_enc)``, ``y = (f W_dec + b_dec) / scale``.
+
+    Args:
+        d_in: width D of a row. d_sae: latents F. activation: see :mod:`sae.activation`.
+
+    Attributes:
+        scale_D: factors on the input while training; all one in a saved dictionary.
+        metadata: plain values that go into ``cfg.json`` (model_name, hook_name, seed, ...).
+    """
+
+    kind = "sae"
+
+    def __init__(self, d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.d_in, self.d_sae, self.activation = d_in, d_sae, activation
+        self.enc_FD = nn.Parameter(torch.zeros(d_sae, d_in, dtype=dtype))
+        self.dec_FD = nn.Parameter(torch.zeros(d_sae, d_in, dtype=dtype))
+        self.b_enc = nn.Parameter(torch.zeros(d_sae, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(d_in, dtype=dtype))
+        self.register_buffer("scale_D", torch.ones(d_in, dtype=dtype))
+        self.scale_D: Tensor
+        self.metadata: dict[str, Any] = {}
+
+    @property
+    def W_enc(self) -> Tensor:
+        """[d_in, d_sae]; a view, columns are latents."""
+        return self.enc_FD.t()
+
+    @property
+    def W_dec(self) -> Tensor:
+        """[d_sae, d_in]; rows are latents."""
+        return self.dec_FD
+
+    @property
+    def k(self) -> int:
+        """Latents kept per row (of a Top-K dictionary)."""
+        return int(self.activation.k)  # type: ignore[attr-defined]
+
+    # --- use -----------------------------------------------------------------------------------------------------
+
+    def _rows(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.d_in:
+            raise ConfigError(
+                f"rows have width {x.shape[-1]}, this dictionary expects {self.d_in}. Use activations of the hook it was trained on."
+            )
+        return x.to(self.enc_FD.dtype) * self.scale_D
+
+    def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept latents of each row: (values, indices), both [..., k]; a value of zero means "not active".
+
+        Args:
+            x: raw activations [..., d_in], any leading shape. Values are differentiable in ``x`` where it asks for that.
+        """
+        rows = self._rows(x).reshape(-1, self.d_in)
+        plan = StepPlan(self.activation.keep(self.k), pick("auto", rows), self.activation.selection_weights(self))
+        with torch.no_grad():
+            values, indices, _, _ = encode(rows, self.enc_FD, torch.addmv(self.b_enc, self.enc_FD, self.b_dec, alpha=-1), plan)
+        if torch.is_grad_enabled() and (x.requires_grad or self.enc_FD.requires_grad):
+            values = torch.einsum("bd,bkd->bk", rows - self.b_dec, self.enc_FD[indices]) + self.b_enc[indices]
+        return values.clamp_min(0).reshape(*x.shape[:-1], -1), indices.reshape(*x.shape[:-1], -1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Dense latent activations [..., d_sae] of raw rows [..., d_in]."""
+        values, indices = self.encode_sparse(x)
+        return values.new_zeros(*x.shape[:-1], self.d_sae).scatter(-1, indices, values)
+
+    def decode(self, f: Tensor) -> Tensor:
+        """Raw activations [..., d_in] from dense latent activations [..., d_sae]."""
+        return (f @ self.dec_FD + self.b_dec) / self.scale_D
+
+    def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Raw activations [..., d_in] from kept latents (values, indices) [..., k]."""
+        k = values.shape[-1]
+        y = pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD)
+        return ((y + self.b_dec) / self.scale_D).reshape(*values.shape[:-1], self.d_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of raw rows [..., d_in]."""
+        return self.decode_sparse(*self.encode_sparse(x))
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def measure_scale(self, x_BD: Tensor) -> Tensor:
+        """[d_in] factors that give centred rows the root-mean-square length sqrt(d_in)."""
+        centred = x_BD - x_BD.mean(0)
+        mean_square = centred.square().mean()
+        if not mean_square > 1e-12 * x_BD.square().mean():
+            raise UserError("the rows of the first batch are all the same: a constant site has nothing to learn. Choose another hook.")
+        return mean_square.rsqrt().expand(self.d_in).clone()
+
+    @torch.no_grad()
+    def initialise(self, x_BD: Tensor, generator: torch.Generator) -> None:
+        """Data-dependent start on raw rows: scale, mean as bias, random unit decoders, tied encoders of the best common length.
+
+        Raises:
+            UserError: constant rows. NonFiniteError: the scale overflows.
+        """
+        x = x_BD.to(self.enc_FD.dtype)
+        self.scale_D.copy_(self.measure_scale(x))
+        if not torch.isfinite(self.scale_D).all():
+            raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
+        self.b_dec.copy_((x * self.scale_D).mean(0))
+        self.b_enc.zero_()
+        self.dec_FD.copy_(torch.randn(self.d_sae, self.d_in, generator=generator, dtype=torch.float64))
+        self.constrain()
+        self.enc_FD.copy_(self.dec_FD)
+        probe = x[:1024]
+        y, target = self(probe) * self.scale_D - self.b_dec, probe * self.scale_D - self.b_dec
+        self.enc_FD.mul_((y * target).sum() / y.square().sum())  # Top-K is homogeneous: the best length has a closed form
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Unit-norm decoder rows (in training scale), after every step."""
+        self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(1e-12))
+
+    @torch.no_grad()
+    def folded(self) -> Self:
+        """A copy without a scale and with the same raw input-output behaviour.
+
+        With one common scale decoders stay unit-norm and activations are in raw units: f is the length a latent adds.
+        """
+        out = type(self).__new__(type(self))
+        SAE.__init__(out, self.d_in, self.d_sae, self.activation, dtype=self.enc_FD.dtype)
+        one_scale = bool((self.scale_D == self.scale_D[0]).all())
+        s, f = self.scale_D, self.scale_D.reciprocal()[0] if one_scale else torch.ones((), dtype=self.scale_D.dtype)
+        out.enc_FD.copy_(self.enc_FD * s * f)
+        out.b_enc.copy_(self.b_enc * f)
+        out.dec_FD.copy_(self.dec_FD / s / f)
+        out.b_dec.copy_(self.b_dec / s)
+        out.activation = self.activation.fold(f.expand(self.d_sae))
+        out.metadata = dict(self.metadata)
+        return out.to(self.enc_FD.device)
+
+    # --- disk ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``cfg.json`` and ``sae_weights.safetensors`` (see :mod:`sae.folder`), folded, read back and compared."""
+        from sae.folder import save
+
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a dictionary of this class from a folder.
+
+        Raises:
+            MissingError, CorruptError, NewerSchemaError: see :func:`sae.folder.load`. ConfigError: it is of another class.
+        """
+        from sae.folder import load
+
+        found = load(path)
+        if not isinstance(found, cls):
+            raise ConfigError(f"{path} holds a {type(found).__name__}, not a {cls.__name__}. Use sae.load(path).")
+        return found
+
+
+class TopKSAE(SAE):
+    """A Top-K SAE (Gao et al. 2024, arXiv 2406.04093)."""
+
+    def __init__(self, d_in: int, d_sae: int, k: int, *, dtype: torch.dtype = torch.float32):
+        super().__init__(d_in, d_sae, TopK(k), dtype=dtype)
