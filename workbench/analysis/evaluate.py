@@ -1,0 +1,209 @@
+"""Measuring a dictionary inside its language model, each number with its n and a bootstrap interval over sequences.
+
+Sums are kept per sequence and position band in float64, so every ratio, its interval and its course over the context come
+from one table. Position 0 (BOS) is neither spliced nor scored.
+
+Definitions (x activation, y reconstruction, CE cross-entropy in nats of the next token):
+
+- ``fvu`` = sum |x - y|^2 / sum |x - mean|^2, mean over the evaluated tokens; ``ev`` = 1 - fvu
+- ``ev_uncentred`` = 1 - sum |x - y|^2 / sum |x|^2 (Llama Scope, section 3.3.2; inflated where the mean is large)
+- ``delta_ce`` = CE(spliced) - CE(original)
+- ``ce_recovered_zero`` / ``_mean`` = (CE(ablated) - CE(spliced)) / (CE(ablated) - CE(original)), ablating to zero or to the mean
+- ``kl`` = mean KL(original || spliced) of next-token distributions; ``kl_recovered_zero`` the same ratio in KL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae.errors import UsageError
+from workbench.analysis.bootstrap import Estimate, ratio_estimates, wilson
+from workbench.analysis.splice import Constant, splice
+
+N_BANDS = 8
+ULTRA_DENSE = 0.1
+METRICS = ("l0", "ev", "fvu", "ev_uncentred", "ce_original", "ce_spliced", "delta_ce", "ce_zero", "ce_mean")
+METRICS += ("ce_recovered_zero", "ce_recovered_mean", "kl", "kl_recovered_zero", "norm_ratio")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured on one set of sequences."""
+
+    estimates: dict[str, Estimate]
+    bands: pd.DataFrame  # position band x metric: value, low, high, n
+    sums: pd.DataFrame  # one row per (sequence, band): the raw sums
+    n_fired: np.ndarray  # [F]
+    n_tokens: int
+
+
+def evaluate_in_model(
+    model: Any,
+    dictionary: Any,
+    hook: str,
+    tokens: np.ndarray | Tensor,
+    *,
+    hook_out: str | None = None,
+    batch: int = 16,
+    n_bands: int = N_BANDS,
+    seed: int = 0,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Evaluation:
+    """Splice a dictionary into the model on ``tokens`` [n_seq, ctx] (position 0 = BOS) and measure.
+
+    Raises:
+        UsageError: sequences shorter than 3 tokens (nothing to score after BOS), or none.
+    """
+    tokens = torch.as_tensor(np.asarray(tokens), dtype=torch.int64)
+    if tokens.ndim != 2 or len(tokens) == 0 or tokens.shape[1] < 3:
+        raise UsageError(f"evaluation needs token sequences [n, ctx] with ctx >= 3, not {list(tokens.shape)}.")
+    n_bands = min(n_bands, tokens.shape[1] - 2)
+    hook_out = hook_out or hook
+    with torch.inference_mode():
+        mean = _mean_activation(model, hook_out, tokens, batch)
+        parts, fired = [], torch.zeros(int(dictionary.W_dec.shape[0]), dtype=torch.int64)
+        for start in progress(range(0, len(tokens), batch)):
+            part, hits = _batch_sums(model, dictionary, hook, hook_out, tokens[start : start + batch], mean, n_bands)
+            part["sequence"] += start
+            parts.append(part)
+            fired += hits
+    sums = pd.concat(parts, ignore_index=True)
+    n = int(sums["n"].sum())
+    per_sequence = sums.groupby("sequence").sum()
+    estimates = _estimates(per_sequence, seed)
+    estimates |= _latent_shares(fired.numpy(), n)
+    bands = []
+    for band, rows in sums.groupby("band"):
+        first, last = _band_edges(tokens.shape[1], n_bands)[int(band)]
+        for name, e in _estimates(rows.set_index("sequence"), seed).items():
+            bands.append({"band": int(band), "first_position": first, "last_position": last, "metric": name, **e.as_dict()})
+    return Evaluation(estimates, pd.DataFrame(bands), sums, fired.numpy(), n)
+
+
+def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> Tensor:
+    """[D] float64 mean over all scored positions: what mean-ablation puts in, and what variance is measured around."""
+    total, n = 0.0, 0
+    caught: list[Tensor] = []
+
+    def catch(x: Tensor, hook: Any) -> None:
+        caught.append(x)
+
+    for start in range(0, len(tokens), batch):
+        with model.hooks(fwd_hooks=[(hook, catch)]):
+            model(tokens[start : start + batch], return_type="logits")
+        x = caught.pop()[:, 1:-1].double()
+        total = total + x.sum((0, 1))
+        n += x.shape[0] * x.shape[1]
+    return torch.as_tensor(total) / n
+
+
+def _band_edges(ctx: int, n_bands: int) -> list[tuple[int, int]]:
+    """Inclusive (first, last) positions of each band; positions 1 … ctx - 2 predict a token."""
+    edges = np.linspace(1, ctx - 1, n_bands + 1).astype(int)
+    return [(int(a), int(b) - 1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _batch_sums(
+    model: Any, dictionary: Any, hook: str, hook_out: str, tokens: Tensor, mean: Tensor, n_bands: int
+) -> tuple[pd.DataFrame, Tensor]:
+    """Sums per (sequence, band) of one batch, and how often each latent fired."""
+    original = _log_probabilities(model, tokens)
+    with splice(model, {hook: dictionary}, keep_error=False, record=True) as spliced:
+        approximate = _log_probabilities(model, tokens)
+    seen = spliced.seen[hook]
+    x, y = seen.target[:, 1:-1].double(), seen.y[:, 1:-1].double()
+    on = seen.values[:, 1:-1] > 0
+    per_token = {
+        "n": torch.ones(x.shape[:2], dtype=torch.float64),
+        "error": (x - y).square().sum(-1),
+        "centred": (x - mean).square().sum(-1),
+        "square": x.square().sum(-1),
+        "norm_x": x.norm(dim=-1),
+        "norm_y": y.norm(dim=-1),
+        "active": on.sum(-1),
+        "ce": _nll(original, tokens),
+        "ce_spliced": _nll(approximate, tokens),
+        "kl": _kl(original, approximate),
+    }
+    for name, vector in (("zero", torch.zeros_like(mean)), ("mean", mean)):
+        with splice(model, {hook_out: Constant(vector)}, keep_error=False):
+            ablated = _log_probabilities(model, tokens)
+        per_token[f"ce_{name}"] = _nll(ablated, tokens)
+        per_token[f"kl_{name}"] = _kl(original, ablated)
+    frames = []
+    for band, (first, last) in enumerate(_band_edges(tokens.shape[1], n_bands)):
+        part = {k: v[:, first - 1 : last].double().sum(1).cpu().numpy() for k, v in per_token.items()}
+        frames.append(pd.DataFrame({"sequence": np.arange(len(tokens)), "band": band, **part}))
+    hits = torch.bincount(seen.indices[:, 1:-1][on], minlength=int(dictionary.W_dec.shape[0])).cpu()
+    return pd.concat(frames, ignore_index=True), hits
+
+
+def _log_probabilities(model: Any, tokens: Tensor) -> Tensor:
+    """[B, S-2, vocab] log-probabilities at positions 1 … S-2."""
+    return model(tokens, return_type="logits")[:, 1:-1].float().log_softmax(-1)
+
+
+def _nll(log_p: Tensor, tokens: Tensor) -> Tensor:
+    return -log_p.gather(-1, tokens[:, 2:, None].to(log_p.device))[..., 0]
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _estimates(per_sequence: pd.DataFrame, seed: int) -> dict[str, Estimate]:
+    """Every metric of the module docstring from sums per sequence."""
+    s = {name: per_sequence[name].to_numpy() for name in per_sequence.columns if name not in ("band", "sequence")}
+    formulas: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+        "l0": lambda t: t["active"] / t["n"],
+        "fvu": lambda t: t["error"] / t["centred"],
+        "ev": lambda t: 1 - t["error"] / t["centred"],
+        "ev_uncentred": lambda t: 1 - t["error"] / t["square"],
+        "norm_ratio": lambda t: t["norm_y"] / t["norm_x"],
+        "ce_original": lambda t: t["ce"] / t["n"],
+        "ce_spliced": lambda t: t["ce_spliced"] / t["n"],
+        "ce_zero": lambda t: t["ce_zero"] / t["n"],
+        "ce_mean": lambda t: t["ce_mean"] / t["n"],
+        "delta_ce": lambda t: (t["ce_spliced"] - t["ce"]) / t["n"],
+        "ce_recovered_zero": lambda t: (t["ce_zero"] - t["ce_spliced"]) / (t["ce_zero"] - t["ce"]),
+        "ce_recovered_mean": lambda t: (t["ce_mean"] - t["ce_spliced"]) / (t["ce_mean"] - t["ce"]),
+        "kl": lambda t: t["kl"] / t["n"],
+        "kl_recovered_zero": lambda t: (t["kl_zero"] - t["kl"]) / t["kl_zero"],
+    }
+    n = (int(s["n"].sum()), "tokens")
+    return ratio_estimates(s, {m: formulas[m] for m in METRICS}, dict.fromkeys(METRICS, n), seed=seed)
+
+
+def _latent_shares(n_fired: np.ndarray, n_tokens: int) -> dict[str, Estimate]:
+    f = len(n_fired)
+    return {
+        "dead_share": wilson(int((n_fired == 0).sum()), f, f"latents (never fired in {n_tokens:,} tokens)"),
+        "ultra_dense_share": wilson(
+            int((n_fired > ULTRA_DENSE * n_tokens).sum()), f, f"latents (fire on more than {ULTRA_DENSE:.0%} of tokens)"
+        ),
+    }
+
+
+def density_quantiles(n_fired: np.ndarray, n_tokens: int) -> dict[str, Any]:
+    """Quantiles of firing density over the latents that fired."""
+    alive = n_fired[n_fired > 0] / n_tokens
+    quantiles = {f"q{int(100 * q):02d}": float(np.quantile(alive, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)} if len(alive) else {}
+    return {**quantiles, "n_latents": len(alive), "n_tokens": n_tokens}
+
+
+def decoder_statistics(dictionary: Any) -> dict[str, Any]:
+    """Norms of decoder rows and the cosine between each latent's encoder and decoder direction."""
+    W_dec, W_enc = dictionary.W_dec.detach().double(), dictionary.W_enc.detach().double()
+    norm = W_dec.norm(dim=1)
+    out = {"n_latents": len(norm), "norm_min": norm.min(), "norm_median": norm.median(), "norm_mean": norm.mean(), "norm_max": norm.max()}
+    if W_enc.shape == W_dec.T.shape:
+        cosine = torch.nn.functional.cosine_similarity(W_enc.T, W_dec, dim=1)
+        out |= {"encoder_decoder_cosine_median": cosine.median(), "encoder_decoder_cosine_min": cosine.min()}
+    return {k: v if isinstance(v, int) else float(v) for k, v in out.items()}
