@@ -1,0 +1,146 @@
+"""Reading weights that somebody else wrote: safetensors directly, pickles only in a limited child process.
+
+A safetensors file cannot run code, but it may hide a duplicate key (the last one silently wins), so its header is read
+strictly first. A ``.pt`` file is a pickle: it is opened with ``weights_only=True`` in a child process with limits on
+memory, processor time and file size, which writes plain safetensors back; the parent never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sae.errors import CorruptError, MissingError, UntrustedFile
+from sae.files import parse_json
+
+MAX_HEADER = 100 * 1024 * 1024
+CHILD_SECONDS = 120
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+
+def _regular_file(path: Path) -> int:
+    """Size of a regular file that is not a link; a FIFO or device would hang or read elsewhere."""
+    try:
+        info = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise MissingError(f"{path} does not exist.") from e
+    if stat.S_ISLNK(info.st_mode) and "blobs" in os.path.realpath(path).split(os.sep):
+        info = os.stat(path)  # the hub cache keeps files as links into its own blobs folder
+    if not stat.S_ISREG(info.st_mode):
+        raise UntrustedFile(f"{path} is not a regular file; weights are read from regular files only.")
+    return info.st_size
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file whose header is whole, unique and consistent.
+
+    Raises:
+        MissingError: no such file. UntrustedFile: not a whole, well-formed safetensors file, or a duplicate key.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    size = _regular_file(path)
+    with open(path, "rb") as f:
+        head = f.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise UntrustedFile(
+                f"{path} is not a safetensors file: its header claims {length} bytes of a file of {size}. Download it again."
+            )
+        header = f.read(length)
+    try:
+        parse_json(header.rstrip(b" "), where=str(path))
+        return load_file(path)
+    except (CorruptError, SafetensorError, ValueError, KeyError) as e:
+        raise UntrustedFile(f"{path} is not a well-formed safetensors file: {e}. Download it again.") from e
+
+
+def read_state_dict(path: str | Path, *, max_bytes: int | None = None) -> dict[str, Tensor]:
+    """Tensors of a pickled ``.pt`` state dict, read by a limited child process with ``weights_only=True``.
+
+    Args:
+        max_bytes: memory the child may use beyond its libraries; default 4 × the file's size + 1 GiB.
+
+    Raises:
+        UntrustedFile: it holds anything but tensors and plain values, or the child hit a limit.
+    """
+    path = Path(path)
+    size = _regular_file(path)
+    with open(path, "rb") as f:
+        magic = f.read(4)
+    if magic != _ZIP and not magic.startswith(_PICKLE):
+        raise UntrustedFile(f"{path} is neither a torch archive nor a pickle (starts with {magic!r}).")
+    limit = max_bytes or 4 * size + 2**30
+    with tempfile.TemporaryDirectory() as tmp:
+        out = Path(tmp) / "tensors.safetensors"
+
+        def limits() -> None:
+            resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+        try:
+            child = subprocess.run(
+                [sys.executable, "-m", "sae.formats.unpickle", str(path.absolute()), str(out), str(limit)],
+                capture_output=True,
+                text=True,
+                timeout=2 * CHILD_SECONDS,
+                preexec_fn=limits,
+                cwd=Path(__file__).resolve().parent.parent.parent,
+                env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        except subprocess.TimeoutExpired as e:
+            raise UntrustedFile(f"{path} took longer than {2 * CHILD_SECONDS} s to read.") from e
+        if child.returncode or not out.exists():
+            reason = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+            raise UntrustedFile(f"{path} is refused: {reason[0][:300]}. Only tensors and plain values are read from pickles.")
+        return load_and_forget(out)
+
+
+def load_and_forget(path: Path) -> dict[str, Tensor]:
+    """Read our own temporary safetensors file into memory that does not map it."""
+    from safetensors.torch import load
+
+    return load(path.read_bytes())
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A foreign JSON object, read strictly.
+
+    Raises:
+        MissingError, CorruptError: not there, or not one JSON object.
+    """
+    path = Path(path)
+    size = _regular_file(path)
+    if size > 16 * 2**20:
+        raise CorruptError(f"{path} has {size:,} bytes; a dictionary's configuration is far smaller.")
+    value = parse_json(path.read_bytes(), where=str(path))
+    if not isinstance(value, dict):
+        raise CorruptError(f"{path} holds a {type(value).__name__}, not a configuration object.")
+    return value
+
+
+def need(tensors: dict[str, Tensor], names: list[str], where: str, library: str) -> None:
+    """Raise :class:`CorruptError` unless all named tensors are there."""
+    missing = [n for n in names if n not in tensors]
+    if missing:
+        raise CorruptError(
+            f"{where} is not a {library} dictionary: {', '.join(missing)} missing, found {', '.join(sorted(tensors)) or 'nothing'}."
+        )
+
+
+def json_dumps(value: Any) -> str:
+    """JSON as the other libraries write it: two-space indent."""
+    return json.dumps(value, indent=2)
