@@ -35,9 +35,9 @@ def demo(
     if not json_output:
         _summary(ws, workspace, made, time.perf_counter() - begin)
     if ui and not json_output:
-        from workbench.cli.ui import serve
+        from workbench.cli.ui import ui as open_browser
 
-        serve(workspace, port=port)
+        open_browser(workspace=workspace, port=port, browser=True, debug=debug)
     return {"workspace": str(workspace), "seconds": round(time.perf_counter() - begin, 1), "steps": made}
 
 
