@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.workbench.fakes import FakeBridge, FakeDictionary, Identity
 
 from sae.errors import UsageError
+from tests.workbench.fakes import FakeBridge, FakeDictionary, Identity
 from workbench.analysis.bootstrap import ratio_estimates, wilson
 from workbench.analysis.evaluate import decoder_statistics, density_quantiles, evaluate_in_model
 from workbench.analysis.splice import splice

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.workbench.fakes import FakeBridge, FakeDictionary, Identity
 
 from sae.errors import ConfigError, UsageError
+from tests.workbench.fakes import FakeBridge, FakeDictionary, Identity
 from workbench.analysis.splice import Constant, ablate, clamp, splice, steer
 
 HOOK = "blocks.0.hook_resid_post"

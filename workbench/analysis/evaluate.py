@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,10 @@ from workbench.analysis.splice import Constant, splice
 
 N_BANDS = 8
 ULTRA_DENSE = 0.1
-METRICS = ("l0", "ev", "fvu", "ev_uncentred", "ce_original", "ce_spliced", "delta_ce", "ce_zero", "ce_mean")
-METRICS += ("ce_recovered_zero", "ce_recovered_mean", "kl", "kl_recovered_zero", "norm_ratio")
+METRICS: tuple[str, ...] = (
+    *("l0", "ev", "fvu", "ev_uncentred", "norm_ratio", "ce_original", "ce_spliced", "delta_ce"),
+    *("ce_zero", "ce_mean", "ce_recovered_zero", "ce_recovered_mean", "kl", "kl_recovered_zero"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def evaluate_in_model(
 
 def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> Tensor:
     """[D] float64 mean over all scored positions: what mean-ablation puts in, and what variance is measured around."""
-    total, n = 0.0, 0
+    total: Tensor | float = 0.0
+    n = 0
     caught: list[Tensor] = []
 
     def catch(x: Tensor, hook: Any) -> None:
@@ -107,7 +111,7 @@ def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> Tenso
 def _band_edges(ctx: int, n_bands: int) -> list[tuple[int, int]]:
     """Inclusive (first, last) positions of each band; positions 1 … ctx - 2 predict a token."""
     edges = np.linspace(1, ctx - 1, n_bands + 1).astype(int)
-    return [(int(a), int(b) - 1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(a), int(b) - 1) for a, b in pairwise(edges)]
 
 
 def _batch_sums(

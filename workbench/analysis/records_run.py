@@ -12,8 +12,6 @@ from workbench.analysis.subject import Subject, displayed_vocab
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace
 
-WRITES_TO_RESIDUAL = ("resid", "attn_out", "mlp_out", "hook_out")
-
 
 def make_records(
     workspace: Workspace,
@@ -94,9 +92,10 @@ def _readout(subject: Subject, model: Any) -> Readout | None:
     """The readout where the dictionary writes into the residual stream of one model, else None (not computed)."""
     if not isinstance(subject.hook, str) or isinstance(subject.source, list):
         return None
-    if not any(part in subject.hook_out for part in WRITES_TO_RESIDUAL):
-        return None
+    from workbench.models import site_of
+
     try:
+        site_of(subject.hook_out)  # every site writes into the residual stream
         return readout(model)
     except UserError:
         return None
