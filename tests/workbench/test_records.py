@@ -181,6 +181,8 @@ def test_row_choice_spreads_over_the_store_without_overlap():
     assert rows[0].start == 0 and rows[-1].stop == pytest.approx(1_000_000, abs=2)
     assert all(a.stop <= b.start for a, b in pairwise(rows))
     assert choose_rows(10, None) == choose_rows(10, 99) == [slice(0, 10)]
+    whole = choose_rows(1_000_000, 100_000, unit=125)
+    assert all(r.start % 125 == 0 and r.stop % 125 == 0 for r in whole) and sum(r.stop - r.start for r in whole) > 98_000
     with pytest.raises(UsageError, match="-3"):
         choose_rows(10, -3)
 

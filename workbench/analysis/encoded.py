@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,8 +95,11 @@ def from_rows(n_latents: int, ids: np.ndarray, seq: np.ndarray, pos: np.ndarray,
     return Codes(n_latents, ids, seq, pos, csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data.astype(np.float32))
 
 
-def choose_rows(n_rows: int, n_tokens: int | None, *, piece: int = 16384) -> list[slice]:
+def choose_rows(n_rows: int, n_tokens: int | None, *, unit: int = 1, piece: int = 16384) -> list[slice]:
     """Row ranges with about ``n_tokens`` rows in total: everything, or equal pieces spread evenly over the store.
+
+    Args:
+        unit: rows of a sequence; pieces start and end with whole sequences.
 
     Raises:
         UsageError: the store is empty or ``n_tokens`` is not positive.
@@ -107,10 +111,9 @@ def choose_rows(n_rows: int, n_tokens: int | None, *, piece: int = 16384) -> lis
     if n_tokens is None or n_tokens >= n_rows:
         return [slice(0, n_rows)]
     n_pieces = max(1, round(n_tokens / piece))
-    size = n_tokens // n_pieces
-    starts = np.linspace(0, n_rows - size, n_pieces).astype(np.int64)
-    stops = [min(int(a) + size, int(b)) for a, b in zip(starts, [*starts[1:], n_rows], strict=True)]
-    return [slice(int(a), b) for a, b in zip(starts, stops, strict=True)]
+    size = max(unit, n_tokens // n_pieces // unit * unit)
+    starts = [int(a) // unit * unit for a in np.linspace(0, n_rows - size, n_pieces)]
+    return [slice(a, min(a + size, b)) for a, b in pairwise([*starts, n_rows])]
 
 
 def pre_activations(dictionary: Any, x: torch.Tensor) -> torch.Tensor:
@@ -167,13 +170,17 @@ def encode_store(
     block = block or max(64, min(MAX_BLOCK, BLOCK_VALUES // int(dictionary.W_dec.shape[0])))
     values_all: list[np.ndarray] = []
     indices_all: list[np.ndarray] = []
-    keys: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    done = 0
+    keys: list[tuple[np.ndarray, ...]] = []
+    done, skipped = 0, bool(getattr(store, "skipped", ()))
     with torch.inference_mode():
         for chosen in rows or [slice(0, len(store))]:
             for start in range(chosen.start, chosen.stop, block):
                 part = slice(start, min(start + block, chosen.stop))
                 x = store.read(hook, rows=part, source=source).float()
+                key = store.tokens(part)
+                if skipped:  # sequences the store left out read as NaN
+                    there = torch.isfinite(x).all(1)
+                    x, key = x[there], tuple(np.asarray(k)[there.numpy()] for k in key)
                 if each_block is None:
                     values, indices = dictionary.encode_sparse(x)
                 else:
@@ -186,8 +193,8 @@ def encode_store(
                     each_block(done, pre, values, indices)
                 values_all.append(values.float().cpu().numpy())
                 indices_all.append(indices.to(torch.int32).cpu().numpy())
-                keys.append(store.tokens(part))
-                done += part.stop - part.start
+                keys.append(key)
+                done += len(x)
                 if progress is not None:
                     progress(part.stop - part.start)
     ids, seq, pos = (np.concatenate([np.asarray(k[i]) for k in keys]) for i in range(3))

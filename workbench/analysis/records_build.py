@@ -71,9 +71,9 @@ def build_records(
     """
     f = int(dictionary.W_dec.shape[0])
     near = ctx.NearMisses(f, k)
-    codes = encode_store(
-        dictionary, store, hook, source=source, rows=choose_rows(len(store), n_tokens), each_block=near.add, progress=progress
-    )
+    unit = int(getattr(getattr(store, "spec", None), "rows_per_seq", 1))
+    rows = choose_rows(len(store), n_tokens, unit=unit)
+    codes = encode_store(dictionary, store, hook, source=source, rows=rows, each_block=near.add, progress=progress)
     if len(vocab) <= int(codes.ids.max()):
         raise UserError(
             f"the store has token id {int(codes.ids.max())}, the tokenizer {len(vocab)} tokens: they are not of the same model. "
