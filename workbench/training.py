@@ -102,7 +102,9 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
                         id = dictionary_id(source.model, site, expansion, revision=source.revision, seed=seed)
                         jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, stream.hook, site, config))
     if not jobs:
-        raise UsageError(f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has {', '.join(sorted(sites_seen)) or 'none'})")
+        raise UsageError(
+            f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has {', '.join(sorted(sites_seen)) or 'none'})"
+        )
     if len({j.id for j in jobs}) != len(jobs):
         raise ConfigError(f"two sources of store {recipe.store!r} give dictionaries of the same name; train them by separate recipes.")
     return jobs
@@ -165,7 +167,14 @@ def _train_group(
         folder = workspace.path("dictionaries", job.id)
         folder.mkdir(parents=True, exist_ok=True)
         dictionary = sae_room.train(
-            job.config, batches, total_steps=recipe.steps, out=folder, resume=True, device=recipe.device, metadata=metadata, progress=progress
+            job.config,
+            batches,
+            total_steps=recipe.steps,
+            out=folder,
+            resume=True,
+            device=recipe.device,
+            metadata=metadata,
+            progress=progress,
         )
         write_manifest(
             folder,
@@ -174,7 +183,8 @@ def _train_group(
             command=command,
             recipe=recipe.model_dump(mode="json"),
             inputs=[Input(kind="stores", id=recipe.store, digest=store.digest)],
-            numbers=measure(dictionary, store, hook, source) | {"d_in": job.config.d_in, "d_sae": job.config.d_sae, "k": job.config.k, "steps": recipe.steps},
+            numbers=measure(dictionary, store, hook, source)
+            | {"d_in": job.config.d_in, "d_sae": job.config.d_sae, "k": job.config.k, "steps": recipe.steps},
             metadata=metadata | {"kind": dictionary.kind, "seed": job.config.seed},
         )
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
