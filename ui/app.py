@@ -1,0 +1,48 @@
+"""The router: look, navigation and footer. Every page is a file of ``app_pages/`` and keeps its state in the address."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import streamlit as st
+
+from sae.errors import UserError
+from ui.kit import data, panels
+from ui.kit.index import Index
+from ui.kit.pages import pages_for
+from workbench import __version__
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Run once per visit and page change; fragments inside pages rerun alone."""
+    st.set_page_config(
+        page_title="Interpretability Workbench", page_icon=str(HERE / "kit" / "icon.svg"), layout="wide", initial_sidebar_state="collapsed"
+    )
+    st.html(_css())
+    st.logo(str(HERE / "kit" / "logo.svg"), size="medium")
+    try:
+        index: Index | None = data.index()
+    except UserError as e:
+        index, trouble = None, str(e)
+    page = st.navigation(pages_for(index, HERE / "app_pages"), position="top")
+    if index is None:
+        panels.problem("This workspace cannot be opened", trouble)
+        return
+    with panels.guarded("This page"):
+        page.run()
+    st.html(
+        f'<div class="wb-foot wb-keys"><span>workspace <b>{html.escape(index.root.name)}</b></span>'
+        f"<span>Interpretability Workbench {html.escape(__version__)}</span>"
+        "<span><kbd>J</kbd> <kbd>K</kbd> next, previous latent</span><span><kbd>P</kbd> pin</span><span><kbd>E</kbd> export</span></div>"
+    )
+
+
+@st.cache_resource(show_spinner=False)
+def _css() -> str:
+    return f"<style>{(HERE / 'kit' / 'theme.css').read_text(encoding='utf-8')}</style>"
+
+
+main()

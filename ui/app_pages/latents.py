@@ -1,0 +1,101 @@
+"""All latents of a dictionary as a table: search, filter, sort, page; a row opens the latent."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ui.kit import data, latent_table, panels, state
+from ui.kit.context_bar import badges, context_bar
+from ui.kit.latent_table import DENSITIES, SORTS, Query
+
+PAGE = 50
+
+
+def main() -> None:
+    """The selectors, then the table."""
+    d = context_bar(data.index())
+    if d is not None:
+        body()
+
+
+@st.fragment(key="latents_body")
+def body() -> None:
+    """Controls and one page of rows."""
+    with panels.guarded("The table of latents"):
+        d = state.current(data.index())
+        if d is None:
+            return
+        records = data.records(d)
+        if records is None or d.records is None:
+            panels.not_computed(
+                f"Latents of {d.id}",
+                f"workbench features {d.id} --workspace {data.workspace_folder().name}",
+                "The dictionary exists; its latent records do not.",
+            )
+            return
+        st.html(f'<div class="wb-title"><h1>Latents</h1><div>{badges(d)}</div></div>')
+        query = controls()
+        ids = latent_table.select(str(d.records.path), d.records.version, query)
+        pages = max(1, -(-len(ids) // PAGE))
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            dead = int((records.table["n_fired"] == 0).sum())
+            st.html(
+                f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {len(records):,} latents · '
+                f"{dead:,} never fired on {records.n_tokens:,} tokens</div></div>"
+            )
+            page = st.pagination(pages, key="p", max_visible_pages=7) if pages > 1 else 1
+        if not len(ids):
+            panels.note("No latent fits. Widen the filters or clear the search.", "info")
+            return
+        shown = ids[(min(page, pages) - 1) * PAGE : min(page, pages) * PAGE]
+        event = st.dataframe(
+            latent_table.page(records, shown),
+            key="tbl",
+            hide_index=True,
+            on_select="rerun",
+            selection_mode="single-row",
+            column_config=latent_table.columns(),
+            height="content" if len(shown) <= 18 else 640,
+            alt=f"Latents {shown[0]} and others of {d.id}",
+            lazy=False,
+        )
+        picked = event.selection.rows
+        if picked and picked[0] < len(shown):
+            st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(shown[picked[0]])))
+
+
+def controls() -> Query:
+    """Search, sort and filters; their values live in the address."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        text = st.text_input(
+            "Search",
+            key="q",
+            type="search",
+            bind="query-params",
+            max_chars=100,
+            placeholder="label, peak token or promoted token",
+            width=330,
+        )
+        sort = st.selectbox("Sort by", list(SORTS), key="o", bind="query-params", width=200)
+        order = st.segmented_control(
+            "Order", ["high first", "low first"], default="high first", key="dir", bind="query-params", required=True
+        )
+        with st.popover("Filters", icon=":material/tune:"):
+            density = st.select_slider(
+                "Density (share of tokens)", DENSITIES, value=(DENSITIES[0], DENSITIES[-1]), key="fd", bind="query-params"
+            )
+            strength = st.slider("Max activation, percentile", 0, 100, (0, 100), key="fm", bind="query-params")
+            alive = st.toggle("hide latents that never fired", value=True, key="al", bind="query-params")
+            labelled = st.toggle("labelled only", key="lb", bind="query-params")
+    return Query(
+        str(text or "")[:100],
+        sort,
+        order == "high first",
+        (float(density[0]), float(density[1])),
+        (int(strength[0]), int(strength[1])),
+        alive,
+        labelled,
+    )
+
+
+main()

@@ -1,0 +1,170 @@
+"""What this workspace holds, what is missing, and which command makes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from ui.kit import data, panels, state
+from ui.kit.index import Dictionary, Entry, Index
+from ui.kit.markup import div, span
+from ui.kit.missing import gaps
+from ui.kit.tokens import cell, escape, number
+
+FLOW = (
+    ("models", "models"),
+    ("stores", "activation stores"),
+    ("dictionaries", "dictionaries"),
+    ("latents", "with latents"),
+    ("matches", "matches"),
+    ("evolution", "evolutions"),
+    ("circuits", "circuits"),
+    ("exports", "exports"),
+)
+
+
+@st.fragment(key="overview_body")
+def body() -> None:
+    """Everything on one page."""
+    with panels.guarded("The overview"):
+        index = data.index()
+        panels.page_title(index.root.name, "workspace · Transformers and Mambas, layer by layer, through training")
+        st.html(flow(index))
+        if index.dictionaries:
+            panels.heading("Dictionaries", "choose a row to see its latents")
+            dictionaries(index)
+        left, right = st.columns([3, 2], gap="large")
+        with left:
+            models_and_stores(index)
+        with right:
+            missing(index)
+        for what, why in index.problems:
+            panels.problem(f"{what} cannot be read", why)
+
+
+def flow(index: Index) -> str:
+    """How many of everything there is, in the order in which it is made."""
+    cards = []
+    for kind, name in FLOW:
+        n = len(index.of(kind))
+        cards.append(div("f" if n else "f none", div("v", f"{n or '–'}"), div("k", name)))
+    return div("wb-flow", *cards)
+
+
+def dictionaries(index: Index) -> None:
+    """The table of dictionaries with their numbers; a row opens its latents."""
+    shown = list(index.dictionaries.values())
+    kinds = list(dict.fromkeys(d.architecture for d in shown))
+    if len(kinds) > 1:
+        wanted = (
+            st.pills(
+                "Architecture", kinds, selection_mode="multi", default=kinds, key="arch", bind="query-params", label_visibility="collapsed"
+            )
+            or kinds
+        )
+        shown = [d for d in shown if d.architecture in wanted]
+    c = st.column_config
+    event = st.dataframe(
+        pd.DataFrame([dictionary_row(d) for d in shown]),
+        key="dictionaries",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        lazy=False,
+        height="content" if len(shown) <= 14 else 520,
+        alt=f"{len(shown)} dictionaries with their numbers",
+        column_config={
+            "explained": c.ProgressColumn(
+                "explained variance", min_value=0.0, max_value=1.0, format="%.3f", help="Centred, on held-out rows"
+            ),
+            "dead": c.NumberColumn("dead %", format="%.2f", help="Latents that never fired"),
+            "L0": c.NumberColumn("L0", format="%.1f", help="Latents active per token"),
+            "latents": c.NumberColumn("latents", format="localized"),
+            "records": c.TextColumn("records", help="Whether the latents can be browsed"),
+            "version": c.TextColumn("data version"),
+        },
+    )
+    picked = event.selection.rows
+    if picked and picked[0] < len(shown):
+        st.switch_page("app_pages/latents.py", query_params=state.link(shown[picked[0]]))
+
+
+def dictionary_row(d: Dictionary) -> dict[str, Any]:
+    """One dictionary as table cells; absent numbers stay absent."""
+    n = d.numbers
+    dead = _value(n, "dead_share", "dead_fraction")
+    return {
+        "model": cell(d.model),
+        "architecture": d.architecture,
+        "site": f"{d.site} · {d.place}" if d.site else "–",
+        "snapshot": cell(d.revision),
+        "dictionary": d.variant,
+        "latents": _value(n, "d_sae", "n_latents", "latents"),
+        "explained": _value(n, "explained_variance"),
+        "L0": _value(n, "l0"),
+        "dead": None if dead is None else 100 * dead,
+        "records": "yes" if d.records else "not computed",
+        "version": d.version,
+    }
+
+
+def _value(numbers: dict[str, Any], *names: str) -> float | None:
+    """The first of these numbers that exists; a number may be given with its n as ``{"value": …, "n": …}``."""
+    for name in names:
+        value = numbers.get(name)
+        value = value.get("value") if isinstance(value, dict) else value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def models_and_stores(index: Index) -> None:
+    """Models and stores as cards."""
+    if index.of("models"):
+        panels.heading("Models")
+        st.html(f'<div class="wb-cards">{"".join(model_card(index, e) for e in index.of("models"))}</div>')
+    if index.of("stores"):
+        panels.heading("Activation stores")
+        st.html(f'<div class="wb-cards">{"".join(store_card(e) for e in index.of("stores"))}</div>')
+
+
+def model_card(index: Index, e: Entry) -> str:
+    """One model: architecture, size, loss, snapshots."""
+    architecture = index.architecture(e.id)
+    facts = []
+    for name, unit in (("parameters", "parameters"), ("loss", "final loss"), ("tokens", "tokens trained"), ("snapshots", "snapshots")):
+        value = _value(e.numbers, name)
+        if value is not None:
+            facts.append(f"<b>{number(value)}</b> {unit}")
+    css = "m" if architecture == "Mamba" else "t"
+    title = div("k", span("", escape(e.id)), span(f"wb-badge {css}", architecture))
+    return div("wb-card", title, div("d", " · ".join(facts) or "no numbers recorded"))
+
+
+def store_card(e: Entry) -> str:
+    """One activation store: rows, shards, size."""
+    facts = []
+    for names, unit in ((("rows", "n_rows"), "rows"), (("shards", "n_shards"), "shards"), (("ctx",), "tokens per sequence")):
+        value = _value(e.numbers, *names)
+        if value is not None:
+            facts.append(f"<b>{number(value)}</b> {unit}")
+    size = _value(e.numbers, "bytes")
+    if size is not None:
+        facts.append(f"<b>{size / 2**20:,.0f}</b> MiB")
+    title = div("k", span("", escape(e.id)), span("wb-badge v", escape(e.version)))
+    return div("wb-card", title, div("d", " · ".join(facts) or "sealed"))
+
+
+def missing(index: Index) -> None:
+    """What does not exist yet and the command that makes it."""
+    found = gaps(index)
+    if not found:
+        return
+    panels.heading("Not computed yet", "run in a terminal; this page notices")
+    for gap in found:
+        panels.not_computed(gap.what, gap.command, gap.why)
+
+
+body()

@@ -1,0 +1,70 @@
+"""Files opened once and shared by all browser sessions. Keys are ids and digests, never tables or arrays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sae.errors import MissingError
+from ui.kit import index as _index_module
+from ui.kit.index import Dictionary, Index, read_index
+
+if TYPE_CHECKING:
+    from workbench.records import LatentRecords
+
+WORKSPACE = "WORKBENCH_WORKSPACE"
+
+
+def workspace_folder() -> Path:
+    """The folder this process browses.
+
+    Raises:
+        MissingError: the process was not started through ``workbench ui``.
+    """
+    folder = os.environ.get(WORKSPACE)
+    if not folder:
+        raise MissingError("no workspace was named. Start with: workbench ui --workspace DIR")
+    return Path(folder)
+
+
+def index() -> Index:
+    """What the workspace holds now: read again as soon as a result appears, goes, or is made again."""
+    root = workspace_folder()
+    return _index(str(root), _index_module.signature(root), root.is_dir())
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _index(root: str, signature: tuple[tuple[str, int, int], ...], exists: bool) -> Index:
+    return read_index(root)
+
+
+def records(d: Dictionary) -> LatentRecords | None:
+    """The latent records of a dictionary, or None while they are not computed.
+
+    Raises:
+        UserError: they exist and cannot be read.
+    """
+    return None if d.records is None else open_records(str(d.records.path), d.records.version)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def open_records(folder: str, version: str) -> LatentRecords:
+    from workbench.records import LatentRecords
+
+    return LatentRecords.open(folder)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def haystack(folder: str, version: str) -> np.ndarray:
+    """What the search box searches, one lower-case string per latent: label, peak token, promoted token. Read-only."""
+    table = open_records(folder, version).table
+    parts = [table[c].fillna("").astype(str).str.lower() for c in ("label", "peak_text", "promoted_text") if c in table]
+    text = parts[0].str.cat(parts[1:], sep="\x1f") if parts else pd.Series([""] * len(table))
+    found = text.to_numpy(dtype=object)
+    found.flags.writeable = False
+    return found

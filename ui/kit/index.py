@@ -1,0 +1,208 @@
+"""What a workspace holds, read once per change: dictionaries with where they sit, everything else by kind.
+
+Pages look ids up here and never build a path from an address. A result that cannot be read is listed with the reason,
+and the rest stays usable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sae.errors import UserError
+from workbench.provenance import Manifest
+from workbench.workspace import KINDS, Item, Workspace
+
+_ID = re.compile(r"(?P<model>.+?)(?:@(?P<revision>[^.]+))?\.(?P<site>L\d+(?:TC|[RAMS]))-(?P<n>[^.]+)x(?:\.s(?P<seed>\d+))?")
+_SITE = re.compile(r"L(\d+)(TC|[RAMS])")
+SITES = {"R": "residual stream", "A": "attention output", "M": "MLP output", "TC": "transcoder", "S": "Mamba mixer output"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One complete result of any kind: its manifest and where it lies."""
+
+    kind: str
+    id: str
+    path: Path
+    manifest: Manifest
+    version: str
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        return self.manifest.numbers
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self.manifest.metadata
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """A dictionary as the pages show it. ``records`` is None while its latent records are not computed."""
+
+    id: str
+    model: str
+    architecture: str
+    revision: str
+    site: str
+    layer: int
+    variant: str
+    entry: Entry | None
+    records: Entry | None
+
+    @property
+    def version(self) -> str:
+        """Data version shown beside its numbers: that of the records, else that of the dictionary."""
+        found = self.records or self.entry
+        return found.version if found else ""
+
+    @property
+    def place(self) -> str:
+        """``layer 2, residual stream``, in words."""
+        m = _SITE.fullmatch(self.site)
+        return f"layer {m[1]}, {SITES[m[2]]}" if m else self.site
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Headline numbers of the dictionary and of its records."""
+        return {**(self.records.numbers if self.records else {}), **(self.entry.numbers if self.entry else {})}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Metadata of the dictionary and of its records (the records win)."""
+        return {**(self.entry.metadata if self.entry else {}), **(self.records.metadata if self.records else {})}
+
+
+@dataclass(frozen=True)
+class Index:
+    """Everything complete in a workspace, plus what could not be read."""
+
+    root: Path
+    entries: dict[str, dict[str, Entry]] = field(repr=False)
+    problems: tuple[tuple[str, str], ...]
+
+    def of(self, kind: str) -> list[Entry]:
+        """All entries of a kind, by id."""
+        return list(self.entries.get(kind, {}).values())
+
+    def find(self, kind: str, id: str | None) -> Entry | None:
+        """The entry of that kind and id, if it exists. Any string is safe to ask for."""
+        return self.entries.get(kind, {}).get(id or "")
+
+    @cached_property
+    def dictionaries(self) -> dict[str, Dictionary]:
+        """By id, ordered as people look for them: model, snapshot, layer, site."""
+        ids = {*self.entries.get("dictionaries", {}), *self.entries.get("latents", {})}
+        found = [self._dictionary(i) for i in ids]
+        return {
+            d.id: d
+            for d in sorted(
+                found, key=lambda d: (architecture_order(d.architecture), d.model, step(d.revision), d.layer, d.site, d.variant, d.id)
+            )
+        }
+
+    def _dictionary(self, id: str) -> Dictionary:
+        entry, records = self.find("dictionaries", id), self.find("latents", id)
+        about = {**(entry.metadata if entry else {}), **(records.metadata if records else {})}
+        m = _ID.fullmatch(id)
+        parts = m.groupdict() if m else {}
+        model = str(about.get("model") or about.get("model_name") or parts.get("model") or id)
+        site = str(about.get("site") or parts.get("site") or "")
+        revision = about.get("revision") or parts.get("revision") or "final"
+        place = _SITE.fullmatch(site)
+        seed = f" seed {parts['seed']}" if parts.get("seed") else ""
+        kind = str(about.get("kind") or "sae")
+        variant = (f"{kind} {parts['n']}×{seed}" if parts.get("n") else f"{kind} {id}").replace("sae ", "SAE ")
+        return Dictionary(
+            id=id,
+            model=model,
+            architecture=self.architecture(model, site),
+            revision=str(revision),
+            site=site,
+            layer=int(place[1]) if place else -1,
+            variant=variant,
+            entry=entry,
+            records=records,
+        )
+
+    def architecture(self, model: str, site: str = "") -> str:
+        """``Transformer`` or ``Mamba``, from the model's own record where there is one."""
+        entry = self.find("models", model)
+        said = str(
+            (entry.metadata if entry else {}).get("architecture") or (entry.metadata if entry else {}).get("model_type") or model
+        ).lower()
+        return "Mamba" if "mamba" in said or site.endswith("S") else "Transformer"
+
+
+def architecture_order(name: str) -> int:
+    """Transformers first."""
+    return 0 if name == "Transformer" else 1
+
+
+def step(revision: str) -> float:
+    """Training step of a snapshot name (``step512`` -> 512); the final one comes last."""
+    m = re.fullmatch(r"step(\d+)", revision)
+    return float(m[1]) if m else float("inf")
+
+
+def signature(root: Path) -> tuple[tuple[str, int, int], ...]:
+    """Changes whenever a result appears, goes, or is made again. A few stat calls, no reading."""
+    found = []
+    for kind in KINDS:
+        try:
+            entries = list(os.scandir(root / kind))
+        except OSError:
+            continue
+        for e in entries:
+            for name in ("manifest.json", "seal.json"):
+                try:
+                    stat = os.stat(os.path.join(e.path, name))
+                except OSError:
+                    continue
+                found.append((f"{kind}/{e.name}", stat.st_mtime_ns, stat.st_ino))
+    return tuple(sorted(found))
+
+
+def read_index(root: str | Path) -> Index:
+    """Read every manifest of a workspace.
+
+    Raises:
+        UserError: the workspace itself is missing, a file, or of a newer schema.
+    """
+    ws = Workspace(root, create=False)
+    entries: dict[str, dict[str, Entry]] = {}
+    problems: list[tuple[str, str]] = []
+    for kind in KINDS:
+        for item in ws.items(kind):
+            try:
+                entries.setdefault(kind, {})[item.id] = _entry(kind, item)
+            except (UserError, OSError) as e:
+                problems.append((f"{kind}/{item.id}", str(e)))
+    return Index(ws.root, entries, tuple(problems))
+
+
+def _entry(kind: str, item: Item) -> Entry:
+    if kind == "stores":
+        return _store_entry(item)
+    return Entry(kind, item.id, item.path, item.manifest, item.version)
+
+
+def _store_entry(item: Item) -> Entry:
+    """A store's seal, in a manifest's shape: stores have their own specification and no manifest."""
+    import hashlib
+
+    from sae.files import read_json
+
+    seal = item.path / "seal.json"
+    about = item.path / "store.json"
+    values = read_json(seal)
+    config = read_json(about) if about.is_file() else {}
+    values = values if isinstance(values, dict) else {}
+    numbers = {k: v for k, v in {**config, **values}.items() if isinstance(v, int | float | str) and not isinstance(v, bool)}
+    manifest = Manifest(kind="stores", id=item.id, numbers=numbers, metadata={"store": config, "seal": values})
+    return Entry("stores", item.id, item.path, manifest, hashlib.sha256(seal.read_bytes()).hexdigest()[:8])

@@ -1,0 +1,114 @@
+"""What a latent's page shows, as HTML: pure functions of the records, so that most of the page is tested without a browser."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from ui.kit import panels
+from ui.kit.charts import legend
+from ui.kit.enhance import latent_link
+from ui.kit.index import Dictionary
+from ui.kit.markup import div, span
+from ui.kit.tokens import chip, clip, escape, number, strip, visible
+
+if TYPE_CHECKING:
+    from workbench.records import Context, LatentRecords
+
+GROUP_TITLES = {
+    "top": ("Top activations", "strongest tokens, one per sequence"),
+    "q4": ("Quantile 4 of 4", "strongest quarter of the activation mass"),
+    "q3": ("Quantile 3 of 4", "equal-mass quantile of positive activations"),
+    "q2": ("Quantile 2 of 4", "equal-mass quantile of positive activations"),
+    "q1": ("Quantile 1 of 4", "weakest quarter of the activation mass"),
+    "random": ("Random positives", "uniform sample of the tokens it fires on"),
+    "near_miss": ("Near misses", "highest pre-activation among tokens where it stays silent"),
+}
+VIEWS = {
+    "All": ("top", "q4", "q3", "q2", "q1", "random", "near_miss"),
+    "Top": ("top",),
+    "Quantiles": ("q4", "q3", "q2", "q1"),
+    "Random": ("random",),
+    "Near misses": ("near_miss",),
+}
+WINDOWS = {"±8": 8, "±16": 16, "Full": None}
+
+
+def stats_strip(row: dict[str, Any], n_tokens: int) -> str:
+    """Statistics of a latent, each with what it is over; a value that was not computed shows a dash."""
+    fired = row.get("n_fired")
+    density = row.get("density")
+    one_in = f"one token in {1 / density:,.0f}" if density else "never fired"
+    items = [
+        ("Density", f"{100 * density:.3g} %" if density is not None else "–", one_in),
+        ("Fired on", number(fired), f"of {n_tokens:,} tokens"),
+        (
+            "Max",
+            number(row.get("max")),
+            f"on {visible(row['peak_text']).strip() or '␣'!r}" if isinstance(row.get("peak_text"), str) else "",
+        ),
+        ("Mean", number(row.get("mean")), "over tokens it fires on"),
+        ("Std", number(row.get("std")), "over tokens it fires on"),
+        ("Skew", number(row.get("skew")), "of positive activations"),
+        ("Kurtosis", number(row.get("kurtosis")), "of positive activations"),
+    ]
+    if row.get("decoder_norm") is not None:
+        items.append(("Decoder norm", number(row.get("decoder_norm")), "as saved"))
+    return panels.stats([(k, v, clip(n, 34)) for k, v, n in items])
+
+
+def label_line(row: dict[str, Any]) -> str:
+    """The label, marked as such and with its score; labels that are no labels (several lines, too long) are clipped."""
+    label = row.get("label")
+    if not isinstance(label, str) or not label.strip():
+        return ""
+    score = row.get("label_score")
+    scored = f"score {score:.2f}" if isinstance(score, float) else "unscored"
+    return f'<span class="wb-label">“{escape(clip(" ".join(label.split()), 160))}” <span class="wb-badge">{scored}</span></span>'
+
+
+def contexts_html(records: LatentRecords, latent: int, view: str, *, n: int, window: int | None, breaks: bool, vmax: float) -> str:
+    """Contexts of the groups of a view, each group with its sampling scheme and n shown / n available."""
+    parts = [legend(vmax), '<div class="wb-ctxs">']
+    for group in VIEWS[view]:
+        if group not in records.groups:
+            continue
+        found = records.contexts(latent, group, n)
+        title, scheme = GROUP_TITLES.get(group, (group, ""))
+        about = f"{scheme} · {len(found)} shown of {records.available(latent, group):,}"
+        parts.append(div("g", html.escape(title), span("", html.escape(about))))
+        parts.extend(_context(c, vmax, window, breaks) for c in found)
+    parts.append("</div>")
+    return "".join(parts)
+
+
+def _context(c: Context, vmax: float, window: int | None, breaks: bool) -> str:
+    value = number(c.value) if c.value > 0 else "silent"
+    row = strip(c.tokens, c.acts, vmax, peak=c.peak, start=c.start, window=window, breaks=breaks)
+    return div("m", f"<b>{value}</b>{c.seq}:{c.start + c.peak}") + div("c", row)
+
+
+def neighbours_html(records: LatentRecords, d: Dictionary, latent: int, n: int = 12) -> str | None:
+    """Nearest latents by decoder cosine, keyed by id; None where not computed."""
+    found = records.neighbours(latent)
+    if found is None:
+        return None
+    rows = []
+    for other, cosine in found[:n]:
+        row = records.row(other)
+        about = chip(row["peak_text"]) if isinstance(row.get("peak_text"), str) else "–"
+        up = chip(row["promoted_text"]) if isinstance(row.get("promoted_text"), str) else "–"
+        density = row.get("density")
+        rows.append([latent_link(d, other), f"{cosine:.3f}", about, up, f"{100 * density:.2g} %" if density else "never"])
+    return panels.table(["latent", "cosine", "peak token", "promotes", "density"], rows, numeric=frozenset({1, 4}))
+
+
+def interesting(records: LatentRecords) -> int:
+    """Which latent to open first: the strongest one that is neither rare nor everywhere."""
+    table = records.table
+    if not len(table):
+        return 0
+    sparse = table[(table["density"] > 5e-4) & (table["density"] < 2e-2)] if "density" in table else table
+    chosen = sparse if len(sparse) else table
+    column = "max" if "max" in chosen and chosen["max"].notna().any() else "latent"
+    return int(chosen.loc[chosen[column].idxmax(), "latent"])

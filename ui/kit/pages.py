@@ -1,0 +1,58 @@
+"""Which pages exist for a workspace. A page whose kind of result is not there yet stays out of the navigation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from ui.kit.index import Index
+
+
+@dataclass(frozen=True)
+class PageSpec:
+    """One page: file stem, title, icon, one line of help, group of the navigation, and when it is shown."""
+
+    stem: str
+    title: str
+    icon: str
+    help: str
+    group: str = ""
+    shown: Callable[[Index], bool] = lambda index: True
+
+
+PAGES: tuple[PageSpec, ...] = (
+    PageSpec("overview", "Overview", "dashboard", "What this workspace holds, what is missing, and which command makes it."),
+    PageSpec(
+        "latents",
+        "Latents",
+        "table_rows",
+        "All latents of a dictionary: sort, filter, search; open one.",
+        shown=lambda x: bool(x.dictionaries),
+    ),
+    PageSpec(
+        "latent",
+        "Latent",
+        "center_focus_strong",
+        "One latent: statistics, contexts, logit effects, neighbours.",
+        shown=lambda x: bool(x.dictionaries),
+    ),
+)
+
+
+def pages_for(index: Index | None, folder: Path) -> list[st.Page] | dict[str, list[st.Page]]:
+    """Navigation of a workspace; without a readable workspace only the overview."""
+    groups: dict[str, list[st.Page]] = {}
+    for spec in PAGES:
+        if spec.stem == "overview" or (index is not None and spec.shown(index)):
+            page = st.Page(
+                folder / f"{spec.stem}.py",
+                title=spec.title,
+                icon=f":material/{spec.icon}:",
+                help=spec.help,
+                default=spec.stem == "overview",
+            )
+            groups.setdefault(spec.group, []).append(page)
+    return groups
