@@ -46,7 +46,10 @@ for _name in available():
     app.command(_name, short_help=VERBS[_name][0], rich_help_panel=VERBS[_name][1])(_function)
 
 
-@app.callback(invoke_without_command=False, help="**Interpretability Workbench**: latents of Transformers and Mambas across layers, architectures and training.\n\nNew here? `workbench demo`, then `workbench VERB --help`.")
+@app.callback(
+    invoke_without_command=False,
+    help="**Interpretability Workbench**: latents of Transformers and Mambas across layers, architectures and training.\n\nNew here? `workbench demo`, then `workbench VERB --help`.",
+)
 def _root() -> None:
     """Root of all verbs."""
 

@@ -46,7 +46,9 @@ def progress(items: Iterable[T], *, total: int | None = None, label: str = "", u
     """Iterate with a progress bar on stderr (silent where stderr is not a terminal, except for its last line)."""
     from tqdm import tqdm
 
-    return iter(tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15, dynamic_ncols=True))
+    return iter(
+        tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15, dynamic_ncols=True)
+    )
 
 
 @contextmanager

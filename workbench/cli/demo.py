@@ -54,7 +54,14 @@ def _summary(ws: Any, workspace: Any, made: dict[str, Any], seconds: float) -> N
         n = item.manifest.numbers
         if "explained_variance" not in n:
             continue
-        row = (f"{n['d_sae']:,}", str(n["k"]), f"{n['explained_variance']:.3f}", f"{n['l0']:.1f}", f"{n['dead_share']:.1%}", f"{n['n_heldout']:,}")
+        row = (
+            f"{n['d_sae']:,}",
+            str(n["k"]),
+            f"{n['explained_variance']:.3f}",
+            f"{n['l0']:.1f}",
+            f"{n['dead_share']:.1%}",
+            f"{n['n_heldout']:,}",
+        )
         table.add_row(item.id, *row)
     console.print(table)
     for title, about in made.items():

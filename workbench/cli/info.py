@@ -57,7 +57,9 @@ def _print(document: dict[str, Any], directory: Path) -> None:
         console.print(f"{directory} is an empty workspace. `workbench demo --workspace {directory}` fills it.")
     for kind in kinds:
         items = document[kind]
-        columns = SHOWN.get(kind) or tuple(sorted({k for i in items for k, v in i.get("numbers", {}).items() if isinstance(v, (int, float))}))[:6]
+        columns = (
+            SHOWN.get(kind) or tuple(sorted({k for i in items for k, v in i.get("numbers", {}).items() if isinstance(v, (int, float))}))[:6]
+        )
         table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("id", overflow="fold")
         table.add_column("version")

@@ -32,5 +32,7 @@ def train(
     ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say)
     done = [{"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers} for id in ids]
     for d in done:
-        say(f"{d['id']}: EV {d['explained_variance']:.3f} at L0 {d['l0']:.1f} (n = {d['n_heldout']:,} held-out rows), dead {d['dead_share']:.1%}")
+        say(
+            f"{d['id']}: EV {d['explained_variance']:.3f} at L0 {d['l0']:.1f} (n = {d['n_heldout']:,} held-out rows), dead {d['dead_share']:.1%}"
+        )
     return {"workspace": str(workspace), "dictionaries": done}
