@@ -1,0 +1,59 @@
+"""A crosscoder's numbers source by source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosscoders.model import Crosscoder
+from sae.errors import UserError
+
+
+@dataclass(frozen=True)
+class SourceEvaluation:
+    """On ``n`` rows: explained variance of every source (centred; their plain mean is :attr:`ev`), L0, dead share, firings [F]."""
+
+    n: int
+    ev_S: tuple[float, ...]
+    l0: float
+    dead: float
+    fired_F: Tensor
+
+    @property
+    def ev(self) -> float:
+        """Mean explained variance over sources."""
+        return sum(self.ev_S) / len(self.ev_S)
+
+
+@torch.no_grad()
+def evaluate_sources(cc: Crosscoder, batches: Iterable[Tensor]) -> SourceEvaluation:
+    """Stream raw rows [B, D] through a crosscoder. Sums are float64, so the result does not depend on the batching.
+
+    Raises:
+        UserError: no rows.
+    """
+    S, n, active = len(cc.widths), 0, 0
+    error, square = torch.zeros(S, dtype=torch.float64), torch.zeros(S, dtype=torch.float64)
+    total = torch.zeros(cc.d_in, dtype=torch.float64)
+    fired = torch.zeros(cc.d_sae, dtype=torch.int64)
+    shift: Tensor | None = None
+    for x in batches:
+        values, indices = cc.encode_sparse(x)
+        wide = x.double()
+        shift = wide.mean(0) if shift is None else shift
+        residual, centred = wide - cc.decode_sparse(values, indices), wide - shift
+        error += torch.stack([p.square().sum() for p in cc.split(residual)]).cpu()
+        square += torch.stack([p.square().sum() for p in cc.split(centred)]).cpu()
+        total += centred.sum(0).cpu()
+        on = values > 0
+        active += int(on.sum())
+        fired += torch.bincount(indices[on], minlength=cc.d_sae).cpu()
+        n += len(x)
+    if n == 0:
+        raise UserError("no rows to evaluate on.")
+    variance = square - torch.stack([p.square().sum() for p in cc.split(total)]) / n
+    ev = torch.where(variance > 0, 1 - error / variance, torch.full_like(error, float("nan")))
+    return SourceEvaluation(n, tuple(ev.tolist()), active / n, float((fired == 0).double().mean()), fired)
