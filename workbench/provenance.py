@@ -135,6 +135,8 @@ def read_manifest(folder: str | Path) -> Manifest:
 def manifest_digest(folder: str | Path) -> str:
     """Hex SHA-256 of a result's manifest bytes; the first eight digits are its data version."""
     path = Path(folder) / MANIFEST
+    if not path.is_file() and (Path(folder) / "seal.json").is_file():
+        path = Path(folder) / "seal.json"  # an activation store's manifest
     if not path.is_file():
         raise MissingError(f"{folder} has no {MANIFEST}: it is not complete. Run the command that makes it again.")
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,224 @@
+"""Shuffled batches for training, from disk, with a bounded buffer and the next group read ahead.
+
+The batch at a step is a pure function of the contract (see :mod:`workbench.activations.shuffle`) and the step. The
+state of an iteration is two integers, (epoch, row within the epoch); going on elsewhere costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from workbench.activations.errors import ResumeMismatch
+from workbench.activations.pool import ShardPool
+from workbench.activations.shuffle import EpochOrder, Order
+from workbench.activations.spec import STORED, Stream, differences
+
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Batches:
+    """An iterable of float32 tensors [batch_size, total width]; streams side by side, in the order given.
+
+    With ``epochs=None`` it never ends. Otherwise every row of the split comes exactly once per epoch, and only the very
+    last batch may be short. Iterating again starts again at ``start``.
+    """
+
+    pool: Callable[[], ShardPool]
+    streams: tuple[Stream, ...]
+    order: Order
+    batch_size: int
+    store_id: str
+    dtype: str
+    start: int = 0
+    epochs: int | None = None
+    threads: int = THREADS
+    on_group: Callable[[int, int], None] | None = None
+
+    def starting_at(self, step: int) -> Batches:
+        """The same batches from step ``step`` (counted from the first batch of epoch 0) on. Costs nothing."""
+        return replace(self, start=step)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches per epoch (batches run on over the ends of epochs, so this is a fraction)."""
+        return self.order.epoch_rows / self.batch_size
+
+    def __len__(self) -> int:
+        """Batches still to come.
+
+        Raises:
+            TypeError: endless.
+        """
+        if self.epochs is None:
+            raise TypeError("these batches never end (epochs=None)")
+        return max(0, -(-self.order.epoch_rows * self.epochs // self.batch_size) - self.start)
+
+    def state(self, step: int) -> dict[str, int]:
+        """The two integers that say where step ``step`` begins."""
+        epoch, row = divmod(step * self.batch_size, self.order.epoch_rows)
+        return {"epoch": epoch, "row": row}
+
+    def contract(self) -> dict[str, Any]:
+        """Everything that decides the batches, to be kept in a checkpoint."""
+        return {
+            "store_id": self.store_id,
+            "streams": [[s.source, s.hook] for s in self.streams],
+            "batch_size": self.batch_size,
+            "order": self.order.contract(),
+        }
+
+    def resume(self, contract: dict[str, Any], step: int, *, allow_reshuffle: bool = False) -> Batches:
+        """These batches from ``step`` on, if they are the ones that were interrupted.
+
+        Raises:
+            ResumeMismatch: another store, split, seed, batch size or buffer; the message says which. With
+                ``allow_reshuffle`` they are taken as they are.
+        """
+        found = differences(contract, self.contract())
+        if found and not allow_reshuffle:
+            lines = "; ".join(f.replace("the store has", "the checkpoint has").replace("the request", "this run") for f in found[:4])
+            raise ResumeMismatch(
+                f"the data order differs from the interrupted run's: {lines}. Give the same settings, or allow a new order (then rows may repeat)."
+            )
+        return self.starting_at(step)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of the two group buffers."""
+        rows = self.order.units_per_group * self.order.unit_rows
+        return 2 * rows * sum(s.width for s in self.streams) * np.dtype(STORED[self.dtype]).itemsize
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        if self.order.epoch_rows == 0:
+            return
+        reader = _GroupReader(self)
+        try:
+            yield from reader.run()
+        finally:
+            reader.close()
+
+
+class _GroupReader:
+    """Two buffers: one is consumed while a background thread fills the other."""
+
+    def __init__(self, batches: Batches):
+        self.b = batches
+        self.pool = batches.pool()
+        rows = min(batches.order.units_per_group * batches.order.unit_rows, batches.order.epoch_rows)
+        self.buffers = [{s.key: np.empty((rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)]
+        self.ahead = ThreadPoolExecutor(1, "store-ahead")
+        self.readers = ThreadPoolExecutor(batches.threads, "store-read") if batches.threads > 1 else None
+        self.stop = threading.Event()
+
+    def run(self) -> Iterator[torch.Tensor]:
+        b, total = self.b, None if self.b.epochs is None else self.b.order.epoch_rows * self.b.epochs
+        at = b.start * b.batch_size
+        if total is not None and at >= total:
+            return
+        groups = self._groups(at)
+        out, filled = None, 0
+        for buffers, order, skip in groups:
+            tensors = [_as_torch(buffers[s.key], b.dtype) for s in b.streams]
+            index = torch.from_numpy(order)
+            i = skip
+            while i < len(order):
+                if out is None:
+                    size = b.batch_size if total is None else min(b.batch_size, total - at)
+                    out, filled = torch.empty(size, sum(s.width for s in b.streams)), 0
+                n = min(len(out) - filled, len(order) - i)
+                _take(tensors, index[i : i + n], out[filled : filled + n])
+                filled, i, at = filled + n, i + n, at + n
+                if filled == len(out):
+                    yield out
+                    out = None
+                    if total is not None and at >= total:
+                        return
+
+    def _groups(self, at: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, int]]:
+        """(buffers, row order, rows to skip) of the groups from stream row ``at`` on, the next one being read meanwhile."""
+        epoch, row = divmod(at, self.b.order.epoch_rows)
+        current = EpochOrder(self.b.order, epoch)
+        group = current.group_at(row)
+        skip, side = row - int(current.row0[group]), 0
+        pending: Future[np.ndarray] = self.ahead.submit(self._load, current, group, side)
+        while True:
+            here, here_group = current, group
+            order = pending.result()
+            group += 1
+            if group == current.n_groups:
+                current, group = EpochOrder(self.b.order, current.epoch + 1), 0
+            side ^= 1
+            last = self.b.epochs is not None and current.epoch >= self.b.epochs
+            if not last:
+                pending = self.ahead.submit(self._load, current, group, side)
+            yield self.buffers[side ^ 1], order, skip
+            if self.b.on_group:
+                self.b.on_group(here.epoch, here_group)
+            if last:
+                return
+            skip = 0
+
+    def _load(self, epoch: EpochOrder, group: int, side: int) -> np.ndarray:
+        """Fill one buffer with a group; returns the order of its rows."""
+        pieces = coalesce(
+            [piece for unit in epoch.group_units(group).tolist() for piece in self.b.order.kept(unit)], self.b.order.rows_per_shard
+        )
+        jobs = [(s, lo, hi, at) for s in self.b.streams for lo, hi, at in pieces]
+        if self.readers is None:
+            self._read(jobs, side)
+        else:
+            parts = [jobs[k :: self.b.threads] for k in range(self.b.threads)]
+            for done in [self.readers.submit(self._read, part, side) for part in parts if part]:
+                done.result()
+        return epoch.row_order(group)
+
+    def _read(self, jobs: list[tuple[Stream, int, int, int]], side: int) -> None:
+        for stream, lo, hi, at in jobs:
+            if self.stop.is_set():
+                return
+            self.pool.read_into(self.buffers[side][stream.key][at : at + hi - lo], stream, lo, hi)
+
+    def close(self) -> None:
+        """Stop reading ahead and give the buffers back."""
+        self.stop.set()
+        self.ahead.shutdown(wait=True, cancel_futures=True)
+        if self.readers is not None:
+            self.readers.shutdown(wait=True, cancel_futures=True)
+
+
+def coalesce(pieces: list[tuple[int, int]], rows_per_shard: int) -> list[tuple[int, int, int]]:
+    """Join row ranges that touch within a shard: (first, last, place in the buffer)."""
+    out: list[tuple[int, int, int]] = []
+    at = 0
+    for lo, hi in pieces:
+        if out and out[-1][1] == lo and lo % rows_per_shard:
+            out[-1] = (out[-1][0], hi, out[-1][2])
+        else:
+            out.append((lo, hi, at))
+        at += hi - lo
+    return out
+
+
+def _as_torch(stored: np.ndarray, dtype: str) -> torch.Tensor:
+    if dtype == "bfloat16":
+        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(stored)
+
+
+def _take(tensors: list[torch.Tensor], index: torch.Tensor, out: torch.Tensor) -> None:
+    """Gather rows of every stream side by side into ``out``, as float32."""
+    if len(tensors) == 1 and tensors[0].dtype == out.dtype:
+        torch.index_select(tensors[0], 0, index, out=out)
+        return
+    at = 0
+    for t in tensors:
+        out[:, at : at + t.shape[1]] = t.index_select(0, index)
+        at += t.shape[1]

@@ -1,0 +1,318 @@
+"""Reading a store: rows, sequences and tokens for analysis, shuffled batches for training.
+
+No reader returns a row that differs from what was harvested: blocks are proven as they are read, and a bad one raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sae.errors import UsageError
+from sae.strict import nearest
+from workbench.activations.batches import THREADS, Batches
+from workbench.activations.errors import ShardCorrupt, StoreIncomplete
+from workbench.activations.format import Container
+from workbench.activations.pool import ShardPool
+from workbench.activations.seal import read_seal, seal_digest, skipped_sequences
+from workbench.activations.shard import SHARDS, open_plan, open_shard, read_blocks
+from workbench.activations.shuffle import GROUP_ROWS, Order
+from workbench.activations.spec import STORED, Source, StoreSpec, Stream, read_spec
+from workbench.activations.writer import to_float
+
+Names = str | Sequence[str]
+Split = Literal["train", "heldout", "all"]
+MEMORY_LIMIT = 512 * 1024 * 1024
+
+
+class ActivationStore:
+    """A complete activation store. Open it with :meth:`open`.
+
+    Rows are numbered through the store: sequence by sequence, positions in order, excluded positions (BOS) left out.
+    Wherever ``source`` may be None the store must have one source only.
+    """
+
+    def __init__(
+        self, folder: Path, spec: StoreSpec, seals: dict[str, tuple[int, str]] | None, skipped: Sequence[int], plan_seal: str | None = None
+    ):
+        self.path, self.spec = folder, spec
+        self._seals, self._plan_seal = seals, plan_seal
+        self._pid, self._pool = os.getpid(), ShardPool(folder, spec, seals)
+        self._plan: Container | None = None
+        r = spec.rows_per_seq
+        self.skipped = tuple(skipped)
+        self._skipped_rows = tuple((i * r, (i + 1) * r) for i in sorted(skipped))
+
+    @classmethod
+    def open(cls, path: str | Path) -> ActivationStore:
+        """Open a store and check names and sizes; a shard's own proof comes when it is first read.
+
+        Raises:
+            MissingError: no store there. StoreIncomplete: shards or the seal are missing.
+            ShardCorrupt: a shard has another size than it was sealed with. CorruptError, NewerSchemaError: see the message.
+        """
+        folder = Path(path)
+        spec = read_spec(folder)
+        seal = read_seal(folder, spec)
+        for s in seal["shards"]:
+            try:
+                size = os.lstat(folder / SHARDS / s["name"]).st_size
+            except FileNotFoundError:
+                raise StoreIncomplete(
+                    f"shard {s['name']} of {folder} is missing. Run `workbench check {folder}`, then the same `workbench harvest` again."
+                ) from None
+            if size != s["bytes"]:
+                raise ShardCorrupt(s["name"], f"it has {size:,} bytes instead of {s['bytes']:,}", shard=int(s["name"][:-3]))
+        return cls(folder, spec, {s["name"]: (s["bytes"], s["seal"]) for s in seal["shards"]}, seal["skipped"], seal["plan_seal"])
+
+    def __repr__(self) -> str:
+        return f"ActivationStore({str(self.path)!r}: {len(self):,} rows, hooks {self.hooks}, sources {self.sources})"
+
+    def __len__(self) -> int:
+        """Rows, per hook and source."""
+        return self.spec.n_rows
+
+    @property
+    def hooks(self) -> list[str]:
+        """Hook names that are the same for all sources."""
+        return list(self.spec.hooks)
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the models (or snapshots) whose rows are aligned here."""
+        return [s.name for s in self.spec.sources]
+
+    @property
+    def store_id(self) -> str:
+        """SHA-256 of what decides the content."""
+        return self.spec.store_id
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the seal: names this store as another result's input."""
+        return seal_digest(self.path)
+
+    def source(self, name: str) -> Source:
+        """What the store says about one of its sources: model, revision, digest of the weights.
+
+        Raises:
+            UsageError: no such source.
+        """
+        for s in self.spec.sources:
+            if s.name == name:
+                return s
+        raise UsageError(f"store {self.spec.id!r} has no source {name!r} ({nearest(name, self.sources)})")
+
+    @property
+    def ctx(self) -> int:
+        """Tokens per sequence, excluded positions included."""
+        return self.spec.ctx
+
+    @property
+    def n_seq(self) -> int:
+        """Sequences."""
+        return self.spec.n_seq
+
+    @property
+    def heldout(self) -> range:
+        """Sequences that are held out from training: the last 10 %."""
+        return range(self.spec.n_seq - self.spec.heldout_seqs, self.spec.n_seq)
+
+    def width(self, hook: Names, source: Names | None = None) -> int:
+        """Numbers per row; of several hooks or sources, together."""
+        return sum(s.width for s in self._streams(hook, source))
+
+    def read(self, hook: Names, rows: slice | np.ndarray | Sequence[int] | None = None, source: Names | None = None) -> torch.Tensor:
+        """Rows as float32 [rows, width]: a slice, or an array of row numbers in any order; None reads all.
+
+        Several sources and hooks lie side by side (sources outer). Rows of sequences that were left out are NaN.
+        """
+        if rows is None:
+            rows = slice(None)
+        streams = self._streams(hook, source)
+        numbers = self._numbers(rows)
+        out = np.empty((len(numbers), sum(s.width for s in streams)), np.float32)
+        at = 0
+        for s in streams:
+            for dest, lo, hi in self._runs(numbers):
+                part = np.empty((hi - lo, s.width), STORED[self.spec.dtype])
+                self.pool.read_into(part, s, lo, hi)
+                picked = part if isinstance(dest, slice) else part[numbers[dest] - lo]
+                out[dest, at : at + s.width] = to_float(picked, self.spec.dtype)
+            at += s.width
+        for a, b in self._skipped_rows:
+            out[(numbers >= a) & (numbers < b)] = np.nan
+        return torch.from_numpy(out)
+
+    def tokens(self, rows: slice | np.ndarray | Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(token ids, sequence, position) of rows, each int [rows]."""
+        numbers = self._numbers(slice(None) if rows is None else rows)
+        seq, k = np.divmod(numbers, self.spec.rows_per_seq)
+        pos = self.spec.positions[k]
+        ids = np.empty(len(numbers), np.int32)
+        for block in np.unique(seq // 64):
+            at = np.flatnonzero(seq // 64 == block)
+            ids[at] = self._token_block(int(block))[seq[at] - block * 64, pos[at]]
+        return ids, seq, pos
+
+    def sequence(self, i: int, hook: Names, source: Names | None = None) -> torch.Tensor:
+        """All rows of sequence ``i``: [rows_per_seq, width]."""
+        i = self._sequence_number(i)
+        r = self.spec.rows_per_seq
+        return self.read(hook, slice(i * r, (i + 1) * r), source)
+
+    def sequence_tokens(self, i: int) -> np.ndarray:
+        """Token ids of sequence ``i``, excluded positions included: int32 [ctx]."""
+        i = self._sequence_number(i)
+        return self._token_block(i // 64)[i % 64].copy()
+
+    def documents(self) -> tuple[np.ndarray, np.ndarray]:
+        """(document id int32 [n_seq], kind uint8 [n_seq]) of the token plan."""
+        plan = self._open_plan()
+        return plan.small("plan/doc_ids"), plan.small("plan/kinds")
+
+    def statistics(self, hook: str, source: str | None = None) -> dict[str, np.ndarray | float | int]:
+        """``n`` rows, their ``mean`` [width], ``mean_square`` norm per row and ``max_abs``, without reading a row."""
+        (stream,) = self._streams(hook, source)
+        total, n, squares, largest = np.zeros(stream.width), 0, 0.0, 0.0
+        for index in range(self.spec.n_shards):
+            shard, _ = self.pool.get(index)
+            total += shard.small(f"stats/{stream.key}/sum")
+            m = shard.small(f"stats/{stream.key}/moments")
+            n, squares, largest = n + int(m[0]), squares + float(m[1]), max(largest, float(m[2]))
+        return {"n": n, "mean": total / max(n, 1), "mean_square": squares / max(n, 1), "max_abs": largest}
+
+    def batches(
+        self,
+        hook: Names,
+        batch_size: int,
+        *,
+        seed: int,
+        source: Names | None = None,
+        split: Split = "train",
+        start: int = 0,
+        epochs: int | None = None,
+        window: int = 0,
+        memory_limit: int = MEMORY_LIMIT,
+        threads: int = THREADS,
+    ) -> Batches:
+        """Shuffled batches: an iterable of float32 tensors [batch_size, width], the same on every machine.
+
+        Args:
+            split: ``train`` (all but the held-out sequences), ``heldout`` or ``all``.
+            start: first step; ``.starting_at(step)`` gives the same.
+            epochs: None never ends; otherwise every row comes once per epoch and only the last batch may be short.
+            window: shuffle within this many shards at a time (0 = all), as a stream must.
+            memory_limit: bytes of the two buffers; it bounds how many rows are shuffled together, so it is part of the order.
+            threads: readers; they change the speed and nothing else.
+        """
+        if batch_size < 1 or start < 0 or memory_limit < 1 or threads < 1:
+            raise UsageError(
+                f"batch_size = {batch_size}, start = {start}, memory_limit = {memory_limit}, threads = {threads}: all must be positive (start may be 0)"
+            )
+        streams = self._streams(hook, source)
+        order = make_order(self.spec, streams, seed=seed, split=split, window=window, memory_limit=memory_limit, skipped=self._skipped_rows)
+        return Batches(lambda: self.pool, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads)
+
+    def refresh(self) -> ActivationStore:
+        """The store as it is now on disk. An open store, and a running epoch, never change under their reader."""
+        return ActivationStore.open(self.path)
+
+    @property
+    def pool(self) -> ShardPool:
+        """Open shards of this process (a forked child gets its own)."""
+        if os.getpid() != self._pid:
+            self._pid, self._pool, self._plan = os.getpid(), ShardPool(self.path, self.spec, self._seals), None
+        return self._pool
+
+    def _streams(self, hook: Names, source: Names | None) -> list[Stream]:
+        if source is None:
+            if len(self.sources) > 1:
+                raise UsageError(
+                    f"store {self.spec.id!r} has several sources; say which: source = {', '.join(map(repr, self.sources))}, or a list of them"
+                )
+            source = self.sources
+        sources = [source] if isinstance(source, str) else list(source)
+        hooks = [hook] if isinstance(hook, str) else list(hook)
+        if not sources or not hooks:
+            raise UsageError("an empty list of hooks or sources was asked for")
+        return [self.spec.stream(s, h) for s in sources for h in hooks]
+
+    def _sequence_number(self, i: int) -> int:
+        if not -self.n_seq <= i < self.n_seq:
+            raise UsageError(f"sequence {i} is not in the store: it has {self.n_seq}")
+        return i % self.n_seq
+
+    def _numbers(self, rows: slice | np.ndarray | Sequence[int]) -> np.ndarray:
+        if isinstance(rows, slice):
+            return np.arange(*rows.indices(len(self)), dtype=np.int64)
+        numbers = np.asarray(rows)
+        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+            raise UsageError(
+                f"rows must be a slice or a list of whole numbers, not {type(rows).__name__} of {numbers.dtype} with {numbers.ndim} dimensions"
+            )
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise UsageError(
+                f"row {int(numbers.max() if numbers.max() >= len(self) else numbers.min())} is not in the store: it has {len(self):,} rows"
+            )
+        return numbers.astype(np.int64)
+
+    def _runs(self, numbers: np.ndarray) -> list[tuple[slice | np.ndarray, int, int]]:
+        """Cut row numbers into reads: (places in the result, first row, one past the last), each within one shard."""
+        per_shard, n = self.spec.rows_per_shard, len(numbers)
+        if n and numbers[-1] - numbers[0] == n - 1 and (n == 1 or bool((np.diff(numbers) == 1).all())):
+            lo, hi = int(numbers[0]), int(numbers[-1]) + 1
+            cuts = [lo, *range((lo // per_shard + 1) * per_shard, hi, per_shard), hi]
+            return [(slice(a - lo, b - lo), a, b) for a, b in pairwise(cuts)]
+        block = numbers // per_shard * (1 << 32) + numbers % per_shard // self.spec.block_rows
+        by_block = np.argsort(block, kind="stable")
+        cuts = [0, *(np.flatnonzero(np.diff(block[by_block])) + 1).tolist(), n] if n else [0]
+        return [(places := by_block[a:b], int(numbers[places].min()), int(numbers[places].max()) + 1) for a, b in pairwise(cuts)]
+
+    def _open_plan(self) -> Container:
+        pool = self.pool  # resets the plan after a fork
+        if self._plan is None:
+            plan = open_plan(pool.folder, self.spec)
+            if self._plan_seal is not None and plan.seal != self._plan_seal:
+                raise ShardCorrupt(plan.path.name, "it is not the plan that was sealed")
+            self._plan = plan
+        return self._plan
+
+    def _token_block(self, block: int) -> np.ndarray:
+        return read_blocks(self._open_plan(), "plan/tokens", block, block + 1)
+
+
+def make_order(
+    spec: StoreSpec,
+    streams: Sequence[Stream],
+    *,
+    seed: int,
+    split: Split = "train",
+    window: int = 0,
+    memory_limit: int = MEMORY_LIMIT,
+    skipped: tuple[tuple[int, int], ...] = (),
+) -> Order:
+    """The order of a split: groups hold :data:`~workbench.activations.shuffle.GROUP_ROWS` rows, fewer where memory is short."""
+    ranges = {"train": (0, spec.train_rows), "heldout": (spec.train_rows, spec.n_rows), "all": (0, spec.n_rows)}
+    if split not in ranges:
+        raise UsageError(f"split {split!r} is not one of train, heldout, all")
+    row_bytes = sum(s.width for s in streams) * spec.itemsize
+    group_rows = max(spec.block_rows, min(GROUP_ROWS, memory_limit // (2 * row_bytes)))
+    first, last = ranges[split]
+    return Order(spec.rows_per_shard, spec.n_rows, first, last, spec.block_rows, seed, group_rows, window, skipped)
+
+
+def skipped_in(folder: Path, spec: StoreSpec, indices: Sequence[int]) -> list[int]:
+    """Sequences left out of some shards, by their flags (for stores without a seal)."""
+    found: list[int] = []
+    for index in indices:
+        container = open_shard(folder, spec, index)
+        found += skipped_sequences(container.small("tok/flags"), spec, index)
+        container.close()
+    return found

@@ -1,0 +1,89 @@
+"""``workbench harvest``: models' activations into a store."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def harvest(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe such as mini-harvest.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that share the work (default: the recipe's).")] = None,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Run models over a corpus and keep the activations of chosen hooks in `stores/<id>`.
+
+    A complete store is reused. An interrupted harvest goes on where it stopped when the same command runs again, and the same
+    command may run on several machines at once on a shared folder.
+    """
+    from workbench.activations import HarvestRecipe, describe_store
+    from workbench.activations import harvest as run
+    from workbench.activations.worker import Terminated, on_sigterm
+    from workbench.config import read_recipe
+    from workbench.workspace import Workspace
+
+    plan = read_recipe(HarvestRecipe, recipe)
+    home = Workspace(workspace)
+    if home.complete("stores", plan.id):
+        say(f"store {plan.id!r} is complete; it is reused.")
+    before = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        with _Bar(plan.id) as bar:
+            folder = run(plan, home, workers=workers, on_shard=bar.show)
+    except Terminated:
+        say("stopped; run the same command again to go on.")
+        raise typer.Exit(143) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    about = describe_store(folder)
+    if not json_output:
+        n = about["numbers"]
+        say(
+            f"{folder}: {n['rows']:,} rows of {len(about['metadata']['streams'])} streams in {n['shards']} shards, {n['bytes'] / 1e6:,.1f} MB"
+        )
+    return {
+        "id": plan.id,
+        "store_id": about["metadata"]["store_id"],
+        **about["numbers"],
+        "sources": about["metadata"]["sources"],
+        "hooks": about["metadata"]["hooks"],
+    }
+
+
+class _Bar:
+    """A progress bar over shards that is fed from outside."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def show(self, done: int, total: int) -> None:
+        """Move the bar to ``done`` of ``total`` shards."""
+        import sys
+
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                desc=f"harvest {self.label}",
+                unit="shard",
+                file=sys.stderr,
+                mininterval=0.5 if sys.stderr.isatty() else 15,
+            )
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
