@@ -33,12 +33,19 @@ def train_tokenizer(texts: list[str], vocab: int = 512) -> Any:
 
 
 def wrap(tokenizer: Any) -> Any:
-    """A ``tokenizers.Tokenizer`` as transformers' fast tokenizer. ``<|bos|>`` written in a text is plain text, not BOS."""
+    """A ``tokenizers.Tokenizer`` as transformers' fast tokenizer, which puts BOS first (not with ``add_special_tokens=False``).
+
+    ``<|bos|>`` written in a text is plain text, not BOS.
+    """
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, clean_up_tokenization_spaces=False
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
+    tokenizer.encode_special_tokens = True
+    options = {"bos_token": BOS, "eos_token": BOS, "pad_token": BOS, "add_bos_token": True, "name_or_path": ""}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **options)
     fast.backend_tokenizer.encode_special_tokens = True
     return fast
 

@@ -1,15 +1,13 @@
 """Pre-training miniature language models, with snapshots, so that every batch and every number can be made again.
 
-A run is a pure function of its recipe and the running Python's standard library: batches depend on (corpus seed, step) alone, so an architecture
-or an initialisation seed can be changed with the batches unchanged. State is written atomically; a resumed run gives the same bits
-as an uninterrupted one. The schedule is warm-up, constant, linear decay to zero over the last ``decay_share`` of the steps.
+A run is a pure function of its recipe and the running Python's standard library: batches depend on (corpus seed, step)
+alone, so an architecture or an initialisation seed can be changed with the batches unchanged. State is written
+atomically; a resumed run gives the same bits as an uninterrupted one. The schedule is warm-up, constant,
+linear decay to zero over the last ``decay_share`` of the steps.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from sae.errors import CorruptError, NonFiniteError, UsageError
 from sae.files import read_json, sha256_json, write_bytes, write_json
 from sae.strict import StrictConfig
-from workbench.corpus import CorpusConfig, bos_id, mixed_windows, text_stream
+from workbench.corpus import CorpusConfig, bos_id, mixed_windows
 from workbench.models.mamba import repair_mamba
 
 STATE_SECONDS = 30.0
@@ -194,12 +192,8 @@ class Pretraining:
                     self.optimizer.state[p] = {k: tensors[f"{k}.{i}"] for k in ("step", "exp_avg", "exp_avg_sq")}
         except (KeyError, RuntimeError, ValueError, OSError) as e:
             raise CorruptError(f"{path} cannot be resumed: {e}. Remove {self.work} to train from the start.") from e
-        before = about.get("decay_start", 0)
-        if (
-            about.get("trajectory") != sha256_json(self.recipe.trajectory())
-            or self.step > min(before, self.recipe.decay_start)
-            and about.get("steps") != self.recipe.steps
-        ):
+        moved = self.step > min(about.get("decay_start", 0), self.recipe.decay_start) and about.get("steps") != self.recipe.steps
+        if moved or about.get("trajectory") != sha256_json(self.recipe.trajectory()):
             raise UsageError(f"{self.work} holds a run of another recipe at step {self.step}. Remove it, or give the recipe another name.")
 
     def save_state(self) -> None:

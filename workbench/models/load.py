@@ -1,0 +1,225 @@
+"""Loading models by name: bundled ones, folders, and the Hugging Face hub, all as TransformerLens' ``TransformerBridge``.
+
+Weights are float32, in eval mode and unprocessed (no folding, no centring), so logits equal Hugging Face's. Nothing is
+downloaded unless ``HF_HUB_OFFLINE=0`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sae.errors import CorruptError, MissingError, UsageError
+from sae.files import read_json
+from sae.strict import nearest
+from workbench.config import data_dir
+from workbench.workspace import check_id
+
+FINAL = "final"
+
+
+def bundled() -> list[str]:
+    """Names of the bundled models."""
+    folder = data_dir() / "models"
+    return sorted(p.name for p in folder.iterdir() if (p / "config.json").is_file()) if folder.is_dir() else []
+
+
+def model_id(name: str) -> str:
+    """The id a model has inside ids of results: ``EleutherAI/pythia-160m`` -> ``pythia-160m``, a folder -> its name."""
+    return check_id(
+        Path(str(name)).expanduser().resolve().name if Path(str(name)).expanduser().is_dir() else str(name).rstrip("/").split("/")[-1]
+    )
+
+
+def find_folder(name: str | Path) -> Path | None:
+    """The folder that ``name`` means: a local one or a bundled model's; None for a name of the hub.
+
+    Raises:
+        MissingError: ``name`` is written as a path and there is no such folder.
+    """
+    path = Path(name).expanduser()
+    if str(name) in bundled():
+        return data_dir() / "models" / str(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise MissingError(f"{name} holds no config.json, so it is not a model folder.")
+        return path
+    written_as_path = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
+    if written_as_path or path.exists():
+        near = [p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != "."] if path.parent.is_dir() else []
+        hint = f" ({nearest(path.name, near)})" if near else ""
+        raise MissingError(f"model folder {str(name)!r} does not exist{hint}.")
+    return None
+
+
+def revisions(name: str | Path) -> list[str]:
+    """Snapshots of a bundled model or folder, in training order (``step0`` …); empty where there is only one set of weights."""
+    folder = find_folder(name)
+    if folder is None:
+        raise UsageError(f"{name!r} is a hub model; its revisions are listed on huggingface.co, not here.")
+    return _snapshots(folder)
+
+
+def _snapshots(folder: Path) -> list[str]:
+    found = [p.name for p in folder.iterdir() if p.is_dir() and (p / "model.safetensors").is_file()]
+    return sorted(found, key=lambda r: (int(m[1]) if (m := re.fullmatch(r"step(\d+)", r)) else 1 << 60, r))
+
+
+def resolve_revision(name: str | Path, revision: str | None = None) -> str | None:
+    """The revision that is loaded: ``None`` and ``"final"`` mean the last snapshot; None where the folder has but one set of weights.
+
+    Raises:
+        MissingError: no such snapshot; the message names the nearest one.
+    """
+    folder = find_folder(name)
+    if folder is None:
+        return revision
+    known = _snapshots(folder)
+    if revision in (None, FINAL):
+        return known[-1] if known else None
+    if revision in known:
+        return revision
+    hint = nearest(str(revision), known) if known else "it has only one set of weights; leave the revision out"
+    raise MissingError(f"model {str(name)!r} has no revision {revision!r} ({hint})")
+
+
+def load_model(name: str | Path, revision: str | None = None) -> Any:
+    """Load a model as a ``TransformerBridge``: float32, eval, unprocessed weights.
+
+    Args:
+        name: a bundled name (``mini-pythia``), a folder, or a hub id (``EleutherAI/pythia-160m``).
+        revision: a snapshot (``step512``) or hub revision; the last one by default.
+
+    Raises:
+        MissingError: no such folder, revision, or hub model in the local cache (the message says how to fetch it).
+        CorruptError: the weights do not fit the configuration. UsageError: an architecture without a bridge.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    folder = find_folder(name)
+    revision = resolve_revision(name, revision)
+    hf_model = load_hf(name, revision)
+    if folder is None:
+        tokenizer = _hub(name, revision, "AutoTokenizer")
+    else:
+        tokenizer = load_tokenizer(folder) if _has_tokenizer(folder) else None
+    return bridge(hf_model, tokenizer, str(name))
+
+
+def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
+    """Wrap a Hugging Face model, which is changed in place, as a ``TransformerBridge``."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    architecture = (hf_model.config.architectures or [type(hf_model).__name__])[0]
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise UsageError(f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})")
+    model = build_bridge_from_module(hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name)
+    if tokenizer is not None and tokenizer.init_kwargs.get("add_bos_token"):
+        model.cfg.default_prepend_bos = True  # TransformerLens' GPT-NeoX adapter assumes models that never saw BOS
+    model.eval()
+    return model
+
+
+def load_hf(name: str | Path, revision: str | None = None) -> Any:
+    """The plain Hugging Face model behind :func:`load_model`: float32, eval, eager attention, Mamba mixers repaired."""
+    import torch
+
+    folder = find_folder(name)
+    if folder is None or not _snapshots(folder):
+        source = name if folder is None else folder
+        hf_model = _hub(
+            source, revision if folder is None else None, "AutoModelForCausalLM", dtype=torch.float32, attn_implementation="eager"
+        )
+    else:
+        hf_model = _from_snapshot(folder, resolve_revision(name, revision) or "")
+    from workbench.models.mamba import repair_mamba
+
+    return repair_mamba(hf_model).eval()
+
+
+def _from_snapshot(folder: Path, revision: str) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = folder / revision / "model.safetensors"
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        weights = {k: v.float() for k, v in load_file(path).items()}
+    except (SafetensorError, OSError) as e:
+        raise CorruptError(f"{path} cannot be read: {e}. Make it again with `workbench pretrain`, or reinstall the package.") from e
+    config.dtype = torch.float32
+    with torch.random.fork_rng(devices=[]):  # the initialisation that the weights replace draws random numbers
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as e:
+        raise CorruptError(f"{path} does not fit {folder / 'config.json'}: {e}") from e
+    model.tie_weights()
+    tied = {"lm_head.weight", "embed_out.weight"} if config.tie_word_embeddings else set()
+    if set(missing) - tied or unexpected:
+        raise CorruptError(
+            f"{path} does not fit {folder / 'config.json'}: missing {sorted(set(missing) - tied)[:3]}, unknown {list(unexpected)[:3]}."
+        )
+    return model
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model, as a ``PreTrainedTokenizerFast``.
+
+    Raises:
+        MissingError: the folder has none, or the hub model is not in the local cache.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    folder = find_folder(name)
+    if folder is None:
+        return _hub(name, None, "AutoTokenizer")
+    if not _has_tokenizer(folder):
+        raise MissingError(f"{name} holds no tokenizer (no tokenizer.json).")
+    if (folder / "tokenizer_config.json").is_file():
+        return _hub(folder, None, "AutoTokenizer")
+    from workbench.tokenizer import read_tokenizer
+
+    return read_tokenizer(folder)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json"))
+
+
+def _hub(name: str | Path, revision: str | None, auto: str, **options: Any) -> Any:
+    """Call ``transformers.<auto>.from_pretrained`` without the network unless it was asked for."""
+    import transformers
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "")
+    where = {} if revision is None else {"revision": revision}
+    try:
+        return getattr(transformers, auto).from_pretrained(str(name), local_files_only=offline, trust_remote_code=False, **where, **options)
+    except Exception as e:
+        if Path(name).is_dir():
+            raise CorruptError(f"{name} cannot be loaded: {str(e).splitlines()[0]}") from e
+        at = f" --revision {revision}" if revision else ""
+        near = f" (bundled models: {nearest(str(name), bundled())})" if "/" not in str(name) and bundled() else ""
+        if offline:
+            raise MissingError(
+                f"model {str(name)!r}{f' at {revision!r}' if revision else ''} is not bundled, not a folder "
+                f"and not in the local Hugging Face cache{near}. "
+                f"Fetch it once: HF_HUB_OFFLINE=0 hf download {name}{at}"
+            ) from e
+        raise MissingError(f"model {str(name)!r} could not be fetched{near}: {str(e).splitlines()[0]}") from e
+
+
+def describe(name: str | Path) -> dict[str, Any]:
+    """The model's ``card.json``: recipe, tokens, loss per snapshot, criteria, digests.
+
+    Raises:
+        MissingError: the model has no card.
+    """
+    folder = find_folder(name)
+    if folder is None or not (folder / "card.json").is_file():
+        raise MissingError(f"model {str(name)!r} has no card.json; only models made by `workbench pretrain` have one.")
+    return read_json(folder / "card.json")
