@@ -1,0 +1,13 @@
+"""Figures for papers: one spec in, one bundle out (figure, data, table, references, caption, provenance, script).
+
+from workbench import Workspace
+from workbench.export import bundle, read_spec
+b = bundle(read_spec("mppc-distribution"), Workspace("workspace"))
+open(f"{b.name}.zip", "wb").write(b.zip)
+"""
+
+from workbench.export.bundle import Bundle, bundle, bundle_of
+from workbench.export.figures import FigureData, Panel, figure, kinds
+from workbench.export.spec import FigureSpec, Style, read_spec
+
+__all__ = ["Bundle", "FigureData", "FigureSpec", "Panel", "Style", "bundle", "bundle_of", "figure", "kinds", "read_spec"]

@@ -1,0 +1,112 @@
+"""``workbench export``: a figure as a bundle for a paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def export(
+    spec: Annotated[str, typer.Argument(help="A .toml or .json spec, or the name of a bundled one.")] = "",
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    source: Annotated[str, typer.Option(help="Result to show, as kind/id; wins over the spec's.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="An option of the figure, as key=value (value in JSON or plain).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the zip to this file.")] = None,
+    expect: Annotated[str, typer.Option(help="Fail unless the data have this SHA-256 (reproduce.sh).")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="List figures, their options and the bundled specs.")] = False,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Write a figure as a bundle: PDF, SVG, PNG, CSV, Parquet, LaTeX table, BibTeX, caption, provenance, reproduce.sh."""
+    from sae.errors import CorruptError, UsageError
+    from sae.files import disk_errors, write_bytes
+    from workbench.export.bundle import bundle
+    from workbench.export.spec import read_spec
+    from workbench.workspace import Workspace
+
+    if list_:
+        return _list()
+    if not spec:
+        raise UsageError("say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them.")
+    wanted = read_spec(spec)
+    changes: dict[str, Any] = {"source": source} if source else {}
+    if set_:
+        changes["options"] = {**wanted.options, **dict(_pair(s) for s in set_)}
+    ws = Workspace(workspace)
+    made = bundle(type(wanted).model_validate({**wanted.model_dump(), **changes}), ws)
+    if expect and made.data_sha256 != expect:
+        raise CorruptError(
+            f"the data of {made.name} have SHA-256 {made.data_sha256}, expected {expect}: the results in {ws.root} are not the same."
+        )
+    id = made.name.replace("__", ".")
+    if not ws.complete("exports", id) or (ws.path("exports", id) / f"{made.name}.zip").read_bytes() != made.zip:
+        provenance = json.loads(made.files["provenance.json"])
+        with ws.create(
+            "exports",
+            id,
+            replace=True,
+            command=f"workbench export {spec}",
+            recipe=provenance["spec"],
+            metadata={"figure": provenance["figure"]},
+        ) as folder:
+            for name, content in made.files.items():
+                (folder / name).write_bytes(content)
+            (folder / f"{made.name}.zip").write_bytes(made.zip)
+    if out is not None:
+        with disk_errors(str(out)):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out, made.zip)
+    path = ws.path("exports", id)
+    say(
+        f"{path}: {len(made.files)} files, zip {len(made.zip):,} bytes"
+        + (f", also at {out}" if out else "")
+        + (", data as expected" if expect else "")
+    )
+    return {
+        "id": id,
+        "path": str(path),
+        "zip": str(out or path / f"{made.name}.zip"),
+        "sha256": made.sha256,
+        "data_sha256": made.data_sha256,
+        "version": made.version,
+        "files": sorted(made.files),
+    }
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    from sae.errors import UsageError
+
+    key, sep, value = text.partition("=")
+    if not sep or not key:
+        raise UsageError(f"--set {text!r} is not key=value.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _list() -> dict[str, Any]:
+    from workbench.export.figures import kinds
+    from workbench.export.spec import bundled_specs, read_spec
+
+    specs = {name: read_spec(name).figure for name in bundled_specs()}
+    figures = {}
+    for name, kind in kinds().items():
+        options = {k: f.default for k, f in kind.options.model_fields.items()}
+        figures[name] = {
+            "title": kind.title,
+            "source": kind.source,
+            "options": options,
+            "specs": [s for s, f in specs.items() if f == name],
+        }
+        say(f"{name:22} {kind.title} (from {kind.source}/)")
+        say(
+            f"{'':22} options {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'}; bundled specs: {', '.join(figures[name]['specs']) or 'none'}"
+        )
+    return {"figures": figures, "specs": specs}

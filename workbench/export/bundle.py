@@ -1,0 +1,179 @@
+"""One click to a paper: everything about one figure in one zip, the same bytes for the same spec.
+
+    figure.pdf figure.svg figure.png     vector and raster, fonts embedded
+    data.csv data.parquet                what is drawn
+    table.tex refs.bib caption.txt       ready to be included
+    provenance.json                      spec, inputs with digests, n, versions
+    spec.json reproduce.sh               one command that makes the bundle again, and compares
+
+The browser's button and ``workbench export`` both call :func:`bundle`; there is no other way to a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sae.errors import MissingError
+from sae.files import sha256_json
+from workbench.export.figures import FigureData, build
+from workbench.export.references import bibtex
+from workbench.export.render import render
+from workbench.export.spec import FigureSpec
+from workbench.export.tables import to_csv, to_latex, to_parquet
+from workbench.export.text import visible
+from workbench.provenance import code_version
+from workbench.workspace import Item, Workspace
+
+SCHEMA = "workbench.export/1"
+_KINDS = ("models", "stores", "dictionaries", "latents", "evaluations", "matches", "circuits", "evolution", "maps", "graphs")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The files of one export. ``version`` (eight hex digits) stands for spec and inputs; ``name`` contains it."""
+
+    name: str
+    version: str
+    files: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def zip(self) -> bytes:
+        """All files as one zip archive (no dates, fixed order)."""
+        sink = io.BytesIO()
+        with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+            for name, content in sorted(self.files.items()):
+                info = zipfile.ZipInfo(f"{self.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+                info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 3
+                info.external_attr = (0o100755 if name.endswith(".sh") else 0o100644) << 16
+                archive.writestr(info, content)
+        return sink.getvalue()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the zip."""
+        return hashlib.sha256(self.zip).hexdigest()
+
+    @property
+    def data_sha256(self) -> str:
+        """Digest of ``data.csv``: what reproduce.sh compares, independent of library versions."""
+        return hashlib.sha256(self.files["data.csv"]).hexdigest()
+
+
+def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
+    """Everything about the figure ``spec`` means, from the results in ``workspace``.
+
+    Raises:
+        UsageError, ConfigError: the spec names an unknown figure, option or source.
+        MissingError: the result is not in the workspace.
+    """
+    return bundle_of(build(spec, workspace), spec, workspace)
+
+
+def bundle_of(data: FigureData, spec: FigureSpec, workspace: Workspace) -> Bundle:
+    """:func:`bundle` of a figure that is already built."""
+    if not spec.source and data.inputs:
+        spec = spec.model_copy(update={"source": f"{data.inputs[0].kind}/{data.inputs[0].id}"})
+    version = sha256_json({"spec": spec.plain(), "inputs": [i.digest for i in data.inputs]})[:8]
+    name = f"{spec.figure}__{version}"
+    csv = to_csv(data.data, data.tokens)
+    provenance = _provenance(data, spec, version, csv)
+    stamp = f"workbench {provenance['code']['version']} {name} data {provenance['data_sha256']}"
+    caption = _caption(data, spec, version)
+    pictures = render(data, spec.style, stamp=stamp)
+    text = {
+        "table.tex": to_latex(
+            data.table, caption=caption, label=f"{spec.figure}-{version}".replace("_", "-"), headings=data.columns, comment=stamp
+        ),
+        "refs.bib": bibtex(data.references, comment=stamp),
+        "caption.txt": caption + "\n",
+        "provenance.json": _json(provenance),
+        "spec.json": _json(spec.plain()),
+        "reproduce.sh": _script(data, name, provenance["data_sha256"], workspace),
+    }
+    files = {
+        **{f"figure.{k}": v for k, v in pictures.items()},
+        "data.csv": csv,
+        "data.parquet": to_parquet(data.data, {"export": name, "provenance": json.dumps(provenance, sort_keys=True)}),
+        **{k: v.encode() for k, v in text.items()},
+    }
+    return Bundle(name, version, files)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _provenance(data: FigureData, spec: FigureSpec, version: str, csv: bytes) -> dict[str, Any]:
+    """The record of one figure. No time and no path: the same spec on the same results gives the same bytes."""
+    libraries = {name: importlib.metadata.version(name) for name in ("matplotlib", "numpy", "pandas", "pyarrow")}
+    return {
+        "schema": SCHEMA,
+        "figure": spec.figure,
+        "version": version,
+        "spec": spec.plain(),
+        "inputs": [{"kind": i.kind, "id": i.id, "manifest_sha256": i.digest} for i in data.inputs],
+        "n": dict(data.n),
+        "code": code_version(),
+        "env": {"python": platform.python_version(), **libraries},
+        "permalink": data.permalink,
+        "data_sha256": hashlib.sha256(csv).hexdigest(),
+    }
+
+
+def _caption(data: FigureData, spec: FigureSpec, version: str) -> str:
+    """What is shown, n, and the data version."""
+    n = ", ".join(f"{_count(v)} {k.replace('_', ' ')}" for k, v in data.n.items())
+    text = (
+        f"{spec.caption or data.caption} n: {n}. Data version {version}."
+        if n
+        else f"{spec.caption or data.caption} Data version {version}."
+    )
+    return visible(" ".join(text.split()))
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _script(data: FigureData, name: str, data_sha256: str, workspace: Workspace) -> str:
+    """``reproduce.sh``: the commands that made the inputs as comments, then the export, compared with this one."""
+    made = "".join(f"#   {line}\n" for line in _commands(data.inputs, workspace))
+    return (
+        "#!/bin/sh\n"
+        f"# Makes {name} again from a workspace, and says whether the data are the same.\n"
+        "# usage: sh reproduce.sh [WORKSPACE]\n" + (f"# What the workspace needs was made by:\n{made}" if made else "") + "set -eu\n"
+        'here=$(cd "$(dirname "$0")" && pwd)\n'
+        f'workbench export "$here/spec.json" --workspace "${{1:-workspace}}" --out "$here/{name}.zip" --expect {data_sha256}\n'
+    )
+
+
+def _commands(inputs: list[Item], workspace: Workspace) -> list[str]:
+    """The recorded commands of the inputs and of what they were made from, earliest first, each once."""
+    seen: dict[tuple[str, str], None] = {}
+    out: list[str] = []
+
+    def visit(kind: str, id: str) -> None:
+        if (kind, id) in seen or kind not in _KINDS:
+            return
+        seen[kind, id] = None
+        try:
+            manifest = workspace.get(kind, id).manifest
+        except MissingError:  # an input may lie outside this workspace, or be a store (which has a seal, not a manifest)
+            return
+        for i in manifest.inputs:
+            visit(i.kind, i.id)
+        line = "".join(c for c in manifest.command if c.isprintable())
+        if line and line not in out:
+            out.append(line)
+
+    for item in inputs:
+        visit(item.kind, item.id)
+    return out
