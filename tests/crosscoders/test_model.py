@@ -85,7 +85,7 @@ def test_folders_that_contradict_themselves_are_refused(trained, tmp_path):
         Crosscoder.load(path)
     del cfg["metadata"]["sources"]
     (path / "cfg.json").write_text(json.dumps(cfg))
-    with pytest.raises(CorruptError, match="metadata.sources"):
+    with pytest.raises(CorruptError, match=r"metadata\.sources"):
         Crosscoder.load(path)
     sae.TopKSAE(8, 16, 2).save(tmp_path / "sae")
     with pytest.raises(ConfigError, match="not a Crosscoder"):
