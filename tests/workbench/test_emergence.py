@@ -54,7 +54,7 @@ def test_class_null_and_intervals():
     assert em.class_null(e, a, ~a).p < 0.01
     assert em.class_null(rng.permutation(e), a, ~a, seed=1).p > 0.01
     gap = em.median_gap(e[a], e[~a])
-    assert gap.above_zero and gap.low <= gap.value <= gap.high and gap.n == 160
+    assert gap.low > 0 and gap.low <= gap.value <= gap.high and gap.n == 160
     assert np.isnan(em.median_gap([], e).value)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from crosscoders import evolution as ev
+from workbench.analysis.bootstrap import Estimate
 
 Floats = npt.NDArray[np.float64]
 
@@ -146,23 +147,8 @@ def emergence_gap(first: npt.ArrayLike, second: npt.ArrayLike, threshold: float 
     return statistic
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % bootstrap interval and the n it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def above_zero(self) -> bool:
-        """Whether the whole interval is positive."""
-        return self.low > 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest; a value that is not a number becomes None."""
-        return {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in asdict(self).items()}
+def _estimate(value: float, low: float = float("nan"), high: float = float("nan"), *, n: int) -> Estimate:
+    return Estimate(float(value), float(low), float(high), n, "latents", "bootstrap over latents, 95 %")
 
 
 def bootstrap(statistic: Callable[..., float], *samples: npt.ArrayLike, n: int = 1000, seed: int = 0, paired: bool = False) -> Estimate:
@@ -170,7 +156,7 @@ def bootstrap(statistic: Callable[..., float], *samples: npt.ArrayLike, n: int =
     arrays = [np.asarray(s) for s in samples]
     size = len(arrays[0]) if paired else sum(map(len, arrays))
     if any(len(a) == 0 for a in arrays):
-        return Estimate(float("nan"), float("nan"), float("nan"), size)
+        return _estimate(float("nan"), n=size)
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(n):
@@ -181,7 +167,7 @@ def bootstrap(statistic: Callable[..., float], *samples: npt.ArrayLike, n: int =
             draws.append(statistic(*(a[rng.integers(0, len(a), len(a))] for a in arrays)))
     ok = np.array(draws)[np.isfinite(draws)]
     low, high = np.quantile(ok, (0.025, 0.975)) if len(ok) else (np.nan, np.nan)
-    return Estimate(float(statistic(*arrays)), float(low), float(high), size)
+    return _estimate(statistic(*arrays), low, high, n=size)
 
 
 def median_gap(first: npt.ArrayLike, second: npt.ArrayLike, *, n: int = 1000, seed: int = 0) -> Estimate:
@@ -211,5 +197,5 @@ def partial_spearman(x: npt.ArrayLike, y: npt.ArrayLike, *given: npt.ArrayLike, 
         return float(a @ b / scale) if scale > 1e-9 else float("nan")
 
     if keep.sum() < 4 + len(given):
-        return Estimate(float("nan"), float("nan"), float("nan"), int(keep.sum()))
+        return _estimate(float("nan"), n=int(keep.sum()))
     return bootstrap(r, *columns, n=n, seed=seed, paired=True)
