@@ -96,7 +96,7 @@ def test_latex_escapes_every_special_and_keeps_structure() -> None:
     assert "{{--}}" in body[2] and "NaN" in body[0]
     assert tex.isascii() or all(ord(c) < 256 for c in tex)
     assert r"50 \% of \$x\_1\$ \& more" in tex and "S[table-format=-1.3]" in tex
-    assert latex("\\{") == r"\textbackslash{}\{"
+    assert latex("\\{") == r"\textbackslash{}\{" and latex(" a--b ") == r"\textvisiblespace{}a-{}-b\textvisiblespace{}"
     for token in NASTY:  # braces balance once escaped ones are taken out
         plain = re.sub(r"\\[{}]", "", latex(token))
         assert plain.count("{") == plain.count("}")

@@ -13,7 +13,7 @@ _VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "-": "{-}",
+    '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 
@@ -53,10 +53,14 @@ def visible(text: str, drawable: Callable[[str], bool] = lambda c: True) -> str:
 
 
 def latex(text: str) -> str:
-    """For LaTeX: every special character escaped; what needs more than Latin-1 becomes ``<U+XXXX>``."""
+    """For LaTeX: every special character escaped, spaces that would vanish made visible, beyond Latin-1 ``<U+XXXX>``."""
     out = []
-    for c in valid(text):
-        if c in "\n\r\t":
+    for i, c in enumerate(text := valid(text)):
+        if c == " " and (i == 0 or i == len(text) - 1 or text[i - 1] == " "):
+            out.append(r"\textvisiblespace{}")
+        elif c == "-" and i and text[i - 1] == "-":
+            out.append("{}-")
+        elif c in "\n\r\t":
             out.append(r"\textbackslash{}" + {"\n": "n", "\r": "r", "\t": "t"}[c])
         elif c in _LATEX:
             out.append(_LATEX[c])
