@@ -147,6 +147,13 @@ class Crosscoder(SAE):
         parts = [self.split(super(Crosscoder, self).decode_sparse(v, indices))[s] for s, v in enumerate(open_)]
         return torch.cat(parts, dim=-1)
 
+    def codes_at(self, f: Tensor, source: int, latents: Tensor) -> Tensor:
+        """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``: all of it, unless the gate is per source."""
+        if not (isinstance(self.activation, JumpReLU) and self.activation.per_source):
+            return f
+        norms = (self.decoder_norms() / self.gain_F)[:, latents]
+        return torch.where(f * norms[source] > self.thresholds()[latents] * norms.amax(0), f, torch.zeros_like(f))
+
     def decode(self, f: Tensor) -> Tensor:
         """Raw activations [..., D] from dense latent activations [..., F]."""
         if isinstance(self.activation, JumpReLU) and self.activation.per_source:

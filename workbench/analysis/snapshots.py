@@ -1,0 +1,132 @@
+"""The sources of a crosscoder as running models: snapshots of one model, two models, or several layers.
+
+Several models run on the same tokens and their activations are laid side by side, so nothing needs to be on disk. Models
+are loaded when first needed and kept as long as ``keep`` allows (miniatures all stay, large ones one at a time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source: a model at a revision, read at one hook. ``step`` is its training step where it is a snapshot."""
+
+    name: str
+    model: str
+    revision: str | None
+    hook: str
+    step: int | None = None
+
+
+class Snapshots:
+    """Runs the sources of a crosscoder. ``load`` (name, revision) -> bridge defaults to :func:`workbench.load_model`."""
+
+    def __init__(self, sources: Sequence[Source], *, load: Callable[[str, str | None], Any] | None = None, keep: int = 64):
+        self.sources, self.keep = tuple(sources), keep
+        self._load = load
+        self._loaded: dict[tuple[str, str | None], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def model(self, i: int) -> Any:
+        """The model of source ``i``, frozen."""
+        s = self.sources[i]
+        key = (s.model, s.revision)
+        if key not in self._loaded:
+            while len(self._loaded) >= self.keep:
+                self._loaded.pop(next(iter(self._loaded)))
+            if self._load is not None:
+                model = self._load(s.model, s.revision)
+            else:
+                from workbench.models import load_model
+
+                model = load_model(s.model, s.revision)
+            if hasattr(model, "parameters"):
+                for p in model.parameters():
+                    p.requires_grad_(False)
+            self._loaded[key] = model
+        return self._loaded[key]
+
+    def activations(self, tokens: Tensor) -> Tensor:
+        """Activations of all sources on tokens [b, T], side by side: [b, T, sum of widths]."""
+        from workbench.activations.forward import capture
+
+        parts = [capture(self.model(i), tokens, [s.hook])[s.hook] for i, s in enumerate(self.sources)]
+        return torch.cat([p.float() for p in parts], dim=-1)
+
+    def widths(self) -> list[int]:
+        """Width of every source, by running two tokens through each."""
+        from workbench.activations.forward import widths
+
+        return [widths(self.model(i), 0, [s.hook])[s.hook] for i, s in enumerate(self.sources)]
+
+
+class OnlineBatches:
+    """Rows [batch_size, sum(D)] of all sources, computed as they are needed from tokens [n_seq, ctx] and never stored.
+
+    Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0 (BOS) is
+    left out. The order is a function of (seed, epoch, group), so training can go on at any step. With ``cache`` the rows of
+    the first epoch are kept in float16, for several epochs over a small corpus.
+    """
+
+    def __init__(
+        self, snapshots: Snapshots, tokens: np.ndarray, batch_size: int, *, seed: int, group: int = 128, start: int = 0, cache: bool = False
+    ):
+        if len(tokens) < 1 or tokens.shape[1] < 2:
+            raise UsageError(f"tokens of shape {tokens.shape}: at least one sequence of two tokens is needed.")
+        self.snapshots, self.tokens, self.batch_size, self.seed, self.start = snapshots, tokens, batch_size, seed, start
+        self.group = min(group, len(tokens))
+        self.cached: dict[int, Tensor] | None = {} if cache else None
+
+    def starting_at(self, step: int) -> Self:
+        """The same batches from ``step`` on."""
+        out = type(self)(self.snapshots, self.tokens, self.batch_size, seed=self.seed, group=self.group, start=step)
+        out.cached = self.cached
+        return out
+
+    @property
+    def groups(self) -> int:
+        """Groups per epoch; a remainder of fewer sequences than a group is left out of that epoch."""
+        return len(self.tokens) // self.group
+
+    def rows_of(self, sequences: np.ndarray) -> Tensor:
+        """Rows [n * (ctx - 1), sum(D)] of some sequences, in order."""
+        out = []
+        for chosen in np.array_split(sequences, -(-len(sequences) // 32)):
+            missing = [int(i) for i in chosen if self.cached is None or int(i) not in self.cached]
+            fresh: dict[int, Tensor] = {}
+            if missing:
+                x = self.snapshots.activations(torch.from_numpy(self.tokens[missing].astype(np.int64)))[:, 1:]
+                fresh = dict(zip(missing, x, strict=True))
+                if self.cached is not None:
+                    self.cached |= {i: v.half() for i, v in fresh.items()}
+            out += [fresh[int(i)] if int(i) in fresh else self.cached[int(i)].float() for i in chosen]  # type: ignore[index]
+        return torch.cat(out)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        per_group = self.group * (self.tokens.shape[1] - 1) // self.batch_size
+        if per_group == 0:
+            raise UsageError(
+                f"a batch of {self.batch_size} rows is more than a group of {self.group} sequences holds. Use a smaller batch."
+            )
+        step = self.start
+        while True:
+            epoch, within = divmod(step, per_group * self.groups)
+            number, first = divmod(within, per_group)
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.tokens))
+            rows = self.rows_of(np.sort(order[number * self.group : (number + 1) * self.group]))
+            shuffled = torch.from_numpy(np.random.default_rng([self.seed, 1, epoch, number]).permutation(len(rows)))
+            for i in range(first, per_group):
+                yield rows[shuffled[i * self.batch_size : (i + 1) * self.batch_size]]
+                step += 1
