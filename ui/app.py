@@ -36,8 +36,14 @@ def main() -> None:
     st.html(
         f'<div class="wb-foot wb-keys"><span>workspace <b>{html.escape(index.root.name)}</b></span>'
         f"<span>Interpretability Workbench {html.escape(__version__)}</span>"
-        "<span><kbd>J</kbd> <kbd>K</kbd> next, previous latent</span><span><kbd>P</kbd> pin</span><span><kbd>E</kbd> export</span></div>"
+        f"{_keys(page.url_path)}</div>"
     )
+
+
+def _keys(page: str) -> str:
+    """The keyboard map of a page."""
+    keys = {"latent": "<span><kbd>J</kbd> next latent</span><span><kbd>K</kbd> previous latent</span>"}
+    return keys.get(page, "")
 
 
 @st.cache_resource(show_spinner=False)

@@ -63,7 +63,7 @@ def selected(records: LatentRecords) -> int:
 def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
     """Title, label and the controls that move to another latent."""
     last = int(records.table["latent"].iloc[-1])
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left, right = st.columns([5, 4], vertical_alignment="bottom")
     with left:
         st.html(f'<div class="wb-title"><h1>Latent {latent:,}</h1>{label_line(records.row(latent))}<div>{badges(d)}</div></div>')
     with right, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="bottom", gap="small"):
@@ -77,7 +77,7 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
             kwargs={"i": max(0, latent - 1)},
         )
         st.session_state["wb_jump"] = latent
-        st.number_input("Latent", 0, last, key="wb_jump", step=1, on_change=_jump, label_visibility="collapsed", width=130)
+        st.number_input("Latent", 0, last, key="wb_jump", step=1, on_change=_jump, label_visibility="collapsed", width=118)
         st.button(
             "Next",
             icon=":material/chevron_right:",
@@ -88,7 +88,7 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
             on_click=state.choose,
             kwargs={"i": min(last, latent + 1)},
         )
-        st.button("Random", icon=":material/casino:", key="wb_random", help="Another latent that fires", on_click=_random)
+        st.button(":material/casino:", key="wb_random", help="A random latent that fires", on_click=_random)
 
 
 def _jump() -> None:

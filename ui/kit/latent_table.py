@@ -95,8 +95,9 @@ def page(records: LatentRecords, latents: np.ndarray) -> pd.DataFrame:
     """One page of the table: numbers, an activation profile, and the strongest context as text."""
     rows = []
     labelled = "label" in records.table
-    for latent in latents.tolist():
-        row = records.row(latent)
+    wanted = records.table.iloc[[records.position(latent) for latent in latents.tolist()]].to_dict("records")
+    for latent, values in zip(latents.tolist(), wanted, strict=True):
+        row = {k: v for k, v in values.items() if not pd.isna(v)}
         top = records.contexts(latent, "top", 1)
         effects = records.logits(latent)
         found: dict[str, Any] = {"latent": latent}
@@ -105,11 +106,11 @@ def page(records: LatentRecords, latents: np.ndarray) -> pd.DataFrame:
         found |= {
             "context": snippet(top[0].tokens, top[0].peak) if top else "",
             "peak": cell(row["peak_text"]) if isinstance(row.get("peak_text"), str) else "",
-            "promotes": "  ".join(cell(t, 16) for _, t, _ in effects.promoted[:3]) if effects else "",
             "density": 100 * row["density"] if row.get("density") is not None else None,
             "max": row.get("max"),
             "mean": row.get("mean"),
             "profile": sparkline(records.histogram(latent).counts),
+            "promotes": "  ".join(cell(t, 16) for _, t, _ in effects.promoted[:3]) if effects else "",
             "nearest": row.get("nearest_cos"),
         }
         rows.append(found)
@@ -121,7 +122,7 @@ def snippet(tokens: list[str], peak: int, before: int = 10, after: int = 5) -> s
     left = "".join(visible(t) for t in tokens[max(0, peak - before) : peak])
     right = "".join(visible(t) for t in tokens[peak + 1 : peak + 1 + after])
     mid = visible(tokens[peak]) if 0 <= peak < len(tokens) else ""
-    return f"{left[-46:]}⟦{clip(mid, 24)}⟧{right[:26]}"
+    return f"{left[-38:]}⟦{clip(mid, 24)}⟧{right[:22]}"
 
 
 def columns() -> dict[str, Any]:
@@ -129,8 +130,8 @@ def columns() -> dict[str, Any]:
     c = st.column_config
     return {
         "latent": c.NumberColumn("latent", format="%d", width=64, pinned=True),
-        "label": c.TextColumn("label", width=190),
-        "context": c.TextColumn("strongest context", width=430, help="⟦ ⟧ marks the token on which it fires most"),
+        "label": c.TextColumn("label", width=150),
+        "context": c.TextColumn("strongest context", width=360, help="⟦ ⟧ marks the token on which it fires most"),
         "peak": c.TextColumn("peak token", width=96),
         "promotes": c.TextColumn("promotes", width=150, help="Tokens whose logits it raises most"),
         "density": c.NumberColumn("density %", format="%.3g", width=84, help="Share of tokens on which it fires"),

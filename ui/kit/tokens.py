@@ -79,7 +79,7 @@ def level(value: float, vmax: float) -> int:
     """Which of the :data:`LEVELS` steps of the linear ramp a positive value takes."""
     if not (vmax > 0 and math.isfinite(vmax) and math.isfinite(value)):
         return 0
-    return max(0, min(LEVELS - 1, int(LEVELS * value / vmax)))
+    return max(0, min(LEVELS - 1, int(LEVELS * min(1.0, value / vmax))))
 
 
 def number(value: float | None, digits: int = 3) -> str:

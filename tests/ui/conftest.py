@@ -1,0 +1,84 @@
+"""Workspaces the page tests look at, made once per session, and one way to open a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.ui.synthetic import make_workspace, remove_files, vocabulary, write_records
+from workbench.workspace import Workspace
+
+APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
+OptionalParts = ("logits_id.npy", "logits_val.npy", "nbr_cos_id.npy", "nbr_cos_val.npy")
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Two architectures, three layers, two snapshots."""
+    return make_workspace(tmp_path_factory.mktemp("full") / "full")
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The same, every text of it an attack."""
+    return make_workspace(tmp_path_factory.mktemp("hostile") / "hostile", hostile=True)
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with nothing in it."""
+    return Workspace(tmp_path_factory.mktemp("empty") / "empty")
+
+
+@pytest.fixture(scope="session")
+def minimal(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One dictionary's records without logit effects and neighbours, and no dictionary beside them."""
+    ws = Workspace(tmp_path_factory.mktemp("minimal") / "minimal")
+    meta = {"groups": ["top", "q1", "q2", "q3", "q4", "random", "near_miss"], "n_tokens": 100_000, "vocab": "vocab.json"}
+    with ws.create("latents", "m.L0R-4x", metadata=meta) as tmp:
+        write_records(tmp, latents=40, contexts=20, per_group=1, vocab=vocabulary(128))
+    remove_files(ws.path("latents", "m.L0R-4x"), *OptionalParts)
+    return ws
+
+
+@pytest.fixture(scope="session")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Required files gone, truncated or foreign: the selected records are half-written, others are fine or worse."""
+    ws = make_workspace(tmp_path_factory.mktemp("damaged") / "damaged")
+    (ws.path("latents", "mini-pythia.L1R-8x") / "hist.npy").unlink()
+    (ws.path("latents", "mini-pythia.L2R-8x") / "group_ctx.npy").write_bytes(b"\x93NUMPY\x01\x00truncated")
+    (ws.path("latents", "mini-mamba.L2R-8x") / "latents.parquet").write_bytes(b"not parquet")
+    (ws.path("dictionaries", "mini-mamba.L2S-8x") / "manifest.json").write_text('{"workbench_schema": 99}')
+    (ws.path("models", "mini-mamba") / "manifest.json").write_text("{")
+    return ws
+
+
+@pytest.fixture
+def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """``open_page(workspace, "latent", d=…, i=…)`` runs the page as a visitor with that address would see it."""
+
+    def run(workspace: Workspace | Path, page: str = "overview", **address: object) -> AppTest:
+        monkeypatch.setenv("WORKBENCH_WORKSPACE", str(workspace.root if isinstance(workspace, Workspace) else workspace))
+        at = AppTest.from_file(str(APP), default_timeout=60).run()
+        if page != "overview" or address:
+            at.switch_page(f"app_pages/{page}.py")
+            for key, value in address.items():
+                at.query_params[key] = str(value)
+            at.run()
+        return at
+
+    return run
+
+
+def page_text(at: AppTest) -> str:
+    """All markup the page sent, one string."""
+    return "\n".join(str(e.value) for e in at.get("html"))
+
+
+def param(at: AppTest, key: str) -> str:
+    """One value of the page's address."""
+    value = at.query_params[key]
+    return value if isinstance(value, str) else value[0]

@@ -1,0 +1,160 @@
+"""Index, charts and table queries: pure functions on generated records."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ui.kit import latent_table
+from ui.kit.charts import histogram, logit_bars
+from ui.kit.context_bar import best_match, choices
+from ui.kit.index import Index, read_index, signature, step
+from ui.kit.latent_table import Query, select
+from ui.kit.latent_view import VIEWS, contexts_html, interesting
+from ui.kit.missing import gaps
+from workbench.records import Histogram, LatentRecords, LogitEffects
+from workbench.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def index(full: Workspace) -> Index:
+    return read_index(full.root)
+
+
+@pytest.fixture(scope="module")
+def records(full: Workspace) -> LatentRecords:
+    return LatentRecords.open(full.path("latents", "mini-pythia.L1R-8x"))
+
+
+def test_index_knows_where_dictionaries_sit(index: Index) -> None:
+    assert list(index.dictionaries) == [
+        "mini-pythia@step512.L2R-8x",
+        "mini-pythia.L1R-8x",
+        "mini-pythia.L2R-8x",
+        "mini-mamba.L2R-8x",
+        "mini-mamba.L2S-8x",
+    ]
+    d = index.dictionaries["mini-mamba.L2S-8x"]
+    assert (d.architecture, d.layer, d.place, d.records) == ("Mamba", 2, "layer 2, Mamba mixer output", None)
+    assert index.dictionaries["mini-pythia@step512.L2R-8x"].revision == "step512"
+    assert index.find("dictionaries", "../../etc/passwd") is None and index.find("nonsense", "x") is None
+
+
+def test_index_notices_a_new_result(full: Workspace, tmp_path: Path) -> None:
+    ws = Workspace(tmp_path / "w")
+    before = signature(ws.root)
+    with ws.create("dictionaries", "a.L0R-4x") as tmp:
+        (tmp / "cfg.json").write_text("{}")
+    assert signature(ws.root) != before
+
+
+def test_selectors_offer_what_exists(index: Index) -> None:
+    d = index.dictionaries["mini-pythia.L2R-8x"]
+    assert choices(index, d, "model") == ["mini-pythia", "mini-mamba"]
+    assert choices(index, d, "site") == ["L2R", "L1R"]
+    assert choices(index, d, "revision") == ["step512", "final"]
+    assert best_match(index, d, "model", "mini-mamba").id == "mini-mamba.L2R-8x"
+    assert best_match(index, d, "revision", "step512").id == "mini-pythia@step512.L2R-8x"
+    assert best_match(index, d, "model", "no such model") is d
+
+
+def test_snapshots_sort_by_step() -> None:
+    assert sorted(["final", "step1024", "step16", "step0"], key=step) == ["step0", "step16", "step1024", "final"]
+
+
+def test_gaps_name_commands(index: Index) -> None:
+    commands = [g.command for g in gaps(index)]
+    assert "workbench features mini-mamba.L2S-8x --workspace full" in commands
+    assert all(re.fullmatch(r"workbench \w+ .*--workspace full", c) for c in commands)
+
+
+def test_histogram_says_n_and_counts(records: LatentRecords) -> None:
+    h = records.histogram(3)
+    markup = histogram(h)
+    assert f"{h.n:,} of 100,000 tokens" in markup and "show as table" in markup and 'role="img"' in markup
+    shown = sum(int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) tokens", markup))
+    assert shown == h.n == int(h.counts.sum())
+
+
+def test_histogram_scales() -> None:
+    counts = np.zeros(64, dtype=np.uint32)
+    counts[[0, 10, 63]] = [1, 999, 9]
+    h = Histogram(counts, np.geomspace(0.01, 10, 65).astype(np.float32), int(counts.sum()), 2000)
+    heights = [float(x) for x in re.findall(r'<i style="height:([\d.]+)%', histogram(h))]
+    assert (
+        heights[0] == pytest.approx(100 * np.log10(2) / 3, abs=0.06) and max(heights) == 100 and heights[-1] == pytest.approx(33.3, abs=0.1)
+    )
+    assert max(float(x) for x in re.findall(r'<i style="height:([\d.]+)%', histogram(h, log=False))[1:]) == 100
+
+
+def test_histogram_of_a_silent_latent() -> None:
+    h = Histogram(np.zeros(64, dtype=np.uint32), np.geomspace(0.01, 10, 65).astype(np.float32), 0, 500)
+    assert "never fired" in histogram(h) and "<i " not in histogram(h)
+
+
+def test_logit_bars_share_one_scale() -> None:
+    effects = LogitEffects([(1, " a", 4.0), (2, "b", 1.0)], [(3, "<b>", -2.0)], "folded")
+    markup = logit_bars(effects)
+    assert [float(x) for x in re.findall(r"width:([\d.]+)%", markup)] == [100.0, 25.0, 50.0]
+    assert "&lt;b&gt;" in markup and "+4" in markup and "-2" in markup and "folded" in markup
+
+
+def test_contexts_count_shown_and_available(records: LatentRecords) -> None:
+    markup = contexts_html(records, 3, "All", n=2, window=8, breaks=False, vmax=float(records.row(3)["max"]))
+    assert markup.count('class="ctx"') == 2 * len(VIEWS["All"])
+    assert markup.count(f"2 shown of {records.available(3, 'top'):,}") == len(VIEWS["All"])
+    assert markup.count("silent</b>") == 2
+
+
+def test_first_latent_is_alive(records: LatentRecords) -> None:
+    assert records.row(interesting(records))["n_fired"] > 0
+
+
+def brute(records: LatentRecords, query: Query) -> list[int]:
+    """The query in plain pandas."""
+    t = records.table
+    if query.alive:
+        t = t[t["n_fired"] > 0]
+    t = t[(t["density"] >= query.density[0]) & (t["density"] <= query.density[1])]
+    if query.text:
+        hit = [
+            any(query.text in str(v).lower() for v in (a, b, c))
+            for a, b, c in zip(t["label"], t["peak_text"], t["promoted_text"], strict=True)
+        ]
+        t = t[hit]
+    column = latent_table.SORTS[query.sort]
+    return t.sort_values(column, ascending=not query.descending, kind="stable")["latent"].tolist()
+
+
+@pytest.mark.parametrize(
+    "query",
+    (
+        Query(),
+        Query(sort="density", descending=False),
+        Query(text="pattern 1"),
+        Query(density=(1e-3, 1e-2), sort="mean activation"),
+        Query(text=" w1"),
+    ),
+)
+def test_select_equals_plain_pandas(records: LatentRecords, query: Query) -> None:
+    query = Query(query.text.strip(), query.sort, query.descending, query.density, query.strength, query.alive, query.labelled)
+    got = select(str(records.folder), records.version, query).tolist()
+    assert got == brute(records, query) and got
+
+
+def test_strength_filter_is_a_percentile(records: LatentRecords) -> None:
+    top = select(str(records.folder), records.version, Query(strength=(90, 100), alive=False))
+    assert len(top) == pytest.approx(0.1 * len(records), abs=1)
+    rest = set(range(len(records))) - set(top.tolist())
+    assert records.table["max"].fillna(0)[top].min() >= records.table["max"].fillna(0)[list(rest)].max()
+
+
+def test_page_of_rows(records: LatentRecords) -> None:
+    frame = latent_table.page(records, np.array([5, 3]))
+    assert frame["latent"].tolist() == [5, 3]
+    assert frame["max"].tolist() == pytest.approx([records.row(5)["max"], records.row(3)["max"]])
+    assert all("⟦" in c for c in frame["context"]) and all(len(p) == 24 for p in frame["profile"])
+    assert set(frame) <= set(latent_table.columns())
