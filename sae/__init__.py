@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae.config import TopKConfig as TopKConfig
     from sae.folder import load as load
     from sae.loop import train as train
+    from sae.loop import train_many as train_many
     from sae.metrics import evaluate as evaluate
     from sae.model import SAE as SAE
     from sae.model import TopKSAE as TopKSAE
@@ -26,11 +27,12 @@ _HOME = {
     "TopK": "sae.activation",
     "Trainer": "sae.trainer",
     "train": "sae.loop",
+    "train_many": "sae.loop",
     "load": "sae.folder",
     "evaluate": "sae.metrics",
 }
 
-__all__ = ["SAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "evaluate", "load", "train"]
+__all__ = ["SAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "evaluate", "load", "train", "train_many"]
 
 
 def __getattr__(name: str) -> Any:

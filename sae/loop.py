@@ -1,7 +1,7 @@
 """The training loop: rows in, a dictionary out, on one screen.
 
-``train(TopKConfig(d_in=256), batches, total_steps=1000, out="runs/a")`` trains one dictionary; a mapping of names to
-configs trains several from one pass over the data (a k sweep, seeds, sites).
+``train(TopKConfig(d_in=256), batches, total_steps=1000, out="runs/a")`` trains one dictionary; ``train_many`` several
+from one pass over the data (a k sweep, seeds, sites).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sae import checkpoint
 from sae.config import TrainingConfig
-from sae.errors import ConfigError, MissingError, UserError
+from sae.errors import ConfigError, MissingError, NonFiniteError, UserError
 from sae.log import Logger, Table, tell
 from sae.model import SAE
 from sae.trainer import Trainer
@@ -60,6 +61,10 @@ class _Run:
         if self.out is None:
             return
         tensors, plain = self.trainer.state()
+        if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+            raise NonFiniteError(
+                f"weights or optimiser state became NaN or infinite by step {self.trainer.steps_done}: not saved. Lower lr."
+            )
         plain |= {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
         checkpoint.write(self.out / "checkpoints", self.trainer.steps_done, {**tensors, "log": self.table.tensor()}, plain)
         checkpoint.prune(self.out / "checkpoints", keep)
@@ -85,12 +90,29 @@ def _rows_of(batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
     return mine if isinstance(mine, tuple) else (mine, None)
 
 
-@overload
-def train(config: TrainingConfig, batches: Iterable[Batch], *, total_steps: int, **options: Any) -> SAE: ...
-@overload
-def train(config: Mapping[str, TrainingConfig], batches: Iterable[Batch], *, total_steps: int, **options: Any) -> dict[str, SAE]: ...
+def _about(metadata: Mapping[str, Any], name: str, names: Iterable[str]) -> dict[str, Any]:
+    """What holds for all, and what ``metadata[name]`` says of this one."""
+    return {k: v for k, v in metadata.items() if k not in set(names)} | dict(metadata.get(name, {}))
+
+
 def train(
-    config: TrainingConfig | Mapping[str, TrainingConfig],
+    config: TrainingConfig,
+    batches: Iterable[Batch],
+    *,
+    total_steps: int,
+    out: str | Path | None = None,
+    resume: str | Path | bool | None = None,
+    **options: Any,
+) -> SAE:
+    """Train one dictionary on ``total_steps`` batches of raw rows and return it folded: raw activations in and out.
+
+    Args, Raises: see :func:`train_many`, which this calls with one config; ``options`` are its other arguments.
+    """
+    return train_many({"": config}, batches, total_steps=total_steps, out=out, resume=resume, **options)[""]
+
+
+def train_many(
+    configs: Mapping[str, TrainingConfig],
     batches: Iterable[Batch],
     *,
     total_steps: int,
@@ -103,16 +125,16 @@ def train(
     log_every: int = 10,
     loggers: Sequence[Logger] = (),
     progress: bool | None = None,
-) -> Any:
-    """Train on ``total_steps`` batches of raw rows and return the folded dictionary (or one per name).
+) -> dict[str, SAE]:
+    """Train several dictionaries (a k sweep, seeds, sites) from one pass over the data; names to folded dictionaries.
 
     Args:
-        config: one config, or a mapping of names to configs trained together on the same batches.
+        configs: what to train, by name. Each comes out exactly as if trained alone.
         batches: any iterable of tensors [B, d_in]; of pairs (rows, keep [B] bool); or, for several sites, of mappings from
             name to either. One with ``.starting_at(step)`` is asked for its later part on resume, others are skipped through.
-        out: folder for ``cfg.json``, ``sae_weights.safetensors``, ``metrics.parquet`` and ``checkpoints/`` (a sub-folder per name).
+        out: folder for ``cfg.json``, ``sae_weights.safetensors``, ``metrics.parquet`` and ``checkpoints/``, a sub-folder per name.
         resume: a checkpoint, a folder of them, or True for those in ``out``. Where there is none, training starts at step 0.
-        metadata: plain values for ``cfg.json`` (model_name, hook_name, ...).
+        metadata: plain values for ``cfg.json`` (model_name, hook_name, ...); those of one dictionary under its name.
         checkpoint_every: steps between checkpoints for resuming; None = a tenth of the run. Two are kept.
         checkpoint_series: steps whose checkpoints are kept for good, e.g. ``sae.checkpoint.log_spaced(total_steps)``.
         progress: show a bar; None = where standard error is a terminal.
@@ -123,10 +145,8 @@ def train(
     """
     from sae.progress import Progress
 
-    many = isinstance(config, Mapping)
-    configs: Mapping[str, TrainingConfig] = config if isinstance(config, Mapping) else {"": config}
     folder = None if out is None else Path(out)
-    runs = [_Run(n, c, total_steps, folder and folder / n, device, metadata or {}) for n, c in configs.items()]
+    runs = [_Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs)) for n, c in configs.items()]
     source = folder if resume is True else Path(resume) if resume else None
     if resume is True and folder is None:
         raise ConfigError("resume = True needs out, the folder that holds the checkpoints.")
@@ -154,5 +174,4 @@ def train(
                 if (step + 1) % every == 0 or step + 1 in series or step + 1 == total_steps:
                     run.checkpoint(series)
             bar.advance(report.rows)
-    results = {r.name: r.finish() for r in runs}
-    return results if many else results[""]
+    return {r.name: r.finish() for r in runs}

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from sae.activation import Activation, TopK
 from sae.backends import pick
+from sae.encode import StepPlan, encode
 from sae.errors import ConfigError, NonFiniteError, UserError
-from sae.step import StepPlan, encode
+from sae.step import SparseStep
 
 
 class SAE(nn.Module):
@@ -100,6 +101,11 @@ class SAE(nn.Module):
         return self.decode_sparse(*self.encode_sparse(x))
 
     # --- training ------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, target_BD: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """(y, aux_y, values, indices, penalty or None) of rows in training scale, with gradients; see :class:`sae.step.SparseStep`."""
+        y, aux_y, values, indices = SparseStep.apply(target_BD, self.enc_FD, self.b_enc, self.dec_FD, self.b_dec, plan)
+        return y, aux_y, values, indices, self.activation.penalty(values)
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
         """[d_in] factors that give centred rows the root-mean-square length sqrt(d_in)."""

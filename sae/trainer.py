@@ -13,12 +13,12 @@ from torch import Tensor
 
 from sae.backends import pick
 from sae.config import TrainingConfig
+from sae.encode import StepPlan
 from sae.errors import ConfigError, NonFiniteError
 from sae.metrics import fvu, l0
 from sae.model import SAE
 from sae.rows import check_rows, median_norm, ordinary
 from sae.schedule import kept, learning_rate
-from sae.step import SparseStep, StepPlan
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Trainer:
 
         model = self.model
         target = x.to(model.enc_FD.dtype) * model.scale_D
-        y, aux_y, values, indices = SparseStep.apply(target, model.enc_FD, model.b_enc, model.dec_FD, model.b_dec, self._plan(k, dead))
+        plan = self._plan(k, dead)
+        y, aux_y, values, indices, penalty = model.reconstruct(target, plan)
         residual = y - target
         square = residual.square().sum()
         loss = square / residual.numel()
@@ -93,7 +94,6 @@ class Trainer:
             leftover = residual.detach()[:: self.config.aux_every]
             aux = (leftover + aux_y).square().sum() / leftover.square().sum()
             loss = loss + self.config.aux_coefficient * aux
-        penalty = model.activation.penalty(values)
         if penalty is not None:
             loss = loss + penalty
         self._check(loss)
@@ -160,8 +160,8 @@ class Trainer:
             )
 
     def _count(self, values: Tensor, indices: Tensor) -> None:
-        self.since_F += len(values)
-        self.since_F[indices[values > 0]] = 0
+        fired = torch.bincount(indices.flatten(), weights=(values > 0).flatten().to(values.dtype), minlength=len(self.since_F)) > 0
+        self.since_F.add_(len(values)).masked_fill_(fired, 0)
 
     # --- state ---------------------------------------------------------------------------------------------------
 

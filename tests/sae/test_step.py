@@ -9,7 +9,8 @@ from torch import Tensor
 from sae.backends import pick
 from sae.backends.cpu import works_here
 from sae.backends.select import top_k
-from sae.step import SparseStep, StepPlan
+from sae.encode import StepPlan, encode
+from sae.step import SparseStep
 
 BACKENDS = [
     pytest.param("cpu", marks=pytest.mark.skipif(not works_here(), reason="this build of PyTorch has no sparse CSR products (MKL)")),
@@ -120,6 +121,33 @@ def test_aux_oracle_with_a_bias() -> None:
     mask = torch.zeros_like(pre[:, dead]).scatter(1, pre[:, dead].topk(2, dim=1).indices, 1.0)
     (want,) = torch.autograd.grad(((torch.relu(pre[:, dead]) * mask) @ leaves[3][dead]).sum(), leaves[4])
     torch.testing.assert_close(g_dec, want)  # only through the encoder: the reconstruction of the residual adds no bias
+
+
+def test_bf16_preselection_keeps_the_same_latents() -> None:
+    """On Gaussian rows 2k candidates are always enough, and the kept values are full-precision ones."""
+    x, W_enc, b_enc = (t.float() for t in problem(6, rows=200, d=64, f=1024)[:3])
+    exact = encode(x, W_enc, b_enc, StepPlan(16, pick("auto", x)))
+    plan = StepPlan(16, pick("auto", x), bf16_preselect=True)
+    fast = encode(x, W_enc, b_enc, plan)
+    assert torch.equal(exact[1], fast[1])
+    torch.testing.assert_close(exact[0], fast[0], rtol=1e-5, atol=1e-4)
+    assert plan.doubts[0] < 0.05
+
+
+def test_bf16_preselection_says_when_it_is_not_certain() -> None:
+    x, W_enc, b_enc = (t.float() for t in problem(6, rows=50, d=64, f=1024)[:3])
+    W_enc = W_enc[:1] + 1e-3 * W_enc  # a thousand near-copies: bfloat16 cannot tell them apart
+    plan = StepPlan(16, pick("auto", x), bf16_preselect=True)
+    encode(x, W_enc, b_enc * 0, plan)
+    assert plan.doubts[0] > 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dots_of_latents_in_any_order(backend: str) -> None:
+    x, weight = problem(7)[:2]
+    indices = torch.stack([torch.randperm(32, generator=torch.Generator().manual_seed(r))[:5] for r in range(len(x))])
+    want = torch.einsum("bd,bkd->bk", x, weight[indices])
+    torch.testing.assert_close(pick(backend, x).dots(x, weight, indices), want)
 
 
 @pytest.mark.parametrize("shape,k", [((7, 4096), 32), ((3, 24576), 32), ((5, 48), 48), ((4, 30), 7), ((6, 1000), 3), ((2, 64), 1)])

@@ -1,0 +1,119 @@
+"""From rows to kept latents, tile by tile: the pre-activations of a tile stay in cache and are gone before the next.
+
+With ``bf16_preselect`` the dense product runs in bfloat16 and proposes 2k candidates per row; these are computed again in
+full precision and the best k of them kept. A row is *certain* where the k-th kept value beats the lowest proposal by more
+than the largest rounding error seen among that row's candidates; ``plan.doubts`` collects the share of rows that are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sae.backends import Backend
+from sae.backends.select import places, top_k
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a step keeps, and who computes it."""
+
+    k: int
+    backend: Backend
+    selection_F: Tensor | None = None  # positive factors under which latents compete
+    dead_N: Tensor | None = None  # indices of dead latents, ascending; None: no AuxK
+    k_aux: int = 0
+    aux_every: int = 1
+    tile_rows: int = 0
+    bf16_preselect: bool = False
+    doubts: list[float] = field(default_factory=list, compare=False)  # encode() appends the share of rows that are not certain
+
+
+# kept pre-activations (values, indices) [B, K], latents ascending; then the same for dead latents of every n-th row, or None
+Kept = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def tile_size(n_latents: int, itemsize: int = 4, cache_bytes: int = 4 * 2**20) -> int:
+    """Rows whose pre-activations fill ``cache_bytes``, between 128 and 1024."""
+    return int(min(1024, max(128, cache_bytes // (n_latents * itemsize))))
+
+
+def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Kept:
+    """Pre-activations ``x @ W_enc.T + bias`` of the kept latents, not yet rectified."""
+    weight, bias = (W_enc_FD, bias_F) if plan.selection_F is None else (W_enc_FD * plan.selection_F[:, None], bias_F * plan.selection_F)
+    fast = (weight.bfloat16(), bias.bfloat16()) if plan.bf16_preselect else None
+    rows = plan.tile_rows or tile_size(len(weight), 2 if fast else x_BD.element_size())
+    rows += -rows % plan.aux_every
+    dead, padding = (None, 0) if plan.dead_N is None else _padded(plan.dead_N)
+    parts: list[tuple[Tensor, Tensor]] = []
+    aux: list[tuple[Tensor, Tensor]] = []
+    uncertain = 0
+    for start in range(0, len(x_BD), rows):
+        x = x_BD[start : start + rows]
+        if fast is None:
+            pre = plan.backend.linear(x, weight, bias)
+            parts.append(plan.backend.top_k(pre, plan.k))
+        else:
+            pre = plan.backend.linear(x.bfloat16(), *fast)
+            values, indices, doubtful = _rescored(pre, x, weight, bias, plan)
+            parts.append((values, indices))
+            uncertain += doubtful
+        if dead is not None:
+            of_dead = pre[:: plan.aux_every].index_select(1, dead).to(x.dtype)
+            of_dead[:, len(dead) - padding :] = -torch.inf
+            _, place = plan.backend.top_k(of_dead, min(plan.k_aux, len(dead) - padding))
+            aux.append((of_dead.gather(1, place), dead[place]))
+    if fast is not None:
+        plan.doubts.append(uncertain / len(x_BD))
+    values, indices = _joined(parts, plan.selection_F)
+    if dead is None:
+        return values, indices, None, None
+    aux_values, aux_indices = _joined(aux, plan.selection_F)
+    if fast is not None:
+        rescored = plan.backend.dots(x_BD[:: plan.aux_every].contiguous(), W_enc_FD, aux_indices)
+        aux_values = rescored + bias_F[aux_indices]
+    return values, indices, aux_values, aux_indices
+
+
+def _padded(dead_N: Tensor) -> tuple[Tensor, int]:
+    """The dead latents repeated up to a multiple of 64, so that they can be seen as groups; and how many were added."""
+    padding = -len(dead_N) % 64
+    return torch.cat([dead_N, dead_N[:1].expand(padding)]), padding
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]], selection_F: Tensor | None) -> tuple[Tensor, Tensor]:
+    values, indices = torch.cat([v for v, _ in parts]), torch.cat([i for _, i in parts])
+    return (values if selection_F is None else values / selection_F[indices]), indices
+
+
+def _untied(x_BN: Tensor) -> Tensor:
+    """bfloat16 as float32 whose low bits, zero until then, hold the column: same order, no ties."""
+    bits = x_BN.float().view(torch.int32)
+    return bits.bitwise_or_(torch.arange(x_BN.shape[1], dtype=torch.int32, device=x_BN.device)).view(torch.float32)
+
+
+def _rescored(pre_BF: Tensor, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, int]:
+    """The k best of 2k bfloat16 candidates in full precision, and in how many rows those candidates may not have been enough."""
+    n = pre_BF.shape[1]
+    m = min(2 * plan.k, n)
+    proposed, candidates = bf16_candidates(pre_BF, m)
+    exact = plan.backend.dots(x_BD, weight_FD, candidates) + bias_F[candidates]
+    chosen = places(exact, plan.k)
+    values = exact.gather(1, chosen)
+    error = (exact - proposed).abs().amax(1)
+    doubtful = 0 if m == n else int((values.amin(1) <= proposed.amin(1) + error).sum())
+    return values, candidates.gather(1, chosen), doubtful
+
+
+def bf16_candidates(pre_BF: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """The m largest of bfloat16 rows in two stages (see :mod:`sae.backends.select`): (values as float32, ascending columns)."""
+    rows, n = pre_BF.shape
+    if n % 16 or n // 16 < m or n // 16 > 2**16:
+        return top_k(_untied(pre_BF) if n <= 2**16 else pre_BF.float(), m)
+    groups = places(_untied(pre_BF.view(rows, 16, n // 16).amax(1)), m)
+    columns = (groups[:, None, :] + torch.arange(0, n, n // 16, device=pre_BF.device)[:, None]).view(rows, 16 * m)
+    among = _untied(pre_BF.gather(1, columns))
+    chosen = places(among, m)
+    return among.gather(1, chosen), columns.gather(1, chosen)
