@@ -8,11 +8,14 @@ hash of their name, so the split does not move when files come or go. Other kind
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
 import sysconfig
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +24,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from sae.errors import CorruptError, MissingError, UsageError
-from sae.files import sha256_json
+from sae.errors import CorruptError, MissingError, UsageError, UserError
+from sae.files import sha256_json, write_bytes
 from sae.strict import StrictConfig
 from workbench.windows import AGREEMENT, REPEATS, TEXT, agreement_window, snippet_window, tiled_window
 
 Split = Literal["train", "heldout"]
 _HELDOUT_SHARE = 0.05
+_WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "__phello__", "pydoc_data"}
 _TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".text"}
 
@@ -220,16 +224,40 @@ class _Held:
 
 @lru_cache(maxsize=4)
 def _stream(config: CorpusConfig, held: _Held) -> TextStream:
-    tokenizer = held.tokenizer
     docs = documents(config)
-    bos = bos_id(tokenizer)
-    pieces, starts, at = [], [], 0
-    for ids in tokenizer([t for _, t in docs], add_special_tokens=False)["input_ids"]:
-        starts.append(at)
-        pieces.append(np.asarray([bos, *ids], np.int32))
-        at += len(pieces[-1])
     digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
-    return TextStream(np.concatenate(pieces), np.asarray(starts, np.int64), tuple(n for n, _ in docs), digest)
+    cached = _cache_folder() / f"tokens-{sha256_json([digest, held.key])[:32]}.npz"
+    tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, cached)
+    return TextStream(tokens, starts, tuple(n for n, _ in docs), digest)
+
+
+def _tokenise(docs: list[tuple[str, str]], tokenizer: Any, cached: Path) -> tuple[np.ndarray, np.ndarray]:
+    bos, pieces = bos_id(tokenizer), []
+    for at in range(0, len(docs), 256):  # transformers' own result is some 50 times larger than the ids
+        for ids in tokenizer([t for _, t in docs[at : at + 256]], add_special_tokens=False)["input_ids"]:
+            pieces.append(np.asarray([bos, *ids], np.int32))
+    tokens = np.concatenate(pieces)
+    starts = np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)
+    if len(tokens) > _WORTH_CACHING:
+        buffer = io.BytesIO()
+        np.savez(buffer, tokens=tokens, starts=starts)
+        with suppress(OSError, UserError):  # a full or read-only home only costs the next process some seconds
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(cached, buffer.getvalue())
+    return tokens, starts
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interpretability-workbench"
+
+
+def _read_cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """A cached token stream; None where there is none or it is damaged (it is then made again)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["tokens"], arrays["starts"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def bos_id(tokenizer: Any) -> int:

@@ -43,10 +43,15 @@ def wrap(tokenizer: Any) -> Any:
     tokenizer.post_processor = TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
-    tokenizer.encode_special_tokens = True
-    options = {"bos_token": BOS, "eos_token": BOS, "pad_token": BOS, "add_bos_token": True, "name_or_path": ""}
+    options = {
+        "bos_token": BOS,
+        "eos_token": BOS,
+        "pad_token": BOS,
+        "add_bos_token": True,
+        "split_special_tokens": True,
+        "name_or_path": "",
+    }
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **options)
-    fast.backend_tokenizer.encode_special_tokens = True
     return fast
 
 

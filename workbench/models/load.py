@@ -100,12 +100,15 @@ def load_model(name: str | Path, revision: str | None = None) -> Any:
     os.environ.setdefault("WANDB_MODE", "disabled")
     folder = find_folder(name)
     revision = resolve_revision(name, revision)
-    hf_model = load_hf(name, revision)
-    if folder is None:
-        tokenizer = _hub(name, revision, "AutoTokenizer")
-    else:
-        tokenizer = load_tokenizer(folder) if _has_tokenizer(folder) else None
-    return bridge(hf_model, tokenizer, str(name))
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # the initialisations that the weights replace draw random numbers
+        hf_model = load_hf(name, revision)
+        if folder is None:
+            tokenizer = _hub(name, revision, "AutoTokenizer")
+        else:
+            tokenizer = load_tokenizer(folder) if _has_tokenizer(folder) else None
+        return bridge(hf_model, tokenizer, str(name))
 
 
 def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
@@ -153,8 +156,7 @@ def _from_snapshot(folder: Path, revision: str) -> Any:
     except (SafetensorError, OSError) as e:
         raise CorruptError(f"{path} cannot be read: {e}. Make it again with `workbench pretrain`, or reinstall the package.") from e
     config.dtype = torch.float32
-    with torch.random.fork_rng(devices=[]):  # the initialisation that the weights replace draws random numbers
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as e:

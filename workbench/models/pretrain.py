@@ -8,8 +8,9 @@ linear decay to zero over the last ``decay_share`` of the steps.
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from sae.errors import CorruptError, NonFiniteError, UsageError
 from sae.files import read_json, sha256_json, write_bytes, write_json
 from sae.strict import StrictConfig
+from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, mixed_windows
 from workbench.models.mamba import repair_mamba
+from workbench.workspace import Workspace
 
 STATE_SECONDS = 30.0
 
@@ -192,7 +195,8 @@ class Pretraining:
                     self.optimizer.state[p] = {k: tensors[f"{k}.{i}"] for k in ("step", "exp_avg", "exp_avg_sq")}
         except (KeyError, RuntimeError, ValueError, OSError) as e:
             raise CorruptError(f"{path} cannot be resumed: {e}. Remove {self.work} to train from the start.") from e
-        moved = self.step > min(about.get("decay_start", 0), self.recipe.decay_start) and about.get("steps") != self.recipe.steps
+        before, now = (about.get("steps"), about.get("decay_start")), (self.recipe.steps, self.recipe.decay_start)
+        moved = before != now and self.step > min(about.get("decay_start", 0), self.recipe.decay_start)
         if moved or about.get("trajectory") != sha256_json(self.recipe.trajectory()):
             raise UsageError(f"{self.work} holds a run of another recipe at step {self.step}. Remove it, or give the recipe another name.")
 
@@ -265,3 +269,44 @@ class Pretraining:
                 self.save_state()
                 written = time.monotonic()
             yield out
+
+
+def open_run(recipe: PretrainRecipe, workspace: Workspace, tokenizer: Any = None) -> Pretraining:
+    """Start or resume the run of a recipe in ``models/.<name>.work`` of a workspace.
+
+    Raises:
+        MissingError: the recipe continues a model that is neither in the workspace nor bundled.
+    """
+    from workbench.models.load import load_hf
+    from workbench.tokenizer import read_tokenizer
+
+    work = workspace.path("models", recipe.name).with_name(f".{recipe.name}.work")
+    tokenizer = tokenizer if tokenizer is not None else read_tokenizer(data_dir() / "tokenizer")
+    start = None
+    if recipe.start is not None:
+        local = workspace.complete("models", recipe.start)
+        start = load_hf(workspace.path("models", recipe.start) if local else recipe.start)
+        start.set_attn_implementation("sdpa")
+    return Pretraining(recipe, work, tokenizer, start=start)
+
+
+def finish(run: Pretraining, workspace: Workspace, *, criteria: bool, show: Callable[[str], None]) -> None:
+    """Turn a finished run into ``models/<name>`` with its card and manifest, and remove the work folder."""
+    from workbench.models.card import assemble
+    from workbench.models.criteria import Criteria
+
+    recipe, card = run.recipe, {}
+    np.save(run.work / "losses.npy", run.losses)
+    about = {"command": f"workbench pretrain {recipe.name}", "recipe": recipe.model_dump(mode="json")}
+    with workspace.create("models", recipe.name, numbers=lambda: _numbers(card), **about) as target:
+        measured = Criteria(run.tokenizer) if criteria else None
+        card = assemble(recipe, run.work, target, run.tokenizer, measured, show)
+    shutil.rmtree(run.work)
+
+
+def _numbers(card: dict[str, Any]) -> dict[str, Any]:
+    out = {k: card[k] for k in ("parameters", "tokens", "final")}
+    out["snapshots"] = sum(name.endswith(".safetensors") for name in card["files"])
+    if "criteria" in card:
+        out |= {"criteria": card["criteria"][card["final"]], "met": card["met"]}
+    return out

@@ -1,0 +1,49 @@
+"""``workbench pretrain``: train a miniature language model, with snapshots."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress, say, verb
+
+
+@verb
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe such as mini-pythia.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    criteria: Annotated[
+        bool, typer.Option(help="Measure copying, agreement and the trigram margin of every snapshot for the card.")
+    ] = True,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Train a miniature model into `models/<name>`: snapshots in half precision, configuration, tokenizer, card.
+
+    Interrupted, it goes on where it was when the same command runs again, bit for bit. A complete model is reused.
+    """
+    import torch
+
+    from workbench.config import read_recipe
+    from workbench.models.pretrain import PretrainRecipe, finish, open_run
+    from workbench.workspace import Workspace
+
+    torch.set_num_threads(1)  # bit-exact resume, and small matrices gain nothing from more
+    plan = read_recipe(PretrainRecipe, recipe)
+    home = Workspace(workspace)
+    if home.complete("models", plan.name):
+        say(f"model {plan.name!r} is complete; it is reused.")
+    else:
+        run = open_run(plan, home)
+        if run.step:
+            say(f"going on from step {run.step:,}")
+        for out in progress(run.run(), total=plan.steps - run.step, label=f"pretrain {plan.name}", unit="step"):
+            if "heldout" in out:
+                say(f"step {int(out['step']):,}: held-out text {out['heldout']:.3f} nats")
+        finish(run, home, criteria=criteria, show=say)
+    card = home.get("models", plan.name)
+    numbers = card.manifest.numbers
+    if not json_output:
+        say(f"{card.path}: {numbers['parameters']:,} parameters, {numbers['tokens']:,} tokens, {numbers['snapshots']} snapshots")
+    return {"id": plan.name, "version": card.version, **numbers}

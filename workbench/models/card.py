@@ -1,0 +1,150 @@
+"""A finished run as a model folder: snapshots, configuration, tokenizer, and a card with every number and how to make it again.
+
+``python -m workbench.models.card FOLDER`` measures the criteria of a folder again and rewrites its card.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae.files import read_json, sha256_file, write_bytes, write_json
+from workbench.models.criteria import TARGETS, Criteria, met, table
+from workbench.models.pretrain import PretrainRecipe, hf_config
+
+SCHEMA = 1
+
+
+def assemble(
+    recipe: PretrainRecipe, work: Path, target: Path, tokenizer: Any, criteria: Criteria | None, show: Callable[[str], None]
+) -> dict[str, Any]:
+    """Fill ``target`` from a finished work folder; returns the card. ``criteria=None`` leaves the criteria out of the card."""
+    config = hf_config(recipe, len(tokenizer))
+    config.save_pretrained(target)
+    tokenizer.backend_tokenizer.save(str(target / "tokenizer.json"))
+    for step in recipe.saved_steps:
+        (target / f"step{step}").mkdir()
+        shutil.copyfile(work / f"step{step}" / "model.safetensors", target / f"step{step}" / "model.safetensors")
+    card = facts(recipe, np.load(work / "losses.npy"), tokenizer)
+    card["files"] = digests(target)
+    write_json(target / "card.json", card)
+    if criteria is not None:
+        card = measure(target, criteria, card, show)
+    write_bytes(target / "README.md", readme(card).encode())
+    return card
+
+
+def facts(recipe: PretrainRecipe, losses: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+    """What is known without measuring: recipe, sizes, corpus, interpreter, and the training loss in steps of ten."""
+    from workbench.corpus import text_stream
+    from workbench.models.pretrain import build_model
+
+    model = build_model(hf_config(recipe, len(tokenizer)))
+    stream = text_stream(recipe.corpus, tokenizer)
+    per = recipe.batch * recipe.ctx
+    return {
+        "schema": SCHEMA,
+        "name": recipe.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "command": f"workbench pretrain {recipe.name}",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": recipe.steps * per,
+        "tokens_per_step": per,
+        "interpreter": platform.python_version(),
+        "corpus_digest": stream.digest,
+        "corpus_tokens": len(stream.tokens),
+        "loss_curve": {"every": 10, "loss": [round(float(x), 4) for x in _means(losses[:, 0])]},
+        "final": f"step{recipe.steps}",
+    }
+
+
+def _means(values: np.ndarray, every: int = 10) -> np.ndarray:
+    n = len(values) // every * every
+    return values[:n].reshape(-1, every).mean(1)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weight file, of the configuration and of the tokenizer."""
+    return {
+        p.relative_to(folder).as_posix(): sha256_file(p)
+        for p in sorted(folder.rglob("*"))
+        if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json")
+    }
+
+
+def measure(folder: Path, criteria: Criteria, card: dict[str, Any], show: Callable[[str], None]) -> dict[str, Any]:
+    """Measure the criteria of every snapshot of a folder; returns the card with them and writes it."""
+    from workbench.models.load import load_hf, revisions
+
+    rows = {}
+    for revision in revisions(folder):
+        rows[revision] = {k: round(v, 4) for k, v in criteria.measure(load_hf(folder, revision)).items()}
+        show(f"{card['name']} {revision}: " + ", ".join(f"{k} {v:.3f}" for k, v in rows[revision].items()))
+    mamba = card["recipe"]["architecture"] == "mamba"
+    final = rows[list(rows)[-1]]
+    card = card | {
+        "criteria": rows,
+        "criteria_about": criteria.about,
+        "targets": {k: t[mamba] for k, t in TARGETS.items()},
+        "met": met(final, mamba=mamba),
+    }
+    write_json(folder / "card.json", card)
+    return card
+
+
+def readme(card: dict[str, Any]) -> str:
+    """The card for people: Markdown."""
+    r = card["recipe"]
+    kind = "Pythia-shaped Transformer (GPT-NeoX, rotary positions, parallel residual)" if r["architecture"] == "gpt_neox" else "Mamba"
+    origin = f"continues {r['start']!r} on the documentation of the standard library alone" if r["start"] else "is trained from scratch"
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"A {kind} with {r['n_layers']} layers, width {r['d_model']} and {card['parameters']:,} parameters. It {origin}, on "
+        f"{card['tokens']:,} tokens ({r['steps']:,} steps of {r['batch']} windows of {r['ctx']} tokens). Its text is the standard library of Python "
+        f"{card['interpreter']} ({card['corpus_tokens']:,} tokens, digest `{card['corpus_digest'][:16]}`), mixed with repeated chunks, copied snippets and "
+        "templated agreement sentences.",
+        "",
+        f"Make it again: `{card['command']}`. Weights are float16; `load_model({card['name']!r})` gives float32.",
+        "",
+        f"Revisions: {', '.join(f'`{s}`' for s in card.get('criteria', {}) or [card['final']])}. Training loss over the first tenth: "
+        + ", ".join(f"{x:.2f}" for x in card["loss_curve"]["loss"][: max(len(card["loss_curve"]["loss"]) // 10, 1)][::10])
+        + " nats (means of ten steps, every hundredth step).",
+    ]
+    if "criteria" in card:
+        about = card["criteria_about"]
+        lines += [
+            "",
+            "## Criteria",
+            "",
+            f"Losses in nats. `loss` on {about['text_tokens']:,} held-out text tokens (interpolated trigram: {about['trigram_loss']:.3f}); `copy` and `permuted` on the second "
+            f"copy of {about['copies']} chunks of {' and '.join(map(str, about['chunks']))} tokens, lengths never trained on; accuracies of {about['single_match']} "
+            f"single-match prompts and {about['agreement']} held-out agreement sentences.",
+            "",
+            table(card["criteria"]),
+            "",
+            "Targets of the final snapshot: "
+            + ", ".join(f"{k} ≥ {v:g} ({'met' if card['met'][k] else 'not met'})" for k, v in card["targets"].items())
+            + ".",
+        ]
+    lines += ["", "## Digests (SHA-256)", ""] + [f"- `{name}` {digest}" for name, digest in card["files"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(folder: str) -> None:
+    """Measure a folder's criteria again and rewrite its card."""
+    from workbench.models.load import load_tokenizer
+
+    path = Path(folder)
+    card = measure(path, Criteria(load_tokenizer(path)), read_json(path / "card.json"), lambda line: print(line, flush=True))
+    write_bytes(path / "README.md", readme(card).encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
