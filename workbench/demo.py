@@ -51,7 +51,8 @@ def register_models(workspace: Workspace, say: Callable[[str], None]) -> list[st
     for name in names:
         if workspace.complete("models", name):
             continue
-        card = read_json(data_dir() / "models" / name / "card.json")
+        file = data_dir() / "models" / name / "card.json"
+        card = read_json(file) if file.is_file() else {}
         snapshots = revisions(name)
         pointer = {"bundled": name, "revisions": snapshots, "card_sha256": sha256_json(card)}
         with workspace.create("models", name, command="workbench demo", numbers=_headline(card), metadata=pointer) as folder:
