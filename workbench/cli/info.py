@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,10 @@ import typer
 from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, verb
 
 SHOWN = {
-    "models": ("parameters", "loss", "tokens"),
+    "models": ("parameters", "heldout_loss", "tokens"),
     "stores": ("rows", "shards", "bytes"),
     "dictionaries": ("d_sae", "k", "explained_variance", "l0", "dead_share", "n_heldout"),
-    "latents": ("latents", "alive", "n_tokens"),
+    "latents": ("n_latents", "l0", "dead_share", "ultra_dense_share", "n_tokens"),
 }
 
 
@@ -51,7 +52,7 @@ def _print(document: dict[str, Any], directory: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     kinds = [k for k in document if k != "workspace"]
     if not kinds:
         console.print(f"{directory} is an empty workspace. `workbench demo --workspace {directory}` fills it.")
@@ -61,7 +62,7 @@ def _print(document: dict[str, Any], directory: Path) -> None:
             SHOWN.get(kind) or tuple(sorted({k for i in items for k, v in i.get("numbers", {}).items() if isinstance(v, (int, float))}))[:6]
         )
         table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        table.add_column("id", overflow="fold")
+        table.add_column("id", no_wrap=True)
         table.add_column("version")
         for c in columns:
             table.add_column(c.replace("_", " "), justify="right")
