@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from crosscoders.gates import BatchTopK, JumpReLU, NormTopK, Threshold
 from sae.activation import Activation
+from sae.encode import StepPlan
 from sae.errors import ConfigError, NonFiniteError, UserError
 from sae.model import SAE
-from sae.step import StepPlan
 
 TINY = 1e-12
 

@@ -18,12 +18,15 @@ class World:
         seed: int = 0,
         noise: float = 0.01,
         scales: list[float] | None = None,
+        aligned: bool = False,
     ):
         self.generator = torch.Generator().manual_seed(seed)
         self.present, self.rate, self.noise = present.float(), rate, noise
         n = present.shape[1]
         self.rows = [torch.randn(n, w, generator=self.generator) for w in widths]
         self.rows = [r / r.norm(dim=1, keepdim=True) for r in self.rows]
+        if aligned:  # a latent has one direction at all sources, as in a base and a fine-tuned model
+            self.rows = [self.rows[0]] * len(widths)
         self.scales = scales or [1.0] * len(widths)
 
     def batch(self, n: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,77 @@
+"""Model diffing: planted differences are found, a shrunken norm is not taken for absence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import sae
+from crosscoders import Crosscoder, CrosscoderConfig
+from sae.activation import TopK
+from sae.errors import UsageError
+from tests.crosscoders.worlds import World
+from workbench.analysis import diffing as df
+
+
+def test_classes_of_relative_norms():
+    delta = df.relative_norm([1, 0, 2, 1, 0], [1, 3, 0, 2, 0])
+    assert delta[:4] == pytest.approx([0.5, 1, 0, 0.75]) and np.isnan(delta[4])
+    assert df.norm_class(delta).tolist() == ["shared", "second-only", "first-only", "mixed", "never"]
+
+
+@pytest.fixture(scope="module")
+def fine_tuned():
+    """A base and a changed model: 28 shared latents, 6 new ones, 6 lost ones; the second source five times larger."""
+    present = torch.ones(2, 40)
+    present[0, 28:34], present[1, 34:] = 0, 0
+    world = World([32, 32], present, rate=0.04, scales=[1.0, 5.0], aligned=True)
+    trainer = sae.Trainer(
+        CrosscoderConfig(widths=[32, 32], d_sae=64, k=3, lr=5e-3, sources=["base", "tuned"], dead_after=3000), total_steps=500
+    )
+    for _ in range(500):
+        trainer.step(world.batch(256)[0])
+    cc, (x, codes) = trainer.dictionary(), world.batch(6000)
+    f = cc.encode(x)
+    a, b = codes - codes.mean(0), f - f.mean(0)
+    partner = ((a.T @ b) / (a.norm(dim=0)[:, None] * b.norm(dim=0)[None, :].clamp_min(1e-9))).argmax(0).numpy()
+    return cc, x, np.where(partner < 28, "shared", np.where(partner < 34, "second-only", "first-only")), partner
+
+
+def test_planted_differences_are_found_and_confirmed(fine_tuned):
+    cc, x, truth, partner = fine_tuned
+    t = df.compare_sources(cc, "base", "tuned", x.split(2000))
+    used = t[(t["n_fired"] > 30)]
+    candidates = used[used["confirmed"].fillna(False)]
+    right = candidates["class"].to_numpy() == truth[candidates["latent"]]
+    assert right.mean() >= 0.95
+    assert len(set(partner[candidates["latent"][right]])) / 12 >= 0.95
+    shared = used[used["class"] == "shared"]
+    assert len(shared) > 20 and shared["nu_error"].median() > 0.9 and shared["confirmed"].isna().all()
+    assert "cosine" in t and "nu_error" not in df.compare_sources(cc, 0, 1)
+    with pytest.raises(UsageError, match="did you mean 'tuned'"):
+        df.compare_sources(cc, "base", "tunned")
+
+
+def test_a_latent_shrunk_by_the_penalty_is_not_confirmed(fine_tuned):
+    """Zeroing a shared latent's row at one source fakes absence by norm; latent scaling sees through it."""
+    cc, x, truth, _ = fine_tuned
+    t = df.compare_sources(cc, 0, 1, [x])
+    chosen = int(t[(t["class"] == "shared") & (t["n_fired"] > 100) & (truth == "shared")]["latent"].iloc[0])
+    with torch.no_grad():
+        kept = cc.dec_FD[chosen, :32].clone()
+        cc.dec_FD[chosen, :32] = 0
+        faked = df.compare_sources(cc, 0, 1, [x]).loc[chosen]
+        cc.dec_FD[chosen, :32] = kept
+    assert faked["class"] == "second-only" and not faked["confirmed"]
+    assert faked["nu_error"] > 0.5
+
+
+def test_sources_of_unequal_width_have_no_cosine():
+    cc = Crosscoder([4, 6], 8, TopK(2), sources=["transformer", "mamba"])
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        cc.enc_FD.copy_(torch.randn(8, 10, generator=g))
+        cc.dec_FD.copy_(torch.randn(8, 10, generator=g))
+    t = df.compare_sources(cc.requires_grad_(False), "transformer", "mamba", [torch.randn(200, 10, generator=g)])
+    assert "cosine" not in t and t["nu_error"].notna().any()
