@@ -112,7 +112,7 @@ class LatentRecords:
             raise CorruptError(
                 f"{folder}/latents.parquet is missing or does not have one row per latent. Run `workbench features {folder.name}` again."
             )
-        return cls(folder, manifest, table, arrays)
+        return cls(folder, manifest, _with_labels(table, folder), arrays)
 
     @property
     def id(self) -> str:
@@ -219,6 +219,27 @@ class LatentRecords:
         if group not in self.groups:
             raise UsageError(f"{group!r} is not a group of contexts ({nearest(group, self.groups)})")
         return self.groups.index(group)
+
+
+def explanation_folders(folder: Path) -> list[Path]:
+    """Complete explanations of the same dictionary in the same workspace: rules first, then language models by name."""
+    found = [p for p in sorted((folder.parent.parent / "explanations").glob(f"{folder.name}.*")) if (p / MANIFEST).is_file()]
+    of_this = [p for p in found if read_manifest(p).metadata.get("dictionary") == folder.name]
+    return sorted(of_this, key=lambda p: (read_manifest(p).metadata.get("explainer") != "rules", p.name))
+
+
+def _with_labels(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with label, label_score and label_source, joined on the latent id; later explanations win where they have a label."""
+    for source in explanation_folders(folder):
+        labels = pd.read_parquet(source / "labels.parquet", columns=["latent", "label", "label_score"]).dropna(subset=["label"])
+        labels = labels.assign(label_source=read_manifest(source).metadata["explainer"]).set_index("latent")
+        new = labels.reindex(table["latent"]).reset_index(drop=True)
+        for column in ("label", "label_score", "label_source"):
+            if column not in table:
+                table[column] = new[column]
+            else:
+                table[column] = table[column].where(new["label"].isna(), new[column])
+    return table
 
 
 def _open_arrays(folder: Path) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from sae.strict import nearest
 from workbench import __version__
 from workbench.provenance import MANIFEST, Input, Manifest, manifest_digest, read_manifest, write_manifest
 
-KINDS = ("models", "stores", "dictionaries", "latents", "evaluations", "matches", "circuits", "evolution", "maps", "graphs", "lists", "exports")
+KINDS = ("models", "stores", "dictionaries", "latents", "evaluations", "matches", "circuits", "evolution", "maps", "graphs", "explanations", "lists", "exports")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,119}")
 _SCHEMA = 1
 

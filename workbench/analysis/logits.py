@@ -64,25 +64,30 @@ def _final_norm(model: Any) -> tuple[torch.Tensor | None, str]:
     return weight, "RMSNorm" if "rms" in type(original).__name__.lower() else "LayerNorm"
 
 
-def direct_logit_effects(W_dec: torch.Tensor, read: Readout, n: int = 20, *, block: int = 2048) -> tuple[np.ndarray, np.ndarray]:
+def direct_logit_effects(
+    W_dec: torch.Tensor, read: Readout, n: int = 20, *, among: np.ndarray | None = None, block: int = 2048
+) -> tuple[np.ndarray, np.ndarray]:
     """Most promoted and most suppressed tokens of each decoder direction.
 
     Args:
         W_dec: [F, d_model] directions written into the residual stream.
+        among: token ids that may be named (default: all). Values stay centred over the whole vocabulary.
 
     Returns:
         ids int32 [F, 2, n] and values float32 [F, 2, n]; side 0 promoted (descending), 1 suppressed (ascending).
         Vocabularies smaller than ``n`` leave id -1 and NaN.
     """
-    f, vocab = W_dec.shape[0], read.W.shape[1]
+    W = read.W if among is None else read.W[:, torch.from_numpy(np.asarray(among, np.int64))]
+    f, vocab = W_dec.shape[0], W.shape[1]
     ids = np.full((f, 2, n), -1, np.int32)
     values = np.full((f, 2, n), np.nan, np.float32)
     take = min(n, vocab)
     with torch.inference_mode():
         for start in range(0, f, block):
-            effect = W_dec[start : start + block].float() @ read.W
+            effect = W_dec[start : start + block].float() @ W
             for side, largest in ((0, True), (1, False)):
                 top = effect.topk(take, dim=1, largest=largest)
-                ids[start : start + block, side, :take] = top.indices.cpu().numpy()
+                found = top.indices.cpu().numpy()
+                ids[start : start + block, side, :take] = found if among is None else among[found]
                 values[start : start + block, side, :take] = top.values.cpu().numpy()
     return ids, values

@@ -40,6 +40,7 @@ class BuiltRecords:
 
     def write(self, folder: Path) -> None:
         """Write all files but the manifest into an existing folder."""
+        folder = Path(folder)
         self.table.to_parquet(folder / "latents.parquet", index=False)
         for name, array in self.arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -87,8 +88,10 @@ def build_records(
     arrays |= {"hist": hist, "edges": edges, "nbr_cos_id": nbr_id, "nbr_cos_val": nbr_val}
     about_logits: dict[str, Any] = {"computed": False, "note": "not computed"}
     if read is not None:
-        arrays["logits_id"], arrays["logits_val"] = direct_logit_effects(W_dec, read, N_LOGITS)
-        about_logits = {"computed": True, "final_norm_folded": read.folded, "note": read.note}
+        among = _ranked_tokens(codes.ids, read.W.shape[1])
+        arrays["logits_id"], arrays["logits_val"] = direct_logit_effects(W_dec, read, N_LOGITS, among=among)
+        note = read.note if among is None else f"{read.note}; ranked among the {len(among)} tokens that occur in the text"
+        about_logits = {"computed": True, "final_norm_folded": read.folded, "note": note}
     n = codes.n_tokens
     fired = codes.n_fired
     return BuiltRecords(
@@ -118,6 +121,14 @@ def build_records(
         },
         codes=codes,
     )
+
+
+def _ranked_tokens(ids: np.ndarray, vocab: int) -> np.ndarray | None:
+    """Token ids worth ranking: those that occur, where the text is long enough to say so (50 tokens per id), else None = all.
+
+    The unembedding of a token that training never showed is arbitrary, and often long.
+    """
+    return np.unique(ids) if len(ids) >= 50 * vocab else None
 
 
 def _table(codes: Codes, W_dec: torch.Tensor, arrays: dict[str, np.ndarray], vocab: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,167 @@
+"""``workbench explain`` as a function: codes of the store's rows, labels by rule or by a language model, written once.
+
+By rule: ``explanations/<dictionary>.rules/``. By a language model: ``explanations/<dictionary>.<model>/``, where ``answers.jsonl`` grows
+while it works and the manifest comes last, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sae.errors import UsageError
+from sae.files import write_bytes
+from workbench.analysis.encoded import Codes, choose_rows, encode_store
+from workbench.analysis.explain.endpoint import Completer, Cost, EndpointConfig, estimate
+from workbench.analysis.explain.language_model import Material, Notebook, gather, label_by_model, questions
+from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
+from workbench.analysis.explain.rules import label_by_rule
+from workbench.analysis.subject import Subject, displayed_vocab
+from workbench.provenance import read_manifest, write_manifest
+from workbench.workspace import Item, Workspace, check_id
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Codes of a dictionary on its store with the displayed vocabulary."""
+
+    codes: Codes
+    vocab: list[str]
+
+
+def encode_subject(
+    workspace: Workspace, subject: Subject, *, n_tokens: int | None = 100_000, progress: Callable[[int], None] | None = None
+) -> Encoded:
+    """Encode about ``n_tokens`` rows of the dictionary's store."""
+    from workbench.models import load_tokenizer
+
+    store = subject.store(workspace)
+    rows = choose_rows(len(store), n_tokens, unit=store.spec.rows_per_seq)
+    codes = encode_store(subject.load(), store, subject.hook, source=subject.source, rows=rows, progress=progress)
+    tokenizer = load_tokenizer(subject.model_name)
+    return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))
+
+
+def explain_by_rule(
+    workspace: Workspace, subject: Subject, *, n_tokens: int | None = 100_000, min_f1: float = 0.5, command: str = ""
+) -> Item:
+    """Rule-based labels with complexity and monosemanticity proxies; complete equal ones are reused."""
+    id = check_id(f"{subject.id}.rules")
+    recipe = {"n_tokens": n_tokens, "min_f1": min_f1}
+    if _reusable(workspace, id, subject, recipe):
+        return workspace.get("explanations", id)
+    from workbench.analysis.complexity import complexity_table
+
+    have = encode_subject(workspace, subject, n_tokens=n_tokens)
+    table = label_by_rule(have.codes, have.vocab, min_f1=min_f1)
+    proxies = complexity_table(have.codes, len(have.vocab)).drop(columns=["n_fired"])
+    table = table.merge(proxies, on="latent", validate="one_to_one")
+    judged = table["f1"].notna()
+    numbers = {
+        "n_latents": len(table),
+        "n_judged": int(judged.sum()),
+        "n_labelled": int(table["label"].notna().sum()),
+        "median_f1": float(table.loc[judged, "f1"].median()) if judged.any() else None,
+        "n_tokens": have.codes.n_tokens,
+    }
+    about = {"dictionary": subject.id, "explainer": "rules", "score": "F1 on the half of the sequences the rule was not chosen on"}
+    with workspace.create(
+        "explanations", id, replace=True, command=command, recipe=recipe, inputs=[subject.input], numbers=numbers, metadata=about
+    ) as folder:
+        table.to_parquet(folder / "labels.parquet", index=False)
+    return workspace.get("explanations", id)
+
+
+def explanation_id(subject: Subject, explainer: str) -> str:
+    """Id of a language model's explanations of a dictionary."""
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", explainer.rstrip("/").split("/")[-1]).strip(".-")[:40] or "model"
+    return check_id(f"{subject.id}.{short if short != 'rules' else 'rules-model'}")
+
+
+def choose_latents(codes: Codes, wanted: Sequence[int] | None, sample: int, seed: int) -> list[int]:
+    """The latents asked for, or a random sample of those that fire at least 30 times.
+
+    Raises:
+        UsageError: a latent the dictionary does not have.
+    """
+    if wanted:
+        if bad := [i for i in wanted if not 0 <= i < codes.n_latents]:
+            raise UsageError(f"latent {bad[0]} is not in the dictionary (0–{codes.n_latents - 1}).")
+        return sorted(set(wanted))
+    alive = np.flatnonzero(codes.n_fired >= 30)
+    return sorted(np.random.default_rng(seed).permutation(alive)[:sample].tolist())
+
+
+def cost_of(materials: Sequence[Material], config: EndpointConfig, notebook: Notebook | None = None) -> Cost:
+    """What the questions not yet answered would use at most."""
+    todo = [
+        (k, q) for m in materials for k, q in questions(m) if notebook is None or k == "detect" or not notebook.knows(config.model, k, q)
+    ]
+    return estimate([q for _, q in todo], [MAX_TOKENS[k] for k, _ in todo], config)
+
+
+def explain_by_model(
+    workspace: Workspace,
+    subject: Subject,
+    codes: Codes,
+    materials: Sequence[Material],
+    completer: Completer,
+    *,
+    recipe: dict[str, Any],
+    command: str = "",
+    seed: int = 0,
+    progress: Callable[[Iterable[Material]], Iterable[Material]] = iter,
+) -> Item:
+    """Ask the language model about every latent and keep labels, scores, questions and answers; complete equal ones are reused."""
+    id = explanation_id(subject, completer.name)
+    if _reusable(workspace, id, subject, recipe):
+        return workspace.get("explanations", id)
+    folder = workspace.path("explanations", id)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)  # from here on the folder is work in progress; the answers in it stay useful
+    notebook = Notebook(folder / "answers.jsonl")
+    table = label_by_model(materials, completer, notebook, seed=seed, progress=progress)
+    write_bytes(folder / "labels.parquet", _parquet(table))
+    scored = table["label_score"].dropna()
+    numbers = {
+        "n_latents": len(table),
+        "n_labelled": int(table["label"].notna().sum()),
+        "n_refused": int(table["refused"].notna().sum()),
+        "n_unreadable": int(table["unreadable"].notna().sum()),
+        "n_scored": len(scored),
+        "mean_score": float(scored.mean()) if len(scored) else None,
+        "n_tokens": codes.n_tokens,
+    }
+    about = {
+        "dictionary": subject.id,
+        "explainer": completer.name,
+        "prompt_version": VERSION,
+        "score": "balanced accuracy of detection on held-out excerpts, true zeros as negatives (0.5 = chance)",
+    }
+    write_manifest(folder, "explanations", id, command=command, recipe=recipe, inputs=[subject.input], numbers=numbers, metadata=about)
+    return workspace.get("explanations", id)
+
+
+def materials_of(have: Encoded, latents: Sequence[int], *, seed: int = 0) -> list[Material]:
+    """Excerpts for the latents that have enough firings."""
+    return gather(have.codes, have.vocab, latents, seed=seed)
+
+
+def _reusable(workspace: Workspace, id: str, subject: Subject, recipe: dict[str, Any]) -> bool:
+    if not workspace.complete("explanations", id):
+        return False
+    have = read_manifest(workspace.path("explanations", id))
+    return subject.input in have.inputs and have.recipe == recipe
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()

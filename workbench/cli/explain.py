@@ -1,0 +1,105 @@
+"""``workbench explain``: labels for latents, by rule or by a language model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress, say, verb
+
+
+@verb
+def explain(
+    dictionary: Annotated[str, typer.Argument(help="Id of a dictionary of the workspace, or the path of a saved one.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Base address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.")
+    ] = None,
+    llm: Annotated[str | None, typer.Option(help="Model to ask: its name at the endpoint; without an endpoint, a local model.")] = None,
+    latents: Annotated[str, typer.Option(help="Latents to ask about, such as 3,17,40 (default: a random sample).")] = "",
+    sample: Annotated[int, typer.Option(help="Size of the random sample.", min=1)] = 100,
+    tokens: Annotated[int, typer.Option(help="Rows of the store to use; 0 = all.", min=0)] = 100_000,
+    min_f1: Annotated[float, typer.Option(help="A rule below this F1 is no label.", min=0, max=1)] = 0.5,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what asking would cost.")] = False,
+    max_usd: Annotated[float | None, typer.Option(help="Refuse to start where the estimate is above this.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="USD per million tokens asked.")] = None,
+    price_out: Annotated[float | None, typer.Option(help="USD per million tokens answered.")] = None,
+    per_minute: Annotated[float, typer.Option(help="Requests per minute.", min=0.01)] = 60.0,
+    key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    seed: Annotated[int, typer.Option(help="Seed of the sample and of the excerpts.")] = 0,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Label latents. Without --llm: by rule, with precision and recall. With it: by a language model, scored by detection on held-out text."""
+    from dataclasses import asdict
+
+    from sae.errors import UsageError
+    from workbench.analysis.explain import run
+    from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
+    from workbench.analysis.subject import find_subject
+    from workbench.workspace import Workspace
+
+    ws = Workspace(workspace)
+    subject = find_subject(ws, dictionary)
+    command = f"workbench explain {dictionary} --tokens {tokens}"
+    if llm is None:
+        if endpoint or estimate:
+            raise UsageError("--endpoint and --estimate need --llm, the name of the model to ask.")
+        item = run.explain_by_rule(ws, subject, n_tokens=tokens or None, min_f1=min_f1, command=f"{command} --min-f1 {min_f1}")
+        n = item.manifest.numbers
+        say(f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents have a rule with F1 ≥ {min_f1} on {n['n_tokens']:,} tokens")
+        return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n}
+
+    have = run.encode_subject(ws, subject, n_tokens=tokens or None)
+    chosen = run.choose_latents(have.codes, _numbers(latents), sample, seed)
+    materials = run.materials_of(have, chosen, seed=seed)
+    if not materials:
+        raise UsageError(
+            f"none of the {len(chosen)} latents fires often enough in both halves of the text; use more --tokens or other --latents."
+        )
+    config = EndpointConfig(
+        base_url=endpoint or "local",
+        model=llm,
+        key_env=key_env,
+        requests_per_minute=per_minute,
+        usd_per_million_in=price_in,
+        usd_per_million_out=price_out,
+    )
+    cost = run.cost_of(materials, config)
+    usd = "price unknown (give --price-in and --price-out)" if cost.usd is None else f"at most {cost.usd:.2f} USD"
+    say(
+        f"{len(materials)} latents: {cost.requests} requests, about {cost.tokens_in:,} tokens asked and at most {cost.tokens_out:,} answered; {usd}"
+    )
+    if estimate:
+        return {"latents": len(materials), **asdict(cost)}
+    if max_usd is not None and (cost.usd is None or cost.usd > max_usd):
+        raise UsageError(f"the estimate ({usd}) is not known to stay within --max-usd {max_usd}. Use fewer latents, or give the prices.")
+    completer = Endpoint(config) if endpoint else local_model(llm)
+    recipe = {"n_tokens": tokens or None, "latents": [m.latent for m in materials], "seed": seed, "model": llm}
+    item = run.explain_by_model(
+        ws,
+        subject,
+        have.codes,
+        materials,
+        completer,
+        recipe=recipe,
+        command=f"{command} --llm {llm} --sample {sample} --seed {seed}" + (f" --latents {latents}" if latents else ""),
+        seed=seed,
+        progress=lambda items: progress(items, label=f"asking {llm}", unit="latent"),
+    )
+    n = item.manifest.numbers
+    score = "not computed" if n["mean_score"] is None else f"{n['mean_score']:.3f}"
+    say(f"{item.path}: {n['n_labelled']} labels, {n['n_refused']} refused; mean detection score {score} (n = {n['n_scored']}, chance 0.5)")
+    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n, "estimate": asdict(cost)}
+
+
+def _numbers(text: str) -> list[int] | None:
+    from sae.errors import UsageError
+
+    if not text.strip():
+        return None
+    try:
+        return [int(x) for x in text.replace(" ", "").split(",")]
+    except ValueError as e:
+        raise UsageError(f"--latents {text!r} is not a list of numbers such as 3,17,40.") from e
