@@ -42,7 +42,7 @@ def main() -> None:
 
 def _keys(page: str) -> str:
     """The keyboard map of a page."""
-    keys = {"latent": "<span><kbd>J</kbd> next latent</span><span><kbd>K</kbd> previous latent</span>"}
+    keys = {"latent": "<span><kbd>J</kbd> next latent</span><span><kbd>K</kbd> previous latent</span><span><kbd>E</kbd> export</span>"}
     return keys.get(page, "")
 
 

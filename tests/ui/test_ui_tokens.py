@@ -64,9 +64,15 @@ def test_hostile_tokens_in_every_sink(token: str) -> None:
 
 def test_signs_for_whitespace_and_direction() -> None:
     assert visible("\n\t\r") == "↵⇥␍"
-    assert visible("\u202eab\u200b\x00") == "⟨202E⟩ab⟨200B⟩⟨0000⟩"
+    assert visible("\u202eab\u200b\x00") == "⟨U+202E⟩ab⟨U+200B⟩⟨U+0000⟩"
     assert visible(" naïve 日本") == " naïve 日本"
-    assert cell(" the") == "␣the" and cell("the") == "the" and cell("  ") == "␣␣"
+    assert (
+        cell(" the") == "␣the"
+        and cell("the") == "the"
+        and cell("  ") == "␣␣"
+        and cell("\n        x") == "↵        x"
+        and cell("        ") == "␣×8"
+    )
 
 
 def test_runs_of_silence_are_one_text_node() -> None:

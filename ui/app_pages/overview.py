@@ -138,6 +138,12 @@ def model_card(index: Index, e: Entry) -> str:
         value = _value(e.numbers, name)
         if value is not None:
             facts.append(f"<b>{number(value)}</b> {unit}")
+    snapshots = e.metadata.get("revisions")
+    if isinstance(snapshots, list) and snapshots:
+        facts.append(f"<b>{len(snapshots)}</b> snapshots, {escape(snapshots[0])} to {escape(snapshots[-1])}")
+    trained = sum(d.model == e.id for d in index.dictionaries.values())
+    if trained:
+        facts.append(f"<b>{trained}</b> dictionaries")
     css = "m" if architecture == "Mamba" else "t"
     title = div("k", span("", escape(e.id)), span(f"wb-badge {css}", architecture))
     return div("wb-card", title, div("d", " · ".join(facts) or "no numbers recorded"))

@@ -95,7 +95,13 @@ def logit_bars(effects: LogitEffects, n: int = 10) -> str:
     )
     note = effects.note or "decoder direction through the unembedding"
     alt = 'role="img" aria-label="Tokens this latent promotes and suppresses most"'
-    return div("wb-chart", _title("Direct logit effect", f"per unit of activation · {note}"), div("logits", *columns, attrs=alt), table)
+    return div(
+        "wb-chart",
+        _title("Direct logit effect", "per unit of activation"),
+        div("logits", *columns, attrs=alt),
+        table,
+        div("fn", html.escape(note)),
+    )
 
 
 def _percent(value: float, vmax: float) -> str:

@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sae.errors import UserError
+from sae.errors import CorruptError, UserError
+from sae.files import read_json, sha256_file
+from sae.strict import parse_config
 from workbench.provenance import Manifest
 from workbench.workspace import KINDS, Item, Workspace
 
@@ -193,16 +195,11 @@ def _entry(kind: str, item: Item) -> Entry:
 
 
 def _store_entry(item: Item) -> Entry:
-    """A store's seal, in a manifest's shape: stores have their own specification and no manifest."""
-    import hashlib
-
-    from sae.files import read_json
-
+    """A store's seal in a manifest's shape: stores have their own specification and no manifest."""
     seal = item.path / "seal.json"
-    about = item.path / "store.json"
     values = read_json(seal)
-    config = read_json(about) if about.is_file() else {}
-    values = values if isinstance(values, dict) else {}
-    numbers = {k: v for k, v in {**config, **values}.items() if isinstance(v, int | float | str) and not isinstance(v, bool)}
-    manifest = Manifest(kind="stores", id=item.id, numbers=numbers, metadata={"store": config, "seal": values})
-    return Entry("stores", item.id, item.path, manifest, hashlib.sha256(seal.read_bytes()).hexdigest()[:8])
+    if not isinstance(values, dict):
+        raise CorruptError(f"{seal} is not the seal of a store. `workbench check {item.path}` says more.")
+    taken = {k: values[k] for k in ("command", "numbers", "metadata") if k in values}
+    manifest = parse_config(Manifest, {"kind": "stores", "id": item.id, **taken}, where=str(seal))
+    return Entry("stores", item.id, item.path, manifest, sha256_file(seal)[:8])

@@ -39,6 +39,16 @@ PAGES: tuple[PageSpec, ...] = (
         "One latent: statistics, contexts, logit effects, neighbours.",
         shown=lambda x: bool(x.dictionaries),
     ),
+    PageSpec(
+        "probe",
+        "Text probe",
+        "edit_note",
+        "Your text through a Transformer and a Mamba: which latents fire where; steering.",
+        shown=lambda x: any(d.entry is not None for d in x.dictionaries.values()),
+    ),
+    PageSpec("lists", "Lists", "bookmarks", "Named lists of latents with notes.", group="Work"),
+    PageSpec("export", "Export", "ios_share", "A figure with its data, table, references and provenance.", group="Work"),
+    PageSpec("about", "About", "info", "Versions, keys, citation, self-test.", group="Work"),
 )
 
 

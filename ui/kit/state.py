@@ -68,7 +68,12 @@ def current(index: Index) -> Dictionary | None:
         if id in known:
             st.session_state["last_dictionary"] = id
             return known[id]
-    found = max(known.values(), key=lambda d: (d.records is not None, d.revision == "final", d.architecture == "Transformer"), default=None)
+    middle = max((d.layer for d in known.values()), default=0) / 2
+
+    def newcomer(d: Dictionary) -> tuple[bool, bool, bool, float]:
+        return d.records is not None, d.revision == "final", d.architecture == "Transformer", -abs(d.layer - middle)
+
+    found = max(known.values(), key=newcomer, default=None)
     if found is not None:
         st.session_state["last_dictionary"] = found.id
     return found

@@ -13,28 +13,16 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
+from workbench.export.text import visible as text_visible
+
 LEVELS = 9
-_SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
-_HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
-_COMBINING = frozenset({"Mn", "Me"})
 
 
 @lru_cache(maxsize=200_000)
 def visible(token: str) -> str:
-    """``token`` with every invisible or direction-changing character replaced by a sign or ``⟨hex⟩``. Not escaped."""
-    out = []
-    for c in token:
-        if c in _SIGNS:
-            out.append(_SIGNS[c])
-        elif c == " ":
-            out.append(c)
-        elif unicodedata.category(c) in _HIDDEN:
-            out.append(f"⟨{ord(c):04X}⟩")
-        elif unicodedata.category(c) in _COMBINING and not out:
-            out.append("◌" + c)
-        else:
-            out.append(c)
-    return "".join(out)
+    """``token`` with every invisible or direction-changing character replaced by a sign or ``⟨U+XXXX⟩``. Not escaped."""
+    text = text_visible(token)
+    return "◌" + text if text and unicodedata.category(text[0]) in ("Mn", "Me") else text
 
 
 @lru_cache(maxsize=200_000)
@@ -43,23 +31,23 @@ def escape(token: object) -> str:
     return html.escape(visible(str(token)), quote=True)
 
 
-@lru_cache(maxsize=200_000)
-def chip(token: str) -> str:
-    """One token on its own, as HTML: leading and trailing spaces shown as ``␣`` so that " the" differs from "the"."""
-    text = visible(token)
-    body = text.strip(" ")
-    lead, trail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" ")) if body else 0
-    shown = "␣" * min(lead, 8) + body + "␣" * min(trail, 8)
-    return f'<span class="wb-tok">{html.escape(clip(shown, 40), quote=True) or "∅"}</span>'
-
-
 def cell(token: str, length: int = 40) -> str:
-    """One token for a table cell that shows text literally: spaces as ``␣``, everything visible, clipped."""
+    """One token on its own as text: everything visible, spaces at its ends as ``␣`` (many as ``␣×8``), clipped."""
     text = visible(token)
     body = text.strip(" ")
     lead = len(text) - len(text.lstrip(" "))
     trail = len(text) - len(text.rstrip(" ")) if body else 0
-    return clip("␣" * lead + body + "␣" * trail, length)
+    return clip(_spaces(lead) + body + _spaces(trail), length)
+
+
+def _spaces(n: int) -> str:
+    return "␣" * n if n < 4 else f"␣×{n}"
+
+
+@lru_cache(maxsize=200_000)
+def chip(token: str) -> str:
+    """:func:`cell` as HTML in a small frame, so that " the" differs from "the"."""
+    return f'<span class="wb-tok">{html.escape(cell(token), quote=True) or "∅"}</span>'
 
 
 def markdown(text: object) -> str:

@@ -1,0 +1,147 @@
+"""One click to a paper: choose a figure, its source and its style; see it; take everything as one zip."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import streamlit as st
+
+from ui.kit import data, panels, state
+from ui.kit.figures import table
+from ui.kit.markup import div
+from ui.kit.options import form
+from ui.kit.tokens import escape, visible
+from workbench.export import FigureSpec, Style, bundle, bundle_of, kinds
+from workbench.export.figures import Kind, build
+from workbench.workspace import Workspace
+
+
+@st.fragment(key="export_body")
+def body() -> None:
+    """Choices on the left, the figure on the right."""
+    with panels.guarded("The export"):
+        panels.page_title("Export", "the same bytes as <code>workbench export</code>, with provenance inside every file")
+        index = data.index()
+        usable = {name: kind for name, kind in kinds().items() if index.of(kind.source)}
+        if not usable:
+            panels.not_computed("Anything to export", "workbench demo", "Figures are drawn from the results of this workspace.")
+            return
+        kind, source = choose(usable)
+        options = form(kind.options, f"opt_{kind.name}", _from_address(kind))
+        style, caption = styling()
+        spec = FigureSpec.model_validate({"figure": kind.name, "source": source, "options": options, "style": style, "caption": caption})
+        preview(spec)
+
+
+def choose(usable: dict[str, Kind]) -> tuple[Kind, str]:
+    """The figure and the result it shows; both live in the address."""
+    index = data.index()
+    names = list(usable)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.session_state.setdefault("ex_figure", state.get_choice("f", names, names[0]))
+        if st.session_state["ex_figure"] not in names:
+            st.session_state["ex_figure"] = names[0]
+        name = st.selectbox("Figure", names, key="ex_figure", format_func=lambda n: usable[n].title, width=420)
+        kind = usable[name]
+        ids = [e.id for e in index.of(kind.source)]
+        wanted = (state.get("src") or "").partition("/")[2] or state.get("d") or ""
+        if st.session_state.get("ex_source") not in ids:
+            st.session_state["ex_source"] = wanted if wanted in ids else ids[0]
+        id = st.selectbox(f"Result ({kind.source})", ids, key="ex_source", format_func=visible, width=380)
+    source = f"{kind.source}/{id}"
+    state.put(f=name, src=source)
+    return kind, source
+
+
+def _from_address(kind: Kind) -> dict[str, Any]:
+    """Options the address names (the latent one came from)."""
+    latent = state.get_int("i", 0, 10**9)
+    return {"latent": latent} if latent is not None and "latent" in kind.options.model_fields else {}
+
+
+def styling() -> tuple[dict[str, Any], str]:
+    """How the figure is set; defaults are those of ``workbench export``."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        width = st.segmented_control(
+            "Width", ["single", "double"], default="double", key="ex_width", required=True, help="3.25 or 6.75 inches"
+        )
+        size = st.number_input("Type, points", 5.0, 24.0, 8.0, 0.5, key="ex_size", width=130)
+        palette = st.segmented_control("Colours", ["okabe-ito", "greys"], default="okabe-ito", key="ex_palette", required=True)
+        caption = st.text_input(
+            "Caption (first sentence)", key="ex_caption", max_chars=600, placeholder="written from the data unless you write one", width=420
+        )
+    return {"width": width, "font_size": size, "palette": palette}, caption or ""
+
+
+def preview(spec: FigureSpec) -> None:
+    """The figure as it will print, its caption, its data, and the button."""
+    workspace = Workspace(data.workspace_folder(), create=False)
+    version = data.index().find(*spec.source.split("/", 1))
+    shown = _preview(str(workspace.root), version.version if version else "", spec.model_dump_json())
+    left, right = st.columns([5, 3], gap="large")
+    with left:
+        # drawn by matplotlib from the same data as the files; white paper in both themes
+        picture = base64.b64encode(shown["png"]).decode()
+        st.image(f"data:image/png;base64,{picture}", width="stretch", alt=shown["alt"])
+        st.html(div("wb-head", div("sub", escape(shown["caption"]))))
+    with right:
+        st.download_button(
+            "Download the bundle",
+            lambda: bundle(spec, workspace).zip,
+            file_name=f"{shown['name']}.zip",
+            mime="application/zip",
+            icon=":material/download:",
+            on_click="ignore",
+            key="ex_download",
+            type="primary",
+            shortcut="E",
+        )
+        st.html(panels.table(["in the zip", ""], [[f"<code>{name}</code>", about] for name, about in FILES]))
+        st.caption("The same from a shell:")
+        st.code(command(spec), language="sh", wrap_lines=True)
+    with st.expander("Show as table", key="ex_table", on_change="rerun") as box:
+        if box.open:
+            made = build(spec, workspace)
+            table(made.data, made.tokens)
+
+
+FILES = (
+    ("figure.pdf .svg .png", "vector, fonts embedded; 300 dpi"),
+    ("data.csv .parquet", "what is drawn"),
+    ("table.tex refs.bib", "booktabs table, BibTeX"),
+    ("caption.txt", "what, n, data version"),
+    ("provenance.json", "spec, inputs, digests, versions"),
+    ("reproduce.sh", "makes it again and compares"),
+)
+
+
+@st.cache_data(show_spinner="drawing …", max_entries=24)
+def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
+    """Everything the page shows of a spec; keyed by the spec and its source's data version."""
+    spec = FigureSpec.model_validate_json(spec_json)
+    workspace = Workspace(root, create=False)
+    made = build(spec, workspace)
+    files = bundle_of(made, spec, workspace)
+    return {
+        "png": files.files["figure.png"],
+        "caption": files.files["caption.txt"].decode(),
+        "alt": made.alt or made.caption,
+        "name": files.name,
+    }
+
+
+def command(spec: FigureSpec) -> str:
+    """The command line that writes the same bundle into the workspace."""
+    defaults = Style().model_dump()
+    styled = any(spec.style.model_dump()[k] != defaults[k] for k in defaults) or spec.caption
+    sets = "".join(f" --set {k}={v}" for k, v in spec.options.items())
+    where = f"--workspace {data.workspace_folder().name}"
+    return (
+        f"workbench export spec.json {where}   # spec.json is in the zip"
+        if styled
+        else f"workbench export {spec.figure} --source {spec.source}{sets} {where}"
+    )
+
+
+body()

@@ -1,0 +1,57 @@
+"""A form for the options of anything that has a strict configuration: one widget per field, by its type and limits."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Literal
+
+import streamlit as st
+from pydantic.fields import FieldInfo
+
+from sae.strict import StrictConfig
+
+
+def form(model: type[StrictConfig], key: str, start: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Widgets for every field in a row that wraps; returns values for ``model``. ``start`` replaces defaults."""
+    values: dict[str, Any] = {}
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        for name, field in model.model_fields.items():
+            default = (start or {}).get(name, field.get_default(call_default_factory=True))
+            values[name] = _widget(name, field, f"{key}_{name}", default)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
+    """One field; a type without a widget keeps its default."""
+    label = name.replace("_", " ")
+    kind: Any = field.annotation
+    options = [a for a in typing.get_args(kind) if a is not type(None)]
+    if typing.get_origin(kind) is Literal:
+        return st.selectbox(label, options, index=options.index(default) if default in options else 0, key=key, width=170)
+    if kind is bool:
+        return st.toggle(label, value=bool(default), key=key)
+    if kind is int:
+        lo, hi = _limits(field)
+        return int(
+            st.number_input(
+                label,
+                int(lo) if lo is not None else None,
+                int(hi) if hi is not None else None,
+                int(default or 0),
+                step=1,
+                key=key,
+                width=150,
+            )
+        )
+    if kind is float:
+        lo, hi = _limits(field)
+        return st.number_input(label, lo, hi, float(default or 0.0), key=key, width=150)
+    if kind is str:
+        return st.text_input(label, value=str(default or ""), key=key, max_chars=200, width=220)
+    return default
+
+
+def _limits(field: FieldInfo) -> tuple[float | None, float | None]:
+    lo = next((float(m.ge) for m in field.metadata if getattr(m, "ge", None) is not None), None)
+    hi = next((float(m.le) for m in field.metadata if getattr(m, "le", None) is not None), None)
+    return lo, hi

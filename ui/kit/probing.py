@@ -1,0 +1,70 @@
+"""Models and dictionaries for the text probe, loaded on first use and kept; torch is imported inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from ui.kit import data
+from ui.kit.index import Dictionary
+
+if TYPE_CHECKING:
+    from workbench.analysis.probe import Probe, Steered
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe with what the records know about its latents."""
+
+    probe: Probe
+    n_latents: int
+    maxima: dict[int, float]
+    about: dict[int, str]
+
+
+def run_probe(d: Dictionary, text: str) -> Probed:
+    """The dictionary on a text.
+
+    Raises:
+        UserError: the model or dictionary cannot be loaded, or the text is empty.
+    """
+    from workbench.analysis.probe import probe
+
+    subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
+    found = probe(_model(subject.model_name, subject.revision), dictionary, subject, text)
+    records = data.records(d)
+    maxima: dict[int, float] = {}
+    about: dict[int, str] = {}
+    if records is not None:
+        for latent, _, _ in found.latents(40):
+            row = records.row(latent)
+            maxima[latent] = float(row.get("max") or 0.0)
+            if isinstance(row.get("peak_text"), str):
+                about[latent] = row["peak_text"]
+    return Probed(found, int(dictionary.W_dec.shape[0]), maxima, about)
+
+
+def run_push(d: Dictionary, text: str, latent: int, amount: float) -> Steered:
+    """The next-token distribution with one latent pushed."""
+    from workbench.analysis.probe import push
+
+    subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
+    return push(_model(subject.model_name, subject.revision), dictionary, subject, text, latent, amount)
+
+
+@st.cache_resource(show_spinner="loading the language model …", max_entries=3)
+def _model(name: str, revision: str | None) -> Any:
+    from workbench.models import load_model
+
+    return load_model(name, revision=revision)
+
+
+@st.cache_resource(show_spinner="loading the dictionary …", max_entries=6)
+def _dictionary(root: str, id: str, version: str) -> tuple[Any, Any]:
+    from workbench.analysis.subject import find_subject
+    from workbench.workspace import Workspace
+
+    subject = find_subject(Workspace(root, create=False), id)
+    return subject, subject.load()
