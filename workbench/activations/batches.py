@@ -31,7 +31,7 @@ class Batches:
     last batch may be short. Iterating again starts again at ``start``.
     """
 
-    pool: Callable[[], ShardPool]
+    pool: Callable[[Batches], ShardPool]
     streams: tuple[Stream, ...]
     order: Order
     batch_size: int
@@ -111,7 +111,7 @@ class _GroupReader:
 
     def __init__(self, batches: Batches):
         self.b = batches
-        self.pool = batches.pool()
+        self.pool = batches.pool(batches)
         rows = min(batches.order.units_per_group * batches.order.unit_rows, batches.order.epoch_rows)
         self.buffers = [{s.key: np.empty((rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)]
         self.ahead = ThreadPoolExecutor(1, "store-ahead")

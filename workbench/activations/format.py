@@ -35,9 +35,9 @@ def h5py() -> Any:
     try:
         import h5py as module
     except ImportError as e:
-        raise MissingError("activation stores need the package h5py, which is not installed: pip install 'h5py>=3.13'") from e
-    if tuple(int(p) for p in module.__version__.split(".")[:2]) < (3, 13):
-        raise MissingError(f"activation stores need h5py 3.13 or newer; this is {module.__version__}: pip install -U 'h5py>=3.13'")
+        raise MissingError("activation stores need the package h5py, which is not installed: pip install 'h5py>=3.14'") from e
+    if tuple(int(p) for p in module.__version__.split(".")[:2]) < (3, 14):
+        raise MissingError(f"activation stores need h5py 3.14 or newer; this is {module.__version__}: pip install -U 'h5py>=3.14'")
     return module
 
 

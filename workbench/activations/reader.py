@@ -21,7 +21,7 @@ from workbench.activations.errors import ShardCorrupt, StoreIncomplete
 from workbench.activations.format import Container
 from workbench.activations.pool import ShardPool
 from workbench.activations.seal import read_seal, seal_digest, skipped_sequences
-from workbench.activations.shard import SHARDS, open_plan, open_shard, read_blocks
+from workbench.activations.shard import SHARDS, open_plan, open_shard, plain_folder, read_blocks
 from workbench.activations.shuffle import GROUP_ROWS, Order
 from workbench.activations.spec import STORED, Source, StoreSpec, Stream, read_spec
 from workbench.activations.writer import to_float
@@ -59,6 +59,7 @@ class ActivationStore:
         """
         folder = Path(path)
         spec = read_spec(folder)
+        plain_folder(folder / SHARDS)
         seal = read_seal(folder, spec)
         for s in seal["shards"]:
             try:
@@ -218,7 +219,9 @@ class ActivationStore:
             )
         streams = self._streams(hook, source)
         order = make_order(self.spec, streams, seed=seed, split=split, window=window, memory_limit=memory_limit, skipped=self._skipped_rows)
-        return Batches(lambda: self.pool, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads)
+        return Batches(
+            lambda batches: self.pool, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads
+        )
 
     def refresh(self) -> ActivationStore:
         """The store as it is now on disk. An open store, and a running epoch, never change under their reader."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from sae.errors import UntrustedFile
 from workbench.activations import disk, format
-from workbench.activations.errors import ShardCorrupt
-from workbench.activations.format import Container, Dataset, Layout, open_container
+from workbench.activations.errors import ShardCorrupt, StoreIncomplete
+from workbench.activations.format import Container, Dataset, open_container
 from workbench.activations.spec import FORMAT, SCHEMA, STORED, StoreSpec
 
 PLAN = "plan.h5"
@@ -54,6 +55,18 @@ def token_table(spec: StoreSpec, tokens: np.ndarray, index: int) -> dict[str, np
         "tok/seq": np.repeat(np.arange(lo, hi, dtype="<i8"), len(keep)),
         "tok/pos": np.tile(keep.astype("<i4"), n),
     }
+
+
+def plain_folder(path: Path) -> None:
+    """Refuse a link in place of one of the store's folders.
+
+    Raises:
+        UntrustedFile: a link. StoreIncomplete: nothing there.
+    """
+    if path.is_symlink():
+        raise UntrustedFile(f"{path} is a link; a store's folders are plain folders. Replace it by a copy of what it stands for.")
+    if not path.is_dir():
+        raise StoreIncomplete(f"{path} does not exist. Run the `workbench harvest` that made the store again.")
 
 
 def open_shard(folder: Path, spec: StoreSpec, index: int) -> Container:
@@ -117,8 +130,3 @@ def check_blocks(container: Container, d: Dataset, view: memoryview, first: int,
         part = view[(block - first) * step : (block - first + 1) * step]
         if xxhash.xxh3_64_intdigest(part) != int(table[block]):
             raise ShardCorrupt(container.path.name, "its bytes changed after they were written", stream=d.name, block=block)
-
-
-def layout_of(datasets: list[Dataset], attributes: dict[str, Any]) -> tuple[Layout, dict[int, bytes]]:
-    """See :func:`workbench.activations.format.lay_out`."""
-    return format.lay_out(datasets, attributes)

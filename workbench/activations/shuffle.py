@@ -163,6 +163,7 @@ class EpochOrder:
             units, window = units[by_window], window[by_window]
             cuts = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(units)]
         self.units = units
+        self.window_cuts = np.asarray(cuts, np.int64)
         self.starts = np.concatenate([np.arange(a, b, o.units_per_group) for a, b in pairwise(cuts)] + [[len(units)]]).astype(np.int64)
         before = np.concatenate([[0], np.cumsum(o.unit_sizes[units], dtype=np.int64)])
         self.row0 = before[self.starts]
@@ -175,6 +176,12 @@ class EpochOrder:
     def group_at(self, row: int) -> int:
         """The group that holds the epoch's ``row``-th row."""
         return int(np.searchsorted(self.row0, row, side="right")) - 1
+
+    def windows(self) -> list[tuple[int, list[int]]]:
+        """(last group, shards) of every window, in the order in which they are read."""
+        last = np.searchsorted(self.starts, self.window_cuts[1:]) - 1
+        per_shard = self.order.units_per_shard
+        return [(int(g), np.unique(self.units[a:b] // per_shard).tolist()) for g, (a, b) in zip(last, pairwise(self.window_cuts))]
 
     def group_units(self, group: int) -> np.ndarray:
         """Units of a group in file order, which is the order they have in the buffer."""

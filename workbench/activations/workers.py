@@ -29,6 +29,8 @@ LOCK = "LOCK"
 PROGRESS = "progress.json"
 QUARANTINE = "quarantine"
 _WAIT = 0.2
+_PATIENCE = 30.0
+"""Seconds to wait for shards that others seem to be making; then they are made here too, which is harmless."""
 
 
 def check_writable(folder: Path) -> None:
@@ -40,16 +42,10 @@ def check_writable(folder: Path) -> None:
     at = folder
     while not at.exists() and at != at.parent:
         at = at.parent
-    probe = at / f".probe-{os.getpid()}"
-    try:
-        os.close(disk.open_new(probe))
-        os.unlink(probe)
-    except OSError as e:
-        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
-            raise
-        raise ReadOnlyStore(
-            f"{at} may not be written to ({os.strerror(e.errno)}). Complete stores there can be read; to harvest, choose another --workspace."
-        ) from e
+    if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
+        return
+    why = "it is a file" if at.is_file() else "it is read-only for you"
+    raise ReadOnlyStore(f"{at} may not be written to ({why}). Complete stores there can be read; to harvest, choose another --workspace.")
 
 
 @contextmanager
@@ -149,9 +145,9 @@ def fill(
     made = 0
     with joined(folder, spec):
         with disk_errors(str(folder)):
-            _ensure_plan(folder, spec, tokens, doc_ids, kinds)
+            write_plan_if_missing(folder, spec, tokens, doc_ids, kinds)
             _recheck(folder, spec)
-        told = 0.0
+        told = waited = 0.0
         while todo := missing(folder, spec):
             if on_shard:
                 on_shard(spec.n_shards - len(todo), spec.n_shards)
@@ -161,9 +157,11 @@ def fill(
                 _tell(folder, spec, len(todo))
                 told = time.monotonic()
             index = _choose(folder, spec, todo, slot, slots)
-            if index is None:
+            if index is None and waited < _PATIENCE:
                 time.sleep(_WAIT)
+                waited += _WAIT
                 continue
+            index, waited = todo[0] if index is None else index, 0.0
             made += _make(folder, spec, index, tokens, producer)
         if on_shard:
             on_shard(spec.n_shards, spec.n_shards)
@@ -176,7 +174,8 @@ def fill(
 def _choose(folder: Path, spec: StoreSpec, todo: list[int], slot: int, slots: int) -> int | None:
     """The next missing shard nobody alive is making, beginning with this worker's share; None where all are being made."""
     remove_parts(folder, strangers=False)
-    taken = {name.split(".")[0] for name in os.listdir(folder / "tmp")}
+    mine = disk.owner_token()
+    taken = {name.split(".")[0] for name in os.listdir(folder / "tmp") if _owner(name) != mine}
     free = [i for i in todo if f"{i:06d}" not in taken]
     return min(free, key=lambda i: (i % slots != slot, i)) if free else None
 
@@ -196,7 +195,8 @@ def _make(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, produce
     raise AssertionError("unreachable")
 
 
-def _ensure_plan(folder: Path, spec: StoreSpec, tokens: np.ndarray, doc_ids: np.ndarray | None, kinds: np.ndarray | None) -> None:
+def write_plan_if_missing(folder: Path, spec: StoreSpec, tokens: np.ndarray, doc_ids: np.ndarray | None, kinds: np.ndarray | None) -> None:
+    """Make sure ``plan.h5`` is there and right; a damaged one is set aside and written again."""
     if os.path.lexists(folder / PLAN):
         try:
             open_plan(folder, spec).close()

@@ -52,6 +52,26 @@ def progress(items: Iterable[T], *, total: int | None = None, label: str = "", u
 
 
 @contextmanager
+def progress_to(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told where it stands: yields ``show(done, total)``."""
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, initial=done, desc=label, unit=unit, file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15)
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
     """Print a :class:`~sae.errors.UserError` as one line and exit with its code; Ctrl-C exits 130."""
     from sae.errors import OutOfSpace, UserError
@@ -80,7 +100,8 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
 def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
     """Turn a function into a verb: errors become one line, and its returned dict is printed where ``--json`` asks.
 
-    The function must take ``json_output`` and ``debug`` keyword arguments (see JsonOption, DebugOption).
+    The function must take ``json_output`` and ``debug`` keyword arguments (see JsonOption, DebugOption). A key ``exit_code`` of the
+    dict is not printed: the command ends with it after the document.
     """
 
     @functools.wraps(function)
@@ -94,7 +115,10 @@ def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
                 result = function(*args, **kwargs)
         finally:
             sys.stdout = stdout
+        code = int(result.pop("exit_code", 0)) if result else 0
         if kwargs.get("json_output"):
             print(json.dumps(result if result is not None else {}, indent=2, ensure_ascii=False))
+        if code:
+            raise typer.Exit(code)
 
     return run

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress_to, say, verb
 
 
 @verb
@@ -35,8 +35,8 @@ def harvest(
         say(f"store {plan.id!r} is complete; it is reused.")
     before = signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        with _Bar(plan.id) as bar:
-            folder = run(plan, home, workers=workers, on_shard=bar.show)
+        with progress_to(f"harvest {plan.id}", "shard") as show:
+            folder = run(plan, home, workers=workers, on_shard=show)
     except Terminated:
         say("stopped; run the same command again to go on.")
         raise typer.Exit(143) from None
@@ -55,35 +55,3 @@ def harvest(
         "sources": about["metadata"]["sources"],
         "hooks": about["metadata"]["hooks"],
     }
-
-
-class _Bar:
-    """A progress bar over shards that is fed from outside."""
-
-    def __init__(self, label: str):
-        self.label = label
-        self.bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def show(self, done: int, total: int) -> None:
-        """Move the bar to ``done`` of ``total`` shards."""
-        import sys
-
-        from tqdm import tqdm
-
-        if self.bar is None:
-            self.bar = tqdm(
-                total=total,
-                initial=done,
-                desc=f"harvest {self.label}",
-                unit="shard",
-                file=sys.stderr,
-                mininterval=0.5 if sys.stderr.isatty() else 15,
-            )
-        self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *exc: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
