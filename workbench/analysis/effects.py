@@ -1,0 +1,124 @@
+"""What an intervention changed: metrics of the answer, and tidy tables of their means with bootstrap intervals.
+
+Metrics, all at the answer position: `logit_diff` = logit(answer) - logit(wrong), `logit` of the answer, `prob` of the
+answer, `kl` = KL(clean ‖ intervened) in nats. An *effect* is the metric after an intervention minus the metric before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae.errors import UsageError
+from sae.strict import nearest
+from workbench.analysis.bootstrap import Estimate, resample_weights
+
+METRICS = ("logit_diff", "logit", "prob", "kl")
+RESAMPLES = 500
+
+
+def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The metrics, or a UsageError that names the nearest valid one."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UsageError(f"metric {metric!r} is unknown ({nearest(metric, list(METRICS))}).")
+    return tuple(metrics)
+
+
+def answer_metrics(
+    logits: Tensor, answer: Tensor, wrong: Tensor, clean_logits: Tensor, metrics: Sequence[str] = METRICS
+) -> dict[str, np.ndarray]:
+    """Metrics of logits [R,V] at the answer position; answer, wrong [R]; clean_logits [R,V] is the reference of `kl`."""
+    rows = torch.arange(len(logits))
+    out = {}
+    logprobs = logits.log_softmax(-1) if {"prob", "kl"} & set(metrics) else logits
+    for metric in check_metrics(metrics):
+        if metric == "logit_diff":
+            value = logits[rows, answer] - logits[rows, wrong]
+        elif metric == "logit":
+            value = logits[rows, answer]
+        elif metric == "prob":
+            value = logprobs[rows, answer].exp()
+        else:
+            clean = clean_logits.log_softmax(-1)
+            value = (clean.exp() * (clean - logprobs)).sum(-1).clamp_min(0)
+        out[metric] = value.double().numpy()
+    return out
+
+
+def interval(values: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Central 95 % of the bootstrap of the mean over axis 0 (prompts) of [P, ...]; NaN prompts are left out."""
+    flat = values.reshape(len(values), -1)
+    present = np.isfinite(flat)
+    weights = resample_weights(len(flat), resamples=RESAMPLES, seed=seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (weights @ np.where(present, flat, 0.0)) / (weights @ present)
+    low, high = np.full((2, flat.shape[1]), np.nan)
+    some = present.any(0)
+    if some.any():
+        low[some], high[some] = np.nanquantile(means[:, some], [0.025, 0.975], axis=0)
+    return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+
+
+def tidy(values: np.ndarray, axes: Mapping[str, Sequence[Any]], **constants: Any) -> pd.DataFrame:
+    """One row per cell of the axes: `effect` (mean over prompts), `low`, `high`, `n` (prompts), the axes' labels and constants.
+
+    values [P, *axes]; NaN means that the prompt has no such cell (a position outside it, say). Cells without any prompt are absent.
+    """
+    shape = tuple(len(labels) for labels in axes.values())
+    if values.shape[1:] != shape:
+        raise ValueError(f"values {values.shape} do not have the axes {dict(zip(axes, shape, strict=True))}")
+    n = np.isfinite(values).sum(0).reshape(-1)
+    low, high = (bound.reshape(-1) for bound in interval(values))
+    grid = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
+    mean = np.where(np.isfinite(values), values, 0).sum(0).reshape(-1) / np.maximum(n, 1)
+    table = grid.assign(effect=mean, low=low, high=high, n=n)
+    for name, value in constants.items():
+        table[name] = value
+    return table[table.n > 0].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The cell of a profile with the largest mean effect, by size.
+
+    `share` of the summed absolute mean effects of all cells; `same` is the share of bootstrap resamples that peak at this cell.
+    """
+
+    index: tuple[int, ...]
+    effect: Estimate
+    share: Estimate
+    same: float
+
+
+def locate_peak(values: np.ndarray, *, seed: int = 0) -> Peak:
+    """The peak of a profile [P, ...] over prompts; intervals are bootstraps over prompts of the located cell. NaN prompts count as none."""
+    n = len(values)
+    flat = values.reshape(n, -1)
+    present = np.isfinite(flat)
+    filled = np.where(present, flat, 0.0)
+    mean = filled.sum(0) / np.maximum(present.sum(0), 1)
+    weights = resample_weights(n, resamples=RESAMPLES, seed=seed)
+    drawn = (weights @ filled) / np.maximum(weights @ present, 1)
+    top = int(np.abs(mean).argmax())
+
+    def estimate(value: float, spread: np.ndarray) -> Estimate:
+        low, high = np.nanquantile(spread, [0.025, 0.975])
+        return Estimate(float(value), float(low), float(high), n, "prompts", "bootstrap over prompts, 95 %")
+
+    total = np.abs(mean).sum()
+    sums = np.abs(drawn).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.abs(drawn[:, top]) / sums
+    return Peak(
+        index=tuple(int(i) for i in np.unravel_index(top, values.shape[1:])),
+        effect=estimate(mean[top], drawn[:, top]),
+        share=estimate(np.abs(mean[top]) / total if total else float("nan"), shares if total else np.array([np.nan])),
+        same=float((np.abs(drawn).argmax(1) == top).mean()),
+    )
