@@ -45,9 +45,9 @@ class CorpusConfig(StrictConfig):
     kind: Literal["mini", "prose", "text", "jsonl", "parquet"] = "mini"
     seed: int = 0
     split: Split = "train"
-    tiled_share: float = Field(0.12, ge=0, le=1)
-    snippet_share: float = Field(0.28, ge=0, le=1)
-    agreement_share: float = Field(0.05, ge=0, le=1)
+    tiled_share: float = Field(default=0.12, ge=0, le=1)
+    snippet_share: float = Field(default=0.28, ge=0, le=1)
+    agreement_share: float = Field(default=0.05, ge=0, le=1)
     paths: tuple[str, ...] = ()
     text_field: str = "text"
 

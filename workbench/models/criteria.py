@@ -51,7 +51,8 @@ class Criteria:
 
     def _single(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """BOS and 64 tokens by frequency whose last one occurred exactly once before, in the first half: [n, 65], successors [n]."""
-        prompts, targets = [], []
+        prompts: list[np.ndarray] = []
+        targets: list[int] = []
         cumulative = np.cumsum(self.probabilities)
         while len(prompts) < n:
             window = np.minimum(np.searchsorted(cumulative, rng.random(64), side="right"), len(cumulative) - 1)
@@ -59,7 +60,7 @@ class Criteria:
             window[-1] = window[source]
             if (window[:-1] == window[-1]).sum() == 1:
                 prompts.append(window)
-                targets.append(window[source + 1])
+                targets.append(int(window[source + 1]))
         return _with_bos(np.stack(prompts), bos_id(self.tokenizer)), np.asarray(targets)
 
     @torch.inference_mode()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -36,21 +37,21 @@ class PretrainRecipe(StrictConfig):
 
     name: str
     architecture: Literal["gpt_neox", "mamba"]
-    d_model: int = Field(128, ge=8)
-    n_layers: int = Field(3, ge=1)
-    n_heads: int = Field(4, ge=1)
-    state_size: int = Field(16, ge=1)
-    conv_kernel: int = Field(4, ge=1)
-    ctx: int = Field(256, ge=8)
-    batch: int = Field(16, ge=1)
+    d_model: int = Field(default=128, ge=8)
+    n_layers: int = Field(default=3, ge=1)
+    n_heads: int = Field(default=4, ge=1)
+    state_size: int = Field(default=16, ge=1)
+    conv_kernel: int = Field(default=4, ge=1)
+    ctx: int = Field(default=256, ge=8)
+    batch: int = Field(default=16, ge=1)
     steps: int = Field(ge=1)
-    lr: float = Field(2e-3, gt=0)
-    warmup: int = Field(100, ge=1)
-    decay_share: float = Field(0.25, ge=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
-    clip: float = Field(1.0, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
+    warmup: int = Field(default=100, ge=1)
+    decay_share: float = Field(default=0.25, ge=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     seed: int = 0
-    no_bos_share: float = Field(0.1, ge=0, le=1)
+    no_bos_share: float = Field(default=0.1, ge=0, le=1)
     start: str | None = None
     snapshots: tuple[int, ...] = (0,)
     corpus: CorpusConfig = CorpusConfig()
@@ -86,7 +87,7 @@ class PretrainRecipe(StrictConfig):
 
 def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
     """The Hugging Face configuration of the recipe's architecture; embeddings are tied."""
-    ids = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "tie_word_embeddings": True}
+    ids: dict[str, Any] = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "tie_word_embeddings": True}
     if recipe.architecture == "gpt_neox":
         from transformers import GPTNeoXConfig
 
@@ -193,7 +194,7 @@ class Pretraining:
                 p.data.copy_(tensors[f"model.{name}"])
                 if self.step:
                     self.optimizer.state[p] = {k: tensors[f"{k}.{i}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-        except (KeyError, RuntimeError, ValueError, OSError) as e:
+        except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as e:
             raise CorruptError(f"{path} cannot be resumed: {e}. Remove {self.work} to train from the start.") from e
         before, now = (about.get("steps"), about.get("decay_start")), (self.recipe.steps, self.recipe.decay_start)
         moved = before != now and self.step > min(about.get("decay_start", 0), self.recipe.decay_start)
@@ -295,9 +296,10 @@ def finish(run: Pretraining, workspace: Workspace, *, criteria: bool, show: Call
     from workbench.models.card import assemble
     from workbench.models.criteria import Criteria
 
-    recipe, card = run.recipe, {}
+    recipe = run.recipe
+    card: dict[str, Any] = {}
     np.save(run.work / "losses.npy", run.losses)
-    about = {"command": f"workbench pretrain {recipe.name}", "recipe": recipe.model_dump(mode="json")}
+    about: dict[str, Any] = {"command": f"workbench pretrain {recipe.name}", "recipe": recipe.model_dump(mode="json")}
     with workspace.create("models", recipe.name, numbers=lambda: _numbers(card), **about) as target:
         measured = Criteria(run.tokenizer) if criteria else None
         card = assemble(recipe, run.work, target, run.tokenizer, measured, show)

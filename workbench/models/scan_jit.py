@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 _STEPS = 16
-_FAST = {"fastmath": {"contract", "reassoc", "nsz", "arcp"}, "cache": True, "nogil": True, "boundscheck": False, "error_model": "numpy"}
+_FAST: Any = {
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+    "cache": True,
+    "nogil": True,
+    "boundscheck": False,
+    "error_model": "numpy",
+}
 
 
 @nb.njit(inline="always", **_FAST)

@@ -26,7 +26,7 @@ class _Order:
     def of(cls, keys: np.ndarray, counts: np.ndarray, contexts: int, vocab: int) -> _Order:
         context = keys // vocab
         once, twice = int((counts == 1).sum()), int((counts == 2).sum())
-        discount = once / (once + 2 * twice) if once else 0.0
+        discount = once / (once + 2 * twice) if once else 0.5
         totals = np.bincount(context, weights=counts, minlength=contexts)
         return cls(keys, counts, totals, np.bincount(context, minlength=contexts), discount, vocab)
 
