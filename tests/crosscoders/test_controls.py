@@ -44,18 +44,15 @@ def matched(cc: Crosscoder, world: World) -> tuple[np.ndarray, np.ndarray, np.nd
     return partner.numpy(), best.numpy(), (f > 0).sum(0).numpy()
 
 
-@pytest.mark.parametrize(
-    "activation, k, steps",
-    [("topk", 3, 500), pytest.param("batchtopk", 2, 800, marks=pytest.mark.slow), pytest.param("topk", 3, 1200, marks=pytest.mark.slow)],
-)
-def test_latents_planted_in_some_sources_are_classified(activation, k, steps):
+@pytest.mark.parametrize("activation, k", [("topk", 3), pytest.param("batchtopk", 2, marks=pytest.mark.slow)])
+def test_latents_planted_in_some_sources_are_classified(activation, k):
     """Presence at every source by relative norm > 0.5, against the planted presence: precision and recall at least 0.95."""
     present = torch.ones(3, 40)
     present[0, 24:30] = 0  # born at the second snapshot
     present[1:, 30:35] = 0  # die after the first
     present[:2, 35:] = 0  # born at the third
     world = World([32, 32, 32], present, rate=0.04)
-    cc = trained(world, 3, steps, d_sae=64, k=k, activation=activation, lr=5e-3)
+    cc = trained(world, 3, 500, d_sae=96, k=k, k_aux=8, activation=activation, lr=5e-3)
     partner, r, fired = matched(cc, world)
     used = np.flatnonzero((fired > 30) & (r > 0.8))
     said = relative_norms(cc.decoder_norms())[:, used] > 0.5
