@@ -1,0 +1,46 @@
+"""``workbench map``: geometry of decoder directions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def map(
+    dictionaries: Annotated[
+        list[str], typer.Argument(help="One dictionary, or several of one space (for families, a narrow and a wide one).")
+    ],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    no_layout: Annotated[bool, typer.Option("--no-layout", help="Leave the UMAP out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the baselines and the layout.")] = 0,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Nearest neighbours against measured chance, feature-splitting families between widths, and a UMAP for the browser."""
+    from workbench.analysis.geometry_run import make_map
+    from workbench.analysis.subject import find_subject
+    from workbench.workspace import Workspace
+
+    ws = Workspace(workspace)
+    subjects = [find_subject(ws, d) for d in dictionaries]
+    if not no_layout:
+        say("neighbours, chance and layout (the layout takes most of the time, more so the first time) …")
+    command = f"workbench map {' '.join(dictionaries)} --seed {seed}" + (" --no-layout" if no_layout else "")
+    item = make_map(ws, subjects, layout=not no_layout, seed=seed, command=command)
+    numbers = item.manifest.numbers
+    for name, n in numbers.items():
+        if "median_nearest_cosine" in n:
+            say(
+                f"{name}: nearest cosine {n['median_nearest_cosine']:.3f} (chance {n['median_matched']:.3f} matched, "
+                f"{n['median_isotropic']:.3f} isotropic; n = {n['n_latents']:,}), {n['share_above_matched']:.1%} above the matched 99.9 %"
+            )
+        else:
+            say(
+                f"{name}: {n['share_with_parent']:.1%} of {n['n_wide']:,} have a parent, {n['share_split']:.1%} of {n['n_narrow']:,} have split"
+            )
+    say(f"{item.path} (version {item.version})")
+    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers}
