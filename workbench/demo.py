@@ -45,7 +45,7 @@ def register_models(workspace: Workspace, say: Callable[[str], None]) -> list[st
     from workbench.config import data_dir
     from workbench.models.load import bundled, revisions
 
-    names = [n for n in ("mini-pythia", "mini-mamba") if n in bundled()]
+    names = [n for n in bundled() if n in ("mini-pythia", "mini-mamba")]
     if not names:
         raise MissingError(f"the bundled models are missing in {data_dir() / 'models'}. Reinstall the package.")
     for name in names:

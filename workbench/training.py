@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
@@ -81,9 +80,9 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
     from workbench.models.sites import site_of
 
     names = [s.name for s in store.spec.sources]
-    for source in recipe.sources:
-        if source not in names:
-            raise UsageError(f"store {recipe.store!r} has no source {source!r} ({nearest(source, names)})")
+    for wanted in recipe.sources:
+        if wanted not in names:
+            raise UsageError(f"store {recipe.store!r} has no source {wanted!r} ({nearest(wanted, names)})")
     jobs: list[Job] = []
     sites_seen: set[str] = set()
     for source in store.spec.sources:
@@ -209,9 +208,3 @@ def measure(dictionary: SAE, store: ActivationStore, hook: str, source: str, *, 
         "dead_share": round(firing.dead, 6),
         "n_dead_rows": firing.n,
     }
-
-
-def dictionary_path(workspace: Workspace, dictionary: str | Path) -> Path:
-    """The folder a dictionary argument means: an id in the workspace, or a path to a dictionary folder."""
-    path = Path(dictionary)
-    return path if (path / "cfg.json").is_file() else workspace.get("dictionaries", str(dictionary)).path

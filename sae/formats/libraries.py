@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import CorruptError
-from sae.formats.normal import NormalForm
+from sae.formats.normal import Act, NormalForm
 from sae.formats.tensors import need, read_config, read_safetensors, read_state_dict
 
 
@@ -181,7 +181,7 @@ def read_llama_scope(folder: Path) -> NormalForm:
     if (want := (cfg.get("d_model"), cfg.get("d_sae"))) != tuple(enc.shape):
         raise CorruptError(f"{folder}: hyperparams.json says d_model, d_sae = {want}; encoder.weight gives {tuple(enc.shape)}.")
     jump = cfg.get("jump_relu_threshold")
-    act = "jumprelu" if jump else "topk" if cfg.get("act_fn") == "topk" else "relu"
+    act: Act = "jumprelu" if jump else "topk" if cfg.get("act_fn") == "topk" else "relu"
     form = NormalForm(
         act,
         enc,
