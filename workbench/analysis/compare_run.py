@@ -1,0 +1,53 @@
+"""``workbench compare`` as a function: find the two sides, reuse what is complete, compare, write."""
+
+from __future__ import annotations
+
+from workbench.analysis.compare import CompareRecipe, Tick, compare
+from workbench.analysis.compare_tables import write_comparison
+from workbench.analysis.sides import find_group, model_seed_of, sae_seed_of, untrained_of
+from workbench.workspace import Item, Workspace, check_id
+
+
+def compare_and_write(
+    workspace: Workspace,
+    a: str,
+    b: str,
+    recipe: CompareRecipe,
+    *,
+    pattern: str = "",
+    command: str = "",
+    tick: Tick = lambda what: None,
+) -> Item:
+    """Compare A and B and write ``matches/<a>__<b>/``; a complete comparison of the same dictionaries and recipe is reused.
+
+    It is made again when a dictionary changed, or when one that could serve as a skyline has come to the workspace.
+
+    Raises:
+        UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
+    """
+    sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
+    id = check_id(f"{sides[0].name}__{sides[1].name}")
+    if workspace.complete("matches", id):
+        have = workspace.get("matches", id).manifest
+        if have.recipe == recipe.model_dump(mode="json") and {i.digest for i in have.inputs if i.kind == "dictionaries"} == _inputs(
+            workspace, sides, recipe
+        ):
+            return workspace.get("matches", id)
+    found = compare(workspace, *sides, recipe, tick=tick)
+    from workbench.analysis.records_run import model_vocab
+    from workbench.models import load_model
+
+    vocab = model_vocab(load_model(sides[0].model[0], revision=sides[0].model[1]))
+    return write_comparison(workspace, found, vocab, command=command)
+
+
+def _inputs(workspace: Workspace, sides: tuple, recipe: CompareRecipe) -> set[str]:
+    """Digests of all dictionaries the comparison would read."""
+    groups = list(sides)
+    for name, find in (("sae seed", sae_seed_of), ("model seed", model_seed_of)):
+        if name in recipe.baselines:
+            groups += [found for g in sides if (found := find(workspace, g)) is not None]
+    if "untrained" in recipe.baselines:
+        untrained = [untrained_of(workspace, g) for g in sides]
+        groups += [g for g in untrained if g is not None] if all(untrained) else []
+    return {s.input.digest for g in groups for s in g.subjects}

@@ -1,0 +1,77 @@
+"""``workbench compare``: match the latents of two dictionaries or models, with baselines."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def compare(
+    a: Annotated[str, typer.Argument(help="A dictionary, or a model: all its residual dictionaries.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    tokens: Annotated[int, typer.Option(help="Tokens to compare on, held-out ones first.", min=100)] = 100_000,
+    min_firings: Annotated[int, typer.Option(help="Latents that fire less take no part.", min=1)] = 30,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="Baselines to compute: 'all', 'none', or some of random, random partner, shuffle, shift, neurons, untrained, even, model seed, sae seed, separated by commas."
+        ),
+    ] = "all",
+    pattern: Annotated[str, typer.Option(help="Part of the ids to choose by, where a model has several dictionaries per layer.")] = "",
+    codes: Annotated[bool, typer.Option(help="Keep the codes, so that any pair can be seen on the same tokens.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of permutations, random encoders and bootstraps.")] = 0,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Match the latents of two dictionaries or models on the same tokens (MPPC), beside every available baseline."""
+    from workbench.analysis.compare import CompareRecipe
+    from workbench.analysis.compare_run import compare_and_write
+    from workbench.workspace import Workspace
+
+    options: dict[str, Any] = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
+    if baselines != "all":
+        options["baselines"] = [] if baselines == "none" else [s.strip() for s in baselines.split(",")]
+    command = f"workbench compare {shlex.quote(a)} {shlex.quote(b)} --tokens {tokens} --min-firings {min_firings} --seed {seed}"
+    command += (f" --baselines {shlex.quote(baselines)}" if baselines != "all" else "") + (
+        f" --pattern {shlex.quote(pattern)}" if pattern else ""
+    )
+    command += "" if codes else " --no-codes"
+    from tqdm import tqdm
+
+    with tqdm(desc=f"{a} × {b}", unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
+
+        def tick(what: str) -> None:
+            bar.set_postfix_str(what, refresh=False)
+            bar.update()
+
+        item = compare_and_write(
+            Workspace(workspace), a, b, CompareRecipe.model_validate(options), pattern=pattern, command=command, tick=tick
+        )
+    numbers, about = item.manifest.numbers, item.manifest.metadata
+    for d, (x, y) in (("ab", ("a", "b")), ("ba", ("b", "a"))):
+        n = numbers[d]
+        cross = n["series"]["cross"]
+        say(
+            f"{about[x]['name']} → {about[y]['name']}: {n['n']:,} latents, mean r {_shown(cross['mean'])}, {n['matched']:,} matched, {n['mutual']:,} mutual"
+        )
+        for name, s in n["series"].items():
+            say(
+                f"  {name:15} mean {_shown(s['mean'])} [{_shown(s['low'])}, {_shown(s['high'])}]  r ≥ .5: {_shown(s['share_50'])}  (n {s['n']:,})"
+            )
+        broken = [f"{o['lower']} < {o['higher']}" for o in n["order"] if not o["holds"]]
+        say(f"  order {'holds' if n['order'] and not broken else 'does not hold at ' + ', '.join(broken) if broken else 'not computed'}")
+    for name, why in about["missing"].items():
+        say(f"  {name} not computed: {why}")
+    say(f"{item.path} (version {item.version})")
+    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers, "metadata": about}
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
