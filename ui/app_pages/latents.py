@@ -35,7 +35,7 @@ def body() -> None:
             return
         st.html(f'<div class="wb-title"><h1>Latents</h1><div>{badges(d)}</div></div>')
         query = controls()
-        ids = latent_table.select(str(d.records.path), d.records.version, query)
+        ids = latent_table.select(str(d.records.path), d.key, query)
         pages = max(1, -(-len(ids) // PAGE))
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             dead = int((records.table["n_fired"] == 0).sum())

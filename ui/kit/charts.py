@@ -108,10 +108,10 @@ def _percent(value: float, vmax: float) -> str:
     return f"{100 * abs(value) / vmax if vmax else 0:.1f}"
 
 
-def legend(vmax: float, levels: int = 9) -> str:
-    """The colour ramp with its numbers: linear, to the corpus maximum."""
+def legend(vmax: float, note: str = "linear to the corpus maximum · outline = peak", levels: int = 9) -> str:
+    """The colour ramp with its numbers and what they mean."""
     steps = "".join(f'<b class="t{k}"></b>' for k in range(levels))
-    return span("wb-legend", span("", "0"), steps, span("", number(vmax)), span("lg", "linear to the corpus maximum · outline = peak"))
+    return span("wb-legend", span("", "0"), steps, span("", number(vmax)), span("lg", html.escape(note)))
 
 
 def sparkline(counts: np.ndarray, bins: int = 24) -> list[float]:

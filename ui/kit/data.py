@@ -49,7 +49,7 @@ def records(d: Dictionary) -> LatentRecords | None:
     Raises:
         UserError: they exist and cannot be read.
     """
-    return None if d.records is None else open_records(str(d.records.path), d.records.version)
+    return None if d.records is None else open_records(str(d.records.path), d.key)
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)

@@ -99,17 +99,17 @@ def _series(panel: Panel) -> Iterator[tuple[int, str, pd.DataFrame]]:
 
 
 def _lines(panel: Panel) -> Iterator[Any]:
-    """Curves per series with their bands; references dashed and grey."""
+    """Curves per series with their bands; references dashed."""
     import plotly.graph_objects as go
 
     for j, name, part in _series(panel):
         reference = name in panel.dashed
-        colour = "#7a7a7a" if reference else COLOURS[j % len(COLOURS)]
+        colour = COLOURS[j % len(COLOURS)]
         if panel.low and panel.high and part[panel.low].notna().any():
             x = [*part[panel.x], *part[panel.x][::-1]]
             y = [*part[panel.high], *part[panel.low][::-1]]
             yield go.Scatter(x=x, y=y, fill="toself", fillcolor=colour, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False)
-        line = {"color": colour, "dash": DASHES[j % len(DASHES)] if reference else "solid", "width": 2}
+        line = {"color": colour, "dash": DASHES[j % len(DASHES)] if reference else "solid", "width": 1.5 if reference else 2.5}
         if panel.kind == "step":
             line["shape"] = "hv"
         few = panel.kind == "line" and len(part) <= 40

@@ -56,12 +56,18 @@ class Dictionary:
     variant: str
     entry: Entry | None
     records: Entry | None
+    labels: str = ""  # versions of the explanations that the records join
 
     @property
     def version(self) -> str:
         """Data version shown beside its numbers: that of the records, else that of the dictionary."""
         found = self.records or self.entry
         return found.version if found else ""
+
+    @property
+    def key(self) -> str:
+        """What opened records are kept under: they change with the explanations that are joined to them."""
+        return f"{self.version}.{self.labels}"
 
     @property
     def place(self) -> str:
@@ -130,6 +136,7 @@ class Index:
             variant=variant,
             entry=entry,
             records=records,
+            labels=".".join(e.version for e in self.of("explanations") if e.metadata.get("dictionary") == id),
         )
 
     def architecture(self, model: str, site: str = "") -> str:

@@ -63,7 +63,9 @@ def label_line(row: dict[str, Any]) -> str:
     if not isinstance(label, str) or not label.strip():
         return ""
     score = row.get("label_score")
+    source = row.get("label_source")
     scored = f"score {score:.2f}" if isinstance(score, float) else "unscored"
+    scored += f" · {escape(clip(source, 40))}" if isinstance(source, str) else ""
     return f'<span class="wb-label">“{escape(clip(" ".join(label.split()), 160))}” <span class="wb-badge">{scored}</span></span>'
 
 

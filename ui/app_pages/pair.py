@@ -1,0 +1,144 @@
+"""Two latents of different models on the same tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from sae.errors import UsageError
+from ui.kit import data, panels, state
+from ui.kit.charts import histogram, legend, logit_bars
+from ui.kit.context_bar import badges
+from ui.kit.enhance import enhance, latent_link
+from ui.kit.latent_view import label_line
+from ui.kit.markup import div
+from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
+from ui.kit.tokens import escape, strip, visible
+from workbench.matches import MatchRecords
+
+BY = {"both": "both", "A": "a", "B": "b"}
+
+
+@st.fragment(key="pair_body")
+def body() -> None:
+    """Selectors, statistics, aligned strips, and both anatomies beside each other."""
+    with panels.guarded("The pair"):
+        panels.page_title("Pair", "two latents on the same tokens: colour is A, underline is B")
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            found = chosen(data.index(), key="px")
+            if found is None:
+                return
+            _, m = found
+            a, i, b, j = selected(m)
+            selectors(m, a, i, b, j)
+        asked = state.get("mv")
+        if asked and asked != m.version:
+            panels.note(
+                f"This link was made on data version <code>{escape(panels.clip(asked, 16))}</code>; the comparison now has <code>{m.version}</code>.",
+                "broken",
+            )
+        else:
+            state.put(mv=m.version)
+        shift = int(st.session_state.get("px_off", 0))
+        pair = m.pair(a, i, b, j, shift=shift)
+        st.html(pair_stats(pair, f"{a} #{i}", f"{b} #{j}"))
+        left, right = st.columns([5, 2], gap="large")
+        with left:
+            strips(m, a, i, b, j)
+        with right:
+            panels.heading("Joint activations", "log counts; edges: one of both silent")
+            st.html(joint_html(pair))
+        for column, dictionary, latent, tag in zip(st.columns(2, gap="large"), (a, b), (i, j), "AB", strict=True):
+            with column, panels.guarded(f"Latent {tag}"):
+                side(dictionary, latent, tag)
+        enhance("pair_enhance")
+
+
+def selected(m: MatchRecords) -> tuple[str, int, str, int]:
+    """Both latents of the address, completed: A from the best pair, B as A's best partner."""
+    known = [*m.metadata["a"]["dictionaries"], *m.metadata["b"]["dictionaries"]]
+    a, i = state.get("d"), state.get_int("i", 0, 10**9)
+    if a is None or a not in known or i is None:
+        top = m.best[m.best["direction"] == "ab"].sort_values("r", ascending=False).iloc[0]
+        a, i = str(top["dictionary"]), int(top["latent"])
+        state.put(d2=None, i2=None)
+    b, j = state.get("d2"), state.get_int("i2", 0, 10**9)
+    if b is None or b not in known or j is None:
+        best = partner_of(m, a, i)
+        others = m.metadata["b" if a in m.metadata["a"]["dictionaries"] else "a"]["dictionaries"]
+        b, j = (str(best["partner_dictionary"]), int(best["partner"])) if best else (others[0], 0)
+    state.put(d=a, i=i, d2=b, i2=j)
+    return a, i, b, j
+
+
+def selectors(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
+    """Dictionary and number of both latents, swap, and A's best partner."""
+    known = [*m.metadata["a"]["dictionaries"], *m.metadata["b"]["dictionaries"]]
+    for tag, dictionary, latent, keys in (("A", a, i, ("d", "i")), ("B", b, j, ("d2", "i2"))):
+        st.session_state[f"px_d{tag}"], st.session_state[f"px_i{tag}"] = dictionary, latent
+        st.selectbox(tag, known, key=f"px_d{tag}", format_func=visible, on_change=_take, args=(f"px_d{tag}", keys[0]), width=230)
+        st.number_input(f"latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=120)
+    st.button("Swap", icon=":material/swap_horiz:", key="px_swap", on_click=state.put, kwargs={"d": b, "i": j, "d2": a, "i2": i})
+    st.button("Best partner of A", icon=":material/link:", key="px_best", on_click=state.put, kwargs={"d2": None, "i2": None})
+
+
+def _take(widget: str, key: str) -> None:
+    state.put(**{key: st.session_state[widget]})
+
+
+def strips(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
+    """The same text for both: colour for A, underline for B."""
+    panels.heading("The same tokens")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        by = st.segmented_control("Strongest of", list(BY), default="both", key="src", bind="query-params", required=True) or "both"
+        shift = (
+            st.segmented_control(
+                "B read s tokens later",
+                [-2, -1, 0, 1, 2],
+                default=0,
+                key="px_off",
+                required=True,
+                format_func=lambda s: f"{s:+d}" if s else "0",
+            )
+            or 0
+        )
+    found = m.strips(a, i, b, j, by=BY[by], n=12, shift=int(shift))
+    if not found:
+        panels.note("Neither fires on these tokens.")
+        return
+    top_a, top_b = max(max(s.acts_a) for s in found), max(max(s.acts_b) for s in found)
+    rows = [
+        legend(top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak"),
+        '<div class="wb-ctxs">',
+    ]
+    for s in found:
+        row = strip(s.tokens, s.acts_a, top_a, peak=s.peak, start=s.start, under=s.acts_b, under_max=top_b)
+        rows.append(div("m", f"{s.seq}:{s.start + s.peak}") + div("c", row))
+    st.html("".join([*rows, "</div>"]))
+
+
+def side(dictionary: str, latent: int, tag: str) -> None:
+    """One latent's own histogram and logits, where its records exist."""
+    d = data.index().dictionaries.get(dictionary)
+    if d is None:
+        panels.problem(dictionary, "This dictionary is not in the workspace any more.")
+        return
+    records = data.records(d)
+    if records is None:
+        st.html(div("wb-head", f"<h2>{tag} · {escape(dictionary)} #{latent}</h2>", div("sub", badges(d))))
+        panels.not_computed(f"Latents of {dictionary}", f"workbench features {dictionary}")
+        return
+    try:
+        row: dict[str, Any] = records.row(latent)
+    except UsageError as e:
+        panels.problem(f"Latent {latent}", str(e))
+        return
+    st.html(div("wb-head", f"<h2>{tag} · {latent_link(d, latent, f'latent {latent:,}')}</h2>", div("sub", label_line(row) + badges(d))))
+    st.html(histogram(records.histogram(latent)))
+    effects = records.logits(latent)
+    if effects is not None:
+        st.html(logit_bars(effects, 6))
+
+
+body()
