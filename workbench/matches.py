@@ -156,6 +156,12 @@ class MatchRecords:
         s = slice(int(indptr[latent]), int(indptr[latent + 1]))
         return row[s], value[s]
 
+    def token_of(self, row: int) -> str:
+        """The displayed token of a compared row."""
+        sequence, place = divmod(row, len(self._positions))
+        id = int(self.tokens[sequence, self._positions[place]])
+        return self.vocab[id] if id < len(self.vocab) else f"⟨{id}⟩"
+
     def pair(self, dictionary_a: str, a: int, dictionary_b: str, b: int, *, shift: int = 0) -> Pair:
         """Correlation and joint histogram of any two latents; with ``shift`` s, a at token t meets b at token t + s."""
         dense_a, dense_b = self._dense(*self.of(dictionary_a, a)), self._dense(*self.of(dictionary_b, b))

@@ -94,6 +94,7 @@ def test_latex_escapes_every_special_and_keeps_structure() -> None:
     body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len(body) == len(NASTY) and all(row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == 1 for row in body)
     assert "{{--}}" in body[2] and "NaN" in body[0]
+    assert latex("a → b ≥ 2") == r"a $\rightarrow$ b $\geq$ 2"
     assert tex.isascii() or all(ord(c) < 256 for c in tex)
     assert r"50 \% of \$x\_1\$ \& more" in tex and "S[table-format=-1.3]" in tex
     assert latex("\\{") == r"\textbackslash{}\{" and latex(" a--b ") == r"\textvisiblespace{}a-{}-b\textvisiblespace{}"

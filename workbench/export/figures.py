@@ -22,7 +22,7 @@ from sae.strict import StrictConfig, nearest, parse_config
 from workbench.export.spec import FigureSpec
 from workbench.workspace import Item, Workspace
 
-MODULES = ["workbench.export.latents"]
+MODULES = ["workbench.export.latents", "workbench.export.universality"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Panel:
     y: str
     series: str | None = None
     value: str | None = None
+    centre: str | None = None  # strips: a row is cropped around its largest entry of this column (default: value)
     low: str | None = None
     high: str | None = None
     x_label: str = ""

@@ -37,7 +37,7 @@ def latent_contexts(workspace: Workspace, item: Item, options: ContextOptions) -
     peaks = frame[frame["peak"]].drop(columns="peak")
     fired = int(row.get("n_fired", 0))
     return FigureData(
-        panels=[Panel("strips", frame, x="token", y="context", value="activation")],
+        panels=[Panel("strips", frame, x="token", y="context", value="activation", centre="peak")],
         caption=f"Contexts of latent {options.latent} of {item.id} (group {options.group}); shade is activation, from 0 to the largest shown.",
         table=peaks.rename(columns={"token": "token at the peak"}).astype({"activation": float}),
         n={"contexts": len(contexts), "tokens": records.n_tokens, "fired": fired},

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from workbench.export.figures import FigureData, Panel
 from workbench.export.spec import Style
@@ -97,27 +98,32 @@ def _metadata(name: str, data: FigureData, stamp: str) -> dict[str, Any]:
 
 
 def draw(data: FigureData, style: Style) -> Figure:
-    """The matplotlib figure (settings are the caller's)."""
+    """The matplotlib figure (settings are the caller's). Strips take a row of their own; other panels share rows where wide enough."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n = len(data.panels)
-    width = style.inches
-    columns = n if width > 5 or n == 1 else 1
-    rows = -(-n // columns)
-    height = style.height or sum(
-        max(_height(p, style, width / columns) for p in data.panels[i * columns : (i + 1) * columns]) for i in range(rows)
-    )
-    figure = Figure(figsize=(width, height), layout="constrained")
+    columns = 1 if style.inches <= 5 else max(1, min(3, sum(p.kind != "strips" for p in data.panels)))
+    rows = _rows(data.panels, columns)
+    heights = [max(_height(p, style, style.inches / len(row)) for p in row) for row in rows]
+    figure = Figure(figsize=(style.inches, style.height or sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, panel in zip(axes, data.panels, strict=False):
-        _DRAW[panel.kind](ax, panel, style)
-        if panel.title and n > 1:
-            ax.set_title(visible(panel.title), parse_math=False, loc="left")
-    for ax in axes[n:]:
-        ax.remove()
+    for row, parent in zip(rows, figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0], strict=True):
+        for ax, panel in zip(parent.subplots(1, len(row), squeeze=False)[0], row, strict=True):
+            _DRAW[panel.kind](ax, panel, style)
+            if panel.title and len(data.panels) > 1:
+                ax.set_title(visible(panel.title), parse_math=False, loc="left")
     return figure
+
+
+def _rows(panels: Sequence[Panel], columns: int) -> list[list[Panel]]:
+    rows: list[list[Panel]] = []
+    for panel in panels:
+        open_row = rows and len(rows[-1]) < columns and "strips" not in (panel.kind, rows[-1][-1].kind)
+        if open_row:
+            rows[-1].append(panel)
+        else:
+            rows.append([panel])
+    return rows
 
 
 def _height(panel: Panel, style: Style, width: float) -> float:
@@ -125,10 +131,10 @@ def _height(panel: Panel, style: Style, width: float) -> float:
     if panel.kind == "strips":
         return line * (1.9 * panel.frame[panel.y].nunique() + 1.5)
     if panel.kind == "points":
-        return line * (2.4 * panel.frame[panel.x].nunique() + 5)
+        return line * (1.9 * panel.frame[panel.x].nunique() + 6)
     if panel.kind == "heat":
         nx, ny = panel.frame[panel.x].nunique(), panel.frame[panel.y].nunique()
-        return min(1.4 * width, max(1.2, (width - 1.1) * ny / max(nx, 1) + 0.6))
+        return min(1.4 * width, max(1.2, (width - 1.1) * ny / max(nx, 1) + 0.6), 4.0)
     return 0.72 * width
 
 
@@ -139,6 +145,8 @@ def _labels(ax: Axes, panel: Panel) -> None:
 
 def _lines(ax: Axes, panel: Panel, style: Style) -> None:
     """Curves per series; references are dashed. Series are told apart by dash as well as colour."""
+    from matplotlib.ticker import MaxNLocator
+
     colours = PALETTES[style.palette]
     groups = [("", panel.frame)] if panel.series is None else list(panel.frame.groupby(panel.series, sort=False))
     solid = 0
@@ -162,6 +170,8 @@ def _lines(ax: Axes, panel: Panel, style: Style) -> None:
         )
         if panel.low and panel.high:
             ax.fill_between(x, part[panel.low].to_numpy(float), part[panel.high].to_numpy(float), color=colour, alpha=0.18, linewidth=0)
+    if pd.api.types.is_integer_dtype(panel.frame[panel.x]) and not panel.log_x:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.log_x:
         ax.set_xscale("log")
     if panel.log_y:
@@ -201,10 +211,12 @@ def _points(ax: Axes, panel: Panel, style: Style) -> None:
         tick.set_parse_math(False)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.set_xlabel(panel.y_label or panel.y, parse_math=False)
+    if panel.y_range:
+        ax.set_xlim(*panel.y_range)
     ax.grid(axis="x", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
     if len(series) > 1:
-        ax.legend(loc="best")
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(series) if style.inches > 5 else 1, borderaxespad=0)
 
 
 def _heat(ax: Axes, panel: Panel, style: Style) -> None:
@@ -248,14 +260,15 @@ def _strips(ax: Axes, panel: Panel, style: Style) -> None:
     assert panel.value is not None
     top = float(np.nanmax(panel.frame[panel.value].to_numpy(float))) if len(panel.frame) else 1.0
     cell = 0.602 * (style.font_size - 1) / 72  # inches per character of DejaVu Sans Mono
-    room = int((style.inches - 0.15) / cell)
+    room = int((style.inches - 0.2) / cell)
     rows = list(panel.frame.groupby(panel.y, sort=False))
     for r, (_, part) in enumerate(rows):
         texts = [visible(str(t), "DejaVu Sans Mono") for t in part[panel.x]]
         values = part[panel.value].to_numpy(float)
         y = len(rows) - 1 - r
         x = 0
-        for i in _fitting(texts, int(np.nanargmax(values)) if np.isfinite(values).any() else 0, room):
+        strongest = values if panel.centre is None else part[panel.centre].to_numpy(float)
+        for i in _fitting(texts, int(np.nanargmax(strongest)) if np.isfinite(strongest).any() else 0, room):
             width = len(texts[i])
             if values[i] > 0 and top > 0:
                 ax.add_patch(Rectangle((x, y + 0.08), width, 0.84, facecolor=HIGHLIGHT, alpha=0.15 + 0.85 * values[i] / top, linewidth=0))

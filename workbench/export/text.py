@@ -15,6 +15,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
 }  # fmt: skip
+_MATH = {"→": r"$\rightarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "–": "--", "—": "---", "…": r"\ldots{}", "−": "$-$"}
 
 
 def valid(text: str) -> str:
@@ -64,6 +65,8 @@ def latex(text: str) -> str:
             out.append(r"\textbackslash{}" + {"\n": "n", "\r": "r", "\t": "t"}[c])
         elif c in _LATEX:
             out.append(_LATEX[c])
+        elif c in _MATH:
+            out.append(_MATH[c])
         elif ord(c) < 0x7F or (0xA1 <= ord(c) <= 0xFF and c != "\u00ad"):
             out.append(c)
         else:
