@@ -38,13 +38,17 @@ class Pair(StrictConfig):
 
 
 class TaskConfig(StrictConfig):
-    """A task file. `length` and `match` belong to `induction`; templates and slots to `template`."""
+    """A task file. `length` and `match` belong to `induction`; templates and slots to `template`.
+
+    `focus` is the mark that profiles count offsets from (B for induction; a text task without it counts from the last token).
+    """
 
     name: str
     about: str
     kind: Literal["induction", "template", "pairs"]
     length: int = Field(64, ge=8)
     match: int = Field(1, ge=1)
+    focus: str = "B"
     clean: str = ""
     corrupt: str = ""
     answer: str = ""
@@ -63,6 +67,9 @@ class TaskConfig(StrictConfig):
                 raise ValueError(f"a template task needs {', '.join(missing)}" if missing else f"distinct names no slot {unknown[0]!r}")
         if self.kind == "pairs" and not self.pairs:
             raise ValueError("a task of kind 'pairs' needs at least one [[pairs]]")
+        known = {"A", "B"} if self.kind == "induction" else set(self.marks) or {m for p in self.pairs for m in p.marks}
+        if "focus" in self.model_fields_set and self.focus not in known | {"last"}:
+            raise ValueError(f"focus {self.focus!r} is not a mark (marks: {', '.join(sorted(known)) or 'none'})")
         return self
 
 
@@ -82,6 +89,7 @@ class PromptSet:
     wrong: np.ndarray
     marks: dict[str, np.ndarray] = field(default_factory=dict)
     rendered: int = 0
+    focus: str = "last"
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -96,7 +104,9 @@ class PromptSet:
         return replace(self, **cut, marks={k: v[rows] for k, v in self.marks.items()})
 
     def position(self, label: str) -> np.ndarray:
-        """Positions named by a mark, `last`, or either with an offset: `B`, `B+1`, `last-2`. Outside the prompt: -1."""
+        """Positions named by a number, a mark, `last`, or the latter with an offset: `7`, `B`, `B+1`, `last-2`. Outside the prompt: -1."""
+        if label.isdigit():
+            return np.where(int(label) < self.clean.shape[1], np.full(len(self), int(label)), -1)
         name, sign, offset = label.partition("+") if "+" in label else label.partition("-")
         base = self.last if name == "last" else self.marks.get(name)
         if base is None or (sign and not offset.isdigit()):
@@ -172,7 +182,7 @@ def _induction(task: TaskConfig, n: int, length: int, tokens: np.ndarray, bos: i
     rows, corrupt = np.arange(n), clean.copy()
     answer = clean[rows, A + 1]
     corrupt[rows, A + 1] = wrong
-    return PromptSet(task.name, clean, corrupt, control, answer, wrong, {"A": A, "B": A + 1}, n)
+    return PromptSet(task.name, clean, corrupt, control, answer, wrong, {"A": A, "B": A + 1}, n, task.focus)
 
 
 def _text_prompts(task: TaskConfig, n: int, tokenizer: Any, rng: np.random.Generator) -> PromptSet:
@@ -200,7 +210,7 @@ def _text_prompts(task: TaskConfig, n: int, tokenizer: Any, rng: np.random.Gener
     clean, corrupt, answer, wrong = (np.array([e[k] for e in best], np.int64) for k in range(4))
     marks = {name: np.array([e[4][name] for e in best], np.int64) for name in best[0][4]}
     control = clean[np.roll(rng.permutation(len(clean)), 1)] if len(clean) > 1 else corrupt
-    return PromptSet(task.name, clean, corrupt, control, answer, wrong, marks, rendered)
+    return PromptSet(task.name, clean, corrupt, control, answer, wrong, marks, rendered, task.focus if task.focus in marks else "last")
 
 
 def _render(task: TaskConfig, tries: int, rng: np.random.Generator) -> Iterator[Pair]:

@@ -1,0 +1,100 @@
+"""``workbench circuits``: patching, induction and the off-by-one motif of one model on one task."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def circuits(
+    model: Annotated[str, typer.Argument(help="A bundled model (mini-pythia, mini-mamba), a folder, or a Hugging Face id.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    revision: Annotated[str | None, typer.Option(help="Snapshot of the model, for example step0; the last one by default.")] = None,
+    task: Annotated[str, typer.Option(help="A bundled task (induction, induction-long, agreement, ioi) or a TOML file.")] = "induction",
+    prompts: Annotated[int, typer.Option(help="Prompts.", min=8, max=4096)] = 64,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens per prompt of induction tasks; the task's own by default.", min=8, max=1024)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Where a model keeps and reads what it needs: total and direct effects of heads, states, writes and convolution taps.
+
+    Transformers: attention and causal criteria of induction heads, what each head reads by offset, head to head. Mambas: state and y to
+    logit, write profile by offset, convolution taps, channels, hidden attention. All metrics with n and bootstrap intervals.
+    """
+    from tqdm import tqdm
+
+    from workbench.analysis.circuits_run import make_circuits
+    from workbench.workspace import Workspace
+
+    bar = tqdm(desc="circuits", unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15)
+    started: list[str] = []
+
+    def step(name: str) -> None:
+        bar.update(1 if started else 0)
+        started.append(name)
+        bar.set_postfix_str(name)
+
+    options = f"--task {task} --prompts {prompts} --seed {seed}" + (f" --length {length}" if length else "")
+    with bar:
+        item = make_circuits(
+            Workspace(workspace),
+            model,
+            revision=revision,
+            task=task,
+            n_prompts=prompts,
+            length=length,
+            seed=seed,
+            command=f"workbench circuits {model} {f'--revision {revision} ' if revision else ''}{options}",
+            step=step,
+        )
+    manifest = item.manifest
+    for line in summary(manifest.numbers, manifest.metadata):
+        say(line)
+    say(f"{item.path} (version {item.version})")
+    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": manifest.numbers, "metadata": manifest.metadata}
+
+
+def summary(numbers: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """The headline numbers as sentences."""
+    lines = [
+        f"{about['model']} on {about['task']}: right on {_percent(numbers['accuracy'])} of {about['n_prompts']} prompts, "
+        f"logit difference {_value(numbers['clean_logit_diff'])}."
+    ]
+    lines += [numbers[role]["sentence"] for role in ("induction_heads", "previous_token_heads") if role in numbers]
+    if "state_layers" in numbers:
+        layers = numbers["state_layers"]
+        named = ", ".join(f"L{l} ({share:.0%})" for l, share in zip(layers["layers"], layers["share"], strict=True))
+        lines.append(f"Layers whose last state carries the answer: {named or 'none'}.")
+    for key, what in (("write_peak", "write"), ("read_peak", "read")):
+        if key in numbers:
+            peak = numbers[key]
+            head = f"H{peak['unit']}" if "unit" in peak else ""
+            lines.append(
+                f"Largest {what}: L{peak['layer']}{head} at {peak['position']}, effect {_value(peak['effect'])}, "
+                f"share of all {_percent(peak['share'])}, the same cell in {peak['same']:.0%} of resamples."
+            )
+    if "conv_peak" in numbers:
+        tap = numbers["conv_peak"]
+        source = "" if tap["source_offset"] is None else f", reading position {about['focus']}{tap['source_offset']:+d}"
+        lines.append(f"Convolution: tap {tap['tap']} back of L{tap['layer']}{source}, share {_percent(tap['share'])}.")
+    return lines
+
+
+def _value(e: dict[str, Any]) -> str:
+    return f"{e['value']:.2f}" + (f" [{e['low']:.2f}, {e['high']:.2f}]" if e.get("low") is not None else "")
+
+
+def _percent(e: dict[str, Any]) -> str:
+    return (
+        "not computed"
+        if e["value"] is None
+        else f"{e['value']:.0%}" + (f" [{e['low']:.0%}, {e['high']:.0%}]" if e.get("low") is not None else "")
+    )
