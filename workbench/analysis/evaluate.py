@@ -81,7 +81,7 @@ def evaluate_in_model(
     n = int(sums["n"].sum())
     per_sequence = sums.groupby("sequence").sum()
     estimates = _estimates(per_sequence, seed)
-    estimates |= _latent_shares(fired.numpy(), n)
+    estimates |= latent_shares(fired.numpy(), n)
     bands = []
     for band, rows in sums.groupby("band"):
         first, last = _band_edges(tokens.shape[1], n_bands)[int(band)]
@@ -185,7 +185,8 @@ def _estimates(per_sequence: pd.DataFrame, seed: int) -> dict[str, Estimate]:
     return ratio_estimates(s, {m: formulas[m] for m in METRICS}, dict.fromkeys(METRICS, n), seed=seed)
 
 
-def _latent_shares(n_fired: np.ndarray, n_tokens: int) -> dict[str, Estimate]:
+def latent_shares(n_fired: np.ndarray, n_tokens: int) -> dict[str, Estimate]:
+    """Shares of latents that never fired, and that fire on more than a tenth of the tokens, with Wilson intervals over latents."""
     f = len(n_fired)
     return {
         "dead_share": wilson(int((n_fired == 0).sum()), f, f"latents (never fired in {n_tokens:,} tokens)"),

@@ -16,6 +16,7 @@ from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
 
 HEADLINE = ("l0", "ev", "ev_uncentred", "delta_ce", "ce_recovered_zero", "ce_recovered_mean", "kl", "dead_share", "ultra_dense_share")
+FIRING_ROWS = 100_000  # dead: never fired in 100k tokens (Llama Scope, section 4.4)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def evaluate_dictionary(
         have = read_manifest(workspace.path("evaluations", id))
         if subject.input in have.inputs and have.recipe == recipe:
             return workspace.get("evaluations", id)
-    from workbench.analysis.evaluate import decoder_statistics, density_quantiles, evaluate_in_model
+    from workbench.analysis.evaluate import decoder_statistics, density_quantiles, evaluate_in_model, latent_shares
     from workbench.models import load_model
 
     name, revision = request.model or subject.model_name, request.revision or (None if request.model else subject.revision)
@@ -75,9 +76,10 @@ def evaluate_dictionary(
     tokens, about = heldout_tokens(workspace, subject, request, model)
     dictionary = subject.load()
     result = evaluate_in_model(model, dictionary, subject.hook, tokens, hook_out=subject.hook_out, seed=request.seed, progress=progress)
+    n_fired, n_tokens = _firing(workspace, subject, request, dictionary) or (result.n_fired, result.n_tokens)
     document = {
-        "metrics": {k: e.as_dict() for k, e in result.estimates.items()},
-        "density": density_quantiles(result.n_fired, result.n_tokens),
+        "metrics": {k: e.as_dict() for k, e in (result.estimates | latent_shares(n_fired, n_tokens)).items()},
+        "density": density_quantiles(n_fired, n_tokens),
         "decoder": decoder_statistics(dictionary),
     }
     probing = None
@@ -101,10 +103,24 @@ def evaluate_dictionary(
         write_json(folder / "metrics.json", document)
         result.bands.to_parquet(folder / "bands.parquet", index=False)
         result.sums.to_parquet(folder / "sequences.parquet", index=False)
-        np.save(folder / "n_fired.npy", result.n_fired.astype(np.int64))
+        np.save(folder / "n_fired.npy", n_fired.astype(np.int64))
         if probing is not None:
             probing.table.to_parquet(folder / "probing.parquet", index=False)
     return workspace.get("evaluations", id)
+
+
+def _firing(workspace: Workspace, subject: Subject, request: Request, dictionary: Any) -> tuple[np.ndarray, int] | None:
+    """(firings per latent, rows) on about 100,000 rows of the dictionary's own store; None where something else is measured.
+
+    A latent that is silent on a few thousand held-out tokens need not be dead, so shares of latents get more rows than losses.
+    """
+    if request.ctx or request.model or request.revision or request.corpus or (store := _store_or_none(workspace, subject)) is None:
+        return None
+    from workbench.analysis.encoded import choose_rows, encode_store
+
+    rows = choose_rows(len(store), FIRING_ROWS, unit=store.spec.rows_per_seq)
+    codes = encode_store(dictionary, store, subject.hook, source=subject.source, rows=rows)
+    return codes.n_fired, codes.n_tokens
 
 
 def heldout_tokens(workspace: Workspace, subject: Subject, request: Request, model: Any) -> tuple[np.ndarray, dict[str, Any]]:
