@@ -1,0 +1,253 @@
+"""Attribution graph of a prompt: which latents make which latents, and which make the next token.
+
+At every dictionary's hook the residual stream is written as its parts, ``x = sum_i f_i d_i + b + error``, and cut: the blocks
+after it see these parts as their input. An edge from part i at one hook to latent j at the next is
+
+    f_i <d_i, dz_j/dx>        z_j = pre-activation of latent j (before its threshold)
+
+the direct effect, by the gradient of the blocks between (attribution = activation × gradient; Marks et al. 2024, arXiv
+2403.19647; Ameisen et al. 2025, *Circuit Tracing*). With ``freeze`` the nonlinearities that decide *where* information goes are
+held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ, B, C, decay and gate in a Mamba.
+What remains nonlinear (MLPs, the SiLU after a convolution) enters by its gradient. Reconstruction errors are nodes of their own.
+
+Influence of a node is the sum over all paths to the target logits of products of normalised absolute edge weights; nodes and
+edges are kept until they hold the asked share of it, and what was cut away is reported.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae.errors import ConfigError, UsageError
+
+FROZEN = re.compile(r"(attn\.hook_pattern|hook_scale|mixer\.hook_(dt|B|C|gate))$")  # Δ fixes the decay
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node. ``kind``: embedding, latent, error or logit. ``stage`` 0 = embedding, then one per hook, then the logits.
+
+    ``index``: latent number, token id of a logit, else -1. ``value``: activation, or probability of a logit.
+    """
+
+    kind: str
+    stage: int
+    position: int
+    index: int = -1
+    value: float = 0.0
+
+
+@dataclass
+class Graph:
+    """Nodes, and ``weights[target, source]`` between them (zero where there is no edge)."""
+
+    nodes: list[Node]
+    weights: np.ndarray
+    hooks: list[str]
+    tokens: list[int]
+    logit_share: float
+    influence: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    kept_nodes: float = 1.0
+    kept_edges: float = 1.0
+
+
+def trace(
+    model: Any,
+    dictionaries: dict[str, Any],
+    tokens: Tensor,
+    *,
+    logit_share: float = 0.95,
+    max_logits: int = 10,
+    freeze: bool = True,
+    batch: int = 32,
+) -> Graph:
+    """The full graph of one prompt.
+
+    Args:
+        model: a TransformerBridge. dictionaries: residual hook name -> dictionary, one per layer, any order.
+        tokens: [1, S] or [S]. logit_share: targets are the likeliest next tokens until they hold this probability.
+        batch: targets per backward pass.
+
+    Raises:
+        UsageError: no dictionary, an unknown hook, or a hook that is not a residual stream. ConfigError: a width that does not fit.
+    """
+    tokens = tokens.reshape(1, -1)
+    hooks = sorted(dictionaries, key=_layer_of)
+    if not hooks:
+        raise UsageError("a graph needs at least one dictionary on the residual stream. Train one: `workbench train`.")
+    for hook in hooks:
+        if hook not in model.hook_dict:
+            raise UsageError(f"the model has no hook {hook!r}.")
+    clean = _clean(model, dictionaries, hooks, tokens)
+    nodes, parts = _nodes(clean, dictionaries, hooks)
+    logits = clean["logits"][0, -1]
+    targets, share = _targets(logits, logit_share, max_logits)
+    last = len(hooks) + 1
+    nodes += [Node("logit", last, tokens.shape[1] - 1, int(t), float(logits.softmax(-1)[t])) for t in targets]
+    weights = np.zeros((len(nodes), len(nodes)), np.float32)
+    runner = _Runner(model, hooks, clean, freeze)
+    for stage in range(1, last + 1):
+        wanted = [i for i, n in enumerate(nodes) if n.stage == stage and n.kind in ("latent", "logit")]
+        for start in range(0, len(wanted), batch):
+            some = wanted[start : start + batch]
+            gradient = runner.gradients(stage, [nodes[i] for i in some], dictionaries)
+            sources = [i for i, n in enumerate(nodes) if n.stage == stage - 1]
+            weights[np.ix_(some, sources)] = _edges(gradient, sources, nodes, parts).numpy()
+    return Graph(nodes, weights, hooks, tokens[0].tolist(), share)
+
+
+def _layer_of(hook: str) -> int:
+    match = re.fullmatch(r"blocks\.(\d+)\.(hook_resid_post|hook_out)", hook)
+    if match is None:
+        raise UsageError(f"{hook!r} is not a residual stream after a block; graphs are drawn between those (sites L0R, L1R, …).")
+    return int(match[1])
+
+
+def _clean(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: Tensor) -> dict[str, Any]:
+    """Activations of the untouched forward pass, codes and errors at every hook. BOS (position 0) is all error."""
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(tokens, names_filter=["hook_embed", *hooks])
+        out: dict[str, Any] = {"logits": logits, "hook_embed": cache["hook_embed"].clone()}
+        for hook in hooks:
+            x = cache[hook].clone()
+            if x.shape[-1] != dictionaries[hook].d_in:
+                raise ConfigError(f"the dictionary at {hook} has width {dictionaries[hook].d_in}, the hook {x.shape[-1]}.")
+            values, indices = dictionaries[hook].encode_sparse(x)
+            values[:, 0] = 0
+            out[hook] = (x, values[0], indices[0])
+    return out
+
+
+def _nodes(clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]) -> tuple[list[Node], dict[int, Tensor]]:
+    """Nodes of all stages but the logits, and the vector [D] each adds to the residual stream, by node number."""
+    nodes: list[Node] = []
+    parts: dict[int, Tensor] = {}
+    for position, vector in enumerate(clean["hook_embed"][0]):
+        parts[len(nodes)] = vector
+        nodes.append(Node("embedding", 0, position))
+    for stage, hook in enumerate(hooks, start=1):
+        x, values, indices = clean[hook]
+        directions = dictionaries[hook].W_dec.detach()
+        for position in range(x.shape[1]):
+            on = values[position] > 0
+            rest = x[0, position].clone()
+            for value, latent in zip(values[position][on], indices[position][on], strict=True):
+                vector = value * directions[latent]
+                parts[len(nodes)] = vector
+                rest = rest - vector
+                nodes.append(Node("latent", stage, position, int(latent), float(value)))
+            parts[len(nodes)] = rest - dictionaries[hook].b_dec.detach() if position else rest
+            nodes.append(Node("error", stage, position, value=float(parts[len(nodes)].norm())))
+    return nodes, parts
+
+
+def _targets(logits: Tensor, share: float, most: int) -> tuple[list[int], float]:
+    """(likeliest tokens until they hold ``share``, at most ``most``; the probability they hold together)."""
+    p = logits.softmax(-1)
+    order = p.argsort(descending=True)
+    n = min(most, int((p[order].cumsum(0) < share).sum()) + 1)
+    return order[:n].tolist(), float(p[order[:n]].sum())
+
+
+class _Runner:
+    """Forward passes of copies of the prompt, cut at one hook, and gradients of chosen scalars there."""
+
+    def __init__(self, model: Any, hooks: list[str], clean: dict[str, Any], freeze: bool):
+        self.model, self.hooks, self.clean = model, hooks, clean
+        self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+
+    def gradients(self, stage: int, targets: list[Node], dictionaries: dict[str, Any]) -> Tensor:
+        """[targets, S, D]: gradient of each target with respect to the residual stream at the stage before it.
+
+        A latent's scalar is its pre-activation; a logit's is taken minus the mean logit, which the softmax does not see.
+        """
+        before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
+        x = self.clean[before] if stage == 1 else self.clean[before][0]
+        leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
+        at_end: dict[str, Tensor] = {}
+
+        def cut(value: Tensor, hook: Any) -> Tensor:
+            return leaf
+
+        def remember(value: Tensor, hook: Any) -> None:
+            at_end["x"] = value
+
+        fwd = [(name, lambda value, hook: value.detach()) for name in self.frozen]
+        fwd.append((before, cut))
+        tokens = torch.zeros(len(targets), x.shape[1], dtype=torch.int64)
+        if stage <= len(self.hooks):
+            fwd.append((self.hooks[stage - 1], remember))
+        with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=fwd):
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
+            logits = self.model(tokens)
+        rows = torch.arange(len(targets))
+        places = torch.tensor([n.position for n in targets])
+        which = torch.tensor([n.index for n in targets])
+        if stage <= len(self.hooks):
+            encoder = dictionaries[self.hooks[stage - 1]].W_enc.detach().t()[which]
+            scalar = (at_end["x"][rows, places] * encoder).sum()
+        else:
+            scalar = (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+        return torch.autograd.grad(scalar, leaf)[0].detach()
+
+
+def _edges(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> Tensor:
+    """[targets, sources] from gradients [targets, S, D] and the vectors of the sources."""
+    vectors = torch.stack([parts[i] for i in sources])
+    places = torch.tensor([nodes[i].position for i in sources])
+    return torch.einsum("tsd,sd->ts", gradient[:, places], vectors)
+
+
+def prune(graph: Graph, *, node_share: float = 0.8, edge_share: float = 0.98, max_nodes: int = 2000) -> Graph:
+    """Keep the most influential nodes and edges.
+
+    Args:
+        node_share: nodes are kept, most influential first, until they hold this share of all influence (logits always stay).
+        edge_share: the same for edges, each weighted by the influence of its target. max_nodes: a bound for the browser.
+    """
+    influence = _influence(graph)
+    order = np.argsort(-influence, kind="stable")
+    total = influence.sum()
+    share = np.cumsum(influence[order]) / total if total > 0 else np.ones(len(order))
+    n = min(max_nodes, int(np.searchsorted(share, node_share) + 1))
+    keep = np.zeros(len(graph.nodes), bool)
+    keep[order[:n]] = True
+    keep |= np.array([node.kind == "logit" for node in graph.nodes])
+    where = np.flatnonzero(keep)
+    weights = graph.weights[np.ix_(where, where)].copy()
+    carried = _normalised(weights) * influence[where][:, None]
+    flat = np.sort(carried.ravel())[::-1]
+    sums = np.cumsum(flat)
+    kept_edges = 1.0
+    if sums[-1] > 0:
+        cut = flat[min(len(flat) - 1, int(np.searchsorted(sums / sums[-1], edge_share)))]
+        weights[carried < cut] = 0
+        kept_edges = float(carried[carried >= cut].sum() / sums[-1])
+    kept = float(influence[where].sum() / total) if total > 0 else 1.0
+    nodes = [graph.nodes[i] for i in where]
+    return Graph(nodes, weights, graph.hooks, graph.tokens, graph.logit_share, influence[where], kept, kept_edges)
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    """Absolute weights, each target's summing to one."""
+    size = np.abs(weights)
+    total = size.sum(1, keepdims=True)
+    return np.divide(size, total, out=np.zeros_like(size), where=total > 0)
+
+
+def _influence(graph: Graph) -> np.ndarray:
+    """Influence of every node on the logits, these weighted by probability; stages are finite, so the sum over paths ends."""
+    normal = _normalised(graph.weights)
+    start = np.array([n.value if n.kind == "logit" else 0.0 for n in graph.nodes], np.float64)
+    total, flow = start.copy(), start
+    for _ in range(len(graph.hooks) + 1):
+        flow = flow @ normal
+        total += flow
+    return total
