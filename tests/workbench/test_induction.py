@@ -51,7 +51,7 @@ def test_direct_and_total_effects_of_the_hand_made_heads(circuit) -> None:
     direct = head_to_logit(model, prompts, paths)["logit_diff"].mean(0)
     assert direct.argmin() == 4 and np.abs(np.delete(direct.ravel(), 4)).max() < 1e-4  # L1H1 alone writes to the prediction
     patches = [Patch("z", l, "B", h) for l in (0, 1) for h in range(3)]
-    total = patch_effects(model, prompts, patches, source="zero")["logit_diff"].mean(0)
+    total = patch_effects(model, prompts, patches, source="control")["logit_diff"].mean(0)
     assert total.argmin() == 0 and total[0] < -1 and np.abs(total[1:]).max() < 1e-5  # at B it is L0H0 that matters
 
 
