@@ -3,7 +3,8 @@
 A container has *large* datasets, hashed in blocks of rows, and *small* ones. ``/seal`` holds the SHA-256 of every byte
 outside the large datasets and itself; the block digests are among those bytes, so one short read proves the container
 and every later block read proves itself. The HDF5 library lays the container out in memory; the bytes then go to disk
-by plain system calls, so a full disk or a kill can never leave the library in the middle of something.
+by plain system calls, so a full disk or a kill can never leave the library in the middle of something. Nor does the
+library parse our files again: where everything lies is known from the store's seal, or laid out anew.
 """
 
 from __future__ import annotations
@@ -78,6 +79,33 @@ class Layout:
     def large(self) -> list[Dataset]:
         """The datasets that are read block by block."""
         return [d for d in self.datasets.values() if d.block_rows]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the store's seal."""
+        return {"size": self.size, "offsets": self.offsets}
+
+    @classmethod
+    def from_json(cls, datasets: list[Dataset], value: dict[str, Any]) -> Layout:
+        """From the store's seal.
+
+        Raises:
+            ValueError, KeyError, TypeError: not the layout of these datasets.
+        """
+        layout = cls({d.name: d for d in datasets}, dict(value["offsets"]), value["size"])
+        if (
+            layout.offsets.keys() != layout.datasets.keys()
+            or type(layout.size) is not int
+            or not all(type(v) is int for v in layout.offsets.values())
+        ):
+            raise ValueError("other datasets")
+        at = 0
+        for name, offset in sorted(layout.offsets.items(), key=lambda item: item[1]):
+            if offset < at:
+                raise ValueError(f"{name} overlaps")
+            at = offset + layout.datasets[name].nbytes
+        if at > layout.size:
+            raise ValueError("beyond the end")
+        return layout
 
     def gaps(self) -> Iterator[tuple[int, int]]:
         """Byte ranges outside the large datasets, in order: what the seal covers."""
@@ -164,20 +192,6 @@ def lay_out(datasets: list[Dataset], attributes: dict[str, Any]) -> tuple[Layout
     return layout, {page * ALIGN: bytes(data[: max(0, image.size - page * ALIGN)]) for page, data in sorted(image.pages.items())}
 
 
-def seal_of(fd: int, layout: Layout) -> bytes:
-    """SHA-256 of every byte of an open container outside the large datasets and the seal."""
-    digest = hashlib.sha256()
-    skip = layout.offsets[SEAL]
-    for lo, hi in layout.gaps():
-        data = bytearray(hi - lo)
-        if disk.read_all(fd, memoryview(data), lo) != hi - lo:
-            raise EOFError
-        if lo <= skip < hi:
-            data[skip - lo : skip - lo + 32] = bytes(32)
-        digest.update(data)
-    return digest.digest()
-
-
 @dataclass
 class Container:
     """An open, proven container. ``fd`` stays open until :meth:`close`; reads are positional, so threads and forks share it."""
@@ -185,7 +199,6 @@ class Container:
     path: Path
     fd: int
     layout: Layout
-    attributes: dict[str, Any]
     seal: str
 
     def small(self, name: str) -> np.ndarray:
@@ -204,89 +217,70 @@ class Container:
     __del__ = close
 
 
-def open_container(path: Path, expected: list[Dataset], attributes: dict[str, Any], *, shard: int | None = None) -> Container:
-    """Open one of our files and prove everything but its large data.
+def open_container(
+    path: Path, layout: Layout, *, pages: dict[int, bytes] | None = None, seal: str | None = None, shard: int | None = None
+) -> Container:
+    """Open one of our files and prove everything but its large data, without letting HDF5 parse it.
 
-    ``expected`` and ``attributes`` are what the file must hold, in full; anything else is corruption.
+    ``layout`` says where everything must lie: from the store's seal, or laid out anew. ``seal`` is what the store's seal says of the
+    file; without one, ``pages`` are the metadata that HDF5 would write here, and must be there byte for byte.
 
     Raises:
-        ShardCorrupt: size, structure, attributes or seal are not what they must be. UntrustedFile: a link or a device.
+        ShardCorrupt: its size, structure or content is not what it must be. UntrustedFile: a link or a device.
     """
-
-    def bad(problem: str) -> ShardCorrupt:
-        return ShardCorrupt(path.name, problem, shard=shard)
-
     fd = disk.open_regular(path)
     try:
-        layout, found = _structure(fd, expected, bad)
-        for key in attributes.keys() | found.keys():
-            if found.get(key) != attributes.get(key):
-                raise bad(f"attribute {key} is {found.get(key)!r}, not {attributes.get(key)!r}")
-        container = Container(path, fd, layout, found, "")
-        named = container.small(SEAL).tobytes()
-        try:
-            actual = seal_of(fd, layout)
-        except EOFError:
-            raise bad("it ends early") from None
+        size = os.fstat(fd).st_size
+        if size != layout.size:
+            raise ShardCorrupt(path.name, f"it has {size:,} bytes instead of {layout.size:,}", shard=shard)
+        regions = {lo: _region(fd, lo, hi) for lo, hi in layout.gaps()}
+        named, actual = _seal_of(regions, layout)
         if named != actual:
-            raise bad("its header, tokens or digests changed after it was written")
-        container.seal = actual.hex()
-        return container
+            raise ShardCorrupt(path.name, "its header, tokens or digests changed after it was written", shard=shard)
+        if seal is not None and seal != actual.hex():
+            raise ShardCorrupt(path.name, "it is not the file that was sealed under this name", shard=shard)
+        if pages is not None and _masked(regions, layout) != _masked(_spread(pages, regions), layout):
+            raise ShardCorrupt(path.name, "its structure or attributes are another shard's, or another store's", shard=shard)
+        return Container(path, fd, layout, actual.hex())
     except BaseException:
         os.close(fd)
         raise
 
 
-def _structure(fd: int, expected: list[Dataset], bad: Any) -> tuple[Layout, dict[str, Any]]:
-    """Offsets of the expected datasets and the root attributes, by HDF5; refuses whatever could lead elsewhere."""
-    h5 = h5py()
-    try:
-        with open(os.dup(fd), "rb") as raw, h5.File(raw, "r") as f:
-            names: list[str] = []
-            _walk(h5, f, "", names, bad)
-            if sorted(names) != sorted(d.name for d in expected):
-                raise bad(f"it holds {', '.join(sorted(names)[:6])} … instead of what the store's plan says")
-            offsets = {}
-            for d in expected:
-                have = f[d.name]
-                plist = have.id.get_create_plist()
-                if (
-                    plist.get_layout() != h5.h5d.CONTIGUOUS
-                    or plist.get_external_count()
-                    or plist.get_nfilters()
-                    or have.shape != d.shape
-                    or have.dtype != np.dtype(d.dtype)
-                ):
-                    raise bad(f"dataset {d.name} is {have.dtype} {have.shape}, not plain {d.dtype} {d.shape}")
-                offset = have.id.get_offset()
-                if offset is None:
-                    raise bad(f"dataset {d.name} has no data")
-                offsets[d.name] = int(offset)
-            attributes = {k: (v.item() if isinstance(v, np.generic) else v) for k, v in f.attrs.items()}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, OverflowError, UnicodeError) as e:
-        raise bad(f"it is not readable as HDF5 ({str(e)[:120]})") from e
-    size = os.fstat(fd).st_size
-    spans = sorted((offsets[d.name], d.nbytes, d.name) for d in expected)
-    at = 0
-    for offset, nbytes, name in spans:
-        if offset < at or offset + nbytes > size:
-            raise bad(f"dataset {name} lies outside the file's {size:,} bytes")
-        at = offset + nbytes
-    return Layout({d.name: d for d in expected}, offsets, size), attributes
+def _region(fd: int, lo: int, hi: int) -> bytearray:
+    data = bytearray(hi - lo)
+    disk.read_all(fd, memoryview(data), lo)
+    return data
 
 
-def _walk(h5: Any, group: Any, prefix: str, names: list[str], bad: Any) -> None:
-    """Names of all datasets at most two groups deep, through hard links only."""
-    if len(group) > 100_000 or prefix.count("/") > 2:
-        raise bad("it has more objects than a store's file")
-    for leaf in group:
-        link = group.get(leaf, getlink=True)
-        if not isinstance(link, h5.HardLink):
-            raise bad(f"{prefix}{leaf} is a link elsewhere")
-        kind = group.get(leaf, getclass=True)
-        if kind is h5.Group:
-            _walk(h5, group[leaf], f"{prefix}{leaf}/", names, bad)
-        elif kind is h5.Dataset:
-            names.append(prefix + leaf)
-        else:
-            raise bad(f"{prefix}{leaf} is neither a group nor a dataset")
+def _seal_of(regions: dict[int, bytearray], layout: Layout) -> tuple[bytes, bytes]:
+    """The seal a file carries, and the SHA-256 of every byte outside the large datasets and the seal."""
+    digest, at, named = hashlib.sha256(), layout.offsets[SEAL], b""
+    for lo, data in regions.items():
+        if lo <= at < lo + len(data):
+            named = bytes(data[at - lo : at - lo + 32])
+            data = data[: at - lo] + bytes(32) + data[at - lo + 32 :]
+        digest.update(data)
+    return named, digest.digest()
+
+
+def _spread(pages: dict[int, bytes], regions: dict[int, bytearray]) -> dict[int, bytearray]:
+    """Pages laid over regions of zeros."""
+    out = {lo: bytearray(len(data)) for lo, data in regions.items()}
+    for lo, region in out.items():
+        for offset, data in pages.items():
+            a, b = max(lo, offset), min(lo + len(region), offset + len(data))
+            if a < b:
+                region[a - lo : b - lo] = data[a - offset : b - offset]
+    return out
+
+
+def _masked(regions: dict[int, bytearray], layout: Layout) -> dict[int, bytearray]:
+    """Regions with the data of all small datasets zeroed: what is left is HDF5's own structure."""
+    out = {lo: bytearray(data) for lo, data in regions.items()}
+    for name, d in layout.datasets.items():
+        at = layout.offsets[name]
+        for lo, data in out.items():
+            if not d.block_rows and lo <= at < lo + len(data):
+                data[at - lo : at - lo + d.nbytes] = bytes(d.nbytes)
+    return out

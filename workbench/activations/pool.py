@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from workbench.activations import disk
-from workbench.activations.errors import ShardCorrupt, StoreIncomplete
-from workbench.activations.format import Container, Layout
-from workbench.activations.shard import SHARDS, check_blocks, open_shard
+from workbench.activations.errors import StoreIncomplete
+from workbench.activations.format import Container, Layout, lay_out
+from workbench.activations.seal import Seal
+from workbench.activations.shard import SHARDS, check_blocks, open_shard, shard_attributes, shard_datasets
 from workbench.activations.spec import STORED, StoreSpec, Stream
 
 _TABLE_BYTES = 16 * 1024 * 1024
@@ -23,11 +24,11 @@ class ShardPool:
     """The shards of one store. Threads may share it; after a fork every process should make its own.
 
     Args:
-        seals: shard name -> (bytes, seal) from the store's seal, where there is one.
+        seal: the store's seal; without one, the layout is worked out once for each number of rows.
     """
 
-    def __init__(self, folder: Path, spec: StoreSpec, seals: dict[str, tuple[int, str]] | None):
-        self.folder, self.spec, self.seals = folder, spec, seals
+    def __init__(self, folder: Path, spec: StoreSpec, seal: Seal | None):
+        self.folder, self.spec, self.seal = folder, spec, seal
         per_shard = 8 * len(spec.streams) * -(-spec.rows_per_shard // spec.block_rows) + 512
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.capacity = max(4, min(512, files // 4 if files > 0 else 512, _TABLE_BYTES // per_shard))
@@ -54,35 +55,36 @@ class ShardPool:
 
     def _enter(self, index: int) -> tuple[Container, dict[str, np.ndarray]]:
         name = self.spec.shard_name(index)
-        path = self.folder / SHARDS / name
+        layout = self._layout(index)
         try:
-            container = self._reopen(path, index) or open_shard(self.folder, self.spec, index)
+            container = self._reopen(self.folder / SHARDS / name, index, layout)
+            if container is None:
+                container = open_shard(self.folder, self.spec, index, layout, self.seal.shards[name][1] if self.seal else None)
         except FileNotFoundError:
             raise StoreIncomplete(
                 f"shard {name} of {self.folder} is missing. Run the `workbench harvest` that made the store again; it makes only what is missing."
             ) from None
-        if index not in self._proven:
-            if self.seals is not None and self.seals[name] != (os.fstat(container.fd).st_size, container.seal):
-                raise ShardCorrupt(name, "it is not the shard that was sealed", shard=index)
-            self._proven[index] = _identity(container.fd)
-            rows = self.spec.rows(index)
-            shared = self._layouts.setdefault(rows[1] - rows[0], container.layout)
-            if shared.offsets != container.layout.offsets:  # made by another HDF5 version: keep no short cut to it
-                del self._proven[index]
-        tables = {s.key: container.small(container.layout.datasets[f"acts/{s.key}"].digests) for s in self.spec.streams}
+        self._proven[index] = _identity(container.fd)
+        tables = {s.key: container.small(layout.datasets[f"acts/{s.key}"].digests) for s in self.spec.streams}
         return container, tables
 
-    def _reopen(self, path: Path, index: int) -> Container | None:
+    def _layout(self, index: int) -> Layout:
+        if self.seal is not None:
+            return self.seal.layout(self.spec, index)
+        lo, hi = self.spec.rows(index)
+        if hi - lo not in self._layouts:
+            self._layouts[hi - lo], _ = lay_out(shard_datasets(self.spec, index), shard_attributes(self.spec, index))
+        return self._layouts[hi - lo]
+
+    def _reopen(self, path: Path, index: int, layout: Layout) -> Container | None:
         """A shard proven before and unchanged since is opened without proving it again."""
         if index not in self._proven:
             return None
         fd = disk.open_regular(path)
         if _identity(fd) != self._proven[index]:
             os.close(fd)
-            del self._proven[index]
             return None
-        rows = self.spec.rows(index)
-        return Container(path, fd, self._layouts[rows[1] - rows[0]], {}, "")
+        return Container(path, fd, layout, "")
 
     def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> None:
         """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block proven."""

@@ -20,8 +20,8 @@ from workbench.activations.batches import THREADS, Batches
 from workbench.activations.errors import ShardCorrupt, StoreIncomplete
 from workbench.activations.format import Container
 from workbench.activations.pool import ShardPool
-from workbench.activations.seal import read_seal, seal_digest, skipped_sequences
-from workbench.activations.shard import SHARDS, open_plan, open_shard, plain_folder, read_blocks
+from workbench.activations.seal import Seal, read_seal, seal_digest
+from workbench.activations.shard import SHARDS, open_plan, plain_folder, read_blocks
 from workbench.activations.shuffle import GROUP_ROWS, Order
 from workbench.activations.spec import STORED, Source, StoreSpec, Stream, read_spec
 from workbench.activations.writer import to_float
@@ -38,16 +38,13 @@ class ActivationStore:
     Wherever ``source`` may be None the store must have one source only.
     """
 
-    def __init__(
-        self, folder: Path, spec: StoreSpec, seals: dict[str, tuple[int, str]] | None, skipped: Sequence[int], plan_seal: str | None = None
-    ):
-        self.path, self.spec = folder, spec
-        self._seals, self._plan_seal = seals, plan_seal
-        self._pid, self._pool = os.getpid(), ShardPool(folder, spec, seals)
+    def __init__(self, folder: Path, spec: StoreSpec, seal: Seal | None):
+        self.path, self.spec, self._seal = folder, spec, seal
+        self._pid, self._pool = os.getpid(), ShardPool(folder, spec, seal)
         self._plan: Container | None = None
+        self.skipped = seal.skipped if seal else ()
         r = spec.rows_per_seq
-        self.skipped = tuple(skipped)
-        self._skipped_rows = tuple((i * r, (i + 1) * r) for i in sorted(skipped))
+        self._skipped_rows = tuple((i * r, (i + 1) * r) for i in sorted(self.skipped))
 
     @classmethod
     def open(cls, path: str | Path) -> ActivationStore:
@@ -61,16 +58,16 @@ class ActivationStore:
         spec = read_spec(folder)
         plain_folder(folder / SHARDS)
         seal = read_seal(folder, spec)
-        for s in seal["shards"]:
+        for name, (expected, _) in seal.shards.items():
             try:
-                size = os.lstat(folder / SHARDS / s["name"]).st_size
+                size = os.lstat(folder / SHARDS / name).st_size
             except FileNotFoundError:
                 raise StoreIncomplete(
-                    f"shard {s['name']} of {folder} is missing. Run `workbench check {folder}`, then the same `workbench harvest` again."
+                    f"shard {name} of {folder} is missing. Run `workbench check {folder}`, then the same `workbench harvest` again."
                 ) from None
-            if size != s["bytes"]:
-                raise ShardCorrupt(s["name"], f"it has {size:,} bytes instead of {s['bytes']:,}", shard=int(s["name"][:-3]))
-        return cls(folder, spec, {s["name"]: (s["bytes"], s["seal"]) for s in seal["shards"]}, seal["skipped"], seal["plan_seal"])
+            if size != expected:
+                raise ShardCorrupt(name, f"it has {size:,} bytes instead of {expected:,}", shard=int(name[:-3]))
+        return cls(folder, spec, seal)
 
     def __repr__(self) -> str:
         return f"ActivationStore({str(self.path)!r}: {len(self):,} rows, hooks {self.hooks}, sources {self.sources})"
@@ -231,7 +228,7 @@ class ActivationStore:
     def pool(self) -> ShardPool:
         """Open shards of this process (a forked child gets its own)."""
         if os.getpid() != self._pid:
-            self._pid, self._pool, self._plan = os.getpid(), ShardPool(self.path, self.spec, self._seals), None
+            self._pid, self._pool, self._plan = os.getpid(), ShardPool(self.path, self.spec, self._seal), None
         return self._pool
 
     def _streams(self, hook: Names, source: Names | None) -> list[Stream]:
@@ -281,10 +278,11 @@ class ActivationStore:
     def _open_plan(self) -> Container:
         pool = self.pool  # resets the plan after a fork
         if self._plan is None:
-            plan = open_plan(pool.folder, self.spec)
-            if self._plan_seal is not None and plan.seal != self._plan_seal:
-                raise ShardCorrupt(plan.path.name, "it is not the plan that was sealed")
-            self._plan = plan
+            self._plan = (
+                open_plan(pool.folder, self.spec, self._seal.layouts["plan"], self._seal.plan_seal)
+                if self._seal
+                else open_plan(pool.folder, self.spec)
+            )
         return self._plan
 
     def _token_block(self, block: int) -> np.ndarray:
@@ -309,13 +307,3 @@ def make_order(
     group_rows = max(spec.block_rows, min(GROUP_ROWS, memory_limit // (2 * row_bytes)))
     first, last = ranges[split]
     return Order(spec.rows_per_shard, spec.n_rows, first, last, spec.block_rows, seed, group_rows, window, skipped)
-
-
-def skipped_in(folder: Path, spec: StoreSpec, indices: Sequence[int]) -> list[int]:
-    """Sequences left out of some shards, by their flags (for stores without a seal)."""
-    found: list[int] = []
-    for index in indices:
-        container = open_shard(folder, spec, index)
-        found += skipped_sequences(container.small("tok/flags"), spec, index)
-        container.close()
-    return found

@@ -43,7 +43,7 @@ class StreamingStore(ActivationStore):
             )
         if capacity < 2:
             raise UsageError(f"a stream needs room for at least 2 shards, not {capacity}: one is read while the next is made.")
-        super().__init__(Path(folder), spec, None, ())
+        super().__init__(Path(folder), spec, None)
         self.tokens_plan, self.producer, self.capacity = tokens, producer, capacity
         self._more = plan
         self._joined: Any = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from sae.files import canonical_json, read_json
 from workbench import __version__
 from workbench.activations import disk
 from workbench.activations.errors import StoreIncomplete
-from workbench.activations.shard import SHARDS, SKIPPED, open_plan, open_shard
+from workbench.activations.format import Layout
+from workbench.activations.shard import SHARDS, SKIPPED, open_plan, open_shard, plan_datasets, shard_datasets
 from workbench.activations.spec import STORE_JSON, StoreSpec, read_spec
 
 SEAL_JSON = "seal.json"
@@ -32,10 +34,12 @@ def write_seal(folder: Path, spec: StoreSpec) -> None:
         ShardCorrupt, FileNotFoundError: a shard is bad or missing.
     """
     shards: list[dict[str, Any]] = []
+    layouts: dict[str, Any] = {}
     skipped: list[int] = []
     for index in range(spec.n_shards):
         container = open_shard(folder, spec, index)
         shards.append({"name": spec.shard_name(index), "bytes": os.fstat(container.fd).st_size, "seal": container.seal})
+        layouts[_key(spec, index)] = container.layout.as_json()
         skipped += skipped_sequences(container.small("tok/flags"), spec, index)
         container.close()
     plan = open_plan(folder, spec)
@@ -59,6 +63,7 @@ def write_seal(folder: Path, spec: StoreSpec) -> None:
             "sources": [s.name for s in spec.sources],
             "dtype": spec.dtype,
             "plan_seal": plan.seal,
+            "layouts": {**layouts, "plan": plan.layout.as_json()},
             "shards": shards,
             "skipped": skipped,
         },
@@ -74,8 +79,28 @@ def skipped_sequences(flags: np.ndarray, spec: StoreSpec, index: int) -> list[in
     return [int(i) + spec.seqs(index)[0] for i in np.flatnonzero(marks)]
 
 
-def read_seal(folder: Path, spec: StoreSpec) -> dict[str, Any]:
-    """The ``metadata`` of the seal: ``shards`` (name, bytes, seal), ``plan_seal``, ``skipped``.
+@dataclass(frozen=True)
+class Seal:
+    """What the seal says: (bytes, seal) per shard name, where things lie in shards and plan, and which sequences were left out."""
+
+    shards: dict[str, tuple[int, str]]
+    layouts: dict[str, Layout]
+    plan_seal: str
+    skipped: tuple[int, ...]
+
+    def layout(self, spec: StoreSpec, index: int) -> Layout:
+        """Where everything lies in a shard."""
+        return self.layouts[_key(spec, index)]
+
+
+def _key(spec: StoreSpec, index: int) -> str:
+    """Shards with equally many rows share a layout."""
+    lo, hi = spec.rows(index)
+    return str(hi - lo)
+
+
+def read_seal(folder: Path, spec: StoreSpec) -> Seal:
+    """Read a store's seal.
 
     Raises:
         StoreIncomplete: there is none. CorruptError: it belongs to another store, or is damaged.
@@ -86,28 +111,32 @@ def read_seal(folder: Path, spec: StoreSpec) -> dict[str, Any]:
     except FileNotFoundError:
         left = len([i for i in range(spec.n_shards) if not (folder / SHARDS / spec.shard_name(i)).exists()])
         raise StoreIncomplete(
-            f"store {spec.id!r} in {folder} is not complete: {left} of {spec.n_shards} shards are missing{'' if left else ', only the seal'}. Run the `workbench harvest` that made it again; it makes only what is missing."
+            f"store {spec.id!r} in {folder} is not complete: {f'{left} of {spec.n_shards} shards are missing' if left else 'only its seal is missing'}. "
+            "Run the `workbench harvest` that made it again; it makes only what is missing."
         ) from None
     value = read_json(path)
     if isinstance(value, dict) and isinstance(value.get("workbench_schema"), int) and value["workbench_schema"] > SCHEMA:
+        made = value.get("code")
         raise NewerSchemaError(
-            f"{path} has schema {value['workbench_schema']}, made by version {(value.get('code') or {}).get('version', 'unknown')}. Upgrade: pip install -U interpretability-workbench"
+            f"{path} has schema {value['workbench_schema']}, made by version {made.get('version', 'unknown') if isinstance(made, dict) else 'unknown'}. Upgrade: pip install -U interpretability-workbench"
         )
     try:
-        seal: dict[str, Any] = value["metadata"]
-        right = seal["store_id"] == spec.store_id and [s["name"] for s in seal["shards"]] == [
-            spec.shard_name(i) for i in range(spec.n_shards)
-        ]
-        right = (
-            right
-            and all(type(s["bytes"]) is int and isinstance(s["seal"], str) for s in seal["shards"])
-            and all(type(i) is int and 0 <= i < spec.n_seq for i in seal["skipped"])
-        )
-    except (KeyError, TypeError):
-        right = False
-    if not right:
-        raise CorruptError(f"{path} is not the seal of this store ({STORE_JSON} and it disagree). `workbench check` sets things right.")
-    return seal
+        return _parse(value["metadata"], spec)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise CorruptError(f"{path} is not the seal of this store ({STORE_JSON} and it disagree). `workbench check` sets it aside.") from e
+
+
+def _parse(value: dict[str, Any], spec: StoreSpec) -> Seal:
+    if value["store_id"] != spec.store_id or [s["name"] for s in value["shards"]] != [spec.shard_name(i) for i in range(spec.n_shards)]:
+        raise ValueError("another store")
+    shards = {s["name"]: (int(s["bytes"]), str(s["seal"])) for s in value["shards"]}
+    skipped = tuple(value["skipped"])
+    if not all(type(i) is int and 0 <= i < spec.n_seq for i in skipped):
+        raise ValueError("skipped")
+    layouts = {"plan": Layout.from_json(plan_datasets(spec), value["layouts"]["plan"])}
+    for index in {0, spec.n_shards - 1}:
+        layouts[_key(spec, index)] = Layout.from_json(shard_datasets(spec, index), value["layouts"][_key(spec, index)])
+    return Seal(shards, layouts, str(value["plan_seal"]), skipped)
 
 
 def describe_store(folder: str | Path) -> dict[str, Any]:

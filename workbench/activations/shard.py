@@ -10,7 +10,7 @@ import numpy as np
 from sae.errors import UntrustedFile
 from workbench.activations import disk, format
 from workbench.activations.errors import ShardCorrupt, StoreIncomplete
-from workbench.activations.format import Container, Dataset, open_container
+from workbench.activations.format import Container, Dataset, Layout, lay_out, open_container
 from workbench.activations.spec import FORMAT, SCHEMA, STORED, StoreSpec
 
 PLAN = "plan.h5"
@@ -69,14 +69,17 @@ def plain_folder(path: Path) -> None:
         raise StoreIncomplete(f"{path} does not exist. Run the `workbench harvest` that made the store again.")
 
 
-def open_shard(folder: Path, spec: StoreSpec, index: int) -> Container:
-    """Open and prove one shard of a store.
+def open_shard(folder: Path, spec: StoreSpec, index: int, layout: Layout | None = None, seal: str | None = None) -> Container:
+    """Open and prove one shard of a store: by the layout and seal in the store's seal, or from the plan alone.
 
     Raises:
         ShardCorrupt: it is not shard ``index`` of this store as it was committed. FileNotFoundError: it is missing.
     """
     path = folder / SHARDS / spec.shard_name(index)
-    return open_container(path, shard_datasets(spec, index), shard_attributes(spec, index), shard=index)
+    if layout is not None:
+        return open_container(path, layout, seal=seal, shard=index)
+    layout, pages = lay_out(shard_datasets(spec, index), shard_attributes(spec, index))
+    return open_container(path, layout, pages=pages, shard=index)
 
 
 def plan_datasets(spec: StoreSpec) -> list[Dataset]:
@@ -95,9 +98,12 @@ def plan_attributes(spec: StoreSpec) -> dict[str, Any]:
     return {"format": FORMAT, "schema_version": SCHEMA, "store_id": spec.store_id, "n_seq": spec.n_seq, "ctx": spec.ctx, "hash": spec.hash}
 
 
-def open_plan(folder: Path, spec: StoreSpec) -> Container:
-    """Open and prove a store's token plan."""
-    return open_container(folder / PLAN, plan_datasets(spec), plan_attributes(spec))
+def open_plan(folder: Path, spec: StoreSpec, layout: Layout | None = None, seal: str | None = None) -> Container:
+    """Open and prove a store's token plan; see :func:`open_shard`."""
+    if layout is not None:
+        return open_container(folder / PLAN, layout, seal=seal)
+    layout, pages = lay_out(plan_datasets(spec), plan_attributes(spec))
+    return open_container(folder / PLAN, layout, pages=pages)
 
 
 def read_blocks(container: Container, dataset: str, first: int, last: int) -> np.ndarray:
