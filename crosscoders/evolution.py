@@ -17,6 +17,7 @@ The definitions are operational; where *Evolution of Concepts* (arXiv 2509.17196
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def classify(relative_SF: Array) -> npt.NDArray[np.str_]:
     return np.where(np.isnan(r0), "never", names)
 
 
-def cosine_matrices(blocks: list[npt.ArrayLike]) -> Array:
+def cosine_matrices(blocks: Sequence[npt.ArrayLike]) -> Array:
     """Cosines between a latent's decoder rows at every pair of sources. ``blocks``: S arrays [F, D] -> [F, S, S].
 
     A zero row has no direction: its cosines are NaN, never 0.
@@ -77,7 +78,7 @@ def cosine_matrices(blocks: list[npt.ArrayLike]) -> Array:
     return np.clip(unit_FSD @ unit_FSD.transpose(0, 2, 1), -1.0, 1.0).astype(np.float32)
 
 
-def projections(blocks: list[npt.ArrayLike]) -> Array:
+def projections(blocks: Sequence[npt.ArrayLike]) -> Array:
     """Length of each source's decoder row along the final one's direction, <W_s, W_final>/|W_final|. Shape [S, F]."""
     W_SFD = np.stack([np.asarray(b, dtype=np.float32) for b in blocks])
     norm_F = np.linalg.norm(W_SFD[-1], axis=-1)

@@ -1,0 +1,67 @@
+"""``workbench evolve``: latents over pre-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def evolve(
+    what: Annotated[
+        str, typer.Argument(help="A recipe file, a bundled recipe such as mini-evolve, or a model with snapshots.")
+    ] = "mini-evolve",
+    site: Annotated[str | None, typer.Option(help="Site to read, such as L1R (overrides the recipe).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the crosscoder (overrides the recipe).")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with their nulls.
+
+    Complete results are reused; an interrupted training goes on where it stopped.
+
+    Example: `workbench evolve mini-evolve`, or `workbench evolve mini-mamba --site L2R`
+    """
+    from workbench.evolution import Evolution
+    from workbench.evolve import EvolveRecipe
+    from workbench.evolve import evolve as run
+    from workbench.workspace import Workspace
+
+    recipe, command = _recipe(what, EvolveRecipe)
+    recipe = recipe.model_copy(update={k: v for k, v in {"site": site, "seed": seed}.items() if v is not None})
+    ws = Workspace(workspace)
+    id = run(recipe, ws, command=command, say=say)
+    done = Evolution.open(ws.get("evolution", id).path)
+    say(f"{id}: {len(done)} latents over {len(done.sources)} sources (version {done.version})")
+    statistics = done.statistics
+    claims = [] if statistics is None else statistics[["claim", "value", "low", "high", "n", "p", "verdict", "note"]]
+    rows = [] if statistics is None else [{k: None if v != v else v for k, v in r.items()} for r in claims.to_dict("records")]  # type: ignore[union-attr]
+    for r in rows:
+        say(f"  {r['verdict']:>10}  {r['claim']}  ({_shown(r)}n = {r['n']:.0f}){'; ' + r['note'] if r['note'] else ''}")
+    return {"workspace": str(workspace), "evolution": id, "version": done.version, "numbers": done.manifest.numbers, "claims": rows}
+
+
+def _recipe(what: str, model: Any) -> tuple[Any, str]:
+    """The recipe meant: a file or bundled name, or the defaults for a model's name. And the command that asks for it again."""
+    from sae.errors import MissingError
+    from workbench.config import find_recipe, read_recipe
+    from workbench.models.load import find_folder
+
+    try:
+        return read_recipe(model, what), f"workbench evolve {find_recipe(what).name}"
+    except MissingError:
+        if Path(what).suffix == ".toml" or find_folder(what) is None:
+            raise
+    return model(model=what), f"workbench evolve {what}"
+
+
+def _shown(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return ""
+    bounds = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['value']:.2f}{bounds}, "

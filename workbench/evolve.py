@@ -1,0 +1,291 @@
+"""Follow latents over training: train a crosscoder over snapshots (or reuse it), analyse it, write ``evolution/<id>/``.
+
+What the folder holds is described in :mod:`workbench.evolution`, its reader. The same recipe serves other sources (layers,
+two models): quantities that suppose training steps are then read along the order of the sources.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sae.errors import UsageError
+from sae.strict import StrictConfig, parse_config
+from workbench.corpus import CorpusConfig
+from workbench.workspace import Workspace, check_id, dictionary_id
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crosscoders import Crosscoder, CrosscoderConfig
+    from workbench.analysis.snapshots import Snapshots, Source
+
+_DERIVED = ("widths", "sources", "d_sae", "k", "seed")
+
+
+class SourceRecipe(StrictConfig):
+    """One source written out: a model, its revision, and the site it is read at (default: the recipe's)."""
+
+    model: str
+    revision: str | None = None
+    site: str = ""
+
+
+class EvolveRecipe(StrictConfig):
+    """A crosscoder over snapshots and what is computed from it."""
+
+    id: str = Field("", description="id of both results; empty = from model, sources, site, expansion and seed")
+    model: str = "mini-pythia"
+    revisions: tuple[str, ...] = Field((), description="snapshots in training order; empty = all")
+    site: str = "L1R"
+    sources: tuple[SourceRecipe, ...] = Field((), description="instead of model and revisions: any models and sites")
+    store: str = Field("", description="id of an aligned store to train from; empty = run all snapshots on each batch")
+
+    preset: str = Field("", description="a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk); empty = Top-K")
+    expansion: int = Field(8, ge=1)
+    k: int = Field(16, ge=1)
+    seed: int = 0
+    crosscoder: dict[str, Any] = Field(default_factory=dict, description="further fields of CrosscoderConfig")
+    tokens: int = Field(500_000, ge=1, description="rows trained on")
+    n_seq: int = Field(3968, ge=2, description="sequences of unique training text (online)")
+    ctx: int = Field(128, ge=8)
+    batch_size: int = Field(1024, ge=1)
+    corpus: CorpusConfig = CorpusConfig()
+
+    heldout_seqs: int = Field(256, ge=8, description="held-out sequences every analysis runs on")
+    ngram_seqs: int = Field(8000, ge=8, description="sequences the n-gram tables are counted on")
+    contexts: int = Field(4, ge=0, description="contexts per latent for the scrubber")
+    tasks: tuple[str, ...] = ("induction", "agreement")
+    prompts: int = Field(64, ge=0, description="prompts per task; half rank, half test")
+    prompt_length: int = Field(33, ge=8, description="tokens of an induction prompt")
+    attribution: Literal["solved", "all", "none"] = Field(
+        "solved", description="snapshots whose curves are drawn: accuracy >= 0.8, all, none"
+    )
+    permutations: int = Field(500, ge=0)
+    threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
+
+    @model_validator(mode="after")
+    def _known(self) -> EvolveRecipe:
+        if taken := [k for k in self.crosscoder if k in _DERIVED]:
+            raise ValueError(f"{', '.join(taken)}: set by the recipe itself, not under [crosscoder]")
+        if self.sources and self.revisions:
+            raise ValueError("sources and revisions say the same thing twice; give one of them")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Training steps: rows over batch, rounded up."""
+        return -(-self.tokens // self.batch_size)
+
+
+def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
+    """The sources of a recipe in order.
+
+    Raises:
+        UsageError: fewer than two sources, a model without snapshots, or a bad site. MissingError: no such snapshot.
+    """
+    from workbench.analysis.snapshots import Source
+    from workbench.models.load import resolve_revision, revisions
+    from workbench.models.sites import hooks_of
+
+    if recipe.sources:
+        named = [(s.model, resolve_revision(s.model, s.revision), s.site or recipe.site) for s in recipe.sources]
+    else:
+        known = recipe.revisions or tuple(revisions(recipe.model))
+        named = [(recipe.model, resolve_revision(recipe.model, r), recipe.site) for r in known]
+    if len(named) < 2:
+        raise UsageError(
+            f"a crosscoder needs at least two sources; {recipe.model!r} offers {len(named)}. Name sources, or a model with snapshots."
+        )
+    models, sites = len({n[0] for n in named}), len({n[2] for n in named})
+    out = []
+    for model, revision, site in named:
+        parts = (
+            [model] * (models > 1)
+            + [str(revision)] * (revision is not None and (models == 1 or len(named) > models))
+            + [site] * (sites > 1)
+        )
+        match = re.fullmatch(r"step(\d+)", revision or "")
+        out.append(Source("/".join(parts) or model, model, revision, hooks_of(site)[1], int(match[1]) if match else None))
+    if len({s.name for s in out}) != len(out):
+        raise UsageError(f"two sources are the same: {', '.join(s.name for s in out)}")
+    return out
+
+
+def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
+    """``<model>@<S>-snapshots.<site>-<n>x[.s<seed>]``, or the recipe's own."""
+    from workbench.models.load import model_id
+
+    if recipe.id:
+        return check_id(recipe.id)
+    models = list(dict.fromkeys(model_id(s.model) for s in sources))
+    what = "snapshots" if len(models) == 1 and all(s.step is not None for s in sources) else "sources"
+    name = dictionary_id("+".join(models), recipe.site, recipe.expansion, revision=f"{len(sources)}-{what}", seed=recipe.seed)
+    return check_id(f"{name}.{recipe.preset}") if recipe.preset else name
+
+
+def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> CrosscoderConfig:
+    """The crosscoder a recipe asks for.
+
+    Raises:
+        ConfigError: an unknown preset or key; the nearest is named.
+    """
+    from crosscoders import CrosscoderConfig, preset
+
+    base = preset(recipe.preset).model_dump(exclude_defaults=True) if recipe.preset else {"dead_after": 50_000}
+    values = base | recipe.crosscoder
+    values |= {
+        "widths": widths,
+        "sources": [s.name for s in sources],
+        "d_sae": recipe.expansion * widths[0],
+        "k": recipe.k,
+        "seed": recipe.seed,
+    }
+    return parse_config(CrosscoderConfig, values, where="[crosscoder]")
+
+
+def train_crosscoder(
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    snapshots: Snapshots,
+    id: str,
+    train_tokens: np.ndarray | None,
+    *,
+    command: str,
+    progress: bool | None,
+) -> Crosscoder:
+    """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run)."""
+    import sae as sae_room
+    from crosscoders import Crosscoder
+    from workbench.analysis.snapshots import OnlineBatches
+    from workbench.provenance import Input, write_manifest
+
+    folder = workspace.path("dictionaries", id)
+    if workspace.complete("dictionaries", id):
+        return Crosscoder.load(folder)
+    inputs: list[Input] = []
+    if recipe.store:
+        batches, widths, digest = _from_store(recipe, workspace, snapshots)
+        inputs.append(Input(kind="stores", id=recipe.store, digest=digest))
+    else:
+        assert train_tokens is not None
+        widths = snapshots.widths()
+        unique = len(train_tokens) * (recipe.ctx - 1)
+        batches = OnlineBatches(
+            snapshots,
+            train_tokens,
+            recipe.batch_size,
+            seed=recipe.seed,
+            group=max(64, recipe.batch_size // 32),
+            cache=recipe.tokens > 1.1 * unique,
+        )
+    config = crosscoder_config(recipe, list(snapshots.sources), widths)
+    about = {
+        "kind": "crosscoder",
+        "model_name": snapshots.sources[0].model,
+        "revision": None,
+        "hook_name": snapshots.sources[0].hook,
+        "site": recipe.site,
+        "context_size": recipe.ctx,
+        "store": recipe.store or None,
+        "gate": config.gate if config.activation == "jumprelu" else "shared",
+        "activation": config.activation,
+        "preset": recipe.preset or None,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    cc = sae_room.train(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress)
+    assert isinstance(cc, Crosscoder)
+    write_manifest(
+        folder,
+        "dictionaries",
+        id,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        inputs=inputs,
+        numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
+        metadata=about | {"sources": [s.name for s in snapshots.sources], "seed": recipe.seed},
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return Crosscoder.load(folder)
+
+
+def _from_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots) -> tuple[Any, list[int], str]:
+    """Shuffled batches of an aligned store, its widths, and its digest. Sources are matched by (model, revision)."""
+    from workbench.activations import ActivationStore
+
+    store = ActivationStore.open(workspace.get("stores", recipe.store).path)
+    hook = snapshots.sources[0].hook
+    there = {(s.model, s.revision): s.name for s in store.spec.sources}
+    missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
+    if missing:
+        raise UsageError(f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})")
+    names = [there[s.model, s.revision] for s in snapshots.sources]
+    widths = [store.width(hook, n) for n in names]
+    return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths, store.digest
+
+
+def evolve(
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    *,
+    command: str = "",
+    progress: bool | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Run a recipe; returns the id of the complete ``evolution/`` (reused where it is there).
+
+    Raises:
+        UsageError, ConfigError, MissingError: the recipe asks for what does not exist.
+    """
+    import torch
+
+    from workbench.analysis.evolve_run import analyse
+    from workbench.analysis.snapshots import Snapshots
+    from workbench.corpus import plan_tokens
+    from workbench.models import load_tokenizer
+
+    sources = resolve_sources(recipe)
+    id = evolution_id(recipe, sources)
+    if workspace.complete("evolution", id):
+        say(f"{id}: complete, reused")
+        return id
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    snapshots = Snapshots(sources)
+    tokenizer = load_tokenizer(sources[-1].model)
+    train_tokens = None
+    if not recipe.store and not workspace.complete("dictionaries", id):
+        train_tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
+    say(f"crosscoder over {len(sources)} sources: {', '.join(s.name for s in sources)}")
+    cc = train_crosscoder(recipe, workspace, snapshots, id, train_tokens, command=command, progress=progress)
+    say("analysing")
+    about = {
+        "dictionary": id,
+        "model": recipe.model if not recipe.sources else None,
+        "sources": [s.name for s in sources],
+        "models": list(dict.fromkeys(s.model for s in sources)),
+        "revisions": [s.revision for s in sources],
+        "hooks": [s.hook for s in sources],
+        "site": recipe.site,
+        "n_latents": cc.d_sae,
+        "preset": recipe.preset or None,
+    }
+    numbers: dict[str, Any] = {}
+    with workspace.create(
+        "evolution",
+        id,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        inputs=[workspace.get("dictionaries", id).as_input()],
+        metadata=lambda: about,
+        numbers=lambda: numbers,
+    ) as folder:
+        more, more_about = analyse(recipe, cc, snapshots, tokenizer, Path(folder), progress=progress, say=say)
+        numbers |= more
+        about |= more_about
+    return id
