@@ -34,8 +34,10 @@ class TrainingConfig(StrictConfig):
 
     k_aux: int | None = Field(None, ge=0, description="dead latents used per row by the AuxK loss; None = k, 0 = off")
     aux_coefficient: float = Field(1 / 32, ge=0)
-    aux_every: int = Field(1, ge=1, description="AuxK looks at every n-th row of the batch")
-    dead_after: int = Field(100_000, ge=1, description="rows without firing after which a latent counts as dead")
+    aux_every: int = Field(
+        4, ge=1, description="AuxK looks at every n-th row of the batch: the same gradient in expectation, a fraction of the cost"
+    )
+    dead_after: int = Field(20_000, ge=1, description="rows without firing after which a latent counts as dead")
 
     outlier_factor: float = Field(10.0, ge=0, description="rows longer than this many median norms are left out; 0 = keep all")
     backend: Literal["auto", "cpu", "fallback", "triton", "dense"] = "auto"

@@ -61,7 +61,8 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
             parts.append((values, indices))
             uncertain += doubtful
         if dead is not None:
-            of_dead = pre[:: plan.aux_every].index_select(1, dead).to(x.dtype)
+            every_nth = pre[:: plan.aux_every]
+            of_dead = every_nth.gather(1, dead.expand(len(every_nth), len(dead))).to(x.dtype)
             of_dead[:, len(dead) - padding :] = -torch.inf
             _, place = plan.backend.top_k(of_dead, min(plan.k_aux, len(dead) - padding))
             aux.append((of_dead.gather(1, place), dead[place]))

@@ -158,6 +158,10 @@ class SAE(nn.Module):
         out.metadata = dict(self.metadata)
         return out.to(self.enc_FD.device)
 
+    def extras(self) -> dict[str, Tensor]:
+        """Tensors saved beside ``W_enc``, ``W_dec``, ``b_enc`` and ``b_dec``; subclasses say which."""
+        return {}
+
     # --- disk ----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:

@@ -155,7 +155,7 @@ class Trainer:
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise NonFiniteError(
-                f"the loss became {float(loss)} in training step {self.steps_done} (learning rate {self.config.lr:g}). "
+                f"the loss became {loss.item()} in training step {self.steps_done} (learning rate {self.config.lr:g}). "
                 "Lower lr or outlier_factor, or resume from the last checkpoint with another data seed."
             )
 

@@ -1,0 +1,36 @@
+"""Learning rate and K, step by step."""
+
+from __future__ import annotations
+
+from sae import TopKConfig
+from sae.schedule import kept, learning_rate
+
+
+def test_warm_up_stable_decay() -> None:
+    config = TopKConfig(lr=1.0, warmup_steps=10, decay_share=0.2)
+    rates = [learning_rate(config, s, 100) for s in range(100)]
+    assert rates[0] == 1 / 11
+    assert rates[:10] == sorted(rates[:10])
+    assert set(rates[10:80]) == {1.0}
+    assert rates[80:] == sorted(rates[80:], reverse=True)
+    assert 0 < rates[-1] < 0.1
+    assert learning_rate(config.model_copy(update={"decay_share": 0.0}), 99, 100) == 1.0
+
+
+def test_without_a_number_of_steps_the_rate_stays_constant() -> None:
+    config = TopKConfig(warmup_steps=5000, k_start=64)
+    assert learning_rate(config, 100, None) == learning_rate(config, 10**6, None) == config.lr
+    assert kept(config, 0, None) == config.k
+
+
+def test_a_short_run_is_not_all_warm_up() -> None:
+    assert learning_rate(TopKConfig(lr=1.0, warmup_steps=1000), 5, 50) == 1.0
+
+
+def test_k_falls_linearly() -> None:
+    config = TopKConfig(k=8, k_start=48, k_anneal_share=0.1)
+    ks = [kept(config, s, 100) for s in range(100)]
+    assert ks[0] == 48
+    assert ks[5] == 28
+    assert ks[10:] == [8] * 90
+    assert kept(TopKConfig(k=8), 0, 100) == 8
