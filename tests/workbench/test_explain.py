@@ -27,14 +27,14 @@ N_SEQ, CTX = 240, 50
 
 @pytest.fixture(scope="module")
 def codes():
-    """Latents: 0 two tokens, 1 a previous token, 2 a pair, 3 a token inside brackets, 4 repeated pairs, 5 noise, 6 rare, 7 digits weakly everywhere."""
+    """Latents: 0 two tokens, 1 a previous token, 2 a pair, 3 a token inside brackets, 4 repeated pairs, 5 noise, 6 rare, 7 digits weakly everywhere, 8 a next token."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1, len(VOCAB), (N_SEQ, CTX))
     before = np.concatenate([np.zeros((N_SEQ, 1), int), ids[:, :-1]], axis=1)
     seq, pos = np.repeat(np.arange(N_SEQ), CTX), np.tile(np.arange(1, CTX + 1), N_SEQ)
     marks = surface(ids.reshape(-1), seq, pos, VOCAB)
     shaped = {k: v.reshape(N_SEQ, CTX) for k, v in marks.items()}
-    dense = np.zeros((N_SEQ, CTX, 8), np.float32)
+    dense = np.zeros((N_SEQ, CTX, 9), np.float32)
     dense[..., 0] = 5 * np.isin(ids, [2, 10])
     dense[..., 1] = 3 * (before == 1)
     dense[..., 2] = 4 * ((before == 3) & (ids == 10))
@@ -42,9 +42,10 @@ def codes():
     dense[..., 4] = 2 * shaped["repeat_pair"]
     dense[..., 5] = (rng.random(ids.shape) < 0.05) * rng.random(ids.shape)
     dense[0, 4, 6] = 1
+    dense[:, :-1, 8] = 3 * (ids[:, 1:] == 13)
     dense[..., 7] = np.where(ids == 9, 8.0, 0.5)
-    flat = dense.reshape(-1, 8)
-    return from_rows(8, ids.reshape(-1), seq, pos, flat, np.tile(np.arange(8), (len(flat), 1)))
+    flat = dense.reshape(-1, 9)
+    return from_rows(9, ids.reshape(-1), seq, pos, flat, np.tile(np.arange(9), (len(flat), 1)))
 
 
 def test_rules_find_what_was_planted(codes):
@@ -55,7 +56,8 @@ def test_rules_find_what_was_planted(codes):
     assert t.loc[3, "label"] == "“␣dog”, inside brackets"
     assert t.loc[4, "label"] == f"any token {SURFACE['repeat_pair']}"
     assert t.loc[7, "label"] == "“42”", "weak firings everywhere do not hide what it fires strongly on"
-    assert (t.loc[[0, 1, 2, 3, 4, 7], ["precision", "recall"]] == 1).all().all()
+    assert t.loc[8, "label"] == "before “,”"
+    assert (t.loc[[0, 1, 2, 3, 4, 7, 8], ["precision", "recall"]] == 1).all().all()
     assert t.loc[[5, 6], "label"].isna().all() and t.loc[5, "f1"] < 0.3 and np.isnan(t.loc[6, "f1"])
     assert all(len(str(x).split()) <= 25 for x in t["best_rule"].dropna())
 
@@ -292,7 +294,7 @@ def test_an_endpoint_that_talks_nonsense_is_quoted(server, monkeypatch):
 
 
 def test_latents_that_do_not_exist_are_named(codes):
-    with pytest.raises(UsageError, match=r"latent 99 .*0–7"):
+    with pytest.raises(UsageError, match=r"latent 99 .*0–8"):
         run.choose_latents(codes, [1, 99], 5, 0)
     assert run.choose_latents(codes, None, 3, 0) == run.choose_latents(codes, None, 3, 0)
 

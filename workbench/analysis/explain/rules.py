@@ -1,6 +1,6 @@
 """The rule-based labeller: for every latent the simple rule that best says when it fires, with precision and recall.
 
-A rule is a set of up to five tokens (or previous tokens, or pairs of tokens), or none, combined with at most one property
+A rule is a set of up to five tokens (or previous tokens, next tokens, or pairs of tokens), or none, combined with at most one property
 of the surface (:mod:`.surface`). "Fires" means above a quarter of the latent's maximum: Top-K dictionaries have long tails of weak
 firings. Rules are chosen by F1 on even-numbered sequences; every number in the table is measured on odd-numbered ones.
 
@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.encoded import Codes
-from workbench.analysis.explain.surface import SURFACE, previous_ids, surface
+from workbench.analysis.explain.surface import SURFACE, next_ids, previous_ids, surface
 
 STRONG = 0.25  # of the latent's maximum
-SIZES = {"token": 5, "previous": 5, "pair": 4, "any": 1}
+SIZES = {"token": 5, "previous": 5, "next": 5, "pair": 4, "any": 1}
 PREVIOUS_WITH = ("word_inside", "word_start", "in_string", "in_bracket", "whitespace", "punctuation")
 COST_KEY, COST_WHERE = 0.01, 0.02  # F1 a further key, or a condition, must be worth
 MIN_FIRED = 10
@@ -80,6 +80,7 @@ def _families(codes: Codes, v: int) -> list[Family]:
     return [
         Family("token", codes.ids.astype(np.int64), v),
         Family("previous", before, v + 1),
+        Family("next", next_ids(codes.ids, codes.seq, codes.pos, v), v + 1),
         Family("pair", pair, len(pairs)),
         Family("any", np.zeros(codes.n_tokens, np.int64), 1),
     ]
@@ -202,7 +203,7 @@ def say_rule(family: str, keys: tuple[int, ...], where: str, vocab: list[str], p
     v = len(vocab)
 
     def show(token: int) -> str:
-        text = vocab[token] if token < v else "start of text"
+        text = vocab[token] if token < v else "the text's edge"
         for raw, seen in ((" ", "␣"), ("\n", "⏎"), ("\t", "⇥")):
             text = text.replace(raw, seen)
         return f"“{text}”" if token < v else text
@@ -211,6 +212,8 @@ def say_rule(family: str, keys: tuple[int, ...], where: str, vocab: list[str], p
         what = _any_of([show(k) for k in keys])
     elif family == "previous":
         what = f"after {_any_of([show(k) for k in keys])}"
+    elif family == "next":
+        what = f"before {_any_of([show(k) for k in keys])}"
     elif family == "pair":
         what = _any_of([f"{show(int(pairs[k] % (v + 1)))} after {show(int(pairs[k] // (v + 1)))}" for k in keys])
     else:

@@ -44,6 +44,15 @@ def previous_ids(ids: np.ndarray, seq: np.ndarray, pos: np.ndarray, missing: int
     return out
 
 
+def next_ids(ids: np.ndarray, seq: np.ndarray, pos: np.ndarray, missing: int) -> np.ndarray:
+    """[N] id of the token after each row, ``missing`` at the end of its sequence: what a late latent often is about."""
+    out = np.full(len(ids), missing, np.int64)
+    if len(ids) > 1:
+        joined = (seq[1:] == seq[:-1]) & (pos[1:] == pos[:-1] + 1)
+        out[:-1][joined] = ids[1:][joined]
+    return out
+
+
 def _seen_before(key: np.ndarray, seq: np.ndarray) -> np.ndarray:
     """[N] whether the key occurred at an earlier row of the same sequence (rows are in order)."""
     order = np.lexsort((np.arange(len(key)), key, seq))
