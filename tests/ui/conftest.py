@@ -9,6 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.ui.synthetic import make_workspace, remove_files, vocabulary, write_records
+from tests.ui.synthetic_results import add_all
 from workbench.workspace import Workspace
 
 APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
@@ -18,13 +19,17 @@ OptionalParts = ("logits_id.npy", "logits_val.npy", "nbr_cos_id.npy", "nbr_cos_v
 @pytest.fixture(scope="session")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Two architectures, three layers, two snapshots."""
-    return make_workspace(tmp_path_factory.mktemp("full") / "full")
+    ws = make_workspace(tmp_path_factory.mktemp("full") / "full")
+    add_all(ws)
+    return ws
 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The same, every text of it an attack."""
-    return make_workspace(tmp_path_factory.mktemp("hostile") / "hostile", hostile=True)
+    ws = make_workspace(tmp_path_factory.mktemp("hostile") / "hostile", hostile=True)
+    add_all(ws, vocab=vocabulary(hostile=True), text="<img src=x onerror=window.__pwn=5> :red[x] $x^2$")
+    return ws
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +53,21 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Required files gone, truncated or foreign: the selected records are half-written, others are fine or worse."""
     ws = make_workspace(tmp_path_factory.mktemp("damaged") / "damaged")
+    add_all(ws)
     (ws.path("latents", "mini-pythia.L1R-8x") / "hist.npy").unlink()
     (ws.path("latents", "mini-pythia.L2R-8x") / "group_ctx.npy").write_bytes(b"\x93NUMPY\x01\x00truncated")
     (ws.path("latents", "mini-mamba.L2R-8x") / "latents.parquet").write_bytes(b"not parquet")
     (ws.path("dictionaries", "mini-mamba.L2S-8x") / "manifest.json").write_text('{"workbench_schema": 99}')
+    (ws.path("matches", "mini-pythia.L2R-8x__mini-mamba.L2R-8x") / "baselines.parquet").write_bytes(b"PAR1 cut short")
+    (ws.path("circuits", "mini-pythia.induction") / "effects.parquet").write_bytes(b"nothing")
+    (ws.path("circuits", "mini-mamba.induction") / "prompts.json").write_text("[{")
+    (ws.path("evolution", "mini-pythia.L1R") / "decnorm.npy").write_bytes(b"\x93NUMPY")
+    (ws.path("maps", "mini-pythia.L1R-8x") / "points.parquet").unlink()
+    (ws.path("maps", "mini-pythia.L1R-8x") / "nearest_hist.parquet").write_bytes(b"no")
+    (ws.path("explanations", "mini-pythia.L2R-8x.rules") / "labels.parquet").write_bytes(b"no")
+    (ws.root / "lists").mkdir()
+    (ws.root / "lists" / "broken.json").write_text("{")
+    (ws.root / "lists" / "link.json").symlink_to("/etc/passwd")
     (ws.path("models", "mini-mamba") / "manifest.json").write_text("{")
     return ws
 

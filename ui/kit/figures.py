@@ -78,7 +78,7 @@ def plot(panel: Panel, *, height: int = 380) -> go.Figure:
         uirevision="keep",
     )
     figure.update_xaxes(title={"text": escape(panel.x_label or panel.x)}, automargin=True)
-    figure.update_yaxes(title={"text": escape(panel.y_label or panel.y)}, automargin=True)
+    figure.update_yaxes(title={"text": escape((panel.y_label or panel.y).strip())}, automargin=True)
     if panel.kind in ("line", "step"):
         figure.update_xaxes(type="log" if panel.log_x else None)
     if panel.log_y:

@@ -51,7 +51,7 @@ PAGES: tuple[PageSpec, ...] = (
         "Matches",
         "join_inner",
         "Which latents of one model have a twin in the other, beside baselines.",
-        group="Compare",
+        group="Analyse",
         shown=lambda x: bool(x.of("matches")),
     ),
     PageSpec(
@@ -59,9 +59,21 @@ PAGES: tuple[PageSpec, ...] = (
         "Pair",
         "compare_arrows",
         "Two latents of different models on the same tokens.",
-        group="Compare",
+        group="Analyse",
         shown=lambda x: bool(x.of("matches")),
     ),
+    PageSpec(
+        "training", "Training", "timeline", "When latents are born, grow and die.", group="Analyse", shown=lambda x: bool(x.of("evolution"))
+    ),
+    PageSpec(
+        "induction",
+        "Induction & state",
+        "account_tree",
+        "Where a Transformer reads and a Mamba writes what it needs.",
+        group="Analyse",
+        shown=lambda x: bool(x.of("circuits")),
+    ),
+    PageSpec("map", "Map", "scatter_plot", "Decoder directions at a glance.", group="Analyse", shown=lambda x: bool(x.of("maps"))),
     PageSpec("lists", "Lists", "bookmarks", "Named lists of latents with notes.", group="Work"),
     PageSpec("export", "Export", "ios_share", "A figure with its data, table, references and provenance.", group="Work"),
     PageSpec("about", "About", "info", "Versions, keys, citation, self-test.", group="Work"),

@@ -1,0 +1,325 @@
+"""Generated analyses for the pages: comparisons, circuits, evolutions, maps and labels, in the real formats."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tests.ui.synthetic import vocabulary
+from workbench.workspace import Workspace
+
+
+def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain") -> None:
+    """One result of every kind beside the dictionaries of :func:`tests.ui.synthetic.make_workspace`."""
+    vocab = vocab or vocabulary()
+    add_matches(ws, "mini-pythia.L2R-8x", "mini-mamba.L2R-8x", vocab)
+    for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
+        add_circuits(ws, model, architecture, vocab, text)
+    add_evolution(ws, "mini-pythia.L1R", vocab, text)
+    add_map(ws, "mini-pythia.L1R-8x")
+    add_labels(ws, "mini-pythia.L2R-8x", text)
+
+
+def _latents(ws: Workspace, id: str) -> int:
+    return len(pd.read_parquet(ws.path("latents", id) / "latents.parquet"))
+
+
+def add_matches(ws: Workspace, a: str, b: str, vocab: list[str], *, sequences: int = 40, ctx: int = 32, seed: int = 0) -> None:
+    """A comparison in which latent i of A and of B read the same tokens, plus noise; baselines are noise."""
+    rng = np.random.default_rng(seed)
+    n = {a: _latents(ws, a), b: _latents(ws, b)}
+    rows = sequences * (ctx - 1)
+    meta = {
+        "n_tokens": rows,
+        "min_firings": 3,
+        "level": 0.5,
+        "series": ["cross", "shuffle", "neurons"],
+        "missing": {"sae seed": "needs another seed"},
+    }
+    for side, id in (("a", a), ("b", b)):
+        meta[side] = {"name": id.split(".")[0], "model": id.split(".")[0], "revision": None, "dictionaries": [id], "layers": [2]}
+    with ws.create("matches", f"{a}__{b}", command=f"workbench compare {a} {b}", metadata=meta) as out:
+        common = [rng.choice(rows, size=rng.integers(4, 30), replace=False) for _ in range(max(n.values()))]
+        for id in (a, b):
+            folder = out / "codes" / id
+            folder.mkdir(parents=True)
+            chosen = [np.unique(np.concatenate([common[i], rng.choice(rows, 2)])) for i in range(n[id])]
+            np.save(folder / "indptr.npy", np.concatenate([[0], np.cumsum([len(c) for c in chosen])]).astype(np.int64))
+            np.save(folder / "row.npy", np.concatenate(chosen).astype(np.int32))
+            np.save(folder / "value.npy", rng.gamma(2, 1, sum(len(c) for c in chosen)).astype(np.float32) + 0.1)
+        np.save(out / "tokens.npy", rng.integers(0, len(vocab), (sequences, ctx)).astype(np.int32))
+        np.save(out / "sequences.npy", np.arange(sequences))
+        np.save(out / "positions.npy", np.arange(1, ctx))
+        (out / "vocab.json").write_text(json.dumps(vocab))
+        frames, base = [], []
+        for direction, own, other in (("ab", a, b), ("ba", b, a)):
+            r = rng.beta(5, 2, n[own])
+            r[::19] = np.nan
+            partner = pd.Series(np.arange(n[own]) % n[other]).astype("Int64").where(~np.isnan(r))
+            fired = rng.integers(3, 400, n[own])
+            frames.append(
+                pd.DataFrame(
+                    {"direction": direction, "dictionary": own, "layer": 2, "latent": np.arange(n[own]), "n_fired": fired, "density": fired / rows, "r": r}
+                ).assign(
+                    partner_dictionary=other, partner_layer=2, partner=partner, partner_fired=fired, n_cofire=fired // 2, second_r=r * 0.8,
+                    second_dictionary=other, second=partner, null_q99=0.1, matched=r > 0.5, mutual=~np.isnan(r) & (np.arange(n[own]) % 2 == 0),
+                    one_to_one_dictionary=other, one_to_one=partner, one_to_one_r=r, even_r=r,
+                )
+            )  # fmt: skip
+            for series, values in (("cross", r), ("shuffle", rng.beta(1, 12, n[own])), ("neurons", rng.beta(2, 4, 64))):
+                base.append(
+                    pd.DataFrame(
+                        {"direction": direction, "series": series, "layer": 2, "latent": np.arange(len(values)), "n_fired": 9, "r": values}
+                    )
+                )
+        baselines = pd.concat(base)
+        pd.concat(frames).to_parquet(out / "best.parquet", index=False)
+        baselines.to_parquet(out / "baselines.parquet", index=False)
+        _match_summaries(out, baselines)
+
+
+def _match_summaries(out: Path, baselines: pd.DataFrame) -> None:
+    summary, order, shifts, layers = [], [], [], []
+    for direction in ("ab", "ba"):
+        mean = {}
+        for series, part in baselines[baselines["direction"] == direction].groupby("series", sort=False):
+            r = part["r"].dropna()
+            mean[series] = float(r.mean())
+            q = {k: float(r.quantile(p)) for k, p in (("median", 0.5), ("q05", 0.05), ("q95", 0.95))}
+            shares = {f"share_{int(100 * p)}": float((r >= p).mean()) for p in (0.5, 0.7, 0.9)}
+            summary.append(
+                {
+                    "direction": direction,
+                    "series": series,
+                    "n": len(r),
+                    "mean": mean[series],
+                    "low": mean[series] - 0.01,
+                    "high": mean[series] + 0.01,
+                }
+                | q
+                | shares
+                | {"share_null": 0.9}
+            )
+        d = mean["cross"] - mean["neurons"]
+        order.append(
+            {
+                "direction": direction,
+                "lower": "neurons",
+                "higher": "cross",
+                "difference": d,
+                "low": d - 0.02,
+                "high": d + 0.02,
+                "holds": d > 0.02,
+                "strict": True,
+                "paired": False,
+            }
+        )
+        layers.append(
+            {
+                "direction": direction,
+                "layer": 2,
+                "partner_layer": 2,
+                "dictionary": "a",
+                "partner_dictionary": "b",
+                "n": 9,
+                "mean": 0.6,
+                "median": 0.6,
+                "q90": 0.9,
+                "share_50": 0.7,
+            }
+        )
+        shifts += [
+            {
+                "direction": direction,
+                "shift": s,
+                "n_tokens": 900,
+                "n": 200,
+                "mean": 0.6 - 0.2 * abs(s),
+                "low": 0.5 - 0.2 * abs(s),
+                "high": 0.7 - 0.2 * abs(s),
+                "median": 0.6,
+            }
+            for s in range(-2, 3)
+        ]
+    for name, rows in (
+        ("summary", summary),
+        ("order", order),
+        ("layers", layers),
+        ("shifts", shifts),
+        ("nulls", [{"direction": "ab"}]),
+        ("depth", [{"direction": "ab"}]),
+    ):
+        pd.DataFrame(rows).to_parquet(out / f"{name}.parquet", index=False)
+
+
+def add_circuits(ws: Workspace, model: str, architecture: str, vocab: list[str], text: str, *, seed: int = 0) -> None:
+    """One model on the induction task: a clear peak at B (heads) or B+1 (state writes)."""
+    rng = np.random.default_rng(seed)
+    mamba = architecture == "mamba"
+    estimate = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 32}
+    peak = {"layer": 2, "position": "B+1" if mamba else "B", "effect": estimate, "share": estimate, "same": 0.99} | (
+        {} if mamba else {"unit": 3}
+    )
+    numbers = {"accuracy": estimate, "clean_logit_diff": estimate | {"value": 4.2}, "write_peak" if mamba else "read_peak": peak}
+    numbers |= (
+        {"conv_peak": {"tap": 1, "layer": 2, "source_offset": 0, "share": estimate}}
+        if mamba
+        else {"induction_heads": {"sentence": f"Induction heads: L2H3. {text}"}}
+    )
+    about = {
+        "model": model,
+        "revision": None,
+        "architecture": architecture,
+        "task": "induction",
+        "focus": "B",
+        "n_prompts": 32,
+        "metrics": ["logit_diff"],
+        "n_layers": 3,
+    }
+    rows = []
+    for layer, unit, offset in itertools.product(range(3), [-1] if mamba else range(4), range(-2, 6)):
+        effect = -4.0 if (layer, offset) == (2, 1 if mamba else 0) and unit in (-1, 3) else float(rng.normal(0, 0.05))
+        rows.append(("write_profile" if mamba else "read_profile", layer, unit, offset, -1, effect))
+        if mamba and layer == 2:
+            rows += [("conv_profile", layer, unit, offset, tap, effect if tap == 1 else 0.01) for tap in range(4)]
+    rows += [
+        ("state_to_logit" if mamba else "head_to_logit", layer, unit, None, -1, -float(layer))
+        for layer in range(3)
+        for unit in ([-1] if mamba else range(4))
+    ]
+    frame = pd.DataFrame(rows, columns=["analysis", "layer", "unit", "offset", "tap", "effect"])
+    frame = frame.assign(
+        path="direct",
+        source="control",
+        site="h",
+        receiver="",
+        position="B",
+        metric="logit_diff",
+        low=frame["effect"] - 0.2,
+        high=frame["effect"] + 0.2,
+        n=32,
+    )
+    frame["offset"] = frame["offset"].astype("Int16")
+    with ws.create("circuits", f"{model}.induction", command=f"workbench circuits {model}", numbers=numbers, metadata=about) as out:
+        frame.to_parquet(out / "effects.parquet", index=False)
+        np.savez(out / "arrays.npz", profile=np.zeros((2, 3), np.float32))
+        prompt = {
+            "tokens": vocab[:24],
+            "corrupt": vocab[:24],
+            "answer": vocab[3],
+            "wrong": vocab[5],
+            "predicted": vocab[3],
+            "correct": True,
+            "logit_diff": 3.5,
+            "marks": {"A": 4, "B": 5},
+        }
+        (out / "prompts.json").write_text(json.dumps([prompt, prompt]))
+
+
+def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latents: int = 60, seed: int = 0) -> None:
+    """Latents that are born at different steps and a few that die."""
+    rng = np.random.default_rng(seed)
+    steps = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000])
+    S, K, T = len(steps), 4, 16
+    birth = rng.uniform(1, 8, latents)
+    norms = 1 / (1 + np.exp(-(np.log2(steps + 1)[None] - birth[:, None]) * 2))
+    norms[::7] *= np.linspace(1, 0, S)[None]
+    with ws.create("evolution", id, command="workbench evolve", metadata={"sources": [f"step{s}" for s in steps], "dictionary": id}) as out:
+        np.save(out / "steps.npy", steps)
+        for name in ("decnorm", "decnorm_raw"):
+            np.save(out / f"{name}.npy", norms.astype(np.float32))
+        (out / "vocab.json").write_text(json.dumps(vocab))
+        emergence = steps[(norms > 0.5).argmax(1)].astype(float)
+        pd.DataFrame(
+            {
+                "latent": np.arange(latents),
+                "emergence_step": emergence,
+                "peak_step": steps[norms.argmax(1)].astype(float),
+                "lifespan": 5.0,
+                "class": np.where(np.arange(latents) % 7 == 0, "dying", text),
+                "n_fired": rng.integers(1, 999, latents),
+                "alive": True,
+            }
+        ).to_parquet(out / "latents.parquet", index=False)
+        pd.DataFrame(
+            {"step": steps, "loss": np.linspace(6, 3, S), "mean_norm": norms.mean(0), "accuracy_induction": np.linspace(0, 1, S)}
+        ).to_parquet(out / "phases.parquet", index=False)
+        pd.DataFrame(
+            [
+                {
+                    "claim": f"later is steeper {text}",
+                    "value": 0.4,
+                    "low": 0.3,
+                    "high": 0.5,
+                    "n": latents,
+                    "null": "permuted",
+                    "null_mean": 0.0,
+                    "null_low": -0.1,
+                    "null_high": 0.1,
+                    "p": 0.001,
+                    "verdict": "holds",
+                }
+            ]
+        ).to_parquet(out / "statistics.parquet", index=False)
+        acts = out / "act_ck"
+        acts.mkdir()
+        peak = rng.integers(2, T - 2, (latents, K))
+        shape = np.exp(-0.5 * (np.arange(T)[None, None, :] - peak[..., None]) ** 2)
+        np.save(acts / "tokens.npy", rng.integers(0, len(vocab), (latents, K, T)).astype(np.int32))
+        np.save(acts / "peak.npy", peak.astype(np.int16))
+        np.save(acts / "where.npy", rng.integers(0, 99, (latents, K, 2)).astype(np.int32))
+        np.save(acts / "acts.npy", (255 * norms[:, None, :, None] * shape[:, :, None, :]).clip(0, 255).astype(np.uint8))
+        np.save(acts / "code.npy", (255 * shape).astype(np.uint8))
+        np.save(acts / "top.npy", np.full(latents, 8.0, np.float32))
+
+
+def add_map(ws: Workspace, dictionary: str, *, seed: int = 0) -> None:
+    """A layout of one dictionary with its neighbour histogram."""
+    rng = np.random.default_rng(seed)
+    n = _latents(ws, dictionary)
+    numbers = {
+        dictionary: {
+            "n_latents": n,
+            "median_nearest_cosine": 0.5,
+            "median_matched": 0.4,
+            "median_isotropic": 0.2,
+            "share_above_matched": 0.1,
+        }
+    }
+    with ws.create(
+        "maps",
+        dictionary,
+        command=f"workbench map {dictionary}",
+        numbers=numbers,
+        metadata={"dictionaries": [dictionary], "layout": "UMAP: for finding one's way."},
+    ) as out:
+        xy = rng.normal(size=(n, 2))
+        pd.DataFrame({"dictionary": dictionary, "latent": np.arange(n, dtype=np.int32), "x": xy[:, 0], "y": xy[:, 1]}).to_parquet(
+            out / "points.parquet", index=False
+        )
+        edges = np.linspace(-1, 1, 81)
+        rows = [
+            {"series": s, "left": edges[i], "right": edges[i + 1], "count": int(c), "n": n, "dictionary": dictionary}
+            for s, m in (("decoder", 0.5), ("matched", 0.4))
+            for i, c in enumerate(np.histogram(rng.normal(m, 0.1, n).clip(-1, 1), edges)[0])
+        ]
+        pd.DataFrame(rows).to_parquet(out / "nearest_hist.parquet", index=False)
+
+
+def add_labels(ws: Workspace, dictionary: str, text: str) -> None:
+    """Rule labels of every third latent."""
+    n = _latents(ws, dictionary)
+    label = [f"fires on {text} {i}" if i % 3 == 0 else None for i in range(n)]
+    with ws.create(
+        "explanations",
+        f"{dictionary}.rules",
+        command=f"workbench explain {dictionary}",
+        metadata={"dictionary": dictionary, "explainer": "rules"},
+    ) as out:
+        pd.DataFrame(
+            {"latent": np.arange(n), "label": pd.array(label, dtype="string"), "label_score": np.where(np.arange(n) % 3 == 0, 0.75, np.nan)}
+        ).to_parquet(out / "labels.parquet", index=False)

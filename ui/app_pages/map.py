@@ -1,0 +1,221 @@
+"""Map of decoder directions: for finding one's way; and nearest neighbours against measured chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sae.errors import CorruptError
+from ui.kit import data, panels, state
+from ui.kit.figures import COLOURS, plot, table
+from ui.kit.index import Entry
+from ui.kit.tokens import escape, visible
+from workbench.export.figures import Panel
+
+CONFIG = {"displaylogo": False}
+POINTS = 3000
+HOVER = ("peak_text", "label")
+
+
+@st.fragment(key="map_body")
+def body() -> None:
+    """Choice of map, the map, neighbours, families."""
+    with panels.guarded("The map"):
+        panels.page_title("Map", "decoder directions of a dictionary: families at a glance")
+        entries = data.index().of("maps")
+        if not entries:
+            panels.not_computed("Maps", f"workbench map DICTIONARY --workspace {data.workspace_folder().name}")
+            return
+        ids = [e.id for e in entries]
+        st.session_state["ma_id"] = state.get_choice("map", ids, ids[0])
+        id = st.selectbox(
+            "Map", ids, key="ma_id", format_func=visible, on_change=lambda: state.put(map=st.session_state["ma_id"]), width=420
+        )
+        state.put(map=id)
+        entry = next(e for e in entries if e.id == id)
+        left, right = st.columns([3, 2], gap="large")
+        with left, panels.guarded("The layout"):
+            layout(entry)
+        with right, panels.guarded("The neighbours"):
+            neighbours(entry)
+        with panels.guarded("The families"):
+            families(entry)
+
+
+@st.cache_resource(show_spinner=False, max_entries=6)
+def _read(path: str, version: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as e:
+        raise CorruptError(f"{path} cannot be read ({e}). Run `workbench map` again.") from e
+
+
+def layout(entry: Entry) -> None:
+    """Density of all points and a sample of them; a click opens the latent."""
+    path = entry.path / "points.parquet"
+    if not path.is_file():
+        panels.not_computed("Layout", entry.manifest.command.replace(" --no-layout", "") or "workbench map DICTIONARY")
+        return
+    points = _read(str(path), entry.version)
+    quantity = (
+        st.segmented_control(
+            "Colour", ["dictionary", "density", "max"], default="density", key="ma_colour", required=True, label_visibility="collapsed"
+        )
+        or "density"
+    )
+    shown = points if len(points) <= POINTS else points.sample(POINTS, random_state=0)
+    event = st.plotly_chart(
+        scatter(entry, points, shown, quantity),
+        key=f"ma_{entry.id}",
+        on_select="rerun",
+        selection_mode="points",
+        config=CONFIG,
+        alt="Two-dimensional layout of decoder directions",
+    )
+    st.html(
+        f'<div class="wb-head"><div class="sub">{escape(entry.metadata.get("layout") or "")} {len(shown):,} of {len(points):,} points; shade: density of all. A click opens the latent.</div></div>'
+    )
+    picked = event.selection.points
+    if picked and picked[0].get("customdata"):
+        name, latent = picked[0]["customdata"][:2]
+        d = data.index().dictionaries.get(str(name))
+        if d is not None:
+            st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(latent)))
+
+
+def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: str) -> Any:
+    """Density as shade below, sampled points above."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    counts, x, y = np.histogram2d(points["x"], points["y"], bins=64)[:3]
+    z = np.log10(1 + counts.T)
+    figure.add_trace(
+        go.Heatmap(
+            x=(x[1:] + x[:-1]) / 2,
+            y=(y[1:] + y[:-1]) / 2,
+            z=np.where(z > 0, z, np.nan),
+            colorscale=[[0, "rgba(122,122,122,.10)"], [1, "rgba(122,122,122,.45)"]],
+            showscale=False,
+            hoverinfo="skip",
+        )
+    )
+    for j, (name, part) in enumerate(shown.groupby("dictionary", sort=False)):
+        about = _about(str(name), part["latent"].to_numpy())
+        text = [escape(f"#{i} {t}") for i, t in zip(part["latent"], about["text"], strict=True)]
+        marker: dict[str, Any] = {"size": 5, "color": COLOURS[j % len(COLOURS)], "opacity": 0.85}
+        if quantity != "dictionary" and about[quantity] is not None:
+            values = np.asarray(about[quantity], dtype=float)
+            colour = np.log10(np.where(values > 0, values, np.nan)) if quantity == "density" else values
+            title = "log10 density" if quantity == "density" else "max activation"
+            marker |= {
+                "color": colour,
+                "colorscale": "Cividis",
+                "showscale": j == 0,
+                "colorbar": {"title": {"text": title}, "thickness": 12},
+            }
+        custom = [[str(name), int(i)] for i in part["latent"]]
+        figure.add_trace(
+            go.Scatter(
+                x=part["x"],
+                y=part["y"],
+                mode="markers",
+                marker=marker,
+                name=escape(name),
+                text=text,
+                customdata=custom,
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        height=560, margin={"l": 4, "r": 4, "t": 4, "b": 4}, legend={"orientation": "h"}, dragmode="pan", uirevision=entry.id
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, scaleanchor="x")
+    return figure
+
+
+def _about(dictionary: str, latents: np.ndarray) -> dict[str, Any]:
+    """Hover text and colours of latents, from their records where these exist."""
+    d = data.index().dictionaries.get(dictionary)
+    records = data.records(d) if d else None
+    if records is None:
+        return {"text": [""] * len(latents), "density": None, "max": None}
+    part = records.table.set_index("latent").reindex(latents)
+    words = [
+        next((visible(str(row[c])) for c in ("label", "peak_text") if c in row and isinstance(row[c], str)), "")
+        for row in part.to_dict("records")
+    ]
+    return {
+        "text": words,
+        "density": part["density"].tolist() if "density" in part else None,
+        "max": part["max"].tolist() if "max" in part else None,
+    }
+
+
+def neighbours(entry: Entry) -> None:
+    """Cosine of nearest neighbours beside measured chance."""
+    panels.heading("Nearest neighbours", "cosine, against random directions")
+    path = entry.path / "nearest_hist.parquet"
+    if path.is_file():
+        frame = _read(str(path), entry.version)
+        chart = plot(histogram_panel(frame), height=300)
+        st.plotly_chart(
+            chart, key="ma_hist", config={"displayModeBar": False}, alt="Cosines of nearest neighbours and of random directions"
+        )
+        with st.expander("Show as table", key="ma_hist_t", on_change="rerun") as box:
+            if box.open:
+                table(frame)
+    rows = []
+    for name, n in entry.numbers.items():
+        if isinstance(n, dict) and "median_nearest_cosine" in n:
+            rows.append(
+                [
+                    escape(name),
+                    f"{n['median_nearest_cosine']:.3f}",
+                    f"{n['median_matched']:.3f}",
+                    f"{n['median_isotropic']:.3f}",
+                    f"{100 * n['share_above_matched']:.1f} %",
+                    f"{n['n_latents']:,}",
+                ]
+            )
+    if rows:
+        st.html(
+            panels.table(
+                ["dictionary", "median", "matched chance", "isotropic", "above 99.9 %", "n"], rows, numeric=frozenset({1, 2, 3, 4, 5})
+            )
+        )
+
+
+def histogram_panel(frame: pd.DataFrame) -> Panel:
+    """Shares of nearest cosines of each dictionary, and of random directions (dashed)."""
+    one = frame["dictionary"].nunique() == 1
+    names = frame["series"] if one else frame["dictionary"] + " " + frame["series"]
+    long = pd.DataFrame({"cosine": frame["left"], "share": frame["count"] / frame["n"], "series": names})
+    used = long[long["share"] > 0]["cosine"]
+    long = long[(long["cosine"] >= used.min() - 0.05) & (long["cosine"] <= used.max() + 0.05)]
+    dashed = tuple(s for s in long["series"].unique() if not s.endswith("decoder"))
+    return Panel(
+        "step",
+        long.reset_index(drop=True),
+        "cosine",
+        "share",
+        series="series",
+        x_label="cosine with the nearest other direction",
+        y_label="share",
+        dashed=dashed,
+    )
+
+
+def families(entry: Entry) -> None:
+    """Feature splitting between widths, where the map holds several."""
+    path = entry.path / "families.parquet"
+    if path.is_file():
+        panels.heading("Families", "which narrow latent each wide one descends from")
+        table(_read(str(path), entry.version).sort_values("parent"))
+
+
+body()

@@ -1,0 +1,177 @@
+"""Training: when latents are born, how they grow and die, and what they read at every snapshot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from ui.kit import data, panels, state
+from ui.kit.evolving import NORMS, curves, open_evolution, phase_panel, phase_quantities, statistics_table
+from ui.kit.figures import plot, table
+from ui.kit.index import Entry
+from ui.kit.scrubber import message, reading_table, scrubber
+from ui.kit.tokens import visible
+from workbench.evolution import Evolution
+
+CONFIG = {"displaylogo": False, "displayModeBar": False}
+MOST = 12
+
+
+@st.fragment(key="training_body")
+def body() -> None:
+    """Choice of evolution, the run as a whole, the latents, one latent."""
+    with panels.guarded("The evolution"):
+        panels.page_title("Training", "latents of a crosscoder over snapshots of pre-training")
+        entries = data.index().of("evolution")
+        if not entries:
+            panels.not_computed("Evolution over training", f"workbench evolve --workspace {data.workspace_folder().name}")
+            return
+        entry = choose(entries)
+        e = open_evolution(str(entry.path), entry.version)
+        whole(e)
+        latents = population(e)
+        if latents:
+            compare(e, latents)
+            one(e, latents[0])
+        with panels.guarded("The claims"):
+            claims(e)
+
+
+def choose(entries: list[Entry]) -> Entry:
+    """The evolution of the address."""
+    ids = [e.id for e in entries]
+    st.session_state["tr_id"] = state.get_choice("ev", ids, ids[0])
+    id = st.selectbox(
+        "Evolution", ids, key="tr_id", format_func=visible, on_change=lambda: state.put(ev=st.session_state["tr_id"], ls=None), width=420
+    )
+    found = next(e for e in entries if e.id == id)
+    state.put(ev=id, v=found.version)
+    return found
+
+
+def whole(e: Evolution) -> None:
+    """What the run looks like: numbers, and a quantity of every snapshot."""
+    counts = e.table["class"].value_counts() if "class" in e.table else pd.Series(dtype=int)
+    alive = int(e.table["alive"].sum()) if "alive" in e.table else len(e.table)
+    items = [
+        ("Latents", f"{len(e):,}", f"{alive:,} alive"),
+        ("Snapshots", f"{len(e.steps)}", f"step {int(e.steps[0]):,} to {int(e.steps[-1]):,}"),
+    ]
+    items += [(visible(str(k)), f"{int(v):,}", f"{100 * v / max(1, len(e)):.1f} % of latents") for k, v in counts.head(5).items()]
+    st.html(panels.stats(items))
+    quantities = phase_quantities(e)
+    if quantities:
+        panels.heading("The run", "one value per snapshot")
+        name = st.selectbox("Quantity", list(quantities), key="tr_phase", label_visibility="collapsed", width=300)
+        panel = phase_panel(e, quantities[name], name)
+        st.plotly_chart(plot(panel, height=240), key="tr_phase_fig", config=CONFIG, alt=f"{name} at every snapshot")
+        with st.expander("Show as table", key="tr_phase_t", on_change="rerun") as box:
+            if box.open:
+                table(e.phases if e.phases is not None else panel.frame)
+
+
+def population(e: Evolution) -> list[int]:
+    """The table of latents; chosen rows are compared."""
+    panels.heading("Latents", "choose up to twelve rows")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        kinds = sorted(str(k) for k in e.table["class"].dropna().unique()) if "class" in e.table else []
+        wanted = (
+            st.pills("Class", kinds, selection_mode="multi", default=kinds, key="tr_class", label_visibility="collapsed") or kinds
+            if kinds
+            else []
+        )
+        order = st.selectbox(
+            "Sort by",
+            [c for c in ("emergence_step", "peak_step", "lifespan", "n_fired", "latent") if c in e.table],
+            key="tr_sort",
+            width=200,
+        )
+    frame = e.table
+    if kinds:
+        frame = frame[frame["class"].astype(str).isin(wanted)]
+    frame = frame.sort_values(order, ascending=order != "n_fired", kind="stable", na_position="last").head(500)
+    norms = e.norms(frame["latent"].to_numpy()) if len(frame) else None
+    view = frame.copy()
+    if norms is not None:
+        view.insert(1, "norm over training", [np.round(r, 4).tolist() for r in norms])
+    event = st.dataframe(
+        view,
+        key="tr_table",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        lazy=False,
+        height=330,
+        alt="Latents with emergence, peak and class",
+        column_config={"norm over training": st.column_config.LineChartColumn("norm over training", width=150)},
+    )
+    rows = [int(frame.iloc[r]["latent"]) for r in event.selection.rows if r < len(frame)]
+    if rows:
+        state.put(ls="_".join(str(r) for r in rows[:MOST]))
+        return rows[:MOST]
+    asked = [int(x) for x in (state.get("ls") or "").split("_") if x.isdecimal() and int(x) < len(e)][:MOST]
+    return asked or [int(v) for v in frame["latent"].head(3)]
+
+
+def compare(e: Evolution, latents: list[int]) -> None:
+    """Norm curves of the chosen latents."""
+    panels.heading("Decoder norms", "how much of each snapshot's activations a latent writes")
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        kind = (
+            st.segmented_control(
+                "Scale",
+                list(NORMS),
+                default="training",
+                key="tr_norm",
+                required=True,
+                format_func=lambda k: NORMS[k],
+                label_visibility="collapsed",
+            )
+            or "training"
+        )
+        relative = st.toggle("each relative to its peak", key="tr_rel")
+        steps = st.toggle("log steps", value=True, key="tr_log")
+    panel = curves(e, latents, kind, relative=relative, log=steps)
+    if panel is None:
+        panels.not_computed(f"Norms of kind “{NORMS[kind]}”", "workbench evolve")
+        return
+    st.plotly_chart(plot(panel, height=320), key="tr_curves", config=CONFIG, alt=f"Decoder norms of {len(latents)} latents over training")
+    with st.expander("Show as table", key="tr_curves_t", on_change="rerun") as box:
+        if box.open:
+            table(panel.frame)
+
+
+def one(e: Evolution, first: int) -> None:
+    """The scrubber: one latent's contexts at every snapshot."""
+    panels.heading("What it reads", "the same contexts at every snapshot; drag, or press play")
+    st.session_state.setdefault("tr_one", first)
+    if st.session_state.get("tr_first") != (e.id, first):
+        st.session_state["tr_first"], st.session_state["tr_one"] = (e.id, first), first
+    latent = int(st.number_input("Latent", 0, len(e) - 1, key="tr_one", step=1, width=150))
+    contexts = e.contexts(latent)
+    if contexts is None:
+        panels.not_computed("Contexts at every snapshot", "workbench evolve")
+        return
+    if not contexts:
+        panels.note("This latent never fired on the held-out tokens.")
+        return
+    names = [f"step {int(s):,}" for s in e.steps]
+    norms = e.norms([latent])
+    dark = st.context.theme.type == "dark"
+    scrubber(
+        message(contexts, names, norms[0] if norms is not None else np.zeros(len(names)), dark=dark), key=f"scrub_{e.version}_{latent}"
+    )
+    with st.expander("Show as table", key="tr_scrub_t", on_change="rerun") as box:
+        if box.open:
+            st.html(panels.table(["context", *names], reading_table(contexts, names), numeric=frozenset(range(1, len(names) + 1))))
+
+
+def claims(e: Evolution) -> None:
+    """Statistics with interval and null."""
+    if e.statistics is not None and len(e.statistics):
+        panels.heading("Claims", "each with its 95 % interval and its null")
+        st.html(statistics_table(e.statistics))
+
+
+body()
