@@ -53,23 +53,27 @@ def random_codes(x: torch.Tensor, densities: Floats, *, generator: torch.Generat
         densities: [F] share of tokens on which each latent shall fire.
     """
     n = len(x)
-    x = x - x.mean(0)
+    centred = (x - x.mean(0)).t()
     columns = []
     for lo in range(0, len(densities), block):
-        share = densities[lo : lo + block]
-        directions = torch.randn(x.shape[1], len(share), generator=generator)
-        pre = x @ (directions / directions.norm(dim=0))
-        for j, p in enumerate(share):
-            k = round(float(p) * n)
-            if k < 1:
-                columns.append((np.empty(0, np.int64), np.empty(0, np.float32)))
-                continue
-            top, at = pre[:, j].topk(min(k + 1, n))
-            floor = top[-1] if k < n else top[-1] - 1e-6
-            columns.append((at[:k].numpy(), (top[:k] - floor).clamp_min(1e-12).numpy()))
+        counts = np.round(densities[lo : lo + block] * n).astype(np.int64)
+        directions = torch.randn(len(counts), len(centred), generator=generator)
+        pre = ((directions / directions.norm(dim=1, keepdim=True)) @ centred).numpy()  # [latents, tokens]
+        columns += [_strongest(row, int(k)) for row, k in zip(pre, counts, strict=True)]
     indptr = np.concatenate([[0], np.cumsum([len(at) for at, _ in columns])])
     rows, data = (np.concatenate([c[i] for c in columns]) for i in (0, 1))
     return sp.csr_array(sp.csc_array((data, rows, indptr), shape=(n, len(densities))))
+
+
+def _strongest(row: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Where the k largest entries are, and by how much they exceed the next one."""
+    if k < 1:
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    order = np.argpartition(row, len(row) - k)[len(row) - k :] if k < len(row) else np.arange(len(row))
+    rest = np.delete(row, order)
+    floor = rest.max() if len(rest) else row.min() - np.float32(1e-6)
+    at = np.sort(order)
+    return at, np.maximum(row[at] - floor, np.float32(1e-12))
 
 
 def firing_bins(n_fired: Ints, min_count: int = MIN_BIN) -> Ints:
