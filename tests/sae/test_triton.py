@@ -1,0 +1,49 @@
+"""The GPU kernels, run by Triton's interpreter where there is no GPU: the same numbers as plain PyTorch."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+pytest.importorskip("triton", reason="Triton is not installed (extra 'cuda')")
+
+from sae import TopKConfig, Trainer
+from sae.backends import pick
+from sae.backends.triton import available
+
+pytestmark = pytest.mark.skipif(not available(), reason="neither a GPU nor Triton's interpreter")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("d", [5, 64, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_equal_the_fallback(d: int, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(d)
+    n, k, f = 9, 4, 16
+    rows, weight = (torch.randn(m, d, generator=g, dtype=torch.float64).to(DEVICE, dtype) for m in (n, f))
+    values = torch.rand(n, k, generator=g, dtype=torch.float64).to(DEVICE, dtype)
+    indices = torch.stack([torch.randperm(f - 2, generator=g)[:k].sort().values for _ in range(n)]).to(DEVICE)  # two latents stay empty
+    fast, plain = pick("triton", rows), pick("fallback", rows)
+    torch.testing.assert_close(fast.decode(values, indices, weight), plain.decode(values, indices, weight))
+    torch.testing.assert_close(fast.dots(rows, weight, indices), plain.dots(rows, weight, indices))
+    t = plain.transpose(indices.flatten(), f)
+    source = torch.arange(n, device=DEVICE).repeat_interleave(k)
+    torch.testing.assert_close(fast.scatter(t, values.flatten(), source, rows), plain.scatter(t, values.flatten(), source, rows))
+
+
+def test_training_steps_equal_the_fallback() -> None:
+    batches = [torch.randn(16, 12, generator=torch.Generator().manual_seed(s)).double() for s in range(4)]
+    trainers = [
+        Trainer(TopKConfig(d_in=12, d_sae=24, k=3, aux_every=2, dtype="float64", backend=b), device=DEVICE) for b in ("triton", "fallback")
+    ]
+    for x in batches:
+        for t in trainers:
+            t.since_F[:6] = 10**9
+        a, b = (float(t.step(x).loss) for t in trainers)
+        assert a == pytest.approx(b, rel=1e-9)
+    for p, q in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
