@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sae.metrics import evaluate as evaluate
     from sae.model import SAE as SAE
     from sae.model import TopKSAE as TopKSAE
+    from sae.threshold import ThresholdSAE as ThresholdSAE
+    from sae.threshold import to_jumprelu as to_jumprelu
     from sae.trainer import Trainer as Trainer
 
 _HOME = {
@@ -30,6 +32,8 @@ _HOME = {
     "train_many": "sae.loop",
     "load": "sae.folder",
     "evaluate": "sae.metrics",
+    "ThresholdSAE": "sae.threshold",
+    "to_jumprelu": "sae.threshold",
 }
 
 __all__ = ["SAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "evaluate", "load", "train", "train_many"]

@@ -56,12 +56,21 @@ def check_shapes(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]
             raise CorruptError(f"{where}: {name} holds NaN or infinity.")
 
 
+def dimensions(cfg: dict[str, Any], where: str, *more: str) -> tuple[int, ...]:
+    """``d_in``, ``d_sae`` and further whole numbers of a ``cfg.json``.
+
+    Raises:
+        CorruptError: one is missing or not a whole number.
+    """
+    try:
+        return tuple(int(cfg[key]) for key in ("d_in", "d_sae", *more))
+    except (KeyError, TypeError, ValueError) as e:
+        raise CorruptError(f"{where}/{CFG}: {', '.join(('d_in', 'd_sae', *more))} must be whole numbers ({e!r}).") from e
+
+
 def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
     """The reader of plain Top-K dictionaries."""
-    try:
-        d_in, d_sae, k = int(cfg["d_in"]), int(cfg["d_sae"]), int(cfg["k"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise CorruptError(f"{where}/{CFG}: d_in, d_sae and k must be whole numbers ({e!r}).") from e
+    d_in, d_sae, k = dimensions(cfg, where, "k")
     check_shapes(tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}, where)
     if not 1 <= k <= d_sae:
         raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
@@ -74,7 +83,16 @@ def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SA
     return sae
 
 
+def _read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
+    from sae.threshold import read_threshold
+
+    return read_threshold(cfg, tensors, where)
+
+
 register("topk", "sae", read_topk)
+for _architecture in ("jumprelu", "standard"):
+    for _kind in ("sae", "transcoder"):
+        register(_architecture, _kind, _read_threshold)
 
 
 def load(path: str | Path) -> SAE:
@@ -116,7 +134,7 @@ def cfg_of(sae: SAE) -> dict[str, Any]:
 
 def tensors_of(sae: SAE) -> dict[str, Tensor]:
     """The content of ``sae_weights.safetensors`` for a folded dictionary."""
-    named = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
+    named = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec, **sae.extras()}
     return {name: t.detach().cpu().contiguous() for name, t in named.items()}
 
 

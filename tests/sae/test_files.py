@@ -6,6 +6,7 @@ import errno
 import os
 
 import pytest
+
 from sae.errors import CorruptError, MissingError, OutOfSpace
 from sae.files import new_folder, parse_json, read_json, sha256_json, write_bytes, write_json
 

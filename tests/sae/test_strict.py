@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sae.errors import ConfigError, MissingError
 from sae.strict import StrictConfig, parse_config, read_config
 
