@@ -152,6 +152,46 @@ def test_map_of_two_widths_without_layout(ws):
     assert "distinct" in call("map", WIDE, WIDE, "-w", ws.root, "--no-layout", code=2).output
 
 
+def test_a_crosscoder_over_snapshots_has_records_too(ws):
+    """Two snapshots in one store; the latents read both, their logit effects are those on the last."""
+    from crosscoders import Crosscoder, CrosscoderConfig
+    from sae import train
+
+    small = ActivationStore.open(ws.path("stores", "small"))
+    tokens = np.stack([small.sequence_tokens(i) for i in range(12)])
+    plan = TokenPlan(tokens, np.arange(12, dtype=np.int32), np.zeros(12, np.uint8), {"made": "by a test"})
+    sources = [{"model": "mini-pythia", "revision": r} for r in ("step0", "step512")]
+    recipe = {"id": "two", "hooks": ["L1R"], "n_seq": 12, "ctx": 40, "seqs_per_shard": 12, "sources": sources}
+    harvest(HarvestRecipe.model_validate(recipe), ws, plan=plan)
+    store = ActivationStore.open(ws.path("stores", "two"))
+    hook, names = store.hooks[0], store.sources
+    metadata = {"model_name": "mini-pythia", "hook_name": "blocks.1.hook_resid_post", "store": "two"}
+    config = CrosscoderConfig(widths=[store.width(hook, n) for n in names], sources=("step0", "step512"), d_sae=64, k=4)
+    train(
+        config,
+        store.batches(hook, 64, seed=0, source=names),
+        total_steps=8,
+        out=ws.root / "dictionaries" / "cc",
+        metadata=metadata,
+        progress=False,
+    )
+    made = json.loads(call("features", ws.root / "dictionaries" / "cc", "-w", ws.root, "--json").stdout)
+    records = LatentRecords.open(made["path"])
+    assert (
+        made["metadata"]["source"] == ["mini-pythia@step0", "mini-pythia@step512"]
+        and made["metadata"]["logits_of"] == "mini-pythia@step512"
+    )
+    cc = Crosscoder.load(ws.root / "dictionaries" / "cc")
+    f = cc.encode(store.read(hook, source=names)).detach()
+    np.testing.assert_array_equal(records.table["n_fired"], (f > 0).sum(0))
+    token, _, value = records.logits(5).promoted[0]
+    model = load_model("mini-pythia", "step512")
+    direction = cc.decoder_blocks(raw=True)[1][5]
+    logits = ((direction - direction.mean()) * model.ln_final.original_component.weight @ model.W_U).detach()
+    assert value == pytest.approx(float((logits - logits.mean())[token]), rel=1e-3)
+    assert "several sources" in call("evaluate", ws.root / "dictionaries" / "cc", "-w", ws.root, code=2).output
+
+
 @pytest.mark.parametrize("name, hook", [("mini-pythia", "blocks.1.hook_resid_post"), ("mini-mamba", "blocks.1.hook_mixer_out")])
 def test_the_splice_is_exact_in_real_models_of_both_architectures(name, hook):
     model = load_model(name, "step0")

@@ -55,6 +55,7 @@ def build_records(
     *,
     source: Any = None,
     read: Readout | None = None,
+    directions: torch.Tensor | None = None,
     n_tokens: int | None = 100_000,
     k: int = 20,
     window: int = 64,
@@ -67,6 +68,7 @@ def build_records(
         hook, source: what the dictionary was trained on; lists for crosscoders.
         vocab: displayed token strings.
         read: final norm and unembedding (:func:`workbench.analysis.logits.readout`); None leaves logit effects absent.
+        directions: [F, d_model] what latents write into the residual stream, if not the decoder rows themselves.
         n_tokens: rows to use, spread evenly over the store; None = all.
         k: contexts per group. window: tokens per window. seed: of the random groups.
     """
@@ -89,7 +91,9 @@ def build_records(
     about_logits: dict[str, Any] = {"computed": False, "note": "not computed"}
     if read is not None:
         among = _ranked_tokens(codes.ids, read.W.shape[1])
-        arrays["logits_id"], arrays["logits_val"] = direct_logit_effects(W_dec, read, N_LOGITS, among=among)
+        arrays["logits_id"], arrays["logits_val"] = direct_logit_effects(
+            W_dec if directions is None else directions, read, N_LOGITS, among=among
+        )
         note = read.note if among is None else f"{read.note}; ranked among the {len(among)} tokens that occur in the text"
         about_logits = {"computed": True, "final_norm_folded": read.folded, "note": note}
     n = codes.n_tokens

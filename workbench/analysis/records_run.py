@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
 from workbench.analysis.logits import Readout, readout
@@ -11,6 +11,11 @@ from workbench.analysis.records_build import build_records
 from workbench.analysis.subject import Subject, displayed_vocab
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.activations import ActivationStore
 
 
 def make_records(
@@ -38,16 +43,19 @@ def make_records(
     from workbench.models import load_model
 
     store = subject.store(workspace)
-    name, revision = _reading_model(subject)
+    source = subject.source_in(store)
+    name, revision = _reading_model(subject, store, source)
     model = load_model(name, revision=revision) if model is None else model
+    dictionary = subject.load()
     read = _readout(subject, model)
     built = build_records(
-        subject.load(),
+        dictionary,
         store,
         subject.hook,
         model_vocab(model),
-        source=subject.source,
+        source=source,
         read=read,
+        directions=_directions(dictionary),
         n_tokens=n_tokens,
         k=k,
         window=window,
@@ -60,7 +68,8 @@ def make_records(
         "revision": subject.revision,
         "hook": subject.hook,
         "site": subject.metadata.get("site"),
-        "source": subject.source,
+        "source": source,
+        "logits_of": f"{name}@{revision}" if revision else name,
         **built.metadata,
     }
     stores = [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
@@ -78,9 +87,19 @@ def make_records(
     return workspace.get("latents", subject.id)
 
 
-def _reading_model(subject: Subject) -> tuple[str, str | None]:
-    """Model and revision whose unembedding reads the latents; for several sources, the last one."""
+def _reading_model(subject: Subject, store: ActivationStore, source: Any) -> tuple[str, str | None]:
+    """Model and revision whose unembedding reads the latents; of several sources, the last one's."""
+    if isinstance(source, list):
+        last = next((s for s in store.spec.sources if s.name == source[-1]), None)
+        if last is not None:
+            return last.model, last.revision
     return subject.model_name, subject.revision
+
+
+def _directions(dictionary: Any) -> torch.Tensor:
+    """[F, D] what a latent writes, in the model's own units; of several sources, into the last one."""
+    blocks = getattr(dictionary, "decoder_blocks", None)
+    return dictionary.W_dec if blocks is None else blocks(raw=True)[-1]
 
 
 def model_vocab(model: Any) -> list[str]:
@@ -89,8 +108,8 @@ def model_vocab(model: Any) -> list[str]:
 
 
 def _readout(subject: Subject, model: Any) -> Readout | None:
-    """The readout where the dictionary writes into the residual stream of one model, else None (not computed)."""
-    if not isinstance(subject.hook, str) or isinstance(subject.source, list):
+    """The readout where the dictionary writes into the residual stream, else None (not computed)."""
+    if not isinstance(subject.hook, str):
         return None
     from workbench.models import site_of
 

@@ -73,6 +73,14 @@ class Subject:
         """Source of the store (None = its only one); a list for a crosscoder over several sources."""
         return self.metadata.get("sources") or self.metadata.get("source") or None
 
+    def source_in(self, store: ActivationStore) -> Any:
+        """:attr:`source` as this store names it: a crosscoder over snapshots may say ``step512`` for ``mini-pythia@step512``."""
+        if not isinstance(self.source, list):
+            return self.source
+        names = [s["name"] if isinstance(s, dict) else str(s) for s in self.source]
+        model = str(self.metadata.get("model_name") or "").rstrip("/").split("/")[-1]
+        return [n if n in store.sources or f"{model}@{n}" not in store.sources else f"{model}@{n}" for n in names]
+
     def store(self, workspace: Workspace) -> ActivationStore:
         """Open the store the dictionary names (an id of the workspace, or a path)."""
         from workbench.activations import ActivationStore

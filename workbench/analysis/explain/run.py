@@ -42,7 +42,7 @@ def encode_subject(
 
     store = subject.store(workspace)
     rows = choose_rows(len(store), n_tokens, unit=store.spec.rows_per_seq)
-    codes = encode_store(subject.load(), store, subject.hook, source=subject.source, rows=rows, progress=progress)
+    codes = encode_store(subject.load(), store, subject.hook, source=subject.source_in(store), rows=rows, progress=progress)
     tokenizer = load_tokenizer(subject.model_name)
     return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))
 
