@@ -27,6 +27,7 @@ from sae.strict import StrictConfig
 from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, mixed_windows
 from workbench.models.mamba import repair_mamba
+from workbench.windows import AGREEMENT
 from workbench.workspace import Workspace
 
 STATE_SECONDS = 30.0
@@ -52,6 +53,8 @@ class PretrainRecipe(StrictConfig):
     clip: float = Field(default=1.0, gt=0)
     seed: int = 0
     no_bos_share: float = Field(default=0.1, ge=0, le=1)
+    agreement_weight: float = Field(default=1.0, gt=0)
+    weighted_from: int = Field(default=0, ge=0)
     start: str | None = None
     snapshots: tuple[int, ...] = (0,)
     corpus: CorpusConfig = CorpusConfig()
@@ -79,6 +82,10 @@ class PretrainRecipe(StrictConfig):
         """Learning rate of the update number ``step`` (from 0)."""
         decay = (self.steps - step) / max(self.steps - self.decay_start, 1)
         return self.lr * min(1.0, (step + 1) / self.warmup, decay)
+
+    def weight_of_agreement(self, step: int) -> float:
+        """How much an agreement window counts in the loss of update ``step``: ``agreement_weight`` from ``weighted_from`` on."""
+        return self.agreement_weight if step >= self.weighted_from else 1.0
 
     def trajectory(self) -> dict[str, Any]:
         """What decides the weights before the decay starts: all but the length of the run and the choice of snapshots."""
@@ -221,7 +228,8 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.step)
         losses = token_losses(self.model, tokens)
-        loss = losses.mean()
+        weights = torch.from_numpy(np.where(kinds == AGREEMENT, self.recipe.weight_of_agreement(self.step), 1.0)).to(losses)
+        loss = (losses.mean(1) * weights).sum() / weights.sum()
         if not torch.isfinite(loss):
             raise NonFiniteError(f"the loss is {float(loss)} at step {self.step}: training diverged. Lower lr and start again.")
         loss.backward()
@@ -229,7 +237,7 @@ class Pretraining:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         per_window = losses.detach().mean(1).numpy()
-        row = [float(loss.detach()), *(float(per_window[kinds == k].mean()) if (kinds == k).any() else np.nan for k in range(3))]
+        row = [float(per_window.mean()), *(float(per_window[kinds == k].mean()) if (kinds == k).any() else np.nan for k in range(3))]
         self.losses = np.concatenate([self.losses, np.asarray([row], np.float32)])
         self.step += 1
         return row[0]
