@@ -1,0 +1,47 @@
+"""``workbench import``: dictionaries of other libraries."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+
+
+@verb
+def import_(
+    reference: Annotated[
+        str, typer.Argument(help="A folder, or <hub repository>:<folder>, such as fnlp/Llama-Scope:L15R-8x.", metavar="REF")
+    ],
+    id: Annotated[str | None, typer.Option("--id", help="Its name in the workspace.")] = None,
+    library: Annotated[
+        str | None, typer.Option(help="saelens, sparsify, dictionary-learning, openmoss or llama-scope; found by its files if not given.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model it was trained on, where it does not say.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Hook name it reads, where it does not say.")] = None,
+    store: Annotated[str | None, typer.Option(help="Store of the workspace with activations of that hook (for `features`).")] = None,
+    source: Annotated[str | None, typer.Option(help="Source of that store.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> dict[str, Any]:
+    """Bring a dictionary of SAELens, sparsify, dictionary_learning, OpenMOSS or Llama Scope into the workspace.
+
+    Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. Pickles are read by a limited
+    child process only. Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
+
+    Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`
+    """
+    from workbench.importing import import_dictionary
+    from workbench.workspace import Workspace
+
+    ws = Workspace(workspace)
+    command = f"workbench import {reference}"
+    item = import_dictionary(ws, reference, id=id, library=library, model=model, hook=hook, store=store, source=source, command=command)
+    about = item.manifest
+    m = about.metadata
+    say(
+        f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']}, hook {m.get('hook_name', 'not named')}"
+    )
+    return {"id": item.id, "version": item.version, "path": str(item.path), **about.numbers, "metadata": m}

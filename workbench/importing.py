@@ -1,0 +1,190 @@
+"""Dictionaries of other libraries into a workspace, and ours onto the hub.
+
+A reference is a local folder, or ``<hub repository>:<folder in it>``:
+
+    fnlp/Llama-Scope:L15R-8x                       Llama Scope by the paper's names (any layer, R/A/M/TC, 8x or 32x)
+    EleutherAI/sae-pythia-160m-32k:layers.6        sparsify
+    some-user/my-saes:blocks.3.hook_resid_post     a SAELens folder
+    ./downloads/trainer_0                          dictionary_learning, OpenMOSS, … on disk
+
+Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae.errors import MissingError, UsageError
+from sae.files import sha256_file, sha256_json
+from workbench.provenance import Input, write_manifest
+from workbench.workspace import Item, Workspace, check_id
+
+LLAMA_SCOPE = re.compile(r"L(\d+)(R|A|M|TC)-(8|32)x")
+_HF_HOOKS = {
+    "": "hook_resid_post",
+    ".mlp": "hook_mlp_out",
+    ".attention": "hook_attn_out",
+    ".attn": "hook_attn_out",
+    ".self_attn": "hook_attn_out",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a reference means. ``repository`` is None for a local folder; ``known`` holds metadata the reference itself implies."""
+
+    folder: str
+    repository: str | None = None
+    id: str = ""
+    known: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_reference(text: str) -> Reference:
+    """Understand a reference (see the module's docstring).
+
+    Raises:
+        UsageError: neither an existing folder nor ``repository:folder``.
+    """
+    if Path(text).expanduser().is_dir():
+        return Reference(str(Path(text).expanduser()), id=_slug(Path(text).expanduser().resolve().name))
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+):([\w./-]+)", text)
+    if match is None or ".." in match[2]:
+        raise UsageError(f"{text!r} is neither an existing folder nor <hub repository>:<folder>, for example fnlp/Llama-Scope:L15R-8x.")
+    repository, folder = match[1], match[2].strip("/")
+    if repository == "fnlp/Llama-Scope":
+        scope = LLAMA_SCOPE.fullmatch(folder)
+        if scope is None:
+            raise UsageError(f"{folder!r} is not a Llama Scope dictionary. They are named L<layer><R|A|M|TC>-<8|32>x, for example L15R-8x.")
+        layer, site, width = scope.groups()
+        return Reference(
+            f"Llama3_1-8B-Base-L{layer}{site}-{width}x",
+            f"fnlp/Llama3_1-8B-Base-LX{site}-{width}x",
+            id=f"Llama-3.1-8B.L{layer}{site}-{width}x",
+            known={"model_name": "meta-llama/Llama-3.1-8B", "site": f"L{layer}{site}"},
+        )
+    return Reference(folder, repository, id=_slug(f"{repository.split('/')[1]}.{folder}"))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9@.+-]+", "-", name).strip("-.")[:120] or "imported"
+
+
+def locate(reference: Reference) -> Path:
+    """The folder on this disk: as given, or from the hub's cache (downloaded where ``HF_HUB_OFFLINE=0`` allows it).
+
+    Raises:
+        MissingError: not in the cache; the message says how to fetch it.
+    """
+    if reference.repository is None:
+        return Path(reference.folder)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    offline = os.environ["HF_HUB_OFFLINE"].lower() not in ("0", "false", "no", "")
+    try:
+        root = snapshot_download(reference.repository, allow_patterns=[f"{reference.folder}/*"], local_files_only=offline)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        how = " Fetch it: HF_HUB_OFFLINE=0 workbench import …" if offline else ""
+        raise MissingError(f"{reference.repository}:{reference.folder} is not on this machine ({type(e).__name__}).{how}") from e
+    folder = Path(root) / reference.folder
+    if not folder.is_dir():
+        raise MissingError(f"{reference.repository} has no folder {reference.folder!r} here. Fetch it: HF_HUB_OFFLINE=0 workbench import …")
+    return folder
+
+
+def hook_of(metadata: dict[str, Any]) -> str | None:
+    """TransformerLens hook name of an imported dictionary, from its own or from its Hugging Face module name (``layers.6.mlp``)."""
+    if metadata.get("hook_name"):
+        return str(metadata["hook_name"])
+    match = re.fullmatch(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)(\.\w+)?", str(metadata.get("hf_hook_name") or ""))
+    if match and (match[2] or "") in _HF_HOOKS:
+        return f"blocks.{match[1]}.{_HF_HOOKS[match[2] or '']}"
+    return None
+
+
+def import_dictionary(
+    workspace: Workspace,
+    text: str,
+    *,
+    id: str | None = None,
+    library: str | None = None,
+    model: str | None = None,
+    hook: str | None = None,
+    store: str | None = None,
+    source: str | None = None,
+    command: str = "",
+) -> Item:
+    """Read a dictionary of another library and keep it as one of ours; a complete one of the same files is reused.
+
+    Raises:
+        UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
+    """
+    from sae.formats import detect, read, to_dictionary
+    from workbench.models.sites import site_of
+
+    reference = parse_reference(text)
+    folder = locate(reference)
+    name = check_id(id or reference.id)
+    library = library or detect(folder)
+    digest = sha256_json(
+        {p.name: sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in (".safetensors", ".pt", ".json")}
+    )
+    origin = Input(kind="imported", id=text if reference.repository else folder.name, digest=digest)
+    if workspace.complete("dictionaries", name):
+        item = workspace.get("dictionaries", name)
+        if origin in item.manifest.inputs:
+            return item
+        raise UsageError(f"{name} exists in {workspace.root.name} and was made from something else. Give another name with --id.")
+    dictionary = to_dictionary(read(folder, library))
+    about = {**dictionary.metadata, **reference.known}
+    about |= {k: v for k, v in {"model_name": model, "hook_name": hook, "store": store, "source": source}.items() if v}
+    about["hook_name"] = hook_of(about)
+    if about["hook_name"] and not about.get("site"):
+        about["site"] = _site_or_none(site_of, about["hook_name"])
+    about = {k: v for k, v in about.items() if v is not None} | {"kind": dictionary.kind, "imported_from": library}
+    dictionary.metadata = about
+    target = workspace.path("dictionaries", name)
+    shutil.rmtree(target, ignore_errors=True)
+    dictionary.save(target)
+    numbers = {"d_in": dictionary.d_in, "d_sae": dictionary.d_sae} | ({"k": dictionary.k} if dictionary.k else {})
+    write_manifest(target, "dictionaries", name, command=command, inputs=[origin], numbers=numbers, metadata=about)
+    return workspace.get("dictionaries", name)
+
+
+def _site_or_none(site_of: Any, hook: str) -> str | None:
+    try:
+        return str(site_of(hook))
+    except UsageError:
+        return None  # a hook that is no site, such as hook_resid_pre, is fine: the hook name says where it is
+
+
+def push_to_hub(workspace: Workspace, id: str, repository: str, *, private: bool = True, api: Any = None) -> str:
+    """Upload a dictionary's SAELens folder and manifest to ``repository`` under its id; returns the commit's address.
+
+    Needs ``HF_HUB_OFFLINE=0`` and a token (``hf auth login``). ``api`` replaces :class:`huggingface_hub.HfApi` in tests.
+
+    Raises:
+        MissingError: no such dictionary. UsageError: the hub is switched off.
+    """
+    item = workspace.get("dictionaries", id)
+    if api is None:
+        if os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", ""):
+            raise UsageError("the hub is switched off. Set HF_HUB_OFFLINE=0 to upload.")
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repository,
+        folder_path=str(item.path),
+        path_in_repo=id,
+        allow_patterns=["cfg.json", "*.safetensors", "manifest.json"],
+        commit_message=f"{id}, data version {item.version}",
+    )
+    return str(commit)
