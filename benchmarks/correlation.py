@@ -1,7 +1,7 @@
 """The correlation engine at full size: 24,576 x 24,576 latents, 32 active on either side, a million tokens.
 
     python benchmarks/correlation.py                    # the full size: about 2 GiB and under a minute on two cores
-    python benchmarks/correlation.py --tokens 100000    # smaller
+    python benchmarks/correlation.py --quick            # a tenth of the tokens, for `make bench`
 
 Prints seconds and peak memory beside what a dense product would take at this machine's own matrix-multiply speed, and
 the time for all layer pairs of two four-layer models. Ends with status 1 where a target is missed at full size.
@@ -57,7 +57,10 @@ def main() -> int:
     parser.add_argument("--latents", type=int, default=24_576)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the tokens")
     o = parser.parse_args()
+    if o.quick:
+        o.tokens //= 10
 
     a, b = (made_up_codes(o.tokens, o.latents, o.k, s) for s in (0, 1))
     start = time.perf_counter()

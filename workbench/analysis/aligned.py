@@ -141,6 +141,10 @@ class Activations:
             hook = self._stored_hook(store, subject)
             if hook is not None:
                 return StoredRows(self.tokens, store), hook, subject.source
+        if isinstance(subject.source, list):
+            raise UsageError(
+                f"{subject.id} reads several sources, which only its own store holds. Compare on it: --store {subject.metadata.get('store')}"
+            )
         return LiveRows(self.tokens, self.model(subject.model_name, subject.revision)), subject.hook, None
 
     def model(self, name: str, revision: str | None) -> Any:

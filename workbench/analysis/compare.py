@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
 
-from sae.errors import UsageError
+from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig
 from workbench.analysis.aligned import Activations, TokenSet, choose_tokens, token_batches
 from workbench.analysis.baselines import permuted, random_codes, rotated
@@ -77,10 +77,19 @@ class Comparison:
 Tick = Callable[[str], None]
 
 
-def compare(workspace: Workspace, a: Group, b: Group, recipe: CompareRecipe, *, tick: Tick = lambda what: None) -> Comparison:
-    """Compare two groups of dictionaries on the tokens of A's store; nothing is written.
+def compare(
+    workspace: Workspace,
+    a: Group,
+    b: Group,
+    recipe: CompareRecipe,
+    *,
+    store: str | None = None,
+    tick: Tick = lambda what: None,
+) -> Comparison:
+    """Compare two groups of dictionaries on the same tokens; nothing is written.
 
     Args:
+        store: id of the store whose tokens are used (default: that of A's first dictionary).
         tick: called with the name of each part when it is done.
 
     Raises:
@@ -88,7 +97,10 @@ def compare(workspace: Workspace, a: Group, b: Group, recipe: CompareRecipe, *, 
     """
     if unknown := [s for s in recipe.baselines if s not in SERIES]:
         raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(s for s in SERIES if s != 'cross')}.")
-    tokens = choose_tokens(a.subjects[0].store(workspace), recipe.tokens)
+    from workbench.activations import ActivationStore
+
+    reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.subjects[0].store(workspace)
+    tokens = choose_tokens(reference, recipe.tokens)
     return _Run(workspace, a, b, recipe, tokens, tick).all()
 
 
@@ -186,10 +198,10 @@ class _Run:
         batches = token_batches(self.tokens, limit=self.recipe.neuron_tokens)
         sides = []
         for g in (self.a, self.b):
-            model = load_model(g.model[0], revision=g.model[1])
             try:
+                model = load_model(g.model[0], revision=g.model[1])
                 widths = [x.shape[1] for x in neurons(model, batches[0][0][:1], g.layers, batches[0][1])]
-            except UsageError as e:
+            except (UsageError, MissingError) as e:
                 self.out.missing["neurons"] = f"{g.name}: {e}"
                 return
             sides.append((_neuron_blocks(model, batches, g.layers), widths))

@@ -15,10 +15,11 @@ def compare_and_write(
     recipe: CompareRecipe,
     *,
     pattern: str = "",
+    store: str | None = None,
     command: str = "",
     tick: Tick = lambda what: None,
 ) -> Item:
-    """Compare A and B and write ``matches/<a>__<b>/``; a complete comparison of the same dictionaries and recipe is reused.
+    """Compare A and B (on the tokens of ``store``, by default A's own) and write ``matches/<a>__<b>/``; a complete comparison of the same dictionaries and recipe is reused.
 
     It is made again when a dictionary changed, or when one that could serve as a skyline has come to the workspace.
 
@@ -29,11 +30,13 @@ def compare_and_write(
     id = check_id(f"{sides[0].name}__{sides[1].name}")
     if workspace.complete("matches", id):
         have = workspace.get("matches", id).manifest
-        if have.recipe == recipe.model_dump(mode="json") and {i.digest for i in have.inputs if i.kind == "dictionaries"} == _inputs(
-            workspace, sides, recipe
+        if (
+            have.recipe == recipe.model_dump(mode="json")
+            and store in (None, have.metadata.get("store"))
+            and {i.digest for i in have.inputs if i.kind == "dictionaries"} == _inputs(workspace, sides, recipe)
         ):
             return workspace.get("matches", id)
-    found = compare(workspace, *sides, recipe, tick=tick)
+    found = compare(workspace, *sides, recipe, store=store, tick=tick)
     from workbench.analysis.records_run import model_vocab
     from workbench.models import load_model
 

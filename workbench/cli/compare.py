@@ -25,6 +25,9 @@ def compare(
         ),
     ] = "all",
     pattern: Annotated[str, typer.Option(help="Part of the ids to choose by, where a model has several dictionaries per layer.")] = "",
+    store: Annotated[
+        str | None, typer.Option(help="Store whose tokens to compare on, where A does not name one of this workspace.")
+    ] = None,
     codes: Annotated[bool, typer.Option(help="Keep the codes, so that any pair can be seen on the same tokens.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of permutations, random encoders and bootstraps.")] = 0,
     json_output: JsonOption = False,
@@ -37,11 +40,12 @@ def compare(
 
     options: dict[str, Any] = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
     if baselines != "all":
-        options["baselines"] = [] if baselines == "none" else [s.strip() for s in baselines.split(",")]
+        options["baselines"] = [] if baselines == "none" else [s.strip().replace("-", " ") for s in baselines.split(",")]
     command = f"workbench compare {shlex.quote(a)} {shlex.quote(b)} --tokens {tokens} --min-firings {min_firings} --seed {seed}"
     command += (f" --baselines {shlex.quote(baselines)}" if baselines != "all" else "") + (
         f" --pattern {shlex.quote(pattern)}" if pattern else ""
     )
+    command += f" --store {shlex.quote(store)}" if store else ""
     command += "" if codes else " --no-codes"
     from tqdm import tqdm
 
@@ -52,7 +56,7 @@ def compare(
             bar.update()
 
         item = compare_and_write(
-            Workspace(workspace), a, b, CompareRecipe.model_validate(options), pattern=pattern, command=command, tick=tick
+            Workspace(workspace), a, b, CompareRecipe.model_validate(options), pattern=pattern, store=store, command=command, tick=tick
         )
     numbers, about = item.manifest.numbers, item.manifest.metadata
     for d, (x, y) in (("ab", ("a", "b")), ("ba", ("b", "a"))):

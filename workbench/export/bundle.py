@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae.errors import MissingError
-from sae.files import sha256_json
+from sae.files import read_json, sha256_json
 from workbench.export.figures import FigureData, build
 from workbench.export.references import bibtex
 from workbench.export.render import render
@@ -165,12 +165,16 @@ def _commands(inputs: list[Item], workspace: Workspace) -> list[str]:
             return
         seen[kind, id] = None
         try:
-            manifest = workspace.get(kind, id).manifest
-        except MissingError:  # an input may lie outside this workspace, or be a store (which has a seal, not a manifest)
+            item = workspace.get(kind, id)
+        except MissingError:  # an input may lie outside this workspace
             return
-        for i in manifest.inputs:
-            visit(i.kind, i.id)
-        line = "".join(c for c in manifest.command if c.isprintable())
+        if kind == "stores":  # a store has a seal instead of a manifest
+            command = str(read_json(item.path / "seal.json").get("command", ""))
+        else:
+            for i in item.manifest.inputs:
+                visit(i.kind, i.id)
+            command = item.manifest.command
+        line = "".join(c for c in command if c.isprintable())
         if line and line not in out:
             out.append(line)
 
