@@ -95,6 +95,11 @@ def test_evaluate_agrees_with_the_store_and_takes_other_snapshots(ws, tmp_path):
     text.write_text("The cat sat on the mat, and the dog saw it. " * 400)
     longer = json.loads(call("evaluate", WIDE, "-w", ws.root, "--ctx", 60, "--corpus", text, "--sequences", 4, "--json").stdout)
     assert longer["metrics"]["l0"]["n"] == 4 * 58
+    folder = ws.path("evaluations", longer["id"])
+    assert all(
+        str(tmp_path) not in (folder / f).read_text().replace(ws.get("evaluations", longer["id"]).manifest.command, "")
+        for f in ("manifest.json", "metrics.json")
+    )
 
 
 def test_longer_contexts_need_to_know_their_text(ws):
@@ -150,6 +155,32 @@ def test_map_of_two_widths_without_layout(ws):
     folder = ws.path("maps", f"{NARROW}__{WIDE}")
     assert (folder / "families.parquet").is_file() and not (folder / "umap.npy").exists(), "what was not computed is absent"
     assert "distinct" in call("map", WIDE, WIDE, "-w", ws.root, "--no-layout", code=2).output
+
+
+def test_a_dictionary_without_a_store_is_read_on_text_as_it_would_be_from_one(ws, tmp_path):
+    """The same text, harvested or computed while it is read, gives the same codes; blocks straddle forward passes."""
+    from workbench.analysis.encoded import encode_store
+    from workbench.analysis.live import LiveRows
+
+    store, sae = ActivationStore.open(ws.path("stores", "small")), TopKSAE.load(ws.path("dictionaries", WIDE))
+    tokens = np.stack([store.sequence_tokens(i) for i in range(64)])
+    live = LiveRows(load_model("mini-pythia"), "blocks.1.hook_resid_post", tokens, batch=16)
+    a, b = encode_store(sae, store, store.hooks[0]), encode_store(sae, live, live.hook, block=333)
+    for name in ("ids", "seq", "pos"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    difference = abs(a.matrix() - b.matrix())
+    assert (difference > 1e-2).sum() < 0.01 * len(a.value), "only near-ties may differ: the store was computed in other batches"
+    copy = tmp_path / "foreign"
+    shutil.copytree(ws.path("dictionaries", WIDE), copy)
+    (copy / "manifest.json").unlink()
+    cfg = json.loads((copy / "cfg.json").read_text())
+    cfg["metadata"]["store"] = None
+    (copy / "cfg.json").write_text(json.dumps(cfg))
+    text = tmp_path / "story.txt"
+    text.write_text("The cat sat on the mat, and the dog saw it. " * 400)
+    made = json.loads(call("features", copy, "-w", ws.root, "--corpus", text, "--tokens", 2000, "--ctx", 60, "--json").stdout)
+    assert made["metadata"]["text"] == "story.txt" and made["numbers"]["n_tokens"] == 33 * 59
+    assert json.loads(call("explain", copy, "-w", ws.root, "--corpus", text, "--tokens", 2000, "--json").stdout)["numbers"]["n_judged"] > 0
 
 
 def test_a_crosscoder_over_snapshots_has_records_too(ws):

@@ -11,6 +11,7 @@ import numpy as np
 
 from sae.errors import MissingError, UsageError
 from sae.files import write_json
+from workbench.analysis.live import corpus_name
 from workbench.analysis.subject import Subject
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
@@ -64,6 +65,7 @@ def evaluate_dictionary(
         raise UsageError(f"{subject.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures crosscoders.")
     id = check_id(subject.id + request.suffix())
     recipe = {k: getattr(request, k) for k in request.__dataclass_fields__}
+    recipe["corpus"] = corpus_name(request.corpus) if request.corpus else None
     if workspace.complete("evaluations", id):
         have = read_manifest(workspace.path("evaluations", id))
         if subject.input in have.inputs and have.recipe == recipe:
@@ -156,7 +158,9 @@ def heldout_tokens(workspace: Workspace, subject: Subject, request: Request, mod
     if limit and ctx > limit and str(getattr(model.cfg, "positional_embedding_type", "")) == "standard":
         raise UsageError(f"--ctx {ctx} is longer than the {limit} positions the model has embeddings for.")
     plan = plan_tokens(config, model.tokenizer, n_seq=request.sequences, ctx=ctx)
-    return plan.tokens, {"tokens": plan.about, "ctx": ctx, "n_sequences": len(plan.tokens)}
+    about = dict(plan.about)
+    about["config"] = {**about["config"], "paths": [corpus_name(p) for p in about["config"]["paths"]]}
+    return plan.tokens, {"tokens": about, "ctx": ctx, "n_sequences": len(plan.tokens)}
 
 
 def _store_or_none(workspace: Workspace, subject: Subject) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
+from workbench.analysis.live import corpus_name, live_rows
 from workbench.analysis.logits import Readout, readout
 from workbench.analysis.records_build import build_records
 from workbench.analysis.subject import Subject, displayed_vocab
@@ -27,6 +28,8 @@ def make_records(
     k: int = 20,
     window: int = 64,
     seed: int = 0,
+    corpus: str | None = None,
+    ctx: int = 128,
     command: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Item:
@@ -34,18 +37,26 @@ def make_records(
 
     Args:
         model: the language model, if the caller has loaded it already (needed for logit effects and token strings).
+        corpus: text to run the model on instead of reading a store (``mini``, ``prose``, a file or folder), in sequences of ``ctx`` tokens.
     """
-    recipe = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
+    recipe: dict[str, Any] = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
+    recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
     if workspace.complete("latents", subject.id):
         have = read_manifest(workspace.path("latents", subject.id))
         if subject.input in have.inputs and have.recipe == recipe:
             return workspace.get("latents", subject.id)
     from workbench.models import load_model
 
-    store = subject.store(workspace)
-    source = subject.source_in(store)
-    name, revision = _reading_model(subject, store, source)
-    model = load_model(name, revision=revision) if model is None else model
+    store: Any
+    if corpus:
+        name, revision, source = subject.model_name, subject.revision, None
+        model = load_model(name, revision) if model is None else model
+        store = live_rows(model, str(subject.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx, seed=seed)
+    else:
+        store = subject.store(workspace)
+        source = subject.source_in(store)
+        name, revision = _reading_model(subject, store, source)
+        model = load_model(name, revision) if model is None else model
     dictionary = subject.load()
     read = _readout(subject, model)
     built = build_records(
@@ -69,10 +80,11 @@ def make_records(
         "hook": subject.hook,
         "site": subject.metadata.get("site"),
         "source": source,
+        "text": corpus_name(corpus) if corpus else subject.metadata.get("store"),
         "logits_of": f"{name}@{revision}" if revision else name,
         **built.metadata,
     }
-    stores = [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
+    stores = [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
     with workspace.create(
         "latents",
         subject.id,

@@ -89,7 +89,7 @@ class Subject:
 
     def store_path(self, workspace: Workspace) -> Path:
         """Folder of the store; see :meth:`store`."""
-        name = str(self.need("store", "--store"))
+        name = str(self.need("store", "--store (or choose text with --corpus)"))
         if Path(name).is_dir() and not _is_id(name):
             return Path(name)
         return workspace.get("stores", name).path

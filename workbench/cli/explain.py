@@ -20,6 +20,10 @@ def explain(
     latents: Annotated[str, typer.Option(help="Latents to ask about, such as 3,17,40 (default: a random sample).")] = "",
     sample: Annotated[int, typer.Option(help="Size of the random sample.", min=1)] = 100,
     tokens: Annotated[int, typer.Option(help="Rows of the store to use; 0 = all.", min=0)] = 100_000,
+    corpus: Annotated[
+        str | None, typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose.")
+    ] = None,
+    ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     min_f1: Annotated[float, typer.Option(help="A rule below this F1 is no label.", min=0, max=1)] = 0.5,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what asking would cost.")] = False,
     max_usd: Annotated[float | None, typer.Option(help="Refuse to start where the estimate is above this.")] = None,
@@ -37,21 +41,24 @@ def explain(
     from sae.errors import UsageError
     from workbench.analysis.explain import run
     from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
+    from workbench.analysis.live import corpus_name
     from workbench.analysis.subject import find_subject
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
     subject = find_subject(ws, dictionary)
-    command = f"workbench explain {dictionary} --tokens {tokens}"
+    command = f"workbench explain {dictionary} --tokens {tokens}" + (f" --corpus {corpus} --ctx {ctx}" if corpus else "")
     if llm is None:
         if endpoint or estimate:
             raise UsageError("--endpoint and --estimate need --llm, the name of the model to ask.")
-        item = run.explain_by_rule(ws, subject, n_tokens=tokens or None, min_f1=min_f1, command=f"{command} --min-f1 {min_f1}")
+        item = run.explain_by_rule(
+            ws, subject, n_tokens=tokens or None, min_f1=min_f1, corpus=corpus, ctx=ctx, command=f"{command} --min-f1 {min_f1}"
+        )
         n = item.manifest.numbers
         say(f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents have a rule with F1 ≥ {min_f1} on {n['n_tokens']:,} tokens")
         return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n}
 
-    have = run.encode_subject(ws, subject, n_tokens=tokens or None)
+    have = run.encode_subject(ws, subject, n_tokens=tokens or None, corpus=corpus, ctx=ctx)
     chosen = run.choose_latents(have.codes, _numbers(latents), sample, seed)
     materials = run.materials_of(have, chosen, seed=seed)
     if not materials:
@@ -76,7 +83,13 @@ def explain(
     if max_usd is not None and (cost.usd is None or cost.usd > max_usd):
         raise UsageError(f"the estimate ({usd}) is not known to stay within --max-usd {max_usd}. Use fewer latents, or give the prices.")
     completer = Endpoint(config) if endpoint else local_model(llm)
-    recipe = {"n_tokens": tokens or None, "latents": [m.latent for m in materials], "seed": seed, "model": llm}
+    recipe = {
+        "n_tokens": tokens or None,
+        "latents": [m.latent for m in materials],
+        "seed": seed,
+        "model": llm,
+        "corpus": corpus_name(corpus) if corpus else None,
+    }
     item = run.explain_by_model(
         ws,
         subject,

@@ -19,6 +19,10 @@ def features(
     window: Annotated[int, typer.Option(help="Tokens of a context.", min=8, max=1024)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the randomly chosen contexts.")] = 0,
     store: Annotated[str | None, typer.Option(help="Store to read instead of the one the dictionary names.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose.")
+    ] = None,
+    ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
     json_output: JsonOption = False,
@@ -49,7 +53,10 @@ def features(
             k=contexts,
             window=window,
             seed=seed,
-            command=f"workbench features {dictionary} --tokens {tokens} --contexts {contexts} --window {window} --seed {seed}",
+            corpus=corpus,
+            ctx=ctx,
+            command=f"workbench features {dictionary} --tokens {tokens} --contexts {contexts} --window {window} --seed {seed}"
+            + (f" --corpus {corpus} --ctx {ctx}" if corpus else ""),
             progress=bar.update,
         )
     manifest = item.manifest

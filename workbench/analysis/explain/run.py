@@ -21,6 +21,7 @@ from workbench.analysis.explain.endpoint import Completer, Cost, EndpointConfig,
 from workbench.analysis.explain.language_model import Material, Notebook, gather, label_by_model, questions
 from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
+from workbench.analysis.live import corpus_name, live_rows
 from workbench.analysis.subject import Subject, displayed_vocab
 from workbench.provenance import read_manifest, write_manifest
 from workbench.workspace import Item, Workspace, check_id
@@ -35,29 +36,49 @@ class Encoded:
 
 
 def encode_subject(
-    workspace: Workspace, subject: Subject, *, n_tokens: int | None = 100_000, progress: Callable[[int], None] | None = None
+    workspace: Workspace,
+    subject: Subject,
+    *,
+    n_tokens: int | None = 100_000,
+    corpus: str | None = None,
+    ctx: int = 128,
+    progress: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Encode about ``n_tokens`` rows of the dictionary's store."""
-    from workbench.models import load_tokenizer
+    """Encode about ``n_tokens`` rows of the dictionary's store, or of text named by ``corpus``."""
+    from workbench.models import load_model, load_tokenizer
 
-    store = subject.store(workspace)
+    store: Any
+    if corpus:
+        model = load_model(subject.model_name, subject.revision)
+        store, source = live_rows(model, str(subject.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx), None
+    else:
+        store = subject.store(workspace)
+        source = subject.source_in(store)
     rows = choose_rows(len(store), n_tokens, unit=store.spec.rows_per_seq)
-    codes = encode_store(subject.load(), store, subject.hook, source=subject.source_in(store), rows=rows, progress=progress)
+    codes = encode_store(subject.load(), store, subject.hook, source=source, rows=rows, progress=progress)
     tokenizer = load_tokenizer(subject.model_name)
     return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))
 
 
 def explain_by_rule(
-    workspace: Workspace, subject: Subject, *, n_tokens: int | None = 100_000, min_f1: float = 0.5, command: str = ""
+    workspace: Workspace,
+    subject: Subject,
+    *,
+    n_tokens: int | None = 100_000,
+    min_f1: float = 0.5,
+    corpus: str | None = None,
+    ctx: int = 128,
+    command: str = "",
 ) -> Item:
     """Rule-based labels with complexity and monosemanticity proxies; complete equal ones are reused."""
     id = check_id(f"{subject.id}.rules")
-    recipe = {"n_tokens": n_tokens, "min_f1": min_f1}
+    recipe: dict[str, Any] = {"n_tokens": n_tokens, "min_f1": min_f1}
+    recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
     if _reusable(workspace, id, subject, recipe):
         return workspace.get("explanations", id)
     from workbench.analysis.complexity import complexity_table
 
-    have = encode_subject(workspace, subject, n_tokens=n_tokens)
+    have = encode_subject(workspace, subject, n_tokens=n_tokens, corpus=corpus, ctx=ctx)
     table = label_by_rule(have.codes, have.vocab, min_f1=min_f1)
     proxies = complexity_table(have.codes, len(have.vocab)).drop(columns=["n_fired"])
     table = table.merge(proxies, on="latent", validate="one_to_one")
