@@ -62,6 +62,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     (ws.path("circuits", "mini-pythia.induction") / "effects.parquet").write_bytes(b"nothing")
     (ws.path("circuits", "mini-mamba.induction") / "prompts.json").write_text("[{")
     (ws.path("evolution", "mini-pythia.L1R") / "decnorm.npy").write_bytes(b"\x93NUMPY")
+    (ws.path("graphs", "mini-pythia.prompt.12345678") / "graph.json").write_text('{"nodes": [{}], "links": 3}')
     (ws.path("maps", "mini-pythia.L1R-8x") / "points.parquet").unlink()
     (ws.path("maps", "mini-pythia.L1R-8x") / "nearest_hist.parquet").write_bytes(b"no")
     (ws.path("explanations", "mini-pythia.L2R-8x.rules") / "labels.parquet").write_bytes(b"no")

@@ -22,6 +22,7 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
     add_evolution(ws, "mini-pythia.L1R", vocab, text)
     add_map(ws, "mini-pythia.L1R-8x")
     add_labels(ws, "mini-pythia.L2R-8x", text)
+    add_graph(ws, "mini-pythia", vocab, text)
 
 
 def _latents(ws: Workspace, id: str) -> int:
@@ -323,3 +324,69 @@ def add_labels(ws: Workspace, dictionary: str, text: str) -> None:
         pd.DataFrame(
             {"latent": np.arange(n), "label": pd.array(label, dtype="string"), "label_score": np.where(np.arange(n) % 3 == 0, 0.75, np.nan)}
         ).to_parquet(out / "labels.parquet", index=False)
+
+
+def add_graph(ws: Workspace, model: str, vocab: list[str], text: str, *, seed: int = 0) -> None:
+    """A pruned attribution graph over eight tokens and two layers."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        {"node_id": f"E_{p}", "feature": None, "layer": "E", "ctx_idx": p, "feature_type": "embedding", "clerp": "", "influence": 0.1}
+        for p in range(8)
+    ]
+    for layer in (1, 2):
+        for p in range(8):
+            latent = int(rng.integers(0, 200))
+            nodes.append(
+                {
+                    "node_id": f"{layer}_{latent}_{p}",
+                    "feature": latent,
+                    "layer": str(layer),
+                    "ctx_idx": p,
+                    "feature_type": "cross layer transcoder",
+                    "clerp": "",
+                    "influence": float(rng.random()),
+                    "activation": 2.0,
+                }
+            )
+        nodes.append(
+            {
+                "node_id": f"{layer}_err_3",
+                "feature": None,
+                "layer": str(layer),
+                "ctx_idx": 3,
+                "feature_type": "mlp reconstruction error",
+                "clerp": "",
+                "influence": 0.2,
+            }
+        )
+    nodes.append(
+        {
+            "node_id": "3_17_7",
+            "feature": 17,
+            "layer": "3",
+            "ctx_idx": 7,
+            "feature_type": "logit",
+            "clerp": f"output {text}",
+            "influence": 1.0,
+            "is_target_logit": True,
+            "token_prob": 0.6,
+        }
+    )
+    ids = [n["node_id"] for n in nodes]
+    links = [
+        {"source": ids[i], "target": ids[j], "weight": float(rng.normal())} for i in range(len(ids)) for j in range(i + 1, len(ids), 5)
+    ]
+    document = {
+        "metadata": {"slug": "s", "scan": model, "prompt_tokens": vocab[:8], "prompt": text},
+        "qParams": {},
+        "nodes": nodes,
+        "links": links,
+    }
+    about = {
+        "model": model,
+        "prompt": text,
+        "dictionaries": {f"blocks.{layer}.hook_resid_post": f"{model}.L{layer}R-8x" for layer in (1, 2)},
+    }
+    numbers = {"nodes": len(nodes), "edges": len(links), "nodes_before": 900, "edges_before": 9000, "node_influence_kept": 0.8}
+    with ws.create("graphs", f"{model}.prompt.12345678", command="workbench graph", numbers=numbers, metadata=about) as out:
+        (out / "graph.json").write_text(json.dumps(document))

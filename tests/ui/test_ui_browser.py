@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.server
 import os
 import re
+import shutil
 import statistics
+import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,52 @@ def test_table_beside_the_chart_opens_without_the_server(visit: Visit) -> None:
     assert page.locator(".wb-astable[open] td.num").count() > 10
 
 
+def test_scrubber_repaints_without_the_server(visit: Visit) -> None:
+    page = visit.open("training")
+    page.wait_for_selector(".scrub .row span", timeout=30_000)
+    slider = page.locator(".scrub input[type=range]")
+    assert slider.get_attribute("aria-valuetext").startswith("step ")
+    sent: list[int] = []
+    page.on("websocket", lambda ws: ws.on("framesent", lambda payload: sent.append(len(payload))))
+
+    def painted() -> list[str]:
+        return slider.evaluate("e => [...e.closest('.scrub').querySelectorAll('.c span')].map(s => s.style.background)")
+
+    seen = []
+    for step in (0, 6, 11):
+        took = slider.evaluate(
+            "(e, s) => { const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t }", step
+        )
+        assert took <= 10, f"a step took {took:.1f} ms"
+        seen.append(painted())
+    assert len({tuple(x) for x in seen}) == 3 and not any(seen[0][j] for j in range(len(seen[0]))) or seen[0] != seen[2]
+    assert sent == []  # dragging sends nothing; letting go sends one number
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    assert slider.input_value() == "10"
+
+
+def test_latent_in_a_graph_opens_its_page(visit: Visit) -> None:
+    page = visit.open("graph")
+    page.locator("a[data-latent]").first.click()
+    page.wait_for_url(re.compile(r"/latent\?"))
+    page.wait_for_function("document.querySelector('.wb-title h1')?.textContent.startsWith('Latent ')")
+
+
+def test_exported_figure_opens_and_embeds_its_fonts(visit: Visit, tmp_path: Path) -> None:
+    page = visit.open("export?f=latent_contexts&src=latents/mini-pythia.L1R-8x&i=3")
+    with page.expect_download(timeout=60_000) as caught:
+        page.get_by_role("button", name=re.compile("Download the bundle")).click()
+    caught.value.save_as(tmp_path / "bundle.zip")
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as z:
+        pdf = next(n for n in z.namelist() if n.endswith("figure.pdf"))
+        assert z.read(pdf).startswith(b"%PDF") and b"/Type3" not in z.read(pdf)
+        (tmp_path / "figure.pdf").write_bytes(z.read(pdf))
+    if shutil.which("pdffonts"):
+        said = subprocess.run(["pdffonts", str(tmp_path / "figure.pdf")], capture_output=True, text=True, check=True).stdout
+        assert "TrueType" in said and "Type 3" not in said
+
+
 CONTRAST = """() => {
   const parse = (s) => { const m = s.match(/[\\d.]+/g).map(Number); const k = s.startsWith('color(srgb') ? 255 : 1
     return [m[0] * k, m[1] * k, m[2] * k, m.length > 3 ? m[3] : 1] }
@@ -180,7 +229,9 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ("light", "dark"))
-@pytest.mark.parametrize("path", ("", "latents", "latent?d=mini-pythia.L2R-8x&i=7"))
+@pytest.mark.parametrize(
+    "path", ("", "latents", "latent?d=mini-pythia.L2R-8x&i=7", "mppc", "pair", "induction", "training", "map", "graph", "lists", "export", "about")
+)
 def test_text_is_large_and_dark_enough(browser: Any, site: str, scheme: str, path: str) -> None:
     tab = Visit(browser, site, scheme)
     try:

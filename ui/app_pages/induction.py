@@ -19,7 +19,7 @@ from ui.kit.circuitry import (
     taps,
     task_of,
 )
-from ui.kit.figures import plot, table
+from ui.kit.figures import DIVERGING, plot, table
 from ui.kit.index import Entry
 from ui.kit.markup import div, span
 from ui.kit.tokens import escape, visible
@@ -114,7 +114,7 @@ def chart(panel: Panel | None, title: str, key: str, largest: float | None = Non
     height = 120 + 26 * panel.frame[panel.x if panel.kind == "points" else panel.y].nunique() if panel.kind in ("heat", "points") else 220
     figure = plot(panel, height=min(460, max(200, height)))
     if largest is not None:
-        figure.update_traces(zmin=-largest, zmax=largest, colorscale=[[0, "#0072B2"], [0.5, "#f2f2f2"], [1, "#D55E00"]], zmid=0)
+        figure.update_traces(zmin=-largest, zmax=largest, colorscale=DIVERGING, zmid=0)
     st.plotly_chart(figure, key=key, config=CONFIG, alt=title)
     with st.expander("Show as table", key=f"{key}_t", on_change="rerun") as box:
         if box.open:

@@ -43,7 +43,7 @@ def body() -> None:
         header(d, records, latent)
         anatomy(d, records, latent)
         actions(d, latent)
-        enhance()
+        enhance(here=True)
 
 
 def selected(records: LatentRecords) -> int:

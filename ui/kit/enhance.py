@@ -52,23 +52,36 @@ def _component() -> Callable[..., object]:
     return st.components.v2.component("workbench_enhance", js=_JS)
 
 
-def enhance(key: str = "wb_enhance") -> None:
-    """Mount the behaviour once on a page; a clicked latent link selects it through the address."""
+def enhance(key: str = "wb_enhance", *, here: bool = False) -> None:
+    """Mount the behaviour once on a page. A clicked latent link opens the latent's page, or with ``here`` changes this one."""
+    mounted = _component()(key=key, on_open_change=(lambda: _clicked_here(key)) if here else (lambda: None), height=1)
+    clicked = None if here else getattr(mounted, "open", None)
+    if clicked:
+        d = find_dictionary(str(clicked.get("d") or ""))
+        if d is not None and _is_latent(str(clicked.get("i"))):
+            st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(clicked["i"])))
 
-    def opened() -> None:
-        clicked = getattr(st.session_state.get(key), "open", None) or {}
-        open_latent(str(clicked.get("d") or ""), str(clicked.get("i") or ""))
 
-    _component()(key=key, on_open_change=opened, height=1)
+def _clicked_here(key: str) -> None:
+    clicked = getattr(st.session_state.get(key), "open", None) or {}
+    open_latent(str(clicked.get("d") or ""), str(clicked.get("i") or ""))
+
+
+def find_dictionary(id: str) -> Dictionary | None:
+    """The dictionary a link names, or the selected one where it names none; None for anything else."""
+    from ui.kit import data
+
+    return data.index().dictionaries.get(id or state.get("d") or "")
+
+
+def _is_latent(text: str) -> bool:
+    return text.isdecimal() and len(text) < 12
 
 
 def open_latent(dictionary: str, latent: str) -> None:
     """Select a latent by id; strings that are no such thing change nothing."""
-    from ui.kit import data
-
-    known = data.index().dictionaries
-    d = known.get(dictionary or state.get("d") or "")
-    if d is not None and latent.isdecimal() and len(latent) < 12:
+    d = find_dictionary(dictionary)
+    if d is not None and _is_latent(latent):
         state.put(d=d.id, v=d.version, i=int(latent))
 
 

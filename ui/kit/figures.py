@@ -21,7 +21,8 @@ from workbench.export.figures import FigureData, Panel
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7a7a7a")
+COLOURS = ("#1f86c7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7a7a7a")
+DIVERGING = [[0, "#1f86c7"], [0.5, "rgba(127,127,127,.13)"], [1, "#D55E00"]]  # its middle is nearly the page, in both themes
 DASHES = ("dash", "dot", "dashdot", "longdash")
 TABLE_ROWS = 1000
 
@@ -80,7 +81,7 @@ def plot(panel: Panel, *, height: int = 380) -> go.Figure:
     figure.update_xaxes(title={"text": escape(panel.x_label or panel.x)}, automargin=True)
     figure.update_yaxes(title={"text": escape((panel.y_label or panel.y).strip())}, automargin=True)
     if panel.kind in ("line", "step"):
-        figure.update_xaxes(type="log" if panel.log_x else None)
+        figure.update_xaxes(**({"type": "log", "dtick": 1} if panel.log_x else {}))
     if panel.log_y:
         figure.update_yaxes(type="log")
     if panel.y_range:
@@ -153,7 +154,7 @@ def _heat(panel: Panel) -> Iterator[Any]:
         z[ys[y]][xs[x]] = None if pd.isna(v) else float(v)
     values = [v for row in z for v in row if v is not None]
     signed = bool(values) and min(values) < 0
-    scale = {"colorscale": [[0, "#0072B2"], [0.5, "#f2f2f2"], [1, "#D55E00"]], "zmid": 0} if signed else {"colorscale": "Cividis"}
+    scale = {"colorscale": DIVERGING, "zmid": 0} if signed else {"colorscale": "Cividis"}
     bar = {"title": {"text": escape(panel.value_label or panel.value or "")}, "thickness": 12}
     yield go.Heatmap(x=list(range(len(xs))), y=list(range(len(ys))), z=z, colorbar=bar, **scale)
 

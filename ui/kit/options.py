@@ -12,13 +12,14 @@ from sae.strict import StrictConfig
 
 
 def form(model: type[StrictConfig], key: str, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Widgets for every field in a row that wraps; returns values for ``model``. ``start`` replaces defaults."""
+    """Widgets for every field in a row that wraps; returns what differs from the defaults of ``model``. ``start`` replaces defaults."""
     values: dict[str, Any] = {}
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         for name, field in model.model_fields.items():
-            default = (start or {}).get(name, field.get_default(call_default_factory=True))
+            default = (start or {}).get(name, defaults[name])
             values[name] = _widget(name, field, f"{key}_{name}", default)
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:

@@ -133,7 +133,10 @@ def _component() -> Callable[..., Any]:
 def message(
     contexts: list[SnapshotContext], names: list[str], norms: np.ndarray, *, dark: bool = False, start: int | None = None
 ) -> dict[str, Any]:
-    """Everything the browser needs: readings as uint8 of ``top`` (one scale for all contexts), norms [S], names [S]."""
+    """Everything the browser needs: readings as uint8 of ``top`` (one scale for all contexts), norms [S], names [S].
+
+    It starts at snapshot ``start``, by default where the norm is largest.
+    """
     shown = contexts[:LIMIT]
     top = max((float(c.readings.max(initial=0.0)) for c in shown), default=0.0)
     scale = 255.0 / top if top > 0 else 0.0
@@ -142,11 +145,11 @@ def message(
         "norms": [round(float(n), 6) if np.isfinite(n) else 0.0 for n in norms],
         "top": top,
         "dark": dark,
-        "start": start,
+        "start": int(np.nanargmax(norms)) if start is None and np.isfinite(norms).any() else start,
         "contexts": [
             {
                 "tokens": [visible(t) for t in c.tokens],
-                "values": base64.b64encode(np.ceil(np.clip(c.readings, 0, None) * scale).astype(np.uint8).tobytes()).decode(),
+                "values": base64.b64encode(np.ceil(c.readings * scale).clip(0, 255).astype(np.uint8).tobytes()).decode(),
                 "peak": int(c.peak),
                 "place": f"{c.seq}:{c.start + c.peak}",
             }

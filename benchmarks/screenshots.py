@@ -1,0 +1,118 @@
+"""Pictures of every page of a workspace, in both themes and two widths: ``python benchmarks/screenshots.py WORKSPACE OUT``.
+
+Starts ``workbench ui`` on a free port, opens each page in Chromium, waits until nothing loads any more, and writes
+``OUT/<page>-<theme>-<width>.png``. The README's pictures are made by ``--only overview latent pair --theme light --width 1440``.
+Exits 1 where a page shows an exception, asks another host for anything, or logs an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from ui.kit.index import read_index
+from ui.kit.pages import PAGES
+
+BUSY = "[data-testid=stSkeleton], [data-test-script-state=running], [data-stale=true]"
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Pictures of every page of a workspace.")
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="*", metavar="PAGE[?QUERY]", help="pages to take, with an address where wanted; all by default")
+    parser.add_argument("--theme", nargs="*", default=["light", "dark"], choices=["light", "dark"])
+    parser.add_argument("--width", nargs="*", type=int, default=[1440, 1024])
+    parser.add_argument("--height", type=int, default=0, help="pixels; 0 takes the whole page")
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    args = parser.parse_args()
+    index = read_index(args.workspace)
+    pages = args.only or [p.stem for p in PAGES if p.shown(index)]
+    args.out.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    server = subprocess.Popen([sys.executable, "-m", "workbench", "ui", "-w", str(args.workspace), "-p", str(port)], env=environment)
+    try:
+        _wait(port)
+        return take(f"http://127.0.0.1:{port}", pages, args)
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait(port: int) -> None:
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).read()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("the server did not come up")
+
+
+def take(site: str, pages: list[str], args: argparse.Namespace) -> int:
+    """All pictures; returns the exit code."""
+    from playwright.sync_api import sync_playwright
+
+    troubles: list[str] = []
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
+        for theme in args.theme:
+            for width in args.width:
+                context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": args.height or 950})
+                page = context.new_page()
+                page.on("pageerror", lambda e: troubles.append(f"page error: {e}"))
+                page.on("console", lambda m: troubles.append(m.text) if m.type == "error" and "404" not in m.text else None)
+                page.on(
+                    "request",
+                    lambda r: (
+                        troubles.append(f"foreign: {r.url}")
+                        if not r.url.startswith((site, site.replace("http", "ws"), "data:", "blob:"))
+                        else None
+                    ),
+                )
+                for name in pages:
+                    stem = name.partition("?")[0]
+                    page.goto(f"{site}/{'' if name == 'overview' else name}")
+                    _settle(page)
+                    if stem == "probe":
+                        page.get_by_role("button", name="Read the text").click()
+                        page.wait_for_function("document.querySelectorAll('.wb-ctxs').length > 1", timeout=120_000)
+                        _settle(page)
+                    if not args.height:
+                        tall = page.evaluate("Math.max(...[...document.querySelectorAll('section, .stMain')].map(e => e.scrollHeight))")
+                        page.set_viewport_size({"width": width, "height": min(2600, max(700, int(tall) + 8))})
+                        page.wait_for_timeout(500)
+                    if page.locator(".stException").count():
+                        troubles.append(f"{name}: an exception is shown")
+                    page.screenshot(path=args.out / f"{stem}-{theme}-{width}.png")
+                    print(f"{stem}-{theme}-{width}.png")
+                    page.set_viewport_size({"width": width, "height": args.height or 950})
+                context.close()
+        browser.close()
+    for line in dict.fromkeys(troubles):
+        print(f"trouble: {line}", file=sys.stderr)
+    return 1 if troubles else 0
+
+
+def _settle(page: Any) -> None:
+    """Until the page has come to its end and nothing is being loaded."""
+    page.wait_for_selector(".wb-foot", timeout=120_000)
+    page.wait_for_function(f"!document.querySelector('{BUSY}')", timeout=120_000)
+    page.wait_for_timeout(900)
+    page.wait_for_function(f"!document.querySelector('{BUSY}')", timeout=120_000)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,216 @@
+"""Pages of analyses: what they show is what the files say."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sae.errors import CorruptError, MissingError, UsageError
+from tests.ui.conftest import page_text, param
+from ui.kit import graphs, lists, matching
+from ui.kit.circuitry import profile, taps
+from ui.kit.evolving import curves, open_evolution
+from ui.kit.export import make_zip
+from ui.kit.figures import plot
+from ui.kit.scrubber import message
+from workbench.circuits import CircuitResult
+from workbench.evolution import Evolution
+from workbench.export.figures import Panel
+from workbench.matches import MatchRecords
+from workbench.workspace import Workspace
+
+Open = Callable[..., AppTest]
+MATCH = "mini-pythia.L2R-8x__mini-mamba.L2R-8x"
+
+
+def charts(at: AppTest) -> list[dict[str, Any]]:
+    """Every Plotly figure of a page."""
+    return [json.loads(c.proto.spec) for c in at.get("plotly_chart")]
+
+
+def test_matches_page_agrees_with_the_tables(open_page: Open, full: Workspace) -> None:
+    at = open_page(full, "mppc")
+    m = MatchRecords.open(full.path("matches", MATCH))
+    best = m.best[m.best["direction"] == "ab"]
+    text = page_text(at)
+    assert f"{int(best['matched'].sum()):,}" in text and "needs another seed" in text
+    shown = at.dataframe[0].value
+    assert shown["r"].is_monotonic_decreasing and shown["r"].min() >= 0.5
+    assert len(shown) == min(300, int((best["r"] >= 0.5).sum()))
+
+
+def test_distribution_is_a_distribution(full: Workspace) -> None:
+    m = MatchRecords.open(full.path("matches", MATCH))
+    frame = matching.distribution(m, "ab", ["cross", "shuffle"], cdf=False).frame
+    assert frame.groupby("series")["share"].sum().to_numpy() == pytest.approx([1, 1])
+    cdf = matching.distribution(m, "ab", ["cross"], cdf=True).frame["share"]
+    assert cdf.is_monotonic_decreasing and cdf.iloc[0] == 1.0
+
+
+def test_pair_statistics_equal_a_direct_computation(open_page: Open, full: Workspace) -> None:
+    a, b = MATCH.split("__")
+    at = open_page(full, "pair", m=MATCH, d=a, i=5, d2=b, i2=5)
+    m = MatchRecords.open(full.path("matches", MATCH))
+    rows_a, rows_b = m.of(a, 5)[0], m.of(b, 5)[0]
+    text = page_text(at)
+    assert f'<div class="v">{len(np.intersect1d(rows_a, rows_b)):,}</div>' in text
+    assert f"{m.pair(a, 5, b, 5).r:.3f}" in text
+    assert 'class="t' in text and " u" in text  # colour for A, underline for B
+    at.button(key="px_swap").click().run()
+    assert (param(at, "d"), param(at, "d2")) == (b, a)
+
+
+def test_row_of_pairs_opens_the_pair(open_page: Open, full: Workspace) -> None:
+    at = open_page(full, "mppc")
+    row = at.dataframe[0].value.iloc[3]
+    at.session_state["mx_pairs"] = {"selection": {"rows": [3], "columns": [], "cells": []}}
+    at.run()
+    assert param(at, "i") == str(row["latent"]) and param(at, "i2") == str(row["partner"])
+    assert "The same tokens" in page_text(at)
+
+
+def test_circuit_peaks_are_where_they_were_planted(open_page: Open, full: Workspace) -> None:
+    for model, row, offset in (("mini-pythia", "L2H3", 0), ("mini-mamba", "L2", 1)):
+        panel = profile(CircuitResult.open(full.path("circuits", f"{model}.induction")), "logit_diff")
+        assert panel is not None
+        peak = panel.frame.loc[panel.frame["effect"].abs().idxmax()]
+        assert (peak["row"], peak["offset"]) == (row, offset)
+    assert taps(CircuitResult.open(full.path("circuits", "mini-pythia.induction")), "logit_diff") is None
+    at = open_page(full, "induction")
+    heat = [t for c in charts(at) for t in c["data"] if t["type"] == "heatmap"]
+    assert len(heat) == 3 and heat[0]["zmax"] == heat[1]["zmax"] == pytest.approx(4.0)  # one scale for both models
+
+
+def test_scrubber_message_holds_every_snapshot(full: Workspace) -> None:
+    e = open_evolution(str(full.path("evolution", "mini-pythia.L1R")), "x")
+    contexts = e.contexts(3)
+    assert contexts is not None
+    sent = message(contexts, [str(s) for s in e.steps], e.norms([3])[0])  # type: ignore[index]
+    one = sent["contexts"][0]
+    values = np.frombuffer(base64.b64decode(one["values"]), np.uint8).reshape(len(e.steps), -1)
+    assert values.shape[1] == len(one["tokens"])
+    top = max(float(c.readings.max()) for c in contexts)
+    assert values / 255 * sent["top"] == pytest.approx(contexts[0].readings, abs=top / 200)
+    assert sent["norms"][sent["start"]] == max(sent["norms"])
+
+
+def test_training_page_shows_curves_of_the_address(open_page: Open, full: Workspace) -> None:
+    at = open_page(full, "training", ls="5_9")
+    names = [t["name"] for c in charts(at) for t in c["data"] if str(t.get("name", "")).startswith("latent ")]
+    assert names == ["latent 5", "latent 9"]
+    e = Evolution.open(full.path("evolution", "mini-pythia.L1R"))
+    assert curves(e, [5], "free", relative=False, log=True) is None  # not computed: never zeros
+    relative = curves(e, [5], "training", relative=True, log=False)
+    assert relative is not None and relative.frame["norm"].max() == pytest.approx(1.0)
+
+
+def test_graph_page_shows_the_chosen_node(open_page: Open, full: Workspace) -> None:
+    path = full.path("graphs", "mini-pythia.prompt.12345678")
+    graph = graphs.open_graph(str(path), "x")
+    assert [abs(w) for _, _, w in graph.links] == sorted((abs(w) for _, _, w in graph.links), reverse=True)
+    node = next(n for n in graph.nodes if n.kind == "latent" and n.layer == 2)
+    at = open_page(full, "graph", pin=node.id)
+    text = page_text(at)
+    assert "Made by" in text and f"L2 #{node.latent}" in text and f'data-latent="{node.latent}"' in text
+    weights = [w for _, w, _ in graphs.neighbours_of(graph, node.id, {}, incoming=True)]
+    assert weights and all(f"{w:+.3g}" in text for w in weights)
+
+
+@pytest.mark.parametrize(
+    "bad", ({}, {"nodes": 3, "links": []}, {"nodes": [{"layer": "x"}], "links": []}, [1], {"nodes": [{}] * 6000, "links": []})
+)
+def test_foreign_graphs_are_refused(bad: Any) -> None:
+    with pytest.raises(CorruptError):
+        graphs.parse_graph(bad, "there")
+
+
+def test_lists_round_trip_and_refuse_nonsense(tmp_path: Path) -> None:
+    item = lists.ListItem(dictionary="a.L0R-4x", latent=3, version="12345678", note="<b>$x$")
+    id = lists.save_list(tmp_path, lists.LatentList(name="../../evil ünï <script>"))
+    assert id.startswith("evil-uni-script-") and list(tmp_path.rglob("*.json")) == [tmp_path / "lists" / f"{id}.json"]
+    lists.add_to_list(tmp_path, id, item)
+    lists.add_to_list(tmp_path, id, item.model_copy(update={"note": "new"}))
+    known, problems = lists.read_lists(tmp_path)
+    assert [x.note for x in known[id].items] == ["new"] and not problems
+    again = lists.import_list(known[id].model_dump_json().encode())
+    assert again == known[id]
+    with pytest.raises(UsageError):
+        lists.save_list(tmp_path, again, "../out")
+    with pytest.raises(MissingError):
+        lists.add_to_list(tmp_path, "no-such", item)
+    for data in (b"{", b"[1]", b'{"workbench_schema": 1, "name": "x", "items": [], "more": 1}', b'{"workbench_schema": 9, "name": "x"}'):
+        with pytest.raises(UsageError if b"more" in data else CorruptError):
+            lists.import_list(data)
+    lists.delete_list(tmp_path, id)
+    assert lists.read_lists(tmp_path) == ({}, [])
+
+
+def test_list_is_made_filled_and_emptied_in_the_pages(open_page: Open, minimal: Workspace) -> None:
+    at = open_page(minimal, "lists")
+    at.text_input(key="li_new").set_value("my *list*").run()
+    at.button(key="li_create").click().run()
+    (id,) = lists.read_lists(minimal.root)[0]
+    lists.add_to_list(minimal.root, id, lists.ListItem(dictionary="m.L0R-4x", latent=4, version="old", note="n"))
+    at = open_page(minimal, "lists", list=id)
+    row = at.get("dataframe")[0].value.iloc[0] if at.get("dataframe") else None
+    assert not at.exception and (row is None or "data changed" in row["data"])
+    lists.delete_list(minimal.root, id)
+
+
+def test_export_page_and_command_line_give_the_same_bytes(open_page: Open, full: Workspace) -> None:
+    source = "latents/mini-pythia.L1R-8x"
+    at = open_page(full, "export", f="latent_contexts", src=source, i=3)
+    assert not at.exception and "Contexts of latent 3 of mini-pythia.L1R-8x" in page_text(at)
+    zips = {make_zip("latent_contexts", source, {"latent": 3}, {"width": "double"}) for _ in range(2)}
+    assert len(zips) == 1
+    names = {n.split("/")[1] for n in zipfile.ZipFile(BytesIO(zips.pop())).namelist()}
+    assert {
+        "figure.pdf",
+        "figure.svg",
+        "figure.png",
+        "data.csv",
+        "data.parquet",
+        "table.tex",
+        "refs.bib",
+        "caption.txt",
+        "provenance.json",
+        "reproduce.sh",
+    } <= names
+
+
+def test_self_test_finds_a_changed_file(open_page: Open, full: Workspace, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(full.root, copy)
+    at = open_page(copy, "about")
+    at.button(key="ab_check").click().run()
+    assert "as they were written" in page_text(at)
+    with open(copy / "latents" / "mini-mamba.L2R-8x" / "hist.npy", "r+b") as f:
+        f.seek(200)
+        f.write(b"\xff")
+    at.button(key="ab_check").click().run()
+    assert "latents/mini-mamba.L2R-8x changed since it was written" in page_text(at) and "hist.npy" in page_text(at)
+
+
+def test_plotly_labels_are_text() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"what": ["<b>x</b>", "the", "<i>", "the "], "effect": [1.0, 2, 3, 4], "low": [0.0, 1, 2, 3], "high": [2.0, 3, 4, 5]}
+    )
+    figure = plot(Panel("points", frame, "what", "effect", low="low", high="high"))
+    assert list(figure.layout.yaxis.ticktext) == ["&lt;b&gt;x&lt;/b&gt;", "the", "&lt;i&gt;", "the "]
+    assert list(figure.data[0].y) == [0, 1, 2, 3]  # equal-looking labels stay two rows
+    assert list(figure.data[0].error_x.array) == [1.0] * 4
+    heat = plot(Panel("heat", pd.DataFrame({"a": [2, 1, 1], "b": [0, 0, 1], "v": [5.0, 6.0, 7.0]}), "a", "b", value="v"))
+    assert list(heat.data[0].z[0]) == [6.0, 5.0] and heat.data[0].z[1][0] == 7.0 and heat.data[0].z[1][1] is None

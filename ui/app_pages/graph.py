@@ -1,0 +1,134 @@
+"""Graph: which latents make which latents, and which make the next token."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ui.kit import data, panels, state
+from ui.kit.enhance import enhance, latent_link
+from ui.kit.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph, picture
+from ui.kit.index import Entry
+from ui.kit.tokens import clip, escape, visible
+
+
+@st.fragment(key="graph_body")
+def body() -> None:
+    """Choice of graph, thresholds, the picture, the chosen node."""
+    with panels.guarded("The graph"):
+        panels.page_title("Graph", "latent to latent, token to output: what makes the next token")
+        entries = data.index().of("graphs")
+        if not entries:
+            panels.not_computed("Graphs", f"workbench graph PROMPT --workspace {data.workspace_folder().name}")
+            return
+        entry = choose(entries)
+        graph = open_graph(str(entry.path), entry.version)
+        numbers(entry)
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+            most = max(10, min(2000, len(graph.links)))
+            n_links = st.slider("Links shown, strongest first", 10, most + 1, min(150, most), 10, key=f"gr_links_{entry.id}", width=320)
+            share = st.slider(
+                "Nodes with at least this influence",
+                0.0,
+                1.0,
+                0.0,
+                0.01,
+                key="gr_nodes",
+                width=320,
+                help="Relative to the largest; tokens and outputs always stay",
+            )
+        largest = max((n.influence for n in graph.nodes), default=0.0)
+        chosen = state.get("pin") if state.get("pin") in graph.by_id else None
+        event = st.plotly_chart(
+            picture(graph, entry.metadata, n_links=n_links, min_influence=share * largest, chosen=chosen),
+            key=f"gr_{entry.id}",
+            on_select="rerun",
+            selection_mode="points",
+            config={"displaylogo": False, "scrollZoom": True},
+            alt=f"Attribution graph with {len(graph.nodes)} nodes",
+        )
+        picked = [p.get("customdata") for p in event.selection.points]
+        if picked and picked[0] in graph.by_id and picked[0] != chosen:
+            state.put(pin=picked[0])
+            st.rerun(scope="fragment")
+        node(entry, graph, chosen)
+        enhance("graph_enhance")
+
+
+def choose(entries: list[Entry]) -> Entry:
+    """The graph of the address."""
+    ids = [e.id for e in entries]
+    texts = {
+        e.id: clip(visible(str(e.metadata.get("prompt") or e.id)), 60) + f"  ·  {visible(str(e.metadata.get('model', '')))}"
+        for e in entries
+    }
+    st.session_state["gr_id"] = state.get_choice("gr", ids, ids[0])
+    id = st.selectbox(
+        "Prompt",
+        ids,
+        key="gr_id",
+        format_func=lambda i: texts[i],
+        on_change=lambda: state.put(gr=st.session_state["gr_id"], pin=None),
+        width=560,
+    )
+    found = next(e for e in entries if e.id == id)
+    state.put(gr=id, v=found.version)
+    return found
+
+
+def numbers(entry: Entry) -> None:
+    """What was kept when the graph was pruned."""
+    n = entry.numbers
+    items = []
+    for kept, before, name in (("nodes", "nodes_before", "Nodes"), ("edges", "edges_before", "Links")):
+        if kept in n:
+            items.append((name, f"{int(n[kept]):,}", f"of {int(n.get(before, n[kept])):,} before pruning"))
+    for key, name, about in (
+        ("node_influence_kept", "Influence kept", "by the nodes"),
+        ("edge_influence_kept", "Influence kept", "by the links"),
+        ("logit_probability_covered", "Outputs", "of the next token's probability"),
+    ):
+        if key in n:
+            items.append((name, f"{100 * float(n[key]):.0f} %", about))
+    if items:
+        st.html(panels.stats(items))
+
+
+def node(entry: Entry, graph: GraphFile, chosen: str | None) -> None:
+    """The chosen node with its strongest sources and targets; before a choice, the strongest links."""
+    if chosen is None:
+        panels.heading("Strongest links", "click a node to see its own")
+        rows = [[_name(entry, graph, graph.by_id[s]), _name(entry, graph, graph.by_id[t]), f"{w:+.3g}"] for s, t, w in graph.links[:25]]
+        st.html(panels.table(["from", "to", "weight"], rows, numeric=frozenset({2})))
+    else:
+        panels.heading("Chosen node", _name(entry, graph, graph.by_id[chosen]))
+        for column, incoming, title in zip(st.columns(2, gap="large"), (True, False), ("Made by", "Makes"), strict=True):
+            with column:
+                rows = [
+                    [_name(entry, graph, other), f"{w:+.3g}"]
+                    for other, w, _ in neighbours_of(graph, chosen, entry.metadata, incoming=incoming)
+                ]
+                st.html(
+                    panels.table([title, "weight"], rows, numeric=frozenset({1})) if rows else '<div class="wb-panel info">none kept</div>'
+                )
+        st.button("Clear the choice", on_click=state.put, kwargs={"pin": None}, key="gr_clear")
+    path = entry.path / "graph.json"
+    st.download_button(
+        "Graph as JSON",
+        lambda: path.read_bytes(),
+        file_name=f"{entry.id}.json",
+        mime="application/json",
+        icon=":material/download:",
+        on_click="ignore",
+        key="gr_down",
+        help="In the schema Neuronpedia publishes",
+    )
+
+
+def _name(entry: Entry, graph: GraphFile, n: GraphNode) -> str:
+    """A node as HTML: latents link to their page."""
+    text = escape(describe(n, graph, entry.metadata))
+    d = data.index().dictionaries.get(dictionary_of(entry.metadata, n.layer) or "") if n.latent is not None else None
+    return f"{latent_link(d, n.latent)} {text}" if d is not None and d.records is not None and n.latent is not None else text
+
+
+body()
