@@ -218,10 +218,16 @@ class TaskAttribution:
 
 @torch.no_grad()
 def accuracies(snapshots: Snapshots, prompts: PromptSet) -> npt.NDArray[np.float64]:
-    """Share of prompts on which the answer's logit exceeds the wrong one's, at every source [S]."""
+    """Share of prompts solved at every source [S]: the answer's logit exceeds the wrong one's, and by more than on the corrupted prompt.
+
+    Without the second condition a model that prefers one of two words everywhere would solve half of all tasks.
+    """
     out = []
     for i in range(len(snapshots)):
-        out.append(float((_metric(snapshots.model(i)(torch.from_numpy(prompts.clean), return_type="logits"), prompts) > 0).double().mean()))
+        clean, corrupt = (
+            _metric(snapshots.model(i)(torch.from_numpy(ids), return_type="logits"), prompts) for ids in (prompts.clean, prompts.corrupt)
+        )
+        out.append(float(((clean > 0) & (clean > corrupt)).double().mean()))
     return np.array(out)
 
 

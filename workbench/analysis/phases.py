@@ -38,7 +38,7 @@ def language_phases(
 
 
 def task_accuracies(snapshots: Snapshots, prompts: Sequence[PromptSet]) -> pd.DataFrame:
-    """``accuracy_<task>`` of every source: how often the right answer's logit exceeds the wrong one's; ``n_<task>`` prompts."""
+    """``accuracy_<task>`` of every source (see :func:`workbench.analysis.attribution.accuracies`); ``n_<task>`` prompts."""
     out: dict[str, Any] = {}
     for p in prompts:
         out[f"accuracy_{p.task}"] = accuracies(snapshots, p)

@@ -88,7 +88,7 @@ def scrub(cc: Any, rows_of: Callable[[np.ndarray], torch.Tensor], tokens: np.nda
             readings[latent, slot, s] = (S * c[row, latent[:, None]] + cc.b_enc.numpy()[latent][:, None]) * inside
         mine = codes[seq * (ctx - 1) : (seq + 1) * (ctx - 1)].toarray()
         code[latent, slot] = mine[row, latent[:, None]] * inside
-    readings[readings < least[:, None, None, None]] = 0
+    readings[readings < 0.999 * least[:, None, None, None]] = 0  # the sum over sources rounds differently
     top = np.maximum(readings.max((1, 2, 3)), code.max((1, 2)))
     unit = 255 / np.where(top > 0, top, 1)
     acts = np.rint(readings * unit[:, None, None, None]).astype(np.uint8)
