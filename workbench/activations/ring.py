@@ -191,6 +191,7 @@ class _Session:
         self.change = threading.Condition()
         self.held: Counter[int] = Counter()  # windows made and not yet consumed that need a shard
         self.windows: list[tuple[int, int, list[int]]] = []  # (epoch, last group, shards) made or being made
+        self.made: set[int] = set()
         self.error: BaseException | None = None
         self.closed = False
         self.plan = _windows(batches)
@@ -210,9 +211,8 @@ class _Session:
         Raises:
             whatever stopped the maker.
         """
-        path = self.store.path / SHARDS / self.store.spec.shard_name(index)
         with self.change:
-            while not path.exists():
+            while index not in self.made:
                 if self.error is not None:
                     raise self.error
                 if self.closed:
@@ -224,12 +224,14 @@ class _Session:
         with self.change:
             if not self.windows or self.windows[0][:2] != (epoch, group):
                 return
-            for index in self.windows.pop(0)[2]:
-                self.held[index] -= 1
+            done = self.windows.pop(0)[2]
+            self.held.subtract(done)
+            self._announce()  # first, so that a shard the next window needs again is kept
+            for index in done:
                 if self.held[index] <= 0:
                     del self.held[index]
+                    self.made.discard(index)
                     self.store.drop(index)
-            self._announce()
             self.change.notify_all()
 
     def _announce(self) -> None:
@@ -242,18 +244,16 @@ class _Session:
         self.spare = set()
 
     def _run(self) -> None:
-        made: set[int] = set()
         try:
             while not self.closed:
                 with self.change:
-                    made &= set(self.held)
-                    todo = [i for _, _, shards in self.windows for i in shards if i not in made]
+                    todo = [i for _, _, shards in self.windows for i in shards if i not in self.made]
                     if not todo:
                         self.change.wait(0.5)
                         continue
                 self.store.make(todo[0])
                 with self.change:
-                    made.add(todo[0])
+                    self.made.add(todo[0])
                     self.change.notify_all()
         except BaseException as e:  # noqa: BLE001 (handed to the reader, which raises it)
             with self.change:

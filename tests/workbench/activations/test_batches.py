@@ -40,8 +40,8 @@ def test_the_order_is_pinned():
     assert order.group_units(0).tolist() == PINNED_UNITS
 
 
-PINNED_PERMUTATION = [0]
-PINNED_UNITS = [0]
+PINNED_PERMUTATION = [0, 6, 1, 4, 7, 2, 5, 3]
+PINNED_UNITS = [0, 13, 15, 17]
 
 
 @pytest.mark.parametrize("window", [0, 1, 2])
