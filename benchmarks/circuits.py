@@ -1,0 +1,68 @@
+"""Time of the circuit analyses: 64 prompts of 64 tokens, every layer, head and position, on the bundled models.
+
+    python benchmarks/circuits.py [--threads 2] [--transformer mini-pythia] [--mamba mini-mamba]
+
+Prints wall and processor seconds of direct effects (what every head reads from every position, and head to logit), of total effects
+(every head's and every layer's output at every position), and of the Mamba's write profile over all layers and 12 offsets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+from workbench.analysis.circuits import OFFSETS, label_of
+from workbench.analysis.heads import head_to_logit, read_profile
+from workbench.analysis.off_by_one import write_profile
+from workbench.analysis.patching import Patch, patch_effects
+from workbench.analysis.paths import FrozenPaths
+from workbench.analysis.tail import Tail
+from workbench.analysis.tasks import make_prompts, read_task
+from workbench.models import load_model
+
+
+def timed(label: str, work: Callable[[], object]) -> None:
+    """Run and print."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    print(f"{label:64} {time.perf_counter() - wall:7.1f} s wall {time.process_time() - processor:7.1f} s processor", flush=True)
+
+
+def main() -> None:
+    """Time each part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--transformer", default="mini-pythia")
+    parser.add_argument("--mamba", default="mini-mamba")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    model = load_model(args.transformer)
+    prompts = make_prompts(read_task("induction"), 64, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=64)
+    everywhere = [str(p) for p in range(64)]
+    layers, heads = range(len(model.blocks)), range(model.cfg.n_heads)
+
+    def direct() -> None:
+        paths = FrozenPaths(model, Tail(model, prompts.clean))
+        head_to_logit(model, prompts, paths)
+        read_profile(model, prompts, paths, everywhere)
+
+    timed(f"{args.transformer}: direct effects, {len(layers)} x {len(heads)} heads x 64 positions", direct)
+    units: list[tuple[str, int | None]] = [("resid", None), *(("z", h) for h in heads)]
+    patches = [Patch(site, layer, at, unit) for site, unit in units for layer in layers for at in everywhere]
+    timed(f"{args.transformer}: total effects, {len(patches)} patches", lambda: patch_effects(model, prompts, patches))
+
+    mamba = load_model(args.mamba)
+    prompts = make_prompts(read_task("induction"), 64, vocab_size=mamba.cfg.d_vocab, tokenizer=mamba.tokenizer, length=64)
+    labels = [label_of("B", o) for o in OFFSETS]
+    timed(
+        f"{args.mamba}: write profile, {len(mamba.blocks)} layers x {len(labels)} offsets",
+        lambda: write_profile(mamba, prompts, FrozenPaths(mamba, Tail(mamba, prompts.clean)), labels),
+    )
+
+
+if __name__ == "__main__":
+    main()
