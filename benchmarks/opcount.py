@@ -100,7 +100,7 @@ def main() -> None:
         x = torch.randn(b, d, generator=torch.Generator().manual_seed(0))
         trainer.step(x)
         for label, dead in (("live", 0), ("30% dead", int(0.3 * f))):
-            trainer.since_F[:dead] = 10**9
+            trainer.since_F[:dead] = trainer.config.dead_after + 1
             units, passes, counter = count_step(trainer, x)
             print(f"{b:6} {d:5} {f:6} {k:3}  {label:>8} {units:12.3f} {passes:13.2f} {counter.widest / (b * f):20.2f}")
 

@@ -37,7 +37,7 @@ def prepared(shape: tuple[int, int, int, int], dead_share: float = 0.0, **change
         trainer.model.b_enc[dead] -= 100
 
     def step() -> None:
-        trainer.since_F[dead] = 10**9
+        trainer.since_F[dead] = trainer.config.dead_after + 1
         trainer.step(x)
 
     step()

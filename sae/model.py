@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from sae.activation import Activation, TopK
@@ -134,6 +135,21 @@ class SAE(nn.Module):
         probe = x[:1024]
         y, target = self(probe) * self.scale_D - self.b_dec, probe * self.scale_D - self.b_dec
         self.enc_FD.mul_((y * target).sum() / y.square().sum())  # Top-K is homogeneous: the best length has a closed form
+
+    @torch.no_grad()
+    def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator) -> None:
+        """Start dead latents anew where the reconstruction is worst (Bricken et al. 2023, *Towards Monosemanticity*, resampling).
+
+        Each takes the direction of the residual of a row drawn with probability proportional to its squared error, plus noise;
+        its encoder is half as long as the others' mean, so that AuxK rather than an abrupt start brings it in.
+        """
+        error = residual_BD.square().sum(1).double().cpu()
+        chosen = torch.multinomial(error, len(latents_N), replacement=True, generator=generator).to(residual_BD.device)
+        noise = torch.randn(len(latents_N), self.d_in, generator=generator, dtype=torch.float64).to(residual_BD)
+        direction = nnf.normalize(nnf.normalize(residual_BD[chosen], dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1)
+        self.dec_FD[latents_N] = direction
+        self.enc_FD[latents_N] = direction * (0.5 * torch.linalg.vector_norm(self.enc_FD, dim=1).mean())
+        self.b_enc[latents_N] = 0
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -103,6 +103,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        self._revive(dead, -residual.detach())
         model.constrain()
         self._count(values.detach(), indices)
         report = StepReport(
@@ -137,6 +138,18 @@ class Trainer:
 
     def _dead(self) -> Tensor:
         return (self.since_F > self.config.dead_after).nonzero().flatten()
+
+    def _revive(self, dead: Tensor, residual: Tensor) -> None:
+        """Latents that AuxK could not reach (none of their pre-activations is positive) start anew, with a fresh optimiser."""
+        lost = dead[self.since_F[dead] > 2 * self.config.dead_after] if self.config.revive and len(dead) else dead[:0]
+        if len(lost) == 0:
+            return
+        self.model.revive(lost, residual, self.generator)
+        for p, state in self.optimizer.state.items():
+            if p.shape[0] == self.model.d_sae:
+                state["exp_avg"][lost] = 0
+                state["exp_avg_sq"][lost] = 0
+        self.since_F[lost] = 0
 
     def _plan(self, k: int, dead: Tensor) -> StepPlan:
         k_aux = self.config.k if self.config.k_aux is None else self.config.k_aux

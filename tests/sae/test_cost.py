@@ -24,7 +24,7 @@ def trainer(**changes: object) -> tuple[Trainer, torch.Tensor]:
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_one_dense_product_and_three_passes(backend: str, dead: int, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     t, x = trainer(backend=backend, bf16_preselect=bf16)
-    t.since_F[:dead] = 10**9
+    t.since_F[:dead] = t.config.dead_after + 1
     selected = []
     honest = select.places
     monkeypatch.setattr(select, "places", lambda rows, k: (selected.append(rows.numel()), honest(rows, k))[1])

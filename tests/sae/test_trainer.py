@@ -75,7 +75,7 @@ def test_trainer_equals_a_dense_trainer_step_for_step(backend: str) -> None:
     trainer, dead = Trainer(config), torch.arange(5, 17)
     losses = []
     for x in batches:
-        trainer.since_F.zero_()[dead] = 10**9
+        trainer.since_F.zero_()[dead] = config.dead_after + 1
         losses.append(trainer.step(x).loss)
     m = trainer.model
     got = [torch.stack(losses), m.enc_FD.detach(), m.dec_FD.detach(), m.b_enc.detach(), m.b_dec.detach()]
@@ -97,22 +97,23 @@ def test_toy_superposition_is_recovered(seed: int) -> None:
     assert result.dead <= 0.05
 
 
-def test_dead_latents_revive() -> None:
-    """Half the latents are switched off by their bias; AuxK, at its default cost, brings them back, and without it they stay dead."""
-    toy = Toy(3)
+@pytest.mark.parametrize("shift", [3.0, 100.0])
+def test_dead_latents_revive(shift: float) -> None:
+    """Half the latents are switched off by their bias; the defaults bring them back, and without them they stay dead."""
     alive = {}
-    for k_aux in (0, None):
-        trainer = Trainer(TopKConfig(d_in=32, d_sae=128, k=4, k_aux=k_aux, lr=3e-3, dead_after=5_000))
+    for on in (False, True):
+        toy = Toy(3)
+        trainer = Trainer(TopKConfig(d_in=32, d_sae=128, k=4, k_aux=None if on else 0, revive=on, lr=3e-3, dead_after=5_000))
         for _ in range(20):
             trainer.step(toy.rows(512))
         with torch.no_grad():
-            trainer.model.b_enc[64:] -= 3.0
-        for _ in range(400):
+            trainer.model.b_enc[64:] -= shift
+        for _ in range(150):
             trainer.step(toy.rows(512))
         result = evaluate(trainer.dictionary(), [toy.rows(20_000)])
-        alive[k_aux] = int((result.fired_F[64:] > 0).sum())
-    assert alive[0] <= 16
-    assert alive[None] >= 48
+        alive[on] = int((result.fired_F[64:] > 0).sum())
+    assert alive[False] <= 16
+    assert alive[True] >= 56
 
 
 @pytest.mark.parametrize("config", [TrainingConfig, TopKConfig])
