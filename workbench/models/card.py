@@ -25,7 +25,10 @@ TOLERANCE = 0.1  # nats, per mean of ten steps: other processors round different
 def assemble(
     recipe: PretrainRecipe, work: Path, target: Path, tokenizer: Any, criteria: Criteria | None, show: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Fill ``target`` from a finished work folder; returns the card. ``criteria=None`` leaves the criteria out of the card."""
+    """Fill ``target`` from a finished work folder; returns the card. ``criteria=None`` leaves the criteria out of the card.
+
+    What a person wrote into the work folder's ``notes.txt`` (a run lengthened by hand, say) is kept in the card.
+    """
     config = hf_config(recipe, len(tokenizer))
     config.save_pretrained(target)
     tokenizer.backend_tokenizer.save(str(target / "tokenizer.json"))
@@ -34,6 +37,8 @@ def assemble(
         shutil.copyfile(work / f"step{step}" / "model.safetensors", target / f"step{step}" / "model.safetensors")
     card = facts(recipe, np.load(work / "losses.npy"), tokenizer)
     card["files"] = digests(target)
+    if (work / "notes.txt").is_file():
+        card["notes"] = (work / "notes.txt").read_text().strip()
     write_json(target / "card.json", card)
     if criteria is not None:
         card = measure(target, criteria, card, show)
@@ -134,6 +139,8 @@ def readme(card: dict[str, Any]) -> str:
             + ", ".join(f"{k} ≥ {v:g} ({'met' if card['met'][k] else 'not met'})" for k, v in card["targets"].items())
             + ".",
         ]
+    if "notes" in card:
+        lines += ["", card["notes"]]
     lines += ["", "## Digests (SHA-256)", ""] + [f"- `{name}` {digest}" for name, digest in card["files"].items()]
     return "\n".join(lines) + "\n"
 

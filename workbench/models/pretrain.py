@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ from sae.strict import StrictConfig
 from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, mixed_windows
 from workbench.models.mamba import repair_mamba
-from workbench.windows import AGREEMENT
 from workbench.workspace import Workspace
 
 STATE_SECONDS = 30.0
@@ -53,7 +52,7 @@ class PretrainRecipe(StrictConfig):
     clip: float = Field(default=1.0, gt=0)
     seed: int = 0
     no_bos_share: float = Field(default=0.1, ge=0, le=1)
-    agreement_weight: float = Field(default=1.0, gt=0)
+    kind_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     weighted_from: int = Field(default=0, ge=0)
     start: str | None = None
     snapshots: tuple[int, ...] = (0,)
@@ -83,9 +82,9 @@ class PretrainRecipe(StrictConfig):
         decay = (self.steps - step) / max(self.steps - self.decay_start, 1)
         return self.lr * min(1.0, (step + 1) / self.warmup, decay)
 
-    def weight_of_agreement(self, step: int) -> float:
-        """How much an agreement window counts in the loss of update ``step``: ``agreement_weight`` from ``weighted_from`` on."""
-        return self.agreement_weight if step >= self.weighted_from else 1.0
+    def weight(self, kind: int, step: int) -> float:
+        """How much a window of a kind (0 text, 1 repeats, 2 agreement) counts in the loss of update ``step``."""
+        return self.kind_weights[kind] if step >= self.weighted_from else 1.0
 
     def trajectory(self) -> dict[str, Any]:
         """What decides the weights before the decay starts: all but the length of the run and the choice of snapshots."""
@@ -228,7 +227,7 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.step)
         losses = token_losses(self.model, tokens)
-        weights = torch.from_numpy(np.where(kinds == AGREEMENT, self.recipe.weight_of_agreement(self.step), 1.0)).to(losses)
+        weights = torch.tensor([self.recipe.weight(int(kind), self.step) for kind in kinds])
         loss = (losses.mean(1) * weights).sum() / weights.sum()
         if not torch.isfinite(loss):
             raise NonFiniteError(f"the loss is {float(loss)} at step {self.step}: training diverged. Lower lr and start again.")
