@@ -112,6 +112,16 @@ def test_learning_rate_warms_up_stays_and_falls_to_zero(texts):
     assert rates[0] == pytest.approx(0.1) and set(rates[9:75]) == {1.0} and rates[-1] == pytest.approx(1 / 25)
 
 
+def test_kinds_can_count_more_from_a_step_on(tokenizer, texts, tmp_path):
+    recipe = _recipe(texts, kind_weights=((2, 1, 4, 1), (5, 1, 1, 6)))
+    assert [recipe.weight(1, s) for s in (0, 1, 2, 4, 5)] == [1, 1, 4, 4, 1] and recipe.weight(2, 5) == 6
+    plain, weighted = (Pretraining(r, tmp_path / n, tokenizer) for r, n in ((_recipe(texts), "plain"), (recipe, "weighted")))
+    for until, same in ((2, True), (6, False)):
+        list(plain.run(until=until)), list(weighted.run(until=until))
+        assert all(torch.equal(v, _weights(weighted)[k]) for k, v in _weights(plain).items()) == same
+    assert (plain.losses[:3] == weighted.losses[:3])[:, 0].all()
+
+
 def test_a_run_is_not_continued_with_another_recipe(tokenizer, texts, tmp_path):
     list(Pretraining(_recipe(texts), tmp_path, tokenizer).run(until=2))
     with pytest.raises(UsageError, match="another recipe"):
@@ -142,6 +152,7 @@ def test_recipes_are_checked():
         ({"architecture": "mamba", "stepz": 3}, "did you mean 'steps'"),
         ({"architecture": "mamba", "snapshots": [0, 20]}, "outside"),
         ({"architecture": "gpt_neox", "d_model": 30}, "multiple"),
+        ({"architecture": "mamba", "kind_weights": [[5, 1, 1, 1], [2, 1, 1, 1]]}, "in the order"),
         ({"architecture": "mamba", "corpus": {"kind": "mini", "seeed": 1}}, "did you mean 'seed'"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -52,8 +52,7 @@ class PretrainRecipe(StrictConfig):
     clip: float = Field(default=1.0, gt=0)
     seed: int = 0
     no_bos_share: float = Field(default=0.1, ge=0, le=1)
-    kind_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
-    weighted_from: int = Field(default=0, ge=0)
+    kind_weights: tuple[tuple[NonNegativeInt, PositiveFloat, PositiveFloat, PositiveFloat], ...] = ()
     start: str | None = None
     snapshots: tuple[int, ...] = (0,)
     corpus: CorpusConfig = CorpusConfig()
@@ -62,6 +61,8 @@ class PretrainRecipe(StrictConfig):
     def _consistent(self) -> PretrainRecipe:
         if self.architecture == "gpt_neox" and self.d_model % (2 * self.n_heads):
             raise ValueError(f"d_model = {self.d_model} is not a multiple of 2 × n_heads = {2 * self.n_heads}")
+        if list(self.kind_weights) != sorted(self.kind_weights, key=lambda row: row[0]):
+            raise ValueError("kind_weights must be in the order of their first steps")
         late = [s for s in self.snapshots if s > self.steps or s < 0]
         if late:
             raise ValueError(f"snapshots {late} lie outside 0 … steps = {self.steps}")
@@ -83,8 +84,12 @@ class PretrainRecipe(StrictConfig):
         return self.lr * min(1.0, (step + 1) / self.warmup, decay)
 
     def weight(self, kind: int, step: int) -> float:
-        """How much a window of a kind (0 text, 1 repeats, 2 agreement) counts in the loss of update ``step``."""
-        return self.kind_weights[kind] if step >= self.weighted_from else 1.0
+        """How much a window of a kind (0 text, 1 repeats, 2 agreement) counts in the loss of update ``step``.
+
+        ``kind_weights`` holds rows (first step, text, repeats, agreement); the last row that has begun counts, before the first all count 1.
+        """
+        begun = [row for row in self.kind_weights if row[0] <= step]
+        return begun[-1][1 + kind] if begun else 1.0
 
     def trajectory(self) -> dict[str, Any]:
         """What decides the weights before the decay starts: all but the length of the run and the choice of snapshots."""
