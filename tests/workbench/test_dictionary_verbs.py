@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from sae import TopKSAE
+from sae.errors import UsageError
 from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.analysis.splice import splice
 from workbench.cli import app
@@ -223,12 +224,15 @@ def test_a_crosscoder_over_snapshots_has_records_too(ws):
     assert "several sources" in call("evaluate", ws.root / "dictionaries" / "cc", "-w", ws.root, code=2).output
 
 
-@pytest.mark.parametrize("name, hook", [("mini-pythia", "blocks.1.hook_resid_post"), ("mini-mamba", "blocks.1.hook_mixer_out")])
+@pytest.mark.parametrize(
+    "name, hook",
+    [("mini-pythia", "blocks.1.hook_resid_post"), ("mini-pythia", "blocks.1.attn.hook_z"), ("mini-mamba", "blocks.1.hook_mixer_out")],
+)
 def test_the_splice_is_exact_in_real_models_of_both_architectures(name, hook):
     model = load_model(name, "step0")
     tokens = torch.randint(1, 500, (2, 12), generator=torch.Generator().manual_seed(0))
     width = {}
-    with model.hooks([(hook, lambda x, hook: width.setdefault("d", x.shape[-1]) and None)]):
+    with model.hooks([(hook, lambda x, hook: width.setdefault("d", x[0, 0].numel()) and None)]):
         clean = model(tokens)
     sae = TopKSAE(width["d"], 64, 4).requires_grad_(False)
     for p in sae.parameters():
@@ -237,3 +241,9 @@ def test_the_splice_is_exact_in_real_models_of_both_architectures(name, hook):
         assert torch.equal(model(tokens), clean)
     with torch.no_grad(), splice(model, {hook: sae}, keep_error=False):
         assert not torch.allclose(model(tokens)[:, 1:], clean[:, 1:], atol=1e-3)
+
+
+def test_a_hook_that_is_switched_off_is_named():
+    model = load_model("mini-pythia", "step0")
+    with pytest.raises(UsageError, match="use_hook_mlp_in"), splice(model, {"blocks.0.hook_mlp_in": TopKSAE(128, 8, 2)}, keep_error=True):
+        pass

@@ -97,7 +97,7 @@ def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> Tenso
     caught: list[Tensor] = []
 
     def catch(x: Tensor, hook: Any) -> None:
-        caught.append(x)
+        caught.append(x.flatten(2))
 
     for start in range(0, len(tokens), batch):
         with model.hooks(fwd_hooks=[(hook, catch)]):

@@ -66,7 +66,7 @@ class LiveRows:
             caught: list[torch.Tensor] = []
 
             def catch(x: torch.Tensor, hook: Any) -> None:
-                caught.append(x[:, 1:].detach().float().cpu())
+                caught.append(x.flatten(2)[:, 1:].detach().float().cpu())
 
             tokens = torch.from_numpy(self._tokens[group * self.batch : (group + 1) * self.batch])
             with torch.inference_mode(), self.model.hooks(fwd_hooks=[(self.hook, catch)]):

@@ -66,7 +66,7 @@ def probe_dictionary(model: Any, dictionary: Any, hook: str, tokens: np.ndarray,
     caught: list[torch.Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(tokens), batch):
-            with model.hooks(fwd_hooks=[(hook, lambda x, hook: caught.append(x[:, 1:].reshape(-1, x.shape[-1])))]):
+            with model.hooks(fwd_hooks=[(hook, lambda x, hook: caught.append(x.flatten(2)[:, 1:].flatten(0, 1)))]):
                 model(torch.as_tensor(tokens[start : start + batch], dtype=torch.int64))
     x = torch.cat(caught).float()
     n_seq, ctx = tokens.shape

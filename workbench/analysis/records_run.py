@@ -126,7 +126,8 @@ def _readout(subject: Subject, model: Any) -> Readout | None:
     from workbench.models import site_of
 
     try:
-        site_of(subject.hook_out)  # every site writes into the residual stream
+        if ".hook_resid_" not in subject.hook_out:
+            site_of(subject.hook_out)  # every site writes into the residual stream
         return readout(model)
     except UserError:
         return None

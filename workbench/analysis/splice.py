@@ -90,8 +90,15 @@ def splice(
             if hook not in model.hook_dict:
                 raise UsageError(f"the model has no hook {hook!r}. `workbench info` lists the hooks of a model's sites.")
         hooks += _hooks(handle, name, out, dictionary, edit, keep_error, first_position, record)
-    with model.hooks(fwd_hooks=hooks):
+    try:
+        opened = model.hooks(fwd_hooks=hooks)
+        opened.__enter__()
+    except ValueError as e:  # a hook that exists but is switched off
+        raise UsageError(f"the model's hook cannot be used: {str(e).splitlines()[0]}") from e
+    try:
         yield handle
+    finally:
+        opened.__exit__(None, None, None)
 
 
 def _hooks(
@@ -101,9 +108,10 @@ def _hooks(
     read: dict[str, Tensor] = {}
 
     def remember(x: Tensor, hook: Any) -> None:
-        read["x"] = x
+        read["x"] = x.flatten(2)
 
-    def replace(target: Tensor, hook: Any) -> Tensor | None:
+    def replace(whole: Tensor, hook: Any) -> Tensor | None:
+        target = whole.flatten(2)  # heads side by side, where the hook keeps them apart
         x = target if out == name else read.pop("x")
         y_edited, y, values, indices = _reconstruct(dictionary, x, edit, name)
         if y.shape != target.shape:
@@ -114,7 +122,8 @@ def _hooks(
             return None
         new = target + (y_edited - y) if keep_error else y_edited
         new = new.to(target.dtype)
-        return new if first == 0 else torch.cat([target[:, :first], new[:, first:]], dim=1)
+        new = new if first == 0 else torch.cat([target[:, :first], new[:, first:]], dim=1)
+        return new.reshape(whole.shape)
 
     return [(name, replace)] if out == name else [(name, remember), (out, replace)]
 

@@ -151,6 +151,8 @@ def displayed_vocab(tokenizer: Any, size: int) -> list[str]:
     for text, token in zip(texts, raw, strict=True):
         if "\ufffd" in text and token and all(c in byte_of for c in token):
             text = "".join(f"<{byte_of[c]:02X}>" for c in token)
+        elif token and token.startswith("▁"):  # SentencePiece drops the space of a lone word when it decodes
+            text = token.replace("▁", " ")
         shown.append(text)
     return shown + [f"⟨{i}⟩" for i in range(known, size)]
 
