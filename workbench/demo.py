@@ -112,6 +112,13 @@ def _trained_ids(workspace: Workspace) -> list[str]:
     return [job.id for job in jobs_of(recipe, store)]
 
 
+def prepare(workspace: Workspace, say: Callable[[str], None]) -> None:
+    """The demo's models, store and dictionaries, without what only the browser needs."""
+    register_models(workspace, say)
+    _harvest(workspace, say)
+    _train(workspace, say)
+
+
 def run_demo(workspace: Workspace, say: Callable[[str], None]) -> dict[str, Any]:
     """Run every step; returns what was made per step, with seconds."""
     out: dict[str, Any] = {}

@@ -20,7 +20,22 @@ from sae.strict import nearest
 from workbench import __version__
 from workbench.provenance import MANIFEST, Input, Manifest, manifest_digest, read_manifest, write_manifest
 
-KINDS = ("models", "stores", "dictionaries", "latents", "evaluations", "matches", "circuits", "evolution", "maps", "graphs", "explanations", "lists", "exports")
+KINDS = (
+    "models",
+    "stores",
+    "dictionaries",
+    "latents",
+    "evaluations",
+    "matches",
+    "circuits",
+    "evolution",
+    "maps",
+    "graphs",
+    "explanations",
+    "claims",
+    "lists",
+    "exports",
+)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,119}")
 _SCHEMA = 1
 
@@ -32,7 +47,9 @@ def check_id(id: str) -> str:
         UsageError: empty, longer than 120 characters, or with characters that could leave the workspace.
     """
     if not isinstance(id, str) or not _ID.fullmatch(id) or ".." in id or id.count("__") > 1:
-        raise UsageError(f"{id!r} is not an id. Ids are letters, digits and @ . _ + -, at most 120 characters, starting with a letter or digit.")
+        raise UsageError(
+            f"{id!r} is not an id. Ids are letters, digits and @ . _ + -, at most 120 characters, starting with a letter or digit."
+        )
     return id
 
 
@@ -93,7 +110,9 @@ class Workspace:
         if marker.exists():
             schema = read_json(marker).get("schema", 0)
             if schema > _SCHEMA:
-                raise NewerSchemaError(f"workspace {root} has schema {schema}; version {__version__} reads up to {_SCHEMA}. Upgrade: pip install -U interpretability-workbench")
+                raise NewerSchemaError(
+                    f"workspace {root} has schema {schema}; version {__version__} reads up to {_SCHEMA}. Upgrade: pip install -U interpretability-workbench"
+                )
         elif create:
             write_json(marker, {"schema": _SCHEMA})
 

@@ -1,0 +1,153 @@
+"""The bench a claim works at: one workspace, a few seeds, and the expensive steps that claims share, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from workbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae import SAE
+    from sae.config import TrainingConfig
+    from workbench.activations import ActivationStore
+    from workbench.matches import MatchRecords
+
+SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
+SOURCE = "mini-pythia"
+
+
+@dataclass
+class Lab:
+    """Shared by all claims of one run. ``seeds``: repetitions of every training; ``quick``: fewer tokens, wider intervals."""
+
+    workspace: Workspace
+    seeds: int = 3
+    quick: bool = False
+    say: Callable[[str], None] = lambda line: None
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, or what it returned the last time in this run."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    @property
+    def steps(self) -> int:
+        """Training steps of 1,024 rows per dictionary of an experiment."""
+        return 200 if self.quick else 500
+
+    def store(self) -> ActivationStore:
+        """The demo's store; it and the demo's dictionaries are made where they are missing."""
+
+        def make() -> Any:
+            from workbench.activations import ActivationStore
+            from workbench.demo import prepare
+
+            prepare(self.workspace, self.say)
+            return ActivationStore.open(self.workspace.get("stores", "demo").path)
+
+        return self.once("store", make)
+
+    def rows(
+        self,
+        *,
+        split: Literal["train", "heldout"] = "train",
+        seed: int = 0,
+        epochs: int | None = None,
+        batch: int = 1024,
+        source: str = SOURCE,
+        hook: str = SITE,
+    ) -> Any:
+        """Batches of raw rows of the site the dictionary experiments use."""
+        return self.store().batches(hook, batch, seed=seed, source=source, split=split, epochs=epochs)
+
+    def train(self, config: TrainingConfig, *, log: list[dict[str, float]] | None = None) -> SAE:
+        """A dictionary trained on :attr:`steps` batches; the data order follows the config's seed. ``log`` receives every tenth step."""
+        from sae import Trainer
+
+        def make() -> Any:
+            trainer = Trainer(config, total_steps=self.steps)
+            rows = []
+            for step, x in zip(range(self.steps), self.rows(seed=config.seed), strict=False):
+                report = trainer.step(x)
+                if step % 10 == 0:
+                    rows.append(report.row())
+            return trainer.dictionary(), rows
+
+        dictionary, rows = self.once(("train", type(config).__name__, config.model_dump_json()), make)
+        if log is not None:
+            log.extend(rows)
+        return dictionary
+
+    def heldout(self) -> Tensor:
+        """All held-out rows of the site, [n, d]."""
+
+        def make() -> Any:
+            import torch
+
+            return torch.cat(list(self.rows(split="heldout", epochs=1, batch=4096)))
+
+        return self.once("heldout", make)
+
+    def score(self, dictionary: SAE) -> dict[str, float]:
+        """Explained variance (centred) and L0 on the held-out rows, with their number."""
+        from sae import evaluate
+
+        found = evaluate(dictionary, self.heldout().split(4096))
+        return {"ev": found.ev, "l0": found.l0, "n": float(found.n)}
+
+    def each_seed(self) -> Iterator[int]:
+        """Seeds 0 … seeds - 1."""
+        yield from range(self.seeds)
+
+    def comparison(self) -> MatchRecords:
+        """The comparison of the two bundled models' residual dictionaries, with second seeds for the skyline."""
+
+        def make() -> Any:
+            from workbench.analysis.compare import CompareRecipe
+            from workbench.analysis.compare_run import compare_and_write
+            from workbench.matches import MatchRecords
+            from workbench.training import TrainRecipe, train_recipe
+
+            self.store()
+            second = TrainRecipe(store="demo", sites=("*R",), expansions=(8,), ks=(16,), seeds=(1,), tokens=600_000, sae={"lr": 2e-3})
+            train_recipe(second, self.workspace, command="workbench reproduce", say=self.say)
+            recipe = CompareRecipe(tokens=50_000 if self.quick else 100_000)
+            item = compare_and_write(self.workspace, "mini-pythia", "mini-mamba", recipe, command="workbench reproduce", tick=self.say)
+            return MatchRecords.open(item.path)
+
+        return self.once("comparison", make)
+
+    def circuits(self, model: str, revision: str | None = None) -> dict[str, Any]:
+        """Headline numbers of the induction circuits of one model or snapshot."""
+
+        def make() -> Any:
+            from workbench.analysis.circuits_run import make_circuits
+
+            n = 32 if self.quick else 64
+            item = make_circuits(self.workspace, model, revision=revision, n_prompts=n, command="workbench reproduce", step=self.say)
+            return item.manifest.numbers
+
+        return self.once(("circuits", model, revision), make)
+
+    def evolution(self, seed: int = 0) -> Any:
+        """A crosscoder over the snapshots of the bundled Transformer, analysed."""
+
+        def make() -> Any:
+            from workbench.config import read_recipe
+            from workbench.evolution import Evolution
+            from workbench.evolve import EvolveRecipe, evolve
+
+            recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed})
+            if self.quick:
+                recipe = recipe.model_copy(update={"tokens": 150_000, "n_seq": 1200, "permutations": 200, "id": f"quick-evolve.s{seed}"})
+            return Evolution.open(
+                self.workspace.get("evolution", evolve(recipe, self.workspace, command="workbench reproduce", say=self.say)).path
+            )
+
+        return self.once(("evolution", seed), make)

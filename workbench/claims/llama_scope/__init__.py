@@ -1,0 +1,1 @@
+"""Claims of *Llama Scope* (arXiv 2410.20526)."""

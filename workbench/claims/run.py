@@ -1,0 +1,124 @@
+"""Running claims: each is measured once, written as a complete result, and judged by its fixed criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sae.errors import UserError
+from sae.files import read_json, sha256_json, write_json
+from workbench.claims.base import Claim, Finding, untestable, verdict
+from workbench.claims.lab import Lab
+from workbench.workspace import Item, Workspace
+
+
+def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
+    """What decides a claim's result besides the data: its own text, seeds and size."""
+    text = {k: getattr(claim, k) for k in ("id", "statement", "experiment", "control", "criterion")}
+    return {"claim": sha256_json(text)[:16], "seeds": lab.seeds, "quick": lab.quick}
+
+
+def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
+    """Measure one claim (or reuse its complete result) and return its document."""
+    recipe = recipe_of(claim, lab)
+    workspace = lab.workspace
+    if workspace.complete("claims", claim.id) and workspace.get("claims", claim.id).manifest.recipe == recipe:
+        return document_of(workspace.get("claims", claim.id))
+    lab.say(f"{claim.id}: {claim.statement}")
+    try:
+        finding = claim.measure(lab)
+    except UserError as e:  # what the bundled models or this workspace cannot carry is a result, and says why
+        finding = untestable(str(e))
+    document = describe(claim, finding)
+    numbers = {"verdict": document["verdict"], "n": document["n"], "effect": document["effect"]}
+    with workspace.create("claims", claim.id, replace=True, command="workbench reproduce", recipe=recipe, numbers=numbers) as folder:
+        write_json(folder / "finding.json", document)
+        if finding.table is not None:
+            finding.table.to_parquet(folder / "table.parquet", index=False)
+    return document_of(workspace.get("claims", claim.id))
+
+
+def describe(claim: Claim, finding: Finding) -> dict[str, Any]:
+    """The document of one claim: its text, what was measured, the control, and the verdict."""
+    found = finding.as_dict()
+    return {
+        "claim": claim.id,
+        "paper": claim.paper,
+        "section": claim.section,
+        "statement": claim.statement,
+        "paper_number": claim.paper_number,
+        "experiment": claim.experiment,
+        "criterion": claim.criterion,
+        "control": claim.control,
+        "control_measured": found["control"],
+        "effect": found["effect"],
+        "n": finding.effect.n,
+        "verdict": verdict(claim, finding),
+        "note": found["untestable"] or found["note"],
+    }
+
+
+def document_of(item: Item) -> dict[str, Any]:
+    """The document of a complete claim, with its data version."""
+    return {**read_json(item.path / "finding.json"), "version": item.version}
+
+
+def run_all(
+    claims: Sequence[Claim],
+    workspace: Workspace,
+    *,
+    seeds: int,
+    quick: bool,
+    say: Callable[[str], None],
+    done: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Run claims in order; ``done`` is told each document as it is complete. Interrupted runs go on where they stopped."""
+    lab = Lab(workspace, seeds=seeds, quick=quick, say=say)
+    documents = []
+    for claim in claims:
+        documents.append(run_claim(claim, lab))
+        done(documents[-1])
+    return documents
+
+
+def shown(m: dict[str, Any] | None) -> str:
+    """``0.123 [0.100, 0.150]`` of a measured value."""
+    if m is None or m.get("value") is None:
+        return "–"
+    text = f"{m['value']:.3g}"
+    return text if m.get("low") is None else f"{text} [{m['low']:.3g}, {m['high']:.3g}]"
+
+
+def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool) -> str:
+    """The results page: a summary, a table per paper, and every claim with its control and criterion."""
+    counts = {v: sum(d["verdict"] == v for d in documents) for v in ("found", "not found", "not testable here")}
+    size = " --quick" if quick else ""
+    lines = [
+        "# Three papers in miniature",
+        "",
+        f"Made by `workbench reproduce all --seeds {seeds}{size} --write docs/RESULTS.md` on the bundled models. "
+        "Criteria are fixed in `workbench/claims/` before a run. Intervals are 95 %.",
+        "",
+        f"{len(documents)} claims: {counts['found']} found, {counts['not found']} not found, {counts['not testable here']} not testable here.",
+    ]
+    for paper in dict.fromkeys(d["paper"] for d in documents):
+        mine = [d for d in documents if d["paper"] == paper]
+        lines += ["", f"## {paper}", "", "| claim | verdict | measured here | control | n | the paper |", "|---|---|---|---|---|---|"]
+        for d in mine:
+            unit = (d["effect"] or {}).get("unit") or ""
+            row = (
+                d["statement"],
+                f"**{d['verdict']}**",
+                f"{shown(d['effect'])} {unit}",
+                shown(d["control_measured"]),
+                f"{d['n']:,}",
+                d["paper_number"],
+            )
+            lines.append("| " + " | ".join(str(c).replace("|", "\\|").strip() for c in row) + " |")
+        lines.append("")
+        for d in mine:
+            lines += [
+                f"**{d['claim']}** ({d['section']}). {d['experiment']} Control: {d['control']} Criterion: {d['criterion']} {d['note']}".rstrip(),
+                "",
+            ]
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,1 @@
+"""Claims of *Towards Universality* (arXiv 2410.06672)."""
