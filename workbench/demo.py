@@ -1,4 +1,4 @@
-"""The main job on the bundled models: activations, dictionaries and latent records of both architectures, then the browser.
+"""The main job on the bundled models: activations, dictionaries, latent records and a first run of every analysis, then the browser.
 
 Every step writes one kind of result and reuses what is complete, so a second run takes seconds and an interrupted one goes on.
 """
@@ -14,7 +14,9 @@ from sae.errors import MissingError
 from workbench.config import read_recipe
 from workbench.workspace import Workspace
 
-HARVEST, TRAIN = "demo-harvest", "demo-train"
+HARVEST, TRAIN, EVOLVE = "demo-harvest", "demo-train", "demo-evolve"
+MODELS = ("mini-pythia", "mini-mamba")
+COMPARED, PROMPTS = 50_000, 32  # tokens and prompts: a demonstration, not a measurement
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ def steps() -> list[Step]:
         Step("activations", _harvest),
         Step("dictionaries", _train),
         Step("latent records", _features),
+        Step("matches", _compare),
+        Step("circuits", _circuits),
+        Step("evolution", _evolve),
     ]
 
 
@@ -45,7 +50,7 @@ def register_models(workspace: Workspace, say: Callable[[str], None]) -> list[st
     from workbench.config import data_dir
     from workbench.models.load import bundled, revisions
 
-    names = [n for n in bundled() if n in ("mini-pythia", "mini-mamba")]
+    names = [n for n in bundled() if n in MODELS]
     if not names:
         raise MissingError(f"the bundled models are missing in {data_dir() / 'models'}. Reinstall the package.")
     for name in names:
@@ -101,6 +106,31 @@ def _features(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
         say(f"{item.id}: records")
         make_records(workspace, subject, model=loaded[1], command=f"workbench features {item.id}")
     return made
+
+
+def _compare(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
+    from workbench.analysis.compare import CompareRecipe
+    from workbench.analysis.compare_run import compare_and_write
+
+    command = f"workbench compare {' '.join(MODELS)} --tokens {COMPARED}"
+    return [compare_and_write(workspace, *MODELS, CompareRecipe(tokens=COMPARED), command=command).id]
+
+
+def _circuits(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
+    from workbench.analysis.circuits_run import make_circuits
+
+    made = []
+    for name in MODELS:
+        say(f"{name}: induction")
+        command = f"workbench circuits {name} --prompts {PROMPTS} --control none"
+        made.append(make_circuits(workspace, name, n_prompts=PROMPTS, control=None, command=command).id)
+    return made
+
+
+def _evolve(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
+    from workbench.evolve import EvolveRecipe, evolve
+
+    return [evolve(read_recipe(EvolveRecipe, EVOLVE), workspace, command=f"workbench evolve {EVOLVE}", say=say)]
 
 
 def _trained_ids(workspace: Workspace) -> list[str]:

@@ -19,7 +19,8 @@ def demo(
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
     """Run the whole main job on the bundled models: activations of a Transformer and a Mamba, a dictionary on every
-    residual layer of both, the records of every latent; then open the browser.
+    residual layer of both, the records of every latent, matches between the two, induction circuits, a crosscoder over training; then
+    open the browser.
 
     Complete results are reused, so a second run takes seconds, and an interrupted one goes on where it stopped.
     Needs no download and about three minutes on two cores.
@@ -71,7 +72,7 @@ def _summary(ws: Any, workspace: Any, made: dict[str, Any], seconds: float) -> N
     for line in (
         f"workbench ui --workspace {workspace}                 browse the latents",
         f"workbench info {workspace}                           what is there, with numbers",
-        f"workbench compare mini-pythia mini-mamba -w {workspace}   match latents across architectures",
         f"workbench train mini-train --workspace {workspace}    train your own dictionaries",
+        f"workbench reproduce --quick --workspace {workspace}   re-run the findings of three papers",
     ):
-        console.print("  " + line, highlight=False)
+        console.print("  " + line, highlight=False, soft_wrap=True)
