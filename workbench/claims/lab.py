@@ -143,9 +143,9 @@ class Lab:
             from workbench.evolution import Evolution
             from workbench.evolve import EvolveRecipe, evolve
 
-            recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed})
-            if self.quick:
-                recipe = recipe.model_copy(update={"tokens": 150_000, "n_seq": 1200, "permutations": 200, "id": f"quick-evolve.s{seed}"})
+            size = {"tokens": 150_000, "n_seq": 1200, "permutations": 200} if self.quick else {}
+            id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
+            recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
             return Evolution.open(
                 self.workspace.get("evolution", evolve(recipe, self.workspace, command="workbench reproduce", say=self.say)).path
             )
