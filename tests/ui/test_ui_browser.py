@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 
 from tests.ui.serving import free_port, start, wait_until_up
-from tests.ui.synthetic import make_workspace
+from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
+from tests.ui.synthetic_results import add_all
+from ui.kit.lists import LatentList, ListItem, add_to_list, save_list
 from workbench.workspace import Workspace
 
 CHROMIUM = "/usr/bin/chromium"
+PATIENCE = 60_000  # milliseconds; a busy machine must not decide
+BUSY = "[data-test-script-state=running], [data-stale=true], [data-testid=stSkeleton]"
 pytestmark = pytest.mark.browser
 
 
@@ -59,6 +63,7 @@ class Visit:
     def __init__(self, browser: Any, site: str, scheme: str = "light", width: int = 1440):
         self.context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 950})
         self.page, self.site, self.troubles = self.context.new_page(), site, []
+        self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda e: self.troubles.append(f"page error: {e}"))
         self.page.on("console", lambda m: self.troubles.append(m.text) if m.type == "error" and "404" not in m.text else None)
         self.page.on("request", self._request)
@@ -70,15 +75,14 @@ class Visit:
 
     def open(self, path: str = "") -> Any:
         self.page.goto(f"{self.site}/{path}")
-        self.page.wait_for_selector(".wb-foot", timeout=30_000)
+        self.page.wait_for_selector(".wb-foot")
         self.settle()
         return self.page
 
     def settle(self) -> None:
-        self.page.wait_for_function(
-            "!document.querySelector('[data-test-script-state=running]') && !document.querySelector('[data-stale=true]')"
-        )
-        self.page.wait_for_timeout(150)
+        for _ in range(2):
+            self.page.wait_for_function(f"!document.querySelector('{BUSY}')")
+            self.page.wait_for_timeout(200)
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def visit(browser: Any, site: str) -> Iterator[Visit]:
 
 
 def heading(page: Any, text: str) -> None:
-    page.wait_for_function("t => document.querySelector('.wb-title h1')?.textContent === t", arg=text, timeout=10_000)
+    page.wait_for_function("t => document.querySelector('.wb-title h1')?.textContent === t", arg=text, timeout=PATIENCE)
 
 
 def test_deep_link_next_and_back(visit: Visit) -> None:
@@ -111,7 +115,7 @@ def test_keyboard(visit: Visit) -> None:
     heading(page, "Latent 8")
     page.keyboard.press("k")
     heading(page, "Latent 7")
-    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K"]
+    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K", "E"]
 
 
 def test_row_of_the_table_opens_a_latent(visit: Visit) -> None:
@@ -160,7 +164,7 @@ def test_table_beside_the_chart_opens_without_the_server(visit: Visit) -> None:
 
 def test_scrubber_repaints_without_the_server(visit: Visit) -> None:
     page = visit.open("training")
-    page.wait_for_selector(".scrub .row span", timeout=30_000)
+    page.wait_for_selector(".scrub .row span")
     slider = page.locator(".scrub input[type=range]")
     assert slider.get_attribute("aria-valuetext").startswith("step ")
     sent: list[int] = []
@@ -172,11 +176,12 @@ def test_scrubber_repaints_without_the_server(visit: Visit) -> None:
     seen = []
     for step in (0, 6, 11):
         took = slider.evaluate(
-            "(e, s) => { const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t }", step
+            "(e, s) => { const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t }",
+            step,
         )
         assert took <= 10, f"a step took {took:.1f} ms"
         seen.append(painted())
-    assert len({tuple(x) for x in seen}) == 3 and not any(seen[0][j] for j in range(len(seen[0]))) or seen[0] != seen[2]
+    assert (len({tuple(x) for x in seen}) == 3 and not any(seen[0][j] for j in range(len(seen[0])))) or seen[0] != seen[2]
     assert sent == []  # dragging sends nothing; letting go sends one number
     slider.focus()
     page.keyboard.press("ArrowLeft")
@@ -213,7 +218,7 @@ CONTRAST = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
   while (walker.nextNode()) {
     const e = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim()
-    if (!text || ['STYLE', 'SCRIPT', 'TITLE', 'CANVAS'].includes(e.tagName) || e.closest('canvas, [disabled], [aria-disabled=true], [data-testid=stIconMaterial]')) continue
+    if (!text || ['STYLE', 'SCRIPT', 'TITLE', 'CANVAS'].includes(e.tagName) || e.closest('canvas, [disabled], [aria-disabled=true], [data-testid=stIconMaterial], [data-testid=stSliderThumbValue]')) continue
     const box = e.getBoundingClientRect(), style = getComputedStyle(e)
     if (box.width < 2 || box.height < 2 || style.visibility === 'hidden' || +style.opacity === 0) continue
     const chain = []
@@ -228,17 +233,19 @@ CONTRAST = """() => {
 }"""
 
 
+MAIN = ("", "latents", "latent?d=mini-pythia.L2R-8x&i=7")
+OTHERS = ("mppc", "pair", "induction", "training", "map", "graph", "lists", "export", "about")
+
+
 @pytest.mark.parametrize("scheme", ("light", "dark"))
-@pytest.mark.parametrize(
-    "path", ("", "latents", "latent?d=mini-pythia.L2R-8x&i=7", "mppc", "pair", "induction", "training", "map", "graph", "lists", "export", "about")
-)
-def test_text_is_large_and_dark_enough(browser: Any, site: str, scheme: str, path: str) -> None:
+@pytest.mark.parametrize("paths", (MAIN, pytest.param(OTHERS, marks=pytest.mark.slow)), ids=("main", "others"))
+def test_text_is_large_and_dark_enough(browser: Any, site: str, scheme: str, paths: tuple[str, ...]) -> None:
     tab = Visit(browser, site, scheme)
     try:
-        page = tab.open(path)
-        assert page.evaluate(CONTRAST) == []
-        page.evaluate("document.querySelector('.wb-foot span').style.cssText = 'color: #777; background: #888; font-size: 11px'")
-        assert any("11px" in found for found in page.evaluate(CONTRAST)), "the check itself must see bad text"
+        found = {path: tab.open(path).evaluate(CONTRAST) for path in paths}
+        assert found == {path: [] for path in paths}
+        tab.page.evaluate("document.querySelector('.wb-foot span').style.cssText = 'color: #777; background: #888; font-size: 11px'")
+        assert any("11px" in text for text in tab.page.evaluate(CONTRAST)), "the check itself must see bad text"
         assert tab.troubles == []
     finally:
         tab.context.close()
@@ -269,6 +276,10 @@ def beacon() -> Iterator[tuple[str, list[str]]]:
 def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple[str, list[str]], tmp_path: Path) -> None:
     url, hits = beacon
     workspace = make_workspace(tmp_path / "hostile", hostile=True, beacon=url)
+    bad = hostile_tokens(url)
+    add_all(workspace, vocab=vocabulary(hostile=True, beacon=url), text=" ".join(bad[:6]))
+    id = save_list(workspace.root, LatentList(name=bad[1][:120]))
+    add_to_list(workspace.root, id, ListItem(dictionary="mini-pythia.L1R-8x", latent=3, note=" ".join(bad)))
     for site in serve(workspace):
         tab = Visit(browser, site)
         for path in (
@@ -277,6 +288,12 @@ def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple
             "latents?q=%3Cimg%20src%3Dx%3E",
             "latent?i=3&w=Full",
             "latent?d=%3Cscript%3Ewindow.__pwn=9%3C/script%3E",
+            "mppc",
+            "pair",
+            "induction",
+            "training",
+            "graph",
+            "lists",
         ):
             page = tab.open(path)
             page.wait_for_timeout(300)

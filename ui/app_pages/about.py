@@ -31,7 +31,7 @@ def body() -> None:
             panels.heading("How to cite")
             from workbench.export.references import bibtex
 
-            st.code(bibtex(()), language="bibtex", wrap_lines=True)
+            st.code(bibtex(()), language=None, wrap_lines=True)
             panels.heading("Self-test", "every file against the digest in its manifest")
             if st.button("Check this workspace", icon=":material/verified:", key="ab_check"):
                 check()

@@ -99,7 +99,7 @@ def preview(spec: FigureSpec) -> None:
         )
         st.html(panels.table(["in the zip", ""], [[f"<code>{name}</code>", about] for name, about in FILES]))
         st.caption("The same from a shell:")
-        st.code(command(spec), language="sh", wrap_lines=True)
+        st.code(command(spec), language=None, wrap_lines=True)
     with st.expander("Show as table", key="ex_table", on_change="rerun") as box:
         if box.open:
             made = build(spec, workspace)
