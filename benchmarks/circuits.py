@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from workbench.analysis.circuits import OFFSETS, label_of
+from workbench.analysis.circuits_table import OFFSETS, label_of
 from workbench.analysis.heads import head_to_logit, read_profile
 from workbench.analysis.off_by_one import write_profile
 from workbench.analysis.patching import Patch, patch_effects

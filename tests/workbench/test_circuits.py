@@ -78,6 +78,25 @@ def test_a_text_task_counts_from_its_own_mark(workspace, tmp_path) -> None:
     assert {"subject", "subject+1", "last"} <= set(effects.position) and "induction_heads" not in item.manifest.numbers
 
 
+def test_the_untrained_snapshot_is_the_control(workspace, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    trained, untrained = storing_mamba(1), storing_mamba(1)
+    untrained.backbone.layers[0].mixer.out_proj.weight.data.zero_()
+    folder = tmp_path / "grown"
+    trained.config.save_pretrained(folder)
+    for name, model in (("step0", untrained), ("step8", trained)):
+        (folder / name).mkdir()
+        save_file(model.state_dict(), folder / name / "model.safetensors")
+    item = make_circuits(workspace, str(folder), n_prompts=8, length=12)
+    control = item.manifest.numbers["control"]
+    assert control["revision"] == "step0" and control["exceeds"] and control["strongest_effect"]["value"] == 0
+    assert control["excess"]["value"] == pytest.approx(-item.manifest.numbers["write_peak"]["effect"]["value"], rel=1e-4)
+    start = make_circuits(workspace, str(folder), revision="step0", n_prompts=8, length=12)
+    assert start.id == "grown@step0.induction" and "control" not in start.manifest.numbers
+    assert start.manifest.numbers["state_layers"]["layers"] == []
+
+
 def test_errors_are_one_line(workspace) -> None:
     with pytest.raises(UsageError, match="Mamba2ForCausalLM"):
         make_circuits(workspace, "m2", model=bridge(tiny("mamba2", vocab_size=100)), n_prompts=8, length=20)

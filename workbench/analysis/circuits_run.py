@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sae.files import write_json
-from workbench.analysis.circuits import EXAMPLES, OFFSETS, Circuits, analyse
+from workbench.analysis.circuits import analyse, compare_to_control
+from workbench.analysis.circuits_table import EXAMPLES, OFFSETS, Circuits
 from workbench.analysis.effects import METRICS, check_metrics
 from workbench.analysis.paths import is_mamba
 from workbench.analysis.subject import displayed_vocab
@@ -29,6 +30,7 @@ def make_circuits(
     length: int | None = None,
     metrics: Sequence[str] = METRICS,
     seed: int = 0,
+    control: str | None = "step0",
     model: Any = None,
     command: str = "",
     step: Callable[[str], None] = lambda _: None,
@@ -36,22 +38,28 @@ def make_circuits(
     """Analyse one model on one task; a complete result of the same weights and settings is reused.
 
     Args:
+        control: a snapshot of the same model to compare the largest effect with, where the model has it and is not it.
         model: a loaded bridge, if the caller has it already.
     """
-    from workbench.models.load import load_model, model_id
+    from workbench.models.load import load_model, model_id, resolve_revision
 
     config = read_task(task)
     check_metrics(metrics)
     id = check_id(f"{model_id(model_name)}{f'@{revision}' if revision else ''}.{config.name}")
     bridge = load_model(model_name, revision=revision) if model is None else model
     source = Input(kind="models", id=model_id(model_name), digest=weights_digest(bridge))
-    recipe = {"task": config.model_dump(mode="json"), "n_prompts": n_prompts, "length": length, "metrics": list(metrics), "seed": seed}
+    control = control if control in _snapshots(model_name) and control != resolve_revision(model_name, revision) else None
+    recipe = {"task": config.model_dump(mode="json"), "n_prompts": n_prompts, "length": length, "metrics": list(metrics)}
+    recipe |= {"seed": seed, "control": control}
     if workspace.complete("circuits", id):
         have = read_manifest(workspace.path("circuits", id))
         if source in have.inputs and have.recipe == recipe:
             return workspace.get("circuits", id)
     prompts = make_prompts(config, n_prompts, vocab_size=bridge.cfg.d_vocab, tokenizer=bridge.tokenizer, seed=seed, length=length)
     found = analyse(bridge, prompts, metrics=tuple(dict.fromkeys(["logit_diff", *metrics])), step=step)
+    if control is not None:
+        step(f"comparison with {control}")
+        compare_to_control(found, load_model(model_name, revision=control), control)
     about = {
         "model": model_name,
         "revision": revision,
@@ -72,6 +80,13 @@ def make_circuits(
     ) as folder:
         write_result(folder, found)
     return workspace.get("circuits", id)
+
+
+def _snapshots(model_name: str) -> list[str]:
+    """Snapshots at hand; none for hub models and for names of models that the caller loaded."""
+    from workbench.models.load import find_folder, revisions
+
+    return revisions(model_name) if find_folder(model_name) is not None else []
 
 
 def write_result(folder: Path, found: Circuits) -> None:

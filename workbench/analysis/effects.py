@@ -109,8 +109,9 @@ def locate_peak(values: np.ndarray, *, seed: int = 0) -> Peak:
     top = int(np.abs(mean).argmax())
 
     def estimate(value: float, spread: np.ndarray) -> Estimate:
-        low, high = np.nanquantile(spread, [0.025, 0.975])
-        return Estimate(float(value), float(low), float(high), n, "prompts", "bootstrap over prompts, 95 %")
+        spread = spread[np.isfinite(spread)]
+        low, high = (float(q) for q in np.quantile(spread, [0.025, 0.975])) if len(spread) else (None, None)
+        return Estimate(float(value), low, high, n, "prompts", "bootstrap over prompts, 95 %")
 
     total = np.abs(mean).sum()
     sums = np.abs(drawn).sum(1)

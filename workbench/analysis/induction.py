@@ -19,7 +19,7 @@ from workbench.analysis.effects import interval, tidy
 from workbench.analysis.paths import collect
 from workbench.analysis.tasks import PromptSet
 
-LOOKS, SHARE = 0.25, 0.1  # least mean attention, and least share of the summed absolute effects
+LOOKS, SHARE, LEAST = 0.25, 0.1, 0.1  # least mean attention; least share of the summed absolute effects, and least effect
 Head = tuple[int, int]
 
 
@@ -55,10 +55,10 @@ def by_attention(scores: np.ndarray) -> list[Head]:
 
 
 def by_effect(effects: np.ndarray) -> list[Head]:
-    """Heads that lower the metric: interval below zero and at least a tenth of the summed absolute effects; effects [P,L,H]."""
+    """Heads that lower the logit difference: interval below zero, at least 0.1, and a tenth of the summed absolute effects; effects [P,L,H]."""
     mean, (_, high) = np.nanmean(effects, 0), interval(effects)
     total = np.abs(mean).sum()
-    return [h for h in _ranked(-mean) if high[h] < 0 and total > 0 and -mean[h] >= SHARE * total]
+    return [h for h in _ranked(-mean) if high[h] < 0 and -mean[h] >= max(SHARE * total, LEAST)]
 
 
 def _ranked(values: np.ndarray) -> list[Head]:

@@ -21,6 +21,9 @@ def circuits(
         int | None, typer.Option(help="Tokens per prompt of induction tasks; the task's own by default.", min=8, max=1024)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
+    control: Annotated[
+        str, typer.Option(help="Snapshot to compare the largest effect with, where the model has it; none = no comparison.")
+    ] = "step0",
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def circuits(
         started.append(name)
         bar.set_postfix_str(name)
 
-    options = f"--task {task} --prompts {prompts} --seed {seed}" + (f" --length {length}" if length else "")
+    options = f"--task {task} --prompts {prompts} --seed {seed} --control {control}" + (f" --length {length}" if length else "")
     with bar:
         item = make_circuits(
             Workspace(workspace),
@@ -52,6 +55,7 @@ def circuits(
             n_prompts=prompts,
             length=length,
             seed=seed,
+            control=None if control == "none" else control,
             command=f"workbench circuits {model} {f'--revision {revision} ' if revision else ''}{options}",
             step=step,
         )
@@ -81,6 +85,10 @@ def summary(numbers: dict[str, Any], about: dict[str, Any]) -> list[str]:
                 f"Largest {what}: L{peak['layer']}{head} at {peak['position']}, effect {_value(peak['effect'])}, "
                 f"share of all {_percent(peak['share'])}, the same cell in {peak['same']:.0%} of resamples."
             )
+    if "control" in numbers:
+        control = numbers["control"]
+        verdict = "more than" if control["exceeds"] else "not clearly more than"
+        lines.append(f"That is {verdict} anything at {control['revision']}: difference {_value(control['excess'])}.")
     if "conv_peak" in numbers:
         tap = numbers["conv_peak"]
         source = "" if tap["source_offset"] is None else f", reading position {about['focus']}{tap['source_offset']:+d}"
