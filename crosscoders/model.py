@@ -51,7 +51,7 @@ class Crosscoder(SAE):
         self.scaling, self.shared_start, self.start_norm = "centred", True, 1.0
         self.shared_latents, self.shared_penalty, self.dedicated = 0, 1.0, 0
         self.penalty_warmup, self.threshold_start, self.threshold_rate = 0, 0.1, 1.0
-        self.folded_in = False
+        self.folded_in, self.candidates = False, 4 * getattr(activation, "k", 1)
         self.register_buffer("source_scale_S", torch.ones(len(self.widths), dtype=dtype))
         self.register_buffer("gain_F", torch.ones(d_sae, dtype=dtype))
         self.register_buffer("threshold_F", torch.zeros(d_sae, dtype=dtype))

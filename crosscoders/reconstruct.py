@@ -30,9 +30,11 @@ def reconstruct(cc: Crosscoder, x: Tensor, plan: StepPlan) -> Reconstruction:
         return _per_source(cc, x) if cc.activation.per_source else _jump(cc, x)
     if isinstance(cc.activation, L1):
         return _l1(cc, x)
-    step = BatchStep if isinstance(cc.activation, BatchTopK) else SparseStep
-    y, aux_y, values, indices = step.apply(x, cc.enc_FD, cc.b_enc, cc.dec_FD, cc.b_dec, plan)
-    if isinstance(cc.activation, BatchTopK) and cc.training:
+    if not isinstance(cc.activation, BatchTopK):
+        return *SparseStep.apply(x, cc.enc_FD, cc.b_enc, cc.dec_FD, cc.b_dec, plan), None
+    y, aux_y, values, indices = BatchStep.apply(x, cc.enc_FD, cc.b_enc, cc.dec_FD, cc.b_dec, plan, cc.candidates)
+    cc.candidates = values.shape[1] + values.shape[1] // 2 + 8
+    if cc.training:
         _follow_level(cc, values.detach(), indices, plan, cc.activation.decay)
     return y, aux_y, values, indices, None
 
@@ -41,8 +43,10 @@ class BatchStep(SparseStep):
     """:class:`sae.step.SparseStep` keeping the k * B highest scores of the batch; the gradients are those of the kept entries."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, ...]:
-        v, i, v_aux, i_aux = batch_top_k(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1), plan)
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan, candidates: int
+    ) -> tuple[Tensor, ...]:
+        v, i, v_aux, i_aux = batch_top_k(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1), plan, candidates)
         y = plan.backend.decode(v, i, W_dec).add_(b_dec)
         aux_y = x.new_zeros(0)
         if v_aux is not None and i_aux is not None:
@@ -50,16 +54,24 @@ class BatchStep(SparseStep):
         ctx.plan = plan
         ctx.save_for_backward(x, W_enc, W_dec, b_dec, v, i, v_aux, i_aux)
         ctx.mark_non_differentiable(i)
+        ctx.set_materialize_grads(False)
         return y, aux_y, v, i
 
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return *SparseStep.backward(ctx, *grads), None
 
-def batch_top_k(x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+
+def batch_top_k(
+    x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan, candidates: int
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Exactly the k * B highest positive scores of the batch, as (values, indices) [B, K] with K the fullest row's count.
 
-    Candidates are each row's best 2 k; should a row use all of its candidates, the search is repeated with twice as many.
+    Each row offers its best ``candidates``; should a row use all of them, the search is repeated with twice as many, so the
+    result does not depend on that number. (Half again as many as the fullest row of the last batch needed is seldom too few.)
     """
     weights = torch.ones_like(bias) if plan.selection_F is None else plan.selection_F
-    width = min(2 * plan.k, len(bias))
+    width = min(max(candidates, plan.k + 1), len(bias))
     while True:
         v, i, v_aux, i_aux = encode(x, W_enc, bias, replace(plan, k=width))
         scores = v.clamp_min(0) * weights[i]

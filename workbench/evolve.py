@@ -42,6 +42,7 @@ class EvolveRecipe(StrictConfig):
     id: str = Field("", description="id of both results; empty = from model, sources, site, expansion and seed")
     model: str = "mini-pythia"
     revisions: tuple[str, ...] = Field((), description="snapshots in training order; empty = all")
+    snapshots: int = Field(0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all")
     site: str = "L1R"
     sources: tuple[SourceRecipe, ...] = Field((), description="instead of model and revisions: any models and sites")
     store: str = Field("", description="id of an aligned store to train from; empty = run all snapshots on each batch")
@@ -66,6 +67,7 @@ class EvolveRecipe(StrictConfig):
     attribution: Literal["solved", "all", "none"] = Field(
         "solved", description="snapshots whose curves are drawn: accuracy >= 0.8, all, none"
     )
+    draws: int = Field(3, ge=1, description="draws of each random control")
     permutations: int = Field(500, ge=0)
     threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
 
@@ -96,7 +98,7 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
     if recipe.sources:
         named = [(s.model, resolve_revision(s.model, s.revision), s.site or recipe.site) for s in recipe.sources]
     else:
-        known = recipe.revisions or tuple(revisions(recipe.model))
+        known = recipe.revisions or _spread(tuple(revisions(recipe.model)), recipe.snapshots)
         named = [(recipe.model, resolve_revision(recipe.model, r), recipe.site) for r in known]
     if len(named) < 2:
         raise UsageError(
@@ -115,6 +117,13 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
     if len({s.name for s in out}) != len(out):
         raise UsageError(f"two sources are the same: {', '.join(s.name for s in out)}")
     return out
+
+
+def _spread(names: tuple[str, ...], n: int) -> tuple[str, ...]:
+    """``n`` of the names at even distances, first and last included; all where n is 0 or too large."""
+    if n < 2 or n >= len(names):
+        return names
+    return tuple(names[round(i * (len(names) - 1) / (n - 1))] for i in range(n))
 
 
 def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:

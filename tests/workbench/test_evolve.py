@@ -124,6 +124,13 @@ def test_bundled_recipes_are_valid(recipe):
     assert read_recipe(EvolveRecipe, recipe).steps >= 100
 
 
+def test_snapshots_are_spread_evenly():
+    all_of_them = resolve_sources(EvolveRecipe())
+    some = resolve_sources(EvolveRecipe(snapshots=4))
+    assert len(some) == 4 and some[0] == all_of_them[0] and some[-1] == all_of_them[-1]
+    assert len(resolve_sources(EvolveRecipe(snapshots=99))) == len(all_of_them)
+
+
 def equal_sources(S: int = 3, d: int = 8, F: int = 20) -> Crosscoder:
     """A crosscoder whose sources have the same encoder: one model seen S times."""
     cc = Crosscoder([d] * S, F, TopK(4))

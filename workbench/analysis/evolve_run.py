@@ -221,7 +221,9 @@ def _attribution(
         if not at:
             continue
         label = f"attribution: {p.task}"
-        done = attribute(cc, snapshots, p, at=at, seed=recipe.seed, progress=functools.partial(bar, total=len(at), label=label))
+        done = attribute(
+            cc, snapshots, p, at=at, draws=recipe.draws, seed=recipe.seed, progress=functools.partial(bar, total=len(at), label=label)
+        )
         curves.append(done.curves.assign(task=p.task))
         latents.append(done.latents.assign(task=p.task))
     if not curves:
