@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sae.errors import ConfigError, MissingError, UsageError
 from workbench.cli import app
 from workbench.export import FigureSpec, Style, bundle, read_spec
-from workbench.export.figures import FigureData, Panel
+from workbench.export.figures import FigureData, Panel, build, kinds
 from workbench.export.references import ENTRIES, bibtex
 from workbench.export.render import render
 from workbench.export.tables import to_csv, to_latex, to_parquet
@@ -46,8 +46,9 @@ NASTY = [
 HERE = Path(__file__).resolve().parent
 
 
-def synthetic():
-    spec = importlib.util.spec_from_file_location("synthetic_records", HERE.parent / "ui" / "synthetic.py")
+def synthetic(name: str = "synthetic"):
+    """A generator of results in the real formats, shared with the tests of the pages."""
+    spec = importlib.util.spec_from_file_location(f"export_{name}", HERE.parent / "ui" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -225,3 +226,37 @@ def test_command_line_writes_reuses_and_compares(workspace: Workspace, tmp_path:
     listed = json.loads(runner.invoke(app, ["export", "--list", "--json"]).stdout)
     assert {"latent_contexts", "latent_densities"} <= set(listed["figures"]) and listed["specs"]["latent-contexts"] == "latent_contexts"
     assert runner.invoke(app, ["export", "--workspace", str(workspace.root)]).exit_code == 2
+
+
+def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path: Path) -> None:
+    results = synthetic("synthetic_results")
+    ws = Workspace(tmp_path)
+    vocab = synthetic().vocabulary()
+    results.add_evolution(ws, "evo", vocab, "text")
+    with pytest.raises(MissingError, match="attribution was not computed"):
+        build(FigureSpec(figure="evolution_attribution"), ws)
+    row = {
+        "mode": "destroy",
+        "ranking": "attribution",
+        "metric": 1.0,
+        "low": 0.5,
+        "high": 1.5,
+        "share": 1.0,
+        "n": 16,
+        "task": "induction",
+        "step": 8,
+    }
+    pd.DataFrame([row | {"k": k} for k in (1, 2, 4)]).to_parquet(ws.path("evolution", "evo") / "attribution.parquet")
+    for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
+        results.add_circuits(ws, model, architecture, vocab, "text")
+    for name, kind in kinds().items():
+        if kind.source not in ("evolution", "circuits"):
+            continue
+        for item in ws.items(kind.source):
+            data = build(FigureSpec(figure=name, source=f"{kind.source}/{item.id}"), ws)
+            assert len(data.data) and len(data.table) and data.caption.endswith(".") and data.n and data.inputs[0].id == item.id, name
+    with pytest.raises(UsageError, match="did you mean 'kl_bigram'"):
+        build(FigureSpec(figure="evolution_phases", options={"quantities": ["kl_bigrams"]}), ws)
+    with pytest.raises(UsageError, match="did you mean 'logit_diff'"):
+        build(FigureSpec(figure="circuit_profile", source=f"circuits/{ws.items('circuits')[0].id}", options={"metric": "logit_dif"}), ws)
+    assert read_spec("evolution_phases") == FigureSpec(figure="evolution_phases")

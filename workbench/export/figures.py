@@ -22,7 +22,7 @@ from sae.strict import StrictConfig, nearest, parse_config
 from workbench.export.spec import FigureSpec
 from workbench.workspace import Item, Workspace
 
-MODULES = ["workbench.export.latents", "workbench.export.universality"]
+MODULES = [f"workbench.export.{name}" for name in ("circuits", "evolution", "latents", "universality")]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     y_range: tuple[float, float] | None = None
+    diverging: bool = False  # heat: colours about zero, for signed values
     dashed: tuple[str, ...] = ()  # series drawn as references: dashed, grey
 
 

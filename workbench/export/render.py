@@ -6,6 +6,7 @@ Nothing of the user's matplotlib configuration is used, no date is written, and 
 from __future__ import annotations
 
 import io
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ PALETTES = {
 }
 DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (6, 3)))
 HIGHLIGHT = "#E69F00"
+CROWDED = 6  # more series than this have their legend above the axes
 FORMATS = ("pdf", "svg", "png")
 _LOCK = threading.Lock()  # matplotlib's settings are global
 
@@ -131,11 +133,12 @@ def _height(panel: Panel, style: Style, width: float) -> float:
     if panel.kind == "strips":
         return line * (1.9 * panel.frame[panel.y].nunique() + 1.5)
     if panel.kind == "points":
-        return line * (1.9 * panel.frame[panel.x].nunique() + 6)
+        return line * (sum(0.7 + 1.2 * (1 + label.count("\n")) for label in _wrapped(panel, style).values()) + 6)
     if panel.kind == "heat":
         nx, ny = panel.frame[panel.x].nunique(), panel.frame[panel.y].nunique()
         return min(1.4 * width, max(1.2, (width - 1.1) * ny / max(nx, 1) + 0.6), 4.0)
-    return 0.72 * width
+    crowd = panel.frame[panel.series].nunique() if panel.series else 0
+    return 0.72 * width + (line * 0.65 * crowd if crowd > CROWDED else 0)
 
 
 def _labels(ax: Axes, panel: Panel) -> None:
@@ -153,7 +156,8 @@ def _lines(ax: Axes, panel: Panel, style: Style) -> None:
     dashed = 0
     for name, part in groups:
         reference = name in panel.dashed
-        line = DASHES[dashed % len(DASHES)] if reference else "-"
+        again = solid // len(colours)  # more series than colours: the next round is dashed, too
+        line = DASHES[dashed % len(DASHES)] if reference else DASHES[(again - 1) % len(DASHES)] if again else "-"
         colour = colours[(solid if not reference else len(colours) - 1 - dashed) % len(colours)]
         dashed, solid = dashed + reference, solid + (not reference)
         x, y = part[panel.x].to_numpy(float), part[panel.y].to_numpy(float)
@@ -179,7 +183,10 @@ def _lines(ax: Axes, panel: Panel, style: Style) -> None:
     if panel.y_range:
         ax.set_ylim(*panel.y_range)
     if panel.series and len(groups) > 1:
-        ax.legend(handlelength=2.2, borderaxespad=0.2, labelspacing=0.3)
+        outside: dict[str, Any] = {}
+        if len(groups) > CROWDED:
+            outside = {"loc": "lower left", "bbox_to_anchor": (-0.1, 1.0), "ncols": 2, "columnspacing": 1.0}
+        ax.legend(handlelength=2.2, borderaxespad=0.2, labelspacing=0.3, **outside)
     _labels(ax, panel)
 
 
@@ -206,7 +213,7 @@ def _points(ax: Axes, panel: Panel, style: Style) -> None:
             capsize=2,
             label=None if label is None else visible(str(label)),
         )
-    ax.set_yticks(list(at.values()), [visible(n) for n in at])
+    ax.set_yticks(list(at.values()), list(_wrapped(panel, style).values()))
     for tick in ax.get_yticklabels():
         tick.set_parse_math(False)
     ax.set_ylim(-0.6, len(names) - 0.4)
@@ -219,30 +226,39 @@ def _points(ax: Axes, panel: Panel, style: Style) -> None:
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(series) if style.inches > 5 else 1, borderaxespad=0)
 
 
+def _wrapped(panel: Panel, style: Style) -> dict[str, str]:
+    """Category -> its label, in lines that leave more than half of the width to the axes."""
+    room = int(0.42 * style.inches * 72 / (0.55 * style.font_size))
+    shown = {name: visible(name) for name in dict.fromkeys(panel.frame[panel.x].astype(str))}
+    return {name: text if len(text) <= room else "\n".join(textwrap.wrap(text, room)) for name, text in shown.items()}
+
+
 def _heat(ax: Axes, panel: Panel, style: Style) -> None:
-    """A matrix of categories in cividis, with its numbers where they fit."""
+    """A matrix of categories: cividis, or blue–white–orange about zero; with its numbers where they fit."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     assert panel.value is not None
     table = panel.frame.pivot(index=panel.y, columns=panel.x, values=panel.value)
     table = table.reindex(index=list(dict.fromkeys(panel.frame[panel.y])), columns=list(dict.fromkeys(panel.frame[panel.x])))
     values = table.to_numpy(float)
-    image = ax.imshow(values, cmap="cividis" if style.palette == "okabe-ito" else "Greys", aspect="auto", origin="lower")
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
+    colours: Any = "cividis" if style.palette == "okabe-ito" else "Greys"
+    if panel.diverging:
+        high = max(abs(low), abs(high), 1e-12)
+        low = -high
+        if style.palette == "okabe-ito":
+            colours = LinearSegmentedColormap.from_list("signed", ["#0072B2", "#FFFFFF", "#D55E00"])
+    image = ax.imshow(values, cmap=colours, aspect="auto", origin="lower", vmin=low, vmax=high)
     if all(isinstance(v, str) for v in [*table.index, *table.columns]) or max(values.shape) <= 16:
         ax.set_xticks(range(values.shape[1]), [visible(str(c)) for c in table.columns])
         ax.set_yticks(range(values.shape[0]), [visible(str(c)) for c in table.index])
-    if max(values.shape) <= 12 and values.size:
-        low, high = np.nanmin(values), np.nanmax(values)
+    width = style.inches if style.inches <= 5 else style.inches / 2
+    if values.size and max(values.shape) <= 16 and 0.68 * width / values.shape[1] >= 5 * 0.55 * (style.font_size - 2) / 72:
         for (i, j), v in np.ndenumerate(values):
-            dark = np.isfinite(v) and (v - low) < 0.55 * (high - low)
             shown = "–" if np.isnan(v) else f"{v:.2f}" if np.nanmax(np.abs(values)) < 10 else f"{v:.0f}"
-            ax.text(
-                j,
-                i,
-                shown,
-                ha="center",
-                va="center",
-                fontsize=style.font_size - 2,
-                color="white" if dark and style.palette == "okabe-ito" else "black",
-            )
+            shade = image.cmap(image.norm(v))[:3] if np.isfinite(v) else (1, 1, 1)
+            light = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] > 0.5
+            ax.text(j, i, shown, ha="center", va="center", fontsize=style.font_size - 2, color="black" if light else "white")
     for side in ax.spines.values():
         side.set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)

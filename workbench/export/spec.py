@@ -66,16 +66,23 @@ def bundled_specs() -> dict[str, Path]:
 
 
 def read_spec(spec: str | Path) -> FigureSpec:
-    """The spec a command-line argument means: a ``.toml`` or ``.json`` file, or the name of a bundled spec.
+    """The spec a command-line argument means: a ``.toml`` or ``.json`` file, the name of a bundled spec, or of a figure.
+
+    A figure's name (``mppc_distribution``) stands for that figure with its default options.
 
     Raises:
-        MissingError: neither; the message names the nearest bundled spec. ConfigError: unknown or bad keys.
+        MissingError: none of these; the message names the nearest one. ConfigError: unknown or bad keys.
     """
     path = Path(spec)
     if not path.is_file():
+        from workbench.export.figures import kinds
+
         bundled = bundled_specs()
+        if str(spec) in kinds():
+            return FigureSpec(figure=str(spec))
         if str(spec).removesuffix(".toml") not in bundled:
-            raise MissingError(f"export spec {str(spec)!r} is neither a file nor a bundled spec ({nearest(path.stem, list(bundled))})")
+            hint = nearest(path.stem, [*bundled, *kinds()])
+            raise MissingError(f"export spec {str(spec)!r} is neither a file nor a bundled spec or figure ({hint})")
         path = bundled[str(spec).removesuffix(".toml")]
     if path.suffix == ".json":
         values = read_json(path)
