@@ -14,7 +14,7 @@ from workbench.analysis.encoded import from_rows
 from workbench.analysis.explain import language_model, prompts, run
 from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, EndpointError
 from workbench.analysis.explain.labels import NotALabel, check_label
-from workbench.analysis.explain.rules import label_by_rule
+from workbench.analysis.explain.rules import label_by_rule, say_rule
 from workbench.analysis.explain.surface import SURFACE, surface
 from workbench.analysis.subject import Subject
 from workbench.provenance import Input, write_manifest
@@ -60,6 +60,12 @@ def test_rules_find_what_was_planted(codes):
     assert (t.loc[[0, 1, 2, 3, 4, 7, 8], ["precision", "recall"]] == 1).all().all()
     assert t.loc[[5, 6], "label"].isna().all() and t.loc[5, "f1"] < 0.3 and np.isnan(t.loc[6, "f1"])
     assert all(len(str(x).split()) <= 25 for x in t["best_rule"].dropna())
+
+
+def test_rules_are_said_with_spaces_shown_and_the_edge_named():
+    pairs = np.array([3 * 17 + 10, 16 * 17 + 5])
+    assert say_rule("pair", (0, 1), "", VOCAB, pairs) == "“␣cat” after “(” or “⏎” after the edge of the text"
+    assert say_rule("next", (13,), "in_string", VOCAB, pairs) == "before “,”, inside a string"
 
 
 def test_rule_numbers_are_counts_on_the_odd_sequences(codes):

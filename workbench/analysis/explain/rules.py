@@ -203,10 +203,12 @@ def say_rule(family: str, keys: tuple[int, ...], where: str, vocab: list[str], p
     v = len(vocab)
 
     def show(token: int) -> str:
-        text = vocab[token] if token < v else "the text's edge"
+        if token >= v:
+            return "the edge of the text"
+        text = vocab[token]
         for raw, seen in ((" ", "␣"), ("\n", "⏎"), ("\t", "⇥")):
             text = text.replace(raw, seen)
-        return f"“{text}”" if token < v else text
+        return f"“{text}”"
 
     if family == "token":
         what = _any_of([show(k) for k in keys])
