@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sae.files import read_json, sha256_file, write_bytes, write_json
+from workbench.models.card_figure import draw
 from workbench.models.criteria import TARGETS, Criteria, met, table
 from workbench.models.pretrain import PretrainRecipe, hf_config
 
@@ -42,8 +43,13 @@ def assemble(
     write_json(target / "card.json", card)
     if criteria is not None:
         card = measure(target, criteria, card, show)
-    write_bytes(target / "README.md", readme(card).encode())
+    _write_pages(target, card)
     return card
+
+
+def _write_pages(folder: Path, card: dict[str, Any]) -> None:
+    write_bytes(folder / "README.md", readme(card).encode())
+    write_bytes(folder / "card.svg", draw(card))
 
 
 def facts(recipe: PretrainRecipe, losses: np.ndarray, tokenizer: Any) -> dict[str, Any]:
@@ -122,7 +128,14 @@ def readme(card: dict[str, Any]) -> str:
         f"Revisions: {', '.join(f'`{s}`' for s in card.get('criteria', {}) or [card['final']])}. Training loss over the first tenth: "
         + ", ".join(f"{x:.2f}" for x in card["loss_curve"]["loss"][: max(len(card["loss_curve"]["loss"]) // 10, 1)][::10])
         + " nats (means of ten steps, every hundredth step).",
+        "",
+        "![Training loss, and criteria per snapshot](card.svg)",
     ]
+    for step, *weights in r["kind_weights"]:
+        lines += [
+            "",
+            f"From step {step:,} on, windows of text, repeats and agreement count {' : '.join(f'{w:g}' for w in weights)} in the loss.",
+        ]
     if "criteria" in card:
         about = card["criteria_about"]
         lines += [
@@ -151,7 +164,7 @@ def main(folder: str) -> None:
 
     path = Path(folder)
     card = measure(path, Criteria(load_tokenizer(path)), read_json(path / "card.json"), lambda line: print(line, flush=True))
-    write_bytes(path / "README.md", readme(card).encode())
+    _write_pages(path, card)
 
 
 if __name__ == "__main__":
