@@ -235,6 +235,13 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
     results.add_evolution(ws, "evo", vocab, "text")
     with pytest.raises(MissingError, match="attribution was not computed"):
         build(FigureSpec(figure="evolution_attribution"), ws)
+    with pytest.raises(MissingError, match=r"emergence at 0\.5 was not computed"):
+        build(FigureSpec(figure="evolution_emergence"), ws)
+    latents = ws.path("evolution", "evo") / "latents.parquet"
+    table = pd.read_parquet(latents)
+    table["emergence_0.5_step"] = pd.array(np.resize(np.load(latents.with_name("steps.npy")), len(table)), dtype="Int64")
+    table.loc[3, "emergence_0.5_step"] = pd.NA
+    table.assign(alive=True, kind="token").to_parquet(latents)
     row = {
         "mode": "destroy",
         "ranking": "attribution",
@@ -255,8 +262,8 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
         for item in ws.items(kind.source):
             data = build(FigureSpec(figure=name, source=f"{kind.source}/{item.id}"), ws)
             assert len(data.data) and len(data.table) and data.caption.endswith(".") and data.n and data.inputs[0].id == item.id, name
-    with pytest.raises(UsageError, match="did you mean 'kl_bigram'"):
-        build(FigureSpec(figure="evolution_phases", options={"quantities": ["kl_bigrams"]}), ws)
+    with pytest.raises(UsageError, match="did you mean 'mean_norm'"):
+        build(FigureSpec(figure="evolution_phases", options={"quantities": ["mean_norms"]}), ws)
     with pytest.raises(UsageError, match="did you mean 'logit_diff'"):
         build(FigureSpec(figure="circuit_profile", source=f"circuits/{ws.items('circuits')[0].id}", options={"metric": "logit_dif"}), ws)
     assert read_spec("evolution_phases") == FigureSpec(figure="evolution_phases")

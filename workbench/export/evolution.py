@@ -15,13 +15,14 @@ from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.references import of_models
 from workbench.workspace import Item, Workspace
 
+USUAL = ("kl_unigram", "kl_bigram", "dimensionality", "loss", "ev", "mean_norm")
 STEP = "training step (0 is drawn left of the first)"
 
 
 class PhaseOptions(StrictConfig):
-    """Options of ``evolution_phases``: columns of ``phases.parquet``."""
+    """Options of ``evolution_phases``: columns of ``phases.parquet``; none means the first three of :data:`USUAL` that are there."""
 
-    quantities: tuple[str, ...] = ("kl_unigram", "kl_bigram", "dimensionality")
+    quantities: tuple[str, ...] = ()
 
 
 class NormOptions(StrictConfig):
@@ -78,7 +79,8 @@ def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) ->
     e = Evolution.open(item.path)
     table = _need(e.phases, "phases were", item)
     known = [c for c in table.columns if c not in ("step", "source") and table[c].dtype.kind in "fiu" and table[c].notna().any()]
-    for q in options.quantities:
+    quantities = options.quantities or tuple(q for q in USUAL if q in known)[:3]
+    for q in quantities:
         if q not in known:
             raise UsageError(f"quantity {q!r} is not in the phases of {item.id} ({nearest(q, known)})")
     panels = [
@@ -92,14 +94,14 @@ def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) ->
             title=q.replace("_", " "),
             log_x=True,
         )
-        for q in options.quantities
+        for q in quantities
     ]
     return FigureData(
         panels=panels,
-        caption=f"{', '.join(q.replace('_', ' ') for q in options.quantities)} over the snapshots of {item.id}.",
-        table=table[["step", *options.quantities]].reset_index(drop=True),
+        caption=f"{', '.join(q.replace('_', ' ') for q in quantities)} over the snapshots of {item.id}.",
+        table=table[["step", *quantities]].reset_index(drop=True),
         n={"snapshots": len(table), "tokens per snapshot": int(table["n"].max()) if "n" in table else 0},
-        alt=f"Curves of {', '.join(options.quantities)} over training steps.",
+        alt=f"Curves of {', '.join(quantities)} over training steps.",
         **_about(e, item),
     )
 
@@ -121,6 +123,8 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
     if options.latents:
         groups = {f"latent {i}": norms[[k]] for k, i in enumerate(options.latents)}
     else:
+        if "emergence_0.5_step" not in table:
+            raise MissingError(f"{item.id}: emergence was not computed, so curves cannot be grouped by it. Name latents instead.")
         born = table["emergence_0.5_step"].to_numpy(dtype=float, na_value=np.nan)
         groups = {f"emerged at {int(s)} (n {int((born == s).sum())})": norms[born == s] for s in np.unique(born[np.isfinite(born)])}
     frames = []
@@ -160,6 +164,8 @@ def evolution_emergence(workspace: Workspace, item: Item, options: EmergenceOpti
     e = Evolution.open(item.path)
     table = e.table
     column = f"emergence_{options.threshold}_step"
+    if column not in table:
+        raise MissingError(f"{item.id}: emergence at {options.threshold} was not computed. Run `workbench evolve` again.")
     alive = table[table["alive"].astype(bool)] if "alive" in table else table
     kinds = alive["kind"].fillna("unclassified").astype(str) if "kind" in alive else pd.Series("all", index=alive.index)
     counts = alive.assign(kind=kinds).groupby(["kind", column], observed=True).size().rename("latents").reset_index()
