@@ -15,6 +15,7 @@ from ui.kit.index import Index, read_index, signature, step
 from ui.kit.latent_table import Query, select
 from ui.kit.latent_view import VIEWS, contexts_html, interesting
 from ui.kit.missing import gaps
+from workbench.cli import VERBS
 from workbench.records import Histogram, LatentRecords, LogitEffects
 from workbench.workspace import Workspace
 
@@ -68,7 +69,9 @@ def test_snapshots_sort_by_step() -> None:
 def test_gaps_name_commands(index: Index) -> None:
     commands = [g.command for g in gaps(index)]
     assert "workbench features mini-mamba.L2S-8x --workspace full" in commands
-    assert all(re.fullmatch(r"workbench \w+ .*--workspace full", c) for c in commands)
+    assert all(re.fullmatch(r"workbench \w+ \S.* --workspace full", c) for c in commands)
+    verbs = {c.split()[1] for c in commands}
+    assert verbs <= set(VERBS) and not verbs & {"compare", "circuits", "evolve", "map", "graph"}  # these exist already
 
 
 def test_histogram_says_n_and_counts(records: LatentRecords) -> None:

@@ -82,6 +82,8 @@ def dictionaries(index: Index) -> None:
             "dead": c.NumberColumn("dead %", format="%.2f", help="Latents that never fired"),
             "L0": c.NumberColumn("L0", format="%.1f", help="Latents active per token"),
             "latents": c.NumberColumn("latents", format="localized"),
+            "loss": c.NumberColumn("Δ loss", format="%.3f", help="Cross-entropy with the reconstruction minus without, nats per token"),
+            "recovered": c.NumberColumn("loss recovered", format="%.3f", help="Of the loss that zero-ablation costs"),
             "records": c.TextColumn("records", help="Whether the latents can be browsed"),
             "version": c.TextColumn("data version"),
         },
@@ -105,9 +107,17 @@ def dictionary_row(d: Dictionary) -> dict[str, Any]:
         "explained": _value(n, "explained_variance"),
         "L0": _value(n, "l0"),
         "dead": None if dead is None else 100 * dead,
+        **evaluated(d),
         "records": "yes" if d.records else "not computed",
         "version": d.version,
     }
+
+
+def evaluated(d: Dictionary) -> dict[str, float | None]:
+    """What an evaluation inside the model found; nothing where there is none."""
+    if d.evaluation is None:
+        return {}
+    return {"loss": _value(d.evaluation.numbers, "delta_ce"), "recovered": _value(d.evaluation.numbers, "ce_recovered_zero")}
 
 
 def _value(numbers: dict[str, Any], *names: str) -> float | None:

@@ -56,6 +56,7 @@ class Dictionary:
     variant: str
     entry: Entry | None
     records: Entry | None
+    evaluation: Entry | None = None
     labels: str = ""  # versions of the explanations that the records join
 
     @property
@@ -136,6 +137,7 @@ class Index:
             variant=variant,
             entry=entry,
             records=records,
+            evaluation=next((e for e in self.of("evaluations") if id in (e.id, e.metadata.get("dictionary"))), None),
             labels=".".join(e.version for e in self.of("explanations") if e.metadata.get("dictionary") == id),
         )
 

@@ -27,68 +27,31 @@ def gaps(index: Index) -> list[Gap]:
     """Everything missing, in the order in which it is made; only commands that exist."""
     where = f"--workspace {index.root.name}"
     dictionaries = list(index.dictionaries.values())
-    found: list[tuple[str, Gap]] = []
     if not dictionaries:
-        found.append(
-            (
-                "demo",
-                Gap("Dictionaries", "Makes models, stores, dictionaries and latents in about three minutes.", f"workbench demo {where}"),
-            )
-        )
+        return [Gap("Dictionaries", "Makes models, stores, dictionaries and latents in about three minutes.", f"workbench demo {where}")]
     bare = [d for d in dictionaries if d.records is None]
-    for d in bare[:4]:
-        found.append(
-            (
-                "features",
-                Gap(f"Latents of {d.id}", "Contexts, histograms and logit effects for the browser.", f"workbench features {d.id} {where}"),
-            )
-        )
-    if len(bare) > 4:
-        found.append(
-            (
-                "features",
-                Gap(f"Latents of {len(bare) - 4} more dictionaries", "See the table below.", f"workbench features DICTIONARY {where}"),
-            )
-        )
-    if dictionaries:
-        sample = dictionaries[0].id
-        pair = _pair(index)
-        if not index.of("evaluations"):
-            found.append(
-                (
-                    "evaluate",
-                    Gap(
-                        "Evaluations",
-                        "Explained variance, loss recovered, dead latents on held-out text.",
-                        f"workbench evaluate {sample} {where}",
-                    ),
-                )
-            )
-        if not index.of("matches") and pair:
-            found.append(
-                (
-                    "compare",
-                    Gap(
-                        "Matches between dictionaries",
-                        "Which latents of one model have a twin in the other.",
-                        f"workbench compare {pair[0]} {pair[1]} {where}",
-                    ),
-                )
-            )
-        if not index.of("circuits"):
-            found.append(
-                ("circuits", Gap("Circuits", "Induction by path patching, and Mamba's off-by-one state.", f"workbench circuits {where}"))
-            )
-        if not index.of("evolution"):
-            found.append(
-                (
-                    "evolve",
-                    Gap("Evolution over training", "Birth, growth and death of latents over snapshots.", f"workbench evolve {where}"),
-                )
-            )
-        if not index.of("maps"):
-            found.append(("map", Gap("Map of decoder directions", "Families of latents at a glance.", f"workbench map {sample} {where}")))
-    return [gap for verb, gap in found if verb_exists(verb)]
+    found = [("features", f"Latents of {d.id}", "Contexts, histograms and logit effects for the browser.", d.id) for d in bare[:3]]
+    if len(bare) > 3:
+        found.append(("features", f"Latents of {len(bare) - 3} more dictionaries", "They are in the table above.", "DICTIONARY"))
+    found += [(verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)]
+    return [Gap(what, why, f"workbench {verb} {arguments} {where}") for verb, what, why, arguments in found if verb_exists(verb)]
+
+
+def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
+    """(kind, verb, what, why, arguments) of every analysis, with arguments that fit this workspace."""
+    dictionaries = list(index.dictionaries.values())
+    one, model = dictionaries[0].id, dictionaries[0].model
+    pair = _pair(index)
+    compared = [("matches", "compare", "Matches", "Which latents of one model have a twin in the other.", " ".join(pair))] if pair else []
+    return [
+        ("evaluations", "evaluate", "Evaluations", "Loss recovered, explained variance and dead latents on held-out text.", one),
+        ("explanations", "explain", "Labels", "What latents fire on, by rule, with held-out precision and recall.", one),
+        *compared,
+        ("circuits", "circuits", "Circuits", "Induction by path patching, and Mamba's off-by-one state.", model),
+        ("evolution", "evolve", "Evolution over training", "Birth, growth and death of latents over snapshots.", "mini-evolve"),
+        ("maps", "map", "Map of decoder directions", "Families of latents at a glance.", one),
+        ("graphs", "graph", "Attribution graph", "Which latents make the next token of a prompt.", f'"def __init__(self" --model {model}'),
+    ]
 
 
 def _pair(index: Index) -> tuple[str, str] | None:
