@@ -21,6 +21,7 @@ from workbench.activations.shuffle import EpochOrder, Order
 from workbench.activations.spec import STORED, Stream, differences
 
 THREADS = 4
+_SCRATCH = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -220,5 +221,7 @@ def _take(tensors: list[torch.Tensor], index: torch.Tensor, out: torch.Tensor) -
         return
     at = 0
     for t in tensors:
-        out[:, at : at + t.shape[1]] = t.index_select(0, index)
+        step = max(1, _SCRATCH // t.shape[1])  # small pieces stay in the processor's cache between gathering and widening
+        for i in range(0, len(index), step):
+            out[i : i + step, at : at + t.shape[1]] = t.index_select(0, index[i : i + step])
         at += t.shape[1]

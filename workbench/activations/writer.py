@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,19 +153,22 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
     small = token_table(spec, tokens, index)
     skip = np.zeros(seq1 - seq0, bool)
     stats = {s.key: Statistics(s.width, spec.dtype) for s in spec.streams}
-    with part_file(folder, folder / SHARDS / spec.shard_name(index), shard_datasets(spec, index), shard_attributes(spec, index)) as part:
+    with (
+        part_file(folder, folder / SHARDS / spec.shard_name(index), shard_datasets(spec, index), shard_attributes(spec, index)) as part,
+        ThreadPoolExecutor(1, "store-statistics") as beside,  # sums while this thread writes
+    ):
         done = seq0
         for batch in producer(seq0, seq1):
             stored = {s.key: to_stored(batch[s.key], spec.dtype) for s in spec.streams}
             n = len(stored[spec.streams[0].key]) // spec.rows_per_seq
             bad = _refuse_or_mark(spec, stored, done, n)
+            if bad.any():
+                stored = {key: _without(values, bad, spec.rows_per_seq) for key, values in stored.items()}
+            sums = [beside.submit(stats[key].add, values) for key, values in stored.items()]
             for key, values in stored.items():
-                if bad.any():
-                    values = values.reshape(n, -1).copy()
-                    values[bad] = 0
-                    values = values.reshape(n * spec.rows_per_seq, -1)
                 part.append(f"acts/{key}", values)
-                stats[key].add(values)
+            for summed in sums:
+                summed.result()
             skip[done - seq0 : done - seq0 + n] = bad
             done += n
         small["tok/flags"] = np.repeat(np.where(skip, SKIPPED, 0).astype(np.uint8), spec.rows_per_seq)
@@ -173,6 +177,13 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
         for s in spec.streams:
             small[f"stats/{s.key}/sum"], small[f"stats/{s.key}/moments"] = stats[s.key].result(kept)
         return part.finish(small)
+
+
+def _without(values: np.ndarray, bad: np.ndarray, rows_per_seq: int) -> np.ndarray:
+    """A copy of rows in which the sequences marked in ``bad`` are zero."""
+    out = values.reshape(len(bad), rows_per_seq, -1).copy()
+    out[bad] = 0
+    return out.reshape(values.shape)
 
 
 def to_stored(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -232,15 +243,31 @@ class Statistics:
         self.sum = np.zeros(width, np.float64)
         self.squares = self.largest = 0.0
         self.dtype = dtype
-        self._rows = max(1, min(1024, _TILE // width))
+        rows = max(1, min(1024, _TILE // width))
+        self._bits = np.empty((rows, width), np.uint32)
+        self._tile = self._bits.view(np.float32)
+        self._square = np.empty((rows, width), np.float32)
 
     def add(self, stored: np.ndarray) -> None:
         """Count rows [n, width] in their stored form."""
-        for at in range(0, len(stored), self._rows):
-            tile = to_float(stored[at : at + self._rows], self.dtype)
-            self.sum += np.add.reduce(tile, axis=0)
-            self.largest = max(self.largest, float(tile.max()), -float(tile.min()))
-            self.squares += float(np.add.reduce(np.square(tile, dtype=np.float32), axis=None, dtype=np.float64))
+        kind, mask, _ = _INFINITE[self.dtype]
+        bits = np.array([max_magnitude(stored.view(kind), mask)], kind)
+        self.largest = max(self.largest, float(to_float(bits.view(STORED[self.dtype]), self.dtype)[0]))
+        for at in range(0, len(stored), len(self._tile)):
+            self._add_tile(stored[at : at + len(self._tile)])
+
+    def _add_tile(self, stored: np.ndarray) -> None:
+        n = len(stored)
+        tile, square = self._tile[:n], self._square[:n]
+        if self.dtype == "bfloat16":
+            self._bits[:n] = stored
+            self._bits[:n] <<= np.uint32(16)
+        else:
+            tile[:] = stored
+        self.sum += np.add.reduce(tile, axis=0)
+        with np.errstate(over="ignore"):
+            squares = float(np.add.reduce(np.square(tile, out=square).reshape(-1)))
+        self.squares += squares if np.isfinite(squares) else float(np.square(tile, dtype=np.float64).sum())
 
     def result(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """``sum`` [width] and ``moments`` = (n, sum of squares over all numbers, largest absolute value)."""

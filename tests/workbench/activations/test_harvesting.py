@@ -210,6 +210,7 @@ def test_the_two_verbs(recipe_file, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_worker_processes_and_signals(recipe_file, tmp_path, sent, code):
     """Fault 5 at the command line with two workers: exit code, no process left, resume to the same bytes."""
@@ -217,11 +218,11 @@ def test_worker_processes_and_signals(recipe_file, tmp_path, sent, code):
     command = [sys.executable, "-m", "workbench", "harvest", str(recipe_file), "--workspace", str(ws), "--workers", "2"]
     p = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     store = ws / "stores" / "text"
-    end = time.monotonic() + 120
-    while not (store / "store.json").exists() and time.monotonic() < end:
+    while not (store / "store.json").exists():
+        assert p.poll() is None, "the harvest ended before it began"
         time.sleep(0.02)
     p.send_signal(sent)
-    assert p.wait(timeout=60) in (code, 0)
+    assert p.wait(timeout=300) in (code, 0)
     assert os.listdir(store / "tmp") == []
     assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
     reference = invoke("harvest", recipe_file, "--workspace", tmp_path / "reference")
