@@ -76,8 +76,8 @@ class Found:
 
     @property
     def agree(self) -> bool:
-        """Whether both criteria name the same strongest head, and no head by effect fails the other criterion."""
-        return bool(self.effect) and self.attention[:1] == self.effect[:1] and set(self.effect) <= set(self.attention)
+        """Whether every head by effect also looks there, and the head that looks there most has the effect."""
+        return bool(self.effect) and set(self.effect) <= set(self.attention) and self.attention[0] in self.effect
 
     def sentence(self) -> str:
         """What was found, in words."""
