@@ -34,6 +34,7 @@ def steps() -> list[Step]:
         Step("activations", _harvest),
         Step("dictionaries", _train),
         Step("latent records", _features),
+        Step("labels", _label),
         Step("matches", _compare),
         Step("circuits", _circuits),
         Step("evolution", _evolve),
@@ -105,6 +106,17 @@ def _features(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
             loaded = (name, load_model(*name))
         say(f"{item.id}: records")
         make_records(workspace, subject, model=loaded[1], command=f"workbench features {item.id}")
+    return made
+
+
+def _label(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
+    from workbench.analysis.explain.run import explain_by_rule
+    from workbench.analysis.subject import find_subject
+
+    made = []
+    for id in _trained_ids(workspace):
+        say(f"{id}: labels by rule")
+        made.append(explain_by_rule(workspace, find_subject(workspace, id), command=f"workbench explain {id}").id)
     return made
 
 
