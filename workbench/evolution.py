@@ -23,6 +23,8 @@ file                         content
 ``attribution.parquet``      task, source, step, mode (destroy, keep, full, empty), ranking (attribution, magnitude, random,
                              frequency), k, metric, low, high, share, n, draws
 ``attribution_latents.parquet``  task, source, step, latent, attribution (mean over prompts), n
+``baseline.parquet``         source, step, ev_crosscoder, ev_sae, gap, low, high, l0_crosscoder, l0_sae, n, rows: beside one
+                             warm-started SAE per snapshot (recipes with ``baseline = true``)
 ``act_ck/tokens.npy``        int32 [F, K, T] token ids of each latent's contexts; -1 = padding
 ``act_ck/peak.npy``          int16 [F, K] place of the context's strongest token; -1 = no such context
 ``act_ck/where.npy``         int32 [F, K, 2] (held-out sequence, position of the window's first token)

@@ -69,6 +69,7 @@ class EvolveRecipe(StrictConfig):
     )
     draws: int = Field(3, ge=1, description="draws of each random control")
     permutations: int = Field(500, ge=0)
+    baseline: bool = Field(False, description="also one warm-started SAE per snapshot, and the gap of explained variance")
     threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
 
     @model_validator(mode="after")
@@ -268,10 +269,16 @@ def evolve(
     snapshots = Snapshots(sources)
     tokenizer = load_tokenizer(sources[-1].model)
     train_tokens = None
-    if not recipe.store and not workspace.complete("dictionaries", id):
+    if recipe.baseline or (not recipe.store and not workspace.complete("dictionaries", id)):
         train_tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
     say(f"crosscoder over {len(sources)} sources: {', '.join(s.name for s in sources)}")
     cc = train_crosscoder(recipe, workspace, snapshots, id, train_tokens, command=command, progress=progress)
+    tracked: list[str] = []
+    if recipe.baseline:
+        from workbench.tracking import track
+
+        assert train_tokens is not None
+        tracked = track(recipe, workspace, sources, train_tokens, command=command, say=say)
     say("analysing")
     about = {
         "dictionary": id,
@@ -290,11 +297,12 @@ def evolve(
         id,
         command=command,
         recipe=recipe.model_dump(mode="json"),
-        inputs=[workspace.get("dictionaries", id).as_input()],
+        inputs=[workspace.get("dictionaries", i).as_input() for i in [id, *tracked]],
         metadata=lambda: about,
         numbers=lambda: numbers,
     ) as folder:
-        more, more_about = analyse(recipe, cc, snapshots, tokenizer, Path(folder), progress=progress, say=say)
+        paths = [workspace.path("dictionaries", t) for t in tracked]
+        more, more_about = analyse(recipe, cc, snapshots, tokenizer, Path(folder), tracked=paths, progress=progress, say=say)
         numbers |= more
         about |= more_about
     return id

@@ -17,6 +17,7 @@ from scipy import sparse
 from crosscoders import Crosscoder, evaluate_sources
 from crosscoders import evolution as ev
 from crosscoders.scaling import Scaling
+from sae import TopKSAE
 from sae.errors import UsageError
 from sae.files import write_json
 from workbench.analysis import orders
@@ -31,6 +32,7 @@ from workbench.analysis.subject import displayed_vocab
 from workbench.analysis.tasks import PromptSet, make_prompts, read_task
 from workbench.analysis.taxonomy import RepeatMeans, repeat_tokens, taxonomy
 from workbench.corpus import CorpusConfig, plan_tokens
+from workbench.tracking import gap_table
 
 if TYPE_CHECKING:
     from workbench.evolve import EvolveRecipe
@@ -140,6 +142,7 @@ def analyse(
     tokenizer: Any,
     folder: Path,
     *,
+    tracked: list[Path],
     progress: bool | None,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -179,6 +182,11 @@ def analyse(
     )
     claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
     claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, bar)
+    if tracked:
+        gaps = gap_table(cc, [TopKSAE.load(p) for p in tracked], [s.name for s in snapshots.sources], held.batches())
+        gaps.insert(1, "step", steps)
+        gaps.to_parquet(folder / "baseline.parquet", index=False)
+        claims += orders.gap_claims(gaps, phases, cosines, alive)
     statistics = orders.statistics_table(claims)
 
     table.to_parquet(folder / "latents.parquet", index=False)

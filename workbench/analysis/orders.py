@@ -197,6 +197,31 @@ def curve_claims(curves: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def gap_claims(gaps: pd.DataFrame, phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np.ndarray) -> list[dict[str, Any]]:
+    """Explained variance lost by sharing one code, against each snapshot's own SAE: over all snapshots, and from the turning point on."""
+    groups = {"all snapshots": gaps}
+    if cosines_FSS is not None and len(gaps) >= 4:
+        turn = ev.turning_point(np.nan_to_num(cosines_FSS[alive].astype(np.float64)).mean(0)).index
+        groups["snapshots from the turning point on"] = gaps.iloc[turn:]
+    rows = []
+    for name, part in groups.items():
+        unit = f"batches of held-out rows ({int(part['rows'].iloc[0])} rows)"
+        interval = "mean of the snapshots' bootstrap bounds, 95 %"
+        e = Estimate(
+            float(part["gap"].mean()), float(part["low"].mean()), float(part["high"].mean()), int(part["n"].iloc[0]), unit, interval
+        )
+        claim = f"the crosscoder explains within 3 points of one SAE per snapshot ({name})"
+        rows.append(
+            _row(
+                claim,
+                e,
+                "found" if (e.high or 0) <= 0.03 else "not found",
+                note=f"L0 {part['l0_crosscoder'].mean():.1f} and {part['l0_sae'].mean():.1f}",
+            )
+        )
+    return rows
+
+
 def statistics_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The claims as one table; missing bounds are NaN."""
     table = pd.DataFrame(rows)

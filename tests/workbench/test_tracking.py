@@ -1,0 +1,52 @@
+"""Warm starts keep what the last snapshot's dictionary knew, and the gap to it is measured on the same rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sae
+from crosscoders import CrosscoderConfig, evaluate_sources
+from tests.crosscoders.worlds import World
+from workbench.tracking import WarmTopKConfig, gap_table
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World([16, 16], torch.ones(2, 30), scales=[1.0, 3.0], aligned=True)
+
+
+def trained(config, rows, steps: int):
+    trainer = sae.Trainer(config, total_steps=steps)
+    for _ in range(steps):
+        trainer.step(rows())
+    return trainer
+
+
+def test_a_warm_start_begins_where_the_last_snapshot_ended(world, tmp_path):
+    trainer = trained(WarmTopKConfig(d_in=16, d_sae=40, k=3, lr=4e-3), lambda: world.batch(128)[0][:, :16], 200)
+    first = trainer.dictionary()
+    start = {"start": str(first.save(tmp_path / "first")), "start_scale": float(trainer.model.scale_D[0])}
+    known = sae.evaluate(first, [world.batch(1000)[0][:, :16]]).ev
+    grown = lambda: world.batch(128)[0][:, 16:]  # noqa: E731  # the same latents, three times as large
+    cold = sae.Trainer(WarmTopKConfig(d_in=16, d_sae=40, k=3)).step(grown()).ev
+    warm = sae.Trainer(WarmTopKConfig(d_in=16, d_sae=40, k=3, **start)).step(grown()).ev
+    assert known > 0.8 and warm > known - 0.08 and warm > cold + 0.2
+    after = trained(WarmTopKConfig(d_in=16, d_sae=40, k=3, lr=1e-4, **start), grown, 20).dictionary()
+    cosine = torch.nn.functional.cosine_similarity(first.W_dec, after.W_dec)
+    assert cosine.median() > 0.99, "latent i is the descendant of latent i"
+
+
+def test_the_gap_is_measured_on_the_same_rows(world):
+    cc = trained(CrosscoderConfig(widths=[16, 16], d_sae=40, k=3, lr=4e-3), lambda: world.batch(128)[0], 200).dictionary()
+    saes = [
+        trained(sae.TopKConfig(d_in=16, d_sae=40, k=3, lr=4e-3), lambda s=s: world.batch(128)[0].split(16, 1)[s], 200).dictionary()
+        for s in range(2)
+    ]
+    rows = world.batch(3000)[0]
+    t = gap_table(cc, saes, ["a", "b"], rows.split(200))
+    want = evaluate_sources(cc, [rows])
+    assert t["ev_crosscoder"].tolist() == pytest.approx(list(want.ev_S), abs=5e-3)
+    assert t["ev_sae"][1] == pytest.approx(sae.evaluate(saes[1], [rows[:, 16:]]).ev, abs=5e-3)
+    assert (t["low"] <= t["gap"]).all() and (t["gap"] <= t["high"]).all() and t["n"].eq(15).all() and t["rows"].eq(3000).all()
+    assert t["gap"].abs().max() < 0.2

@@ -1,0 +1,162 @@
+"""The baseline beside a crosscoder: one Top-K SAE per snapshot, each warm-started from the one before.
+
+Same latents F, same k, same text. Latent i of one snapshot's SAE is the descendant of latent i of the one before, so every
+SAE can be browsed by checkpoint and latents be followed without a shared code (the route of *SAE-Track*). What it costs a
+crosscoder to share one code over all snapshots is the gap of explained variance between the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae import SAE, TopKConfig, TopKSAE
+from sae import train as train_sae
+from workbench.provenance import write_manifest
+from workbench.workspace import Workspace, dictionary_id
+
+if TYPE_CHECKING:
+    from crosscoders import Crosscoder
+    from workbench.analysis.snapshots import Source
+    from workbench.evolve import EvolveRecipe
+
+
+class WarmTopKConfig(TopKConfig):
+    """A Top-K SAE that starts from a saved one (``start``, a folder) instead of random directions; empty = random.
+
+    ``start_scale`` is the factor that its training rows were multiplied with; a saved dictionary has it folded in.
+    """
+
+    start: str = ""
+    start_scale: float = 1.0
+
+    def build(self) -> SAE:
+        """The model; its weights are copied when the first batch tells the scale."""
+        model = super().build()
+        if self.start:
+            model.initialise = functools.partial(warm_start, model, TopKSAE.load(self.start), self.start_scale)  # type: ignore[method-assign]
+        return model
+
+
+@torch.no_grad()
+def warm_start(model: SAE, previous: SAE, previous_scale: float, x_BD: Tensor, generator: torch.Generator) -> None:
+    """Give ``model`` the weights that ``previous`` (folded) was trained with, around the mean of the new rows in their own scale.
+
+    Both trainings see rows of one size, so a residual stream that has grown meanwhile changes nothing.
+    """
+    x = x_BD.to(model.enc_FD.dtype)
+    model.scale_D.copy_(model.measure_scale(x))
+    model.enc_FD.copy_(previous.enc_FD)
+    model.b_enc.copy_(previous.b_enc * previous_scale)
+    model.dec_FD.copy_(previous.dec_FD)
+    model.b_dec.copy_((x * model.scale_D).mean(0))
+    model.constrain()
+
+
+def tracked_id(recipe: EvolveRecipe, source: Source) -> str:
+    """``<model>@<revision>.<site>-<n>x.warm``."""
+    from workbench.models.load import model_id
+
+    return dictionary_id(model_id(source.model), recipe.site, recipe.expansion, revision=source.revision, seed=recipe.seed) + ".warm"
+
+
+def track(
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    sources: Iterable[Source],
+    tokens: np.ndarray,
+    *,
+    command: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Train the SAEs in order (complete ones are reused); returns their ids. ``tokens`` [n_seq, ctx] as for the crosscoder."""
+    from workbench.analysis.snapshots import OnlineBatches, Snapshots
+
+    ids: list[str] = []
+    start, start_scale = "", 1.0
+    for source in sources:
+        id = tracked_id(recipe, source)
+        folder = workspace.path("dictionaries", id)
+        one = Snapshots([source])
+        width = one.widths()[0]
+        batches = OnlineBatches(one, tokens, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32), cache=True)
+        if not workspace.complete("dictionaries", id):
+            say(f"{id}: {'warm start from ' + ids[-1] if ids else 'from random directions'}")
+            config = WarmTopKConfig(
+                d_in=width,
+                d_sae=recipe.expansion * width,
+                k=recipe.k,
+                seed=recipe.seed,
+                dead_after=50_000,
+                start=start,
+                start_scale=start_scale,
+            )
+            about = {
+                "model_name": source.model,
+                "revision": source.revision,
+                "hook_name": source.hook,
+                "site": recipe.site,
+                "context_size": recipe.ctx,
+            }
+            about |= {"warm_start": ids[-1] if ids else None}
+            folder.mkdir(parents=True, exist_ok=True)
+            train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
+            numbers = {"d_in": width, "d_sae": config.d_sae, "k": recipe.k, "steps": recipe.steps}
+            inputs = [workspace.get("dictionaries", ids[-1]).as_input()] if ids else []
+            metadata = about | {"kind": "sae", "seed": recipe.seed}
+            write_manifest(
+                folder,
+                "dictionaries",
+                id,
+                command=command,
+                recipe=recipe.model_dump(mode="json"),
+                inputs=inputs,
+                numbers=numbers,
+                metadata=metadata,
+            )
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        ids.append(id)
+        first = next(iter(batches))  # the batch that set this SAE's scale
+        start, start_scale = str(folder), float(TopKSAE(width, 1, 1).measure_scale(first)[0])
+    return ids
+
+
+@torch.no_grad()
+def gap_table(
+    cc: Crosscoder, dictionaries: list[SAE], names: list[str], batches: Iterable[Tensor], *, resamples: int = 500, seed: int = 0
+) -> pd.DataFrame:
+    """Explained variance of the crosscoder and of each snapshot's own SAE on the same held-out rows [B, sum(D)]; one row per source.
+
+    ``gap`` = SAE - crosscoder, with a 95 % bootstrap interval over batches (``n`` of them, ``rows`` rows); both L0 beside it.
+    """
+    shifts: list[Tensor] = []
+    sums: list[np.ndarray] = []
+    l0 = np.zeros((2, len(names)))
+    rows = 0
+    for x in batches:
+        values, indices = cc.encode_sparse(x)
+        mine, parts = cc.split(cc.decode_sparse(values, indices)), cc.split(x)
+        shifts = shifts or [p.double().mean(0) for p in parts]
+        one = np.zeros((3, len(names)))
+        for s, (part, sae) in enumerate(zip(parts, dictionaries, strict=True)):
+            v, i = sae.encode_sparse(part)
+            one[:, s] = [
+                float(t.double().square().sum()) for t in (part - mine[s], part - sae.decode_sparse(v, i), part.double() - shifts[s])
+            ]
+            l0[:, s] += int((values > 0).sum()), int((v > 0).sum())
+        sums.append(one)
+        rows += len(x)
+    total = np.stack(sums)  # [batches, 3, S]; the shift is one batch's mean, close enough to the mean of all for a common denominator
+    ev = 1 - total.sum(0)[:2] / total.sum(0)[2]
+    weights = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
+    drawn = np.einsum("rb,bqs->rqs", weights, total)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / drawn[:, 2], [0.025, 0.975], axis=0)
+    columns = {"source": names, "ev_crosscoder": ev[0], "ev_sae": ev[1], "gap": ev[1] - ev[0], "low": low, "high": high}
+    return pd.DataFrame(columns | {"l0_crosscoder": l0[0] / rows, "l0_sae": l0[1] / rows, "n": len(total), "rows": rows})
