@@ -128,7 +128,10 @@ def _name(entry: Entry, graph: GraphFile, n: GraphNode) -> str:
     """A node as HTML: latents link to their page."""
     text = escape(describe(n, graph, entry.metadata))
     d = data.index().dictionaries.get(dictionary_of(entry.metadata, n.layer) or "") if n.latent is not None else None
-    return f"{latent_link(d, n.latent)} {text}" if d is not None and d.records is not None and n.latent is not None else text
+    if d is None or d.records is None or n.latent is None:
+        return text
+    name = f"L{n.layer} #{n.latent}"
+    return latent_link(d, n.latent, name) + text.removeprefix(name)
 
 
 body()

@@ -83,7 +83,7 @@ def population(e: Evolution) -> list[int]:
         )
         order = st.selectbox(
             "Sort by",
-            [c for c in ("emergence_step", "peak_step", "lifespan", "n_fired", "latent") if c in e.table],
+            [c for c in ("emergence_0.5_step", "emergence_step", "peak_step", "lifespan", "n_fired", "latent") if c in e.table],
             key="tr_sort",
             width=200,
         )
@@ -92,7 +92,7 @@ def population(e: Evolution) -> list[int]:
         frame = frame[frame["class"].astype(str).isin(wanted)]
     frame = frame.sort_values(order, ascending=order != "n_fired", kind="stable", na_position="last").head(500)
     norms = e.norms(frame["latent"].to_numpy()) if len(frame) else None
-    view = frame.copy()
+    view = frame[[c for c in frame.columns if not c.endswith("_index")]].copy()
     if norms is not None:
         view.insert(1, "norm over training", [np.round(r, 4).tolist() for r in norms])
     event = st.dataframe(

@@ -66,7 +66,7 @@ def label_line(row: dict[str, Any]) -> str:
     source = row.get("label_source")
     scored = f"score {score:.2f}" if isinstance(score, float) else "unscored"
     scored += f" · {escape(clip(source, 40))}" if isinstance(source, str) else ""
-    return f'<span class="wb-label">“{escape(clip(" ".join(label.split()), 160))}” <span class="wb-badge">{scored}</span></span>'
+    return f'<span class="wb-label">{escape(clip(" ".join(label.split()), 160))} <span class="wb-badge">{scored}</span></span>'
 
 
 def contexts_html(records: LatentRecords, latent: int, view: str, *, n: int, window: int | None, breaks: bool, vmax: float) -> str:
