@@ -109,6 +109,9 @@ def test_weight_decay_spares_what_it_should():
 def test_learning_rate_warms_up_stays_and_falls_to_zero(texts):
     recipe = _recipe(texts, steps=100, warmup=10, decay_share=0.25, lr=1.0)
     rates = [recipe.learning_rate(s) for s in range(100)]
+    again = _recipe(texts, steps=120, warmup=10, decay_share=0.25, lr=1.0, cycles=((100, 0.5),))
+    assert [again.learning_rate(s) for s in range(100)] == rates
+    assert again.learning_rate(100) == 0.5 and again.learning_rate(119) == pytest.approx(0.025)
     assert rates[0] == pytest.approx(0.1) and set(rates[9:75]) == {1.0} and rates[-1] == pytest.approx(1 / 25)
 
 
@@ -127,9 +130,11 @@ def test_a_run_is_not_continued_with_another_recipe(tokenizer, texts, tmp_path):
     with pytest.raises(UsageError, match="another recipe"):
         Pretraining(_recipe(texts, lr=1e-4), tmp_path, tokenizer)
     assert Pretraining(_recipe(texts, steps=8, snapshots=(0,)), tmp_path, tokenizer).step == 2  # only longer: the past is the same
-    list(Pretraining(_recipe(texts), tmp_path, tokenizer).run(until=5))
+    longer = _recipe(texts, steps=9, cycles=((6, 1e-3),))
+    list(Pretraining(_recipe(texts), tmp_path, tokenizer).run())
     with pytest.raises(UsageError, match="another recipe"):
         Pretraining(_recipe(texts, steps=8), tmp_path, tokenizer)
+    assert Pretraining(longer, tmp_path, tokenizer).step == 6  # the first decay is kept, a second one follows
     state = tmp_path / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CorruptError, match="cannot be resumed"):
@@ -152,6 +157,7 @@ def test_recipes_are_checked():
         ({"architecture": "mamba", "stepz": 3}, "did you mean 'steps'"),
         ({"architecture": "mamba", "snapshots": [0, 20]}, "outside"),
         ({"architecture": "gpt_neox", "d_model": 30}, "multiple"),
+        ({"architecture": "mamba", "cycles": [[10, 1e-3]]}, "rising steps"),
         ({"architecture": "mamba", "kind_weights": [[5, 1, 1, 1], [2, 1, 1, 1]]}, "in the order"),
         ({"architecture": "mamba", "corpus": {"kind": "mini", "seeed": 1}}, "did you mean 'seed'"),
     ):

@@ -11,18 +11,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sae.errors import CorruptError, NonFiniteError, UsageError
-from sae.files import read_json, sha256_json, write_bytes, write_json
+from sae.files import sha256_json, write_bytes
 from sae.strict import StrictConfig
 from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, mixed_windows
@@ -52,6 +53,7 @@ class PretrainRecipe(StrictConfig):
     clip: float = Field(default=1.0, gt=0)
     seed: int = 0
     no_bos_share: float = Field(default=0.1, ge=0, le=1)
+    cycles: tuple[tuple[NonNegativeInt, PositiveFloat], ...] = ()
     kind_weights: tuple[tuple[NonNegativeInt, PositiveFloat, PositiveFloat, PositiveFloat], ...] = ()
     start: str | None = None
     snapshots: tuple[int, ...] = (0,)
@@ -63,6 +65,9 @@ class PretrainRecipe(StrictConfig):
             raise ValueError(f"d_model = {self.d_model} is not a multiple of 2 × n_heads = {2 * self.n_heads}")
         if list(self.kind_weights) != sorted(self.kind_weights, key=lambda row: row[0]):
             raise ValueError("kind_weights must be in the order of their first steps")
+        firsts = [0, *(first for first, _ in self.cycles), self.steps]
+        if self.cycles and any(a >= b for a, b in pairwise(firsts)):
+            raise ValueError(f"cycles must begin at rising steps between 0 and steps = {self.steps}")
         late = [s for s in self.snapshots if s > self.steps or s < 0]
         if late:
             raise ValueError(f"snapshots {late} lie outside 0 … steps = {self.steps}")
@@ -76,11 +81,20 @@ class PretrainRecipe(StrictConfig):
     @property
     def decay_start(self) -> int:
         """First step at which the learning rate falls."""
-        return self.steps - round(self.steps * self.decay_share)
+        end = self.cycles[0][0] if self.cycles else self.steps
+        return end - round(end * self.decay_share)
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of the update number ``step`` (from 0)."""
-        decay = (self.steps - step) / max(self.steps - self.decay_start, 1)
+        """Learning rate of the update number ``step`` (from 0).
+
+        Rows (first step, rate) of ``cycles`` start over: from each the rate falls linearly, to zero at the next one or the end.
+        """
+        ends = [first for first, _ in self.cycles] + [self.steps]
+        begun = sum(first <= step for first, _ in self.cycles)
+        if begun:
+            first, rate = self.cycles[begun - 1]
+            return rate * (ends[begun] - step) / (ends[begun] - first)
+        decay = (ends[0] - step) / max(ends[0] - self.decay_start, 1)
         return self.lr * min(1.0, (step + 1) / self.warmup, decay)
 
     def weight(self, kind: int, step: int) -> float:
@@ -92,8 +106,8 @@ class PretrainRecipe(StrictConfig):
         return begun[-1][1 + kind] if begun else 1.0
 
     def trajectory(self) -> dict[str, Any]:
-        """What decides the weights before the decay starts: all but the length of the run and the choice of snapshots."""
-        return self.model_dump(mode="json", exclude={"steps", "snapshots", "decay_share", "name"})
+        """What decides the weights beside the learning rates: all but the length of the run and the choice of snapshots."""
+        return self.model_dump(mode="json", exclude={"steps", "snapshots", "decay_share", "cycles", "name"})
 
 
 def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
@@ -198,7 +212,8 @@ class Pretraining:
         path = self.work / "state.safetensors"
         try:
             tensors = load_file(path)
-            about = read_json(self.work / "run.json")
+            with safe_open(path, framework="pt") as f:
+                past = (f.metadata() or {}).get("past")
             self.step = int(tensors["step"])
             self.losses = tensors["losses"].numpy()
             for i, (name, p) in enumerate(self.model.named_parameters()):
@@ -207,10 +222,13 @@ class Pretraining:
                     self.optimizer.state[p] = {k: tensors[f"{k}.{i}"] for k in ("step", "exp_avg", "exp_avg_sq")}
         except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as e:
             raise CorruptError(f"{path} cannot be resumed: {e}. Remove {self.work} to train from the start.") from e
-        before, now = (about.get("steps"), about.get("decay_start")), (self.recipe.steps, self.recipe.decay_start)
-        moved = before != now and self.step > min(about.get("decay_start", 0), self.recipe.decay_start)
-        if moved or about.get("trajectory") != sha256_json(self.recipe.trajectory()):
+        if past != self._past():
             raise UsageError(f"{self.work} holds a run of another recipe at step {self.step}. Remove it, or give the recipe another name.")
+
+    def _past(self) -> str:
+        """What decided the weights so far; a longer or otherwise decayed run may go on from here while this stays the same."""
+        rates = [self.recipe.learning_rate(step) for step in range(self.step)]
+        return sha256_json([self.step, self.recipe.trajectory(), rates])
 
     def save_state(self) -> None:
         """Write everything needed to go on from here, atomically."""
@@ -218,9 +236,7 @@ class Pretraining:
         for i, (name, p) in enumerate(self.model.named_parameters()):
             tensors[f"model.{name}"] = p.detach().contiguous()
             tensors |= {f"{k}.{i}": v for k, v in self.optimizer.state.get(p, {}).items()}
-        r = self.recipe
-        write_json(self.work / "run.json", {"trajectory": sha256_json(r.trajectory()), "steps": r.steps, "decay_start": r.decay_start})
-        write_bytes(self.work / "state.safetensors", save(tensors))
+        write_bytes(self.work / "state.safetensors", save(tensors, metadata={"past": self._past()}))
 
     def update(self) -> float:
         """One optimizer step; returns its mean loss in nats.
