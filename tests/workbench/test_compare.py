@@ -124,7 +124,7 @@ def test_every_baseline_is_there_or_says_why(records: MatchRecords) -> None:
     )
     summary = records.table("summary").set_index(["direction", "series"])
     assert summary.loc[("ab", "sae seed"), "mean"] == pytest.approx(1, abs=1e-6)  # the same latents, permuted
-    assert summary.loc[("ab", "neurons"), "n"] == 2 * 512
+    assert 900 < summary.loc[("ab", "neurons"), "n"] <= 2 * 512  # a neuron may be constant on these tokens
     assert summary.loc[("ab", "shuffle"), "mean"] < summary.loc[("ab", "cross"), "mean"] < 1
     assert (summary["low"] <= summary["mean"] + 1e-9).all() and (summary["mean"] <= summary["high"] + 1e-9).all()
     order = records.table("order")
