@@ -35,11 +35,13 @@ def train_tokenizer(texts: list[str], vocab: int = 512) -> Any:
 def wrap(tokenizer: Any) -> Any:
     """A ``tokenizers.Tokenizer`` as transformers' fast tokenizer, which puts BOS first (not with ``add_special_tokens=False``).
 
-    ``<|bos|>`` written in a text is plain text, not BOS.
+    ``<|bos|>`` written in a text is plain text, not BOS. A tokenizer that has no such token is wrapped as it is.
     """
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
+    if tokenizer.token_to_id(BOS) is None:
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     tokenizer.post_processor = TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )

@@ -114,6 +114,17 @@ def test_a_folder_saved_by_hugging_face_loads_without_tokenizer(folders, tmp_pat
         load_tokenizer(tmp_path / "saved")
 
 
+def test_a_tokenizer_of_another_kind_is_used_as_it_is(folders, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    shutil.copytree(folders["gpt_neox"], tmp_path / "m")
+    other = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    other.pre_tokenizer = pre_tokenizers.Whitespace()
+    other.save(str(tmp_path / "m" / "tokenizer.json"))
+    assert load_tokenizer(tmp_path / "m")("b a c")["input_ids"] == [1, 0, 2]
+    assert load_model(tmp_path / "m").tokenizer is not None
+
+
 def test_loading_leaves_the_global_random_state_alone(folders):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

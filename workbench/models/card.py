@@ -131,6 +131,8 @@ def readme(card: dict[str, Any]) -> str:
         "",
         "![Training loss, and criteria per snapshot](card.svg)",
     ]
+    for step, rate in r.get("cycles", ()):
+        lines += ["", f"At step {step:,}, after its decay, the learning rate starts again at {rate:g} and falls to zero a second time."]
     for step, *weights in r["kind_weights"]:
         lines += [
             "",
