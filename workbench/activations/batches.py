@@ -6,6 +6,7 @@ state of an iteration is two integers, (epoch, row within the epoch); going on e
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,6 +119,7 @@ class _GroupReader:
         self.ahead = ThreadPoolExecutor(1, "store-ahead")
         self.readers = ThreadPoolExecutor(batches.threads, "store-read") if batches.threads > 1 else None
         self.stop = threading.Event()
+        self.spare = _Recycler()
 
     def run(self) -> Iterator[torch.Tensor]:
         b, total = self.b, None if self.b.epochs is None else self.b.order.epoch_rows * self.b.epochs
@@ -133,7 +135,7 @@ class _GroupReader:
             while i < len(order):
                 if out is None:
                     size = b.batch_size if total is None else min(b.batch_size, total - at)
-                    out, filled = torch.empty(size, sum(s.width for s in b.streams)), 0
+                    out, filled = self.spare.tensor(size, sum(s.width for s in b.streams)), 0
                 n = min(len(out) - filled, len(order) - i)
                 _take(tensors, index[i : i + n], out[filled : filled + n])
                 filled, i, at = filled + n, i + n, at + n
@@ -193,6 +195,26 @@ class _GroupReader:
         self.ahead.shutdown(wait=True, cancel_futures=True)
         if self.readers is not None:
             self.readers.shutdown(wait=True, cancel_futures=True)
+
+
+class _Recycler:
+    """Batches whose memory is used again once nobody holds it: fresh pages cost more than all the rest of a batch.
+
+    The tensors share memory with arrays kept here; PyTorch holds one reference to an array for as long as any tensor or view
+    over it lives, so an array without it is free.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
+
+    def tensor(self, rows: int, width: int) -> torch.Tensor:
+        """An uninitialised float32 tensor [rows, width]."""
+        for array in self.arrays:
+            if array.shape == (rows, width) and sys.getrefcount(array) == 3:  # the list, the loop, the call
+                return torch.from_numpy(array)
+        array = np.empty((rows, width), np.float32)
+        self.arrays = [*self.arrays[-2:], array]
+        return torch.from_numpy(array)
 
 
 def coalesce(pieces: list[tuple[int, int]], rows_per_shard: int) -> list[tuple[int, int, int]]:

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.workbench.activations.small import make
 
+from tests.workbench.activations.small import make
 from workbench.activations import disk
 
 

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from tests.workbench.activations.small import SPEC, TOKENS, content, in_child, make, make_spec, producer_of, truth
 
 from sae.errors import UsageError
+from tests.workbench.activations.small import SPEC, TOKENS, content, in_child, make, make_spec, producer_of, truth
 from workbench.activations import ActivationStore
 from workbench.activations.errors import ResumeMismatch, StoreIncomplete
 from workbench.activations.shuffle import EpochOrder, Order, permutation, splitmix64
@@ -60,7 +60,9 @@ def test_every_row_once_per_epoch(pristine, window, memory):
 
 def test_splits_do_not_meet(pristine):
     s = ActivationStore.open(pristine)
-    train, held, every = (rows_of(all_of(s.batches("y", 16, seed=0, source="a", split=split, epochs=1))) for split in ("train", "heldout", "all"))
+    train, held, every = (
+        rows_of(all_of(s.batches("y", 16, seed=0, source="a", split=split, epochs=1))) for split in ("train", "heldout", "all")
+    )
     assert sorted(train + held) == every and len(held) == 2 * SPEC.rows_per_seq
     assert list(s.heldout) == [20, 21]
 
@@ -79,6 +81,21 @@ def test_resume_at_any_step(pristine):
     assert batches.state(18) == {"epoch": 1, "row": 162 - SPEC.train_rows}
 
 
+def test_kept_batches_are_never_overwritten(pristine):
+    """Memory of dropped batches is used again; of kept ones, or of kept views, never."""
+    batches = ActivationStore.open(pristine).batches("x", 9, seed=5, source=BOTH, epochs=4)
+    stream, kept, copies, places = iter(batches), [], [], set()
+    for i in range(40):
+        x = next(stream)
+        places.add(x.data_ptr())
+        if i % 3 == 0:
+            kept.append(x if i % 2 else x[2:4].T)
+            copies.append(kept[-1].clone())
+        del x
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+    assert len(places) < 40
+
+
 def test_endless_batches_have_one_size(pristine):
     batches = ActivationStore.open(pristine).batches("y", 50, seed=1, source="a")
     stream = iter(batches)
@@ -88,7 +105,9 @@ def test_endless_batches_have_one_size(pristine):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("change", [{"seed": 6}, {"batch_size": 10}, {"window": 1}, {"split": "all"}, {"memory_limit": 900}, {"hook": "y", "source": "a"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 6}, {"batch_size": 10}, {"window": 1}, {"split": "all"}, {"memory_limit": 900}, {"hook": "y", "source": "a"}]
+)
 def test_resume_with_another_order_is_refused(pristine, change):
     """Fault 23: batch size, seed, buffer … ; `allow_reshuffle` lets it pass."""
     s = ActivationStore.open(pristine)
@@ -150,7 +169,9 @@ def test_data_loader_workers(pristine, workers):
     """Fault 22: forked loader workers, each taking its steps: together the same batches."""
     batches = ActivationStore.open(pristine).batches("x", 9, seed=5, source=BOTH, epochs=1)
     whole = list(batches)
-    loader = torch.utils.data.DataLoader(Steps(batches, len(whole)), batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None)
+    loader = torch.utils.data.DataLoader(
+        Steps(batches, len(whole)), batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
+    )
     found = dict(loader)
     assert sorted(found) == list(range(len(whole))) and all(torch.equal(found[i], whole[i]) for i in found)
 
@@ -183,7 +204,14 @@ def test_reading_while_shards_are_added(store, pristine):
 def test_memory_stays_within_its_buffers(tmp_path):
     """Fault 40: a 96 MiB store is read through 8 MiB of buffers; the process grows by no more than those and 64 MiB."""
     spec = make_spec(
-        streams=(make_spec().streams[0].model_copy(update={"width": 1024}),), sources=make_spec().sources[:1], n_seq=192, ctx=129, seqs_per_shard=32, batch_size=16, block_rows=64, heldout_seqs=0
+        streams=(make_spec().streams[0].model_copy(update={"width": 1024}),),
+        sources=make_spec().sources[:1],
+        n_seq=192,
+        ctx=129,
+        seqs_per_shard=32,
+        batch_size=16,
+        block_rows=64,
+        heldout_seqs=0,
     )
     tokens = np.zeros((192, 129), np.int32)
     block = np.random.default_rng(0).normal(size=(16 * 128, 1024)).astype(np.float32)

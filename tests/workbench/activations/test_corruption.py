@@ -11,9 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tests.workbench.activations.small import SPEC, TOKENS, content, make, make_spec, truth
 
 from sae.errors import CorruptError, NewerSchemaError, UntrustedFile, UserError
+from tests.workbench.activations.small import SPEC, TOKENS, content, make, make_spec, truth
 from workbench.activations import ActivationStore, check
 from workbench.activations.errors import ShardCorrupt, StoreIncomplete, StoreMismatch
 from workbench.activations.shard import open_shard
@@ -264,9 +264,18 @@ def test_a_damaged_plan_is_no_reason_to_touch_shards(store, pristine):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"sources": (make_spec().sources[0].model_copy(update={"revision": "step1"}), make_spec().sources[1])}, r"sources\[0\].revision: the store has null, the request \"step1\""),
-        ({"sources": (make_spec().sources[0].model_copy(update={"weights": "33"}), make_spec().sources[1])}, r"sources\[0\].weights: the store has \"11\", the request \"33\""),
-        ({"streams": (make_spec().streams[0].model_copy(update={"hook": "z"}), *make_spec().streams[1:])}, r"streams\[0\].hook: the store has \"x\", the request \"z\""),
+        (
+            {"sources": (make_spec().sources[0].model_copy(update={"revision": "step1"}), make_spec().sources[1])},
+            r"sources\[0\].revision: the store has null, the request \"step1\"",
+        ),
+        (
+            {"sources": (make_spec().sources[0].model_copy(update={"weights": "33"}), make_spec().sources[1])},
+            r"sources\[0\].weights: the store has \"11\", the request \"33\"",
+        ),
+        (
+            {"streams": (make_spec().streams[0].model_copy(update={"hook": "z"}), *make_spec().streams[1:])},
+            r"streams\[0\].hook: the store has \"x\", the request \"z\"",
+        ),
         ({"plan": {"about": {"tokenizer": "other"}}}, "plan.about.tokenizer"),
         ({"dtype": "bfloat16"}, r"dtype: the store has \"float32\", the request \"bfloat16\""),
         ({"batch_size": 5}, "batch_size: the store has 4, the request 5"),

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.workbench.activations.small import SPEC, content, copies_of_rows, in_child, make, make_spec, producer_of
 
 from sae.errors import OutOfSpace
+from tests.workbench.activations.small import SPEC, content, copies_of_rows, in_child, make, make_spec, producer_of
 from workbench.activations import disk
 from workbench.activations.errors import StoreBusy, StoreMismatch
 from workbench.activations.spec import read_spec
@@ -70,7 +70,11 @@ def test_killed_twice_during_resume(tmp_path, pristine):
 
 
 def start(folder: Path, pause: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "tests.workbench.activations.small", str(folder), str(pause)], stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.workbench.activations.small", str(folder), str(pause)],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.slow
@@ -312,7 +316,9 @@ def test_another_plan_meets_a_live_writer(tmp_path):
     assert read_spec(tmp_path / "s").store_id == SPEC.store_id
 
 
-@pytest.mark.parametrize("fault", ["link:1+:ENOTSUP", "lock:1+:ENOLCK", "allocate:1+:EOPNOTSUPP", "link:1+:EPERM,lock:1+:ENOSYS,allocate:1+:EINVAL"])
+@pytest.mark.parametrize(
+    "fault", ["link:1+:ENOTSUP", "lock:1+:ENOLCK", "allocate:1+:EOPNOTSUPP", "link:1+:EPERM,lock:1+:ENOSYS,allocate:1+:EINVAL"]
+)
 def test_poor_file_systems(tmp_path, pristine, fault):
     """Fault 38: no hard links, no locks, no allocation (each alone and all together): the same store by the fallback path."""
     disk.faults = disk.FaultPlan.parse(fault)

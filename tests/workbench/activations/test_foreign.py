@@ -149,7 +149,7 @@ def test_limits_of_the_process(tmp_path):
     """Fault 30: a child without memory or time ends; the message says so."""
     with h5py.File(tmp_path / "x.h5", "w") as f:
         f["x"] = np.arange(10)
-    with pytest.raises(UntrustedFile, match="limited|cannot be read"):
+    with pytest.raises(UntrustedFile, match=r"limited|cannot be read"):
         inspect(tmp_path / "x.h5", Limits(memory=64 << 20))
     with pytest.raises(UntrustedFile, match="more than 0"):
         inspect(tmp_path / "x.h5", Limits(wall_seconds=0))

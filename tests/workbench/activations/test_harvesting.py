@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.workbench.activations.small import content
-from tests.workbench.bridges import tiny
 from typer.testing import CliRunner
 
 from sae.errors import ConfigError, UsageError
+from tests.workbench.activations.small import content
+from tests.workbench.bridges import tiny
 from workbench.activations import ActivationStore, HarvestRecipe, StreamingStore, harvest
 from workbench.activations.errors import StoreMismatch
 from workbench.config import data_dir
@@ -27,7 +27,10 @@ from workbench.models import load_model
 from workbench.workspace import Workspace
 
 PLAN = TokenPlan(
-    np.random.default_rng(0).integers(1, 50, (20, 12)).astype(np.int32), np.arange(20, dtype=np.int32), np.zeros(20, np.uint8), {"made": "by a test"}
+    np.random.default_rng(0).integers(1, 50, (20, 12)).astype(np.int32),
+    np.arange(20, dtype=np.int32),
+    np.zeros(20, np.uint8),
+    {"made": "by a test"},
 )
 
 
@@ -96,7 +99,7 @@ def test_reuse_and_mismatch(folders, harvested, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr("workbench.models.load_model", lambda *a: pytest.fail("a model was loaded"))
         assert harvest(recipe_of(folders), workspace) == harvested
-    with pytest.raises(StoreMismatch, match="dtype: the store has \"float32\", the request \"bfloat16\""):
+    with pytest.raises(StoreMismatch, match='dtype: the store has "float32", the request "bfloat16"'):
         harvest(recipe_of(folders, dtype="bfloat16"), workspace)
     moved = Path(shutil.move(folders["neox"], tmp_path / "kept"))
     tiny("neox", seed=9).save_pretrained(folders["neox"])

@@ -8,9 +8,9 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tests.workbench.activations.small import SPEC, TOKENS, in_child, make_spec, producer_of, truth
 
 from sae.errors import UsageError
+from tests.workbench.activations.small import SPEC, TOKENS, in_child, make_spec, producer_of, truth
 from workbench.activations import ActivationStore, StreamingStore, fill
 from workbench.activations.errors import NonFiniteActivation, StoreBusy
 
@@ -31,7 +31,9 @@ def stream(folder, capacity=4, producer=None, spec=SMALL) -> StreamingStore:
 @pytest.mark.parametrize("capacity", [2, 4, 7])
 @pytest.mark.parametrize("start", [0, 5, 13])
 def test_same_batches_from_a_bounded_ring(tmp_path, complete, capacity, start):
-    wanted = list(complete.batches(["x"], 7, seed=3, source=["a", "b"], epochs=3, window=capacity // 2, memory_limit=900).starting_at(start))
+    wanted = list(
+        complete.batches(["x"], 7, seed=3, source=["a", "b"], epochs=3, window=capacity // 2, memory_limit=900).starting_at(start)
+    )
     with stream(tmp_path / "s", capacity) as s:
         got, most = [], 0
         for x in s.batches(["x"], 7, seed=3, source=["a", "b"], epochs=3, memory_limit=900, start=start):

@@ -6,14 +6,15 @@ import builtins
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from tests.workbench.activations.small import CTX, N_SEQ, SPEC, TOKENS, content, make, make_spec, producer_of, truth
 
 from sae.errors import MissingError, UsageError, UserError
+from tests.workbench.activations.small import CTX, N_SEQ, SPEC, TOKENS, content, make, make_spec, producer_of, truth
 from workbench.activations import ActivationStore
 from workbench.activations.errors import NonFiniteActivation, ReadOnlyStore
 from workbench.activations.workers import missing
@@ -51,7 +52,9 @@ def test_statistics_match_the_rows(tmp_path, dtype):
 
 
 def test_rounding_to_bfloat16_is_torchs():
-    x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * np.float32(10.0) ** np.random.default_rng(1).integers(-38, 38, (64, 64))
+    x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * np.float32(10.0) ** np.random.default_rng(1).integers(
+        -38, 38, (64, 64)
+    )
     x[0, :4] = [0.0, -0.0, np.inf, 1.00390625]
     assert np.array_equal(to_stored(x, "bfloat16"), torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16))
 
@@ -65,7 +68,7 @@ def test_digests_do_not_depend_on_how_rows_arrive(tmp_path):
     for cuts in ([0, 48], [0, 1, 4, 9, 10, 11, 27, 48]):
         part = PartFile(tmp_path, tmp_path / "x.h5", shard_datasets(SPEC, 0), shard_attributes(SPEC, 0))
         rows = truth(SPEC, "h000")[:48]
-        for a, b in zip(cuts, cuts[1:]):
+        for a, b in pairwise(cuts):
             part.append("acts/h000", rows[a:b])
         tables.append(part._digests["acts/h000"].tolist())
         part.drop()
@@ -83,7 +86,15 @@ def test_any_hdf5_tool_reads_a_shard(pristine):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("dtype, value, why", [("float32", np.nan, "NaN"), ("float32", -np.inf, "infinite"), ("float16", 70_000.0, "infinite \\(as float16\\)"), ("bfloat16", 3.4e38, "infinite")])
+@pytest.mark.parametrize(
+    "dtype, value, why",
+    [
+        ("float32", np.nan, "NaN"),
+        ("float32", -np.inf, "infinite"),
+        ("float16", 70_000.0, "infinite \\(as float16\\)"),
+        ("bfloat16", 3.4e38, "infinite"),
+    ],
+)
 def test_non_finite(tmp_path, dtype, value, why):
     """Fault 12: the place is named, the shard is not committed, others are; `skip-sequence` leaves the sequence out."""
 
