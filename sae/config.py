@@ -39,7 +39,7 @@ class TrainingConfig(StrictConfig):
     )
     dead_after: int = Field(20_000, ge=1, description="rows without firing after which a latent counts as dead")
 
-    revive: bool = Field(True, description="start latents anew that AuxK has not reached in twice dead_after rows")
+    revive: bool = Field(True, description="start latents anew that AuxK has not reached in ten times dead_after rows")
 
     outlier_factor: float = Field(10.0, ge=0, description="rows longer than this many median norms are left out; 0 = keep all")
     backend: Literal["auto", "cpu", "fallback", "triton", "dense"] = "auto"

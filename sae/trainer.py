@@ -20,6 +20,8 @@ from sae.model import SAE
 from sae.rows import check_rows, median_norm, ordinary
 from sae.schedule import kept, learning_rate
 
+REVIVE_AFTER = 10  # times dead_after: earlier, latents that AuxK is still bringing back are thrown away and the error grows
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -141,7 +143,7 @@ class Trainer:
 
     def _revive(self, dead: Tensor, residual: Tensor) -> None:
         """Latents that AuxK could not reach (none of their pre-activations is positive) start anew, with a fresh optimiser."""
-        lost = dead[self.since_F[dead] > 2 * self.config.dead_after] if self.config.revive and len(dead) else dead[:0]
+        lost = dead[self.since_F[dead] > REVIVE_AFTER * self.config.dead_after] if self.config.revive and len(dead) else dead[:0]
         if len(lost) == 0:
             return
         self.model.revive(lost, residual, self.generator)

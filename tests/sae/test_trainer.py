@@ -103,7 +103,7 @@ def test_dead_latents_revive(shift: float) -> None:
     alive = {}
     for on in (False, True):
         toy = Toy(3)
-        trainer = Trainer(TopKConfig(d_in=32, d_sae=128, k=4, k_aux=None if on else 0, revive=on, lr=3e-3, dead_after=5_000))
+        trainer = Trainer(TopKConfig(d_in=32, d_sae=128, k=4, k_aux=None if on else 0, revive=on, lr=3e-3, dead_after=2_000))
         for _ in range(20):
             trainer.step(toy.rows(512))
         with torch.no_grad():
