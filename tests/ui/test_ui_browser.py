@@ -66,6 +66,8 @@ class Visit:
         self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda e: self.troubles.append(f"page error: {e}"))
         self.page.on("console", lambda m: self.troubles.append(m.text) if m.type == "error" and "404" not in m.text else None)
+        self.sent: list[int] = []
+        self.page.on("websocket", lambda ws: ws.on("framesent", lambda frame: self.sent.append(len(frame))))
         self.page.on("request", self._request)
         self.page.on("dialog", lambda d: self.troubles.append(f"dialog: {d.message}"))
 
@@ -167,22 +169,25 @@ def test_scrubber_repaints_without_the_server(visit: Visit) -> None:
     page.wait_for_selector(".scrub .row span")
     slider = page.locator(".scrub input[type=range]")
     assert slider.get_attribute("aria-valuetext").startswith("step ")
-    sent: list[int] = []
-    page.on("websocket", lambda ws: ws.on("framesent", lambda payload: sent.append(len(payload))))
+    frames = len(visit.sent)
+    times = slider.evaluate(
+        """e => [...Array(12).keys()].map(s => {
+             const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t })"""
+    )
+    assert statistics.median(times) <= 10, times
 
-    def painted() -> list[str]:
-        return slider.evaluate("e => [...e.closest('.scrub').querySelectorAll('.c span')].map(s => s.style.background)")
-
-    seen = []
-    for step in (0, 6, 11):
-        took = slider.evaluate(
-            "(e, s) => { const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t }",
+    def painted(step: int) -> list[str]:
+        return slider.evaluate(
+            """(e, s) => { e.value = s; e.dispatchEvent(new Event('input'))
+                return [...e.closest('.scrub').querySelectorAll('.c span')].map(x => x.style.background) }""",
             step,
         )
-        assert took <= 10, f"a step took {took:.1f} ms"
-        seen.append(painted())
-    assert (len({tuple(x) for x in seen}) == 3 and not any(seen[0][j] for j in range(len(seen[0])))) or seen[0] != seen[2]
-    assert sent == []  # dragging sends nothing; letting go sends one number
+
+    assert painted(0) != painted(8)
+    assert len(visit.sent) == frames  # dragging sends nothing
+    slider.evaluate("e => e.dispatchEvent(new Event('change'))")
+    page.wait_for_timeout(500)
+    assert len(visit.sent) > frames  # letting go does, so the line above can fail
     slider.focus()
     page.keyboard.press("ArrowLeft")
     assert slider.input_value() == "10"
