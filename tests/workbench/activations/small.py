@@ -50,14 +50,14 @@ def truth(spec: StoreSpec, key: str) -> np.ndarray:
 
 
 def producer_of(spec: StoreSpec, pause: float = 0.0) -> Callable:
-    """The producer that gives :func:`truth`, a batch at a time."""
+    """The producer that gives :func:`truth`, a batch at a time; from the second shard on it takes its time."""
     values = {s.key: truth(spec, s.key) for s in spec.streams}
     r = spec.rows_per_seq
 
     def produce(lo: int, hi: int):
         for i in range(lo, hi, spec.batch_size):
             j = min(hi, i + spec.batch_size)
-            if pause:
+            if pause and lo:
                 time.sleep(pause)
             yield {key: v[i * r : j * r] for key, v in values.items()}
 

@@ -104,7 +104,7 @@ def test_fifty_random_kills_with_two_workers(tmp_path, pristine):
 @pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals(tmp_path, pristine, sent, code):
     """Fault 5: the unfinished shard is dropped, the lock is free, the exit code says which signal."""
-    worker = start(tmp_path / "s", 0.4)
+    worker = start(tmp_path / "s", 20)
     wait_for_shards(tmp_path / "s", 1)
     worker.send_signal(sent)
     assert worker.wait(timeout=30) == code
@@ -116,7 +116,7 @@ def test_signals(tmp_path, pristine, sent, code):
 
 def test_interrupted_twice(tmp_path, pristine):
     """Fault 5: an impatient second Ctrl-C may leave a part, never a wrong shard."""
-    worker = start(tmp_path / "s", 0.3)
+    worker = start(tmp_path / "s", 20)
     wait_for_shards(tmp_path / "s", 1)
     worker.send_signal(signal.SIGINT)
     worker.send_signal(signal.SIGINT)
