@@ -196,13 +196,7 @@ class Crosscoder(SAE):
             raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
         self.b_dec.copy_((x * self.scale_D).mean(0))
         self.b_enc.zero_()
-        drawn: dict[int, Tensor] = {}
-        for block in self.dec_FD.split(self.widths, dim=1):
-            width = block.shape[1]
-            if width not in drawn or not self.shared_start:
-                fresh = torch.randn(self.d_sae, width, generator=generator, dtype=torch.float64)
-                drawn[width] = fresh / fresh.norm(dim=1, keepdim=True)
-            block.copy_(drawn[width] * self.start_norm)
+        self.dec_FD.copy_(self.directions(self.d_sae, generator) * self.start_norm)
         self.constrain()
         self.enc_FD.copy_(self.dec_FD)
         probe = x[:1024]
@@ -210,6 +204,17 @@ class Crosscoder(SAE):
         factor = (y * target).sum() / y.square().sum().clamp_min(TINY)
         if factor.isfinite() and factor > 0:
             self.enc_FD.mul_(factor)  # exact for Top-K, which is homogeneous; a start for the gates
+
+    def directions(self, n: int, generator: torch.Generator) -> Tensor:
+        """[n, d_in] random directions in float64, of unit norm at every source; with ``shared_start`` the same at sources of one width."""
+        drawn: dict[int, Tensor] = {}
+        blocks = []
+        for width in self.widths:
+            if width not in drawn or not self.shared_start:
+                fresh = torch.randn(n, width, generator=generator, dtype=torch.float64)
+                drawn[width] = fresh / fresh.norm(dim=1, keepdim=True)
+            blocks.append(drawn[width])
+        return torch.cat(blocks, 1)
 
     @torch.no_grad()
     def constrain(self) -> None:

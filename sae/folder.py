@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SAE_LENS_VERSION = "6.0.0"
 
 Reader = Callable[[dict[str, Any], dict[str, Tensor], str], SAE]
 _READERS: dict[tuple[str, str], Reader] = {}
+_PROVIDERS = {"crosscoder": "crosscoders.folder"}  # kinds whose readers another package registers when it is imported
 
 
 def register(architecture: str, kind: str, reader: Reader) -> None:
@@ -107,6 +109,8 @@ def load(path: str | Path) -> SAE:
         raise CorruptError(f"{path / CFG} is not the configuration of a dictionary.")
     metadata = dict(cfg.get("metadata", {}))
     key = str(cfg.get("architecture")), str(metadata.get("kind", "sae"))
+    if key[1] in _PROVIDERS:
+        importlib.import_module(_PROVIDERS[key[1]])  # registers its readers
     reader = _READERS.get(key) or (_READERS.get((key[0], "sae")) if key[0] == "topk" else None)
     if reader is None:
         known = ", ".join(f"{a} ({k})" for a, k in sorted(_READERS))

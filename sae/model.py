@@ -136,6 +136,10 @@ class SAE(nn.Module):
         y, target = self(probe) * self.scale_D - self.b_dec, probe * self.scale_D - self.b_dec
         self.enc_FD.mul_((y * target).sum() / y.square().sum())  # Top-K is homogeneous: the best length has a closed form
 
+    def directions(self, n: int, generator: torch.Generator) -> Tensor:
+        """[n, d_in] random directions in float64, of any length."""
+        return torch.randn(n, self.d_in, generator=generator, dtype=torch.float64)
+
     @torch.no_grad()
     def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator) -> None:
         """Start dead latents anew where the reconstruction is worst (Bricken et al. 2023, *Towards Monosemanticity*, resampling).
@@ -145,7 +149,7 @@ class SAE(nn.Module):
         """
         error = residual_BD.square().sum(1).double().cpu()
         chosen = torch.multinomial(error, len(latents_N), replacement=True, generator=generator).to(residual_BD.device)
-        noise = torch.randn(len(latents_N), self.d_in, generator=generator, dtype=torch.float64).to(residual_BD)
+        noise = self.directions(len(latents_N), generator).to(residual_BD)
         direction = nnf.normalize(nnf.normalize(residual_BD[chosen], dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1)
         self.dec_FD[latents_N] = direction
         self.enc_FD[latents_N] = direction * (0.5 * torch.linalg.vector_norm(self.enc_FD, dim=1).mean())

@@ -12,6 +12,7 @@ from typing import Any
 
 from sae.errors import MissingError
 from workbench.config import read_recipe
+from workbench.provenance import read_manifest
 from workbench.workspace import Workspace
 
 HARVEST, TRAIN, EVOLVE = "demo-harvest", "demo-train", "demo-evolve"
@@ -47,7 +48,7 @@ def register_models(workspace: Workspace, say: Callable[[str], None]) -> list[st
     Raises:
         MissingError: the bundled models are not installed.
     """
-    from sae.files import read_json, sha256_json, write_json
+    from sae.files import sha256_json, write_json
     from workbench.config import data_dir
     from workbench.models.load import bundled, revisions
 
@@ -57,18 +58,22 @@ def register_models(workspace: Workspace, say: Callable[[str], None]) -> list[st
     for name in names:
         if workspace.complete("models", name):
             continue
-        file = data_dir() / "models" / name / "card.json"
-        card = read_json(file) if file.is_file() else {}
-        snapshots = revisions(name)
-        pointer = {"bundled": name, "revisions": snapshots, "card_sha256": sha256_json(card)}
-        with workspace.create("models", name, command="workbench demo", numbers=_headline(card), metadata=pointer) as folder:
+        card = read_manifest(data_dir() / "models" / name)
+        pointer = {"bundled": name, "revisions": revisions(name), "manifest_sha256": sha256_json(card.model_dump(mode="json"))}
+        with workspace.create("models", name, command="workbench demo", numbers=_headline(card.numbers), metadata=pointer) as folder:
             write_json(folder / "pointer.json", pointer)
     return names
 
 
-def _headline(card: dict[str, Any]) -> dict[str, Any]:
-    """The plain numbers of a model card."""
-    return {k: v for k, v in card.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+def _headline(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The plain numbers of a model's own manifest, its criteria on held-out prompts among them."""
+    plain = {k: v for k, v in numbers.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    criteria = numbers.get("criteria", {})
+    return (
+        plain
+        | {"heldout_loss": criteria.get("loss")}
+        | {k: criteria[k] for k in ("copy_gap", "single_match", "agreement") if k in criteria}
+    )
 
 
 def _harvest(workspace: Workspace, say: Callable[[str], None]) -> list[str]:

@@ -77,6 +77,7 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
     from fnmatch import fnmatchcase
 
     from sae import TopKConfig
+    from workbench.models.load import model_id
     from workbench.models.sites import site_of
 
     names = [s.name for s in store.spec.sources]
@@ -98,7 +99,7 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
                     for seed in recipe.seeds:
                         values = {"d_in": stream.width, "d_sae": expansion * stream.width, "k": k, "seed": seed, **recipe.sae}
                         config = parse_config(TopKConfig, values, where="[sae]")
-                        id = dictionary_id(source.model, site, expansion, revision=source.revision, seed=seed)
+                        id = dictionary_id(model_id(source.model), site, expansion, revision=source.revision, seed=seed)
                         jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, stream.hook, site, config))
     if not jobs:
         raise UsageError(

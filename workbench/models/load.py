@@ -130,8 +130,12 @@ def load_hf(name: str | Path, revision: str | None = None) -> Any:
     """The plain Hugging Face model behind :func:`load_model`: float32, eval, eager attention, Mamba mixers repaired."""
     import torch
 
+    from workbench.models.mamba_ssm_format import import_mamba_ssm, is_mamba_ssm_folder
+
     folder = find_folder(name)
-    if folder is None or not _snapshots(folder):
+    if folder is not None and is_mamba_ssm_folder(folder):
+        hf_model = import_mamba_ssm(folder)
+    elif folder is None or not _snapshots(folder):
         source = name if folder is None else folder
         hf_model = _hub(
             source, revision if folder is None else None, "AutoModelForCausalLM", dtype=torch.float32, attn_implementation="eager"

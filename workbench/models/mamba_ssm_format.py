@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
 from sae.errors import CorruptError, UsageError
 from sae.files import disk_errors, read_json, write_bytes, write_json
+from sae.formats.tensors import read_state_dict
 
 _HF, _SSM = "backbone.embeddings.weight", "backbone.embedding.weight"
 _SSM_CFG = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto", "conv_bias": True, "bias": False}
@@ -63,14 +62,11 @@ def export_mamba_ssm(model: MambaForCausalLM, folder: str | Path) -> Path:
 def import_mamba_ssm(folder: str | Path) -> MambaForCausalLM:
     """The model of a folder in this layout, as Hugging Face's MambaForCausalLM in float32, eval mode.
 
-    Raises CorruptError where tensors are missing, superfluous or of another shape than the configuration says.
+    Raises UntrustedFile where the file is not a state dict of plain tensors, CorruptError where tensors are missing, superfluous or of another shape than the configuration says.
     """
     path = Path(folder)
     raw = read_json(path / "config.json")
-    try:
-        tensors: dict[str, Tensor] = torch.load(path / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CorruptError(f"{path / 'pytorch_model.bin'} is not a readable checkpoint ({error}). Copy it again.") from error
+    tensors = read_state_dict(path / "pytorch_model.bin")  # a pickle: only a limited child process opens it
     if _SSM not in tensors:
         raise CorruptError(f"{path / 'pytorch_model.bin'} has no tensor {_SSM!r}: not a mamba_ssm checkpoint.")
     tensors[_HF] = tensors.pop(_SSM)
