@@ -24,7 +24,9 @@ def data_dir() -> Path:
     for candidate in (here / "_data", here.parent / "data"):
         if (candidate / "recipes").is_dir():
             return candidate
-    raise MissingError(f"the bundled data is missing beside {here}. Reinstall the package: pip install --force-reinstall interpretability-workbench")
+    raise MissingError(
+        f"the bundled data is missing beside {here}. Reinstall the package: pip install --force-reinstall interpretability-workbench"
+    )
 
 
 def find_recipe(recipe: str | Path) -> Path:

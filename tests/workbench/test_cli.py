@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from typer.testing import CliRunner
+
 from workbench.cli import VERBS, app, available
 
 runner = CliRunner()

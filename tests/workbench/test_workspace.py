@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+
 from sae.errors import CorruptError, MissingError, NewerSchemaError, UsageError, UserError
 from workbench.provenance import check_files, read_manifest
 from workbench.workspace import Workspace, check_id, dictionary_id
