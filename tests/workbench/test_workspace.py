@@ -51,7 +51,7 @@ def test_half_written_results_do_not_exist(ws):
 
 def test_missing_names_the_nearest(ws):
     make(ws)
-    with pytest.raises(MissingError, match="mini-pythia.L2R-8x"):
+    with pytest.raises(MissingError, match=r"mini-pythia\.L2R-8x"):
         ws.get("dictionaries", "mini-pythia.L2R-9x")
 
 
