@@ -184,9 +184,11 @@ def _to(model: Any, device: str) -> Any:
 def _plan(recipe: HarvestRecipe) -> TokenPlan:
     """The token plan, by the tokenizer of the first source that has one; the others must have the same vocabulary."""
     from workbench.models import load_tokenizer
+    from workbench.models.load import find_folder
 
     tokenizers: dict[str, Any] = {}
     for model in dict.fromkeys(s.model for s in recipe.sources):
+        find_folder(model)  # a folder that does not exist is the real reason, not a missing tokenizer
         try:
             tokenizers[model] = load_tokenizer(model)
         except MissingError:

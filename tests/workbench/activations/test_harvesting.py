@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sae.errors import ConfigError, UsageError
+from sae.errors import ConfigError, MissingError, UsageError
 from tests.workbench.activations.small import content
 from tests.workbench.bridges import tiny
 from workbench.activations import ActivationStore, HarvestRecipe, StreamingStore, harvest
@@ -238,3 +238,9 @@ def test_unknown_key_names_the_nearest(tmp_path):
 
     with pytest.raises(ConfigError, match=r"unknown key 'n_seqs' \(did you mean 'n_seq'\?\)"):
         parse_config(HarvestRecipe, {"id": "x", "sources": [{"model": "m"}], "n_seqs": 4}, where="r.toml")
+
+
+def test_a_missing_model_folder_is_named(tmp_path):
+    recipe = HarvestRecipe.model_validate({"id": "x", "hooks": ["L0R"], "sources": [{"model": "./nowhere/model"}]})
+    with pytest.raises(MissingError, match=r"'\./nowhere/model' does not exist"):
+        harvest(recipe, Workspace(tmp_path / "ws"))
