@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from workbench.claims.base import Claim, Finding, Measured
 from workbench.claims.lab import Lab
+
+if TYPE_CHECKING:
+    from workbench.analysis.evaluate import Evaluation
 
 DICTIONARY = "mini-pythia.L1R-8x"
 
@@ -23,28 +28,26 @@ def measure(lab: Lab) -> Finding:
     model = load_model(subject.model_name)
     tokens, _ = heldout_tokens(lab.workspace, subject, Request(sequences=32 if lab.quick else 96, ctx=256), model)
     dictionary = subject.load()
-    effect, table = _excess(evaluate_in_model(model, dictionary, subject.hook, tokens, hook_out=subject.hook_out))
-    shuffled = subject.load()
-    shuffled.enc_FD.copy_(shuffled.enc_FD.flip(1))
-    shuffled.dec_FD.copy_(shuffled.dec_FD.flip(1))
-    _, broken = _excess(evaluate_in_model(model, shuffled, subject.hook, tokens, hook_out=subject.hook_out))
-    inside = float(table["delta"].iloc[: len(table) // 2].mean())
-    control = Measured(float(broken["delta"].mean()) / inside, None, None, len(tokens), "times the loss inside")
-    return Finding(effect, control, table, f"ΔLM loss {inside:.4f} inside the trained length")
+    inside, beyond = _added_loss(evaluate_in_model(model, dictionary, subject.hook, tokens, hook_out=subject.hook_out))
+    broken = subject.load()
+    broken.enc_FD.copy_(broken.enc_FD.flip(1))
+    broken.dec_FD.copy_(broken.dec_FD.flip(1))
+    spoilt, _ = _added_loss(evaluate_in_model(model, broken, subject.hook, tokens, hook_out=subject.hook_out))
+    draws = np.random.default_rng(0).integers(0, len(tokens), (2000, len(tokens)))
+    ratios = beyond[draws].mean(1) / inside[draws].mean(1) - 1
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    effect = Measured(float(beyond.mean() / inside.mean() - 1), float(low), float(high), len(tokens), "relative to inside")
+    control = Measured(float(spoilt.mean() / inside.mean()), None, None, len(tokens), "times the loss inside")
+    table = pd.DataFrame({"sequence": np.arange(len(tokens)), "inside": inside, "beyond": beyond})
+    return Finding(effect, control, table, f"ΔLM loss {inside.mean():.4f} inside the trained length, {beyond.mean():.4f} beyond")
 
 
-def _excess(evaluation: object) -> tuple[Measured, pd.DataFrame]:
-    """(extra loss of the second half of positions relative to the first, the table by position band)."""
-    bands = evaluation.bands.copy()  # type: ignore[attr-defined]
-    delta = next(c for c in bands.columns if "delta" in c)
-    bands = bands.rename(columns={delta: "delta"})
-    half = len(bands) // 2
-    inside, beyond = bands["delta"].iloc[:half], bands["delta"].iloc[half:]
-    ratio = float(beyond.mean() / inside.mean() - 1)
-    spread = (
-        np.sqrt(beyond.var(ddof=1) / len(beyond) + inside.var(ddof=1) / len(inside)) / abs(float(inside.mean())) if half > 1 else np.nan
-    )
-    return Measured(ratio, ratio - 1.96 * spread, ratio + 1.96 * spread, len(bands), "relative to inside"), bands
+def _added_loss(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Loss added per token of each sequence: in the first half of its positions, and in the second."""
+    sums = evaluation.sums.assign(added=evaluation.sums["ce_spliced"] - evaluation.sums["ce"])
+    half = sums["band"] < (sums["band"].max() + 1) / 2
+    inside, beyond = (part.groupby("sequence")[["added", "n"]].sum() for part in (sums[half], sums[~half]))
+    return (inside["added"] / inside["n"]).to_numpy(), (beyond["added"] / beyond["n"]).to_numpy()
 
 
 CLAIM = Claim(
