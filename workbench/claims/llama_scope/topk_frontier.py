@@ -9,7 +9,7 @@ from sae import TopKConfig
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
-KS, PENALTIES = (4, 8, 16, 32), (0.03, 0.1, 0.3, 1.0, 3.0)
+KS, PENALTIES = (8, 16, 32, 64), (3.0, 6.0, 10.0, 15.0, 25.0)
 WIDTH = 1024
 
 
