@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from workbench.workspace import Item, Workspace
 
 
 def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
-    """What decides a claim's result besides the data: its own text, seeds and size."""
-    text = {k: getattr(claim, k) for k in ("id", "statement", "experiment", "control", "criterion")}
-    return {"claim": sha256_json(text)[:16], "seeds": lab.seeds, "quick": lab.quick}
+    """What decides a claim's result besides the data: its own file, seeds and size."""
+    module = inspect.getmodule(claim.measure)
+    source = inspect.getsource(module) if module is not None else ""
+    return {"claim": sha256_json([claim.id, source])[:16], "seeds": lab.seeds, "quick": lab.quick}
 
 
 def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
