@@ -19,7 +19,7 @@ from crosscoders.model import Crosscoder
 from sae import folder as sae_folder
 from sae.activation import Activation, TopK
 from sae.errors import CorruptError
-from sae.files import new_folder, write_bytes, write_json
+from sae.files import write_bytes, write_json
 from sae.folder import CFG, WEIGHTS, register
 from sae.model import SAE
 
@@ -33,14 +33,9 @@ def save(cc: Crosscoder, path: str | Path) -> Path:
     Raises:
         CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written stays.
     """
-    path, out = Path(path), cc.folded()
+    out = cc.folded()
     compare(cc, out, where="folding")
-    if path.exists():
-        _write(path, out)
-    else:
-        with new_folder(path) as tmp:
-            _write(tmp, out)
-    return path
+    return sae_folder.place(Path(path), lambda folder: _write(folder, out))
 
 
 def _write(folder: Path, out: Crosscoder) -> None:

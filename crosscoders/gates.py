@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sae.activation import TopK
+from sae.threshold import Threshold
 
 if TYPE_CHECKING:
     from sae.model import SAE
@@ -46,19 +47,6 @@ class BatchTopK(NormTopK):
 
     def fold(self, factor_F: Tensor) -> TopK:
         return Threshold(self.k)
-
-
-@dataclass(frozen=True)
-class Threshold(TopK):
-    """A dictionary gated by thresholds instead of a count: f = z 1[z > t_i]. ``k`` is its nominal L0."""
-
-    architecture: str = "jumprelu"
-
-    def fold(self, factor_F: Tensor) -> TopK:
-        return Threshold(self.k)
-
-    def cfg(self) -> dict[str, Any]:
-        return {}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sae.activation import Activation
 from sae.encode import StepPlan
 from sae.errors import ConfigError, NonFiniteError, UserError
 from sae.model import SAE
+from sae.threshold import active_entries
 
 TINY = 1e-12
 
@@ -103,7 +104,7 @@ class Crosscoder(SAE):
         if not self.gated:
             return super().encode_sparse(x)
         rows = self._rows(x).reshape(-1, self.d_in)
-        kept = [_active(self.gate(self.pre_activations(part))) for part in rows.split(1024)]
+        kept = [active_entries(self.gate(self.pre_activations(part))) for part in rows.split(1024)]
         width = max(1, max(v.shape[1] for v, _ in kept))
         values = torch.cat([nn.functional.pad(v, (0, width - v.shape[1])) for v, _ in kept])
         indices = torch.cat([nn.functional.pad(i, (0, width - i.shape[1])) for _, i in kept])
@@ -157,7 +158,7 @@ class Crosscoder(SAE):
     def decode(self, f: Tensor) -> Tensor:
         """Raw activations [..., D] from dense latent activations [..., F]."""
         if isinstance(self.activation, JumpReLU) and self.activation.per_source:
-            values, indices = _active(f.reshape(-1, self.d_sae))
+            values, indices = active_entries(f.reshape(-1, self.d_sae))
             return self.decode_sparse(values, indices).reshape(*f.shape[:-1], self.d_in)
         return super().decode(f)
 
@@ -293,10 +294,3 @@ class Crosscoder(SAE):
             "shared_latents": self.shared_latents,
             "dedicated_latents": self.dedicated,
         }
-
-
-def _active(f: Tensor) -> tuple[Tensor, Tensor]:
-    """Dense [B, F] as (values, indices) [B, K] with K the largest number of positive entries in a row."""
-    width = max(1, int((f > 0).sum(1).max())) if len(f) else 1
-    values, indices = torch.topk(f, width, dim=1)
-    return values.clamp_min(0), indices

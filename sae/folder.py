@@ -156,13 +156,18 @@ def save(sae: SAE, path: str | Path) -> Path:
     Raises:
         CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written stays.
     """
-    path, out = Path(path), sae.folded()
+    out = sae.folded()
     compare(sae, out, where="folding")
+    return place(Path(path), lambda folder: _write(folder, out))
+
+
+def place(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a folder: a new one appears whole, in an existing one it replaces its files."""
     if path.exists():
-        _write(path, out)
+        write(path)
     else:
         with new_folder(path) as tmp:
-            _write(tmp, out)
+            write(tmp)
     return path
 
 

@@ -30,6 +30,10 @@ class Threshold(TopK):
     k: int = 0
     architecture: str = "jumprelu"
 
+    def fold(self, factor_F: Tensor) -> TopK:
+        """What is left of any gate once its thresholds are folded (see :meth:`ThresholdSAE.folded`): the thresholds alone."""
+        return Threshold(self.k)
+
     def cfg(self) -> dict[str, Any]:
         """JumpReLU has no entries of its own; thresholds are a tensor."""
         return {}
@@ -60,8 +64,8 @@ class ThresholdSAE(SAE):
 
     def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Active latents of each row: (values, indices), both [..., K] with K the fullest row's count; zero means "not active"."""
-        parts = [_active(self.encode(rows)) for rows in x.reshape(-1, self.d_in).split(ROWS)] or [
-            _active(self.encode(x.reshape(-1, self.d_in)))
+        parts = [active_entries(self.encode(rows)) for rows in x.reshape(-1, self.d_in).split(ROWS)] or [
+            active_entries(self.encode(x.reshape(-1, self.d_in)))
         ]
         width = max(v.shape[1] for v, _ in parts)
         values, indices = (torch.cat([nnf.pad(t, (0, width - t.shape[1])) for t in ts]) for ts in zip(*parts, strict=True))
@@ -98,7 +102,7 @@ class ThresholdSAE(SAE):
         return out.to(self.enc_FD.device)
 
 
-def _active(f: Tensor) -> tuple[Tensor, Tensor]:
+def active_entries(f: Tensor) -> tuple[Tensor, Tensor]:
     """Non-zero entries of dense codes [n, F] as (values, indices) [n, K], latents ascending; K at least 1."""
     width = max(1, int((f > 0).sum(1).max())) if len(f) else 1
     indices = f.detach().topk(width, dim=1).indices.sort(dim=1).values

@@ -7,7 +7,6 @@ memory, processor time and file size, which writes plain safetensors back; the p
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import stat
@@ -139,8 +138,3 @@ def need(tensors: dict[str, Tensor], names: list[str], where: str, library: str)
         raise CorruptError(
             f"{where} is not a {library} dictionary: {', '.join(missing)} missing, found {', '.join(sorted(tensors)) or 'nothing'}."
         )
-
-
-def json_dumps(value: Any) -> str:
-    """JSON as the other libraries write it: two-space indent."""
-    return json.dumps(value, indent=2)

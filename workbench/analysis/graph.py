@@ -7,7 +7,7 @@ after it see these parts as their input. An edge from part i at one hook to late
 
 the direct effect, by the gradient of the blocks between (attribution = activation × gradient; Marks et al. 2024, arXiv
 2403.19647; Ameisen et al. 2025, *Circuit Tracing*). With ``freeze`` the nonlinearities that decide *where* information goes are
-held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ, B, C, decay and gate in a Mamba.
+held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ (and with it the decay), B, C and gate in a Mamba.
 What remains nonlinear (MLPs, the SiLU after a convolution) enters by its gradient. Reconstruction errors are nodes of their own.
 
 Influence of a node is the sum over all paths to the target logits of products of normalised absolute edge weights; nodes and
