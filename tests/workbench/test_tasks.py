@@ -79,3 +79,13 @@ def test_what_cannot_be_expressed_is_said(tokenizer) -> None:
     same = read_task("agreement").model_copy(update={"wrong": " is"})
     with pytest.raises(UsageError, match="only 0 of one length"):
         make_prompts(same, 8, vocab_size=512, tokenizer=tokenizer)
+
+
+def test_mirrored_prompts_are_balanced_so_that_a_fixed_answer_scores_one_half():
+    from workbench.models.load import load_tokenizer
+
+    prompts = make_prompts(read_task("agreement"), 40, vocab_size=1024, tokenizer=load_tokenizer("mini-pythia"))
+    assert len(prompts) == 40
+    kinds, counts = np.unique(prompts.answer, return_counts=True)
+    assert len(kinds) == 2 and counts.tolist() == [20, 20]
+    assert set(map(tuple, np.stack([prompts.answer, prompts.wrong], 1))) == {tuple(kinds), tuple(kinds[::-1])}

@@ -5,14 +5,14 @@ A task is a TOML file, bundled in `data/tasks/` or the user's own. Three kinds:
 - `induction`: tokens drawn without replacement, so the last one occurred exactly once before, at `A`; the answer is the token `B`
   after it. The corrupted prompt differs in B alone. `match` > 1 repeats that many tokens up to and including A.
 - `template`: `clean`, `corrupt`, `answer`, `wrong` and `marks` are Python format strings over `slots` (lists of words, or of
-  word forms: `{noun[0]}`); slots named together in `distinct` never take the same value.
+  word forms: `{noun[0]}`); slots named together in `distinct` never take the same value. With `mirror`, half of the prompts
+  use all word forms in reverse order and exchange `answer` with `wrong`: a model that prefers one answer anyway scores 0.5.
 - `pairs`: every prompt written out, under `[[pairs]]`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from sae.strict import StrictConfig, nearest, read_config
 from workbench.config import data_dir
 
 Slot = tuple[str | tuple[str, ...], ...]
+Encoded = tuple[list[int], list[int], int, int, dict[str, int]]  # clean, corrupt, answer, wrong, marks
 
 
 class Pair(StrictConfig):
@@ -56,6 +57,7 @@ class TaskConfig(StrictConfig):
     marks: dict[str, str] = Field(default_factory=dict)
     slots: dict[str, Slot] = Field(default_factory=dict)
     distinct: tuple[tuple[str, ...], ...] = ()
+    mirror: bool = False
     pairs: tuple[Pair, ...] = ()
 
     @model_validator(mode="after")
@@ -186,23 +188,25 @@ def _induction(task: TaskConfig, n: int, length: int, tokens: np.ndarray, bos: i
 
 
 def _text_prompts(task: TaskConfig, n: int, tokenizer: Any, rng: np.random.Generator) -> PromptSet:
-    found: dict[int, list[tuple[list[int], list[int], int, int, dict[str, int]]]] = {}
+    sides = 1 + task.mirror
+    found: dict[int, tuple[list[Encoded], list[Encoded]]] = {}  # prompt length -> as written, mirrored
     seen: set[str] = set()
     rendered = 0
-    for pair in _render(task, 40 * n, rng):
+    for turn, pair in enumerate(_render(task, 40 * n, rng)):
         if pair.clean + pair.answer in seen:
             continue
         seen.add(pair.clean + pair.answer)
         rendered += 1
         encoded = _encode(pair, tokenizer)
         if encoded is not None:
-            group = found.setdefault(len(encoded[0]), [])
-            group.append(encoded)
-            if len(group) == n:
+            group = found.setdefault(len(encoded[0]), ([], []))
+            group[turn % sides].append(encoded)
+            if min(len(side) for side in group[:sides]) >= -(-n // sides):
                 break
-    best = max(found.values(), key=len, default=[])
+    balanced = {k: _interleave(group[:sides])[:n] for k, group in found.items()}
+    best = max(balanced.values(), key=len, default=[])
     if len(best) < min(8, n):
-        lengths = dict(Counter({k: len(v) for k, v in found.items()}))
+        lengths = {k: len(v) for k, v in sorted(balanced.items())}
         raise UsageError(
             f"task {task.name!r}: of {rendered} prompts, this tokenizer gives only {len(best)} of one length whose clean and corrupted "
             f"version align and whose answers differ (by length: {lengths})."
@@ -213,19 +217,31 @@ def _text_prompts(task: TaskConfig, n: int, tokenizer: Any, rng: np.random.Gener
     return PromptSet(task.name, clean, corrupt, control, answer, wrong, marks, rendered, task.focus if task.focus in marks else "last")
 
 
+def _interleave(sides: Sequence[list[Encoded]]) -> list[Encoded]:
+    """Prompts of all sides in turn, as many of each."""
+    return [prompt for together in zip(*sides, strict=False) for prompt in together]
+
+
 def _render(task: TaskConfig, tries: int, rng: np.random.Generator) -> Iterator[Pair]:
     if task.kind == "pairs":
         yield from task.pairs
         return
+    produced = 0
     for _ in range(tries):
         values = {name: options[int(rng.integers(len(options)))] for name, options in task.slots.items()}
         if any(len({values[s] for s in group}) < len(group) for group in task.distinct):
             continue
+        mirrored = task.mirror and produced % 2 == 1
+        produced += 1
+        if mirrored:
+            values = {name: v if isinstance(v, str) else v[::-1] for name, v in values.items()}
         text = {k: getattr(task, k).format_map(values) for k in ("clean", "corrupt", "answer", "wrong")}
+        if mirrored:
+            text["answer"], text["wrong"] = text["wrong"], text["answer"]
         yield Pair(**text, marks={name: form.format_map(values) for name, form in task.marks.items()})
 
 
-def _encode(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int], int, int, dict[str, int]] | None:
+def _encode(pair: Pair, tokenizer: Any) -> Encoded | None:
     """Token ids, or None where the two prompts do not align. Tokens with which both answers begin are appended to the prompts."""
     first = _bos(tokenizer)
     bos = [] if first is None else [first]
