@@ -132,7 +132,7 @@ def readme(card: dict[str, Any]) -> str:
         "![Training loss, and criteria per snapshot](card.svg)",
     ]
     for step, rate in r.get("cycles", ()):
-        lines += ["", f"At step {step:,}, after its decay, the learning rate starts again at {rate:g} and falls to zero a second time."]
+        lines += ["", f"At step {step:,}, after its decay, the learning rate starts again at {rate:g} and falls to zero once more."]
     for step, *weights in r["kind_weights"]:
         lines += [
             "",
