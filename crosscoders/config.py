@@ -60,23 +60,30 @@ class CrosscoderConfig(TrainingConfig):
         """The untrained crosscoder."""
         import torch
 
-        from crosscoders import gates
+        from crosscoders.gates import PerSource
         from crosscoders.model import Crosscoder
+        from sae.activation import BatchTopK, NormTopK, TopK
+        from sae.penalised import L1, JumpReLU
 
         k = self.k
         if self.activation == "topk":
-            activation: gates.TopK = gates.NormTopK(k)
+            activation: TopK = NormTopK(k)
         elif self.activation == "batchtopk":
-            activation = gates.BatchTopK(k)
+            activation = BatchTopK(k)
         elif self.activation == "l1":
-            activation = gates.L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient)
+            activation = L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.penalty_warmup)
         else:
-            coefficient = 0.3 if self.coefficient is None else self.coefficient
-            activation = gates.JumpReLU(k, coefficient=coefficient, window=self.window, per_source=self.gate == "per-source")
+            activation = (PerSource if self.gate == "per-source" else JumpReLU)(
+                k,
+                coefficient=0.3 if self.coefficient is None else self.coefficient,
+                warmup=self.penalty_warmup,
+                window=self.window,
+                threshold=self.threshold,
+                threshold_rate=self.threshold_lr,
+            )
         cc = Crosscoder(self.widths, self.d_sae, activation, sources=self.sources, dtype=getattr(torch, self.dtype))
         cc.scaling, cc.shared_start, cc.start_norm = self.scaling, self.shared_start, self.start_norm
         cc.shared_latents, cc.shared_penalty, cc.dedicated = self.shared_latents, self.shared_penalty, self.dedicated
-        cc.penalty_warmup, cc.threshold_start, cc.threshold_rate = self.penalty_warmup, self.threshold, self.threshold_lr
         return cc
 
 

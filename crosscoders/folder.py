@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscoders.gates import JumpReLU, Threshold
+from crosscoders.gates import PerSource
 from crosscoders.model import Crosscoder
 from sae import folder as sae_folder
-from sae.activation import Activation, TopK
+from sae.activation import Activation, Threshold, TopK
 from sae.errors import CorruptError
 from sae.files import write_bytes, write_json
 from sae.folder import CFG, WEIGHTS, register
 from sae.model import SAE
 
 EXTRAS = "crosscoder.safetensors"
-PER_SOURCE = "jumprelu-per-source"
+PER_SOURCE = PerSource.architecture
 
 
 def save(cc: Crosscoder, path: str | Path) -> Path:
@@ -43,11 +43,7 @@ def _write(folder: Path, out: Crosscoder) -> None:
 
     extras = {"source_scale": out.source_scale_S, "gain": out.gain_F}
     weights = sae_folder.tensors_of(out)
-    if isinstance(out.activation, Threshold):
-        weights["threshold"] = out.threshold_F.detach().cpu().contiguous()
     cfg = sae_folder.cfg_of(out)
-    if isinstance(out.activation, JumpReLU) and out.activation.per_source:
-        cfg["architecture"] = PER_SOURCE
     cfg["metadata"] = {**cfg["metadata"], **out.about(), "k": out.k}
     write_bytes(folder / EXTRAS, to_bytes({n: t.detach().cpu().contiguous() for n, t in extras.items()}))
     write_bytes(folder / WEIGHTS, to_bytes(weights))
@@ -90,7 +86,7 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
     sae_folder.check_shapes(extras, {"source_scale": (len(widths),), "gain": (d_sae,)}, where)
     activation: Activation = TopK(k)
     if gated:
-        activation = JumpReLU(k, per_source=True) if cfg["architecture"] == PER_SOURCE else Threshold(k)
+        activation = PerSource(k) if cfg["architecture"] == PER_SOURCE else Threshold(k)
     cc = Crosscoder(widths, d_sae, activation, sources=names, dtype=tensors["W_enc"].dtype)
     with torch.no_grad():
         cc.enc_FD.copy_(tensors["W_enc"].t())

@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from crosscoders.gates import BatchTopK, JumpReLU, NormTopK, Threshold
-from sae.activation import Activation
-from sae.encode import StepPlan
-from sae.errors import ConfigError, NonFiniteError, UserError
-from sae.model import SAE
-from sae.threshold import active_entries
-
-TINY = 1e-12
+from crosscoders.gates import PerSource
+from sae.activation import Activation, NormTopK
+from sae.errors import ConfigError, UserError
+from sae.model import SAE, TINY, active_entries
 
 
 class Crosscoder(SAE):
@@ -31,12 +27,11 @@ class Crosscoder(SAE):
 
     Args:
         widths: D_s of every source. sources: their names (source-0, ... where none are given).
-        activation: see :mod:`crosscoders.gates`.
+        activation: see :mod:`sae.activation`, :mod:`sae.penalised` and :mod:`crosscoders.gates`.
 
     Attributes:
         source_scale_S: factor of each source in training; kept beside a folded dictionary.
         gain_F: factor by which folding multiplied each latent's activation (one while training).
-        threshold_F: a gated latent is on where z exceeds it (unused by Top-K).
     """
 
     kind = "crosscoder"
@@ -49,24 +44,26 @@ class Crosscoder(SAE):
         self.sources = tuple(sources) or tuple(f"source-{i}" for i in range(len(self.widths)))
         if len(self.sources) != len(self.widths):
             raise ConfigError(f"{len(self.sources)} source names for {len(self.widths)} widths. Give one name per width.")
-        self.scaling, self.shared_start, self.start_norm = "centred", True, 1.0
+        self.scaling, self.shared_start = "centred", True
         self.shared_latents, self.shared_penalty, self.dedicated = 0, 1.0, 0
-        self.penalty_warmup, self.threshold_start, self.threshold_rate = 0, 0.1, 1.0
-        self.folded_in, self.candidates = False, 4 * getattr(activation, "k", 1)
+        self.folded_in = False
         self.register_buffer("source_scale_S", torch.ones(len(self.widths), dtype=dtype))
         self.register_buffer("gain_F", torch.ones(d_sae, dtype=dtype))
-        self.register_buffer("threshold_F", torch.zeros(d_sae, dtype=dtype))
-        self.register_buffer("level", torch.zeros((), dtype=dtype))  # BatchTopK: running minimum of the kept scores
         self.source_scale_S: Tensor
         self.gain_F: Tensor
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # for the warm-up of penalties
-        self.threshold_F: Tensor
-        self.steps: Tensor
-        self.level: Tensor
-        if isinstance(activation, JumpReLU):
-            self.log_threshold_F = nn.Parameter(torch.zeros(d_sae, dtype=dtype))
 
     # --- what the blocks mean ------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The widths: the norm of a decoder row counts at every source apart."""
+        return self.widths
+
+    def penalty_shares(self) -> Tensor:
+        """[F] factors of the latents' penalties: a discount for the shared ones."""
+        shares = torch.ones_like(self.b_enc)
+        shares[: self.shared_latents] *= self.shared_penalty
+        return shares
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Rows [..., D] as one tensor [..., D_s] per source."""
@@ -96,79 +93,39 @@ class Crosscoder(SAE):
 
     # --- use -----------------------------------------------------------------------------------------------------
 
-    def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Active latents of each row: (values, indices), both [..., K]; a value of zero means "not active".
-
-        With a gate K is the largest number of latents on in any of these rows.
-        """
-        if not self.gated:
-            return super().encode_sparse(x)
-        rows = self._rows(x).reshape(-1, self.d_in)
-        kept = [active_entries(self.gate(self.pre_activations(part))) for part in rows.split(1024)]
-        width = max(1, max(v.shape[1] for v, _ in kept))
-        values = torch.cat([nn.functional.pad(v, (0, width - v.shape[1])) for v, _ in kept])
-        indices = torch.cat([nn.functional.pad(i, (0, width - i.shape[1])) for _, i in kept])
-        return values.reshape(*x.shape[:-1], width), indices.reshape(*x.shape[:-1], width)
-
-    @property
-    def gated(self) -> bool:
-        """Whether thresholds decide what is on, rather than a count per row."""
-        return isinstance(self.activation, Threshold) or (isinstance(self.activation, BatchTopK) and bool(self.level > 0))
-
-    def pre_activations(self, rows: Tensor) -> Tensor:
-        """z [B, F] of rows already in training scale."""
-        return torch.addmm(self.b_enc - self.enc_FD @ self.b_dec, rows, self.enc_FD.t())
-
-    def thresholds(self) -> Tensor:
-        """[F]: a gated latent is on where z exceeds this (the loosest source's, where the gate is per source)."""
-        if isinstance(self.activation, BatchTopK):
-            return self.level / self.decoder_norms().sum(0).clamp_min(TINY)
-        if self.folded_in or not isinstance(self.activation, JumpReLU):
-            return self.threshold_F
-        t = self.level_thresholds()
-        return t / self.decoder_norms().amax(0).clamp_min(TINY) if self.activation.per_source else t
-
-    def level_thresholds(self) -> Tensor:
-        """Learnt thresholds t_i [F] of a JumpReLU crosscoder in training."""
-        return self.threshold_start * torch.exp(self.threshold_rate * self.log_threshold_F)
-
-    def gate(self, z: Tensor) -> Tensor:
-        """f [B, F]: z where it exceeds the threshold, else 0."""
-        return torch.where(z > self.thresholds().detach(), z, torch.zeros_like(z)).clamp_min(0)
-
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Raw activations [..., D] from kept latents; with a gate per source each source leaves out what its own gate closes."""
-        if not (isinstance(self.activation, JumpReLU) and self.activation.per_source):
+        if not isinstance(self.activation, PerSource):
             return super().decode_sparse(values, indices)
         norms = self.decoder_norms() / self.gain_F
-        level = self.thresholds() * norms.amax(0)  # the common threshold t_i on z n_si
+        level = self.opening() * norms.amax(0)  # the common threshold t_i on z n_si
         open_ = [
             torch.where(values * norms[s][indices] > level[indices], values, torch.zeros_like(values)) for s in range(len(self.widths))
         ]
         parts = [self.split(super(Crosscoder, self).decode_sparse(v, indices))[s] for s, v in enumerate(open_)]
         return torch.cat(parts, dim=-1)
 
+    def opening(self) -> Tensor:
+        """[F] the loosest source's thresholds of a dictionary with a gate per source."""
+        threshold = self.thresholds()
+        assert threshold is not None
+        return threshold.detach()
+
     def codes_at(self, f: Tensor, source: int, latents: Tensor) -> Tensor:
         """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``: all of it, unless the gate is per source."""
-        if not (isinstance(self.activation, JumpReLU) and self.activation.per_source):
+        if not isinstance(self.activation, PerSource):
             return f
         norms = (self.decoder_norms() / self.gain_F)[:, latents]
-        return torch.where(f * norms[source] > self.thresholds()[latents] * norms.amax(0), f, torch.zeros_like(f))
+        return torch.where(f * norms[source] > self.opening()[latents] * norms.amax(0), f, torch.zeros_like(f))
 
     def decode(self, f: Tensor) -> Tensor:
         """Raw activations [..., D] from dense latent activations [..., F]."""
-        if isinstance(self.activation, JumpReLU) and self.activation.per_source:
+        if isinstance(self.activation, PerSource):
             values, indices = active_entries(f.reshape(-1, self.d_sae))
             return self.decode_sparse(values, indices).reshape(*f.shape[:-1], self.d_in)
         return super().decode(f)
 
     # --- training ------------------------------------------------------------------------------------------------
-
-    def reconstruct(self, target_BD: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """(y, aux_y, values, indices, penalty) of rows in training scale; see :mod:`crosscoders.reconstruct`."""
-        from crosscoders.reconstruct import reconstruct
-
-        return reconstruct(self, target_BD, plan)
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
         """[D] factors that bring every source to length sqrt(D_s): root-mean-square of centred rows, or mean norm (``scaling``)."""
@@ -183,28 +140,6 @@ class Crosscoder(SAE):
             scales.append((mean_norm if self.scaling == "mean-norm" else centred.square().mean().sqrt()).reciprocal())
         self.source_scale_S.copy_(torch.stack(scales))
         return self.source_scale_S.repeat_interleave(torch.tensor(self.widths, device=x_BD.device))
-
-    @torch.no_grad()
-    def initialise(self, x_BD: Tensor, generator: torch.Generator) -> None:
-        """Scales, mean as bias, one random direction per latent copied to all sources of one width, tied encoders of the best length.
-
-        Raises:
-            UserError: a constant source. NonFiniteError: the scale overflows.
-        """
-        x = x_BD.to(self.enc_FD.dtype)
-        self.scale_D.copy_(self.measure_scale(x))
-        if not torch.isfinite(self.scale_D).all():
-            raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
-        self.b_dec.copy_((x * self.scale_D).mean(0))
-        self.b_enc.zero_()
-        self.dec_FD.copy_(self.directions(self.d_sae, generator) * self.start_norm)
-        self.constrain()
-        self.enc_FD.copy_(self.dec_FD)
-        probe = x[:1024]
-        y, target = self(probe) * self.scale_D - self.b_dec, probe * self.scale_D - self.b_dec
-        factor = (y * target).sum() / y.square().sum().clamp_min(TINY)
-        if factor.isfinite() and factor > 0:
-            self.enc_FD.mul_(factor)  # exact for Top-K, which is homogeneous; a start for the gates
 
     def directions(self, n: int, generator: torch.Generator) -> Tensor:
         """[n, d_in] random directions in float64, of unit norm at every source; with ``shared_start`` the same at sources of one width."""
@@ -248,11 +183,10 @@ class Crosscoder(SAE):
 
         The weights sum_s n_si under which latents compete go into the encoder first, the sources' scales second.
         """
-        if self.folded_in:
-            gain, scale, thresholds = torch.ones_like(self.gain_F), torch.ones_like(self.scale_D), self.threshold_F
-        else:
-            gain = self.decoder_norms().sum(0) if isinstance(self.activation, NormTopK) else torch.ones_like(self.gain_F)
-            gain, scale, thresholds = torch.where(gain > TINY, gain, torch.ones_like(gain)), self.scale_D, self.thresholds().detach()
+        gain, scale, thresholds = torch.ones_like(self.gain_F), torch.ones_like(self.scale_D), self.thresholds()
+        if not self.folded_in:
+            norms = self.decoder_norms().sum(0) if isinstance(self.activation, NormTopK) else gain
+            gain, scale = torch.where(norms > TINY, norms, gain), self.scale_D
         out = type(self)(self.widths, self.d_sae, self.activation.fold(gain), sources=self.sources, dtype=self.enc_FD.dtype).to(
             self.enc_FD.device
         )
@@ -260,7 +194,8 @@ class Crosscoder(SAE):
         out.b_enc.copy_(self.b_enc * gain)
         out.dec_FD.copy_(self.dec_FD / gain[:, None] / scale)
         out.b_dec.copy_(self.b_dec / scale)
-        out.threshold_F.copy_(thresholds * gain)
+        if thresholds is not None:
+            out.threshold_F.copy_(thresholds * gain)
         out.source_scale_S.copy_(self.source_scale_S)
         out.gain_F.copy_(self.gain_F * gain)
         out.shared_latents, out.dedicated, out.folded_in = self.shared_latents, self.dedicated, True

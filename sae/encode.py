@@ -28,6 +28,7 @@ class StepPlan:
     aux_every: int = 1
     tile_rows: int = 0
     bf16_preselect: bool = False
+    candidates: int = 0  # offered by each row where k counts for the whole batch (see sae.batch); 0: k for each row
     doubts: list[float] = field(default_factory=list, compare=False)  # encode() appends the share of rows that are not certain
 
 

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from sae.activation import Activation, TopK
+from sae.activation import Activation, Reconstruction, Threshold, TopK
 from sae.backends import pick
 from sae.encode import StepPlan, encode
 from sae.errors import ConfigError, NonFiniteError, UserError
-from sae.step import SparseStep
+
+TINY = 1e-12
+ROWS = 1024  # rows encoded at a time behind thresholds: bounds the dense pre-activations
 
 
 class SAE(nn.Module):
@@ -28,6 +30,7 @@ class SAE(nn.Module):
 
     Attributes:
         scale_D: factors on the input while training; all one in a saved dictionary.
+        start_norm: norm of decoder rows at the start, where they are free.
         metadata: plain values that go into ``cfg.json`` (model_name, hook_name, seed, ...).
     """
 
@@ -43,6 +46,13 @@ class SAE(nn.Module):
         self.register_buffer("scale_D", torch.ones(d_in, dtype=dtype))
         self.scale_D: Tensor
         self.metadata: dict[str, Any] = {}
+        self.start_norm = 1.0
+        self.candidates = 0  # see sae.activation.BatchTopK
+        self.level: Tensor
+        self.steps: Tensor
+        self.threshold_F: Tensor
+        self.log_threshold_F: nn.Parameter
+        activation.attach(self)
 
     @property
     def W_enc(self) -> Tensor:
@@ -59,7 +69,37 @@ class SAE(nn.Module):
         """Latents kept per row (of a Top-K dictionary)."""
         return int(self.activation.k)  # type: ignore[attr-defined]
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Widths of the parts of a decoder row whose norms count apart: one, but for crosscoders."""
+        return (self.d_in,)
+
+    def decoder_norms(self) -> Tensor:
+        """Norms [1, d_sae] of the decoder rows as they are stored."""
+        return torch.linalg.vector_norm(self.dec_FD.detach(), dim=1)[None]
+
+    def penalty_shares(self) -> Tensor:
+        """[F] factors of the latents' penalties."""
+        return torch.ones_like(self.b_enc)
+
     # --- use -----------------------------------------------------------------------------------------------------
+
+    def bias(self) -> Tensor:
+        """[F] what is added to ``x * scale @ W_enc``."""
+        return torch.addmv(self.b_enc, self.enc_FD, self.b_dec, alpha=-1)
+
+    def thresholds(self) -> Tensor | None:
+        """[F] what pre-activations must exceed, or None where a fixed number of latents is kept."""
+        return self.activation.thresholds(self)
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """z [n, F] of raw rows [n, d_in], before any selection."""
+        return torch.addmm(self.bias(), self._rows(x), self.enc_FD.t())
+
+    def _gated(self, x: Tensor, threshold_F: Tensor) -> Tensor:
+        """Dense codes [n, F] of raw rows [n, d_in]; differentiable where a latent is on."""
+        z = self.pre_activations(x)
+        return z.clamp_min(0) * (z > threshold_F.detach())
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
@@ -71,19 +111,35 @@ class SAE(nn.Module):
     def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Kept latents of each row: (values, indices), both [..., k]; a value of zero means "not active".
 
+        Behind thresholds the last axis is as long as the fullest of these rows needs.
+
         Args:
             x: raw activations [..., d_in], any leading shape. Values are differentiable in ``x`` where it asks for that.
         """
+        threshold = self.thresholds()
+        if threshold is not None:
+            return self._encode_gated(x, threshold)
         rows = self._rows(x).reshape(-1, self.d_in)
         plan = StepPlan(self.activation.keep(self.k), pick("auto", rows), self.activation.selection_weights(self))
         with torch.no_grad():
-            values, indices, _, _ = encode(rows, self.enc_FD, torch.addmv(self.b_enc, self.enc_FD, self.b_dec, alpha=-1), plan)
+            values, indices, _, _ = encode(rows, self.enc_FD, self.bias(), plan)
         if torch.is_grad_enabled() and (x.requires_grad or self.enc_FD.requires_grad):
             values = torch.einsum("bd,bkd->bk", rows - self.b_dec, self.enc_FD[indices]) + self.b_enc[indices]
         return values.clamp_min(0).reshape(*x.shape[:-1], -1), indices.reshape(*x.shape[:-1], -1)
 
+    def _encode_gated(self, x: Tensor, threshold_F: Tensor) -> tuple[Tensor, Tensor]:
+        """Active latents of each row, a bounded number of rows at a time."""
+        kept = [active_entries(self._gated(rows, threshold_F)) for rows in x.reshape(-1, self.d_in).split(ROWS)]
+        kept = kept or [(x.new_zeros(0, 1, dtype=self.enc_FD.dtype), torch.zeros(0, 1, dtype=torch.int64, device=x.device))]
+        width = max(v.shape[1] for v, _ in kept)
+        values, indices = (torch.cat([nnf.pad(t, (0, width - t.shape[1])) for t in ts]) for ts in zip(*kept, strict=True))
+        return values.reshape(*x.shape[:-1], width), indices.reshape(*x.shape[:-1], width)
+
     def encode(self, x: Tensor) -> Tensor:
         """Dense latent activations [..., d_sae] of raw rows [..., d_in]."""
+        threshold = self.thresholds()
+        if threshold is not None:
+            return self._gated(x.reshape(-1, self.d_in), threshold).reshape(*x.shape[:-1], self.d_sae)
         values, indices = self.encode_sparse(x)
         return values.new_zeros(*x.shape[:-1], self.d_sae).scatter(-1, indices, values)
 
@@ -103,10 +159,9 @@ class SAE(nn.Module):
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, target_BD: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """(y, aux_y, values, indices, penalty or None) of rows in training scale, with gradients; see :class:`sae.step.SparseStep`."""
-        y, aux_y, values, indices = SparseStep.apply(target_BD, self.enc_FD, self.b_enc, self.dec_FD, self.b_dec, plan)
-        return y, aux_y, values, indices, self.activation.penalty(values)
+    def reconstruct(self, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+        """(y, aux_y, values, indices, penalty or None) of rows in training scale, with gradients."""
+        return self.activation.reconstruct(self, x_BD, plan)
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
         """[d_in] factors that give centred rows the root-mean-square length sqrt(d_in)."""
@@ -129,16 +184,18 @@ class SAE(nn.Module):
             raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
         self.b_dec.copy_((x * self.scale_D).mean(0))
         self.b_enc.zero_()
-        self.dec_FD.copy_(torch.randn(self.d_sae, self.d_in, generator=generator, dtype=torch.float64))
+        self.dec_FD.copy_(self.directions(self.d_sae, generator) * self.start_norm)
         self.constrain()
         self.enc_FD.copy_(self.dec_FD)
         probe = x[:1024]
         y, target = self(probe) * self.scale_D - self.b_dec, probe * self.scale_D - self.b_dec
-        self.enc_FD.mul_((y * target).sum() / y.square().sum())  # Top-K is homogeneous: the best length has a closed form
+        factor = (y * target).sum() / y.square().sum().clamp_min(TINY)
+        if factor.isfinite() and factor > 0:
+            self.enc_FD.mul_(factor)  # exact for Top-K, which is homogeneous; a start for the others
 
     def directions(self, n: int, generator: torch.Generator) -> Tensor:
-        """[n, d_in] random directions in float64, of any length."""
-        return torch.randn(n, self.d_in, generator=generator, dtype=torch.float64)
+        """[n, d_in] random unit directions in float64."""
+        return nnf.normalize(torch.randn(n, self.d_in, generator=generator, dtype=torch.float64), dim=1)
 
     @torch.no_grad()
     def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator) -> None:
@@ -157,30 +214,41 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Unit-norm decoder rows (in training scale), after every step."""
-        self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(1e-12))
+        """Unit-norm decoder rows (in training scale), after every step, where the activation wants them."""
+        if self.activation.unit_decoders:
+            self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(1e-12))
 
     @torch.no_grad()
-    def folded(self) -> Self:
-        """A copy without a scale and with the same raw input-output behaviour.
+    def folded(self) -> SAE:
+        """A copy without a scale and with the same raw input-output behaviour: a plain Top-K, or a threshold for every latent.
 
-        With one common scale decoders stay unit-norm and activations are in raw units: f is the length a latent adds.
+        Free decoder norms go into the encoder. With one common scale decoders are then unit-norm and activations are in raw
+        units: f is the length a latent adds. Thresholds follow (forgetting them multiplies L0).
         """
-        out = type(self).__new__(type(self))
-        SAE.__init__(out, self.d_in, self.d_sae, self.activation, dtype=self.enc_FD.dtype)
-        one_scale = bool((self.scale_D == self.scale_D[0]).all())
-        s, f = self.scale_D, self.scale_D.reciprocal()[0] if one_scale else torch.ones((), dtype=self.scale_D.dtype)
-        out.enc_FD.copy_(self.enc_FD * s * f)
-        out.b_enc.copy_(self.b_enc * f)
-        out.dec_FD.copy_(self.dec_FD / s / f)
+        s = self.scale_D
+        gain = s.reciprocal()[:1] if bool((s == s[0]).all()) else torch.ones_like(s[:1])
+        if self.activation.folds_norms:
+            n = self.decoder_norms().sum(0)
+            gain = gain * torch.where(n > TINY, n, torch.ones_like(n))
+        gain = gain.expand(self.d_sae)
+        threshold = self.thresholds()
+        out = self.like(self.activation.fold(gain))
+        out.enc_FD.copy_(self.enc_FD * s * gain[:, None])
+        out.b_enc.copy_(self.b_enc * gain)
+        out.dec_FD.copy_(self.dec_FD / s / gain[:, None])
         out.b_dec.copy_(self.b_dec / s)
-        out.activation = self.activation.fold(f.expand(self.d_sae))
+        if threshold is not None:
+            out.threshold_F.copy_(threshold * gain)
         out.metadata = dict(self.metadata)
-        return out.to(self.enc_FD.device)
+        return out
+
+    def like(self, activation: Activation) -> SAE:
+        """An empty dictionary of the same shape, precision and device with another activation, of the class that belongs to it."""
+        return plain(self.d_in, self.d_sae, activation, dtype=self.enc_FD.dtype).to(self.enc_FD.device)
 
     def extras(self) -> dict[str, Tensor]:
-        """Tensors saved beside ``W_enc``, ``W_dec``, ``b_enc`` and ``b_dec``; subclasses say which."""
-        return {}
+        """Tensors saved beside ``W_enc``, ``W_dec``, ``b_enc`` and ``b_dec`` of a folded dictionary."""
+        return {"threshold": self.threshold_F} if self.activation.architecture.startswith("jumprelu") else {}
 
     # --- disk ----------------------------------------------------------------------------------------------------
 
@@ -210,3 +278,21 @@ class TopKSAE(SAE):
 
     def __init__(self, d_in: int, d_sae: int, k: int, *, dtype: torch.dtype = torch.float32):
         super().__init__(d_in, d_sae, TopK(k), dtype=dtype)
+
+
+def plain(d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32) -> SAE:
+    """An empty SAE of the class that belongs to an activation: :class:`TopKSAE`, :class:`sae.threshold.ThresholdSAE`, or SAE itself."""
+    from sae.threshold import ThresholdSAE
+
+    if type(activation) is TopK:
+        return TopKSAE(d_in, d_sae, activation.k, dtype=dtype)
+    if type(activation) is Threshold:
+        return ThresholdSAE(d_in, d_sae, k=activation.k, architecture=activation.architecture, dtype=dtype)
+    return SAE(d_in, d_sae, activation, dtype=dtype)
+
+
+def active_entries(f: Tensor) -> tuple[Tensor, Tensor]:
+    """Non-zero entries of dense codes [n, F] as (values, indices) [n, K], latents ascending; K at least 1."""
+    width = max(1, int((f > 0).sum(1).max())) if len(f) else 1
+    indices = f.detach().topk(width, dim=1).indices.sort(dim=1).values
+    return f.gather(1, indices), indices

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.batch import batch_top_k
 from sae.encode import StepPlan, encode
 
 
@@ -27,7 +28,8 @@ class SparseStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, ...]:
-        v, i, v_aux, i_aux = encode(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1), plan)
+        select = batch_top_k if plan.candidates else encode
+        v, i, v_aux, i_aux = select(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1), plan)
         y = plan.backend.decode(v.clamp_min_(0), i, W_dec).add_(b_dec)
         aux_y = x.new_zeros(0) if v_aux is None or i_aux is None else plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec)
         ctx.plan = plan

@@ -8,35 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
-from sae.activation import TopK
+from sae.activation import Threshold
 from sae.errors import CorruptError, UserError
-from sae.model import SAE
+from sae.model import ROWS, SAE
 
-ROWS = 1024  # rows encoded at a time: bounds the dense pre-activations
 _LOW, _HIGH, _STEP = -28.0, 28.0, 1e-4  # natural logarithms: 7e-13 to 1e12
-
-
-@dataclass(frozen=True)
-class Threshold(TopK):
-    """f = z 1[z > threshold], z rectified. ``k`` is the nominal L0 (0: not known)."""
-
-    k: int = 0
-    architecture: str = "jumprelu"
-
-    def fold(self, factor_F: Tensor) -> TopK:
-        """What is left of any gate once its thresholds are folded (see :meth:`ThresholdSAE.folded`): the thresholds alone."""
-        return Threshold(self.k)
-
-    def cfg(self) -> dict[str, Any]:
-        """JumpReLU has no entries of its own; thresholds are a tensor."""
-        return {}
 
 
 class ThresholdSAE(SAE):
@@ -46,30 +27,19 @@ class ThresholdSAE(SAE):
         k: nominal L0, 0 where it is not known. skip: whether there is a skip connection ``skip_DD`` [d_in, d_in] (a transcoder's).
     """
 
-    def __init__(self, d_in: int, d_sae: int, *, k: int = 0, skip: bool = False, dtype: torch.dtype = torch.float32):
-        super().__init__(d_in, d_sae, Threshold(k), dtype=dtype)
-        self.register_buffer("threshold_F", torch.zeros(d_sae, dtype=dtype))
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        k: int = 0,
+        skip: bool = False,
+        architecture: str = "jumprelu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(d_in, d_sae, Threshold(k, architecture), dtype=dtype)
         self.register_buffer("skip_DD", torch.zeros(d_in, d_in, dtype=dtype) if skip else None)
-        self.threshold_F: Tensor
         self.skip_DD: Tensor | None
-
-    def pre_activations(self, x: Tensor) -> Tensor:
-        """z [n, F] of raw rows [n, d_in], before threshold and rectifier."""
-        return torch.addmm(self.b_enc - self.enc_FD @ self.b_dec, self._rows(x), self.enc_FD.t())
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Dense latent activations [..., d_sae] of raw rows [..., d_in]; differentiable where a latent is on."""
-        z = self.pre_activations(x.reshape(-1, self.d_in))
-        return (z.clamp_min(0) * (z > self.threshold_F)).reshape(*x.shape[:-1], self.d_sae)
-
-    def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Active latents of each row: (values, indices), both [..., K] with K the fullest row's count; zero means "not active"."""
-        parts = [active_entries(self.encode(rows)) for rows in x.reshape(-1, self.d_in).split(ROWS)] or [
-            active_entries(self.encode(x.reshape(-1, self.d_in)))
-        ]
-        width = max(v.shape[1] for v, _ in parts)
-        values, indices = (torch.cat([nnf.pad(t, (0, width - t.shape[1])) for t in ts]) for ts in zip(*parts, strict=True))
-        return values.reshape(*x.shape[:-1], width), indices.reshape(*x.shape[:-1], width)
 
     def skip(self, x: Tensor) -> Tensor | None:
         """What the skip connection adds to the reconstruction of raw rows, or None without one."""
@@ -82,31 +52,15 @@ class ThresholdSAE(SAE):
 
     def extras(self) -> dict[str, Tensor]:
         """Tensors saved beside the four of every dictionary."""
-        out = {"threshold": self.threshold_F}
-        return out if self.skip_DD is None else out | {"W_skip": self.skip_DD.t()}
+        return super().extras() | ({} if self.skip_DD is None else {"W_skip": self.skip_DD.t()})
 
-    @torch.no_grad()
-    def folded(self) -> Self:
+    def folded(self) -> SAE:
         """A copy without a scale; thresholds follow the units of the activations (forgetting them multiplies L0)."""
-        s = self.scale_D
-        f = s.reciprocal()[0] if bool((s == s[0]).all()) else torch.ones((), dtype=s.dtype)
-        out = type(self)(self.d_in, self.d_sae, k=self.k, skip=self.skip_DD is not None, dtype=self.enc_FD.dtype)
-        out.enc_FD.copy_(self.enc_FD * s * f)
-        out.b_enc.copy_(self.b_enc * f)
-        out.dec_FD.copy_(self.dec_FD / s / f)
-        out.b_dec.copy_(self.b_dec / s)
-        out.threshold_F.copy_(self.threshold_F * f)
-        if self.skip_DD is not None and out.skip_DD is not None:
-            out.skip_DD.copy_(self.skip_DD)
-        out.kind, out.metadata = self.kind, dict(self.metadata)
-        return out.to(self.enc_FD.device)
-
-
-def active_entries(f: Tensor) -> tuple[Tensor, Tensor]:
-    """Non-zero entries of dense codes [n, F] as (values, indices) [n, K], latents ascending; K at least 1."""
-    width = max(1, int((f > 0).sum(1).max())) if len(f) else 1
-    indices = f.detach().topk(width, dim=1).indices.sort(dim=1).values
-    return f.gather(1, indices), indices
+        out = super().folded()
+        if self.skip_DD is not None:
+            out.register_buffer("skip_DD", self.skip_DD.clone())
+        out.kind = self.kind
+        return out
 
 
 @torch.no_grad()
@@ -160,7 +114,14 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
     if skip:
         expected["W_skip"] = (d_in, d_in)
     check_shapes(tensors, expected, where)
-    sae = ThresholdSAE(d_in, d_sae, k=int(cfg.get("metadata", {}).get("k") or 0), skip=skip, dtype=tensors["W_enc"].dtype)
+    sae = ThresholdSAE(
+        d_in,
+        d_sae,
+        k=int(cfg.get("metadata", {}).get("k") or 0),
+        skip=skip,
+        architecture=str(cfg["architecture"]),
+        dtype=tensors["W_enc"].dtype,
+    )
     with torch.no_grad():
         sae.enc_FD.copy_(tensors["W_enc"].t())
         sae.dec_FD.copy_(tensors["W_dec"])

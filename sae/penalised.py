@@ -1,0 +1,123 @@
+"""Activations that pay for their sparsity in the loss: L1 and JumpReLU. The number of active latents differs from row to row.
+
+- :class:`L1`        f = relu(z), penalty sum_i f_i n_i (Anthropic, *Circuits Updates* April 2024; crosscoders: the sum over sources)
+- :class:`JumpReLU`  f = z 1[z > t], thresholds learnt by a rectangle-window straight-through estimator, and the tanh-quad penalty
+                     sum_i p_i (1 + p_i / s), p_i = mean tanh(c f_i n_i) over batch and sources (*Evolution of Concepts*, arXiv 2509.17196)
+
+The trainer's own error term is the mean over B and D; penalties, which their papers state beside an error summed over
+dimensions, are divided accordingly. Gradients are dense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sae.activation import Reconstruction, Threshold
+
+if TYPE_CHECKING:
+    from sae.encode import StepPlan
+    from sae.model import SAE
+
+
+@dataclass(frozen=True)
+class L1(Threshold):
+    """ReLU with the sum-of-norms penalty, weight ``coefficient``, grown from 0 over ``warmup`` steps."""
+
+    architecture: str = "standard"
+    coefficient: float = 2.0
+    warmup: int = 0
+    folds_norms: ClassVar[bool] = True
+
+    def attach(self, model: SAE) -> None:
+        super().attach(model)
+        model.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+        f = dense(model, x_BD).relu()
+        cost = f.mean(0) * torch.stack(norms(model)).sum(0)
+        return everything(model, x_BD, f, (self.weight(model) * cost).sum() / sum(model.blocks))
+
+    def weight(self, model: SAE) -> Tensor:
+        """[F] weight of each latent's penalty now; counts the step."""
+        warm = 1.0 if not self.warmup else min(1.0, (int(model.steps) + 1) / self.warmup)
+        if model.training:
+            model.steps += 1
+        return self.coefficient * warm * model.penalty_shares()
+
+
+@dataclass(frozen=True)
+class JumpReLU(L1):
+    """Learnt thresholds (``threshold`` at the start, their logarithms at ``threshold_rate`` times the learning rate) and the tanh-quad penalty.
+
+    ``window`` is the width of the straight-through window.
+    """
+
+    architecture: str = "jumprelu"
+    coefficient: float = 0.3
+    window: float = 4.0
+    c: float = 4.0
+    s: float = 0.01
+    threshold: float = 0.1
+    threshold_rate: float = 1.0
+
+    def attach(self, model: SAE) -> None:
+        super().attach(model)
+        model.log_threshold_F = nn.Parameter(torch.zeros(model.d_sae, dtype=model.enc_FD.dtype))
+
+    def thresholds(self, model: SAE) -> Tensor | None:
+        return self.learnt(model)
+
+    def learnt(self, model: SAE) -> Tensor:
+        """[F] thresholds in training scale, with gradients."""
+        return self.threshold * torch.exp(self.threshold_rate * model.log_threshold_F)
+
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+        f = JumpStep.apply(dense(model, x_BD), self.learnt(model), self.window)
+        sizes = norms(model)
+        rows, columns = f.detach().nonzero(as_tuple=True)  # tanh only where it is not zero ...
+        on = f[rows, columns]
+        p = self.c * torch.stack(sizes).sum(0) * (f * (f.detach() == 0)).sum(0)  # ... its slope there moves thresholds all the same
+        for n in sizes:
+            p = p.index_add(0, columns, torch.tanh(self.c * on * n[columns]))
+        return everything(model, x_BD, f, self.quad(model, p / (len(x_BD) * len(sizes))))
+
+    def quad(self, model: SAE, p_F: Tensor) -> Tensor:
+        """The tanh-quad penalty of mean activities p [F]."""
+        return (self.weight(model) * p_F * (1 + p_F / self.s)).sum() * len(model.blocks) / sum(model.blocks)
+
+
+class JumpStep(torch.autograd.Function):
+    """z 1[z > t] with dz = g 1[z > t] and dt = -sum g (t / window) 1[|z - t| < window / 2, z > 0] (rectangle kernel)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, t: Tensor, window: float) -> Tensor:
+        ctx.save_for_backward(z, t)
+        ctx.window = window
+        return torch.where(z > t, z, torch.zeros_like(z))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (z, t) = grads, ctx.saved_tensors
+        near = ((z - t).abs() < ctx.window / 2) & (z > 0)
+        gt = -(g * near * (t / ctx.window)).sum_to_size(t.shape)
+        return g * (z > t), gt, None
+
+
+def dense(model: SAE, x_BD: Tensor) -> Tensor:
+    """z [B, F] of rows in training scale."""
+    return torch.addmm(model.bias(), x_BD, model.enc_FD.t())
+
+
+def norms(model: SAE) -> list[Tensor]:
+    """Decoder norms [F] of each block, with gradients: the penalties act on them."""
+    return [torch.linalg.vector_norm(b, dim=1).clamp_min(1e-12) for b in model.dec_FD.split(model.blocks, dim=1)]
+
+
+def everything(model: SAE, x_BD: Tensor, f: Tensor, penalty: Tensor, y: Tensor | None = None) -> Reconstruction:
+    """A reconstruction from dense codes f [B, F], by default of all of them."""
+    y = torch.addmm(model.b_dec, f, model.dec_FD) if y is None else y
+    return y, x_BD.new_zeros(0), f, torch.arange(model.d_sae, device=x_BD.device).expand(len(x_BD), -1), penalty
