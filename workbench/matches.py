@@ -156,6 +156,15 @@ class MatchRecords:
         s = slice(int(indptr[latent]), int(indptr[latent + 1]))
         return row[s], value[s]
 
+    def entries(self, dictionary: str) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """(indptr [F + 1], rows, values) of all latents of a dictionary; latent i owns ``indptr[i]:indptr[i + 1]``."""
+        return self._code_arrays(dictionary)
+
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+        """(sequence index, position, token id) of every compared row."""
+        n, positions = len(self.tokens), self._positions
+        return np.repeat(np.arange(n), len(positions)), np.tile(positions, n), self.tokens[:, positions].ravel()
+
     def token_of(self, row: int) -> str:
         """The displayed token of a compared row."""
         sequence, place = divmod(row, len(self._positions))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from sae.errors import MissingError
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
 SOURCE = "mini-pythia"
+VARIANT_TOKENS_PER_MINUTE = 800_000  # pre-training of a miniature model on one quiet core of a small server
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Lab:
     workspace: Workspace
     seeds: int = 3
     quick: bool = False
+    retrain: bool = False  # train the small variants of the bundled models that are not there
     say: Callable[[str], None] = lambda line: None
     _made: dict[Any, Any] = field(default_factory=dict)
 
@@ -106,22 +109,56 @@ class Lab:
         yield from range(self.seeds)
 
     def comparison(self) -> MatchRecords:
-        """The comparison of the two bundled models' residual dictionaries, with second seeds for the skyline."""
+        """The comparison of the two bundled models' residual dictionaries, with all its baselines: seeds of both kinds, untrained models."""
 
         def make() -> Any:
+            from workbench.activations import HarvestRecipe, harvest
             from workbench.analysis.compare import CompareRecipe
             from workbench.analysis.compare_run import compare_and_write
+            from workbench.config import read_recipe
             from workbench.matches import MatchRecords
+            from workbench.models.load import bundled
             from workbench.training import TrainRecipe, train_recipe
 
             self.store()
-            second = TrainRecipe(store="demo", sites=("*R",), expansions=(8,), ks=(16,), seeds=(1,), tokens=600_000, sae={"lr": 2e-3})
-            train_recipe(second, self.workspace, command="workbench reproduce", say=self.say)
+            baselines = read_recipe(HarvestRecipe, "baselines-harvest")
+            present = tuple(s for s in baselines.sources if s.model in bundled())
+            harvest(baselines.model_copy(update={"sources": present}), self.workspace)
+            for name in ("seeds-train", "baselines-train"):
+                train_recipe(read_recipe(TrainRecipe, name), self.workspace, command=f"workbench train {name}", say=self.say)
             recipe = CompareRecipe(tokens=50_000 if self.quick else 100_000)
             item = compare_and_write(self.workspace, "mini-pythia", "mini-mamba", recipe, command="workbench reproduce", tick=self.say)
             return MatchRecords.open(item.path)
 
         return self.once("comparison", make)
+
+    def variant(self, name: str) -> str:
+        """Where a small variant of a bundled model lies: bundled, in the workspace, or trained now if :attr:`retrain` says so.
+
+        Raises:
+            MissingError: none of these; the message names the command and its cost.
+        """
+        from workbench.config import read_recipe
+        from workbench.models.load import bundled
+        from workbench.models.pretrain import PretrainRecipe, finish, open_run
+
+        if name in bundled():
+            return name
+        if not self.workspace.complete("models", name):
+            recipe = read_recipe(PretrainRecipe, name)
+            if not self.retrain:
+                minutes = recipe.steps * recipe.batch * recipe.ctx / VARIANT_TOKENS_PER_MINUTE
+                raise MissingError(
+                    f"needs the variant {name}, which is not bundled. `workbench reproduce --retrain` trains it "
+                    f"({recipe.steps:,} steps, about {minutes:.0f} minutes on one core)."
+                )
+            self.say(f"training {name}: {recipe.steps:,} steps")
+            run = open_run(recipe, self.workspace)
+            for out in run.run():
+                if out["step"] % 500 == 0:
+                    self.say(f"{name}: step {int(out['step']):,} of {recipe.steps:,}")
+            finish(run, self.workspace, criteria=False, show=self.say)
+        return str(self.workspace.path("models", name))
 
     def circuits(self, model: str, revision: str | None = None) -> dict[str, Any]:
         """Headline numbers of the induction circuits of one model or snapshot."""

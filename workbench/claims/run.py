@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.files import read_json, sha256_json, write_json
-from workbench.claims.base import Claim, Finding, untestable, verdict
+from sae.files import read_json, sha256_json, write_bytes, write_json
+from workbench.claims.base import NOT_TESTABLE, Claim, Finding, untestable, verdict
 from workbench.claims.lab import Lab
 from workbench.workspace import Item, Workspace
 
@@ -24,8 +25,10 @@ def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
     """Measure one claim (or reuse its complete result) and return its document."""
     recipe = recipe_of(claim, lab)
     workspace = lab.workspace
-    if workspace.complete("claims", claim.id) and workspace.get("claims", claim.id).manifest.recipe == recipe:
-        return document_of(workspace.get("claims", claim.id))
+    if workspace.complete("claims", claim.id):
+        have = workspace.get("claims", claim.id)
+        if have.manifest.recipe == recipe and have.manifest.numbers["verdict"] != NOT_TESTABLE:  # what was missing may have come
+            return document_of(have)
     lab.say(f"{claim.id}: {claim.statement}")
     try:
         finding = claim.measure(lab)
@@ -71,11 +74,12 @@ def run_all(
     *,
     seeds: int,
     quick: bool,
+    retrain: bool = False,
     say: Callable[[str], None],
     done: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
     """Run claims in order; ``done`` is told each document as it is complete. Interrupted runs go on where they stopped."""
-    lab = Lab(workspace, seeds=seeds, quick=quick, say=say)
+    lab = Lab(workspace, seeds=seeds, quick=quick, retrain=retrain, say=say)
     documents = []
     for claim in claims:
         documents.append(run_claim(claim, lab))
@@ -91,8 +95,11 @@ def shown(m: dict[str, Any] | None) -> str:
     return text if m.get("low") is None else f"{text} [{m['low']:.3g}, {m['high']:.3g}]"
 
 
-def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool) -> str:
-    """The results page: a summary, a table per paper, and every claim with its control and criterion."""
+def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, pictures: Mapping[str, str] | None = None) -> str:
+    """The results page: a summary, a table per paper, and every claim with its control and criterion.
+
+    ``pictures``: paper -> path of its figure, relative to the page.
+    """
     counts = {v: sum(d["verdict"] == v for d in documents) for v in ("found", "not found", "not testable here")}
     size = " --quick" if quick else ""
     lines = [
@@ -118,9 +125,45 @@ def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool) ->
             )
             lines.append("| " + " | ".join(str(c).replace("|", "\\|").strip() for c in row) + " |")
         lines.append("")
+        if pictures and paper in pictures:
+            lines += [f"![Effects and controls of the claims of {paper}]({pictures[paper]})", ""]
         for d in mine:
             lines += [
                 f"**{d['claim']}** ({d['section']}). {d['experiment']} Control: {d['control']} Criterion: {d['criterion']} {d['note']}".rstrip(),
                 "",
             ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def write_page(path: Path, documents: Sequence[dict[str, Any]], workspace: Workspace, *, seeds: int, quick: bool) -> list[Path]:
+    """Write the results page and, in ``<name>-figures/`` beside it, one SVG per paper; returns all paths."""
+    from workbench.export.figures import build
+    from workbench.export.render import render
+    from workbench.export.spec import FigureSpec, Style
+
+    written, pictures = [], {}
+    for paper in dict.fromkeys(d["paper"] for d in documents):
+        first = next(d["claim"] for d in documents if d["paper"] == paper)
+        spec = FigureSpec(figure="claims_of_paper", source=f"claims/{first}", style=Style(width="double"))
+        target = path.parent / f"{path.stem.lower()}-figures" / f"{paper}.svg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, render(build(spec, workspace), spec.style, formats=("svg",))["svg"])
+        pictures[paper] = f"{target.parent.name}/{target.name}"
+        written.append(target)
+    write_bytes(path, markdown(documents, seeds=seeds, quick=quick, pictures=pictures).encode())
+    return [path, *written]
+
+
+def write_bundles(folder: Path, documents: Sequence[dict[str, Any]], workspace: Workspace) -> list[Path]:
+    """One export bundle (zip) per measured claim into ``folder``; returns their paths."""
+    from workbench.export.bundle import bundle
+    from workbench.export.spec import FigureSpec
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for d in documents:
+        if d["effect"].get("value") is not None:
+            made = bundle(FigureSpec(figure="claim", source=f"claims/{d['claim']}"), workspace)
+            written.append(folder / f"{d['claim']}.zip")
+            write_bytes(written[-1], made.zip)
+    return written

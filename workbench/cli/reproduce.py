@@ -15,8 +15,12 @@ def reproduce(
     paper: Annotated[str, typer.Argument(help="llama-scope, universality, evolution or all.")] = "all",
     seeds: Annotated[int, typer.Option(help="Repetitions of every training.", min=1, max=20)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a tenth of the time.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the small variants of the bundled models (about 25 minutes for all, on a quiet core).")
+    ] = False,
     only: Annotated[str | None, typer.Option(help="Run one claim, by its id.")] = None,
-    write: Annotated[Path | None, typer.Option(help="Also write the results page to this Markdown file.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Also write the results page to this Markdown file, its figures beside it.")] = None,
+    bundles: Annotated[Path | None, typer.Option(help="Also write an export bundle (zip) of every claim into this folder.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -29,10 +33,9 @@ def reproduce(
     Example: `workbench reproduce universality --quick`
     """
     from sae.errors import UsageError
-    from sae.files import write_bytes
     from sae.strict import nearest
     from workbench.claims import PAPERS, all_claims
-    from workbench.claims.run import markdown, run_all, shown
+    from workbench.claims.run import run_all, shown, write_bundles, write_page
     from workbench.workspace import Workspace
 
     if paper not in ("all", *PAPERS):
@@ -46,8 +49,10 @@ def reproduce(
     def done(d: dict[str, Any]) -> None:
         say(f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {shown(d['control_measured'])}  n = {d['n']:,}")
 
-    documents = run_all(claims, Workspace(workspace), seeds=seeds, quick=quick, say=say, done=done)
+    home = Workspace(workspace)
+    documents = run_all(claims, home, seeds=seeds, quick=quick, retrain=retrain, say=say, done=done)
     if write is not None:
-        write_bytes(write, markdown(documents, seeds=seeds, quick=quick).encode())
-        say(f"wrote {write}")
+        say(f"wrote {', '.join(map(str, write_page(write, documents, home, seeds=seeds, quick=quick)))}")
+    if bundles is not None:
+        say(f"wrote {len(write_bundles(bundles, documents, home))} bundles into {bundles}")
     return {"workspace": str(workspace), "seeds": seeds, "quick": quick, "claims": documents}

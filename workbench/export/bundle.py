@@ -33,7 +33,20 @@ from workbench.provenance import code_version
 from workbench.workspace import Item, Workspace
 
 SCHEMA = "workbench.export/1"
-_KINDS = ("models", "stores", "dictionaries", "latents", "evaluations", "matches", "circuits", "evolution", "maps", "graphs")
+_KINDS = (
+    "models",
+    "stores",
+    "dictionaries",
+    "latents",
+    "evaluations",
+    "matches",
+    "circuits",
+    "evolution",
+    "maps",
+    "graphs",
+    "explanations",
+    "claims",
+)
 
 
 @dataclass(frozen=True)

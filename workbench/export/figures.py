@@ -22,7 +22,7 @@ from sae.strict import StrictConfig, nearest, parse_config
 from workbench.export.spec import FigureSpec
 from workbench.workspace import Item, Workspace
 
-MODULES = [f"workbench.export.{name}" for name in ("circuits", "evolution", "latents", "universality")]
+MODULES = [f"workbench.export.{name}" for name in ("circuits", "claims", "evolution", "latents", "universality")]
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ _MADE_BY = {
     "evaluations": "evaluate DICTIONARY",
     "circuits": "circuits",
     "evolution": "evolve",
+    "claims": "reproduce",
 }
 
 

@@ -36,18 +36,9 @@ class Criteria:
         self.text = _with_bos(mixed_windows(heldout, tokenizer, first=0, n=n_text, length=ctx - 1)[0], bos)
         self.trigram_loss = float(InterpolatedTrigram.fit(train.tokens, len(tokenizer)).losses(self.text).mean())
         rng = np.random.default_rng([seed, 31])
-        self.copies = [self._copies(size, n_copy, rng) for size in UNSEEN_CHUNKS]
+        self.copies = copy_prompts(self.probabilities, bos, n_copy, rng)
         self.single, self.successor = self._single(n_single, rng)
         self.pairs = [sentence(rng, "heldout")[:3] for _ in range(n_pairs)]
-
-    def _copies(self, size: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A chunk twice, and the same with the second copy permuted: two arrays [n, 1 + 2·size]."""
-        ordered = np.stack([tiled_window(self.probabilities, 2 * size, rng, size) for _ in range(n)])
-        permuted = ordered.copy()
-        for row in permuted:
-            row[size:] = rng.permutation(row[size:])
-        bos = bos_id(self.tokenizer)
-        return _with_bos(ordered, bos), _with_bos(permuted, bos)
 
     def _single(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """BOS and 64 tokens by frequency whose last one occurred exactly once before, in the first half: [n, 65], successors [n]."""
@@ -71,15 +62,14 @@ class Criteria:
         ``copy_gap``; ``single_match`` and ``agreement`` accuracies.
         """
         loss = float(_losses(model, self.text).mean())
-        ordered = [float(_losses(model, o)[:, size:].mean()) for size, (o, _) in zip(UNSEEN_CHUNKS, self.copies, strict=True)]
-        permuted = [float(_losses(model, p)[:, size:].mean()) for size, (_, p) in zip(UNSEEN_CHUNKS, self.copies, strict=True)]
+        ordered, permuted = copy_losses(model, self.copies)
         top = np.concatenate([_logits(model, part)[:, -1].argmax(-1).numpy() for part in np.array_split(self.single, 8)])
         return {
             "loss": loss,
             "below_trigram": self.trigram_loss - loss,
-            "copy": float(np.mean(ordered)),
-            "permuted": float(np.mean(permuted)),
-            "copy_gap": float(np.mean(permuted) - np.mean(ordered)),
+            "copy": ordered,
+            "permuted": permuted,
+            "copy_gap": permuted - ordered,
             "single_match": float((top == self.successor).mean()),
             "agreement": self._agreement(model),
         }
@@ -102,6 +92,26 @@ class Criteria:
         """Numbers of prompts behind each figure, and the trigram's loss."""
         counts = {"text_tokens": int(self.text[:, 1:].size), "copies": sum(len(o) for o, _ in self.copies), "chunks": list(UNSEEN_CHUNKS)}
         return {**counts, "single_match": len(self.single), "agreement": len(self.pairs), "trigram_loss": self.trigram_loss}
+
+
+def copy_prompts(probabilities: np.ndarray, bos: int, n: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of each unseen length, twice, and the same with the second copy permuted: two arrays [n, 1 + 2·length] per length."""
+    out = []
+    for size in UNSEEN_CHUNKS:
+        ordered = np.stack([tiled_window(probabilities, 2 * size, rng, size) for _ in range(n)])
+        permuted = ordered.copy()
+        for row in permuted:
+            row[size:] = rng.permutation(row[size:])
+        out.append((_with_bos(ordered, bos), _with_bos(permuted, bos)))
+    return out
+
+
+@torch.inference_mode()
+def copy_losses(model: Any, copies: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """(ordered, permuted): mean loss in nats on the second copies of :func:`copy_prompts`."""
+    pairs = list(zip(UNSEEN_CHUNKS, copies, strict=True))
+    ordered, permuted = ([float(_losses(model, pair[i])[:, size:].mean()) for size, pair in pairs] for i in (0, 1))
+    return float(np.mean(ordered)), float(np.mean(permuted))
 
 
 def met(measured: dict[str, float], *, mamba: bool) -> dict[str, bool]:
