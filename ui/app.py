@@ -12,6 +12,7 @@ from ui.kit import data, panels
 from ui.kit.index import Index
 from ui.kit.pages import pages_for
 from workbench import __version__
+from workbench.markup import look
 
 HERE = Path(__file__).parent
 
@@ -48,7 +49,7 @@ def _keys(page: str) -> str:
 
 @st.cache_resource(show_spinner=False)
 def _css() -> str:
-    return f"<style>{(HERE / 'kit' / 'theme.css').read_text(encoding='utf-8')}</style>"
+    return f"<style>{look()}{(HERE / 'kit' / 'theme.css').read_text(encoding='utf-8')}</style>"
 
 
 main()

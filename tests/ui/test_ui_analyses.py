@@ -16,12 +16,13 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import CorruptError, MissingError, UsageError
 from tests.ui.conftest import page_text, param
-from ui.kit import graphs, lists, matching
+from ui.kit import graphs, matching
 from ui.kit.circuitry import profile, taps
 from ui.kit.evolving import curves, open_evolution
 from ui.kit.export import make_zip
 from ui.kit.figures import plot
 from ui.kit.scrubber import message
+from workbench import lists
 from workbench.circuits import CircuitResult
 from workbench.evolution import Evolution
 from workbench.export.figures import Panel

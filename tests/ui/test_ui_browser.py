@@ -19,7 +19,7 @@ import pytest
 from tests.ui.serving import free_port, start, wait_until_up
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
-from ui.kit.lists import LatentList, ListItem, add_to_list, save_list
+from workbench.lists import LatentList, ListItem, add_to_list, save_list
 from workbench.workspace import Workspace
 
 CHROMIUM = "/usr/bin/chromium"

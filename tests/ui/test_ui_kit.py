@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from ui.kit import latent_table
-from ui.kit.charts import histogram, logit_bars
 from ui.kit.context_bar import best_match, choices
 from ui.kit.index import Index, read_index, signature, step
 from ui.kit.latent_table import Query, select
-from ui.kit.latent_view import VIEWS, contexts_html, interesting
 from ui.kit.missing import gaps
 from workbench.cli import VERBS
+from workbench.markup.charts import histogram, logit_bars
+from workbench.markup.latent import VIEWS, contexts_html, interesting
 from workbench.records import Histogram, LatentRecords, LogitEffects
 from workbench.workspace import Workspace
 

@@ -132,5 +132,5 @@ def test_browser_only_from_a_terminal() -> None:
 
 
 def test_pages_import_without_torch() -> None:
-    code = "import sys, ui.kit.data, ui.kit.latent_table, ui.kit.latent_view, ui.kit.context_bar, ui.server, workbench.cli.ui; sys.exit('torch' in sys.modules)"
+    code = "import sys, ui.kit.data, ui.kit.latent_table, workbench.markup.latent, ui.kit.context_bar, ui.server, workbench.cli.ui; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode == 0

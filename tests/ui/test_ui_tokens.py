@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ui.synthetic import hostile_tokens
-from ui.kit.tokens import LEVELS, cell, chip, clip, escape, level, markdown, number, strip, visible
+from workbench.markup.tokens import LEVELS, cell, chip, clip, escape, level, markdown, number, strip, visible
 
 ANY = st.one_of(st.sampled_from(hostile_tokens()), st.text(st.characters(), max_size=30))
 

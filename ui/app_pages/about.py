@@ -9,8 +9,8 @@ import platform
 import streamlit as st
 
 from ui.kit import data, panels
-from ui.kit.tokens import escape
 from workbench import __version__
+from workbench.markup.tokens import escape
 from workbench.provenance import check_files
 
 KEYS = (("J", "next latent"), ("K", "previous latent"), ("E", "export"))

@@ -9,11 +9,11 @@ import streamlit as st
 
 from ui.kit import data, panels, state
 from ui.kit.figures import table
-from ui.kit.markup import div
 from ui.kit.options import form
-from ui.kit.tokens import escape, visible
 from workbench.export import FigureSpec, Style, bundle, bundle_of, kinds
 from workbench.export.figures import Kind, build
+from workbench.markup.tags import div
+from workbench.markup.tokens import escape, visible
 from workbench.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ from ui.kit import data, panels, state
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph, picture
 from ui.kit.index import Entry
-from ui.kit.tokens import clip, escape, visible
+from workbench.markup.tokens import clip, escape, visible
 
 
 @st.fragment(key="graph_body")

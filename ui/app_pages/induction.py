@@ -21,10 +21,10 @@ from ui.kit.circuitry import (
 )
 from ui.kit.figures import DIVERGING, plot, table
 from ui.kit.index import Entry
-from ui.kit.markup import div, span
-from ui.kit.tokens import escape, visible
 from workbench.circuits import CircuitResult
 from workbench.export.figures import Panel
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import escape, visible
 
 CONFIG = {"displaylogo": False, "displayModeBar": False}
 

@@ -7,13 +7,13 @@ import random
 import streamlit as st
 
 from ui.kit import data, panels, state
-from ui.kit.charts import histogram, logit_bars
 from ui.kit.context_bar import badges, context_bar
-from ui.kit.enhance import enhance
+from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
-from ui.kit.latent_view import VIEWS, WINDOWS, contexts_html, interesting, label_line, neighbours_html, stats_strip
-from ui.kit.lists import LatentList, ListItem, read_lists, save_list
-from ui.kit.lists import add_to_list as add_item
+from workbench.lists import LatentList, ListItem, read_lists, save_list
+from workbench.lists import add_to_list as add_item
+from workbench.markup.charts import histogram, logit_bars
+from workbench.markup.latent import VIEWS, WINDOWS, contexts_html, interesting, label_line, neighbours_html, stats_strip
 from workbench.records import LatentRecords
 
 
@@ -158,7 +158,7 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
     with right:
         panels.heading("Neighbours", "decoder cosine, same dictionary")
         with panels.guarded("The neighbours"):
-            near = neighbours_html(records, d, latent)
+            near = neighbours_html(records, latent, lambda other: latent_link(d, other))
             if near is None:
                 panels.not_computed("Neighbours", f"workbench features {d.id}")
             else:

@@ -7,8 +7,8 @@ import streamlit as st
 
 from sae.errors import UserError
 from ui.kit import data, panels, state
-from ui.kit.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
-from ui.kit.tokens import clip, visible
+from workbench.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
+from workbench.markup.tokens import clip, visible
 
 
 @st.fragment(key="lists_body")

@@ -12,8 +12,8 @@ from sae.errors import CorruptError
 from ui.kit import data, panels, state
 from ui.kit.figures import COLOURS, plot, table
 from ui.kit.index import Entry
-from ui.kit.tokens import escape, visible
 from workbench.export.figures import Panel
+from workbench.markup.tokens import escape, visible
 
 CONFIG = {"displaylogo": False}
 POINTS = 3000

@@ -7,7 +7,7 @@ import streamlit as st
 from ui.kit import data, panels
 from ui.kit.figures import plot, table
 from ui.kit.matching import QUANTITIES, chosen, distribution, headline, heatmap, rows, shifts
-from ui.kit.tokens import escape, visible
+from workbench.markup.tokens import escape, visible
 from workbench.matches import MatchRecords
 
 CONFIG = {"displaylogo": False, "displayModeBar": False}

@@ -9,9 +9,9 @@ import streamlit as st
 
 from ui.kit import data, panels, state
 from ui.kit.index import Dictionary, Entry, Index
-from ui.kit.markup import div, span
 from ui.kit.missing import gaps
-from ui.kit.tokens import cell, escape, number
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import cell, escape, number
 
 FLOW = (
     ("models", "models"),

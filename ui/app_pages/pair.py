@@ -8,13 +8,13 @@ import streamlit as st
 
 from sae.errors import UsageError
 from ui.kit import data, panels, state
-from ui.kit.charts import histogram, legend, logit_bars
 from ui.kit.context_bar import badges
 from ui.kit.enhance import enhance, latent_link
-from ui.kit.latent_view import label_line
-from ui.kit.markup import div
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
-from ui.kit.tokens import escape, strip, visible
+from workbench.markup.charts import histogram, legend, logit_bars
+from workbench.markup.latent import label_line
+from workbench.markup.tags import div
+from workbench.markup.tokens import escape, strip, visible
 from workbench.matches import MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}

@@ -10,9 +10,9 @@ from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, context_bar
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
-from ui.kit.markup import div, span
 from ui.kit.probing import Probed, run_probe, run_push
-from ui.kit.tokens import chip, escape, number, strip, visible
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import chip, escape, number, strip, visible
 
 EXAMPLE = "def read(self, path):\n    with open(path) as f:\n        return f.read()\n\ndef write(self, path):\n    with open("
 SHOWN = 10

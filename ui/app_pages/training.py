@@ -11,8 +11,8 @@ from ui.kit.evolving import NORMS, curves, open_evolution, phase_panel, phase_qu
 from ui.kit.figures import plot, table
 from ui.kit.index import Entry
 from ui.kit.scrubber import message, reading_table, scrubber
-from ui.kit.tokens import visible
 from workbench.evolution import Evolution
+from workbench.markup.tokens import visible
 
 CONFIG = {"displaylogo": False, "displayModeBar": False}
 MOST = 12

@@ -10,10 +10,10 @@ import pandas as pd
 import streamlit as st
 
 from ui.kit import panels
-from ui.kit.markup import div, span
-from ui.kit.tokens import chip, escape, number
 from workbench.circuits import CircuitResult
 from workbench.export.figures import Panel
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import chip, escape, number
 
 PROFILES = {"transformer": "read_profile", "mamba": "write_profile"}
 TITLES = {

@@ -12,7 +12,7 @@ import streamlit as st
 
 from ui.kit import panels, state
 from ui.kit.index import Dictionary, Index
-from ui.kit.tokens import clip, escape, visible
+from workbench.markup.tokens import clip, escape, visible
 
 SELECTORS = ("model", "site", "revision", "variant")
 LABELS = {"model": "Model", "site": "Site", "revision": "Snapshot", "variant": "Dictionary"}

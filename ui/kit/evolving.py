@@ -7,9 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from ui.kit import panels
-from ui.kit.tokens import escape, number
 from workbench.evolution import Evolution
 from workbench.export.figures import Panel
+from workbench.markup.tokens import escape, number
 
 NORMS = {"training": "training scale", "raw": "model's own units", "free": "norm-free"}
 _WORDS = {

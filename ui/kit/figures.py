@@ -1,7 +1,7 @@
 """Figures on the screen: the panels of :mod:`workbench.export.figures` drawn by Plotly, with table and export beside them.
 
 The same tidy frame feeds the screen, the table and the paper, so they cannot disagree. Plotly labels are HTML: every
-text goes through :func:`ui.kit.tokens.escape`.
+text goes through :func:`workbench.markup.tokens.escape`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from ui.kit.charts import legend
-from ui.kit.markup import div
-from ui.kit.tokens import cell, clip, escape, strip, visible
 from workbench.export.figures import FigureData, Panel
+from workbench.markup.charts import legend
+from workbench.markup.tags import div
+from workbench.markup.tokens import cell, clip, escape, strip, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

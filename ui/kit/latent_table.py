@@ -14,8 +14,8 @@ import pandas as pd
 import streamlit as st
 
 from ui.kit import data
-from ui.kit.charts import sparkline
-from ui.kit.tokens import cell, clip, visible
+from workbench.markup.charts import sparkline
+from workbench.markup.tokens import cell, clip, visible
 
 if TYPE_CHECKING:
     from workbench.records import LatentRecords

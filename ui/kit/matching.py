@@ -10,9 +10,9 @@ import streamlit as st
 
 from ui.kit import panels, state
 from ui.kit.index import Entry, Index
-from ui.kit.markup import div
-from ui.kit.tokens import number, visible
 from workbench.export.figures import Panel
+from workbench.markup.tags import div
+from workbench.markup.tokens import number, visible
 from workbench.matches import MatchRecords, Pair
 
 REFERENCES = ("random", "random partner", "shuffle", "shift", "neurons", "untrained", "model seed", "sae seed", "even")

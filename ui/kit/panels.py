@@ -13,9 +13,12 @@ from contextlib import contextmanager
 import streamlit as st
 
 from sae.errors import UserError
-from ui.kit.markup import div
-from ui.kit.tokens import clip as clip
-from ui.kit.tokens import escape as escape
+from workbench.markup.tables import as_table as as_table
+from workbench.markup.tables import stats as stats
+from workbench.markup.tables import table as table
+from workbench.markup.tags import div
+from workbench.markup.tokens import clip as clip
+from workbench.markup.tokens import escape as escape
 
 log = logging.getLogger("workbench.ui")
 
@@ -50,27 +53,6 @@ def guarded(what: str) -> Iterator[None]:
             f"{what} cannot be shown",
             f"{type(e).__name__}: a file of this workspace is damaged or half-written ({e}). Make it again; the terminal says more.",
         )
-
-
-def stats(items: list[tuple[str, str, str]]) -> str:
-    """A strip of statistics as HTML: (label, value, what it is over). Values are escaped here."""
-    cells = (div("st", div("k", html.escape(k)), div("v", html.escape(v)), div("n", html.escape(n))) for k, v, n in items)
-    return div("wb-stats", *cells)
-
-
-def table(headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), caption: str = "") -> str:
-    """An HTML table; cells are HTML made by the caller (tokens through :mod:`ui.kit.tokens`)."""
-    head = "".join(f'<th scope="col"{" class=num" if j in numeric else ""}>{html.escape(h)}</th>' for j, h in enumerate(headers))
-    body = "".join(
-        "<tr>" + "".join(f"<td{' class=num' if j in numeric else ''}>{c}</td>" for j, c in enumerate(row)) + "</tr>" for row in rows
-    )
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f'<div class="wb-tablewrap"><table class="wb-table">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def as_table(headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), label: str = "show as table") -> str:
-    """The table beside a chart, folded; it opens without asking the server."""
-    return f'<details class="wb-astable"><summary>{html.escape(label)}</summary>{table(headers, rows, numeric=numeric)}</details>'
 
 
 def page_title(title: str, sub_html: str = "") -> None:

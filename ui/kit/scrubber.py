@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from ui.kit.tokens import number, visible
 from workbench.evolution import SnapshotContext
+from workbench.markup.tokens import number, visible
 
 LIMIT = 12  # contexts
 

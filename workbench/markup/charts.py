@@ -1,6 +1,6 @@
 """Small charts as HTML: they cost the browser a few milliseconds, follow the theme by themselves, and carry their table.
 
-Each takes what :class:`workbench.records.LatentRecords` returns. Larger figures are in :mod:`ui.kit.figures`.
+Each takes what :class:`workbench.records.LatentRecords` returns. Larger figures are :mod:`workbench.export`'s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-from ui.kit.markup import div, span
-from ui.kit.panels import as_table
-from ui.kit.tokens import chip, number
+from workbench.markup.tables import as_table
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import chip, number
 from workbench.records import Histogram, LogitEffects
 
 

@@ -1,4 +1,4 @@
-"""Two tags, so that pages read as structure. What goes in is markup: text is escaped by :mod:`ui.kit.tokens` before."""
+"""Two tags, so that pages read as structure. What goes in is markup: text is escaped by :mod:`workbench.markup.tokens` before."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""What a latent's page shows, as HTML: pure functions of the records, so that most of the page is tested without a browser."""
+"""What is shown of a latent, as HTML: pure functions of its records, the same for the pages, the notebook and exported files."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ui.kit import panels
-from ui.kit.charts import legend
-from ui.kit.enhance import latent_link
-from ui.kit.index import Dictionary
-from ui.kit.markup import div, span
-from ui.kit.tokens import chip, clip, escape, number, strip, visible
+from workbench.markup.charts import legend
+from workbench.markup.tables import stats, table
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import chip, clip, escape, number, strip, visible
 
 if TYPE_CHECKING:
     from workbench.records import Context, LatentRecords
@@ -54,7 +53,7 @@ def stats_strip(row: dict[str, Any], n_tokens: int) -> str:
     ]
     if row.get("decoder_norm") is not None:
         items.append(("Decoder norm", number(row.get("decoder_norm")), "as saved"))
-    return panels.stats([(k, v, clip(n, 34)) for k, v, n in items])
+    return stats([(k, v, clip(n, 34)) for k, v, n in items])
 
 
 def label_line(row: dict[str, Any]) -> str:
@@ -90,8 +89,8 @@ def _context(c: Context, vmax: float, window: int | None, breaks: bool) -> str:
     return div("m", f"<b>{value}</b>{c.seq}:{c.start + c.peak}") + div("c", row)
 
 
-def neighbours_html(records: LatentRecords, d: Dictionary, latent: int, n: int = 12) -> str | None:
-    """Nearest latents by decoder cosine, keyed by id; None where not computed."""
+def neighbours_html(records: LatentRecords, latent: int, link: Callable[[int], str], n: int = 12) -> str | None:
+    """Nearest latents by decoder cosine; ``link`` turns a latent into markup. None where not computed."""
     found = records.neighbours(latent)
     if found is None:
         return None
@@ -101,8 +100,8 @@ def neighbours_html(records: LatentRecords, d: Dictionary, latent: int, n: int =
         about = chip(row["peak_text"]) if isinstance(row.get("peak_text"), str) else "–"
         up = chip(row["promoted_text"]) if isinstance(row.get("promoted_text"), str) else "–"
         density = row.get("density")
-        rows.append([latent_link(d, other), f"{cosine:.3f}", about, up, f"{100 * density:.2g} %" if density else "never"])
-    return panels.table(["latent", "cosine", "peak token", "promotes", "density"], rows, numeric=frozenset({1, 4}))
+        rows.append([link(other), f"{cosine:.3f}", about, up, f"{100 * density:.2g} %" if density else "never"])
+    return table(["latent", "cosine", "peak token", "promotes", "density"], rows, numeric=frozenset({1, 4}))
 
 
 def interesting(records: LatentRecords) -> int:
