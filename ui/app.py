@@ -43,8 +43,8 @@ def main() -> None:
 
 def _keys(page: str) -> str:
     """The keyboard map of a page."""
-    keys = {"latent": "<span><kbd>J</kbd> next latent</span><span><kbd>K</kbd> previous latent</span><span><kbd>E</kbd> export</span>"}
-    return keys.get(page, "")
+    keys = {"latent": (("J", "next"), ("K", "previous"), ("P", "pin"), ("E", "export")), "export": (("E", "download"),)}
+    return "".join(f"<span><kbd>{key}</kbd> {does}</span>" for key, does in keys.get(page, ()))
 
 
 @st.cache_resource(show_spinner=False)

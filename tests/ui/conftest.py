@@ -66,6 +66,8 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     (ws.path("maps", "mini-pythia.L1R-8x") / "points.parquet").unlink()
     (ws.path("maps", "mini-pythia.L1R-8x") / "nearest_hist.parquet").write_bytes(b"no")
     (ws.path("explanations", "mini-pythia.L2R-8x.rules") / "labels.parquet").write_bytes(b"no")
+    (ws.path("claims", "universality.depth") / "finding.json").write_text('{"claim": 3}')
+    (ws.path("claims", "llama-scope.folding") / "table.parquet").write_bytes(b"no")
     (ws.root / "lists").mkdir()
     (ws.root / "lists" / "broken.json").write_text("{")
     (ws.root / "lists" / "link.json").symlink_to("/etc/passwd")

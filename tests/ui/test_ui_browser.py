@@ -117,7 +117,14 @@ def test_keyboard(visit: Visit) -> None:
     heading(page, "Latent 8")
     page.keyboard.press("k")
     heading(page, "Latent 7")
-    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K", "E"]
+    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K", "P", "E"]
+    page.keyboard.press("p")
+    page.wait_for_url(re.compile("p=mini-pythia"))
+    page.keyboard.press("j")
+    heading(page, "Latent 8")
+    assert "Pinned: latent 7" in page.locator(".wb-panel.info").first.inner_text()
+    page.keyboard.press("e")
+    heading(page, "Export")
 
 
 def test_row_of_the_table_opens_a_latent(visit: Visit) -> None:
@@ -239,7 +246,7 @@ CONTRAST = """() => {
 
 
 MAIN = ("", "latents", "latent?d=mini-pythia.L2R-8x&i=7")
-OTHERS = ("mppc", "pair", "induction", "training", "map", "graph", "lists", "export", "about")
+OTHERS = ("results", "mppc", "pair", "induction", "training", "map", "graph", "lists", "export", "about")
 
 
 @pytest.mark.parametrize("scheme", ("light", "dark"))
@@ -297,6 +304,7 @@ def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple
             "pair",
             "induction",
             "training",
+            "results",
             "graph",
             "lists",
         ):

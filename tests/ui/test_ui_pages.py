@@ -17,7 +17,22 @@ from ui.kit.pages import PAGES as SPECS
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]
-PAGES = ("overview", "latents", "latent", "probe", "mppc", "pair", "training", "induction", "map", "graph", "lists", "export", "about")
+PAGES = (
+    "overview",
+    "results",
+    "latents",
+    "latent",
+    "probe",
+    "mppc",
+    "pair",
+    "training",
+    "induction",
+    "map",
+    "graph",
+    "lists",
+    "export",
+    "about",
+)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -235,8 +235,8 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
     results.add_evolution(ws, "evo", vocab, "text")
     with pytest.raises(MissingError, match="attribution was not computed"):
         build(FigureSpec(figure="evolution_attribution"), ws)
-    with pytest.raises(MissingError, match=r"emergence at 0\.5 was not computed"):
-        build(FigureSpec(figure="evolution_emergence"), ws)
+    with pytest.raises(MissingError, match=r"emergence at 0\.9 was not computed"):
+        build(FigureSpec(figure="evolution_emergence", options={"threshold": "0.9"}), ws)
     latents = ws.path("evolution", "evo") / "latents.parquet"
     table = pd.read_parquet(latents)
     table["emergence_0.5_step"] = pd.array(np.resize(np.load(latents.with_name("steps.npy")), len(table)), dtype="Int64")

@@ -13,7 +13,12 @@ from workbench import __version__
 from workbench.markup.tokens import escape
 from workbench.provenance import check_files
 
-KEYS = (("J", "next latent"), ("K", "previous latent"), ("E", "export"))
+KEYS = (
+    ("J", "next latent"),
+    ("K", "previous latent"),
+    ("P", "pin the latent, or unpin it"),
+    ("E", "export; on the export page: download"),
+)
 
 
 @st.fragment(key="about_body")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import json
+import shlex
 from typing import Any
 
 import streamlit as st
 
 from ui.kit import data, panels, state
+from ui.kit.documents import contents, selection_form, share_buttons, try_document
 from ui.kit.figures import table
+from ui.kit.index import Entry
 from ui.kit.options import form
 from workbench.export import FigureSpec, Style, bundle, bundle_of, kinds
-from workbench.export.figures import Kind, build
+from workbench.export.figures import FigureData, Kind, build
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.workspace import Workspace
@@ -28,6 +32,9 @@ def body() -> None:
             panels.not_computed("Anything to export", "workbench demo", "Figures are drawn from the results of this workspace.")
             return
         kind, source = choose(usable)
+        if kind.document:
+            document_page(kind, source)
+            return
         options = form(kind.options, f"opt_{kind.name}", _from_address(kind))
         style, caption = styling()
         spec = FigureSpec.model_validate({"figure": kind.name, "source": source, "options": options, "style": style, "caption": caption})
@@ -46,12 +53,34 @@ def choose(usable: dict[str, Kind]) -> tuple[Kind, str]:
         kind = usable[name]
         ids = [e.id for e in index.of(kind.source)]
         wanted = (state.get("src") or "").partition("/")[2] or state.get("d") or ""
+        if kind.many and not kind.document:  # shows all results of its kind
+            state.put(f=name, src=None)
+            return kind, ""
         if st.session_state.get("ex_source") not in ids:
             st.session_state["ex_source"] = wanted if wanted in ids else ids[0]
         id = st.selectbox(f"Result ({kind.source})", ids, key="ex_source", format_func=visible, width=380)
     source = f"{kind.source}/{id}"
     state.put(f=name, src=source)
     return kind, source
+
+
+def document_page(kind: Kind, source: str) -> None:
+    """A document: which latents, then its files."""
+    options = selection_form(state.get_int("i", 0, 10**9))
+    where = "" if options.get("list") else source
+    files = try_document(kind.name, where, options)
+    if files is None:
+        return
+    spec = FigureSpec.model_validate({"figure": kind.name, "source": where, "options": options})
+    left, right = st.columns([5, 3], gap="large")
+    with left:
+        st.html(contents(files))
+        st.html(div("wb-head", div("sub", escape(files["caption.txt"].decode()))))
+    with right:
+        with st.container(horizontal=True, gap="small"):
+            share_buttons(where, options, "ex_share")
+        st.caption("With provenance, from a shell:")
+        st.code(command(spec), language=None, wrap_lines=True)
 
 
 def _from_address(kind: Kind) -> dict[str, Any]:
@@ -77,8 +106,8 @@ def styling() -> tuple[dict[str, Any], str]:
 def preview(spec: FigureSpec) -> None:
     """The figure as it will print, its caption, its data, and the button."""
     workspace = Workspace(data.workspace_folder(), create=False)
-    version = data.index().find(*spec.source.split("/", 1))
-    shown = _preview(str(workspace.root), version.version if version else "", spec.model_dump_json())
+    version = ".".join(e.version for e in sources(spec))
+    shown = _preview(str(workspace.root), version, spec.model_dump_json())
     left, right = st.columns([5, 3], gap="large")
     with left:
         # drawn by matplotlib from the same data as the files; white paper in both themes
@@ -103,7 +132,8 @@ def preview(spec: FigureSpec) -> None:
     with st.expander("Show as table", key="ex_table", on_change="rerun") as box:
         if box.open:
             made = build(spec, workspace)
-            table(made.data, made.tokens)
+            if isinstance(made, FigureData):
+                table(made.data, made.tokens)
 
 
 FILES = (
@@ -126,21 +156,30 @@ def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
     return {
         "png": files.files["figure.png"],
         "caption": files.files["caption.txt"].decode(),
-        "alt": made.alt or made.caption,
+        "alt": (made.alt if isinstance(made, FigureData) else "") or made.caption,
         "name": files.name,
     }
+
+
+def sources(spec: FigureSpec) -> list[Entry]:
+    """The results a spec rests on, as the workspace holds them now."""
+    if not spec.source:
+        return data.index().of(kinds()[spec.figure].source)
+    found = data.index().find(*spec.source.split("/", 1))
+    return [found] if found else []
 
 
 def command(spec: FigureSpec) -> str:
     """The command line that writes the same bundle into the workspace."""
     defaults = Style().model_dump()
     styled = any(spec.style.model_dump()[k] != defaults[k] for k in defaults) or spec.caption
-    sets = "".join(f" --set {k}={v}" for k, v in spec.options.items())
+    sets = "".join(f" --set {shlex.quote(f'{k}={json.dumps(v) if isinstance(v, list) else v}')}" for k, v in spec.options.items())
+    source = f" --source {spec.source}" if spec.source else ""
     where = f"--workspace {data.workspace_folder().name}"
     return (
         f"workbench export spec.json {where}   # spec.json is in the zip"
         if styled
-        else f"workbench export {spec.figure} --source {spec.source}{sets} {where}"
+        else f"workbench export {spec.figure}{source}{sets} {where}"
     )
 
 

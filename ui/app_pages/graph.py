@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui.kit import data, panels, state
+from ui.kit.choose import choose
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph, picture
 from ui.kit.index import Entry
@@ -16,11 +17,10 @@ def body() -> None:
     """Choice of graph, thresholds, the picture, the chosen node."""
     with panels.guarded("The graph"):
         panels.page_title("Graph", "latent to latent, token to output: what makes the next token")
-        entries = data.index().of("graphs")
-        if not entries:
-            panels.not_computed("Graphs", f"workbench graph PROMPT --workspace {data.workspace_folder().name}")
+        entry = choose("graphs", "Prompt", "gr", what="Graphs", command="graph PROMPT", text=_text, clears=("pin",), width=560)
+        if entry is None:
             return
-        entry = choose(entries)
+        state.put(v=entry.version)
         graph = open_graph(str(entry.path), entry.version)
         numbers(entry)
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -54,25 +54,9 @@ def body() -> None:
         enhance("graph_enhance")
 
 
-def choose(entries: list[Entry]) -> Entry:
-    """The graph of the address."""
-    ids = [e.id for e in entries]
-    texts = {
-        e.id: clip(visible(str(e.metadata.get("prompt") or e.id)), 60) + f"  ·  {visible(str(e.metadata.get('model', '')))}"
-        for e in entries
-    }
-    st.session_state["gr_id"] = state.get_choice("gr", ids, ids[0])
-    id = st.selectbox(
-        "Prompt",
-        ids,
-        key="gr_id",
-        format_func=lambda i: texts[i],
-        on_change=lambda: state.put(gr=st.session_state["gr_id"], pin=None),
-        width=560,
-    )
-    found = next(e for e in entries if e.id == id)
-    state.put(gr=id, v=found.version)
-    return found
+def _text(e: Entry) -> str:
+    """The prompt and the model that read it."""
+    return f"{clip(visible(str(e.metadata.get('prompt') or e.id)), 60)}  ·  {visible(str(e.metadata.get('model', '')))}"
 
 
 def numbers(entry: Entry) -> None:

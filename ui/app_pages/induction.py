@@ -19,6 +19,7 @@ from ui.kit.circuitry import (
     taps,
     task_of,
 )
+from ui.kit.export import export_button
 from ui.kit.figures import DIVERGING, plot, table
 from ui.kit.index import Entry
 from workbench.circuits import CircuitResult
@@ -94,6 +95,7 @@ def side(entry: Entry, result: CircuitResult, metric: str, largest: float | None
     for sentence in sentences(result):
         panels.note(escape(sentence))
     chart(profile(result, metric), TITLES["write_profile" if name == "Mamba" else "read_profile"], f"in_profile_{name}", largest)
+    export_button("circuit_profile", f"circuits/{entry.id}", {"metric": metric}, key=f"in_export_{name}")
     chart(strongest_curve(result, metric), "Its strongest row", f"in_curve_{name}")
     if name == "Mamba":
         chart(taps(result, metric), TITLES["conv_profile"], f"in_taps_{name}")
@@ -103,6 +105,7 @@ def side(entry: Entry, result: CircuitResult, metric: str, largest: float | None
             "Effects", known, key=f"in_what_{name}", format_func=lambda a: TITLES[a], label_visibility="collapsed", width=300
         )
         chart(ranking(result, what, metric), TITLES[what], f"in_rank_{name}")
+        export_button("circuit_effects", f"circuits/{entry.id}", {"metric": metric, "analysis": what}, key=f"in_rank_export_{name}")
     prompts(result)
 
 

@@ -8,8 +8,10 @@ import streamlit as st
 
 from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, context_bar
+from ui.kit.documents import share_buttons
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
+from ui.kit.pins import pin_button, pin_line
 from workbench.lists import LatentList, ListItem, read_lists, save_list
 from workbench.lists import add_to_list as add_item
 from workbench.markup.charts import histogram, logit_bars
@@ -41,6 +43,7 @@ def body() -> None:
             return
         latent = selected(records)
         header(d, records, latent)
+        pin_line(d, latent)
         anatomy(d, records, latent)
         actions(d, latent)
         enhance(here=True)
@@ -97,7 +100,9 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
 def actions(d: Dictionary, latent: int) -> None:
     """What one does with a latent: keep it, or take it to a paper."""
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
+        pin_button(d, latent)
         add_to_list(d, latent)
+        share_buttons(f"latents/{d.id}", {"latents": [latent]}, "wb_share")
         if st.button(
             "Export", icon=":material/ios_share:", key="wb_export", shortcut="E", help="Its contexts as a figure with data and provenance"
         ):

@@ -7,6 +7,7 @@ import streamlit as st
 
 from sae.errors import UserError
 from ui.kit import data, panels, state
+from ui.kit.documents import share_buttons
 from workbench.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
 from workbench.markup.tokens import clip, visible
 
@@ -105,9 +106,17 @@ def show(id: str, chosen: LatentList) -> None:
         )
         _apply(id, chosen, edited)
     with st.container(horizontal=True, gap="small"):
+        if rows:
+            share_buttons("", {"list": id}, f"li_{id}")
         text = chosen.model_dump_json(indent=2)
         st.download_button(
-            "Download", text, file_name=f"{id}.json", mime="application/json", icon=":material/download:", on_click="ignore", key="li_down"
+            "List as JSON",
+            text,
+            file_name=f"{id}.json",
+            mime="application/json",
+            icon=":material/download:",
+            on_click="ignore",
+            key="li_down",
         )
         with st.popover("Delete", icon=":material/delete:"):
             st.caption("Removes the file from the workspace.")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sae.errors import CorruptError
 from ui.kit import data, panels, state
+from ui.kit.choose import choose
+from ui.kit.export import export_button
 from ui.kit.figures import COLOURS, plot, table
 from ui.kit.index import Entry
-from workbench.export.figures import Panel
+from workbench.export.maps import nearest_panel, read_table
 from workbench.markup.tokens import escape, visible
+from workbench.workspace import Item
 
 CONFIG = {"displaylogo": False}
 POINTS = 3000
@@ -25,17 +28,10 @@ def body() -> None:
     """Choice of map, the map, neighbours, families."""
     with panels.guarded("The map"):
         panels.page_title("Map", "decoder directions of a dictionary: families at a glance")
-        entries = data.index().of("maps")
-        if not entries:
-            panels.not_computed("Maps", f"workbench map DICTIONARY --workspace {data.workspace_folder().name}")
+        entry = choose("maps", "Map", "map", what="Maps", command="map DICTIONARY")
+        if entry is None:
             return
-        ids = [e.id for e in entries]
-        st.session_state["ma_id"] = state.get_choice("map", ids, ids[0])
-        id = st.selectbox(
-            "Map", ids, key="ma_id", format_func=visible, on_change=lambda: state.put(map=st.session_state["ma_id"]), width=420
-        )
-        state.put(map=id)
-        entry = next(e for e in entries if e.id == id)
+        export_button("decoder_map", f"maps/{entry.id}", key="ma_export")
         left, right = st.columns([3, 2], gap="large")
         with left, panels.guarded("The layout"):
             layout(entry)
@@ -46,20 +42,17 @@ def body() -> None:
 
 
 @st.cache_resource(show_spinner=False, max_entries=6)
-def _read(path: str, version: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as e:
-        raise CorruptError(f"{path} cannot be read ({e}). Run `workbench map` again.") from e
+def _read(path: str, name: str, version: str) -> pd.DataFrame | None:
+    folder = Path(path)
+    return read_table(Item("maps", folder.name, folder), name)
 
 
 def layout(entry: Entry) -> None:
     """Density of all points and a sample of them; a click opens the latent."""
-    path = entry.path / "points.parquet"
-    if not path.is_file():
+    points = _read(str(entry.path), "points", entry.version)
+    if points is None:
         panels.not_computed("Layout", entry.manifest.command.replace(" --no-layout", "") or "workbench map DICTIONARY")
         return
-    points = _read(str(path), entry.version)
     quantity = (
         st.segmented_control(
             "Colour", ["dictionary", "density", "max"], default="density", key="ma_colour", required=True, label_visibility="collapsed"
@@ -159,10 +152,9 @@ def _about(dictionary: str, latents: np.ndarray) -> dict[str, Any]:
 def neighbours(entry: Entry) -> None:
     """Cosine of nearest neighbours beside measured chance."""
     panels.heading("Nearest neighbours", "cosine, against random directions")
-    path = entry.path / "nearest_hist.parquet"
-    if path.is_file():
-        frame = _read(str(path), entry.version)
-        chart = plot(histogram_panel(frame), height=300)
+    frame = _read(str(entry.path), "nearest_hist", entry.version)
+    if frame is not None:
+        chart = plot(nearest_panel(frame), height=300)
         st.plotly_chart(
             chart, key="ma_hist", config={"displayModeBar": False}, alt="Cosines of nearest neighbours and of random directions"
         )
@@ -190,32 +182,12 @@ def neighbours(entry: Entry) -> None:
         )
 
 
-def histogram_panel(frame: pd.DataFrame) -> Panel:
-    """Shares of nearest cosines of each dictionary, and of random directions (dashed)."""
-    one = frame["dictionary"].nunique() == 1
-    names = frame["series"] if one else frame["dictionary"] + " " + frame["series"]
-    long = pd.DataFrame({"cosine": frame["left"], "share": frame["count"] / frame["n"], "series": names})
-    used = long[long["share"] > 0]["cosine"]
-    long = long[(long["cosine"] >= used.min() - 0.05) & (long["cosine"] <= used.max() + 0.05)]
-    dashed = tuple(s for s in long["series"].unique() if not s.endswith("decoder"))
-    return Panel(
-        "step",
-        long.reset_index(drop=True),
-        "cosine",
-        "share",
-        series="series",
-        x_label="cosine with the nearest other direction",
-        y_label="share",
-        dashed=dashed,
-    )
-
-
 def families(entry: Entry) -> None:
     """Feature splitting between widths, where the map holds several."""
-    path = entry.path / "families.parquet"
-    if path.is_file():
+    frame = _read(str(entry.path), "families", entry.version)
+    if frame is not None:
         panels.heading("Families", "which narrow latent each wide one descends from")
-        table(_read(str(path), entry.version).sort_values("parent"))
+        table(frame.sort_values("parent"))
 
 
 body()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui.kit import data, panels
+from ui.kit import panels
+from ui.kit.export import export_button
 from ui.kit.figures import plot, table
 from ui.kit.matching import QUANTITIES, chosen, distribution, headline, heatmap, rows, shifts
 from workbench.markup.tokens import escape, visible
@@ -19,7 +20,7 @@ def body() -> None:
     with panels.guarded("The comparison"):
         panels.page_title("Matches", "max pairwise Pearson correlation of latents on the same tokens, with baselines")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            found = chosen(data.index())
+            found = chosen()
             if found is None:
                 return
             _, m = found
@@ -54,6 +55,8 @@ def distributions(m: MatchRecords, direction: str) -> None:
         cdf = st.toggle("cumulative", key="mx_cdf")
     panel = distribution(m, direction, list(wanted), cdf=cdf)
     st.plotly_chart(plot(panel, height=340), key="mx_dist", config=CONFIG, alt="Distribution of maximal correlations per series")
+    options = {"direction": direction, "series": list(wanted), "view": "above" if cdf else "histogram"}
+    export_button("mppc_distribution", f"matches/{m.id}", options, key="mx_dist_export")
     with st.expander("Show as table", key="mx_dist_t", on_change="rerun") as box:
         if box.open:
             table(panel.frame)
@@ -69,6 +72,7 @@ def layers(m: MatchRecords, direction: str) -> None:
     if len(moved.frame) > 1:
         panels.heading("Token shift", "does one side come a token late?")
         st.plotly_chart(plot(moved, height=200), key="mx_shift", config=CONFIG, alt="Mean maximal correlation by token shift")
+    export_button("mppc_layers", f"matches/{m.id}", {"direction": direction, "statistic": QUANTITIES[quantity]}, key="mx_heat_export")
     with st.expander("Show as table", key="mx_heat_t", on_change="rerun") as box:
         if box.open:
             table(panel.frame)

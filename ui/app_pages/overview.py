@@ -10,6 +10,7 @@ import streamlit as st
 from ui.kit import data, panels, state
 from ui.kit.index import Dictionary, Entry, Index
 from ui.kit.missing import gaps
+from ui.kit.pages import PAGES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, escape, number
 
@@ -21,7 +22,16 @@ FLOW = (
     ("matches", "matches"),
     ("evolution", "evolutions"),
     ("circuits", "circuits"),
+    ("claims", "findings"),
     ("exports", "exports"),
+)
+QUESTIONS = (
+    ("latent", "What does a latent fire on?"),
+    ("mppc", "Which latents exist in both architectures?"),
+    ("training", "When do latents emerge?"),
+    ("induction", "How does induction work?"),
+    ("probe", "What fires on my text?"),
+    ("results", "Do the papers’ findings hold?"),
 )
 
 
@@ -32,6 +42,7 @@ def body() -> None:
         index = data.index()
         panels.page_title(index.root.name, "workspace · Transformers and Mambas, layer by layer, through training")
         st.html(flow(index))
+        ways(index)
         if index.dictionaries:
             panels.heading("Dictionaries", "choose a row to see its latents")
             dictionaries(index)
@@ -51,6 +62,15 @@ def flow(index: Index) -> str:
         n = len(index.of(kind))
         cards.append(div("f" if n else "f none", div("v", f"{n or '–'}"), div("k", name)))
     return div("wb-flow", *cards)
+
+
+def ways(index: Index) -> None:
+    """Where to go from here: one link per question this workspace can answer."""
+    shown = {p.stem: p for p in PAGES if p.shown(index)}
+    with st.container(horizontal=True, gap="small", key="wb_ways"):
+        for stem, question in QUESTIONS:
+            if stem in shown:
+                st.page_link(f"app_pages/{stem}.py", label=question, icon=f":material/{shown[stem].icon}:", width="content")
 
 
 def dictionaries(index: Index) -> None:

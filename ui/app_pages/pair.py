@@ -8,13 +8,15 @@ import streamlit as st
 
 from sae.errors import UsageError
 from ui.kit import data, panels, state
+from ui.kit.aligned import aligned, chosen_shift, message
 from ui.kit.context_bar import badges
 from ui.kit.enhance import enhance, latent_link
+from ui.kit.export import export_button
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
 from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
 from workbench.markup.tags import div
-from workbench.markup.tokens import escape, strip, visible
+from workbench.markup.tokens import chip, escape, number, visible
 from workbench.matches import MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}
@@ -26,7 +28,7 @@ def body() -> None:
     with panels.guarded("The pair"):
         panels.page_title("Pair", "two latents on the same tokens: colour is A, underline is B")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            found = chosen(data.index(), key="px")
+            found = chosen()
             if found is None:
                 return
             _, m = found
@@ -40,12 +42,13 @@ def body() -> None:
             )
         else:
             state.put(mv=m.version)
-        shift = int(st.session_state.get("px_off", 0))
+        key = f"px_strips_{m.version}_{a}_{i}_{b}_{j}"
+        shift = chosen_shift(key)
         pair = m.pair(a, i, b, j, shift=shift)
         st.html(pair_stats(pair, f"{a} #{i}", f"{b} #{j}"))
         left, right = st.columns([5, 2], gap="large")
         with left:
-            strips(m, a, i, b, j)
+            strips(m, a, i, b, j, key, pair.maxima)
         with right:
             panels.heading("Joint activations", "log counts; edges: one of both silent")
             st.html(joint_html(pair))
@@ -87,35 +90,30 @@ def _take(widget: str, key: str) -> None:
     state.put(**{key: st.session_state[widget]})
 
 
-def strips(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
-    """The same text for both: colour for A, underline for B."""
-    panels.heading("The same tokens")
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        by = st.segmented_control("Strongest of", list(BY), default="both", key="src", bind="query-params", required=True) or "both"
-        shift = (
-            st.segmented_control(
-                "B read s tokens later",
-                [-2, -1, 0, 1, 2],
-                default=0,
-                key="px_off",
-                required=True,
-                format_func=lambda s: f"{s:+d}" if s else "0",
-            )
-            or 0
-        )
-    found = m.strips(a, i, b, j, by=BY[by], n=12, shift=int(shift))
+def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tuple[float, float]) -> None:
+    """The same text for both: colour for A, underline for B; hover and the shift need no server."""
+    panels.heading("The same tokens", "hover a token for both values and its place in the joint histogram")
+    by = st.segmented_control("Strongest of", list(BY), default="both", key="src", bind="query-params", required=True) or "both"
+    found = m.strips(a, i, b, j, by=BY[by], n=12, width=52)
     if not found:
         panels.note("Neither fires on these tokens.")
         return
     top_a, top_b = max(max(s.acts_a) for s in found), max(max(s.acts_b) for s in found)
-    rows = [
-        legend(top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak"),
-        '<div class="wb-ctxs">',
-    ]
-    for s in found:
-        row = strip(s.tokens, s.acts_a, top_a, peak=s.peak, start=s.start, under=s.acts_b, under_max=top_b)
-        rows.append(div("m", f"{s.seq}:{s.start + s.peak}") + div("c", row))
-    st.html("".join([*rows, "</div>"]))
+    st.html(legend(top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak"))
+    dark = st.context.theme.type == "dark"
+    aligned(message(found, (top_a, top_b), joint, m.tokens.shape[1], shift=chosen_shift(key), dark=dark), key=key)
+    export_button(
+        "pair", f"matches/{m.id}", {"dictionary": a, "latent": i, "partner_dictionary": b, "partner": j, "by": BY[by]}, key="px_export"
+    )
+    with st.expander("Show as table", key="px_table", on_change="rerun") as box:
+        if box.open:
+            rows = [
+                [f"{s.seq}:{s.start + k}", chip(t), number(x), number(y)]
+                for s in found
+                for k, (t, x, y) in enumerate(zip(s.tokens, s.acts_a, s.acts_b, strict=True))
+                if x > 0 or y > 0
+            ]
+            st.html(panels.table(["position", "token", "A", "B"], rows, numeric=frozenset({2, 3})))
 
 
 def side(dictionary: str, latent: int, tag: str) -> None:

@@ -6,14 +6,26 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from ui.kit import data, panels, state
+from ui.kit import panels, state
+from ui.kit.choose import choose
 from ui.kit.evolving import NORMS, curves, open_evolution, phase_panel, phase_quantities, statistics_table
+from ui.kit.export import export_button
 from ui.kit.figures import plot, table
-from ui.kit.index import Entry
 from ui.kit.scrubber import message, reading_table, scrubber
 from workbench.evolution import Evolution
 from workbench.markup.tokens import visible
 
+COLUMNS = {
+    "latent": ("latent", "number in the crosscoder"),
+    "emergence_0.5_step": ("emerges at step", "first snapshot with at least half of the largest decoder norm"),
+    "peak_step": ("peaks at step", "snapshot with the largest decoder norm"),
+    "decay_step": ("fades at step", "first snapshot after the peak below half of it"),
+    "lifespan": ("lifespan", "share of the snapshots with more than half of the largest norm"),
+    "class": ("class", "there from the start, or emerging in training"),
+    "kind": ("kind", "what it responds to, by rule"),
+    "complexity": ("complexity", "share of its variance that the token and the one before do not explain"),
+    "n_fired": ("fired on", "held-out tokens"),
+}
 CONFIG = {"displaylogo": False, "displayModeBar": False}
 MOST = 12
 
@@ -23,11 +35,10 @@ def body() -> None:
     """Choice of evolution, the run as a whole, the latents, one latent."""
     with panels.guarded("The evolution"):
         panels.page_title("Training", "latents of a crosscoder over snapshots of pre-training")
-        entries = data.index().of("evolution")
-        if not entries:
-            panels.not_computed("Evolution over training", f"workbench evolve --workspace {data.workspace_folder().name}")
+        entry = choose("evolution", "Evolution", "ev", what="Evolution over training", command="evolve mini-evolve", clears=("ls",))
+        if entry is None:
             return
-        entry = choose(entries)
+        state.put(v=entry.version)
         e = open_evolution(str(entry.path), entry.version)
         whole(e)
         latents = population(e)
@@ -36,18 +47,6 @@ def body() -> None:
             one(e, latents[0])
         with panels.guarded("The claims"):
             claims(e)
-
-
-def choose(entries: list[Entry]) -> Entry:
-    """The evolution of the address."""
-    ids = [e.id for e in entries]
-    st.session_state["tr_id"] = state.get_choice("ev", ids, ids[0])
-    id = st.selectbox(
-        "Evolution", ids, key="tr_id", format_func=visible, on_change=lambda: state.put(ev=st.session_state["tr_id"], ls=None), width=420
-    )
-    found = next(e for e in entries if e.id == id)
-    state.put(ev=id, v=found.version)
-    return found
 
 
 def whole(e: Evolution) -> None:
@@ -66,6 +65,7 @@ def whole(e: Evolution) -> None:
         name = st.selectbox("Quantity", list(quantities), key="tr_phase", label_visibility="collapsed", width=300)
         panel = phase_panel(e, quantities[name], name)
         st.plotly_chart(plot(panel, height=240), key="tr_phase_fig", config=CONFIG, alt=f"{name} at every snapshot")
+        export_button("evolution_phases", f"evolution/{e.id}", {"quantities": [quantities[name]]}, key="tr_phase_export")
         with st.expander("Show as table", key="tr_phase_t", on_change="rerun") as box:
             if box.open:
                 table(e.phases if e.phases is not None else panel.frame)
@@ -81,18 +81,16 @@ def population(e: Evolution) -> list[int]:
             if kinds
             else []
         )
-        order = st.selectbox(
-            "Sort by",
-            [c for c in ("emergence_0.5_step", "emergence_step", "peak_step", "lifespan", "n_fired", "latent") if c in e.table],
-            key="tr_sort",
-            width=200,
-        )
+        known = [c for c in COLUMNS if c in e.table]
+        order = st.selectbox("Sort by", known, key="tr_sort", width=240, format_func=lambda c: COLUMNS[c][0])
     frame = e.table
     if kinds:
         frame = frame[frame["class"].astype(str).isin(wanted)]
-    frame = frame.sort_values(order, ascending=order != "n_fired", kind="stable", na_position="last").head(500)
+    frame = frame.sort_values(order, ascending=order not in ("n_fired", "complexity", "lifespan"), kind="stable", na_position="last").head(
+        500
+    )
     norms = e.norms(frame["latent"].to_numpy()) if len(frame) else None
-    view = frame[[c for c in frame.columns if not c.endswith("_index")]].copy()
+    view = frame[known].copy()
     if norms is not None:
         view.insert(1, "norm over training", [np.round(r, 4).tolist() for r in norms])
     event = st.dataframe(
@@ -104,7 +102,10 @@ def population(e: Evolution) -> list[int]:
         lazy=False,
         height=330,
         alt="Latents with emergence, peak and class",
-        column_config={"norm over training": st.column_config.LineChartColumn("norm over training", width=150)},
+        column_config={
+            "norm over training": st.column_config.LineChartColumn("norm over training", width=150),
+            **{c: st.column_config.Column(COLUMNS[c][0], help=COLUMNS[c][1]) for c in known},
+        },
     )
     rows = [int(frame.iloc[r]["latent"]) for r in event.selection.rows if r < len(frame)]
     if rows:
@@ -137,6 +138,7 @@ def compare(e: Evolution, latents: list[int]) -> None:
         panels.not_computed(f"Norms of kind “{NORMS[kind]}”", "workbench evolve")
         return
     st.plotly_chart(plot(panel, height=320), key="tr_curves", config=CONFIG, alt=f"Decoder norms of {len(latents)} latents over training")
+    export_button("evolution_norms", f"evolution/{e.id}", {"latents": latents, "kind": kind, "relative": relative}, key="tr_curves_export")
     with st.expander("Show as table", key="tr_curves_t", on_change="rerun") as box:
         if box.open:
             table(panel.frame)
@@ -172,6 +174,7 @@ def claims(e: Evolution) -> None:
     if e.statistics is not None and len(e.statistics):
         panels.heading("Claims", "each with its 95 % interval and its null")
         st.html(statistics_table(e.statistics))
+        export_button("evolution_claims", f"evolution/{e.id}", key="tr_claims_export")
 
 
 body()

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from ui.kit import panels, state
-from ui.kit.index import Entry, Index
+from ui.kit import panels
+from ui.kit.choose import choose
+from ui.kit.index import Entry
 from workbench.export.figures import Panel
 from workbench.markup.tags import div
 from workbench.markup.tokens import number, visible
@@ -25,26 +26,19 @@ def open_matches(folder: str, version: str) -> MatchRecords:
     return MatchRecords.open(folder)
 
 
-def chosen(index: Index, *, key: str = "mx") -> tuple[Entry, MatchRecords] | None:
+def chosen() -> tuple[Entry, MatchRecords] | None:
     """The comparison of the address (``m``), by a selector; None with a panel where there is none."""
-    entries = index.of("matches")
-    if not entries:
-        panels.not_computed(
-            "Comparisons", f"workbench compare A B --workspace {index.root.name}", "A and B are two dictionaries, or two models."
-        )
-        return None
-    ids = [e.id for e in entries]
-    st.session_state[key] = state.get_choice("m", ids, ids[0])
-    id = st.selectbox(
-        "Comparison", ids, key=key, format_func=lambda i: visible(i.replace("__", "  ×  ")), on_change=_choose, args=(key,), width=420
+    entry = choose(
+        "matches",
+        "Comparison",
+        "m",
+        what="Comparisons",
+        command="compare A B",
+        why="A and B are two dictionaries, or two models.",
+        text=lambda e: visible(e.id.replace("__", "  ×  ")),
+        clears=("i", "i2", "d", "d2", "v"),
     )
-    state.put(m=id)
-    entry = next(e for e in entries if e.id == id)
-    return entry, open_matches(str(entry.path), entry.version)
-
-
-def _choose(key: str) -> None:
-    state.put(m=st.session_state[key], i=None, i2=None, d=None, d2=None, v=None)
+    return None if entry is None else (entry, open_matches(str(entry.path), entry.version))
 
 
 def headline(m: MatchRecords, direction: str) -> str:

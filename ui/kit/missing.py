@@ -50,6 +50,7 @@ def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
         ("circuits", "circuits", "Circuits", "Induction by path patching, and Mamba's off-by-one state.", model),
         ("evolution", "evolve", "Evolution over training", "Birth, growth and death of latents over snapshots.", "mini-evolve"),
         ("maps", "map", "Map of decoder directions", "Families of latents at a glance.", one),
+        ("claims", "reproduce", "Results", "What three papers found, measured again here, with controls and verdicts.", "all --quick"),
         ("graphs", "graph", "Attribution graph", "Which latents make the next token of a prompt.", f'"def __init__(self" --model {model}'),
     ]
 

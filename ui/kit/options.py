@@ -19,7 +19,7 @@ def form(model: type[StrictConfig], key: str, start: dict[str, Any] | None = Non
         for name, field in model.model_fields.items():
             default = (start or {}).get(name, defaults[name])
             values[name] = _widget(name, field, f"{key}_{name}", default)
-    return {name: value for name, value in values.items() if value != defaults[name]}
+    return {name: value for name, value in values.items() if value != defaults[name] and (value or defaults[name])}
 
 
 def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
@@ -47,6 +47,11 @@ def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
     if kind is float:
         lo, hi = _limits(field)
         return st.number_input(label, lo, hi, float(default or 0.0), key=key, width=150)
+    if typing.get_origin(kind) is tuple:
+        number = typing.get_args(kind)[0] is int
+        text = st.text_input(label, value=", ".join(str(v) for v in default or ()), key=key, max_chars=400, width=220, placeholder="all")
+        parts = [p.strip() for p in (text or "").split(",") if p.strip()]
+        return [int(p) for p in parts if p.isdecimal() and len(p) < 10] if number else parts
     if kind is str:
         return st.text_input(label, value=str(default or ""), key=key, max_chars=200, width=220)
     return default

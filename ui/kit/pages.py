@@ -26,6 +26,13 @@ class PageSpec:
 PAGES: tuple[PageSpec, ...] = (
     PageSpec("overview", "Overview", "dashboard", "What this workspace holds, what is missing, and which command makes it."),
     PageSpec(
+        "results",
+        "Results",
+        "fact_check",
+        "What three papers found, measured again here: verdicts with controls.",
+        shown=lambda x: bool(x.of("claims")),
+    ),
+    PageSpec(
         "latents",
         "Latents",
         "table_rows",

@@ -23,7 +23,12 @@ def export(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Write a figure as a bundle: PDF, SVG, PNG, CSV, Parquet, LaTeX table, BibTeX, caption, provenance, reproduce.sh."""
+    """Write a figure as a bundle: PDF, SVG, PNG, CSV, Parquet, LaTeX table, BibTeX, caption, provenance, reproduce.sh.
+
+    Two exports are documents instead: `latents_page` (one HTML file) and `neuronpedia` (its feature schema).
+
+    Example: `workbench export latents_page --source latents/mini-pythia.L1R-8x --set latents=[3,17]`
+    """
     from sae.errors import CorruptError, UsageError
     from sae.files import disk_errors, write_bytes
     from workbench.export.bundle import bundle
@@ -56,6 +61,7 @@ def export(
             metadata={"figure": provenance["figure"]},
         ) as folder:
             for name, content in made.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             (folder / f"{made.name}.zip").write_bytes(made.zip)
     if out is not None:

@@ -6,6 +6,7 @@
     provenance.json                      spec, inputs with digests, n, versions
     spec.json reproduce.sh               one command that makes the bundle again, and compares
 
+An export that is a document (an HTML page, Neuronpedia's JSON) has its own files in place of figure, data and table.
 The browser's button and ``workbench export`` both call :func:`bundle`; there is no other way to a file.
 """
 
@@ -23,30 +24,17 @@ from typing import Any
 
 from sae.errors import MissingError
 from sae.files import read_json, sha256_json
-from workbench.export.figures import FigureData, build
+from workbench.export.figures import DocumentData, FigureData, build
 from workbench.export.references import bibtex
 from workbench.export.render import render
 from workbench.export.spec import FigureSpec
 from workbench.export.tables import to_csv, to_latex, to_parquet
 from workbench.export.text import visible
 from workbench.provenance import code_version
-from workbench.workspace import Item, Workspace
+from workbench.workspace import KINDS, Item, Workspace
 
 SCHEMA = "workbench.export/1"
-_KINDS = (
-    "models",
-    "stores",
-    "dictionaries",
-    "latents",
-    "evaluations",
-    "matches",
-    "circuits",
-    "evolution",
-    "maps",
-    "graphs",
-    "explanations",
-    "claims",
-)
+_KINDS = frozenset(KINDS) - {"lists", "exports"}  # kinds that a command made from others
 
 
 @dataclass(frozen=True)
@@ -56,6 +44,7 @@ class Bundle:
     name: str
     version: str
     files: Mapping[str, bytes] = field(repr=False)
+    data: tuple[str, ...] = ("data.csv",)  # the files that hold the data
 
     @property
     def zip(self) -> bytes:
@@ -76,8 +65,8 @@ class Bundle:
 
     @property
     def data_sha256(self) -> str:
-        """Digest of ``data.csv``: what reproduce.sh compares, independent of library versions."""
-        return hashlib.sha256(self.files["data.csv"]).hexdigest()
+        """Digest of the data: what reproduce.sh compares, independent of library versions."""
+        return _digest({name: self.files[name] for name in self.data})
 
 
 def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
@@ -90,41 +79,50 @@ def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
     return bundle_of(build(spec, workspace), spec, workspace)
 
 
-def bundle_of(data: FigureData, spec: FigureSpec, workspace: Workspace) -> Bundle:
-    """:func:`bundle` of a figure that is already built."""
-    if not spec.source and data.inputs:
+def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Workspace) -> Bundle:
+    """:func:`bundle` of a figure or document that is already built."""
+    if not spec.source and len(data.inputs) == 1:
         spec = spec.model_copy(update={"source": f"{data.inputs[0].kind}/{data.inputs[0].id}"})
     version = sha256_json({"spec": spec.plain(), "inputs": [i.digest for i in data.inputs]})[:8]
     name = f"{spec.figure}__{version}"
-    csv = to_csv(data.data, data.tokens)
-    provenance = _provenance(data, spec, version, csv)
+    files = dict(data.files) if isinstance(data, DocumentData) else {"data.csv": to_csv(data.data, data.tokens)}
+    holds = tuple(sorted(files))
+    provenance = _provenance(data, spec, version, _digest(files))
     stamp = f"workbench {provenance['code']['version']} {name} data {provenance['data_sha256']}"
     caption = _caption(data, spec, version)
-    pictures = render(data, spec.style, stamp=stamp)
+    if isinstance(data, FigureData):
+        files |= _figure_files(data, spec, name, caption, provenance, stamp)
     text = {
-        "table.tex": to_latex(
-            data.table, caption=caption, label=f"{spec.figure}-{version}".replace("_", "-"), headings=data.columns, comment=stamp
-        ),
         "refs.bib": bibtex(data.references, comment=stamp),
         "caption.txt": caption + "\n",
         "provenance.json": _json(provenance),
         "spec.json": _json(spec.plain()),
-        "reproduce.sh": _script(data, name, provenance["data_sha256"], workspace),
+        "reproduce.sh": _script(data.inputs, name, provenance["data_sha256"], workspace),
     }
-    files = {
-        **{f"figure.{k}": v for k, v in pictures.items()},
-        "data.csv": csv,
+    return Bundle(name, version, {**files, **{k: v.encode() for k, v in text.items()}}, holds)
+
+
+def _figure_files(data: FigureData, spec: FigureSpec, name: str, caption: str, provenance: dict[str, Any], stamp: str) -> dict[str, bytes]:
+    """The picture in every format, the data as Parquet, the LaTeX table."""
+    label = f"{spec.figure}-{provenance['version']}".replace("_", "-")
+    return {
+        **{f"figure.{k}": v for k, v in render(data, spec.style, stamp=stamp).items()},
         "data.parquet": to_parquet(data.data, {"export": name, "provenance": json.dumps(provenance, sort_keys=True)}),
-        **{k: v.encode() for k, v in text.items()},
+        "table.tex": to_latex(data.table, caption=caption, label=label, headings=data.columns, comment=stamp).encode(),
     }
-    return Bundle(name, version, files)
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of one file, or of the names and digests of several."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    return next(iter(digests.values())) if len(digests) == 1 else sha256_json(digests)
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _provenance(data: FigureData, spec: FigureSpec, version: str, csv: bytes) -> dict[str, Any]:
+def _provenance(data: FigureData | DocumentData, spec: FigureSpec, version: str, digest: str) -> dict[str, Any]:
     """The record of one figure. No time and no path: the same spec on the same results gives the same bytes."""
     libraries = {name: importlib.metadata.version(name) for name in ("matplotlib", "numpy", "pandas", "pyarrow")}
     return {
@@ -137,11 +135,11 @@ def _provenance(data: FigureData, spec: FigureSpec, version: str, csv: bytes) ->
         "code": code_version(),
         "env": {"python": platform.python_version(), **libraries},
         "permalink": data.permalink,
-        "data_sha256": hashlib.sha256(csv).hexdigest(),
+        "data_sha256": digest,
     }
 
 
-def _caption(data: FigureData, spec: FigureSpec, version: str) -> str:
+def _caption(data: FigureData | DocumentData, spec: FigureSpec, version: str) -> str:
     """What is shown, n, and the data version."""
     n = ", ".join(f"{_count(v)} {k.replace('_', ' ')}" for k, v in data.n.items())
     text = (
@@ -156,9 +154,9 @@ def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _script(data: FigureData, name: str, data_sha256: str, workspace: Workspace) -> str:
+def _script(inputs: list[Item], name: str, data_sha256: str, workspace: Workspace) -> str:
     """``reproduce.sh``: the commands that made the inputs as comments, then the export, compared with this one."""
-    made = "".join(f"#   {line}\n" for line in _commands(data.inputs, workspace))
+    made = "".join(f"#   {line}\n" for line in _commands(inputs, workspace))
     return (
         "#!/bin/sh\n"
         f"# Makes {name} again from a workspace, and says whether the data are the same.\n"

@@ -1,4 +1,4 @@
-"""Figures of claims: one claim with its control, and all claims of a paper on one scale.
+"""Figures of claims: one with its control, those of a paper on one scale, and the verdicts of all as a table.
 
 Sources are the documents ``workbench reproduce`` leaves in ``claims/``.
 """
@@ -9,77 +9,145 @@ from typing import Any
 
 import pandas as pd
 
+from sae.errors import CorruptError, MissingError
 from sae.files import read_json
 from sae.strict import StrictConfig
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.workspace import Item, Workspace
 
-REFERENCES = {"llama-scope": "llamascope", "universality": "universality", "evolution": "evolution"}
+REFERENCE = {"llama-scope": "llamascope", "universality": "universality", "evolution": "evolution"}  # paper -> its entry
+VERDICTS = ("found", "not found", "not testable here")
+_KEYS = ("claim", "paper", "statement", "verdict", "effect", "control_measured", "n", "paper_number")
 
 
-class NoOptions(StrictConfig):
-    """Options of ``claim`` and ``claims_of_paper``: none."""
+class ClaimOptions(StrictConfig):
+    """A claim has no options."""
 
 
-def document(item: Item) -> dict[str, Any]:
-    """The document of a claim, see :func:`workbench.claims.run.describe`."""
-    return read_json(item.path / "finding.json")
+class TableOptions(StrictConfig):
+    """Options of ``claims_table``: one paper, or all."""
+
+    paper: str = ""
 
 
-def _rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Effect and control (where it was measured) as rows: series, value, low, high, n."""
+def read_claim(item: Item) -> dict[str, Any]:
+    """The document of a complete claim.
+
+    Raises:
+        CorruptError: it is no such document.
+    """
+    document = read_json(item.path / "finding.json")
+    if not isinstance(document, dict) or any(k not in document for k in _KEYS) or not isinstance(document["effect"], dict):
+        raise CorruptError(f"{item.path / 'finding.json'} is not the result of a claim. Run `workbench reproduce --only {item.id}` again.")
+    return document
+
+
+def comparison(document: dict[str, Any]) -> pd.DataFrame:
+    """Effect and control of a claim as rows ``what, value, low, high, n``; what was not measured is left out."""
     rows = []
-    for series, key in (("measured", "effect"), ("control", "control_measured")):
-        m = found.get(key)
+    for what, m in (("effect", document["effect"]), ("control", document["control_measured"])):
         if m and m.get("value") is not None:
-            low, high = (m["value"] if m.get(k) is None else m[k] for k in ("low", "high"))
-            rows.append({"series": series, "value": m["value"], "low": low, "high": high, "n": m.get("n"), "unit": m.get("unit", "")})
-    return rows
+            rows.append({"what": what, "value": m["value"], "low": m.get("low"), "high": m.get("high"), "n": int(m.get("n") or 0)})
+    frame = pd.DataFrame(rows, columns=["what", "value", "low", "high", "n"])
+    return frame.astype({"value": float, "low": float, "high": float})
 
 
-@figure("claim", source="claims", options=NoOptions)
-def claim(workspace: Workspace, item: Item, options: NoOptions) -> FigureData:
-    """One claim: the effect, the same quantity under the control, and the verdict."""
-    found = document(item)
-    frame = pd.DataFrame(_rows(found) or [], columns=["series", "value", "low", "high", "n", "unit"])
-    unit = next((u for u in frame["unit"] if u), "value") if len(frame) else "value"
-    table = frame.assign(verdict=found["verdict"]) if len(frame) else pd.DataFrame([{"verdict": found["verdict"], "why": found["note"]}])
+@figure("claim", source="claims", options=ClaimOptions)
+def claim(workspace: Workspace, item: Item, options: ClaimOptions) -> FigureData:
+    """One finding of a paper, measured here, beside its control."""
+    document = read_claim(item)
+    frame = comparison(document)
+    if frame.empty:
+        raise MissingError(f"{item.id}: nothing was measured ({document.get('note') or document['verdict']}), so there is nothing to draw.")
+    unit = document["effect"].get("unit") or "effect"
+    said = f"{document['statement']} Measured: {document.get('experiment', '')} Criterion: {document.get('criterion', '')}"
     return FigureData(
-        panels=[Panel("points", frame, x="series", y="value", low="low", high="high", y_label=unit)],
-        caption=f"{found['statement']} {found['experiment']} Control: {found['control']} Criterion: {found['criterion']} Verdict: {found['verdict']}.",
-        table=table,
-        n={"observations": found["n"]},
+        panels=[Panel("points", frame, x="what", y="value", low="low", high="high", y_label=unit)],
+        caption=f"{said} Verdict: {document['verdict']}. Bars are 95 % intervals. The paper: {document['paper_number']}.",
+        table=frame,
+        n={"observations": int(document["n"])},
         inputs=[item],
-        references=(REFERENCES[found["paper"]],),
-        permalink=f"results?claim={item.id}&v={item.version}",
-        alt=f"Measured effect and control of {item.id} as points with 95 % intervals.",
+        references=tuple(r for r in (REFERENCE.get(document["paper"]),) if r),
+        permalink=f"results?c={item.id}&v={item.version}",
+        alt=f"{document['statement']} {document['verdict']}: the effect beside its control.",
     )
 
 
-@figure("claims_of_paper", source="claims", options=NoOptions)
-def claims_of_paper(workspace: Workspace, item: Item, options: NoOptions) -> FigureData:
+@figure("claims_of_paper", source="claims", options=ClaimOptions)
+def claims_of_paper(workspace: Workspace, item: Item, options: ClaimOptions) -> FigureData:
     """All claims of the paper a claim belongs to, each scaled by the larger of effect and control."""
-    paper = document(item)["paper"]
-    items = [i for i in workspace.items("claims") if i.manifest.id.startswith(f"{paper}.")]
-    rows, verdicts = [], []
-    for one in items:
-        found = document(one)
-        verdicts.append({"claim": found["claim"].partition(".")[2], "verdict": found["verdict"], "n": found["n"]})
-        parts = _rows(found)
-        scale = max((abs(p[k]) for p in parts for k in ("value", "low", "high")), default=0.0) or 1.0
-        name = f"{verdicts[-1]['claim']} ({found['verdict']})"
-        rows += [{"claim": name} | p | {k: p[k] / scale for k in ("value", "low", "high")} | {"scale": scale} for p in parts]
-    frame = pd.DataFrame(rows, columns=["claim", "series", "value", "low", "high", "n", "unit", "scale"])
+    paper = read_claim(item)["paper"]
+    items = [i for i in workspace.items("claims") if i.id.startswith(f"{paper}.")]
+    frames, verdicts = [], []
+    for document in map(read_claim, items):
+        short = document["claim"].partition(".")[2]
+        verdicts.append({"claim": short, "verdict": document["verdict"], "n": document["n"]})
+        part = comparison(document)
+        scale = float(part[["value", "low", "high"]].abs().max(axis=None)) if len(part) else 1.0
+        scaled = part.assign(**{c: part[c] / (scale or 1.0) for c in ("value", "low", "high")}, scale=scale)
+        frames.append(scaled.assign(claim=f"{short} ({document['verdict']})", unit=document["effect"].get("unit") or ""))
+    frame = (
+        pd.concat([f for f in frames if len(f)], ignore_index=True)
+        if any(map(len, frames))
+        else comparison({"effect": {}, "control_measured": None})
+    )
     label = "effect, relative to the larger of effect and control"
     return FigureData(
-        panels=[
-            Panel("points", frame, x="claim", y="value", low="low", high="high", series="series", y_label=label, y_range=(-1.05, 1.05))
-        ],
+        panels=[Panel("points", frame, x="claim", y="value", low="low", high="high", series="what", y_label=label, y_range=(-1.05, 1.05))],
         caption=f"Claims of the paper {paper!r} on the bundled models: effects and controls with 95 % intervals, each claim on its own scale.",
         table=pd.DataFrame(verdicts),
         n={"claims": len(items)},
         inputs=items,
-        references=(REFERENCES[paper],),
-        permalink=f"results?paper={paper}",
+        references=tuple(r for r in (REFERENCE.get(paper),) if r),
+        permalink="results",
         alt=f"Effects and controls of {len(items)} claims as points with intervals.",
     )
+
+
+@figure("claims_table", source="claims", options=TableOptions, many=True)
+def claims_table(workspace: Workspace, item: Item | None, options: TableOptions) -> FigureData:
+    """Verdicts of all claims, paper by paper, with every number."""
+    items = [i for i in workspace.items("claims") if not options.paper or i.id.startswith(f"{options.paper}.")]
+    documents = [read_claim(i) for i in items]
+    if not documents:
+        which = f"of {options.paper!r} " if options.paper else ""
+        raise MissingError(f"{workspace.root} holds no claims {which}yet. `workbench reproduce all` measures them.")
+    papers = list(dict.fromkeys(d["paper"] for d in documents))
+    counts = pd.DataFrame(
+        [
+            {"paper": p, "verdict": v, "claims": sum((d["paper"], d["verdict"]) == (p, v) for d in documents)}
+            for p in papers
+            for v in VERDICTS
+        ]
+    )
+    table = pd.DataFrame([_row(d) for d in documents])
+    return FigureData(
+        panels=[Panel("heat", counts, x="verdict", y="paper", value="claims", x_label="", y_label="", value_label="claims")],
+        caption="Findings of the papers, measured again on the models of this workspace: how many were found, not found, or not testable.",
+        table=table,
+        n={"claims": len(documents)},
+        inputs=items,
+        references=tuple(dict.fromkeys(REFERENCE[p] for p in papers if p in REFERENCE)),
+        permalink="results",
+        columns={"here": "measured here", "paper_number": "the paper"},
+        alt=", ".join(f"{sum(d['verdict'] == v for d in documents)} {v}" for v in VERDICTS),
+    )
+
+
+def _row(document: dict[str, Any]) -> dict[str, Any]:
+    effect, control = document["effect"], document["control_measured"] or {}
+    return {
+        "claim": document["claim"],
+        "statement": document["statement"],
+        "verdict": document["verdict"],
+        "here": _float(effect.get("value")),
+        "low": _float(effect.get("low")),
+        "high": _float(effect.get("high")),
+        "control": _float(control.get("value")),
+        "n": int(document["n"]),
+        "paper_number": document["paper_number"],
+    }
+
+
+def _float(value: Any) -> float:
+    return float("nan") if value is None else float(value)

@@ -22,7 +22,7 @@ from sae.strict import StrictConfig, nearest, parse_config
 from workbench.export.spec import FigureSpec
 from workbench.workspace import Item, Workspace
 
-MODULES = [f"workbench.export.{name}" for name in ("circuits", "claims", "evolution", "latents", "universality")]
+MODULES = [f"workbench.export.{name}" for name in ("circuits", "claims", "documents", "evolution", "latents", "maps", "universality")]
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Panel:
     """One pair of axes: which columns of its tidy frame go where.
 
     Kinds: ``line`` (x, y per series, band low..high), ``step`` (the same as a staircase), ``points`` (y per category x, bars
-    low..high), ``heat`` (value over x, y categories), ``strips`` (tokens shaded by value; one row per y).
+    low..high), ``heat`` (value over x, y categories), ``strips`` (tokens shaded by value; one row per y), ``scatter`` (a dot per row; no axes).
     """
 
-    kind: Literal["line", "step", "points", "heat", "strips"]
+    kind: Literal["line", "step", "points", "heat", "strips", "scatter"]
     frame: pd.DataFrame
     x: str
     y: str
@@ -79,26 +79,42 @@ class FigureData:
 
 
 @dataclass(frozen=True)
+class DocumentData:
+    """An export that is a file to open or upload instead of a figure: its files, and what provenance needs to know."""
+
+    files: Mapping[str, bytes] = field(repr=False)
+    caption: str
+    n: Mapping[str, Any]
+    inputs: list[Item]
+    references: tuple[str, ...] = ()
+    permalink: str = ""
+
+
+Build = Callable[[Workspace, Any, Any], Any]
+
+
+@dataclass(frozen=True)
 class Kind:
-    """A registered figure: which kind of result it shows, its options, and the function."""
+    """A registered figure or document: which kind of result it shows, its options, and the function."""
 
     name: str
     source: str  # a kind of the workspace
     options: type[StrictConfig]
-    build: Callable[[Workspace, Item, Any], FigureData]
+    build: Build
     title: str
+    many: bool = False  # may show several results at once: without a source its function is given None
+    document: bool = False
 
 
 _KINDS: dict[str, Kind] = {}
-Build = Callable[[Workspace, Item, Any], FigureData]
 
 
-def figure(name: str, *, source: str, options: type[StrictConfig]) -> Callable[[Build], Build]:
-    """Register a figure function ``(workspace, item, options) -> FigureData`` of results of kind ``source``."""
+def figure(name: str, *, source: str, options: type[StrictConfig], many: bool = False, document: bool = False) -> Callable[[Build], Build]:
+    """Register a function ``(workspace, item, options) -> FigureData`` (or ``DocumentData``) of results of kind ``source``."""
 
     def add(build: Build) -> Build:
         title = (build.__doc__ or name).strip().splitlines()[0].rstrip(".")
-        _KINDS[name] = Kind(name, source, options, build, title)
+        _KINDS[name] = Kind(name, source, options, build, title, many, document)
         return build
 
     return add
@@ -111,8 +127,8 @@ def kinds() -> dict[str, Kind]:
     return dict(sorted(_KINDS.items()))
 
 
-def build(spec: FigureSpec, workspace: Workspace) -> FigureData:
-    """The figure a spec means.
+def build(spec: FigureSpec, workspace: Workspace) -> FigureData | DocumentData:
+    """The figure or document a spec means.
 
     Raises:
         UsageError: unknown figure, option or kind of source. MissingError: the result is not in the workspace; the message
@@ -123,7 +139,9 @@ def build(spec: FigureSpec, workspace: Workspace) -> FigureData:
         raise UsageError(f"figure {spec.figure!r} is not known ({nearest(spec.figure, list(known))})")
     kind = known[spec.figure]
     options = parse_config(kind.options, dict(spec.options), where=f"options of {spec.figure}")
-    return kind.build(workspace, find_source(spec, kind, workspace), options)
+    item = None if kind.many and not spec.source else find_source(spec, kind, workspace)
+    found: FigureData | DocumentData = kind.build(workspace, item, options)
+    return found
 
 
 _MADE_BY = {
@@ -132,7 +150,8 @@ _MADE_BY = {
     "evaluations": "evaluate DICTIONARY",
     "circuits": "circuits",
     "evolution": "evolve",
-    "claims": "reproduce",
+    "claims": "reproduce all",
+    "maps": "map DICTIONARY",
 }
 
 

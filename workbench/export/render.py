@@ -315,4 +315,18 @@ def _fitting(texts: Sequence[str], peak: int, room: int) -> range:
             return range(lo, hi)
 
 
-_DRAW = {"line": _lines, "step": _lines, "points": _points, "heat": _heat, "strips": _strips}
+def _scatter(ax: Axes, panel: Panel, style: Style) -> None:
+    """A dot per row, coloured by series; positions mean nothing by themselves, so there are no axes."""
+    groups = [("", panel.frame)] if panel.series is None else list(panel.frame.groupby(panel.series, sort=False))
+    for j, (name, part) in enumerate(groups):
+        colour = PALETTES[style.palette][j % len(PALETTES[style.palette])]
+        ax.scatter(
+            part[panel.x], part[panel.y], s=2, color=colour, alpha=0.6, linewidths=0, label=visible(str(name)), rasterized=len(part) > 5000
+        )
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_axis_off()
+    if len(groups) > 1:
+        ax.legend(markerscale=3, loc="upper left", borderaxespad=0)
+
+
+_DRAW = {"line": _lines, "step": _lines, "points": _points, "heat": _heat, "strips": _strips, "scatter": _scatter}

@@ -1,0 +1,151 @@
+"""Results: what three papers found, measured again here, each with its control, interval and verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from sae.errors import UserError
+from ui.kit import data, panels
+from ui.kit.choose import choose
+from ui.kit.export import export_button
+from ui.kit.figures import plot, table
+from ui.kit.findings import PAPERS, finding_html, measured, open_claim, paper_title
+from ui.kit.index import Entry
+from workbench.export.claims import VERDICTS, comparison
+from workbench.export.figures import Panel
+from workbench.markup.tokens import clip, escape, number, visible
+
+CONFIG = {"displaylogo": False, "displayModeBar": False}
+
+
+@st.fragment(key="results_body")
+def body() -> None:
+    """Counts, the findings paper by paper, one of them closer."""
+    with panels.guarded("The results"):
+        panels.page_title("Results", "what three papers found, measured again on the models of this workspace")
+        entries = data.index().of("claims")
+        if not entries:
+            panels.not_computed("Results", f"workbench reproduce all --quick --workspace {data.workspace_folder().name}")
+            return
+        documents = read(entries)
+        st.html(counts(documents))
+        shown = filters(documents)
+        for paper in [p for p in PAPERS if any(d["paper"] == p for d in shown)]:
+            mine = [d for d in shown if d["paper"] == paper]
+            panels.heading(paper_title(paper), f"{len(mine)} findings · bars: 95 % intervals, filled = here, hollow = control")
+            st.html(f'<div class="wb-claims">{"".join(finding_html(d) for d in mine)}</div>')
+        if not shown:
+            panels.note("No finding has these verdicts.")
+        everything(documents)
+        with panels.guarded("This finding"):
+            closer()
+
+
+def read(entries: list[Entry]) -> list[dict[str, Any]]:
+    """All documents that can be read; the others become panels."""
+    documents = []
+    for e in entries:
+        try:
+            documents.append(open_claim(str(e.path), e.version))
+        except UserError as error:
+            panels.problem(f"claims/{e.id} cannot be read", str(error))
+    return documents
+
+
+def counts(documents: list[dict[str, Any]]) -> str:
+    """How many findings there are and how they came out."""
+    n = {v: sum(d["verdict"] == v for d in documents) for v in VERDICTS}
+    about = ("the criterion, fixed beforehand, is met", "measured, and the criterion is not met", "these models cannot carry the claim")
+    cells = [(v[0].upper() + v[1:], f"{n[v]}", a) for v, a in zip(VERDICTS, about, strict=True)]
+    return panels.stats([("Findings", f"{len(documents)}", "of three papers"), *cells])
+
+
+def filters(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The findings with the chosen verdicts."""
+    known = [v for v in VERDICTS if any(d["verdict"] == v for d in documents)]
+    wanted = (
+        st.pills("Verdict", known, selection_mode="multi", default=known, key="verdicts", bind="query-params", label_visibility="collapsed")
+        or known
+    )
+    return [d for d in documents if d["verdict"] in wanted]
+
+
+def everything(documents: list[dict[str, Any]]) -> None:
+    """All numbers as one table, and the table for a paper."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        export_button("claims_table", "", label="Export the table", key="rs_export_all")
+    with st.expander("Show as table", key="rs_all", on_change="rerun") as box:
+        if box.open:
+            rows = [
+                {
+                    "paper": d["paper"],
+                    "finding": d["statement"],
+                    "verdict": d["verdict"],
+                    "here": measured(d["effect"]),
+                    "control": measured(d["control_measured"]),
+                    "n": d["n"],
+                    "the paper": d["paper_number"],
+                }
+                for d in documents
+            ]
+            table(pd.DataFrame(rows))
+
+
+def closer() -> None:
+    """One finding: how it was measured, effect beside control, its own table, its export."""
+    panels.heading("One finding, closer")
+    entry = choose("claims", "Finding", "c", what="Results", command="reproduce all --quick", width=720, text=lambda e: _line(e))
+    if entry is None:
+        return
+    d = open_claim(str(entry.path), entry.version)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        frame = comparison(d)
+        if frame.empty:
+            panels.note(f"Nothing was measured: {escape(clip(str(d.get('note') or d['verdict']), 400))}")
+        else:
+            unit = str(d["effect"].get("unit") or "effect")
+            panel = Panel("points", frame, x="what", y="value", low="low", high="high", y_label=unit)
+            st.plotly_chart(
+                plot(panel, height=190), key=f"rs_{entry.id}", config=CONFIG, alt=f"{visible(d['statement'])} Effect and control"
+            )
+            export_button("claim", f"claims/{entry.id}", key="rs_export")
+        path = entry.path / "table.parquet"
+        with st.expander("Show as table", key="rs_table", on_change="rerun") as box:
+            if box.open:
+                table(frame)
+                if path.is_file():
+                    table(_table(str(path), entry.version))
+    with right:
+        rows = [[what, escape(clip(str(d.get(key) or "–"), 500))] for what, key in METHOD]
+        rows.append(["n", number(d["n"])])
+        st.html(panels.table(["", ""], rows))
+
+
+METHOD = (
+    ("measured by", "experiment"),
+    ("control", "control"),
+    ("criterion", "criterion"),
+    ("the paper", "paper_number"),
+    ("section", "section"),
+    ("note", "note"),
+)
+
+
+def _line(e: Entry) -> str:
+    try:
+        d = open_claim(str(e.path), e.version)
+    except UserError:
+        return visible(e.id)
+    return visible(f"{d['verdict']} · {clip(d['statement'], 90)}")
+
+
+@st.cache_resource(show_spinner=False, max_entries=20)
+def _table(path: str, version: str) -> pd.DataFrame:
+    return pd.read_parquet(path)
+
+
+body()
