@@ -15,7 +15,7 @@ from ui.kit.figures import table
 from ui.kit.index import Entry
 from ui.kit.options import form
 from workbench.export import FigureSpec, Style, bundle, bundle_of, kinds
-from workbench.export.figures import FigureData, Kind, build
+from workbench.export.figures import Kind, build
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.workspace import Workspace
@@ -132,8 +132,7 @@ def preview(spec: FigureSpec) -> None:
     with st.expander("Show as table", key="ex_table", on_change="rerun") as box:
         if box.open:
             made = build(spec, workspace)
-            if isinstance(made, FigureData):
-                table(made.data, made.tokens)
+            table(made.data, made.tokens)
 
 
 FILES = (
@@ -156,7 +155,7 @@ def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
     return {
         "png": files.files["figure.png"],
         "caption": files.files["caption.txt"].decode(),
-        "alt": (made.alt if isinstance(made, FigureData) else "") or made.caption,
+        "alt": made.alt or made.caption,
         "name": files.name,
     }
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from sae.errors import MissingError
 from sae.files import read_json, sha256_json
-from workbench.export.figures import DocumentData, FigureData, build
+from workbench.export.figures import DocumentData, FigureData, make
 from workbench.export.references import bibtex
 from workbench.export.render import render
 from workbench.export.spec import FigureSpec
@@ -76,7 +76,7 @@ def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
         UsageError, ConfigError: the spec names an unknown figure, option or source.
         MissingError: the result is not in the workspace.
     """
-    return bundle_of(build(spec, workspace), spec, workspace)
+    return bundle_of(make(spec, workspace), spec, workspace)
 
 
 def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Workspace) -> Bundle:

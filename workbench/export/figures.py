@@ -127,7 +127,19 @@ def kinds() -> dict[str, Kind]:
     return dict(sorted(_KINDS.items()))
 
 
-def build(spec: FigureSpec, workspace: Workspace) -> FigureData | DocumentData:
+def build(spec: FigureSpec, workspace: Workspace) -> FigureData:
+    """The figure a spec means; like :func:`make`, for what is drawn.
+
+    Raises:
+        UsageError: the spec means a document.
+    """
+    made = make(spec, workspace)
+    if isinstance(made, DocumentData):
+        raise UsageError(f"{spec.figure!r} is a document, not a figure: there is nothing to draw.")
+    return made
+
+
+def make(spec: FigureSpec, workspace: Workspace) -> FigureData | DocumentData:
     """The figure or document a spec means.
 
     Raises:
