@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.errors import CorruptError, MissingError
+from sae.errors import CorruptError
 from sae.files import new_folder, read_json, write_bytes, write_json
+from sae.formats.tensors import read_safetensors
 from sae.model import SAE, TopKSAE
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -32,20 +33,12 @@ def register(architecture: str, kind: str, reader: Reader) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+    """All tensors of one of our own safetensors files, read as strictly as a foreign one.
 
     Raises:
-        MissingError, CorruptError: no such file, or not a whole safetensors file.
+        MissingError, CorruptError: no such file, or not a whole safetensors file with unique keys.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MissingError(f"{path} does not exist.")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as e:
-        raise CorruptError(f"{path} is not a whole safetensors file ({e}). Remove the folder and make it again.") from e
+    return read_safetensors(path, mine=True)
 
 
 def check_shapes(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], where: str) -> None:

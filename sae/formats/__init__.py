@@ -1,7 +1,8 @@
 """Dictionaries of other libraries: readers by number, not by trust, and writers where the other side can hold what we have.
 
 ``read(folder)`` gives the normal form of a SAELens, sparsify, dictionary_learning, OpenMOSS or Llama Scope folder;
-``to_dictionary`` makes it one of ours, ``write_sparsify`` goes the other way (our own folders load in SAELens as they are).
+``to_dictionary`` makes it one of ours, ``write_sparsify`` goes the other way (our own folders load in SAELens as they are), and
+``BenchSAE`` is what SAEBench takes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from sae.formats.libraries import detect as detect
     from sae.formats.libraries import read as read
     from sae.formats.normal import NormalForm as NormalForm
+    from sae.formats.saebench import BenchSAE as BenchSAE
 
 _HOME = {
+    "BenchSAE": "saebench",
     "NormalForm": "normal",
     "detect": "libraries",
     "read": "libraries",
@@ -25,7 +28,7 @@ _HOME = {
     "to_normal": "convert",
     "write_sparsify": "convert",
 }
-__all__ = ["NormalForm", "detect", "read", "to_dictionary", "to_normal", "write_sparsify"]
+__all__ = ["BenchSAE", "NormalForm", "detect", "read", "to_dictionary", "to_normal", "write_sparsify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Reading weights that somebody else wrote: safetensors directly, pickles only in a limited child process.
+"""Reading weights, our own as strictly as anybody else's: safetensors directly, pickles only in a limited child process.
 
 A safetensors file cannot run code, but it may hide a duplicate key (the last one silently wins), so its header is read
 strictly first. A ``.pt`` file is a pickle: it is opened with ``weights_only=True`` in a child process with limits on
@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sae.errors import CorruptError, MissingError, UntrustedFile
+from sae.errors import CorruptError, MissingError, UntrustedFile, UserError
 from sae.files import parse_json
 
 MAX_HEADER = 100 * 1024 * 1024
@@ -27,7 +27,7 @@ CHILD_SECONDS = 120
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
-def _regular_file(path: Path) -> int:
+def _regular_file(path: Path, refuse: type[UserError] = UntrustedFile) -> int:
     """Size of a regular file that is not a link; a FIFO or device would hang or read elsewhere."""
     try:
         info = os.lstat(path)
@@ -36,34 +36,45 @@ def _regular_file(path: Path) -> int:
     if stat.S_ISLNK(info.st_mode) and "blobs" in os.path.realpath(path).split(os.sep):
         info = os.stat(path)  # the hub cache keeps files as links into its own blobs folder
     if not stat.S_ISREG(info.st_mode):
-        raise UntrustedFile(f"{path} is not a regular file; weights are read from regular files only.")
+        raise refuse(f"{path} is not a regular file; weights are read from regular files only.")
     return info.st_size
 
 
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+def read_safetensors(path: str | Path, *, mine: bool = False) -> dict[str, Tensor]:
     """All tensors of a safetensors file whose header is whole, unique and consistent.
 
+    Args:
+        mine: the file should be one of our own: then what is wrong with it is damage (CorruptError), not distrust (UntrustedFile).
+
     Raises:
-        MissingError: no such file. UntrustedFile: not a whole, well-formed safetensors file, or a duplicate key.
+        MissingError: no such file. UntrustedFile, CorruptError: not a whole, well-formed safetensors file, or a duplicate key.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
-    size = _regular_file(path)
+    refuse: type[UserError] = CorruptError if mine else UntrustedFile
+    size = _regular_file(path, refuse)
+    try:
+        _check_header(path, size)
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError, OSError) as e:
+        remedy = "Remove the folder and make it again." if mine else "Download it again."
+        raise refuse(f"{path} is not a whole safetensors file: {e}. {remedy}") from e
+
+
+def _check_header(path: Path, size: int) -> None:
+    """Raise ValueError unless the header has a possible length and is JSON without duplicate keys."""
     with open(path, "rb") as f:
         head = f.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
         if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise UntrustedFile(
-                f"{path} is not a safetensors file: its header claims {length} bytes of a file of {size}. Download it again."
-            )
+            raise ValueError(f"its header claims {length} bytes of a file of {size}")
         header = f.read(length)
     try:
-        parse_json(header.rstrip(b" "), where=str(path))
-        return load_file(path)
-    except (CorruptError, SafetensorError, ValueError, KeyError) as e:
-        raise UntrustedFile(f"{path} is not a well-formed safetensors file: {e}. Download it again.") from e
+        parse_json(header.rstrip(b" "), where="the header")
+    except CorruptError as e:
+        raise ValueError(f"its header is not JSON with unique keys ({e.__cause__})") from e
 
 
 def read_state_dict(path: str | Path, *, max_bytes: int | None = None) -> dict[str, Tensor]:
