@@ -2,7 +2,7 @@
 
 With ``bf16_preselect`` the dense product runs in bfloat16 and proposes 2k candidates per row; these are computed again in
 full precision and the best k of them kept. A row is *certain* where the k-th kept value beats the lowest proposal by more
-than the largest rounding error seen among that row's candidates; ``plan.doubts`` collects the share of rows that are not.
+than the largest rounding error seen among that row's candidates; ``plan.doubts`` collects how many rows are not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StepPlan:
     tile_rows: int = 0
     bf16_preselect: bool = False
     candidates: int = 0  # offered by each row where k counts for the whole batch (see sae.batch); 0: k for each row
-    doubts: list[float] = field(default_factory=list, compare=False)  # encode() appends the share of rows that are not certain
+    doubts: list[int] = field(default_factory=list, compare=False)  # encode() with bf16_preselect appends how many rows are not certain
 
 
 # kept pre-activations (values, indices) [B, K], latents ascending; then the same for dead latents of every n-th row, or None
@@ -68,7 +68,7 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
             _, place = plan.backend.top_k(of_dead, min(plan.k_aux, len(dead) - padding))
             aux.append((of_dead.gather(1, place), dead[place]))
     if fast is not None:
-        plan.doubts.append(uncertain / len(x_BD))
+        plan.doubts.append(uncertain)
     values, indices = _joined(parts, plan.selection_F)
     if dead is None:
         return values, indices, None, None

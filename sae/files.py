@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -91,7 +92,8 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        short = e.errno is None and re.search(r"\d+ requested and \d+ written", str(e))  # all NumPy says of a short write
+        if short or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutOfSpace(what) from e
         if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise UserError(f"cannot write {what}: {e.strerror}. Choose a folder you may write to.") from e

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sae.errors import MissingError
+from sae.errors import ConfigError, MissingError
 from sae.files import write_bytes
 
-COLUMNS = ("step", "rows", "masked", "loss", "fvu", "l0", "aux", "dead", "k", "lr", "rows_seen")
+COLUMNS = ("step", "rows", "masked", "loss", "fvu", "l0", "aux", "dead", "k", "lr", "rows_seen", "doubtful")
 
 
 class Logger(Protocol):
@@ -37,10 +37,19 @@ class Table:
         return torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
 
     def restore(self, saved: Tensor) -> None:
+        """Take over the rows of a checkpoint.
+
+        Raises:
+            ConfigError: they have other columns, written by another version of this program.
+        """
+        if saved.ndim != 2 or saved.shape[1] != len(COLUMNS):
+            raise ConfigError(
+                f"the checkpoint's log has shape {tuple(saved.shape)}, this version writes {len(COLUMNS)} columns. Start anew."
+            )
         self.rows = saved.tolist()
 
     def write(self, path: Path) -> None:
-        """Write ``metrics.parquet`` atomically. AuxK values that were not computed are absent, not zero."""
+        """Write ``metrics.parquet`` atomically. What was not computed (AuxK, doubtful) is absent, not zero."""
         import io
 
         import pyarrow as pa
@@ -49,7 +58,7 @@ class Table:
         columns: dict[str, Any] = {}
         for j, name in enumerate(COLUMNS):
             values = [r[j] for r in self.rows]
-            whole = name in ("step", "rows", "masked", "dead", "k", "rows_seen")
+            whole = name in ("step", "rows", "masked", "dead", "k", "rows_seen", "doubtful")
             columns[name] = pa.array(
                 [None if math.isnan(v) else int(v) if whole else v for v in values], type=pa.int64() if whole else pa.float64()
             )

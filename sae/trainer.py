@@ -5,6 +5,7 @@ The trainer asks a config to ``build()`` a model and knows nothing else about it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,6 +38,7 @@ class StepReport:
     dead: int  # latents that have not fired in config.dead_after rows
     k: int
     lr: float
+    doubtful: float  # rows for which bfloat16 may have proposed too few candidates; NaN without bf16_preselect
 
     @property
     def ev(self) -> float:
@@ -109,7 +111,17 @@ class Trainer:
         model.constrain()
         self._count(values.detach(), indices)
         report = StepReport(
-            self.steps_done, len(x), masked, loss.detach(), fvu(target, y.detach()), l0(values.detach()), aux.detach(), len(dead), k, lr
+            step=self.steps_done,
+            rows=len(x),
+            masked=masked,
+            loss=loss.detach(),
+            fvu=fvu(target, y.detach()),
+            l0=l0(values.detach()),
+            aux=aux.detach(),
+            dead=len(dead),
+            k=k,
+            lr=lr,
+            doubtful=sum(plan.doubts) if plan.doubts else math.nan,
         )
         self.steps_done += 1
         self.rows_seen += len(x)

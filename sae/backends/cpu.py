@@ -63,8 +63,5 @@ class CpuBackend(Backend):
             indices_BK, order = indices_BK.sort(dim=1)
             values = self.dots(rows_BD, weight_FD, indices_BK)
             return torch.empty_like(values).scatter_(1, order, values)
-        if not bool((indices_BK.diff(dim=1) > 0).all()):  # MKL wants ascending columns; encode() gives them
-            indices_BK, order = indices_BK.sort(dim=1)
-            return torch.empty_like(values := self.dots(rows_BD, weight_FD, indices_BK)).scatter_(1, order, values)
         at = _csr(indices_BK, len(weight_FD), rows_BD.new_zeros(indices_BK.numel()))
         return torch.sparse.sampled_addmm(at, rows_BD, weight_FD.t(), beta=0.0).values().view(indices_BK.shape)

@@ -72,8 +72,8 @@ class BenchSAE(nn.Module):
         layer = re.search(r"\d+", hook_name)
         if layer is None:
             raise UsageError(f"hook {hook_name!r} names no layer, which SAEBench needs.")
-        if sae.kind != "sae":
-            raise UsageError(f"SAEBench evaluates SAEs; this is a {sae.kind}.")
+        if sae.kind != "sae" or getattr(sae, "skip_DD", None) is not None:
+            raise UsageError(f"SAEBench evaluates SAEs that read what they reconstruct; this is a {sae.kind} or has a skip connection.")
         self.inner = _unit(sae.folded()).requires_grad_(False).eval()
         self.cfg = BenchConfig(
             model_name,

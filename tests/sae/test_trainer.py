@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as nnf
@@ -180,6 +182,18 @@ def test_masked_rows_are_left_out_and_counted() -> None:
     assert (report.rows, report.masked) == (249, 7)
     with_all = Trainer(TopKConfig(d_in=32, d_sae=64, k=4, outlier_factor=0)).step(x)
     assert (with_all.rows, with_all.masked) == (256, 0)
+
+
+def test_rows_in_doubt_are_counted_where_bfloat16_proposes() -> None:
+    x = Toy(13).rows(256)
+    report = Trainer(TopKConfig(d_in=32, d_sae=256, k=4, bf16_preselect=True)).step(x)
+    assert 0 <= report.doubtful <= 256 and report.row()["doubtful"] == report.doubtful
+    twins = Trainer(TopKConfig(d_in=32, d_sae=256, k=4, bf16_preselect=True))
+    twins.step(x)
+    with torch.no_grad():
+        twins.model.enc_FD.copy_(twins.model.enc_FD[:1].expand(256, 32))  # bfloat16 cannot tell them apart
+    assert twins.step(x).doubtful > 200
+    assert math.isnan(Trainer(TopKConfig(d_in=32, d_sae=256, k=4)).step(x).doubtful)
 
 
 def test_bad_rows_name_the_place_and_leave_the_model_alone() -> None:
