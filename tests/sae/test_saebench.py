@@ -10,9 +10,30 @@ from sae.errors import UsageError
 from sae.formats import BenchSAE
 
 # what sae_bench/custom_saes/custom_sae_config.py declares and its evaluations read
-FIELDS = """model_name d_in d_sae hook_layer hook_name context_size hook_head_index architecture apply_b_dec_to_input activation_fn_str
-    activation_fn_kwargs prepend_bos normalize_activations dtype device model_from_pretrained_kwargs dataset_path
-    dataset_trust_remote_code seqpos_slice training_tokens sae_lens_training_version neuronpedia_id""".split()
+FIELDS = [
+    "model_name",
+    "d_in",
+    "d_sae",
+    "hook_layer",
+    "hook_name",
+    "context_size",
+    "hook_head_index",
+    "architecture",
+    "apply_b_dec_to_input",
+    "activation_fn_str",
+    "activation_fn_kwargs",
+    "prepend_bos",
+    "normalize_activations",
+    "dtype",
+    "device",
+    "model_from_pretrained_kwargs",
+    "dataset_path",
+    "dataset_trust_remote_code",
+    "seqpos_slice",
+    "training_tokens",
+    "sae_lens_training_version",
+    "neuronpedia_id",
+]
 
 
 def rows(n: int, seed: int = 0) -> torch.Tensor:
