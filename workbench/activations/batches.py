@@ -1,5 +1,8 @@
 """Shuffled batches for training, from disk, with a bounded buffer and the next group read ahead.
 
+The first epoch of an iteration does not pass through the page cache, whose filling costs more than the reading. Rows that come
+again are kept there from the second epoch on, if all of them fit.
+
 The batch at a step is a pure function of the contract (see :mod:`workbench.activations.shuffle`) and the step. The
 state of an iteration is two integers, (epoch, row within the epoch); going on elsewhere costs nothing.
 """
@@ -16,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from workbench.activations import uncached
 from workbench.activations.errors import ResumeMismatch
+from workbench.activations.gather import Gatherer, as_torch
 from workbench.activations.pool import ShardPool
 from workbench.activations.shuffle import EpochOrder, Order
 from workbench.activations.spec import STORED, Stream, differences
 
-THREADS = 4
-_SCRATCH = 1 << 16
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,19 @@ class Batches:
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of the two group buffers."""
-        rows = self.order.units_per_group * self.order.unit_rows
-        return 2 * rows * sum(s.width for s in self.streams) * np.dtype(STORED[self.dtype]).itemsize
+        """Bytes an iteration holds: two group buffers, the batch handed out and the one being made."""
+        width = sum(s.width for s in self.streams)
+        return 2 * width * (self.group_rows * np.dtype(STORED[self.dtype]).itemsize + self.batch_size * 4)
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of a group buffer."""
+        return min(self.order.units_per_group * self.order.unit_rows, self.order.epoch_rows)
+
+    @property
+    def epoch_bytes(self) -> int:
+        """Stored bytes of one epoch."""
+        return self.order.epoch_rows * sum(s.width for s in self.streams) * np.dtype(STORED[self.dtype]).itemsize
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         if self.order.epoch_rows == 0:
@@ -114,12 +128,14 @@ class _GroupReader:
     def __init__(self, batches: Batches):
         self.b = batches
         self.pool = batches.pool(batches)
-        rows = min(batches.order.units_per_group * batches.order.unit_rows, batches.order.epoch_rows)
-        self.buffers = [{s.key: np.empty((rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)]
+        self.buffers = [
+            {s.key: uncached.empty((batches.group_rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)
+        ]
+        self.uncached_until = batches.state(batches.start)["epoch"] + 1 if uncached.fits(batches.epoch_bytes) else sys.maxsize
         self.ahead = ThreadPoolExecutor(1, "store-ahead")
         self.readers = ThreadPoolExecutor(batches.threads, "store-read") if batches.threads > 1 else None
         self.stop = threading.Event()
-        self.spare = _Recycler()
+        self.gatherer = Gatherer(batches.threads)
 
     def run(self) -> Iterator[torch.Tensor]:
         b, total = self.b, None if self.b.epochs is None else self.b.order.epoch_rows * self.b.epochs
@@ -129,15 +145,15 @@ class _GroupReader:
         groups = self._groups(at)
         out, filled = None, 0
         for buffers, order, skip in groups:
-            tensors = [_as_torch(buffers[s.key], b.dtype) for s in b.streams]
+            tensors = [as_torch(buffers[s.key], b.dtype) for s in b.streams]
             index = torch.from_numpy(order)
             i = skip
             while i < len(order):
                 if out is None:
                     size = b.batch_size if total is None else min(b.batch_size, total - at)
-                    out, filled = self.spare.tensor(size, sum(s.width for s in b.streams)), 0
+                    out, filled = self.gatherer.tensor(size, sum(s.width for s in b.streams)), 0
                 n = min(len(out) - filled, len(order) - i)
-                _take(tensors, index[i : i + n], out[filled : filled + n])
+                self.gatherer.take(tensors, index[i : i + n], out[filled : filled + n])
                 filled, i, at = filled + n, i + n, at + n
                 if filled == len(out):
                     yield out
@@ -175,19 +191,20 @@ class _GroupReader:
             [piece for unit in epoch.group_units(group).tolist() for piece in self.b.order.kept(unit)], self.b.order.rows_per_shard
         )
         jobs = [(s, lo, hi, at) for s in self.b.streams for lo, hi, at in pieces]
+        cache = epoch.epoch >= self.uncached_until
         if self.readers is None:
-            self._read(jobs, side)
+            self._read(jobs, side, cache)
         else:
             parts = [jobs[k :: self.b.threads] for k in range(self.b.threads)]
-            for done in [self.readers.submit(self._read, part, side) for part in parts if part]:
+            for done in [self.readers.submit(self._read, part, side, cache) for part in parts if part]:
                 done.result()
         return epoch.row_order(group)
 
-    def _read(self, jobs: list[tuple[Stream, int, int, int]], side: int) -> None:
+    def _read(self, jobs: list[tuple[Stream, int, int, int]], side: int, cache: bool) -> None:
         for stream, lo, hi, at in jobs:
             if self.stop.is_set():
                 return
-            self.pool.read_into(self.buffers[side][stream.key][at : at + hi - lo], stream, lo, hi)
+            self.pool.read_into(self.buffers[side][stream.key][at : at + hi - lo], stream, lo, hi, cache=cache)
 
     def close(self) -> None:
         """Stop reading ahead and give the buffers back."""
@@ -195,26 +212,7 @@ class _GroupReader:
         self.ahead.shutdown(wait=True, cancel_futures=True)
         if self.readers is not None:
             self.readers.shutdown(wait=True, cancel_futures=True)
-
-
-class _Recycler:
-    """Batches whose memory is used again once nobody holds it: fresh pages cost more than all the rest of a batch.
-
-    The tensors share memory with arrays kept here; PyTorch holds one reference to an array for as long as any tensor or view
-    over it lives, so an array without it is free.
-    """
-
-    def __init__(self) -> None:
-        self.arrays: list[np.ndarray] = []
-
-    def tensor(self, rows: int, width: int) -> torch.Tensor:
-        """An uninitialised float32 tensor [rows, width]."""
-        for array in self.arrays:
-            if array.shape == (rows, width) and sys.getrefcount(array) == 3:  # the list, the loop, the call
-                return torch.from_numpy(array)
-        array = np.empty((rows, width), np.float32)
-        self.arrays = [*self.arrays[-2:], array]
-        return torch.from_numpy(array)
+        self.gatherer.close()
 
 
 def coalesce(pieces: list[tuple[int, int]], rows_per_shard: int) -> list[tuple[int, int, int]]:
@@ -228,22 +226,3 @@ def coalesce(pieces: list[tuple[int, int]], rows_per_shard: int) -> list[tuple[i
             out.append((lo, hi, at))
         at += hi - lo
     return out
-
-
-def _as_torch(stored: np.ndarray, dtype: str) -> torch.Tensor:
-    if dtype == "bfloat16":
-        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(stored)
-
-
-def _take(tensors: list[torch.Tensor], index: torch.Tensor, out: torch.Tensor) -> None:
-    """Gather rows of every stream side by side into ``out``, as float32."""
-    if len(tensors) == 1 and tensors[0].dtype == out.dtype:
-        torch.index_select(tensors[0], 0, index, out=out)
-        return
-    at = 0
-    for t in tensors:
-        step = max(1, _SCRATCH // t.shape[1])  # small pieces stay in the processor's cache between gathering and widening
-        for i in range(0, len(index), step):
-            out[i : i + step, at : at + t.shape[1]] = t.index_select(0, index[i : i + step])
-        at += t.shape[1]

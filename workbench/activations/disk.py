@@ -112,13 +112,20 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
     """``pwrite`` until every byte is written: short writes and interruptions go on where they stopped."""
     view = memoryview(data).cast("B")
     while len(view):
+        n = write_some(fd, view, offset)
+        view, offset = view[n:], offset + n
+
+
+def write_some(fd: int, view: memoryview, offset: int) -> int:
+    """One ``pwrite``, again where it was interrupted; returns the bytes written."""
+    while True:
         try:
             part = view[: max(1, len(view) // 2)] if faults.at("write") == "short" else view
             n = os.pwrite(fd, part, offset)
         except InterruptedError:
             continue
         _done("write", fd, offset, view[:n])
-        view, offset = view[n:], offset + n
+        return n
 
 
 def read_all(fd: int, view: memoryview, offset: int) -> int:
@@ -129,6 +136,12 @@ def read_all(fd: int, view: memoryview, offset: int) -> int:
         done = os.preadv(fd, [view[total:]], offset + total)
         total += done
     return total
+
+
+def expect(fd: int, *, in_order: bool) -> None:
+    """Tell the system how a file will be read: in order, or here and there, which must not load what nobody asked for."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if in_order else os.POSIX_FADV_RANDOM)
 
 
 def bytes_of(array: np.ndarray) -> memoryview:

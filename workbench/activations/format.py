@@ -194,12 +194,16 @@ def lay_out(datasets: list[Dataset], attributes: dict[str, Any]) -> tuple[Layout
 
 @dataclass
 class Container:
-    """An open, proven container. ``fd`` stays open until :meth:`close`; reads are positional, so threads and forks share it."""
+    """An open, proven container. Its files stay open until :meth:`close`; reads are positional, so threads and forks share them.
+
+    ``direct`` is the same file opened for direct reading, or -1.
+    """
 
     path: Path
     fd: int
     layout: Layout
     seal: str
+    direct: int = -1
 
     def small(self, name: str) -> np.ndarray:
         """A small dataset, read in full (already proven by the seal)."""
@@ -209,10 +213,11 @@ class Container:
         return out
 
     def close(self, _close: Callable[[int], None] = os.close) -> None:
-        """Close the file. (The default argument keeps ``os.close`` alive while the interpreter shuts down.)"""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            _close(fd)
+        """Close the files. (The default argument keeps ``os.close`` alive while the interpreter shuts down.)"""
+        files, self.fd, self.direct = (self.fd, self.direct), -1, -1
+        for fd in files:
+            if fd >= 0:
+                _close(fd)
 
     __del__ = close
 
@@ -230,6 +235,7 @@ def open_container(
     """
     fd = disk.open_regular(path)
     try:
+        disk.expect(fd, in_order=False)
         size = os.fstat(fd).st_size
         if size != layout.size:
             raise ShardCorrupt(path.name, f"it has {size:,} bytes instead of {layout.size:,}", shard=shard)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.activations import disk
+from workbench.activations import disk, uncached
 from workbench.activations.errors import StoreIncomplete
 from workbench.activations.format import Container, Layout, lay_out
 from workbench.activations.seal import Seal
@@ -31,7 +31,7 @@ class ShardPool:
         self.folder, self.spec, self.seal = folder, spec, seal
         per_shard = 8 * len(spec.streams) * -(-spec.rows_per_shard // spec.block_rows) + 512
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.capacity = max(4, min(512, files // 4 if files > 0 else 512, _TABLE_BYTES // per_shard))
+        self.capacity = max(4, min(512, files // 8 if files > 0 else 512, _TABLE_BYTES // per_shard))
         self._open: OrderedDict[int, tuple[Container, dict[str, np.ndarray]]] = OrderedDict()
         self._proven: dict[int, tuple[int, ...]] = {}
         self._layouts: dict[int, Layout] = {}
@@ -64,6 +64,7 @@ class ShardPool:
             raise StoreIncomplete(
                 f"shard {name} of {self.folder} is missing. Run the `workbench harvest` that made the store again; it makes only what is missing."
             ) from None
+        container.direct = uncached.reopen(container.fd)
         self._proven[index] = _identity(container.fd)
         tables = {s.key: container.small(layout.datasets[f"acts/{s.key}"].digests) for s in self.spec.streams}
         return container, tables
@@ -86,8 +87,11 @@ class ShardPool:
             return None
         return Container(path, fd, layout, "")
 
-    def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> None:
-        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block proven."""
+    def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int, *, cache: bool = True) -> None:
+        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block proven.
+
+        Without ``cache`` nothing is added to the page cache.
+        """
         spec = self.spec
         index = lo // spec.rows_per_shard
         container, tables = self.get(index)
@@ -99,7 +103,11 @@ class ShardPool:
         whole = (start, end) == (lo - base, hi - base) and out.flags.c_contiguous
         target = out if whole else np.empty((end - start, stream.width), STORED[spec.dtype])
         view = disk.bytes_of(target)
-        got = disk.read_all(container.fd, view, container.layout.offsets[d.name] + start * row_bytes)
+        at = container.layout.offsets[d.name] + start * row_bytes
+        if cache:
+            got = disk.read_all(container.fd, view, at)
+        else:
+            got = uncached.read(container.fd, container.direct, view, target.ctypes.data, at)
         check_blocks(container, d, view[:got], first, last, tables[stream.key])
         if not whole:
             out[:] = target[lo - base - start : hi - base - start]

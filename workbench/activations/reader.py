@@ -206,7 +206,7 @@ class ActivationStore:
             split: ``train`` (all but the held-out sequences), ``heldout`` or ``all``.
             start: first step; ``.starting_at(step)`` gives the same.
             epochs: None never ends; otherwise every row comes once per epoch and only the last batch may be short.
-            window: shuffle within this many shards at a time (0 = all), as a stream must.
+            window: shuffle within this many shards at a time (0 = all). A stream must: at most half its ring (0 = exactly that).
             memory_limit: bytes of the two buffers; it bounds how many rows are shuffled together, so it is part of the order.
             threads: readers; they change the speed and nothing else.
         """
@@ -214,11 +214,21 @@ class ActivationStore:
             raise UsageError(
                 f"batch_size = {batch_size}, start = {start}, memory_limit = {memory_limit}, threads = {threads}: all must be positive (start may be 0)"
             )
-        streams = self._streams(hook, source)
+        streams, window = self._streams(hook, source), self._window(window)
         order = make_order(self.spec, streams, seed=seed, split=split, window=window, memory_limit=memory_limit, skipped=self._skipped_rows)
-        return Batches(
-            lambda batches: self.pool, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads
+        return self._watched(
+            Batches(
+                lambda batches: self.pool, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads
+            )
         )
+
+    def _window(self, window: int) -> int:
+        """The window that is meant by a request for ``window``."""
+        return window
+
+    def _watched(self, batches: Batches) -> Batches:
+        """The batches, with whatever must happen as they are read."""
+        return batches
 
     def refresh(self) -> ActivationStore:
         """The store as it is now on disk. An open store, and a running epoch, never change under their reader."""

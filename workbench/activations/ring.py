@@ -18,10 +18,10 @@ import numpy as np
 
 from sae.errors import UntrustedFile, UsageError
 from workbench.activations import disk
-from workbench.activations.batches import THREADS, Batches
+from workbench.activations.batches import Batches
 from workbench.activations.errors import ShardCorrupt, StoreBusy
 from workbench.activations.pool import ShardPool
-from workbench.activations.reader import MEMORY_LIMIT, ActivationStore, Names, Split
+from workbench.activations.reader import ActivationStore
 from workbench.activations.shard import SHARDS, open_shard
 from workbench.activations.shuffle import EpochOrder
 from workbench.activations.spec import StoreSpec
@@ -91,39 +91,16 @@ class StreamingStore(ActivationStore):
         """Open shards; missing ones are made. (A fork inherits the right to read, not the maker.)"""
         return self._ring_pool
 
-    def batches(
-        self,
-        hook: Names,
-        batch_size: int,
-        *,
-        seed: int,
-        source: Names | None = None,
-        split: Split = "train",
-        start: int = 0,
-        epochs: int | None = None,
-        window: int = 0,
-        memory_limit: int = MEMORY_LIMIT,
-        threads: int = THREADS,
-    ) -> Batches:
-        """See :meth:`ActivationStore.batches`. ``window`` is at most half the ring (0 = exactly that)."""
+    def _window(self, window: int) -> int:
         window = window or self.capacity // 2
         if window > self.capacity // 2:
             raise UsageError(
                 f"window = {window} needs a ring of {2 * window} shards, this one has {self.capacity}: one window is read while the next is made."
             )
-        made = super().batches(
-            hook,
-            batch_size,
-            seed=seed,
-            source=source,
-            split=split,
-            start=start,
-            epochs=epochs,
-            window=window,
-            memory_limit=memory_limit,
-            threads=threads,
-        )
-        return replace(made, pool=self._begin, on_group=self._consumed)
+        return window
+
+    def _watched(self, batches: Batches) -> Batches:
+        return replace(batches, pool=self._begin, on_group=self._consumed)
 
     def make(self, index: int) -> None:
         """Make one shard now, if it is not there."""

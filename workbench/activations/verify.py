@@ -139,6 +139,7 @@ def _shard(folder: Path, spec: StoreSpec, index: int, seal: Seal | None, tokens:
         report.checked_bytes += size - (0 if deep else sum(d.nbytes for d in container.layout.large))
         if not deep:
             return
+        disk.expect(container.fd, in_order=True)
         for d in container.layout.large:
             digests, row_bytes = container.small(d.digests), d.nbytes // d.shape[0]
             step = max(1, _PIECE // (d.block_rows * row_bytes))

@@ -19,7 +19,7 @@ import xxhash
 
 from sae.errors import OutOfSpace
 from sae.files import disk_errors
-from workbench.activations import disk
+from workbench.activations import disk, uncached
 from workbench.activations.errors import NonFiniteActivation
 from workbench.activations.format import SEAL, Dataset, Layout, lay_out
 from workbench.activations.shard import PLAN, SHARDS, SKIPPED, plan_attributes, plan_datasets, shard_attributes, shard_datasets, token_table
@@ -46,6 +46,7 @@ class PartFile:
         self._open = {d.name: xxhash.xxh3_64() for d in self.layout.large}
         self._rows = {d.name: 0 for d in self.layout.large}
         self.fd = disk.open_new(self.path)
+        self._out = uncached.Writer(self.fd)
         try:
             free = os.statvfs(self.path.parent)
             if free.f_bavail * free.f_frsize < self.layout.size:
@@ -65,7 +66,7 @@ class PartFile:
         if start + len(rows) > d.shape[0] or rows.shape[1:] != d.shape[1:]:
             raise ValueError(f"{name}: rows {rows.shape} do not fit {d.shape} at row {start}")
         view = disk.bytes_of(rows)
-        disk.write_all(self.fd, view, self.layout.offsets[name] + start * row_bytes)
+        self._out.write(view, self.layout.offsets[name] + start * row_bytes)
         at, end = start, start + len(rows)
         while at < end:
             block = at // d.block_rows
@@ -94,6 +95,7 @@ class PartFile:
                 raise ValueError(f"{name} has shape {values.shape}, not {d.shape}")
             disk.write_all(self.fd, disk.bytes_of(np.ascontiguousarray(values, d.dtype)), self.layout.offsets[name])
         disk.write_all(self.fd, _seal_in_memory(self.layout, self._pages, parts), self.layout.offsets[SEAL])
+        self._out.close()
         os.fchmod(self.fd, 0o444)
         disk.fsync(self.fd)
         fd, self.fd = self.fd, -1
@@ -102,6 +104,7 @@ class PartFile:
 
     def drop(self) -> None:
         """Give the file up."""
+        self._out.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -152,6 +155,7 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
     seq0, seq1 = spec.seqs(index)
     small = token_table(spec, tokens, index)
     skip = np.zeros(seq1 - seq0, bool)
+    kind, mask, _ = _INFINITE[spec.dtype]
     stats = {s.key: Statistics(s.width, spec.dtype) for s in spec.streams}
     with (
         part_file(folder, folder / SHARDS / spec.shard_name(index), shard_datasets(spec, index), shard_attributes(spec, index)) as part,
@@ -161,10 +165,11 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
         for batch in producer(seq0, seq1):
             stored = {s.key: to_stored(batch[s.key], spec.dtype) for s in spec.streams}
             n = len(stored[spec.streams[0].key]) // spec.rows_per_seq
-            bad = _refuse_or_mark(spec, stored, done, n)
+            bad, largest = _refuse_or_mark(spec, stored, done, n)
             if bad.any():
                 stored = {key: _without(values, bad, spec.rows_per_seq) for key, values in stored.items()}
-            sums = [beside.submit(stats[key].add, values) for key, values in stored.items()]
+                largest = {key: max_magnitude(values.view(kind), mask) for key, values in stored.items()}
+            sums = [beside.submit(stats[key].add, values, largest[key]) for key, values in stored.items()]
             for key, values in stored.items():
                 part.append(f"acts/{key}", values)
             for summed in sums:
@@ -199,16 +204,17 @@ def to_stored(values: np.ndarray, dtype: str) -> np.ndarray:
         return np.ascontiguousarray(values, STORED[dtype])
 
 
-def _refuse_or_mark(spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: int, n: int) -> np.ndarray:
-    """Which of ``n`` sequences hold a non-finite number (all False unless the store skips such sequences)."""
-    bad = np.zeros(n, bool)
+def _refuse_or_mark(spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: int, n: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Which of ``n`` sequences hold a non-finite number (all False unless the store skips such sequences); largest magnitudes by key."""
+    bad, largest = np.zeros(n, bool), {}
     kind, mask, infinite = _INFINITE[spec.dtype]
     for s in spec.streams:
         values = stored[s.key]
         if values.shape != (n * spec.rows_per_seq, s.width):
             raise ValueError(f"stream {s.key} ({s.hook}) gave {values.shape}, expected {(n * spec.rows_per_seq, s.width)}")
         bits = values.view(kind)
-        if max_magnitude(bits, mask) < infinite:
+        largest[s.key] = max_magnitude(bits, mask)
+        if largest[s.key] < infinite:
             continue
         rows = ((bits & mask) >= infinite).any(axis=1)
         if spec.non_finite == "refuse":
@@ -219,7 +225,7 @@ def _refuse_or_mark(spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: i
                 first_seq + row // spec.rows_per_seq, int(spec.positions[row % spec.rows_per_seq]), f"{s.source} {s.hook}", why
             )
         bad |= rows.reshape(n, -1).any(axis=1)
-    return bad
+    return bad, largest
 
 
 def max_magnitude(bits: np.ndarray, mask: int) -> int:
@@ -248,10 +254,9 @@ class Statistics:
         self._tile = self._bits.view(np.float32)
         self._square = np.empty((rows, width), np.float32)
 
-    def add(self, stored: np.ndarray) -> None:
-        """Count rows [n, width] in their stored form."""
-        kind, mask, _ = _INFINITE[self.dtype]
-        bits = np.array([max_magnitude(stored.view(kind), mask)], kind)
+    def add(self, stored: np.ndarray, largest: int) -> None:
+        """Count rows [n, width] in their stored form, of which ``largest`` is the :func:`max_magnitude`."""
+        bits = np.array([largest], _INFINITE[self.dtype][0])
         self.largest = max(self.largest, float(to_float(bits.view(STORED[self.dtype]), self.dtype)[0]))
         for at in range(0, len(stored), len(self._tile)):
             self._add_tile(stored[at : at + len(self._tile)])

@@ -219,13 +219,13 @@ def test_memory_stays_within_its_buffers(tmp_path):
 
     fill(tmp_path / "s", spec, tokens, lambda lo, hi: ({"h000": block[: (min(hi, i + 16) - i) * 128]} for i in range(lo, hi, 16)))
     batches = ActivationStore.open(tmp_path / "s").batches("x", 512, seed=0, epochs=1, memory_limit=8 << 20)
-    assert batches.buffer_bytes <= 8 << 20
+    assert batches.buffer_bytes <= (8 << 20) + 2 * 512 * 1024 * 4  # two batches beside the two groups
     before, peak, rows = resident(), 0, 0
     for x in batches:
         rows += len(x)
         peak = max(peak, resident())
     assert rows == spec.n_rows
-    assert peak - before <= batches.buffer_bytes + (64 << 20)
+    assert peak - before <= batches.buffer_bytes + (32 << 20)
 
 
 def resident() -> int:

@@ -1,0 +1,102 @@
+"""Several writers, abandoned parts, odd clocks: one right store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.workbench.activations.crashes import finished_like, start
+from tests.workbench.activations.small import SPEC, make, make_spec, producer_of
+from workbench.activations import disk
+from workbench.activations.errors import StoreBusy, StoreMismatch
+from workbench.activations.spec import read_spec
+from workbench.activations.workers import joined
+
+pytestmark = pytest.mark.faults
+
+
+def test_two_workers_share_one_plan(tmp_path, pristine):
+    """Fault 19 as amended: same plan, shared work; nothing twice, nothing lost."""
+    workers = [start(tmp_path / "s", 0.05) for _ in range(2)]
+    assert [w.wait(timeout=60) for w in workers] == [0, 0]
+    finished_like(tmp_path / "s", pristine)
+
+
+def test_another_plan_meets_a_live_writer(tmp_path):
+    """Fault 19: StoreBusy while the other is at work, StoreMismatch afterwards; the store is untouched."""
+    other = make_spec(block_rows=7)
+    with joined(tmp_path / "s", SPEC):
+        with pytest.raises(StoreBusy, match=r"another plan.*block_rows: the store has 5, the request 7"):
+            make(tmp_path / "s", other)
+    with pytest.raises(StoreMismatch, match="block_rows: the store has 5, the request 7"):
+        make(tmp_path / "s", other)
+    assert read_spec(tmp_path / "s").store_id == SPEC.store_id
+
+
+def test_two_writers_where_locks_do_nothing(tmp_path, pristine, monkeypatch):
+    """Fault 19 with flock patched to succeed always: one worker thinks itself alone and both still make one right store."""
+    import fcntl
+    import threading
+
+    monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
+    slow = producer_of(SPEC, 0.03)
+    threads = [threading.Thread(target=make, args=(tmp_path / "s",), kwargs={"producer": slow, "slot": i, "slots": 2}) for i in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    finished_like(tmp_path / "s", pristine)
+
+
+def test_a_part_taken_for_abandoned_is_made_again(tmp_path, pristine):
+    """A stranger's machine may remove a live part where locks do not work; the shard is written again."""
+    taken = []
+
+    def thief(call, *a):
+        if call == "fsync" and not taken:
+            for part in (tmp_path / "s" / "tmp").glob("000001.*"):
+                part.unlink()
+                taken.append(part)
+
+    disk.observer = thief
+    make(tmp_path / "s")
+    assert taken
+    finished_like(tmp_path / "s", pristine)
+
+
+def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
+    alive = store / "tmp" / f"000001.{disk.owner_token()}.aa.part"
+    run = disk.owner_token().split("-")[0]
+    dead = store / "tmp" / f"000002.{run}-999999-1.bb.part"
+    reused = store / "tmp" / f"000003.{run}-{os.getpid()}-1.cc.part"
+    stranger = store / "tmp" / "000000.deadbeef-12-34.dd.part"
+    for part in (alive, dead, reused, stranger):
+        part.write_bytes(b"x")
+    (store / "seal.json").unlink()
+    with joined(store, SPEC):
+        assert sorted(os.listdir(store / "tmp")) == [alive.name]
+    other = os.open(store / "LOCK", os.O_RDWR)
+    disk.lock(other, exclusive=False)
+    stranger.write_bytes(b"x")
+    make(store)
+    assert sorted(os.listdir(store / "tmp")) == sorted([alive.name, stranger.name])
+    os.close(other)
+
+
+def test_clock_zone_and_locale_do_not_matter(tmp_path, pristine):
+    """Fault 25: shards and names are the same with another zone and locale, and with a clock that runs backwards."""
+    env = {**os.environ, "TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8"}
+    subprocess.run([sys.executable, "-m", "tests.workbench.activations.small", str(tmp_path / "s"), "0"], env=env, check=True)
+    finished_like(tmp_path / "s", pristine)
+
+
+def test_backward_clock(tmp_path, pristine, monkeypatch):
+    """Fault 25: a clock that jumps back between any two looks."""
+    ticks = iter(range(10**6, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+    make(tmp_path / "s")
+    finished_like(tmp_path / "s", pristine)
