@@ -15,7 +15,7 @@ from sae import TopKSAE
 from sae.errors import CorruptError, MissingError, UsageError
 from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.analysis.compare import CompareRecipe
-from workbench.analysis.compare_run import compare_and_write
+from workbench.analysis.compare_run import compare_and_write, parts_of
 from workbench.analysis.sides import find_group
 from workbench.cli import app
 from workbench.export import FigureSpec, kinds
@@ -171,7 +171,10 @@ def test_activations_are_computed_where_no_store_has_them(workspace: Workspace) 
     source = TopKSAE.load(workspace.path("dictionaries", "mini-mamba.L1R-1x"))
     save(workspace, "foreign.L1R-1x", "mini-mamba", "L1R", source, store="elsewhere", seed=5)
     recipe = RECIPE.model_copy(update={"baselines": (), "shifts": (0,)})
-    live = MatchRecords.open(compare_and_write(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe).path)
+    parts: list[str] = []
+    item = compare_and_write(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe, tick=parts.append)
+    assert len(parts) == parts_of(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe)  # the progress bar ends at its total
+    live = MatchRecords.open(item.path)
     stored = MatchRecords.open(compare_and_write(workspace, "mini-pythia.L0R-1x", "mini-mamba.L1R-1x", recipe).path)
     np.testing.assert_allclose(live.best["r"], stored.best["r"], atol=1e-5)
     assert live.metadata["series"] == ["cross"] and live.best["null_q99"].isna().all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.analysis.compare import CompareRecipe, Tick, compare
 from workbench.analysis.compare_tables import write_comparison
-from workbench.analysis.sides import find_group, model_seed_of, sae_seed_of, untrained_of
+from workbench.analysis.sides import Group, find_group, model_seed_of, sae_seed_of, untrained_of
 from workbench.workspace import Item, Workspace, check_id
 
 
@@ -44,8 +44,8 @@ def compare_and_write(
     return write_comparison(workspace, found, vocab, command=command)
 
 
-def _inputs(workspace: Workspace, sides: tuple, recipe: CompareRecipe) -> set[str]:
-    """Digests of all dictionaries the comparison would read."""
+def _groups(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRecipe) -> list[Group]:
+    """Both sides and the groups of dictionaries their baselines would read."""
     groups = list(sides)
     for name, find in (("sae seed", sae_seed_of), ("model seed", model_seed_of)):
         if name in recipe.baselines:
@@ -53,4 +53,16 @@ def _inputs(workspace: Workspace, sides: tuple, recipe: CompareRecipe) -> set[st
     if "untrained" in recipe.baselines:
         untrained = [untrained_of(workspace, g) for g in sides]
         groups += [g for g in untrained if g is not None] if all(untrained) else []
-    return {s.input.digest for g in groups for s in g.subjects}
+    return groups
+
+
+def _inputs(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRecipe) -> set[str]:
+    """Digests of all dictionaries the comparison would read."""
+    return {s.input.digest for g in _groups(workspace, sides, recipe) for s in g.subjects}
+
+
+def parts_of(workspace: Workspace, a: str, b: str, recipe: CompareRecipe, *, pattern: str = "") -> int:
+    """How often :func:`compare_and_write` calls ``tick``: dictionaries to encode, the match itself, baselines and shifts."""
+    sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
+    dictionaries = {s.id for g in _groups(workspace, sides, recipe) for s in g.subjects}
+    return len(dictionaries) + 1 + len(recipe.baselines) + len(recipe.shifts)

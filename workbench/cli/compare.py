@@ -35,7 +35,7 @@ def compare(
 ) -> dict[str, Any]:
     """Match the latents of two dictionaries or models on the same tokens (MPPC), beside every available baseline."""
     from workbench.analysis.compare import CompareRecipe
-    from workbench.analysis.compare_run import compare_and_write
+    from workbench.analysis.compare_run import compare_and_write, parts_of
     from workbench.workspace import Workspace
 
     options: dict[str, Any] = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
@@ -49,15 +49,15 @@ def compare(
     command += "" if codes else " --no-codes"
     from tqdm import tqdm
 
-    with tqdm(desc=f"{a} × {b}", unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
+    home, recipe = Workspace(workspace), CompareRecipe.model_validate(options)
+    total = parts_of(home, a, b, recipe, pattern=pattern)
+    with tqdm(total=total, desc=f"{a} × {b}", unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
 
         def tick(what: str) -> None:
             bar.set_postfix_str(what, refresh=False)
             bar.update()
 
-        item = compare_and_write(
-            Workspace(workspace), a, b, CompareRecipe.model_validate(options), pattern=pattern, store=store, command=command, tick=tick
-        )
+        item = compare_and_write(home, a, b, recipe, pattern=pattern, store=store, command=command, tick=tick)
     numbers, about = item.manifest.numbers, item.manifest.metadata
     for d, (x, y) in (("ab", ("a", "b")), ("ba", ("b", "a"))):
         n = numbers[d]
