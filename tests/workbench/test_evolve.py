@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,6 +85,22 @@ def test_contexts_are_shown_at_every_snapshot(made):
     assert all(e.contexts(int(i)) == [] for i in silent[:2])
     with pytest.raises(UsageError, match="latent 128 is not in"):
         e.contexts(128)
+
+
+def test_the_training_page_shows_it(made, monkeypatch):
+    from streamlit.testing.v1 import AppTest
+
+    workspace, evolution = made
+    monkeypatch.setenv("WORKBENCH_WORKSPACE", str(workspace.root))
+    app = AppTest.from_file(str(Path(__file__).resolve().parents[2] / "ui" / "app.py"), default_timeout=60).run()
+    at = app.switch_page("app_pages/training.py").run()
+    assert not at.exception and not [h for h in at.get("html") if "cannot be shown" in str(h.value)]
+    order = at.selectbox(key="tr_sort")
+    assert {"emerges at step", "peaks at step", "fades at step", "lifespan", "class"} <= set(order.options)
+    order.set_value("emergence_0.5_step").run()
+    shown = at.dataframe(key="tr_table").value
+    born = evolution.table.set_index("latent")["emergence_0.5_step"].reindex(shown["latent"]).astype("Float64")
+    assert born.dropna().is_monotonic_increasing and shown["emergence_0.5_step"].astype("Float64").tolist() == born.tolist()
 
 
 def test_a_complete_result_is_reused_and_a_changed_one_is_noticed(made):

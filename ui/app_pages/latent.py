@@ -43,9 +43,9 @@ def body() -> None:
             return
         latent = selected(records)
         header(d, records, latent)
+        actions(d, latent)
         pin_line(d, latent)
         anatomy(d, records, latent)
-        actions(d, latent)
         enhance(here=True)
 
 
@@ -99,7 +99,7 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
 
 def actions(d: Dictionary, latent: int) -> None:
     """What one does with a latent: keep it, or take it to a paper."""
-    with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
+    with st.container(horizontal=True, gap="small"):
         pin_button(d, latent)
         add_to_list(d, latent)
         share_buttons(f"latents/{d.id}", {"latents": [latent]}, "wb_share")

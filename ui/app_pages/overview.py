@@ -164,11 +164,13 @@ def model_card(index: Index, e: Entry) -> str:
     """One model: architecture, size, loss, snapshots."""
     architecture = index.architecture(e.id)
     facts = []
-    for name, unit in (("parameters", "parameters"), ("loss", "final loss"), ("tokens", "tokens trained"), ("snapshots", "snapshots")):
+    snapshots = e.metadata.get("revisions")
+    named = isinstance(snapshots, list) and bool(snapshots)
+    quantities = [("parameters", "parameters"), ("loss", "final loss"), ("tokens", "tokens trained")]
+    for name, unit in quantities if named else [*quantities, ("snapshots", "snapshots")]:
         value = _value(e.numbers, name)
         if value is not None:
             facts.append(f"<b>{number(value)}</b> {unit}")
-    snapshots = e.metadata.get("revisions")
     if isinstance(snapshots, list) and snapshots:
         facts.append(f"<b>{len(snapshots)}</b> snapshots, {escape(snapshots[0])} to {escape(snapshots[-1])}")
     trained = sum(d.model == e.id for d in index.dictionaries.values())

@@ -28,7 +28,7 @@ def body() -> None:
     with panels.guarded("The pair"):
         panels.page_title("Pair", "two latents on the same tokens: colour is A, underline is B")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            found = chosen()
+            found = chosen(width=250)
             if found is None:
                 return
             _, m = found
@@ -80,8 +80,8 @@ def selectors(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
     known = [*m.metadata["a"]["dictionaries"], *m.metadata["b"]["dictionaries"]]
     for tag, dictionary, latent, keys in (("A", a, i, ("d", "i")), ("B", b, j, ("d2", "i2"))):
         st.session_state[f"px_d{tag}"], st.session_state[f"px_i{tag}"] = dictionary, latent
-        st.selectbox(tag, known, key=f"px_d{tag}", format_func=visible, on_change=_take, args=(f"px_d{tag}", keys[0]), width=230)
-        st.number_input(f"latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=120)
+        st.selectbox(tag, known, key=f"px_d{tag}", format_func=visible, on_change=_take, args=(f"px_d{tag}", keys[0]), width=190)
+        st.number_input(f"latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=112)
     st.button("Swap", icon=":material/swap_horiz:", key="px_swap", on_click=state.put, kwargs={"d": b, "i": j, "d2": a, "i2": i})
     st.button("Best partner of A", icon=":material/link:", key="px_best", on_click=state.put, kwargs={"d2": None, "i2": None})
 

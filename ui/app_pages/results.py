@@ -33,13 +33,13 @@ def body() -> None:
         documents = read(entries)
         st.html(counts(documents))
         shown = filters(documents)
+        everything(documents)
         for paper in [p for p in PAPERS if any(d["paper"] == p for d in shown)]:
             mine = [d for d in shown if d["paper"] == paper]
             panels.heading(paper_title(paper), f"{len(mine)} findings · bars: 95 % intervals, filled = here, hollow = control")
             st.html(f'<div class="wb-claims">{"".join(finding_html(d) for d in mine)}</div>')
         if not shown:
             panels.note("No finding has these verdicts.")
-        everything(documents)
         with panels.guarded("This finding"):
             closer()
 

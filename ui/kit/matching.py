@@ -26,7 +26,7 @@ def open_matches(folder: str, version: str) -> MatchRecords:
     return MatchRecords.open(folder)
 
 
-def chosen() -> tuple[Entry, MatchRecords] | None:
+def chosen(width: int = 420) -> tuple[Entry, MatchRecords] | None:
     """The comparison of the address (``m``), by a selector; None with a panel where there is none."""
     entry = choose(
         "matches",
@@ -37,6 +37,7 @@ def chosen() -> tuple[Entry, MatchRecords] | None:
         why="A and B are two dictionaries, or two models.",
         text=lambda e: visible(e.id.replace("__", "  ×  ")),
         clears=("i", "i2", "d", "d2", "v"),
+        width=width,
     )
     return None if entry is None else (entry, open_matches(str(entry.path), entry.version))
 

@@ -29,11 +29,13 @@ def gaps(index: Index) -> list[Gap]:
     dictionaries = list(index.dictionaries.values())
     if not dictionaries:
         return [Gap("Dictionaries", "Makes models, stores, dictionaries and latents in about three minutes.", f"workbench demo {where}")]
+    found = [(verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)]
     bare = [d for d in dictionaries if d.records is None]
-    found = [("features", f"Latents of {d.id}", "Contexts, histograms and logit effects for the browser.", d.id) for d in bare[:3]]
-    if len(bare) > 3:
-        found.append(("features", f"Latents of {len(bare) - 3} more dictionaries", "They are in the table above.", "DICTIONARY"))
-    found += [(verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)]
+    if bare:
+        others = f", and of {len(bare) - 1} more" if len(bare) > 1 else ""
+        found.append(
+            ("features", f"Latents of {bare[0].id}{others}", "Contexts, histograms and logit effects for the browser.", bare[0].id)
+        )
     return [Gap(what, why, f"workbench {verb} {arguments} {where}") for verb, what, why, arguments in found if verb_exists(verb)]
 
 

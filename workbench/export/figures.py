@@ -22,7 +22,10 @@ from sae.strict import StrictConfig, nearest, parse_config
 from workbench.export.spec import FigureSpec
 from workbench.workspace import Item, Workspace
 
-MODULES = [f"workbench.export.{name}" for name in ("circuits", "claims", "documents", "evolution", "latents", "maps", "universality")]
+MODULES = [
+    f"workbench.export.{name}"
+    for name in ("circuits", "claims", "documents", "evolution", "latents", "layers", "maps", "pairs", "universality")
+]
 
 
 @dataclass(frozen=True)

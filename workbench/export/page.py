@@ -9,22 +9,17 @@ from __future__ import annotations
 import html
 
 from workbench.export.selection import Chosen
-from workbench.markup import look
-from workbench.markup.charts import histogram, logit_bars
-from workbench.markup.latent import contexts_html, label_line, neighbours_html, stats_strip
+from workbench.markup.show import section, style
 from workbench.markup.tables import table
-from workbench.markup.tags import div, span
+from workbench.markup.tags import div
 from workbench.markup.tokens import clip, escape, visible
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _STYLE = """
 html { color-scheme: light dark; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 "Source Sans 3", system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+body { margin: 0; }
 main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 48px; display: grid; gap: 22px; grid-template-columns: minmax(0, 1fr); }
-section { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); border-top: 2px solid var(--line); padding-top: 18px; scroll-margin-top: 8px; }
-.two { display: grid; gap: 16px 28px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
-.note { border-left: 3px solid var(--warm); padding: 4px 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
-details > summary { cursor: pointer; color: var(--link); font-size: 13px; width: max-content; }
+section { border-top: 2px solid var(--line); padding-top: 18px; scroll-margin-top: 8px; }
 @media print { section { break-inside: avoid-page; } }
 """
 
@@ -44,7 +39,7 @@ def page(title: str, found: list[Chosen], *, contexts: int) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="referrer" content="no-referrer">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(name)}</title>\n<style>{look()}{_STYLE}</style>\n</head>\n"
+        f"<title>{html.escape(name)}</title>\n<style>{style()}{_STYLE}</style>\n</head>\n"
         f'<body class="wb-page">\n<main>\n{"".join(body)}\n</main>\n</body>\n</html>\n'
     )
 
@@ -68,28 +63,14 @@ def _contents(found: list[Chosen]) -> str:
 
 
 def _section(x: Chosen, j: int, found: list[Chosen], contexts: int) -> str:
-    """One latent: statistics, histogram and logit effects, contexts, neighbours."""
-    records, row = x.records, x.records.row(x.latent)
+    """One latent; neighbours that are in the selection are linked."""
     here = {(y.records.id, y.latent): k for k, y in enumerate(found)}
 
     def link(other: int) -> str:
-        at = here.get((records.id, other))
+        at = here.get((x.records.id, other))
         return f"#{other}" if at is None else f'<a href="#l{at}">#{other}</a>'
 
-    effects, near = records.logits(x.latent), neighbours_html(records, x.latent, link)
-    badge = span("wb-badge", escape(records.id))
-    shown = contexts_html(records, x.latent, "All", n=contexts, window=None, breaks=False, vmax=float(row.get("max") or 0.0))
-    return (
-        f'<section id="l{j}">'
-        + div("wb-title", f"<h1>Latent {x.latent:,}</h1>", label_line(row), badge)
-        + (div("note", escape(x.note)) if x.note.strip() else "")
-        + stats_strip(row, records.n_tokens)
-        + div("two", histogram(records.histogram(x.latent)), logit_bars(effects, 8) if effects is not None else "")
-        + div("wb-head", "<h2>Contexts</h2>", div("sub", "hover a token for its value"))
-        + div("", shown)
-        + (f"<details><summary>nearest latents of the dictionary</summary>{near}</details>" if near is not None else "")
-        + "</section>"
-    )
+    return section(x.records, x.latent, contexts=contexts, anchor=f"l{j}", note=x.note, link=link)
 
 
 def _sources(found: list[Chosen]) -> str:

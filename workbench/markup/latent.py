@@ -105,11 +105,16 @@ def neighbours_html(records: LatentRecords, latent: int, link: Callable[[int], s
 
 
 def interesting(records: LatentRecords) -> int:
-    """Which latent to open first: the strongest one that is neither rare nor everywhere."""
+    """Which latent to open first: neither rare nor everywhere, on real text, best labelled, then strongest."""
     table = records.table
     if not len(table):
         return 0
     sparse = table[(table["density"] > 5e-4) & (table["density"] < 2e-2)] if "density" in table else table
     chosen = sparse if len(sparse) else table
-    column = "max" if "max" in chosen and chosen["max"].notna().any() else "latent"
+    if "peak_text" in chosen:
+        text = chosen["peak_text"].fillna("").astype(str)
+        words = chosen[text.str.contains("[A-Za-z]{2}") & ~text.str.contains(r"[<|\n]")]
+        chosen = words if len(words) else chosen
+    known = [c for c in ("label_score", "max") if c in chosen and chosen[c].notna().any()]
+    column = known[0] if known else "latent"
     return int(chosen.loc[chosen[column].idxmax(), "latent"])

@@ -1,0 +1,54 @@
+"""One latent as HTML that stands alone, for notebooks: the markup of its page inside its own style sheet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workbench.markup import look
+from workbench.markup.charts import histogram, logit_bars
+from workbench.markup.latent import contexts_html, label_line, neighbours_html, stats_strip
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workbench.records import LatentRecords
+
+_LAYOUT = """
+.wb-page { color: var(--ink); background: var(--page); font: 15px/1.5 "Source Sans 3", system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+.wb-page section { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); }
+.wb-page .two { display: grid; gap: 16px 28px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.wb-page .note { border-left: 3px solid var(--warm); padding: 4px 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.wb-page details > summary { cursor: pointer; color: var(--link); font-size: 13px; width: max-content; }
+"""
+
+
+def style() -> str:
+    """The style sheet of :func:`section`."""
+    return look() + _LAYOUT
+
+
+def latent_html(records: LatentRecords, latent: int, *, contexts: int = 5) -> str:
+    """A latent with its style sheet: ``IPython.display.HTML(latent_html(records, 17))``."""
+    return f'<style>{style()}</style><div class="wb-page">{section(records, latent, contexts=contexts)}</div>'
+
+
+def section(
+    records: LatentRecords, latent: int, *, contexts: int, anchor: str = "", note: str = "", link: Callable[[int], str] = lambda i: f"#{i}"
+) -> str:
+    """Statistics, histogram and logit effects, contexts, neighbours. ``link`` turns a neighbour's number into markup."""
+    row = records.row(latent)
+    effects, near = records.logits(latent), neighbours_html(records, latent, link)
+    shown = contexts_html(records, latent, "All", n=contexts, window=None, breaks=False, vmax=float(row.get("max") or 0.0))
+    return (
+        f"<section{f' id={anchor}' if anchor else ''}>"
+        + div("wb-title", f"<h1>Latent {latent:,}</h1>", label_line(row), span("wb-badge", escape(records.id)))
+        + (div("note", escape(note)) if note.strip() else "")
+        + stats_strip(row, records.n_tokens)
+        + div("two", histogram(records.histogram(latent)), logit_bars(effects, 8) if effects is not None else "")
+        + div("wb-head", "<h2>Contexts</h2>", div("sub", "hover a token for its value"))
+        + div("", shown)
+        + (f"<details><summary>nearest latents of the dictionary</summary>{near}</details>" if near is not None else "")
+        + "</section>"
+    )
