@@ -1,4 +1,4 @@
-"""Starting the real server for tests and screenshots."""
+"""Starting the real server for tests and benchmarks, and what they measure in the browser."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# milliseconds from a click on Next to the second frame after the new title
+CLICK_TO_PAINT = """() => new Promise(done => {
+                   const h = document.querySelector('.wb-title h1'), was = h.textContent, began = performance.now()
+                   const watch = new MutationObserver(() => {
+                     if (document.querySelector('.wb-title h1')?.textContent === was) return
+                     watch.disconnect(); requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)))
+                   })
+                   watch.observe(document.body, { subtree: true, childList: true, characterData: true })
+                   document.querySelector('.st-key-wb_next button').click()
+                 })"""
+# milliseconds of each of twelve steps of the training scrubber
+SCRUB = """e => [...Array(12).keys()].map(s => {
+             const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t })"""
 
 
 def start(workspace: Path, port: int, **env: str) -> subprocess.Popen[bytes]:

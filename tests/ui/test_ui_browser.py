@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.ui.serving import free_port, start, wait_until_up
+from tests.ui.serving import CLICK_TO_PAINT, SCRUB, free_port, start, wait_until_up
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
 from workbench.lists import LatentList, ListItem, add_to_list, save_list
@@ -177,10 +177,7 @@ def test_scrubber_repaints_without_the_server(visit: Visit) -> None:
     slider = page.locator(".scrub input[type=range]")
     assert slider.get_attribute("aria-valuetext").startswith("step ")
     frames = len(visit.sent)
-    times = slider.evaluate(
-        """e => [...Array(12).keys()].map(s => {
-             const t = performance.now(); e.value = s; e.dispatchEvent(new Event('input')); return performance.now() - t })"""
-    )
+    times = slider.evaluate(SCRUB)
     assert statistics.median(times) <= 10, times
 
     def painted(step: int) -> list[str]:
@@ -325,19 +322,7 @@ def test_click_to_paint(browser: Any, tmp_path: Path) -> None:
         page = tab.open("latent?i=1000")
         times = []
         for _ in range(15):
-            times.append(
-                page.evaluate(
-                    """() => new Promise(done => {
-                      const h = document.querySelector('.wb-title h1'), was = h.textContent, began = performance.now()
-                      const watch = new MutationObserver(() => {
-                        if (document.querySelector('.wb-title h1')?.textContent === was) return
-                        watch.disconnect(); requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)))
-                      })
-                      watch.observe(document.body, { subtree: true, childList: true, characterData: true })
-                      document.querySelector('.st-key-wb_next button').click()
-                    })"""
-                )
-            )
+            times.append(page.evaluate(CLICK_TO_PAINT))
             tab.settle()
         tab.context.close()
         print(f"click to paint: median {statistics.median(times):.0f} ms, worst {max(times):.0f} ms")

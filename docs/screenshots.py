@@ -1,4 +1,4 @@
-"""Pictures of every page of a workspace, in both themes and two widths: ``python benchmarks/screenshots.py WORKSPACE OUT``.
+"""Pictures of every page of a workspace, in both themes and two widths: ``python docs/screenshots.py WORKSPACE OUT``.
 
 Starts ``workbench ui`` on a free port, opens each page in Chromium, waits until nothing loads any more, and writes
 ``OUT/<page>-<theme>-<width>.png``. The README's pictures are made by ``--only overview latent pair --theme light --width 1440``.
