@@ -127,7 +127,8 @@ def readme(card: dict[str, Any]) -> str:
         "",
         f"Revisions: {', '.join(f'`{s}`' for s in card.get('criteria', {}) or [card['final']])}. Training loss over the first tenth: "
         + ", ".join(f"{x:.2f}" for x in card["loss_curve"]["loss"][: max(len(card["loss_curve"]["loss"]) // 10, 1)][::10])
-        + " nats (means of ten steps, every hundredth step).",
+        + " nats (means of ten steps, every hundredth step); "
+        f"a run from scratch stays within {card['loss_curve']['tolerance']:g} nats of it on the same Python.",
         "",
         "![Training loss, and criteria per snapshot](card.svg)",
     ]
