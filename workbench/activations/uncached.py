@@ -102,7 +102,7 @@ class Writer:
 def empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
     """An uninitialised array that begins at a multiple of :data:`ALIGN`, on large pages where there are any."""
     nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    memory = mmap.mmap(-1, max(nbytes, 1))
+    memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no large pages
     with suppress(OSError, AttributeError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, count=shape[0] * shape[1]).reshape(shape)
