@@ -18,7 +18,9 @@ file                         content
                              it, complexity, n_fired, alive
 ``phases.parquet``           a row per snapshot: step, tokens seen (where known), loss, kl_unigram, kl_bigram,
                              kl_bigram_bias, kl_to_bigram, ce_unigram, ce_bigram, h1, h2, ev, dimensionality,
-                             mean_norm, cosine_next, and accuracy_<task> for every task
+                             mean_norm, cosine_next, accuracy_<task> for every task, delta_ce, ce_recovered_zero and _mean
+``losses.parquet``           source, step, metric, value, low, high, n, unit, interval: loss of every source with its share of the
+                             reconstruction spliced in (delta_ce, ce_recovered_zero, ce_recovered_mean, kl, ev, l0, ...)
 ``statistics.parquet``       a row per claim: claim, value, low, high, n, null, null_mean, null_low, null_high, p, verdict
 ``attribution.parquet``      task, source, step, mode (destroy, keep, full, empty), ranking (attribution, magnitude, random,
                              frequency), k, metric, low, high, share, n, draws
@@ -137,6 +139,16 @@ class Evolution:
     def statistics(self) -> pd.DataFrame | None:
         """One row per claim, each with its interval and its null."""
         return self._table("statistics", optional=True)
+
+    @cached_property
+    def losses(self) -> pd.DataFrame | None:
+        """What the reconstruction costs every source model; one row per source and metric."""
+        return self._table("losses", optional=True)
+
+    @cached_property
+    def baseline(self) -> pd.DataFrame | None:
+        """Explained variance beside one warm-started SAE per snapshot; one row per source."""
+        return self._table("baseline", optional=True)
 
     @cached_property
     def attribution(self) -> pd.DataFrame | None:

@@ -59,6 +59,7 @@ class EvolveRecipe(StrictConfig):
     corpus: CorpusConfig = CorpusConfig()
 
     heldout_seqs: int = Field(256, ge=8, description="held-out sequences every analysis runs on")
+    loss_seqs: int = Field(64, ge=0, description="of those, how many the reconstruction is spliced into each source for; 0 = none")
     ngram_seqs: int = Field(8000, ge=8, description="sequences the n-gram tables are counted on")
     contexts: int = Field(4, ge=0, description="contexts per latent for the scrubber")
     tasks: tuple[str, ...] = ("induction", "agreement")

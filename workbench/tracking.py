@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sae import SAE, TopKConfig, TopKSAE
 from sae import train as train_sae
+from workbench.analysis.bootstrap import Estimate
 from workbench.provenance import write_manifest
 from workbench.workspace import Workspace, dictionary_id
 
@@ -128,10 +130,25 @@ def track(
     return ids
 
 
+@dataclass(frozen=True)
+class Gaps:
+    """``table``: one row per source (see :func:`measure_gaps`); ``drawn`` [resamples, S] the gaps of every bootstrap draw."""
+
+    table: pd.DataFrame
+    drawn: np.ndarray
+
+    def mean(self, sources: slice = slice(None)) -> Estimate:
+        """Mean gap over some sources, with the interval of that mean."""
+        part, drawn = self.table[sources], self.drawn[:, sources].mean(1)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        unit = f"batches of held-out rows ({int(part['rows'].iloc[0])} rows)"
+        return Estimate(float(part["gap"].mean()), float(low), float(high), int(part["n"].iloc[0]), unit, "bootstrap over batches, 95 %")
+
+
 @torch.no_grad()
-def gap_table(
+def measure_gaps(
     cc: Crosscoder, dictionaries: list[SAE], names: list[str], batches: Iterable[Tensor], *, resamples: int = 500, seed: int = 0
-) -> pd.DataFrame:
+) -> Gaps:
     """Explained variance of the crosscoder and of each snapshot's own SAE on the same held-out rows [B, sum(D)]; one row per source.
 
     ``gap`` = SAE - crosscoder, with a 95 % bootstrap interval over batches (``n`` of them, ``rows`` rows); both L0 beside it.
@@ -157,6 +174,8 @@ def gap_table(
     ev = 1 - total.sum(0)[:2] / total.sum(0)[2]
     weights = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
     drawn = np.einsum("rb,bqs->rqs", weights, total)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / drawn[:, 2], [0.025, 0.975], axis=0)
+    gaps = (drawn[:, 0] - drawn[:, 1]) / drawn[:, 2]
+    low, high = np.quantile(gaps, [0.025, 0.975], axis=0)
     columns = {"source": names, "ev_crosscoder": ev[0], "ev_sae": ev[1], "gap": ev[1] - ev[0], "low": low, "high": high}
-    return pd.DataFrame(columns | {"l0_crosscoder": l0[0] / rows, "l0_sae": l0[1] / rows, "n": len(total), "rows": rows})
+    table = pd.DataFrame(columns | {"l0_crosscoder": l0[0] / rows, "l0_sae": l0[1] / rows, "n": len(total), "rows": rows})
+    return Gaps(table, gaps)

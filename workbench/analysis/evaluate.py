@@ -54,12 +54,17 @@ def evaluate_in_model(
     tokens: np.ndarray | Tensor,
     *,
     hook_out: str | None = None,
+    view: Callable[[int], Any] | None = None,
     batch: int = 16,
     n_bands: int = N_BANDS,
     seed: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Evaluation:
     """Splice a dictionary into the model on ``tokens`` [n_seq, ctx] (position 0 = BOS) and measure.
+
+    Args:
+        view: what stands in for ``dictionary`` on the batch of sequences starting at a number, for codes that the hook's own
+            activations do not determine (crosscoders).
 
     Raises:
         UsageError: sequences shorter than 3 tokens (nothing to score after BOS), or none.
@@ -71,9 +76,10 @@ def evaluate_in_model(
     hook_out = hook_out or hook
     with torch.inference_mode():
         mean = _mean_activation(model, hook_out, tokens, batch)
-        parts, fired = [], torch.zeros(int(dictionary.W_dec.shape[0]), dtype=torch.int64)
+        at = view or (lambda start: dictionary)
+        parts, fired = [], torch.zeros(int(at(0).W_dec.shape[0]), dtype=torch.int64)
         for start in progress(range(0, len(tokens), batch)):
-            part, hits = _batch_sums(model, dictionary, hook, hook_out, tokens[start : start + batch], mean, n_bands)
+            part, hits = _batch_sums(model, at(start), hook, hook_out, tokens[start : start + batch], mean, n_bands)
             part["sequence"] += start
             parts.append(part)
             fired += hits

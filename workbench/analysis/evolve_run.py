@@ -28,11 +28,12 @@ from workbench.analysis.ngrams import count_ngrams
 from workbench.analysis.phases import language_phases, latent_phases, task_accuracies
 from workbench.analysis.scrubber import choose_windows, scrub
 from workbench.analysis.snapshots import OnlineBatches, Snapshots
+from workbench.analysis.source_losses import source_losses
 from workbench.analysis.subject import displayed_vocab
 from workbench.analysis.tasks import PromptSet, make_prompts, read_task
 from workbench.analysis.taxonomy import RepeatMeans, repeat_tokens, taxonomy
 from workbench.corpus import CorpusConfig, plan_tokens
-from workbench.tracking import gap_table
+from workbench.tracking import measure_gaps
 
 if TYPE_CHECKING:
     from workbench.evolve import EvolveRecipe
@@ -177,16 +178,17 @@ def analyse(
     )
     phases.insert(1, "step", steps)
     phases["ev"] = evaluation.ev_S
+    if recipe.loss_seqs:
+        phases = phases.merge(_losses(recipe, cc, snapshots, held, steps, folder, bar), on="source", how="left", validate="1:1")
     claims = orders.class_orders(norms_SF, table, n=recipe.permutations, seed=recipe.seed) + orders.latent_claims(
         norms_SF, table, n=recipe.permutations, seed=recipe.seed
     )
     claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
     claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, bar)
     if tracked:
-        gaps = gap_table(cc, [TopKSAE.load(p) for p in tracked], [s.name for s in snapshots.sources], held.batches())
-        gaps.insert(1, "step", steps)
-        gaps.to_parquet(folder / "baseline.parquet", index=False)
-        claims += orders.gap_claims(gaps, phases, cosines, alive)
+        gaps = measure_gaps(cc, [TopKSAE.load(p) for p in tracked], [s.name for s in snapshots.sources], held.batches())
+        gaps.table.assign(step=steps).to_parquet(folder / "baseline.parquet", index=False)
+        claims += orders.gap_claims(gaps, cosines, alive)
     statistics = orders.statistics_table(claims)
 
     table.to_parquet(folder / "latents.parquet", index=False)
@@ -206,7 +208,21 @@ def analyse(
         "found": int((statistics["verdict"] == "found").sum()),
         "claims": len(statistics),
     }
+    if recipe.loss_seqs:
+        numbers |= {"delta_loss": [round(v, 4) for v in phases["delta_ce"]], "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens))}
     return numbers, {"tasks": [p.task for p in prompts], "steps": steps.tolist(), "n_unigram_tokens": grams.n_tokens, "plan": plan.digest}
+
+
+def _losses(
+    recipe: EvolveRecipe, cc: Crosscoder, snapshots: Snapshots, held: HeldOut, steps: np.ndarray, folder: Path, bar: Callable[..., Any]
+) -> pd.DataFrame:
+    """The loss of every source with its reconstruction in place, written out; the columns that the table of phases takes over."""
+    shown = functools.partial(bar, total=len(snapshots), label="loss of the reconstructions")
+    table = source_losses(cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, progress=shown)
+    table.insert(1, "step", table["source"].map(dict(zip((s.name for s in snapshots.sources), steps, strict=True))))
+    table.to_parquet(folder / "losses.parquet", index=False)
+    wide = table.pivot(index="source", columns="metric", values="value")
+    return wide[["delta_ce", "ce_recovered_zero", "ce_recovered_mean"]].reset_index()
 
 
 def _attribution(

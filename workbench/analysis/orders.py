@@ -7,7 +7,7 @@ over shuffled snapshot labels where it has one; *not found* when it fails either
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from workbench.analysis.attribution import CONTROLS, area_over
 from workbench.analysis.bootstrap import Estimate, wilson
 from workbench.analysis.emergence import Null, class_null, emergence_gap, median_gap, partial_spearman, snapshot_null
 from workbench.analysis.phases import end_of_ngram_phase, first_solved
+
+if TYPE_CHECKING:
+    from workbench.tracking import Gaps
 
 MIN_GROUP = 5
 ORDER = (("token", "previous-token"), ("previous-token", "induction"), ("token", "induction"), ("token", "context"))
@@ -197,28 +200,18 @@ def curve_claims(curves: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def gap_claims(gaps: pd.DataFrame, phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np.ndarray) -> list[dict[str, Any]]:
+def gap_claims(gaps: Gaps, cosines_FSS: np.ndarray | None, alive: np.ndarray) -> list[dict[str, Any]]:
     """Explained variance lost by sharing one code, against each snapshot's own SAE: over all snapshots, and from the turning point on."""
-    groups = {"all snapshots": gaps}
-    if cosines_FSS is not None and len(gaps) >= 4:
+    groups = {"all snapshots": slice(None)}
+    if cosines_FSS is not None and len(gaps.table) >= 4:
         turn = ev.turning_point(np.nan_to_num(cosines_FSS[alive].astype(np.float64)).mean(0)).index
-        groups["snapshots from the turning point on"] = gaps.iloc[turn:]
+        groups["snapshots from the turning point on"] = slice(turn, None)
     rows = []
     for name, part in groups.items():
-        unit = f"batches of held-out rows ({int(part['rows'].iloc[0])} rows)"
-        interval = "mean of the snapshots' bootstrap bounds, 95 %"
-        e = Estimate(
-            float(part["gap"].mean()), float(part["low"].mean()), float(part["high"].mean()), int(part["n"].iloc[0]), unit, interval
-        )
+        e, shown = gaps.mean(part), gaps.table[part]
         claim = f"the crosscoder explains within 3 points of one SAE per snapshot ({name})"
-        rows.append(
-            _row(
-                claim,
-                e,
-                "found" if (e.high or 0) <= 0.03 else "not found",
-                note=f"L0 {part['l0_crosscoder'].mean():.1f} and {part['l0_sae'].mean():.1f}",
-            )
-        )
+        note = f"{len(shown)} snapshots; L0 {shown['l0_crosscoder'].mean():.1f} and {shown['l0_sae'].mean():.1f}"
+        rows.append(_row(claim, e, "found" if e.high is not None and e.high <= 0.03 else "not found", note=note))
     return rows
 
 
