@@ -27,6 +27,8 @@ file                         content
 ``attribution_latents.parquet``  task, source, step, latent, attribution (mean over prompts), n
 ``baseline.parquet``         source, step, ev_crosscoder, ev_sae, gap, low, high, l0_crosscoder, l0_sae, n, rows: beside one
                              warm-started SAE per snapshot (recipes with ``baseline = true``)
+``diff.parquet``             two sources that are no snapshots of one training: a row per latent: norms, relative_norm, class,
+                             cosine (equal widths), nu_error, nu_reconstruction, confirmed, n_fired
 ``act_ck/tokens.npy``        int32 [F, K, T] token ids of each latent's contexts; -1 = padding
 ``act_ck/peak.npy``          int16 [F, K] place of the context's strongest token; -1 = no such context
 ``act_ck/where.npy``         int32 [F, K, 2] (held-out sequence, position of the window's first token)
@@ -149,6 +151,11 @@ class Evolution:
     def baseline(self) -> pd.DataFrame | None:
         """Explained variance beside one warm-started SAE per snapshot; one row per source."""
         return self._table("baseline", optional=True)
+
+    @cached_property
+    def diff(self) -> pd.DataFrame | None:
+        """What two sources share, latent by latent."""
+        return self._table("diff", optional=True)
 
     @cached_property
     def attribution(self) -> pd.DataFrame | None:

@@ -7,7 +7,6 @@ two models): quantities that suppose training steps are then read along the orde
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,15 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from sae.errors import UsageError
-from sae.strict import StrictConfig, parse_config
+from sae.strict import StrictConfig
 from workbench.corpus import CorpusConfig
 from workbench.workspace import Workspace, check_id, dictionary_id
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from crosscoders import Crosscoder, CrosscoderConfig
-    from workbench.analysis.snapshots import Snapshots, Source
+    from workbench.analysis.snapshots import Source
 
 _DERIVED = ("widths", "sources", "d_sae", "k", "seed")
 
@@ -45,7 +41,15 @@ class EvolveRecipe(StrictConfig):
     snapshots: int = Field(0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all")
     site: str = "L1R"
     sources: tuple[SourceRecipe, ...] = Field((), description="instead of model and revisions: any models and sites")
-    store: str = Field("", description="id of an aligned store to train from; empty = run all snapshots on each batch")
+    store: str = Field(
+        "",
+        description="id of an aligned store to train from, harvested where the workspace lacks it; empty = run all snapshots on each batch",
+    )
+
+    common_basis: bool = Field(
+        True,
+        description="directions mean the same at all sources of one width (false for unrelated models, such as a Transformer and a Mamba)",
+    )
 
     preset: str = Field("", description="a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk); empty = Top-K")
     expansion: int = Field(8, ge=1)
@@ -53,7 +57,7 @@ class EvolveRecipe(StrictConfig):
     seed: int = 0
     crosscoder: dict[str, Any] = Field(default_factory=dict, description="further fields of CrosscoderConfig")
     tokens: int = Field(500_000, ge=1, description="rows trained on")
-    n_seq: int = Field(3968, ge=2, description="sequences of unique training text (online)")
+    n_seq: int = Field(3968, ge=2, description="sequences of unique training text (a store that is harvested holds out a tenth of them)")
     ctx: int = Field(128, ge=8)
     batch_size: int = Field(1024, ge=1)
     corpus: CorpusConfig = CorpusConfig()
@@ -140,106 +144,6 @@ def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
     return check_id(f"{name}.{recipe.preset}") if recipe.preset else name
 
 
-def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> CrosscoderConfig:
-    """The crosscoder a recipe asks for.
-
-    Raises:
-        ConfigError: an unknown preset or key; the nearest is named.
-    """
-    from crosscoders import CrosscoderConfig, preset
-
-    base = preset(recipe.preset).model_dump(exclude_defaults=True) if recipe.preset else {"dead_after": 50_000}
-    values = base | recipe.crosscoder
-    values |= {
-        "widths": widths,
-        "sources": [s.name for s in sources],
-        "d_sae": recipe.expansion * widths[0],
-        "k": recipe.k,
-        "seed": recipe.seed,
-    }
-    return parse_config(CrosscoderConfig, values, where="[crosscoder]")
-
-
-def train_crosscoder(
-    recipe: EvolveRecipe,
-    workspace: Workspace,
-    snapshots: Snapshots,
-    id: str,
-    train_tokens: np.ndarray | None,
-    *,
-    command: str,
-    progress: bool | None,
-) -> Crosscoder:
-    """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run)."""
-    import sae as sae_room
-    from crosscoders import Crosscoder
-    from workbench.analysis.snapshots import OnlineBatches
-    from workbench.provenance import Input, write_manifest
-
-    folder = workspace.path("dictionaries", id)
-    if workspace.complete("dictionaries", id):
-        return Crosscoder.load(folder)
-    inputs: list[Input] = []
-    if recipe.store:
-        batches, widths, digest = _from_store(recipe, workspace, snapshots)
-        inputs.append(Input(kind="stores", id=recipe.store, digest=digest))
-    else:
-        assert train_tokens is not None
-        widths = snapshots.widths()
-        unique = len(train_tokens) * (recipe.ctx - 1)
-        batches = OnlineBatches(
-            snapshots,
-            train_tokens,
-            recipe.batch_size,
-            seed=recipe.seed,
-            group=max(64, recipe.batch_size // 32),
-            cache=recipe.tokens > 1.1 * unique,
-        )
-    config = crosscoder_config(recipe, list(snapshots.sources), widths)
-    about = {
-        "kind": "crosscoder",
-        "model_name": snapshots.sources[0].model,
-        "revision": None,
-        "hook_name": snapshots.sources[0].hook,
-        "site": recipe.site,
-        "context_size": recipe.ctx,
-        "store": recipe.store or None,
-        "gate": config.gate if config.activation == "jumprelu" else "shared",
-        "activation": config.activation,
-        "preset": recipe.preset or None,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    cc = sae_room.train(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress)
-    assert isinstance(cc, Crosscoder)
-    write_manifest(
-        folder,
-        "dictionaries",
-        id,
-        command=command,
-        recipe=recipe.model_dump(mode="json"),
-        inputs=inputs,
-        numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
-        metadata=about | {"sources": [s.name for s in snapshots.sources], "seed": recipe.seed},
-    )
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return Crosscoder.load(folder)
-
-
-def _from_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots) -> tuple[Any, list[int], str]:
-    """Shuffled batches of an aligned store, its widths, and its digest. Sources are matched by (model, revision)."""
-    from workbench.activations import ActivationStore
-
-    store = ActivationStore.open(workspace.get("stores", recipe.store).path)
-    hook = snapshots.sources[0].hook
-    there = {(s.model, s.revision): s.name for s in store.spec.sources}
-    missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
-    if missing:
-        raise UsageError(f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})")
-    names = [there[s.model, s.revision] for s in snapshots.sources]
-    widths = [store.width(hook, n) for n in names]
-    return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths, store.digest
-
-
 def evolve(
     recipe: EvolveRecipe,
     workspace: Workspace,
@@ -258,6 +162,7 @@ def evolve(
     from workbench.analysis.evolve_run import analyse
     from workbench.analysis.snapshots import Snapshots
     from workbench.corpus import plan_tokens
+    from workbench.evolve_train import train_crosscoder
     from workbench.models import load_tokenizer
 
     sources = resolve_sources(recipe)
@@ -273,7 +178,7 @@ def evolve(
     if recipe.baseline or (not recipe.store and not workspace.complete("dictionaries", id)):
         train_tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
     say(f"crosscoder over {len(sources)} sources: {', '.join(s.name for s in sources)}")
-    cc = train_crosscoder(recipe, workspace, snapshots, id, train_tokens, command=command, progress=progress)
+    cc = train_crosscoder(recipe, workspace, snapshots, id, train_tokens, command=command, progress=progress, say=say)
     tracked: list[str] = []
     if recipe.baseline:
         from workbench.tracking import track

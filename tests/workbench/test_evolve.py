@@ -137,7 +137,7 @@ def test_sources_and_recipes_that_cannot_be_meant(tmp_path):
     assert names[0].endswith("L0R") and names[1].endswith("L1R") and "__" not in evolution_id(layers, resolve_sources(layers))
 
 
-@pytest.mark.parametrize("recipe", ["mini-evolve", "demo-evolve"])
+@pytest.mark.parametrize("recipe", ["mini-evolve", "demo-evolve", "mini-aligned", "mini-transformer-mamba", "mini-diff"])
 def test_bundled_recipes_are_valid(recipe):
     assert read_recipe(EvolveRecipe, recipe).steps >= 100
 

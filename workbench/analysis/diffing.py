@@ -9,8 +9,8 @@ names candidates: above 0.9 *second-only*, below 0.1 *first-only*, between 0.4 a
 penalty can shrink a norm that the data would keep, a candidate is confirmed by *latent scaling*
 (:mod:`crosscoders.scaling`): nu^eps < 0.2 and nu^r < 0.5 in the source it is said to be absent from. Thresholds: Kissane et
 al.'s replication of Anthropic's crosscoders, and Minder et al. 2025 (arXiv 2504.02922). The direction whose presence is asked
-for is that of the source where the latent is stronger, which supposes that both sources share a basis; models of different
-widths do not, and there each source's own decoder row is used.
+for is that of the source where the latent is stronger, which supposes that both sources share a basis; unrelated
+models do not, and there each source's own decoder row is used.
 """
 
 from __future__ import annotations
@@ -72,8 +72,12 @@ def measure_scaling(cc: Crosscoder, batches: Iterable[Tensor], *, reference: Ten
     return meter.result()
 
 
-def compare_sources(cc: Crosscoder, first: str | int, second: str | int, batches: Iterable[Tensor] | None = None) -> pd.DataFrame:
+def compare_sources(
+    cc: Crosscoder, first: str | int, second: str | int, batches: Iterable[Tensor] | None = None, *, common_basis: bool = True
+) -> pd.DataFrame:
     """One row per latent: norms, relative norm, cosine (equal widths), class by norm, and with ``batches`` latent scaling.
+
+    Without a ``common_basis`` (unrelated models, also of one width) no direction is compared between the sources.
 
     Columns of the scaling: ``nu_error``, ``nu_reconstruction`` (of the weaker source relative to the stronger one), ``confirmed``
     (True/False for candidates, missing for others), ``n_fired``.
@@ -90,13 +94,13 @@ def compare_sources(cc: Crosscoder, first: str | int, second: str | int, batches
     delta = relative_norm(norms[a], norms[b])
     table = pd.DataFrame({"latent": np.arange(cc.d_sae), "norm_first": norms[a], "norm_second": norms[b], "relative_norm": delta})
     table["class"] = norm_class(delta)
-    if cc.widths[a] == cc.widths[b]:
+    if common_basis and cc.widths[a] == cc.widths[b]:
         blocks = cc.decoder_blocks()
         table["cosine"] = cosine_matrices([blocks[a].numpy(), blocks[b].numpy()])[:, 0, 1]
     if batches is None:
         return table
     common = None
-    if len(set(cc.widths)) == 1:
+    if common_basis and len(set(cc.widths)) == 1:
         common = torch.where(torch.from_numpy(norms[b] >= norms[a]), b, a)
     scaling = measure_scaling(cc, batches, reference=common)
     second_stronger = norms[b] >= norms[a]

@@ -22,12 +22,13 @@ from sae.errors import UsageError
 from sae.files import write_json
 from workbench.analysis import orders
 from workbench.analysis.attribution import attribute
+from workbench.analysis.diff_run import write_diff
 from workbench.analysis.diffing import measure_scaling
 from workbench.analysis.emergence import emergence_table
 from workbench.analysis.ngrams import count_ngrams
 from workbench.analysis.phases import language_phases, latent_phases, task_accuracies
 from workbench.analysis.scrubber import choose_windows, scrub
-from workbench.analysis.snapshots import OnlineBatches, Snapshots
+from workbench.analysis.snapshots import OnlineBatches, Snapshots, in_training_order
 from workbench.analysis.source_losses import source_losses
 from workbench.analysis.subject import displayed_vocab
 from workbench.analysis.tasks import PromptSet, make_prompts, read_task
@@ -101,7 +102,7 @@ def latent_table(
 ) -> pd.DataFrame:
     """Emergence, norm-free emergence and taxonomy of every latent."""
     norms, blocks = cc.decoder_norms().numpy(), [b.numpy() for b in cc.decoder_blocks()]
-    equal = len(set(cc.widths)) == 1
+    equal = recipe.common_basis and len(set(cc.widths)) == 1
     table = emergence_table(
         norms,
         steps.tolist(),
@@ -150,18 +151,20 @@ def analyse(
     """Everything the evolution folder holds. Returns (numbers, metadata) for its manifest."""
     bar = _bar(progress)
     vocab = len(tokenizer)
-    steps = np.array([s.step if s.step is not None else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
+    ordered = in_training_order(snapshots)
+    equal = recipe.common_basis and len(set(cc.widths)) == 1
+    steps = np.array([s.step if ordered else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
     plan = plan_tokens(recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx)
     grams = count_ngrams(_text(recipe.corpus, tokenizer, recipe.ngram_seqs, recipe.ctx), vocab)
     held = held_out(cc, snapshots, plan.tokens, bar)
     evaluation = evaluate_sources(cc, held.batches())
     norms_SF = cc.decoder_norms().numpy()
-    reference = torch.from_numpy(np.maximum(ev.peak(ev.relative_norms(norms_SF)), 0)) if len(set(cc.widths)) == 1 else None
+    reference = torch.from_numpy(np.maximum(ev.peak(ev.relative_norms(norms_SF)), 0)) if equal else None
     scaling = measure_scaling(cc, held.batches(), reference=reference)
     bos = int(plan.tokens[0, 0])
     table = latent_table(recipe, cc, snapshots, held, scaling, steps, grams.unigram, bos)
     alive = table["alive"].to_numpy()
-    cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()]) if len(set(cc.widths)) == 1 else None
+    cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()]) if equal else None
 
     np.save(folder / "steps.npy", steps)
     np.save(folder / "decnorm.npy", np.ascontiguousarray(norms_SF.T))
@@ -180,13 +183,18 @@ def analyse(
     phases["ev"] = evaluation.ev_S
     if recipe.loss_seqs:
         phases = phases.merge(_losses(recipe, cc, snapshots, held, steps, folder, bar), on="source", how="left", validate="1:1")
-    claims = orders.class_orders(norms_SF, table, n=recipe.permutations, seed=recipe.seed) + orders.latent_claims(
-        norms_SF, table, n=recipe.permutations, seed=recipe.seed
-    )
-    claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
+    claims: list[dict[str, Any]] = []
+    diff: dict[str, Any] = {}
+    if ordered:
+        claims += orders.class_orders(norms_SF, table, n=recipe.permutations, seed=recipe.seed)
+        claims += orders.latent_claims(norms_SF, table, n=recipe.permutations, seed=recipe.seed)
+        claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
+    elif len(snapshots) == 2:
+        diff, found = write_diff(cc, held.batches(), folder, common_basis=equal)
+        claims += found
     claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, bar)
     if tracked:
-        gaps = measure_gaps(cc, [TopKSAE.load(p) for p in tracked], [s.name for s in snapshots.sources], held.batches())
+        gaps = measure_gaps(cc, [TopKSAE.load(p) for p in tracked], [s.name for s in snapshots.sources], held.batches(4))
         gaps.table.assign(step=steps).to_parquet(folder / "baseline.parquet", index=False)
         claims += orders.gap_claims(gaps, cosines, alive)
     statistics = orders.statistics_table(claims)
@@ -210,6 +218,7 @@ def analyse(
     }
     if recipe.loss_seqs:
         numbers |= {"delta_loss": [round(v, 4) for v in phases["delta_ce"]], "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens))}
+    numbers |= diff
     return numbers, {"tasks": [p.task for p in prompts], "steps": steps.tolist(), "n_unigram_tokens": grams.n_tokens, "plan": plan.digest}
 
 
@@ -257,7 +266,8 @@ def _attribution(
     for name, frame in zip(("attribution", "attribution_latents"), found, strict=True):
         frame["step"] = frame["source"].map(step_of)
         frame.to_parquet(folder / f"{name}.parquet", index=False)
-    return orders.curve_claims(found[0]) + orders.skill_claims(phases, table, found[1])
+    claims = orders.curve_claims(found[0])
+    return claims + orders.skill_claims(phases, table, found[1]) if in_training_order(snapshots) else claims
 
 
 def _write_scrubber(recipe: EvolveRecipe, cc: Crosscoder, held: HeldOut, folder: Path) -> None:

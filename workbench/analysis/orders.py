@@ -7,6 +7,7 @@ over shuffled snapshot labels where it has one; *not found* when it fails either
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,8 @@ MIN_GROUP = 5
 ORDER = (("token", "previous-token"), ("previous-token", "induction"), ("token", "induction"), ("token", "context"))
 
 
-def _row(claim: str, estimate: Estimate, verdict: str, null: Null | None = None, kind: str = "", note: str = "") -> dict[str, Any]:
+def claim_row(claim: str, estimate: Estimate, verdict: str, null: Null | None = None, kind: str = "", note: str = "") -> dict[str, Any]:
+    """One claim: its estimate, its null (of ``kind``) where it has one, its verdict."""
     base = {"claim": claim, "value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n, "unit": estimate.unit}
     shown = {"null": kind, "null_mean": np.nan, "null_low": np.nan, "null_high": np.nan, "p": np.nan, "null_n": 0}
     if null is not None:
@@ -43,13 +45,13 @@ def class_orders(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, see
         claim = f"{first} latents emerge before {second} latents"
         gap = median_gap(e[a], e[b])
         if min(a.sum(), b.sum()) < MIN_GROUP:
-            rows.append(_row(claim, gap, "too few", note=f"{a.sum()} and {b.sum()} latents"))
+            rows.append(claim_row(claim, gap, "too few", note=f"{a.sum()} and {b.sum()} latents"))
             continue
         labels = snapshot_null(emergence_gap(a, b), norms_SF, n=n, seed=seed)
         found = (gap.low or 0) > 0 and labels.observed > labels.high
         p = class_null(e, a, b, n=n, seed=seed).p
         rows.append(
-            _row(
+            claim_row(
                 claim,
                 gap,
                 "found" if found else "not found",
@@ -68,7 +70,9 @@ def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, se
     rows = []
     for name in ("initialisation", "emergent"):
         share = wilson(int((alive & (table["class"] == name)).sum()), total, "latents")
-        rows.append(_row(f"{name} latents exist (at least 5 % of the alive)", share, "found" if (share.low or 0) > 0.05 else "not found"))
+        rows.append(
+            claim_row(f"{name} latents exist (at least 5 % of the alive)", share, "found" if (share.low or 0) > 0.05 else "not found")
+        )
     if "complexity" in table:
         density = np.log(np.maximum(table["n_fired"].to_numpy(), 1))
         e = np.where(table["emergence_0.5_index"] >= 0, table["emergence_0.5_index"], np.nan).astype(float)
@@ -83,13 +87,13 @@ def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, se
         null = snapshot_null(statistic, norms_SF, n=n, seed=seed)
         found = (r.low or 0) > 0 and null.observed > null.high
         claim = "complex latents emerge later (Spearman, firing frequency partialled out)"
-        rows.append(_row(claim, r, "found" if found else "not found", null, "snapshot labels"))
+        rows.append(claim_row(claim, r, "found" if found else "not found", null, "snapshot labels"))
     if "emergence_free_index" in table:
         a, b = table["emergence_0.5_index"].to_numpy(float), table["emergence_free_index"].to_numpy(float)
         keep = alive & (a >= 0) & (b >= 0)
         r = partial_spearman(a[keep], b[keep])
         rows.append(
-            _row(
+            claim_row(
                 "emergence by decoder norm agrees with the norm-free emergence (Spearman)",
                 r,
                 "found" if (r.low or 0) > 0.5 else "not found",
@@ -104,7 +108,7 @@ def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np
     rows: list[dict[str, Any]] = []
 
     def fact(claim: str, value: float, ok: bool, note: str) -> None:
-        rows.append(_row(claim, Estimate(value, None, None, S, "snapshots", "none"), "found" if ok else "not found", note=note))
+        rows.append(claim_row(claim, Estimate(value, None, None, S, "snapshots", "none"), "found" if ok else "not found", note=note))
 
     steps = phases["step"].tolist()
     if "kl_to_bigram" in phases:
@@ -149,11 +153,11 @@ def _turning(phases: pd.DataFrame, cosines_FSS: np.ndarray, seed: int) -> dict[s
     estimate = Estimate(float(point.index), float(low), float(high), len(cos), "latents", "bootstrap over latents, 95 %")
     note = f"step {steps[point.index]}, contrast {point.contrast:.2f}"
     if "kl_to_bigram" not in phases:
-        return _row("decoder directions have a turning point", estimate, "found" if point.contrast > 0.1 else "not found", note=note)
+        return claim_row("decoder directions have a turning point", estimate, "found" if point.contrast > 0.1 else "not found", note=note)
     end = end_of_ngram_phase(phases["kl_to_bigram"])
     ok = abs(point.index - end) <= 1
     claim = "decoder directions turn where the n-gram phase ends (within one snapshot)"
-    return _row(claim, estimate, "found" if ok else "not found", note=f"{note}; n-gram phase ends at step {steps[end]}")
+    return claim_row(claim, estimate, "found" if ok else "not found", note=f"{note}; n-gram phase ends at step {steps[end]}")
 
 
 def skill_claims(phases: pd.DataFrame, table: pd.DataFrame, attribution: pd.DataFrame, *, top: int = 16) -> list[dict[str, Any]]:
@@ -168,12 +172,12 @@ def skill_claims(phases: pd.DataFrame, table: pd.DataFrame, attribution: pd.Data
         claim = f"the {top} latents that carry {task} emerge before it is solved (median)"
         if solved < 0 or len(e) < MIN_GROUP:
             rows.append(
-                _row(claim, Estimate(float("nan"), None, None, len(e), "latents", "none"), "too few" if solved >= 0 else "not solved")
+                claim_row(claim, Estimate(float("nan"), None, None, len(e), "latents", "none"), "too few" if solved >= 0 else "not solved")
             )
             continue
-        lead = median_gap(e, [solved])
+        lead = replace(median_gap(e, [solved]), n=len(e))
         rows.append(
-            _row(claim, lead, "found" if (lead.low or 0) > 0 else "not found", note=f"solved from step {phases['step'].iloc[solved]}")
+            claim_row(claim, lead, "found" if (lead.low or 0) > 0 else "not found", note=f"solved from step {phases['step'].iloc[solved]}")
         )
     return rows
 
@@ -190,7 +194,7 @@ def curve_claims(curves: pd.DataFrame) -> list[dict[str, Any]]:
             ok = n > 0 and len(known) == n and min(known) > 0
             note = f"mean area {np.mean(known):.2f}" if known else "control has too few latents"
             rows.append(
-                _row(
+                claim_row(
                     f"{task}: top latents by attribution beat the {control} control at every solved snapshot",
                     estimate,
                     "found" if ok else "not found",
@@ -211,7 +215,7 @@ def gap_claims(gaps: Gaps, cosines_FSS: np.ndarray | None, alive: np.ndarray) ->
         e, shown = gaps.mean(part), gaps.table[part]
         claim = f"the crosscoder explains within 3 points of one SAE per snapshot ({name})"
         note = f"{len(shown)} snapshots; L0 {shown['l0_crosscoder'].mean():.1f} and {shown['l0_sae'].mean():.1f}"
-        rows.append(_row(claim, e, "found" if e.high is not None and e.high <= 0.03 else "not found", note=note))
+        rows.append(claim_row(claim, e, "found" if e.high is not None and e.high <= 0.03 else "not found", note=note))
     return rows
 
 

@@ -72,6 +72,13 @@ class Snapshots:
         return [widths(self.model(i), 0, [s.hook])[s.hook] for i, s in enumerate(self.sources)]
 
 
+def in_training_order(snapshots: Snapshots) -> bool:
+    """Are the sources snapshots of one training, earlier ones first? Only then has "emerges before" a meaning."""
+    steps = [s.step for s in snapshots.sources]
+    same = len({(s.model, s.hook) for s in snapshots.sources}) == 1 and None not in steps
+    return same and steps == sorted(steps)  # type: ignore[type-var]
+
+
 class OnlineBatches:
     """Rows [batch_size, sum(D)] of all sources, computed as they are needed from tokens [n_seq, ctx] and never stored.
 

@@ -1,0 +1,75 @@
+"""Crosscoders whose sources are no snapshots in order, or come from a store: tiny versions of the bundled recipes, end to end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sae.errors import UsageError
+from workbench.activations import ActivationStore
+from workbench.analysis.snapshots import Snapshots, Source, in_training_order
+from workbench.config import read_recipe
+from workbench.evolution import Evolution
+from workbench.evolve import EvolveRecipe, evolve, resolve_sources
+from workbench.workspace import Workspace
+
+TINY = {
+    "expansion": 1,
+    "k": 8,
+    "tokens": 6_000,
+    "n_seq": 64,
+    "batch_size": 256,
+    "heldout_seqs": 16,
+    "loss_seqs": 8,
+    "ngram_seqs": 100,
+    "contexts": 1,
+    "prompts": 0,
+    "permutations": 5,
+}
+
+
+def run(name: str, workspace: Workspace, **more: object) -> tuple[EvolveRecipe, Evolution]:
+    recipe = read_recipe(EvolveRecipe, name).model_copy(update=TINY | more)
+    return recipe, Evolution.open(workspace.get("evolution", evolve(recipe, workspace)).path, verify=True)
+
+
+def test_training_from_a_store_that_is_harvested_first(tmp_path):
+    ws = Workspace(tmp_path)
+    recipe, done = run("mini-aligned", ws, snapshots=2)
+    store = ActivationStore.open(ws.get("stores", "mini-aligned").path)
+    assert list(store.sources) == done.sources and len(store) == 64 * 127
+    dictionary = ws.get("dictionaries", done.id)
+    assert [i.kind for i in dictionary.manifest.inputs] == ["stores"] and dictionary.manifest.inputs[0].digest == store.digest
+    losses = done.losses.pivot(index="source", columns="metric", values="value").loc[done.sources]
+    assert np.isfinite(losses["delta_ce"]).all() and losses["delta_ce"].iloc[-1] > 0.01 and done.diff is None
+    assert done.phases["delta_ce"].to_numpy() == pytest.approx(losses["delta_ce"].to_numpy())
+    assert len(done.manifest.numbers["delta_loss"]) == 2 and done.manifest.numbers["n_loss_sequences"] == 8
+    with pytest.raises(UsageError, match="has no source for step"):
+        evolve(recipe.model_copy(update={"id": "other", "snapshots": 3}), ws)
+
+
+@pytest.mark.parametrize("name", ["mini-diff", "mini-transformer-mamba"])
+def test_two_models_are_compared_latent_by_latent(name, tmp_path):
+    recipe, done = run(name, Workspace(tmp_path))
+    table = done.diff
+    assert len(table) == len(done) and set(table["class"]) <= {"shared", "mixed", "first-only", "second-only", "never"}
+    assert table["relative_norm"].between(0, 1).all() and np.isfinite(table.loc[table["n_fired"] > 30, "nu_error"]).any()
+    assert ("cosine" in table) == (done.cosines(0) is not None) == recipe.common_basis
+    numbers = done.manifest.numbers
+    assert sum(numbers["classes"].values()) == numbers["n_compared"] > 0
+    claims = done.statistics["claim"]
+    assert claims.str.contains("are shared").any() and not claims.str.contains("emerge").any(), "no order in time between two models"
+    assert done.steps.tolist() == [0, 1]
+
+
+def test_only_snapshots_of_one_training_are_in_order():
+    assert in_training_order(Snapshots(resolve_sources(EvolveRecipe(snapshots=3))))
+    a, b = Source("a", "m", "step1", "h", 1), Source("b", "m", "step2", "h", 2)
+    assert in_training_order(Snapshots([a, b])) and not in_training_order(Snapshots([b, a]))
+    assert not in_training_order(Snapshots([a, Source("c", "other", "step2", "h", 2)]))
+
+
+def test_a_store_is_read_at_one_site(tmp_path):
+    layers = EvolveRecipe(store="s", sources=({"model": "mini-pythia", "site": "L0R"}, {"model": "mini-pythia", "site": "L1R"}), tokens=256)
+    with pytest.raises(UsageError, match="needs one site"):
+        evolve(layers, Workspace(tmp_path))

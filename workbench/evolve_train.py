@@ -1,0 +1,149 @@
+"""The crosscoder of an evolution recipe: its configuration, its rows (online, or an aligned store), its training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import UsageError
+from sae.strict import parse_config
+from workbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crosscoders import Crosscoder, CrosscoderConfig
+    from workbench.activations import ActivationStore
+    from workbench.analysis.snapshots import Snapshots, Source
+    from workbench.evolve import EvolveRecipe
+
+
+def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> CrosscoderConfig:
+    """The crosscoder a recipe asks for.
+
+    Raises:
+        ConfigError: an unknown preset or key; the nearest is named.
+    """
+    from crosscoders import CrosscoderConfig, preset
+
+    base = preset(recipe.preset).model_dump(exclude_defaults=True) if recipe.preset else {"dead_after": 50_000}
+    values = base | recipe.crosscoder
+    values |= {
+        "widths": widths,
+        "sources": [s.name for s in sources],
+        "d_sae": recipe.expansion * widths[0],
+        "k": recipe.k,
+        "seed": recipe.seed,
+    }
+    return parse_config(CrosscoderConfig, values, where="[crosscoder]")
+
+
+def train_crosscoder(
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    snapshots: Snapshots,
+    id: str,
+    train_tokens: np.ndarray | None,
+    *,
+    command: str = "",
+    progress: bool | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Crosscoder:
+    """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run)."""
+    import sae as sae_room
+    from crosscoders import Crosscoder
+    from workbench.analysis.snapshots import OnlineBatches
+    from workbench.provenance import Input, write_manifest
+
+    folder = workspace.path("dictionaries", id)
+    if workspace.complete("dictionaries", id):
+        return Crosscoder.load(folder)
+    inputs: list[Input] = []
+    if recipe.store:
+        store = aligned_store(recipe, workspace, snapshots, say)
+        batches, widths = _from_store(recipe, store, snapshots)
+        inputs.append(Input(kind="stores", id=recipe.store, digest=store.digest))
+    else:
+        assert train_tokens is not None
+        widths = snapshots.widths()
+        unique = len(train_tokens) * (recipe.ctx - 1)
+        batches = OnlineBatches(
+            snapshots,
+            train_tokens,
+            recipe.batch_size,
+            seed=recipe.seed,
+            group=max(64, recipe.batch_size // 32),
+            cache=recipe.tokens > 1.1 * unique,
+        )
+    config = crosscoder_config(recipe, list(snapshots.sources), widths)
+    about = {
+        "kind": "crosscoder",
+        "model_name": snapshots.sources[0].model,
+        "revision": None,
+        "hook_name": snapshots.sources[0].hook,
+        "site": recipe.site,
+        "context_size": recipe.ctx,
+        "store": recipe.store or None,
+        "gate": config.gate if config.activation == "jumprelu" else "shared",
+        "activation": config.activation,
+        "preset": recipe.preset or None,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    cc = sae_room.train(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress)
+    assert isinstance(cc, Crosscoder)
+    write_manifest(
+        folder,
+        "dictionaries",
+        id,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        inputs=inputs,
+        numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
+        metadata=about | {"sources": [s.name for s in snapshots.sources], "seed": recipe.seed},
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return Crosscoder.load(folder)
+
+
+def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]) -> ActivationStore:
+    """The recipe's store; where the workspace lacks it, it is harvested from the recipe's own sources, site and text.
+
+    Raises:
+        UsageError: sources at different sites (a store is read at one hook here).
+    """
+    from workbench.activations import ActivationStore, HarvestRecipe, harvest
+    from workbench.activations.harvesting import SourceRecipe
+
+    hooks = {s.hook for s in snapshots.sources}
+    if len(hooks) > 1:
+        raise UsageError(
+            f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the models instead."
+        )
+    if not workspace.complete("stores", recipe.store):
+        say(f"harvesting store {recipe.store!r} of {len(snapshots)} sources")
+        sources = tuple(SourceRecipe(model=s.model, revision=s.revision, name=s.name) for s in snapshots.sources)
+        wanted = HarvestRecipe(
+            id=recipe.store,
+            sources=sources,
+            hooks=(snapshots.sources[0].hook,),
+            corpus=recipe.corpus,
+            n_seq=recipe.n_seq,
+            ctx=recipe.ctx,
+            dtype="bfloat16",
+            threads=recipe.threads or 1,
+        )
+        harvest(wanted, workspace)
+    return ActivationStore.open(workspace.get("stores", recipe.store).path)
+
+
+def _from_store(recipe: EvolveRecipe, store: ActivationStore, snapshots: Snapshots) -> tuple[Any, list[int]]:
+    """Shuffled batches of an aligned store and its widths. Sources are matched by (model, revision)."""
+    hook = snapshots.sources[0].hook
+    there = {(s.model, s.revision): s.name for s in store.spec.sources}
+    missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
+    if missing:
+        raise UsageError(f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})")
+    names = [there[s.model, s.revision] for s in snapshots.sources]
+    widths = [store.width(hook, n) for n in names]
+    return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths
