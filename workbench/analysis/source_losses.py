@@ -65,8 +65,8 @@ def source_losses(
     def view(source: int) -> Callable[[int], Rebuilt]:
         def at(start: int) -> Rebuilt:
             (values, indices), y = codes[start // batch], cc.split(rebuilt[start // batch])[source]
-            parts = [v.reshape(-1, T - 1, v.shape[-1]) for v in (values, indices)]
-            return Rebuilt(*(torch.nn.functional.pad(p, (0, 0, 1, 0)) for p in (*parts, y)), W_dec=blocks[source])
+            v, i = (torch.nn.functional.pad(p.reshape(-1, T - 1, p.shape[-1]), (0, 0, 1, 0)) for p in (values, indices))
+            return Rebuilt(v, i, torch.nn.functional.pad(y, (0, 0, 1, 0)), blocks[source])
 
         return at
 
