@@ -38,7 +38,7 @@ class PerSource(JumpReLU):
     def cfg(self) -> dict[str, Any]:
         return {"gate": "per-source"}
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         z, t, sizes = dense(model, x_BD), self.learnt(model), norms(model)
 
         def one(z: Tensor, n: Tensor, t: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae.activation import TopK as TopK
+    from sae.config import SAEConfig as SAEConfig
     from sae.config import TopKConfig as TopKConfig
+    from sae.config import TranscoderConfig as TranscoderConfig
     from sae.folder import load as load
     from sae.loop import train as train
     from sae.loop import train_many as train_many
@@ -21,11 +23,15 @@ if TYPE_CHECKING:
     from sae.threshold import ThresholdSAE as ThresholdSAE
     from sae.threshold import to_jumprelu as to_jumprelu
     from sae.trainer import Trainer as Trainer
+    from sae.transcoder import Transcoder as Transcoder
 
 _HOME = {
     "TopKSAE": "sae.model",
     "SAE": "sae.model",
     "TopKConfig": "sae.config",
+    "SAEConfig": "sae.config",
+    "TranscoderConfig": "sae.config",
+    "Transcoder": "sae.transcoder",
     "TopK": "sae.activation",
     "Trainer": "sae.trainer",
     "train": "sae.loop",
@@ -36,7 +42,10 @@ _HOME = {
     "to_jumprelu": "sae.threshold",
 }
 
-__all__ = ["SAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "evaluate", "load", "train", "train_many"]
+__all__ = [
+    *("SAE", "SAEConfig", "TopK", "TopKConfig", "TopKSAE", "Trainer", "Transcoder", "TranscoderConfig"),
+    *("evaluate", "load", "train", "train_many"),
+]
 
 
 def __getattr__(name: str) -> Any:

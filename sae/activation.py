@@ -1,7 +1,8 @@
 """The activation of a dictionary: which pre-activations survive, what that costs in the loss, how it folds.
 
 A variant of the SAE is one such object; the model, the step and the trainer stay the same. Here are those that keep a fixed
-number of latents, and the plain threshold; :mod:`sae.penalised` has those that pay for their sparsity in the loss.
+number of latents, and the plain threshold; :mod:`sae.penalised` has those that pay for their sparsity in the loss,
+:mod:`sae.matryoshka` nested prefixes.
 
 n_i is the norm of latent i's decoder row in training scale (summed over the sources of a crosscoder), z its pre-activation.
 """
@@ -53,8 +54,8 @@ class Activation(Protocol):
     def keep(self, k_now: int) -> int:
         """How many latents per row the step keeps, given the scheduled ``k_now``."""
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
-        """The training step's forward pass on rows in training scale."""
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+        """The training step's forward pass on rows in training scale. ``target_BD`` is ``x_BD``, but for transcoders."""
 
     def fold(self, factor_F: Tensor) -> Activation:
         """The same activation after pre-activation f has been multiplied by ``factor_F[f]``."""
@@ -84,7 +85,8 @@ class TopK:
     def keep(self, k_now: int) -> int:
         return k_now
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+        plan = replace(plan, centred=model.centred)
         return *SparseStep.apply(x_BD, model.enc_FD, model.b_enc, model.dec_FD, model.b_dec, plan), None
 
     def fold(self, factor_F: Tensor) -> Activation:
@@ -132,8 +134,8 @@ class BatchTopK(NormTopK):
             return None
         return model.level / model.decoder_norms().sum(0).clamp_min(1e-12)
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
-        out = super().reconstruct(model, x_BD, replace(plan, candidates=model.candidates))
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+        out = super().reconstruct(model, x_BD, replace(plan, candidates=model.candidates), target_BD)
         values, indices = out[2].detach(), out[3]
         model.candidates = values.shape[1] + values.shape[1] // 2 + 8
         if model.training:

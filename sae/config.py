@@ -1,16 +1,46 @@
-"""What a training run of a Top-K SAE is made of: one frozen record, defaults that run."""
+"""What a training run is made of: frozen records, defaults that run. SAEs of every activation, and transcoders."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sae.errors import ConfigError
 from sae.strict import StrictConfig
 
 if TYPE_CHECKING:
+    from sae.activation import Activation
     from sae.model import SAE
+
+
+class Start(StrictConfig):
+    """How a dictionary starts from its first batch."""
+
+    scaling: Literal["centred", "mean-norm"] = Field("centred", description="rows to length sqrt(d): centred rms, or mean norm")
+    norm: float | Literal["search"] = Field(
+        1.0, description="of decoder rows where they are free; search: the common norm of encoders and decoders with least error"
+    )
+    encoder: Literal["fitted", "tied"] = Field("fitted", description="tied: as long as the decoders; fitted: the length with least error")
+    bias: Literal["mean", "zero"] = Field("mean", description="decoder bias at the start")
+    pre_bias: bool = Field(True, description="subtract the decoder bias from the input")
+
+    @field_validator("norm")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and value <= 0:
+            raise ValueError("must be positive, or 'search'")
+        return value
+
+
+class Details(StrictConfig):
+    """Particulars of published recipes that the defaults do without."""
+
+    end_factor: float = Field(0.0, ge=0, le=1, description="the decay of the learning rate ends at this share of its peak")
+    clip: float = Field(0.0, ge=0, description="largest norm of the gradient of all parameters together; 0 = as it is")
+    error: Literal["mean", "per-length"] = Field(
+        "mean", description="per-length: every row's squared error divided by the length of the centred row"
+    )
 
 
 class TrainingConfig(StrictConfig):
@@ -46,6 +76,8 @@ class TrainingConfig(StrictConfig):
     tile_rows: int = Field(0, ge=0, description="rows per tile of the encoder; 0 = chosen so that a tile stays in cache")
     bf16_preselect: bool = Field(False, description="find 2k candidates in bfloat16, decide among them in full precision")
 
+    details: Details = Field(default_factory=Details)
+
     @model_validator(mode="after")
     def _contradictions(self) -> TrainingConfig:
         if self.k > self.d_sae:
@@ -80,3 +112,142 @@ class TopKConfig(TrainingConfig):
         from sae.model import TopKSAE
 
         return TopKSAE(self.d_in, self.d_sae, self.k, dtype=getattr(torch, self.dtype))
+
+
+# which settings belong to which kind of activation
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "topk": ("prefixes",),
+    "norm-topk": (),
+    "batchtopk": ("decay", "prefixes"),
+    "matryoshka": ("decay", "prefixes"),
+    "l1": ("coefficient", "warmup"),
+    "jumprelu": ("coefficient", "warmup", "penalty", "window", "threshold", "threshold_lr"),
+}
+# penalty -> coefficient, window, threshold that work on rows of length sqrt(d)
+_JUMPS: dict[str, tuple[float, float, float]] = {
+    "tanh-quad": (0.3, 4.0, 0.1),
+    "tanh": (0.3, 4.0, 0.1),
+    "l0": (3e-3, 1.0, 1.0),
+    "l0-target": (1.0, 1.0, 1.0),
+}
+PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+
+
+class Variant(StrictConfig):
+    """Which latents are on, and what that costs. In a recipe ``activation = "batchtopk"``, or a table with ``kind`` and settings."""
+
+    kind: Literal["topk", "norm-topk", "batchtopk", "matryoshka", "l1", "jumprelu"] = "topk"
+    decay: float | None = Field(None, ge=0, lt=1, description="batchtopk: memory of the threshold used outside training; None = 0.99")
+    prefixes: tuple[float, ...] | None = Field(
+        None, description="Matryoshka: shares of the latents that reconstruct alone, ascending; None = none, or 1/16 ... 1/2 (matryoshka)"
+    )
+    coefficient: float | None = Field(None, ge=0, description="weight of the penalty; None = 2 (l1), by penalty (jumprelu)")
+    warmup: int | None = Field(None, ge=0, description="steps over which the penalty grows; None = 0")
+    penalty: Literal["tanh-quad", "tanh", "l0", "l0-target"] | None = Field(None, description="jumprelu; None = l0-target")
+    window: float | None = Field(None, gt=0, description="jumprelu: width of the straight-through window")
+    threshold: float | None = Field(None, gt=0, description="jumprelu: threshold at the start")
+    threshold_lr: float | None = Field(None, gt=0, description="jumprelu: learning rate of log thresholds relative to lr; None = 2 (l0), 1")
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Variant:
+        for name in self.model_fields_set - {"kind"}:
+            if getattr(self, name) is not None and name not in _SETTINGS[self.kind]:
+                kinds = [k for k, settings in _SETTINGS.items() if name in settings]
+                raise ConfigError(f"activation {self.kind!r} has no {name}; it goes with {' or '.join(kinds)}.")
+        if self.prefixes is not None and (list(self.prefixes) != sorted(set(self.prefixes)) or not all(0 < p < 1 for p in self.prefixes)):
+            raise ConfigError(f"prefixes = {list(self.prefixes)} must be shares between 0 and 1 in ascending order.")
+        return self
+
+    def build(self, k: int, d_sae: int) -> Activation:
+        """The activation object."""
+        from sae.activation import BatchTopK, NormTopK, TopK
+        from sae.matryoshka import MatryoshkaBatchTopK, MatryoshkaTopK
+        from sae.penalised import L1, JumpReLU
+
+        shares = self.prefixes or (PREFIXES if self.kind == "matryoshka" else ())
+        prefixes = tuple(sorted({max(1, round(p * d_sae)) for p in shares}))
+        decay = 0.99 if self.decay is None else self.decay
+        if self.kind == "topk":
+            return MatryoshkaTopK(k, prefixes=prefixes) if prefixes else TopK(k)
+        if self.kind == "norm-topk":
+            return NormTopK(k)
+        if self.kind in ("batchtopk", "matryoshka"):
+            return MatryoshkaBatchTopK(k, decay=decay, prefixes=prefixes) if prefixes else BatchTopK(k, decay=decay)
+        warmup = self.warmup or 0
+        if self.kind == "l1":
+            return L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=warmup)
+        penalty = self.penalty or "l0-target"
+        coefficient, window, threshold = _JUMPS[penalty]
+        return JumpReLU(
+            k,
+            coefficient=coefficient if self.coefficient is None else self.coefficient,
+            warmup=warmup,
+            window=self.window or window,
+            threshold=self.threshold or threshold,
+            threshold_rate=self.threshold_lr or (2.0 if penalty.startswith("l0") else 1.0),
+            penalty=penalty,
+        )
+
+
+class SAEConfig(TopKConfig):
+    """An SAE with any activation: ``SAEConfig(d_in=256, d_sae=4096, k=32, activation="batchtopk")``.
+
+    Raises:
+        ConfigError: a setting that does not go with the activation; the message names those it goes with.
+    """
+
+    activation: Variant = Field(default_factory=Variant)
+    start: Start = Field(default_factory=Start)
+
+    @field_validator("activation", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _together(self) -> SAEConfig:
+        kind = self.activation.kind
+        if self.k_start and kind in ("l1", "jumprelu"):
+            raise ConfigError(f"k_start = {self.k_start} anneals a number of latents, which {kind} does not fix. Use activation.warmup.")
+        if kind in ("topk", "batchtopk", "matryoshka") and self.start.norm != 1.0:
+            raise ConfigError(
+                f"start.norm = {self.start.norm}: decoders of {kind} have norm 1. Use activation = 'norm-topk', l1 or jumprelu."
+            )
+        return self
+
+    def build(self) -> SAE:
+        """The untrained dictionary."""
+        import torch
+
+        from sae.model import plain
+
+        model = plain(self.d_in, self.d_sae, self.activation.build(self.k, self.d_sae), dtype=getattr(torch, self.dtype))
+        model.start, model.centred = self.start, self.start.pre_bias
+        return model
+
+
+class TranscoderConfig(SAEConfig):
+    """A transcoder: reads rows of width ``d_in``, reconstructs others of width ``d_out`` (Dunefsky et al. 2024, arXiv 2406.11944).
+
+    Training rows are both side by side, [B, d_in + d_out].
+    """
+
+    d_out: int = Field(0, ge=0, description="width of what is reconstructed; 0 = d_in")
+    skip: bool = Field(False, description="a linear connection past the latents (Paulo et al. 2025, arXiv 2501.18823)")
+
+    @model_validator(mode="after")
+    def _not_tied(self) -> TranscoderConfig:
+        if self.start.encoder == "tied":
+            raise ConfigError("start.encoder = 'tied' ties what is read to what is written; a transcoder's are two places. Use 'fitted'.")
+        return self
+
+    def build(self) -> SAE:
+        """An untrained :class:`sae.transcoder.Transcoder`."""
+        import torch
+
+        from sae.transcoder import Transcoder
+
+        activation = self.activation.build(self.k, self.d_sae)
+        out = Transcoder(self.d_in, self.d_sae, activation, d_out=self.d_out or None, skip=self.skip, dtype=getattr(torch, self.dtype))
+        out.start = self.start
+        return out

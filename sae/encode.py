@@ -29,6 +29,7 @@ class StepPlan:
     tile_rows: int = 0
     bf16_preselect: bool = False
     candidates: int = 0  # offered by each row where k counts for the whole batch (see sae.batch); 0: k for each row
+    centred: bool = True  # the decoder's bias is subtracted from the input
     doubts: list[int] = field(default_factory=list, compare=False)  # encode() with bf16_preselect appends how many rows are not certain
 
 

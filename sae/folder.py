@@ -24,7 +24,7 @@ SAE_LENS_VERSION = "6.0.0"
 
 Reader = Callable[[dict[str, Any], dict[str, Tensor], str], SAE]
 _READERS: dict[tuple[str, str], Reader] = {}
-_PROVIDERS = {"crosscoder": "crosscoders.folder"}  # kinds whose readers another package registers when it is imported
+_PROVIDERS = {"crosscoder": "crosscoders.folder", "transcoder": "sae.transcoder"}  # kinds whose readers register when imported
 
 
 def register(architecture: str, kind: str, reader: Reader) -> None:
@@ -86,8 +86,7 @@ def _read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str)
 
 register("topk", "sae", read_topk)
 for _architecture in ("jumprelu", "standard"):
-    for _kind in ("sae", "transcoder"):
-        register(_architecture, _kind, _read_threshold)
+    register(_architecture, "sae", _read_threshold)
 
 
 def load(path: str | Path) -> SAE:
@@ -102,8 +101,9 @@ def load(path: str | Path) -> SAE:
         raise CorruptError(f"{path / CFG} is not the configuration of a dictionary.")
     metadata = dict(cfg.get("metadata", {}))
     key = str(cfg.get("architecture")), str(metadata.get("kind", "sae"))
-    if key[1] in _PROVIDERS:
-        importlib.import_module(_PROVIDERS[key[1]])  # registers its readers
+    provider = "transcoder" if key[0].endswith("transcoder") else key[1]
+    if provider in _PROVIDERS:
+        importlib.import_module(_PROVIDERS[provider])
     reader = _READERS.get(key) or (_READERS.get((key[0], "sae")) if key[0] == "topk" else None)
     if reader is None:
         known = ", ".join(f"{a} ({k})" for a, k in sorted(_READERS))
@@ -115,17 +115,23 @@ def load(path: str | Path) -> SAE:
 
 def cfg_of(sae: SAE) -> dict[str, Any]:
     """The content of ``cfg.json`` for a folded dictionary."""
+    architecture, own = sae.activation.architecture, sae.activation.cfg()
+    if sae.kind == "transcoder":
+        from sae.transcoder import NAMES
+
+        architecture, own = NAMES[architecture, getattr(sae, "skip_DD", None) is not None], own | {"d_out": sae.d_out}
+    k = {} if "k" in own or not sae.k else {"k": sae.k}  # nominal, where thresholds decide
     return {
-        "architecture": sae.activation.architecture,
+        "architecture": architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
-        **sae.activation.cfg(),
+        **own,
         "dtype": str(sae.enc_FD.dtype).removeprefix("torch."),
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": sae.centred,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {**sae.metadata, "kind": sae.kind, "sae_lens_version": SAE_LENS_VERSION},
+        "metadata": {**k, **sae.metadata, "kind": sae.kind, "sae_lens_version": SAE_LENS_VERSION},
     }
 
 
@@ -171,8 +177,8 @@ def compare(a: SAE, b: SAE, *, where: str, rows: int = 64) -> None:
     n = min(a.d_sae, max(1, 2 * a.k))
     latents = torch.randint(0, a.d_sae, (rows, n), generator=g).to(a.enc_FD.device)
     strength = torch.rand(rows, n, generator=g, dtype=torch.float64).to(a.enc_FD)
-    x = a.decode_sparse(strength / a.scale_D.mean(), latents)
+    x = a.rows_of(strength, latents)
     ya, yb = a(x), b(x)
-    worst = (ya - yb).norm(dim=1) / (ya - a.b_dec / a.scale_D).norm(dim=1).clamp_min(1e-30)
+    worst = (ya - yb).norm(dim=1) / (ya - a.b_dec / a.target_scale).norm(dim=1).clamp_min(1e-30)
     if not bool((worst < 1e-3).double().mean() >= 0.95):  # near-ties may swap a latent in single rows
         raise CorruptError(f"{where}: the dictionary changed on the way (relative difference {worst.max():.2g}). Nothing was kept.")

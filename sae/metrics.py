@@ -40,19 +40,20 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(sae: SAE, batches: Iterable[Tensor]) -> Evaluation:
-    """Stream raw rows [B, d_in] through a dictionary. Sums are float64, so the result does not depend on the batching.
+    """Stream raw rows [B, d_in] through a dictionary (a transcoder's hold the output beside). Sums are float64, so the result does not depend on the batching.
 
     Raises:
         UserError: no rows, or rows without variance.
     """
     n, error, active = 0, 0.0, 0
-    total = torch.zeros(sae.d_in, dtype=torch.float64)
+    total = torch.zeros(sae.d_out, dtype=torch.float64)
     square, fired = 0.0, torch.zeros(sae.d_sae, dtype=torch.int64)
     shift = None
-    for x in batches:
+    for batch in batches:
+        x, target = sae.pair(batch)
         values, indices = sae.encode_sparse(x)
-        xd = x.double()
-        error += float((xd - sae.decode_sparse(values, indices)).square().sum())
+        xd, y, skip = target.double(), sae.decode_sparse(values, indices), sae.skip(x)
+        error += float((xd - (y if skip is None else y + skip)).square().sum())
         shift = xd.mean(0) if shift is None else shift  # keeps the difference of large sums small
         total += (xd - shift).sum(0).cpu()
         square += float((xd - shift).square().sum())

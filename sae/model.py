@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sae.activation import Activation, Reconstruction, Threshold, TopK
 from sae.backends import pick
+from sae.config import Start
 from sae.encode import StepPlan, encode
 from sae.errors import ConfigError, NonFiniteError, UserError
 
@@ -26,27 +27,27 @@ class SAE(nn.Module):
     """``f = act((x * scale - b_dec) W_enc + b_enc)``, ``y = (f W_dec + b_dec) / scale``.
 
     Args:
-        d_in: width D of a row. d_sae: latents F. activation: see :mod:`sae.activation`.
+        d_in: width D of a row. d_sae: latents F. activation: see :mod:`sae.activation`. d_out: width of what is reconstructed.
 
     Attributes:
         scale_D: factors on the input while training; all one in a saved dictionary.
-        start_norm: norm of decoder rows at the start, where they are free.
+        centred: whether b_dec is subtracted from the input (in a saved dictionary it is). start: how :meth:`initialise` starts.
         metadata: plain values that go into ``cfg.json`` (model_name, hook_name, seed, ...).
     """
 
     kind = "sae"
 
-    def __init__(self, d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32):
+    def __init__(self, d_in: int, d_sae: int, activation: Activation, *, d_out: int | None = None, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.d_in, self.d_sae, self.activation = d_in, d_sae, activation
+        self.d_in, self.d_sae, self.d_out, self.activation = d_in, d_sae, d_out or d_in, activation
         self.enc_FD = nn.Parameter(torch.zeros(d_sae, d_in, dtype=dtype))
-        self.dec_FD = nn.Parameter(torch.zeros(d_sae, d_in, dtype=dtype))
+        self.dec_FD = nn.Parameter(torch.zeros(d_sae, self.d_out, dtype=dtype))
         self.b_enc = nn.Parameter(torch.zeros(d_sae, dtype=dtype))
-        self.b_dec = nn.Parameter(torch.zeros(d_in, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype))
         self.register_buffer("scale_D", torch.ones(d_in, dtype=dtype))
         self.scale_D: Tensor
         self.metadata: dict[str, Any] = {}
-        self.start_norm = 1.0
+        self.centred, self.start = True, Start()
         self.candidates = 0  # see sae.activation.BatchTopK
         self.level: Tensor
         self.steps: Tensor
@@ -72,7 +73,7 @@ class SAE(nn.Module):
     @property
     def blocks(self) -> tuple[int, ...]:
         """Widths of the parts of a decoder row whose norms count apart: one, but for crosscoders."""
-        return (self.d_in,)
+        return (self.d_out,)
 
     def decoder_norms(self) -> Tensor:
         """Norms [1, d_sae] of the decoder rows as they are stored."""
@@ -86,7 +87,7 @@ class SAE(nn.Module):
 
     def bias(self) -> Tensor:
         """[F] what is added to ``x * scale @ W_enc``."""
-        return torch.addmv(self.b_enc, self.enc_FD, self.b_dec, alpha=-1)
+        return torch.addmv(self.b_enc, self.enc_FD, self.b_dec, alpha=-1) if self.centred else self.b_enc
 
     def thresholds(self) -> Tensor | None:
         """[F] what pre-activations must exceed, or None where a fixed number of latents is kept."""
@@ -124,7 +125,7 @@ class SAE(nn.Module):
         with torch.no_grad():
             values, indices, _, _ = encode(rows, self.enc_FD, self.bias(), plan)
         if torch.is_grad_enabled() and (x.requires_grad or self.enc_FD.requires_grad):
-            values = torch.einsum("bd,bkd->bk", rows - self.b_dec, self.enc_FD[indices]) + self.b_enc[indices]
+            values = torch.einsum("bd,bkd->bk", rows, self.enc_FD[indices]) + self.bias()[indices]
         return values.clamp_min(0).reshape(*x.shape[:-1], -1), indices.reshape(*x.shape[:-1], -1)
 
     def _encode_gated(self, x: Tensor, threshold_F: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,58 +145,110 @@ class SAE(nn.Module):
         return values.new_zeros(*x.shape[:-1], self.d_sae).scatter(-1, indices, values)
 
     def decode(self, f: Tensor) -> Tensor:
-        """Raw activations [..., d_in] from dense latent activations [..., d_sae]."""
-        return (f @ self.dec_FD + self.b_dec) / self.scale_D
+        """Raw activations [..., d_out] from dense latent activations [..., d_sae]."""
+        return (f @ self.dec_FD + self.b_dec) / self.target_scale
 
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Raw activations [..., d_in] from kept latents (values, indices) [..., k]."""
+        """Raw activations [..., d_out] from kept latents (values, indices) [..., k]."""
         k = values.shape[-1]
         y = pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD)
-        return ((y + self.b_dec) / self.scale_D).reshape(*values.shape[:-1], self.d_in)
+        return ((y + self.b_dec) / self.target_scale).reshape(*values.shape[:-1], self.d_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of raw rows [..., d_in]."""
-        return self.decode_sparse(*self.encode_sparse(x))
+        y, skip = self.decode_sparse(*self.encode_sparse(x)), self.skip(x)
+        return y if skip is None else y + skip
+
+    def skip(self, x: Tensor) -> Tensor | None:
+        """What a connection past the latents adds to the reconstruction of raw rows; None where there is none."""
+        return None
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+    @property
+    def row_width(self) -> int:
+        """Width of a training row."""
+        return self.d_in
+
+    @property
+    def target_scale(self) -> Tensor:
+        """[d_out] factors on what is reconstructed, while training."""
+        return self.scale_D
+
+    def pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(what is read [..., d_in], what is reconstructed [..., d_out]) of raw training rows: the same, but for transcoders."""
+        return rows, rows
+
+    def rows_of(self, strength: Tensor, latents: Tensor) -> Tensor:
+        """Raw rows [n, d_in] in which some latents [n, k] are, with a strength [n, k] in training scale."""
+        return self.decode_sparse(strength / self.scale_D.mean(), latents)
+
+    def training_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`pair` of raw rows [B, row_width] in training scale."""
+        scaled = x.to(self.enc_FD.dtype) * self.scale_D
+        return scaled, scaled
+
+    def reconstruct(self, x_BD: Tensor, plan: StepPlan, target_BD: Tensor | None = None) -> Reconstruction:
         """(y, aux_y, values, indices, penalty or None) of rows in training scale, with gradients."""
-        return self.activation.reconstruct(self, x_BD, plan)
+        return self.activation.reconstruct(self, x_BD, plan, x_BD if target_BD is None else target_BD)
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
-        """[d_in] factors that give centred rows the root-mean-square length sqrt(d_in)."""
-        centred = x_BD - x_BD.mean(0)
-        mean_square = centred.square().mean()
+        """[D] factors that give rows [B, D] the length sqrt(D): the root-mean-square of centred rows, or the mean (``start.scaling``)."""
+        if self.start.scaling == "mean-norm":
+            scale = x_BD.shape[1] ** 0.5 / x_BD.norm(dim=1).mean()
+        else:
+            scale = (x_BD - x_BD.mean(0)).square().mean().rsqrt()
+        mean_square = (x_BD - x_BD.mean(0)).square().mean()
         if not mean_square > 1e-12 * x_BD.square().mean():
             raise UserError("the rows of the first batch are all the same: a constant site has nothing to learn. Choose another hook.")
-        return mean_square.rsqrt().expand(self.d_in).clone()
+        return scale.expand(x_BD.shape[1]).clone()
+
+    def measure(self, x_BD: Tensor) -> None:
+        """Scale and biases from raw rows [B, row_width]."""
+        self.scale_D.copy_(self.measure_scale(x_BD))
+        self.b_dec.copy_((x_BD * self.scale_D).mean(0) if self.start.bias == "mean" else torch.zeros_like(self.b_dec))
 
     @torch.no_grad()
     def initialise(self, x_BD: Tensor, generator: torch.Generator) -> None:
-        """Data-dependent start on raw rows: scale, mean as bias, random unit decoders, tied encoders of the best common length.
+        """Data-dependent start on raw rows: scale, mean as bias, random decoders of one norm, tied encoders of the best common length.
 
         Raises:
             UserError: constant rows. NonFiniteError: the scale overflows.
         """
         x = x_BD.to(self.enc_FD.dtype)
-        self.scale_D.copy_(self.measure_scale(x))
-        if not torch.isfinite(self.scale_D).all():
+        self.measure(x)
+        if not (torch.isfinite(self.scale_D).all() and torch.isfinite(self.target_scale).all()):
             raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
-        self.b_dec.copy_((x * self.scale_D).mean(0))
         self.b_enc.zero_()
-        self.dec_FD.copy_(self.directions(self.d_sae, generator) * self.start_norm)
+        norm = self.start.norm
+        self.dec_FD.copy_(self.directions(self.d_sae, generator) * (1.0 if norm == "search" else norm))
         self.constrain()
-        self.enc_FD.copy_(self.dec_FD)
-        probe = x[:1024]
-        y, target = self(probe) * self.scale_D - self.b_dec, probe * self.scale_D - self.b_dec
-        factor = (y * target).sum() / y.square().sum().clamp_min(TINY)
-        if factor.isfinite() and factor > 0:
-            self.enc_FD.mul_(factor)  # exact for Top-K, which is homogeneous; a start for the others
+        self.enc_FD.copy_(self.encoder_start(self.dec_FD))
+        if self.start.encoder == "fitted" or norm == "search":
+            self._fit_length(x[:1024])
+
+    def _fit_length(self, x_BD: Tensor) -> None:
+        """Give all encoders the common length of least error on raw rows: exact for Top-K, which is homogeneous; a start for the others.
+
+        With ``start.norm = "search"`` encoders and decoders share it.
+        """
+        rows, target = self.pair(x_BD)
+        y = self.decode_sparse(*self.encode_sparse(rows)) * self.target_scale - self.b_dec
+        factor = (y * (target * self.target_scale - self.b_dec)).sum() / y.square().sum().clamp_min(TINY)
+        if not (factor.isfinite() and factor > 0):
+            return
+        if self.start.norm == "search":
+            self.dec_FD.mul_(factor.sqrt())
+            factor = factor.sqrt()
+        self.enc_FD.mul_(factor)
+
+    def encoder_start(self, decoders: Tensor) -> Tensor:
+        """[n, d_in] encoder rows that go with decoder rows [n, d_out], of the same length."""
+        return decoders
 
     def directions(self, n: int, generator: torch.Generator) -> Tensor:
-        """[n, d_in] random unit directions in float64."""
-        return nnf.normalize(torch.randn(n, self.d_in, generator=generator, dtype=torch.float64), dim=1)
+        """[n, d_out] random unit directions in float64."""
+        return nnf.normalize(torch.randn(n, self.d_out, generator=generator, dtype=torch.float64), dim=1)
 
     @torch.no_grad()
     def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator) -> None:
@@ -209,7 +262,7 @@ class SAE(nn.Module):
         noise = self.directions(len(latents_N), generator).to(residual_BD)
         direction = nnf.normalize(nnf.normalize(residual_BD[chosen], dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1)
         self.dec_FD[latents_N] = direction
-        self.enc_FD[latents_N] = direction * (0.5 * torch.linalg.vector_norm(self.enc_FD, dim=1).mean())
+        self.enc_FD[latents_N] = self.encoder_start(direction) * (0.5 * torch.linalg.vector_norm(self.enc_FD, dim=1).mean())
         self.b_enc[latents_N] = 0
 
     @torch.no_grad()
@@ -225,22 +278,28 @@ class SAE(nn.Module):
         Free decoder norms go into the encoder. With one common scale decoders are then unit-norm and activations are in raw
         units: f is the length a latent adds. Thresholds follow (forgetting them multiplies L0).
         """
-        s = self.scale_D
-        gain = s.reciprocal()[:1] if bool((s == s[0]).all()) else torch.ones_like(s[:1])
-        if self.activation.folds_norms:
-            n = self.decoder_norms().sum(0)
-            gain = gain * torch.where(n > TINY, n, torch.ones_like(n))
-        gain = gain.expand(self.d_sae)
-        threshold = self.thresholds()
+        gain, threshold = self._gain(), self.thresholds()
         out = self.like(self.activation.fold(gain))
-        out.enc_FD.copy_(self.enc_FD * s * gain[:, None])
-        out.b_enc.copy_(self.b_enc * gain)
-        out.dec_FD.copy_(self.dec_FD / s / gain[:, None])
-        out.b_dec.copy_(self.b_dec / s)
+        self._fold_into(out, gain)
         if threshold is not None:
             out.threshold_F.copy_(threshold * gain)
         out.metadata = dict(self.metadata)
         return out
+
+    def _gain(self) -> Tensor:
+        """[F] by what folding multiplies activations: back to raw units where one scale serves all, times a free decoder norm."""
+        s = self.target_scale
+        gain = s.reciprocal()[:1] if bool((s == s[0]).all()) else torch.ones_like(s[:1])
+        if self.activation.folds_norms:
+            n = self.decoder_norms().sum(0)
+            gain = gain * torch.where(n > TINY, n, torch.ones_like(n))
+        return gain.expand(self.d_sae)
+
+    def _fold_into(self, out: SAE, gain: Tensor) -> None:
+        out.enc_FD.copy_(self.enc_FD * self.scale_D * gain[:, None])
+        out.b_enc.copy_((self.b_enc if self.centred else torch.addmv(self.b_enc, self.enc_FD, self.b_dec)) * gain)
+        out.dec_FD.copy_(self.dec_FD / self.scale_D / gain[:, None])
+        out.b_dec.copy_(self.b_dec / self.scale_D)
 
     def like(self, activation: Activation) -> SAE:
         """An empty dictionary of the same shape, precision and device with another activation, of the class that belongs to it."""

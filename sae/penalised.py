@@ -1,17 +1,22 @@
 """Activations that pay for their sparsity in the loss: L1 and JumpReLU. The number of active latents differs from row to row.
 
 - :class:`L1`        f = relu(z), penalty sum_i f_i n_i (Anthropic, *Circuits Updates* April 2024; crosscoders: the sum over sources)
-- :class:`JumpReLU`  f = z 1[z > t], thresholds learnt by a rectangle-window straight-through estimator, and the tanh-quad penalty
-                     sum_i p_i (1 + p_i / s), p_i = mean tanh(c f_i n_i) over batch and sources (*Evolution of Concepts*, arXiv 2509.17196)
+- :class:`JumpReLU`  f = z 1[z > t], thresholds learnt by a rectangle-window straight-through estimator. Its penalty is one of
 
-The trainer's own error term is the mean over B and D; penalties, which their papers state beside an error summed over
-dimensions, are divided accordingly. Gradients are dense.
+  ``tanh-quad``  sum_i p_i (1 + p_i / s), p_i = mean tanh(c f_i n_i) over batch and sources (*Evolution of Concepts*, arXiv 2509.17196)
+  ``tanh``       sum_i p_i (Anthropic, *Circuits Updates* January 2025)
+  ``l0``         the mean number of active latents (Rajamanoharan et al. 2024, arXiv 2407.14435; Gemma Scope, arXiv 2408.05147)
+  ``l0-target``  (that number / k - 1)^2 (the same paper's loss for a chosen sparsity)
+
+The trainer's own error term is the mean over B and D of rows whose mean square is about one. Penalties that their papers state
+beside an error summed over rows of length sqrt(D) are divided by D; those of the L0 kind are stated for rows of length one
+and are not. Gradients are dense.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +26,9 @@ from sae.activation import Reconstruction, Threshold
 if TYPE_CHECKING:
     from sae.encode import StepPlan
     from sae.model import SAE
+
+
+Penalty = Literal["tanh-quad", "tanh", "l0", "l0-target"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class L1(Threshold):
         super().attach(model)
         model.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         f = dense(model, x_BD).relu()
         cost = f.mean(0) * torch.stack(norms(model)).sum(0)
         return everything(model, x_BD, f, (self.weight(model) * cost).sum() / sum(model.blocks))
@@ -51,9 +59,10 @@ class L1(Threshold):
 
 @dataclass(frozen=True)
 class JumpReLU(L1):
-    """Learnt thresholds (``threshold`` at the start, their logarithms at ``threshold_rate`` times the learning rate) and the tanh-quad penalty.
+    """Learnt thresholds: ``threshold`` at the start, their logarithms at ``threshold_rate`` times the learning rate.
 
-    ``window`` is the width of the straight-through window.
+    ``window`` is the width of the straight-through window, ``penalty`` one of those in the module docstring. Decoders keep unit norm
+    under the L0 penalties, which do not see their length.
     """
 
     architecture: str = "jumprelu"
@@ -63,6 +72,11 @@ class JumpReLU(L1):
     s: float = 0.01
     threshold: float = 0.1
     threshold_rate: float = 1.0
+    penalty: Penalty = "tanh-quad"
+
+    @property
+    def unit_decoders(self) -> bool:  # type: ignore[override]
+        return self.penalty.startswith("l0")
 
     def attach(self, model: SAE) -> None:
         super().attach(model)
@@ -75,8 +89,11 @@ class JumpReLU(L1):
         """[F] thresholds in training scale, with gradients."""
         return self.threshold * torch.exp(self.threshold_rate * model.log_threshold_F)
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan) -> Reconstruction:
-        f = JumpStep.apply(dense(model, x_BD), self.learnt(model), self.window)
+    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+        z, t = dense(model, x_BD), self.learnt(model)
+        f = JumpStep.apply(z, t, self.window)
+        if self.penalty.startswith("l0"):
+            return everything(model, x_BD, f, self.count(model, JumpCount.apply(z, t, self.window)))
         sizes = norms(model)
         rows, columns = f.detach().nonzero(as_tuple=True)  # tanh only where it is not zero ...
         on = f[rows, columns]
@@ -86,8 +103,32 @@ class JumpReLU(L1):
         return everything(model, x_BD, f, self.quad(model, p / (len(x_BD) * len(sizes))))
 
     def quad(self, model: SAE, p_F: Tensor) -> Tensor:
-        """The tanh-quad penalty of mean activities p [F]."""
-        return (self.weight(model) * p_F * (1 + p_F / self.s)).sum() * len(model.blocks) / sum(model.blocks)
+        """The tanh or tanh-quad penalty of mean activities p [F]."""
+        cost = p_F * (1 + p_F / self.s) if self.penalty == "tanh-quad" else p_F
+        return (self.weight(model) * cost).sum() * len(model.blocks) / sum(model.blocks)
+
+    def count(self, model: SAE, share_F: Tensor) -> Tensor:
+        """The L0 penalty of firing shares [F]."""
+        weight = self.weight(model)
+        if self.penalty == "l0":
+            return (weight * share_F).sum()
+        return weight.mean() * (share_F.sum() / self.k - 1).square()
+
+
+class JumpCount(torch.autograd.Function):
+    """[F] share of rows with z > t, and dt = -g mean 1[|z - t| < window / 2] / window (rectangle kernel); nothing flows to z."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, t: Tensor, window: float) -> Tensor:
+        ctx.save_for_backward(z, t)
+        ctx.window = window
+        return (z > t).to(z.dtype).mean(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, t = ctx.saved_tensors
+        near = ((z - t).abs() < ctx.window / 2).to(z.dtype).mean(0)
+        return None, -grads[0] * near / ctx.window, None
 
 
 class JumpStep(torch.autograd.Function):

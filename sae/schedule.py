@@ -8,7 +8,8 @@ from sae.config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, total_steps: int | None) -> float:
-    """Learning rate of step ``step`` (from 0): linear warm-up, constant, linear decay over the last ``decay_share`` of the steps.
+    """Learning rate of step ``step`` (from 0): linear warm-up, constant, linear decay over the last ``decay_share`` of the steps
+    to ``details.end_factor``.
 
     Without ``total_steps`` there is no decay.
     """
@@ -16,7 +17,8 @@ def learning_rate(config: TrainingConfig, step: int, total_steps: int | None) ->
     rate = config.lr * min(1.0, (step + 1) / (warmup + 1))
     if total_steps is not None and config.decay_share > 0:
         decay = max(1, round(config.decay_share * total_steps))
-        rate *= min(1.0, max(0.0, (total_steps - step) / (decay + 1)))
+        left, end = min(1.0, max(0.0, (total_steps - step) / (decay + 1))), config.details.end_factor
+        rate *= end + (1 - end) * left
     return rate
 
 

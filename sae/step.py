@@ -1,6 +1,7 @@
 """One Top-K reconstruction and its exact gradients: one dense product forward, sparse arithmetic for everything else.
 
 Forward, with kept set S_b of row b:  f = relu((x - b_dec) W_enc + b_enc)[S_b],  y = f W_dec + b_dec.
+Without ``plan.centred`` b_dec is not subtracted from x, and W_dec may have another width than W_enc (transcoders).
 Nothing of shape (B, F) outlives a tile of the forward pass, and no gradient of that shape is ever formed: the gradient of
 a Top-K SAE touches kept entries only. Weights are (F, D), row-major, so each latent is one contiguous row.
 
@@ -29,7 +30,7 @@ class SparseStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, ...]:
         select = batch_top_k if plan.candidates else encode
-        v, i, v_aux, i_aux = select(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1), plan)
+        v, i, v_aux, i_aux = select(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1) if plan.centred else b_enc, plan)
         y = plan.backend.decode(v.clamp_min_(0), i, W_dec).add_(b_dec)
         aux_y = x.new_zeros(0) if v_aux is None or i_aux is None else plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec)
         ctx.plan = plan
@@ -42,7 +43,7 @@ class SparseStep(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, W_enc, W_dec, b_dec, v, i, v_aux, i_aux = ctx.saved_tensors
         be, every = ctx.plan.backend, ctx.plan.aux_every
-        gy = torch.zeros_like(x) if grads[0] is None else grads[0].contiguous()
+        gy = x.new_zeros(len(x), W_dec.shape[1]) if grads[0] is None else grads[0].contiguous()
         g = be.dots(gy, W_dec, i)
         if grads[2] is not None:
             g += grads[2]
@@ -72,6 +73,8 @@ class SparseStep(torch.autograd.Function):
             gx = be.decode(g, i, W_enc)
             if g_aux is not None:
                 gx[::every] += be.decode(g_aux, i_aux, W_enc)
-        gW_enc.addr_(gb_enc, b_dec, alpha=-1)
-        gb_dec = gy.sum(0) - gb_enc @ W_enc  # reduce over the batch, then multiply: no second dense product
+        gb_dec = gy.sum(0)
+        if ctx.plan.centred:
+            gW_enc.addr_(gb_enc, b_dec, alpha=-1)
+            gb_dec -= gb_enc @ W_enc  # reduce over the batch, then multiply: no second dense product
         return gx, gW_enc, gb_enc, gW_dec, gb_dec, None

@@ -1,7 +1,7 @@
 """A dictionary whose latents open at a threshold each (JumpReLU; a ReLU is a threshold of zero).
 
-How Top-K dictionaries become JumpReLU ones (Llama Scope §3.3.4), how other libraries' ReLU and JumpReLU dictionaries live here, and
-what a transcoder with a skip connection is. The number of active latents differs from row to row.
+What BatchTopK, L1 and JumpReLU dictionaries are once they are trained, how Top-K dictionaries become JumpReLU ones (Llama Scope
+§3.3.4), and how other libraries' ReLU and JumpReLU dictionaries live here. The number of active latents differs from row to row.
 """
 
 from __future__ import annotations
@@ -21,72 +21,42 @@ _LOW, _HIGH, _STEP = -28.0, 28.0, 1e-4  # natural logarithms: 7e-13 to 1e12
 
 
 class ThresholdSAE(SAE):
-    """``f = z 1[z > threshold_F]``, ``z = relu((x * scale - b_dec) W_enc + b_enc)``; optionally ``y += x W_skip``.
+    """``f = z 1[z > threshold_F]``, ``z = relu((x * scale - b_dec) W_enc + b_enc)``.
 
     Args:
-        k: nominal L0, 0 where it is not known. skip: whether there is a skip connection ``skip_DD`` [d_in, d_in] (a transcoder's).
+        k: nominal L0, 0 where it is not known. architecture: ``jumprelu``, or ``standard`` (a ReLU: thresholds are zero).
     """
 
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        k: int = 0,
-        skip: bool = False,
-        architecture: str = "jumprelu",
-        dtype: torch.dtype = torch.float32,
-    ):
+    def __init__(self, d_in: int, d_sae: int, *, k: int = 0, architecture: str = "jumprelu", dtype: torch.dtype = torch.float32):
         super().__init__(d_in, d_sae, Threshold(k, architecture), dtype=dtype)
-        self.register_buffer("skip_DD", torch.zeros(d_in, d_in, dtype=dtype) if skip else None)
-        self.skip_DD: Tensor | None
-
-    def skip(self, x: Tensor) -> Tensor | None:
-        """What the skip connection adds to the reconstruction of raw rows, or None without one."""
-        return None if self.skip_DD is None else x.to(self.skip_DD.dtype) @ self.skip_DD
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of raw rows [..., d_in]."""
-        y, skip = super().forward(x), self.skip(x)
-        return y if skip is None else y + skip
-
-    def extras(self) -> dict[str, Tensor]:
-        """Tensors saved beside the four of every dictionary."""
-        return super().extras() | ({} if self.skip_DD is None else {"W_skip": self.skip_DD.t()})
-
-    def folded(self) -> SAE:
-        """A copy without a scale; thresholds follow the units of the activations (forgetting them multiplies L0)."""
-        out = super().folded()
-        if self.skip_DD is not None:
-            out.register_buffer("skip_DD", self.skip_DD.clone())
-        out.kind = self.kind
-        return out
 
 
 @torch.no_grad()
-def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) -> ThresholdSAE:
+def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) -> SAE:
     """Turn a Top-K dictionary into a JumpReLU one with a single threshold at which ``k`` latents fire per row on average.
 
     The threshold is the quantile of all positive pre-activations over every row given (Llama Scope §3.3.4 takes one batch; many lower
     the variance between documents), read off counts on a logarithmic grid of relative width 1e-4, so memory does not grow with rows.
 
     Args:
-        sae: with unit decoders or not; its pre-activations are compared as they are. batches: raw rows [B, d_in].
-        k: target mean L0; the dictionary's own by default.
+        sae: a Top-K SAE or transcoder, with unit decoders or not; pre-activations are compared as they are.
+        batches: raw rows [B, d_in] (a transcoder's may hold the output beside). k: target mean L0; the dictionary's own by default.
 
     Raises:
-        UserError: no rows.
+        UserError: no rows, or a dictionary that has thresholds already.
     """
     folded = sae.folded()
+    if folded.thresholds() is not None:
+        raise UserError("this dictionary has thresholds already (ReLU, JumpReLU or BatchTopK): there is nothing to convert.")
     target = float(folded.k if k is None else k)
-    out = ThresholdSAE(folded.d_in, folded.d_sae, k=round(target), dtype=folded.enc_FD.dtype)
-    for name in ("enc_FD", "dec_FD", "b_enc", "b_dec"):
-        getattr(out, name).copy_(getattr(folded, name))
+    out = folded.like(Threshold(round(target)))
+    for name, p in folded.named_parameters():
+        out.get_parameter(name).copy_(p)
     out.metadata = dict(folded.metadata)
     counts, rows = torch.zeros(int((_HIGH - _LOW) / _STEP) + 1, dtype=torch.int64), 0
     for x in batches:
         rows += len(x)
-        for part in x.split(ROWS):
+        for part in x[:, : folded.d_in].split(ROWS):
             z = out.pre_activations(part)
             places = ((z[z > 0].double().log() - _LOW) / _STEP).long().clamp_(0, len(counts) - 1)
             counts += torch.bincount(places, minlength=len(counts)).cpu()
@@ -99,7 +69,7 @@ def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) 
 
 
 def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
-    """The reader of ReLU and JumpReLU folders (SAELens ``standard``, ``jumprelu`` and the transcoders of both).
+    """The reader of ReLU and JumpReLU folders (SAELens ``standard`` and ``jumprelu``).
 
     Raises:
         CorruptError: tensors of other shapes than promised.
@@ -110,15 +80,11 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
     expected: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
     if cfg.get("architecture") != "standard":
         expected["threshold"] = (d_sae,)
-    skip = "W_skip" in tensors
-    if skip:
-        expected["W_skip"] = (d_in, d_in)
     check_shapes(tensors, expected, where)
     sae = ThresholdSAE(
         d_in,
         d_sae,
         k=int(cfg.get("metadata", {}).get("k") or 0),
-        skip=skip,
         architecture=str(cfg["architecture"]),
         dtype=tensors["W_enc"].dtype,
     )
@@ -131,8 +97,6 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
             sae.b_enc.add_(sae.enc_FD @ sae.b_dec)
         if "threshold" in tensors:
             sae.threshold_F.copy_(tensors["threshold"])
-        if skip and sae.skip_DD is not None:
-            sae.skip_DD.copy_(tensors["W_skip"].t())
     if (tensors.get("threshold", torch.zeros(1)) < 0).any():
         raise CorruptError(f"{where}: negative thresholds; a JumpReLU latent opens above zero.")
     return sae

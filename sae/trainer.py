@@ -87,11 +87,11 @@ class Trainer:
         dead = self._dead()
 
         model = self.model
-        target = x.to(model.enc_FD.dtype) * model.scale_D
+        rows, target = model.training_rows(x)
         plan = self._plan(k, dead)
-        y, aux_y, values, indices, penalty = model.reconstruct(target, plan)
+        y, aux_y, values, indices, penalty = model.reconstruct(rows, plan, target)
         residual = y - target
-        square = residual.square().sum()
+        square = self._square(residual, target)
         loss = square / residual.numel()
         aux = torch.full((), torch.nan)
         if aux_y.numel():
@@ -104,6 +104,8 @@ class Trainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.config.details.clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.details.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -135,7 +137,7 @@ class Trainer:
         n, where = len(x), f"training step {self.steps_done}"
         if keep is not None:
             x = x[keep]
-        check_rows(x, self.model.d_in, where=where)
+        check_rows(x, self.model.row_width, where=where)
         x = x.to(self.model.enc_FD.device)
         if self.steps_done == 0:
             self.yardstick = median_norm(x)
@@ -178,6 +180,13 @@ class Trainer:
             tile_rows=self.config.tile_rows,
             bf16_preselect=self.config.bf16_preselect,
         )
+
+    def _square(self, residual: Tensor, target: Tensor) -> Tensor:
+        """Squared error of all rows, each over its centred length where ``details.error`` says so."""
+        if self.config.details.error == "mean":
+            return residual.square().sum()
+        length = torch.linalg.vector_norm(target - target.mean(0), dim=1).clamp_min(1e-12)
+        return (residual.square().sum(1) / length).sum()
 
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

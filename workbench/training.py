@@ -6,12 +6,13 @@ All dictionaries of one hook are trained together on one pass over its rows. A d
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sae.errors import ConfigError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
     from workbench.activations import ActivationStore
 
 DEAD_ROWS = 100_000  # a latent that fires on none of this many rows counts as dead (Llama Scope §4.4)
-_DERIVED = ("d_in", "d_sae", "k", "seed")  # set by the recipe's own lists
+_DERIVED = ("d_in", "d_out", "d_sae", "k", "seed")  # set by the recipe's own lists
 
 
 class TrainRecipe(StrictConfig):
     """Which dictionaries to train on a store: every source × site × expansion × k × seed.
 
-    ``sae`` overrides fields of :class:`sae.TopKConfig` (lr, k_aux, k_start, …); widths, k and seeds come from the lists.
+    ``sae`` overrides fields of :class:`sae.SAEConfig` (activation, lr, k_aux, k_start, …), at transcoder sites of
+    :class:`sae.TranscoderConfig`, after ``preset`` (see :mod:`sae.presets`); widths, k and seeds come from the lists.
+    ``harvest`` names the harvest recipe that makes the store where it is missing; with ``evaluate`` each dictionary is then
+    measured inside its model, and ``summary`` exports the figure of all of them.
     """
 
     store: str = Field("demo", description="id of a store in the workspace")
@@ -43,6 +47,9 @@ class TrainRecipe(StrictConfig):
     data_seed: int = Field(0, ge=0)
     device: str = "cpu"
     sae: dict[str, Any] = Field(default_factory=dict)
+    harvest: str = Field("", description="harvest recipe of the store, a file or a bundled name")
+    evaluate: int = Field(0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not")
+    summary: bool = Field(False, description="export the figure of all dictionaries of the store (needs evaluate)")
 
     @field_validator("sae")
     @classmethod
@@ -50,6 +57,12 @@ class TrainRecipe(StrictConfig):
         if taken := [k for k in value if k in _DERIVED]:
             raise ValueError(f"{', '.join(taken)}: set by expansions, ks and seeds, not under [sae]")
         return value
+
+    @model_validator(mode="after")
+    def _summary_of_something(self) -> TrainRecipe:
+        if self.summary and not self.evaluate:
+            raise ConfigError("summary = true shows evaluations. Say on how many sequences: evaluate = 32.")
+        return self
 
     @property
     def steps(self) -> int:
@@ -59,13 +72,58 @@ class TrainRecipe(StrictConfig):
 
 @dataclass(frozen=True)
 class Job:
-    """One dictionary to be trained: its id, its place in the store, its configuration."""
+    """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks: input, output."""
 
     id: str
     source: str
-    hook: str
+    hooks: tuple[str, ...]
     site: str
     config: Any
+
+    @property
+    def hook(self) -> str:
+        """The hook it reads."""
+        return self.hooks[0]
+
+
+def places(store: ActivationStore, source: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """(site, its streams) of one source of a store: an SAE's stream, or a transcoder's input and output."""
+    from workbench.models.sites import site_of, transcoder_site
+
+    streams = [s for s in store.spec.streams if s.source == source]
+    found: list[tuple[str, tuple[Any, ...]]] = []
+    for stream in streams:
+        pairs = [(site, (stream, out)) for out in streams if (site := transcoder_site(stream.at, out.at))]
+        found += pairs or ([] if stream.at.endswith("ln2.hook_out") else [(site_of(stream.at), (stream,))])
+    return found
+
+
+def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: int, seed: int) -> Any:
+    """The training configuration of one dictionary.
+
+    Raises:
+        ConfigError: a bad ``[sae]`` key or value.
+    """
+    from sae import SAEConfig, TranscoderConfig
+    from sae.presets import merged, preset
+
+    own = dict(recipe.sae)
+    transcoder, name = len(streams) == 2, own.pop("preset", None)
+    sizes = {"d_in": streams[0].width, "d_sae": expansion * streams[0].width, "k": k}
+    published = {} if name is None else preset(str(name), **sizes, transcoder=transcoder)
+    values = {**merged(published, own), **sizes, "seed": seed}
+    if transcoder:
+        return parse_config(TranscoderConfig, values | {"d_out": streams[1].width}, where="[sae]")
+    if any(pattern.endswith(("TC", "*")) for pattern in recipe.sites):
+        values.pop("skip", None)  # of the transcoders of the same recipe
+    return parse_config(SAEConfig, values, where="[sae]")
+
+
+def fits(site: str, recipe: TrainRecipe) -> bool:
+    """Whether a recipe asks for a site."""
+    from fnmatch import fnmatchcase
+
+    return any(fnmatchcase(site, pattern) for pattern in recipe.sites)
 
 
 def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
@@ -74,11 +132,7 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
     Raises:
         UsageError: a source or site the store does not have; the message names the nearest. ConfigError: a bad ``[sae]`` key.
     """
-    from fnmatch import fnmatchcase
-
-    from sae import TopKConfig
     from workbench.models.load import model_id
-    from workbench.models.sites import site_of
 
     names = [s.name for s in store.spec.sources]
     for wanted in recipe.sources:
@@ -89,18 +143,15 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
     for source in store.spec.sources:
         if recipe.sources and source.name not in recipe.sources:
             continue
-        for stream in (s for s in store.spec.streams if s.source == source.name):
-            site = site_of(stream.at)
+        for site, streams in places(store, source.name):
             sites_seen.add(site)
-            if not any(fnmatchcase(site, pattern) for pattern in recipe.sites):
+            if not fits(site, recipe):
                 continue
-            for expansion in recipe.expansions:
-                for k in recipe.ks:
-                    for seed in recipe.seeds:
-                        values = {"d_in": stream.width, "d_sae": expansion * stream.width, "k": k, "seed": seed, **recipe.sae}
-                        config = parse_config(TopKConfig, values, where="[sae]")
-                        id = dictionary_id(model_id(source.model), site, expansion, revision=source.revision, seed=seed)
-                        jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, stream.hook, site, config))
+            for expansion, k, seed in itertools.product(recipe.expansions, recipe.ks, recipe.seeds):
+                config = config_of(recipe, streams, expansion, k, seed)
+                id = dictionary_id(model_id(source.model), site, expansion, revision=source.revision, seed=seed)
+                hooks = tuple(s.hook for s in streams)
+                jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, hooks, site, config))
     if not jobs:
         raise UsageError(
             f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has {', '.join(sorted(sites_seen)) or 'none'})"
@@ -125,78 +176,121 @@ def train_recipe(
     """
     from workbench.activations import ActivationStore
 
+    if recipe.harvest and not workspace.complete("stores", recipe.store):
+        _harvest(recipe, workspace, say)
     store = ActivationStore.open(workspace.get("stores", recipe.store).path)
     jobs = jobs_of(recipe, store)
-    groups: dict[tuple[str, str], list[Job]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job in jobs:
         if workspace.complete("dictionaries", job.id):
             say(f"{job.id}: complete, reused")
         else:
-            groups.setdefault((job.source, job.hook), []).append(job)
-    for (source, hook), todo in groups.items():
+            groups.setdefault((job.source, job.hooks), []).append(job)
+    for todo in groups.values():
         say(f"training {', '.join(j.id for j in todo)}")
-        _train_group(recipe, workspace, store, source, hook, todo, command, progress)
+        _train_group(recipe, workspace, store, todo, command, progress)
+    if recipe.evaluate:
+        _evaluate(recipe, workspace, jobs, command, say)
+    if recipe.summary:
+        from workbench.export.bundle import bundle, write_bundle
+        from workbench.export.spec import FigureSpec
+
+        spec = FigureSpec.model_validate({"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": "double"}})
+        say(f"figure: {write_bundle(bundle(spec, workspace), workspace, command=command).path}")
     return [job.id for job in jobs]
+
+
+def _harvest(recipe: TrainRecipe, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """Make the recipe's store."""
+    from workbench.activations import HarvestRecipe, harvest
+    from workbench.config import read_recipe
+
+    plan = read_recipe(HarvestRecipe, recipe.harvest)
+    if plan.id != recipe.store:
+        raise ConfigError(
+            f"harvest recipe {recipe.harvest!r} makes the store {plan.id!r}, the recipe trains on {recipe.store!r}. Name one."
+        )
+    say(f"harvesting {plan.id}")
+    harvest(plan, workspace)
+
+
+def _evaluate(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]) -> None:
+    """Every dictionary inside its model; each model is loaded once, complete evaluations are reused."""
+    from workbench.analysis.evaluate_run import Request, evaluate_dictionary
+    from workbench.analysis.subject import find_subject
+    from workbench.models import load_model
+
+    at: tuple[str, str | None] | None = None
+    model: Any = None
+    for job in jobs:
+        subject = find_subject(workspace, job.id)
+        if at != (subject.model_name, subject.revision):
+            at = (subject.model_name, subject.revision)
+            model = load_model(*at)
+        item = evaluate_dictionary(workspace, subject, Request(sequences=recipe.evaluate), model=model, command=command)
+        n = item.manifest.numbers
+        say(f"{job.id}: EV {n['ev']['value']:.3f}, L0 {n['l0']['value']:.1f}, delta LM loss {n['delta_ce']['value']:.3f} nats")
 
 
 def _train_group(
     recipe: TrainRecipe,
     workspace: Workspace,
     store: ActivationStore,
-    source: str,
-    hook: str,
     todo: list[Job],
     command: str,
     progress: bool | None,
 ) -> None:
-    """Train the dictionaries of one hook together, measure them, and write their manifests last."""
+    """Train the dictionaries of one site on one pass over its rows, measure them, and write their manifests last."""
     import sae as sae_room
 
+    source, hooks = todo[0].source, todo[0].hooks
     about = store.source(source)
-    batches = store.batches(hook, recipe.batch_size, seed=recipe.data_seed, source=source, split="train")
-    for job in todo:
-        metadata = {
-            "model_name": about.model,
-            "revision": about.revision,
-            "hook_name": store.spec.stream(source, hook).at,
-            "site": job.site,
-            "store": recipe.store,
-            "source": source,
-            "context_size": store.ctx,
-        }
-        folder = workspace.path("dictionaries", job.id)
+    named = [store.spec.stream(source, hook).at for hook in hooks]
+    metadata = {
+        "model_name": about.model,
+        "revision": about.revision,
+        "hook_name": named[0],
+        **({"hook_name_out": named[1]} if len(named) == 2 else {}),
+        "site": todo[0].site,
+        "store": recipe.store,
+        "source": source,
+        "context_size": store.ctx,
+    }
+    folders = {job.id: workspace.path("dictionaries", job.id) for job in todo}
+    for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-        dictionary = sae_room.train(
-            job.config,
-            batches,
-            total_steps=recipe.steps,
-            out=folder,
-            resume=True,
-            device=recipe.device,
-            metadata=metadata,
-            progress=progress,
-        )
+    made = sae_room.train_many(
+        {job.id: job.config for job in todo},
+        store.batches(list(hooks), recipe.batch_size, seed=recipe.data_seed, source=source, split="train"),
+        total_steps=recipe.steps,
+        out=folders[todo[0].id].parent,
+        resume=True,
+        device=recipe.device,
+        metadata=metadata | {job.id: {"activation": job.config.activation.kind} for job in todo},
+        progress=progress,
+    )
+    for job in todo:
         write_manifest(
-            folder,
+            folders[job.id],
             "dictionaries",
             job.id,
             command=command,
             recipe=recipe.model_dump(mode="json"),
             inputs=[Input(kind="stores", id=recipe.store, digest=store.digest)],
-            numbers=measure(dictionary, store, hook, source)
+            numbers=measure(made[job.id], store, list(hooks), source)
             | {"d_in": job.config.d_in, "d_sae": job.config.d_sae, "k": job.config.k, "steps": recipe.steps},
-            metadata=metadata | {"kind": dictionary.kind, "seed": job.config.seed},
+            metadata=metadata | {"kind": made[job.id].kind, "seed": job.config.seed, "activation": job.config.activation.kind},
         )
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folders[job.id] / "checkpoints", ignore_errors=True)
 
 
-def measure(dictionary: SAE, store: ActivationStore, hook: str, source: str, *, batch_size: int = 4096) -> dict[str, float | int]:
+def measure(
+    dictionary: SAE, store: ActivationStore, hook: str | list[str], source: str, *, batch_size: int = 4096
+) -> dict[str, float | int]:
     """Held-out explained variance (centred) and L0, and the share of latents that fire on none of 100,000 rows.
 
     Every figure comes with the number of rows it rests on.
     """
-    import itertools
-
     from sae import evaluate
 
     heldout = evaluate(dictionary, store.batches(hook, batch_size, seed=0, source=source, split="heldout", epochs=1))

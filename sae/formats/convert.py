@@ -7,57 +7,44 @@ from typing import Any
 
 import torch
 
+from sae.activation import Threshold, TopK
 from sae.errors import UsageError
 from sae.files import new_folder, write_bytes, write_json
 from sae.formats.normal import NormalForm
-from sae.model import SAE, TopKSAE
-from sae.threshold import ThresholdSAE
+from sae.model import SAE, TopKSAE, plain
+from sae.transcoder import Transcoder
 
 
 @torch.no_grad()
 def to_dictionary(form: NormalForm) -> SAE:
-    """A dictionary of this package that computes what the normal form says, in its precision; frozen.
-
-    Raises:
-        UsageError: a Top-K dictionary with a skip connection, or one whose output width differs from its input's.
-    """
-    d_in, f = form.W_enc.shape
-    if form.W_dec.shape[1] != d_in:
-        raise UsageError(f"the dictionary maps width {d_in} to {form.W_dec.shape[1]}; only equal widths are read here.")
-    if form.act == "topk":
+    """A dictionary of this package that computes what the normal form says, in its precision; frozen."""
+    (d_in, f), d_out, dtype = form.W_enc.shape, form.W_dec.shape[1], form.W_enc.dtype
+    activation = TopK(form.k or 0) if form.act == "topk" else Threshold(form.k or 0, "standard" if form.act == "relu" else "jumprelu")
+    elsewhere = form.metadata.get("hook_name_out") not in (None, form.metadata.get("hook_name"))
+    if elsewhere or d_out != d_in or form.W_skip is not None:
+        out: SAE = Transcoder(d_in, f, activation, d_out=d_out, skip=form.W_skip is not None, dtype=dtype)
         if form.W_skip is not None:
-            raise UsageError(
-                "a Top-K transcoder with a skip connection is not read here. Convert it to thresholds first (sae.to_jumprelu)."
-            )
-        assert form.k is not None
-        out: SAE = TopKSAE(d_in, f, form.k, dtype=form.W_enc.dtype)
+            out.get_parameter("skip_DD").copy_(form.W_skip)
     else:
-        gated = ThresholdSAE(d_in, f, k=form.k or 0, skip=form.W_skip is not None, dtype=form.W_enc.dtype)
-        if form.threshold is not None:
-            gated.threshold_F.copy_(form.threshold.clamp_min(0))
-        if form.W_skip is not None and gated.skip_DD is not None:
-            gated.skip_DD.copy_(form.W_skip)
-        out = gated
+        out = plain(d_in, f, activation, dtype=dtype)
+    if form.act == "jumprelu" and form.threshold is not None:
+        out.threshold_F.copy_(form.threshold.clamp_min(0))
     out.enc_FD.copy_(form.W_enc.t())
     out.dec_FD.copy_(form.W_dec)
     out.b_dec.copy_(form.b_dec)
-    out.b_enc.copy_(form.b_enc + out.enc_FD @ out.b_dec)
+    out.b_enc.copy_(form.b_enc + out.enc_FD @ out.b_dec if out.centred else form.b_enc)
     out.metadata = {k: v for k, v in form.metadata.items() if k != "original_cfg"}
-    if form.metadata.get("hook_name_out") not in (None, form.metadata.get("hook_name")):
-        out.kind = "transcoder"
     return out.requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def to_normal(sae: SAE) -> NormalForm:
-    """The normal form of a Top-K or threshold dictionary (folded first)."""
+    """The normal form of a dictionary (folded first)."""
     out = sae.folded()
-    b_enc = out.b_enc - out.enc_FD @ out.b_dec
-    threshold = out.threshold_F if isinstance(out, ThresholdSAE) else None
-    skip = out.skip_DD if isinstance(out, ThresholdSAE) else None
-    act: Any = "jumprelu" if isinstance(out, ThresholdSAE) else "topk"
-    k = None if act == "jumprelu" else out.k
-    return NormalForm(act, out.W_enc, b_enc, out.W_dec, out.b_dec, k=k, threshold=threshold, W_skip=skip, metadata=dict(out.metadata))
+    threshold, skip = out.thresholds(), getattr(out, "skip_DD", None)
+    act: Any = "topk" if threshold is None else "relu" if out.activation.architecture == "standard" else "jumprelu"
+    k, gate = (out.k, None) if threshold is None else (None, None if act == "relu" else threshold)
+    return NormalForm(act, out.W_enc, out.bias(), out.W_dec, out.b_dec, k=k, threshold=gate, W_skip=skip, metadata=dict(out.metadata))
 
 
 def write_sparsify(sae: SAE, path: str | Path) -> Path:

@@ -16,15 +16,13 @@ def rows(n, d=8, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 3 + 1
 
 
-def random_threshold(d=8, f=32, skip=False, seed=0):
-    out = ThresholdSAE(d, f, skip=skip, dtype=torch.float64)
+def random_threshold(d=8, f=32, seed=0):
+    out = ThresholdSAE(d, f, dtype=torch.float64)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in (out.enc_FD, out.dec_FD, out.b_enc, out.b_dec):
             p.copy_(torch.randn(p.shape, generator=g))
         out.threshold_F.copy_(torch.rand(f, generator=g))
-        if skip:
-            out.skip_DD.copy_(torch.randn(d, d, generator=g))
     return out.requires_grad_(False)
 
 
@@ -48,9 +46,8 @@ def test_folding_keeps_outputs_and_thresholds(equal):
     assert torch.equal(folded.encode(x) > 0, s.encode(x) > 0) and bool((folded.scale_D == 1).all())
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_save_and_load(tmp_path, skip):
-    s, x = random_threshold(skip=skip), rows(100).double()
+def test_save_and_load(tmp_path):
+    s, x = random_threshold(), rows(100).double()
     s.metadata = {"hook_name": "h"}
     s.save(tmp_path / "s")
     back = sae.load(tmp_path / "s")
@@ -84,10 +81,6 @@ def test_top_k_becomes_jumprelu_at_the_same_l0():
 @pytest.mark.parametrize("name", FOLDERS)
 def test_imported_dictionaries_compute_what_their_library_does(tmp_path, name):
     form = read(GOLDEN / name)
-    if form.act == "topk" and form.W_skip is not None:
-        with pytest.raises(UserError, match="skip"):
-            to_dictionary(form)
-        return
     x = rows(200, 6)
     ours = to_dictionary(form)
     want = form.decode(form.encode(x), x)

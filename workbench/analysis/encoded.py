@@ -121,6 +121,8 @@ def pre_activations(dictionary: Any, x: torch.Tensor) -> torch.Tensor:
 
     Selection weights (decoder norms, in some variants) are not applied: values are on the scale of activations.
     """
+    if hasattr(dictionary, "pre_activations"):
+        return torch.as_tensor(dictionary.pre_activations(x))
     scale = getattr(dictionary, "scale_D", None)
     rows = x.to(dictionary.b_enc.dtype) if scale is None else x.to(dictionary.b_enc.dtype) * scale
     b_dec = dictionary.b_dec.reshape(-1)

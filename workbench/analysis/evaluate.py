@@ -214,7 +214,7 @@ def decoder_statistics(dictionary: Any) -> dict[str, Any]:
     W_dec, W_enc = dictionary.W_dec.detach().double(), dictionary.W_enc.detach().double()
     norm = W_dec.norm(dim=1)
     out = {"n_latents": len(norm), "norm_min": norm.min(), "norm_median": norm.median(), "norm_mean": norm.mean(), "norm_max": norm.max()}
-    if W_enc.shape == W_dec.T.shape:
+    if W_enc.shape == W_dec.T.shape and getattr(dictionary, "kind", "sae") != "transcoder":
         cosine = torch.nn.functional.cosine_similarity(W_enc.T, W_dec, dim=1)
         out |= {"encoder_decoder_cosine_median": cosine.median(), "encoder_decoder_cosine_min": cosine.min()}
     return {k: v if isinstance(v, int) else float(v) for k, v in out.items()}

@@ -31,7 +31,7 @@ def export(
     """
     from sae.errors import CorruptError, UsageError
     from sae.files import disk_errors, write_bytes
-    from workbench.export.bundle import bundle
+    from workbench.export.bundle import bundle, write_bundle
     from workbench.export.spec import read_spec
     from workbench.workspace import Workspace
 
@@ -44,31 +44,18 @@ def export(
     if set_:
         changes["options"] = {**wanted.options, **dict(_pair(s) for s in set_)}
     ws = Workspace(workspace)
-    made = bundle(type(wanted).model_validate({**wanted.model_dump(), **changes}), ws)
+    wanted = type(wanted).model_validate({**wanted.model_dump(), **changes})
+    made = bundle(wanted, ws)
     if expect and made.data_sha256 != expect:
         raise CorruptError(
             f"the data of {made.name} have SHA-256 {made.data_sha256}, expected {expect}: the results in {ws.root} are not the same."
         )
-    id = made.name.replace("__", ".")
-    if not ws.complete("exports", id) or (ws.path("exports", id) / f"{made.name}.zip").read_bytes() != made.zip:
-        provenance = json.loads(made.files["provenance.json"])
-        with ws.create(
-            "exports",
-            id,
-            replace=True,
-            command=f"workbench export {spec}",
-            recipe=provenance["spec"],
-            metadata={"figure": provenance["figure"]},
-        ) as folder:
-            for name, content in made.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-            (folder / f"{made.name}.zip").write_bytes(made.zip)
+    item = write_bundle(made, ws, command=f"workbench export {spec}")
     if out is not None:
         with disk_errors(str(out)):
             out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, made.zip)
-    path = ws.path("exports", id)
+    id, path = item.id, item.path
     say(
         f"{path}: {len(made.files)} files, zip {len(made.zip):,} bytes"
         + (f", also at {out}" if out else "")

@@ -69,6 +69,20 @@ class Bundle:
         return _digest({name: self.files[name] for name in self.data})
 
 
+def write_bundle(made: Bundle, workspace: Workspace, *, command: str) -> Item:
+    """A bundle's folder under ``exports/``; a complete one with the same bytes is reused."""
+    id = made.name.replace("__", ".")
+    if not workspace.complete("exports", id) or (workspace.path("exports", id) / f"{made.name}.zip").read_bytes() != made.zip:
+        provenance = json.loads(made.files["provenance.json"])
+        about = {"figure": provenance["figure"]}
+        with workspace.create("exports", id, replace=True, command=command, recipe=provenance["spec"], metadata=about) as folder:
+            for name, content in made.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+            (folder / f"{made.name}.zip").write_bytes(made.zip)
+    return workspace.get("exports", id)
+
+
 def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
     """Everything about the figure ``spec`` means, from the results in ``workspace``.
 

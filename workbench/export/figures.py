@@ -24,7 +24,7 @@ from workbench.workspace import Item, Workspace
 
 MODULES = [
     f"workbench.export.{name}"
-    for name in ("circuits", "claims", "documents", "evolution", "latents", "layers", "maps", "pairs", "universality")
+    for name in ("circuits", "claims", "documents", "evolution", "latents", "layers", "maps", "pairs", "suite", "universality")
 ]
 
 

@@ -74,5 +74,13 @@ def site_of(hook: str) -> str:
     return f"L{match[1]}{kinds[match[2]]}"
 
 
+def transcoder_site(hook_in: str, hook_out: str) -> str | None:
+    """The transcoder site with these two hooks, or None: ``blocks.2.ln2.hook_out`` and ``blocks.2.hook_mlp_out`` -> ``L2TC``."""
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_in)
+    if match is None or match[2] != _HOOKS["TC"][0]:
+        return None
+    return f"L{match[1]}TC" if hook_out in (f"blocks.{match[1]}.{_HOOKS['TC'][1]}", f"blocks.{match[1]}.mlp.hook_out") else None
+
+
 def _is_mamba(model: Any) -> bool:
     return "mamba" in str(getattr(model.cfg, "architecture", "")).lower()
