@@ -5,21 +5,18 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as nnf
 
-from sae import TopKConfig
+from sae import SAEConfig, TopKConfig
+from sae.config import Variant
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
 
 def measure(lab: Lab) -> Finding:
     """Best cosine of each Top-K decoder row among L1 rows minus the same for random directions; control: random against random."""
-    from crosscoders import CrosscoderConfig
-
     d, gaps, nulls = lab.heldout().shape[1], [], []
     for seed in lab.each_seed():
         a = lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)).W_dec
-        config = CrosscoderConfig(
-            widths=(d,), d_sae=1024, k=16, activation="l1", coefficient=0.3, penalty_warmup=lab.steps // 10, seed=seed
-        )
+        config = SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, activation=Variant(kind="l1", coefficient=2.0, warmup=lab.steps // 10))
         b = lab.train(config).W_dec
         g = torch.Generator().manual_seed(seed)
         r1, r2, r3 = (torch.randn(len(a), d, generator=g) for _ in range(3))

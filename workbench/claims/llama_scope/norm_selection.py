@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sae import TopKConfig
+from sae import SAEConfig, TopKConfig
 from workbench.claims.base import Claim, Finding, Measured, within
 from workbench.claims.lab import Lab
 
 
 def measure(lab: Lab) -> Finding:
     """EV of free decoders selected by f·‖d‖ minus EV of unit decoders; control: half the latents per row."""
-    from crosscoders import CrosscoderConfig
-
     d = lab.heldout().shape[1]
     rows = []
     for seed in lab.each_seed():
         unit = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)))
-        free = lab.score(lab.train(CrosscoderConfig(widths=(d,), d_sae=1024, k=16, seed=seed)))
+        free = lab.score(lab.train(SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, activation="norm-topk")))
         half = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=8, seed=seed)))
         rows.append({"seed": seed, "unit": unit["ev"], "by_norm": free["ev"], "half_k": half["ev"]})
     table = pd.DataFrame(rows)

@@ -5,27 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sae import TopKConfig
+from sae import SAEConfig, TopKConfig
+from sae.config import Variant
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
-KS, PENALTIES = (8, 16, 32, 64), (3.0, 6.0, 10.0, 15.0, 25.0)
+KS, PENALTIES = (8, 16, 32, 64), (1.0, 2.0, 3.0, 4.5, 6.0)
 WIDTH = 1024
 
 
 def measure(lab: Lab) -> Finding:
     """EV of Top-K minus EV of L1, interpolated at equal log L0; and Top-K against another seed of itself."""
-    from crosscoders import CrosscoderConfig
-
     d = lab.heldout().shape[1]
     rows = []
     for seed in lab.each_seed():
         for k in KS:
             rows.append({"arm": "topk", "knob": k, "seed": seed} | lab.score(lab.train(TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed))))
         for c in PENALTIES:
-            config = CrosscoderConfig(
-                widths=(d,), d_sae=WIDTH, k=16, activation="l1", coefficient=c, penalty_warmup=lab.steps // 10, seed=seed
-            )
+            l1 = Variant(kind="l1", coefficient=c, warmup=lab.steps // 10)
+            config = SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed)
             rows.append({"arm": "l1", "knob": c, "seed": seed} | lab.score(lab.train(config)))
     table = pd.DataFrame(rows)
     gaps, same = [], []
