@@ -3,7 +3,7 @@
 Prints, beside its budget: memory of the server after browsing (600 MiB), click to paint of the next latent in headless Chromium
 (median 200 ms), the first page from nothing (3 s), a step of the training scrubber (10 ms), and the server's own work per rerun of the
 latent page, the table and a search (40 ms of CPU). ``--quick`` takes 10,000 latents and fewer clicks. Exits 1 where a budget is missed
-by more than a quarter (a busy machine), and without Chromium prints only what needs none.
+with ``--strict``, and without Chromium prints only what needs none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tests.ui.synthetic_results import add_all  # noqa: E402
 from workbench.workspace import Workspace  # noqa: E402
 
 CHROMIUM = "/usr/bin/chromium"
-SLACK = 1.25
 
 
 def main() -> int:
@@ -36,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Budgets of the pages on a large dictionary.")
     parser.add_argument("--quick", action="store_true", help="10,000 latents, fewer clicks")
     parser.add_argument("--latents", type=int, default=0)
+    parser.add_argument("--strict", action="store_true", help="exit 1 where a budget is missed")
     args = parser.parse_args()
     latents = args.latents or (10_000 if args.quick else 100_000)
     clicks = 8 if args.quick else 25
@@ -52,7 +52,7 @@ def main() -> int:
     print(f"{latents:,} latents; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, value, budget, unit in found:
         print(f"{name:34} {value:8.1f} {unit:4} budget {budget:g}  {'ok' if value <= budget else 'MISSED'}")
-    return 1 if any(v > SLACK * b for _, v, b, _ in found) else 0
+    return 1 if args.strict and any(v > b for _, v, b, _ in found) else 0
 
 
 def server_work(workspace: Workspace, times: int) -> list[tuple[str, float, float, str]]:

@@ -19,6 +19,7 @@ import pytest
 from tests.ui.serving import CLICK_TO_PAINT, SCRUB, free_port, start, wait_until_up
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
+from workbench.export import FigureSpec, bundle
 from workbench.lists import LatentList, ListItem, add_to_list, save_list
 from workbench.workspace import Workspace
 
@@ -197,6 +198,27 @@ def test_scrubber_repaints_without_the_server(visit: Visit) -> None:
     assert slider.input_value() == "7"
 
 
+def test_aligned_strips_answer_without_the_server(visit: Visit) -> None:
+    page = visit.open("pair")
+    page.wait_for_selector(".pair .row span")
+    frames = len(visit.sent)
+    active = page.locator(".pair .c span[style*=background]").first
+    active.hover()
+    assert re.match(r"A [\d.]+ · B ", page.locator(".pair output").inner_text())
+    assert page.locator(".joint .grid i[style*=outline]").count() == 1
+    assert len(visit.sent) == frames
+
+    widths = "rows => [...rows.querySelectorAll('.c span')].map(s => s.style.borderBottomWidth)"
+    before, r = page.locator(".pair .rows").evaluate(widths), page.locator(".wb-stats .v").first.inner_text()
+    after = page.locator(".pair").evaluate(
+        f"pair => {{ pair.querySelector('button[data-s=\"1\"]').click(); return ({widths})(pair.querySelector('.rows')) }}"
+    )
+    assert before != after  # repainted within the click, before any answer
+    page.wait_for_function("was => document.querySelector('.wb-stats .v').textContent !== was", arg=r)
+    visit.settle()
+    assert page.locator(".pair button[aria-pressed=true]").inner_text() == "+1"
+
+
 def test_latent_in_a_graph_opens_its_page(visit: Visit) -> None:
     page = visit.open("graph")
     page.locator("a[data-latent]").first.click()
@@ -258,6 +280,23 @@ def test_text_is_large_and_dark_enough(browser: Any, site: str, scheme: str, pat
         assert tab.troubles == []
     finally:
         tab.context.close()
+
+
+@pytest.mark.parametrize("scheme", ("light", "dark"))
+def test_exported_page_is_readable_offline_and_asks_nobody(browser: Any, full: Workspace, scheme: str, tmp_path: Path) -> None:
+    spec = FigureSpec.model_validate({"figure": "latents_page", "source": "latents/mini-pythia.L2R-8x", "options": {"latents": [3, 7]}})
+    (tmp_path / "latents.html").write_bytes(bundle(spec, full).files["latents.html"])
+    context = browser.new_context(color_scheme=scheme, offline=True, viewport={"width": 1024, "height": 900})
+    page, asked, said = context.new_page(), [], []
+    page.on("request", lambda r: asked.append(r.url))
+    page.on("console", lambda m: said.append(m.text))
+    page.goto((tmp_path / "latents.html").as_uri())
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1024
+    page.get_by_text("show as table").first.click()
+    assert page.locator(".wb-astable[open] td.num").count() > 10
+    assert len(asked) == 1 and said == []
+    context.close()
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ def body() -> None:
             height="content" if len(shown) <= 18 else 640,
             alt=f"Latents {shown[0]} and others of {d.id}",
             lazy=False,
+            placeholder="–",
         )
         picked = event.selection.rows
         if picked and picked[0] < len(shown):

@@ -18,7 +18,9 @@ CONFIG = {"displaylogo": False, "displayModeBar": False}
 def body() -> None:
     """Selectors, what came out, distributions, layers, and the latents behind a bin."""
     with panels.guarded("The comparison"):
-        panels.page_title("Matches", "max pairwise Pearson correlation of latents on the same tokens, with baselines")
+        panels.page_title(
+            "Matches", "which latents of one model are found again in the other: best correlation on the same tokens, beside baselines"
+        )
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             found = chosen()
             if found is None:
@@ -104,6 +106,7 @@ def pairs(m: MatchRecords, direction: str) -> None:
         on_select="rerun",
         selection_mode="single-row",
         lazy=False,
+        placeholder="–",
         height="content" if len(view) <= 12 else 420,
         alt="Latents with their best partners",
         column_config={

@@ -16,7 +16,7 @@ from workbench.markup.tokens import cell, escape, number
 
 FLOW = (
     ("models", "models"),
-    ("stores", "activation stores"),
+    ("stores", "stores"),
     ("dictionaries", "dictionaries"),
     ("latents", "with latents"),
     ("matches", "matches"),
@@ -40,7 +40,7 @@ def body() -> None:
     """Everything on one page."""
     with panels.guarded("The overview"):
         index = data.index()
-        panels.page_title(index.root.name, "workspace · Transformers and Mambas, layer by layer, through training")
+        panels.page_title(index.root.name, "workspace · what Transformers and Mambas learn: features, their twins, their history")
         st.html(flow(index))
         ways(index)
         if index.dictionaries:
@@ -93,6 +93,7 @@ def dictionaries(index: Index) -> None:
         on_select="rerun",
         selection_mode="single-row",
         lazy=False,
+        placeholder="–",
         height="content" if len(shown) <= 14 else 520,
         alt=f"{len(shown)} dictionaries with their numbers",
         column_config={

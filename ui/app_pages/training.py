@@ -34,7 +34,7 @@ MOST = 12
 def body() -> None:
     """Choice of evolution, the run as a whole, the latents, one latent."""
     with panels.guarded("The evolution"):
-        panels.page_title("Training", "latents of a crosscoder over snapshots of pre-training")
+        panels.page_title("Training", "when latents appear, grow and fade while a model is trained")
         entry = choose("evolution", "Evolution", "ev", what="Evolution over training", command="evolve mini-evolve", clears=("ls",))
         if entry is None:
             return
@@ -82,7 +82,8 @@ def population(e: Evolution) -> list[int]:
             else []
         )
         known = [c for c in COLUMNS if c in e.table]
-        order = st.selectbox("Sort by", known, key="tr_sort", width=240, format_func=lambda c: COLUMNS[c][0])
+        orders = sorted(known, key=lambda c: c == "latent")
+        order = st.selectbox("Sort by", orders, key="tr_sort", width=240, format_func=lambda c: COLUMNS[c][0])
     frame = e.table
     if kinds:
         frame = frame[frame["class"].astype(str).isin(wanted)]
@@ -100,6 +101,7 @@ def population(e: Evolution) -> list[int]:
         on_select="rerun",
         selection_mode="multi-row",
         lazy=False,
+        placeholder="–",
         height=330,
         alt="Latents with emergence, peak and class",
         column_config={

@@ -53,7 +53,7 @@ def table(frame: pd.DataFrame, tokens: tuple[str, ...] = ()) -> None:
     for name in shown.columns:
         if shown[name].dtype == object or str(shown[name].dtype) in ("str", "string"):
             shown[name] = [cell(v, 80) if isinstance(v, str) else v for v in shown[name]]
-    st.dataframe(shown, hide_index=True, lazy=False, height="content" if len(shown) <= 12 else 420)
+    st.dataframe(shown, hide_index=True, lazy=False, placeholder="–", height="content" if len(shown) <= 12 else 420)
     if len(frame) > TABLE_ROWS:
         st.caption(f"first {TABLE_ROWS:,} of {len(frame):,} rows; the export holds all of them")
 
