@@ -17,8 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.backends.base import Transposed
 from sae.batch import batch_top_k
 from sae.encode import StepPlan, encode
+
+
+def _decode(plan: StepPlan, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
+    """``sum_k values[b, k] * W_dec[indices[b, k]]``; rows of unequal length (BatchTopK) without the zeros that fill them up."""
+    if not plan.candidates:
+        return plan.backend.decode(values, indices, W_dec)
+    on = values > 0
+    ends = on.sum(1).cumsum(0)
+    kept = values[on]
+    each = Transposed(torch.arange(len(kept), device=values.device), torch.cat([ends.new_zeros(1), ends]))
+    return plan.backend.scatter(each, kept, indices[on], W_dec)
 
 
 class SparseStep(torch.autograd.Function):
@@ -31,7 +43,7 @@ class SparseStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, ...]:
         select = batch_top_k if plan.candidates else encode
         v, i, v_aux, i_aux = select(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1) if plan.centred else b_enc, plan)
-        y = plan.backend.decode(v.clamp_min_(0), i, W_dec).add_(b_dec)
+        y = _decode(plan, v.clamp_min_(0), i, W_dec).add_(b_dec)
         aux_y = x.new_zeros(0) if v_aux is None or i_aux is None else plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec)
         ctx.plan = plan
         ctx.save_for_backward(x, W_enc, W_dec, b_dec, v, i, v_aux, i_aux)
@@ -49,14 +61,11 @@ class SparseStep(torch.autograd.Function):
             g += grads[2]
         g.mul_(v > 0)
         rows = torch.arange(len(x), device=x.device)
-        latents, values, slopes, source, hits, upstream = (
-            i.flatten(),
-            v.flatten(),
-            g.flatten(),
-            rows.repeat_interleave(i.shape[1]),
-            None,
-            gy,
-        )
+        latents, values, slopes, source = i.flatten(), v.flatten(), g.flatten(), rows.repeat_interleave(i.shape[1])
+        hits, upstream = None, gy
+        if ctx.plan.candidates:  # rows of unequal length: what fills them up has value and slope zero
+            on = values.nonzero().flatten()
+            latents, values, slopes, source = latents[on], values[on], slopes[on], source[on]
         g_aux = None
         if i_aux is not None and grads[1] is not None:  # the entries of the dead latents join the list
             g_aux = be.dots(grads[1].contiguous(), W_dec, i_aux).mul_(v_aux > 0)
