@@ -20,6 +20,7 @@ from sae.config import TrainingConfig
 from sae.errors import ConfigError, MissingError, NonFiniteError, UserError
 from sae.log import Logger, Table, tell
 from sae.model import SAE
+from sae.prefetch import on_device
 from sae.trainer import Trainer
 
 Rows = Tensor | tuple[Tensor, Tensor | None]
@@ -156,7 +157,7 @@ def train_many(
     every, series = checkpoint_every or max(1, total_steps // 10), set(checkpoint_series)
 
     begin = min(done)
-    stream = _from(batches, begin)
+    stream = on_device(_from(batches, begin), device)
     with Progress(runs[0].trainer, total_steps, begin, show=sys.stderr.isatty() if progress is None else progress) as bar:
         for step in range(begin, total_steps):
             batch = next(stream, None)

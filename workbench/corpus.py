@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sae.errors import CorruptError, MissingError, UsageError, UserError
 from sae.files import sha256_json, write_bytes
@@ -33,16 +33,18 @@ Split = Literal["train", "heldout"]
 _HELDOUT_SHARE = 0.05
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "__phello__", "pydoc_data"}
+_STREAMING = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer")
 _TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".text"}
 
 
 class CorpusConfig(StrictConfig):
     """Where tokens come from. Shares are fractions of the windows; what they leave is text.
 
-    ``kind``: "mini" (standard library), "prose" (its documentation only), "text" | "jsonl" | "parquet" (local ``paths``).
+    ``kind``: "mini" (standard library), "prose" (its documentation only), "text" | "jsonl" | "parquet" (local ``paths``), "hub" (a
+    ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files).
     """
 
-    kind: Literal["mini", "prose", "text", "jsonl", "parquet"] = "mini"
+    kind: Literal["mini", "prose", "text", "jsonl", "parquet", "hub"] = "mini"
     seed: int = 0
     split: Split = "train"
     tiled_share: float = Field(default=0.12, ge=0, le=1)
@@ -50,14 +52,43 @@ class CorpusConfig(StrictConfig):
     agreement_share: float = Field(default=0.05, ge=0, le=1)
     paths: tuple[str, ...] = ()
     text_field: str = "text"
+    packing: Literal["stream", "documents"] = Field("stream", description="documents: one window each, shorter ones left out")
+    dataset: str = Field("", description="hub: name, or a folder")
+    dataset_revision: str = Field("", description="hub: commit, tag or branch; the commit read is recorded")
+    dataset_split: str = "train"
+    subset: str = Field("", description="hub: configuration of the dataset")
+    shuffle_buffer: int = Field(0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_hub(cls, values: Any) -> Any:
+        """Text that is streamed comes without synthetic windows."""
+        if isinstance(values, dict) and (values.get("kind") == "hub" or values.get("packing") == "documents"):
+            return {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0, **values}
+        return values
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What streaming added is left out where it says nothing, so older stores and cards keep their digests."""
+        values = handler(self)
+        return {k: v for k, v in values.items() if k not in _STREAMING or v != type(self).model_fields[k].default}
 
     @model_validator(mode="after")
     def _consistent(self) -> CorpusConfig:
         if self.tiled_share + self.snippet_share + self.agreement_share > 1:
             raise ValueError("tiled_share + snippet_share + agreement_share is more than 1")
-        if (self.kind in ("mini", "prose")) == bool(self.paths):
+        if self.kind != "hub" and (self.kind in ("mini", "prose")) == bool(self.paths):
             raise ValueError(f"kind {self.kind!r} takes {'no paths' if self.paths else 'at least one path'}")
+        if (self.kind == "hub") != bool(self.dataset):
+            raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")
+        if self.streamed and self.synthetic_share:
+            raise ValueError("streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out")
         return self
+
+    @property
+    def streamed(self) -> bool:
+        """Whether documents are packed as they are read, instead of shuffled windows of a corpus that is held whole."""
+        return self.kind == "hub" or self.packing == "documents"
 
     @property
     def synthetic_share(self) -> float:
@@ -194,12 +225,25 @@ def in_split(name: str, split: Split) -> bool:
 
 
 def documents(config: CorpusConfig) -> list[tuple[str, str]]:
-    """The (name, text) pairs of one split of a corpus."""
-    source = stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
-    found = [(n, t) for n, t in source if in_split(n, config.split)]
+    """The (name, text) pairs of one split of a corpus.
+
+    Raises:
+        UsageError: an empty split, or a hub corpus, which is never held whole.
+    """
+    if config.kind == "hub":
+        raise UsageError(f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'.")
+    found = [(n, t) for n, t in _all_documents(config) if in_split(n, config.split)]
     if not found:
         raise UsageError(f"the {config.split} split of this {config.kind!r} corpus is empty: it has too few documents.")
     return found
+
+
+def _all_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
+    if config.kind == "hub":
+        from workbench.streaming import hub_documents
+
+        return hub_documents(config)
+    return stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
 
 
 def text_stream(config: CorpusConfig, tokenizer: Any) -> TextStream:
@@ -353,6 +397,8 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int) -
     """
     if n_seq < 1 or ctx < 2:
         raise UsageError(f"a token plan needs n_seq >= 1 and ctx >= 2, not n_seq = {n_seq}, ctx = {ctx}.")
+    if config.streamed:
+        return _streamed_plan(config, tokenizer, n_seq, ctx)
     tokens, docs, kinds = mixed_windows(config, tokenizer, first=0, n=n_seq, length=ctx - 1)
     tokens = np.concatenate([np.full((n_seq, 1), bos_id(tokenizer), np.int32), tokens], axis=1)
     stream = text_stream(config, tokenizer)
@@ -363,3 +409,16 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int) -
         "config": config.model_dump(mode="json"),
     }
     return TokenPlan(tokens, docs, kinds, about)
+
+
+def _streamed_plan(config: CorpusConfig, tokenizer: Any, n_seq: int, ctx: int) -> TokenPlan:
+    """A token plan of text that is read only as far as needed; the dataset's commit goes into ``about``."""
+    from workbench.streaming import hub_dataset, packed
+
+    documents = ((n, t) for n, t in _all_documents(config) if in_split(n, config.split))
+    tokens, docs, about = packed(
+        documents, tokenizer, bos_id(tokenizer), n_seq=n_seq, ctx=ctx, whole_documents=config.packing == "documents"
+    )
+    if config.kind == "hub":
+        about["dataset_commit"] = hub_dataset(config)[1]
+    return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), {**about, "config": config.model_dump(mode="json")})

@@ -173,7 +173,7 @@ def evolve(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     snapshots = Snapshots(sources)
-    tokenizer = load_tokenizer(sources[-1].model)
+    tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
     train_tokens = None
     if recipe.baseline or (not recipe.store and not workspace.complete("dictionaries", id)):
         train_tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens

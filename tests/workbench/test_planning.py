@@ -1,4 +1,4 @@
-"""Plans count what the commands then make."""
+"""Plans count what the commands then make, and every recipe that ships can be planned without a network."""
 
 from __future__ import annotations
 
@@ -11,47 +11,125 @@ from typer.testing import CliRunner
 from sae.errors import ConfigError, UsageError
 from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.cli import app
+from workbench.config import data_dir
 from workbench.corpus import TokenPlan
-from workbench.planning import MACHINES, Machine, Part, Plan, kind_of, machine_named, plan_harvest, plan_recipe, plan_training
-from workbench.training import TrainRecipe, jobs_of
+from workbench.planning import (
+    Dictionary,
+    Layout,
+    Machine,
+    Part,
+    Plan,
+    Reading,
+    kind_of,
+    machine_named,
+    machines,
+    plan_recipe,
+    plan_training,
+    subject_of,
+    this_machine,
+)
+from workbench.planning.sweep import as_markdown, counts, draw, layouts, sweep
 from workbench.workspace import Workspace
 
-
-def test_a_part_takes_its_slowest_traffic():
-    machine = Machine("m", flops=100, memory_bandwidth=10, disk_bandwidth=1, memory=1000)
-    assert Part("p", flops=100, memory_bytes=20, disk_bytes=1).seconds(machine) == (2.0, "memory bandwidth")
-    plan = Plan("train", {"flops": 1}, disk_bytes=1, memory_bytes=1001, parts=[Part("a", flops=300), Part("b", disk_bytes=1)])
-    said = plan.on(machine)
-    assert said["seconds"] == 4.0 and said["binding"] == "memory size" and not said["fits_in_memory"]
+SIMPLE = Machine(
+    name="m", memory=1000, bfloat16=100, float32=100, stream=10, gather=5, disk_write=1, disk_read=2, within=8, between=4, resident=0
+)
 
 
-def test_harvest_and_training_match_what_is_made(tmp_path):
+def small_store(tmp_path) -> tuple[ActivationStore, HarvestRecipe]:
+    """A store of two sites of mini-pythia on random tokens in ``tmp_path/ws``, and its recipe."""
     ws = Workspace(tmp_path / "ws")
     values = {"id": "s", "hooks": ["L0R", "L1R"], "n_seq": 32, "ctx": 64, "seqs_per_shard": 8, "sources": [{"model": "mini-pythia"}]}
     recipe = HarvestRecipe.model_validate(values)
     tokens = np.random.default_rng(0).integers(1, 500, (32, 64)).astype(np.int32)
     tokens[:, 0] = 0
     harvest(recipe, ws, plan=TokenPlan(tokens, np.arange(32, dtype=np.int32), np.zeros(32, np.uint8), {}))
-    store = ActivationStore.open(ws.path("stores", "s"))
-    width = store.width("L0R") if "L0R" in store.hooks else store.width(store.hooks[0])
-    plan = plan_harvest(recipe, [(100, [width, width])])
-    on_disk = sum(p.stat().st_size for p in (ws.path("stores", "s") / "shards").iterdir())
+    return ActivationStore.open(ws.path("stores", "s")), recipe
+
+
+def test_a_part_takes_its_slowest_resource_and_a_plan_the_sum():
+    assert Part("p", {"float32": 100, "stream": 20, "disk_read": 1}).seconds(SIMPLE) == (2.0, "memory bandwidth")
+    assert Part("n", sent=16, collectives=2, group=1).seconds(SIMPLE) == (2.0 + 2e-4, "communication")
+    assert Part("n", sent=16, group=2).seconds(SIMPLE)[0] == 4.0
+    plan = Plan("train", {"flops": 1}, 1, {"weights": 1001}, [Part("a", {"float32": 300}), Part("b", {"disk_read": 2})])
+    said = plan.on(SIMPLE)
+    assert said["seconds"] == 4.0 and said["binding"] == "memory size" and not said["fits_in_memory"]
+
+
+def test_harvest_and_training_match_what_is_made(tmp_path):
+    store, _ = small_store(tmp_path)
+    (tmp_path / "h.toml").write_text('id="s"\nhooks=["L0R","L1R"]\nn_seq=32\nctx=64\nseqs_per_shard=8\n[[sources]]\nmodel="mini-pythia"\n')
+    (tmp_path / "t.toml").write_text('store="s"\nexpansions=[2,4]\nks=[4]\nbatch_size=100\ntokens=1050\n')
+    ws = Workspace(tmp_path / "ws")
+    plan = plan_recipe(str(tmp_path / "h.toml"), ws)
+    on_disk = sum(p.stat().st_size for p in (ws.path("stores", "s")).rglob("*") if p.is_file())
     assert plan.amounts["rows"] == len(store) and plan.amounts["shards"] == 4
     assert plan.disk_bytes == pytest.approx(on_disk, rel=0.1)
+    made = plan_recipe(str(tmp_path / "t.toml"), ws)
+    assert made.amounts["steps"] == 11 and made.amounts["dictionaries"] == 4 and made.amounts["passes"] == 4
+    assert made.amounts["flops"] == 2 * 1100 * 128 * (2 * 128 + 4 * 128) * 2
 
-    training = TrainRecipe(store="s", expansions=(2, 4), ks=(4,), batch_size=100, tokens=1050)
-    jobs = jobs_of(training, store)
-    planned = plan_training(training, jobs, 4, width * 4)
-    assert planned.amounts["steps"] == 11 and planned.amounts["dictionaries"] == 4
-    assert planned.amounts["flops"] == 2 * 1100 * width * (2 * width + 4 * width) * 2
+
+def test_layouts_deal_the_work_and_pay_for_what_they_send():
+    two = [Dictionary(64, 4096, 16)] * 2
+    plans = {
+        name: plan_training(two, steps=100, batch_size=512, reading=Reading(), layout=layout, checkpoints=0)
+        for name, layout in {"one": Layout(), "jobs": Layout(jobs=2), "data": Layout(data=2), "latents": Layout(latents=2)}.items()
+    }
+    amount = {n: sum(p.amounts.get("float32", 0) for p in plan.parts) for n, plan in plans.items()}
+    assert amount["jobs"] == amount["data"] == amount["latents"] == amount["one"] / 2
+    assert plans["one"].sent_per_step == plans["jobs"].sent_per_step == 0
+    parameters = two[0].parameters
+    steps = 100 * 2
+    assert plans["data"].sent_per_step * 100 == pytest.approx(steps * parameters * 4)  # a ring of two sends each gradient once
+    assert plans["latents"].sent_per_step * 100 == pytest.approx(steps * 512 * (16 * 4 + 64 * 4))
+    assert plans["latents"].memory["weights"] == plans["data"].memory["weights"] / 2
+    adam = {n: next(p.amounts["adam"] for p in plan.parts if p.name == "Adam") for n, plan in plans.items()}
+    assert adam["data"] == adam["one"] and adam["latents"] == adam["one"] / 2
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (data_dir() / "recipes").glob("*.toml") if not p.stem.startswith(("demo", "mini"))))
+def test_published_settings_are_planned_offline(name, tmp_path):
+    said = plan_recipe(name, Workspace(tmp_path / "ws")).on(machine_named("h200"))
+    assert said["seconds"] > 0 and said["disk_bytes"] > 0 and said["binding"]
+    if name == "llama-scope-32x":
+        assert said["steps"] == 781_250 and said["parameters"] == 2 * 4096 * 131072 + 4096 + 131072
+    if name == "evolution-6.9b":
+        assert said["parameters"] > 8.5e9 and not said["fits_in_memory"]
+        laid = plan_recipe(name, Workspace(tmp_path / "ws"), Layout(latents=8)).on(machine_named("h200"))
+        assert laid["fits_in_memory"]
+
+
+def test_sweeps_choose_a_layout_that_fits(tmp_path):
+    assert counts("1..1024") == [2**i for i in range(11)] and counts("8") == [8]
+    with pytest.raises(UsageError, match=r"1\.\.1024"):
+        counts("8..1")
+    subject = subject_of("evolution-160m", Workspace(tmp_path / "ws"))
+    assert all(la.devices == 8 for la in layouts(subject, 8)) and Layout(1, 2, 4) in list(layouts(subject, 8))
+    rows = sweep(subject, machine_named("h200"), [1, 8, 64])
+    assert [r["devices"] for r in rows] == [1, 8, 64] and all(r["fits"] for r in rows[1:])
+    fits = [r for r in rows if r["fits"]]
+    assert fits[0]["efficiency"] == 1 and fits[-1]["hours"] < fits[0]["hours"]
+    draw(rows, "t", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml") and as_markdown(rows).count("\n") == 4
+
+
+def test_this_machine_is_measured_and_others_are_described(tmp_path):
+    here = this_machine(32, 256, 4, 64)
+    assert here.measured and min(here.float32, here.stream, here.select, here.scatter, here.disk_write) > 0
+    assert set(machines()) >= {"cpu", "h100", "h200"} and all(machine_named(m).about for m in machines())
+    own = tmp_path / "mine.toml"
+    own.write_text("\n".join(f"{k} = {v}" for k, v in SIMPLE.model_dump(exclude={"name", "about", "measured"}).items()))
+    assert machine_named(str(own)).stream == 10
+    with pytest.raises(UsageError, match="'h100'"):
+        machine_named("h10")
 
 
 def test_recipes_are_told_apart_and_bad_requests_named(tmp_path):
-    assert kind_of({"architecture": "mamba"}, "x") == "pretrain"
+    assert kind_of({"architecture": "mamba"}, "x") == "pretrain" and kind_of({"model": "m", "site": "L1R", "expansion": 8}, "x") == "evolve"
     with pytest.raises(ConfigError, match="x is neither"):
         kind_of({"foo": 1}, "x")
-    with pytest.raises(UsageError, match="'h100'"):
-        machine_named("h10")
     assert plan_recipe("mini-pythia", Workspace(tmp_path / "ws")).amounts["snapshots"] >= 14
-    said = CliRunner().invoke(app, ["plan", "mini-pythia", "--machine", "h200", "-w", str(tmp_path / "ws"), "--json"])
-    assert said.exit_code == 0 and json.loads(said.stdout)["machine"] == "h200" and "h200" in MACHINES
+    said = CliRunner().invoke(app, ["plan", "mini-evolve", "--machine", "h200", "-w", str(tmp_path / "ws"), "--json"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["machine"] == "h200" and json.loads(said.stdout)["kind"] == "evolve"

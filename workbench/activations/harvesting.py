@@ -66,12 +66,13 @@ class HarvestRecipe(StrictConfig):
     exclude: tuple[int, ...] = (0,)
     non_finite: Literal["refuse", "skip-sequence"] = "refuse"
     device: str = "cpu"
+    model_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(1, ge=1, le=256)
     workers: int = Field(1, ge=1, le=256)
 
     def content(self) -> dict[str, Any]:
-        """The recipe as the store keeps it: without what does not change the content."""
-        return self.model_dump(mode="json", exclude={"workers"})
+        """The recipe as the store keeps it: without what does not change the content (models run in float32 unless it says more)."""
+        return self.model_dump(mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set()))
 
 
 def harvest(
@@ -143,7 +144,7 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
     models: dict[str, Any] = {}
     sources, streams = [], []
     for s in recipe.sources:
-        model = models[s.source] = _to(load_model(s.model, s.revision), recipe.device)
+        model = models[s.source] = _to(load_model(s.model, s.revision), recipe)
         wanted = list(recipe.hooks) if isinstance(s.hooks, dict) or not s.hooks else list(s.hooks)
         if not wanted:
             raise UsageError(f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source.")
@@ -177,8 +178,13 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
     return spec, plan, models
 
 
-def _to(model: Any, device: str) -> Any:
-    return model if device == "cpu" else model.to(device)
+def _to(model: Any, recipe: HarvestRecipe) -> Any:
+    """The model where, and in the precision in which, the recipe runs it."""
+    import torch
+
+    if recipe.model_dtype != "float32":
+        model = model.to(getattr(torch, recipe.model_dtype))
+    return model if recipe.device == "cpu" else model.to(recipe.device)
 
 
 def _plan(recipe: HarvestRecipe) -> TokenPlan:
@@ -187,10 +193,10 @@ def _plan(recipe: HarvestRecipe) -> TokenPlan:
     from workbench.models.load import find_folder
 
     tokenizers: dict[str, Any] = {}
-    for model in dict.fromkeys(s.model for s in recipe.sources):
+    for model, revision in {s.model: s.revision for s in reversed(recipe.sources)}.items():
         find_folder(model)  # a folder that does not exist is the real reason, not a missing tokenizer
         try:
-            tokenizers[model] = load_tokenizer(model)
+            tokenizers[model] = load_tokenizer(model, revision)
         except MissingError:
             continue
     if not tokenizers:

@@ -18,6 +18,7 @@ def evolve(
     site: Annotated[str | None, typer.Option(help="Site to read, such as L1R (overrides the recipe).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the crosscoder (overrides the recipe).")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -35,6 +36,11 @@ def evolve(
     recipe, command = _recipe(what, EvolveRecipe)
     recipe = recipe.model_copy(update={k: v for k, v in {"site": site, "seed": seed}.items() if v is not None})
     ws = Workspace(workspace)
+    if dry_run:
+        from workbench.dry_run import dry_evolve, show
+
+        show(built := dry_evolve(recipe, ws, Path(what).parent if Path(what).is_file() else None))
+        return built.as_json()
     id = run(recipe, ws, command=command, say=say)
     done = Evolution.open(ws.get("evolution", id).path)
     say(f"{id}: {len(done)} latents over {len(done.sources)} sources (version {done.version})")

@@ -15,6 +15,7 @@ def harvest(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe such as mini-harvest.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that share the work (default: the recipe's).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -31,6 +32,11 @@ def harvest(
 
     plan = read_recipe(HarvestRecipe, recipe)
     home = Workspace(workspace)
+    if dry_run:
+        from workbench.dry_run import dry_harvest, show
+
+        show(built := dry_harvest(plan, home))
+        return built.as_json()
     if home.complete("stores", plan.id):
         say(f"store {plan.id!r} is complete; it is reused.")
     before = signal.signal(signal.SIGTERM, on_sigterm)

@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
 
 
 @verb
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A pretrain, harvest or train recipe: a file, or the name of a bundled one.")],
+    recipe: Annotated[str, typer.Argument(help="A pretrain, harvest, train or evolve recipe: a file, or the name of a bundled one.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    machine: Annotated[str, typer.Option(help="here (measured now), a100, h100 or h200.")] = "here",
+    machine: Annotated[str, typer.Option(help="here (measured now), cpu, a100, h100, h200, or a TOML file that describes one.")] = "here",
+    devices: Annotated[int, typer.Option(min=1, help="Devices; the fastest layout that fits is taken.")] = 1,
+    online: Annotated[
+        bool, typer.Option("--online", help="Rows come from the models as needed, not from a store (train recipes).")
+    ] = False,
+    sweep: Annotated[str, typer.Option(help="A range of devices such as 1..1024, powers of two, instead of one number.")] = "",
+    write: Annotated[Path | None, typer.Option(help="With --sweep: draw it into this .svg, .pdf or .png file.")] = None,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Say what a recipe costs before anything runs: steps, tokens, arithmetic, memory, disk, hours, and what binds.
+    """Say what a recipe costs before anything runs: steps, tokens, arithmetic, memory, disk, communication, hours, and what binds.
 
-    Counts are exact; times are a roofline at the machine's rates, so read them as orders of magnitude.
+    Counts are exact; times are a model of the machine's rates.
 
-    Example: `workbench plan mini-train --machine h200`
+    Example: `workbench plan llama-scope-8x --machine h200 --devices 64`
     """
-    from workbench.planning import as_json, machine_named, plan_recipe
+    from sae.errors import UsageError
+    from workbench.planning import machine_named, measured_here, subject_of
+    from workbench.planning import sweep as sweeps
     from workbench.workspace import Workspace
 
-    described = machine_named(machine)
-    document = as_json(plan_recipe(recipe, Workspace(workspace)), described)
+    if write is not None and not sweep:
+        raise UsageError("--write draws a sweep; give --sweep 1..1024 as well.")
+    ws = Workspace(workspace)
+    numbers = sweeps.counts(sweep) if sweep else [devices]
+    if machine != "here":
+        machine_named(machine)  # an unknown name is told before the recipe is read
+    subject = subject_of(recipe, ws, online=online)
+    described = measured_here(subject, ws) if machine == "here" else machine_named(machine)
+    if sweep:
+        rows = sweeps.sweep(subject, described, numbers)
+        if write is not None:
+            sweeps.draw(rows, f"{Path(recipe).stem} on {described.name}", write)
+            say(f"{write}: drawn")
+        if not json_output:
+            print(sweeps.as_markdown(rows))
+        return {"recipe": recipe, "kind": subject.kind, "sweep": rows, "rates": described.model_dump()}
+    candidates = [subject.plan(layout).on(described) for layout in sweeps.layouts(subject, devices)]
+    if not candidates:
+        raise UsageError(f"{devices} devices cannot be dealt evenly to this recipe; take a power of two.")
+    document = min(candidates, key=lambda c: (not c["fits_in_memory"], c["seconds"] if c["fits_in_memory"] else c["memory_bytes"]))
     if not json_output:
         _print(recipe, document)
-    return document
+    return document | {"rates": described.model_dump()}
 
 
 def _print(recipe: str, document: dict[str, Any]) -> None:
@@ -41,17 +68,34 @@ def _print(recipe: str, document: dict[str, Any]) -> None:
     counts = Table(
         title=f"{document['kind']} {recipe}", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
     )
-    for key in ("dictionaries", "sources", "tokens", "rows", "shards", "steps", "snapshots", "parameters"):
+    for key in ("dictionaries", "sources", "passes", "tokens", "rows", "shards", "steps", "snapshots", "parameters"):
         if key in document:
             counts.add_row(key, f"{document[key]:,}")
     counts.add_row("arithmetic", f"{document['flops'] / 1e12:,.2f} TFLOP")
-    counts.add_row("on disk", f"{document['disk_bytes'] / 2**20:,.0f} MiB")
-    counts.add_row("peak memory", f"{document['memory_bytes'] / 2**20:,.0f} MiB" + ("" if document["fits_in_memory"] else "  does not fit"))
+    counts.add_row("on disk", size(document["disk_bytes"]))
+    fits = "" if document["fits_in_memory"] else "  does not fit"
+    counts.add_row("peak memory", size(document["memory_bytes"]) + (" per device" if document["layout"]["devices"] > 1 else "") + fits)
+    for item, amount in document["memory"].items():
+        counts.add_row(f"  {item}", size(amount))
+    if document["layout"]["devices"] > 1:
+        counts.add_row("layout", " x ".join(f"{k} {v}" for k, v in document["layout"].items() if k != "devices"))
+        counts.add_row("sent per step", size(document["sent_per_step"]) + " per device")
     console.print(counts)
     parts = Table(title=f"on {document['machine']}", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in ("part", "seconds", "bound by"):
         parts.add_column(column, justify="right" if column == "seconds" else "left")
     for name, part in document["parts"].items():
         parts.add_row(name, f"{part['seconds']:,.2f}", part["bound_by"])
-    parts.add_row("together", f"{document['seconds']:,.1f}", document["binding"])
+    hours = f" ({document['hours']:,.1f} hours)" if document["hours"] > 1 else ""
+    parts.add_row("together", f"{document['seconds']:,.1f}{hours}", document["binding"])
     console.print(parts)
+    for note in document["notes"]:
+        console.print(f"note: {note}")
+
+
+def size(n: float) -> str:
+    """Bytes in a unit that reads well."""
+    for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+        if n >= scale:
+            return f"{n / scale:,.1f} {unit}"
+    return f"{n / 1e6:,.0f} MB"

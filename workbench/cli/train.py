@@ -13,6 +13,7 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one such as mini-train.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -28,6 +29,11 @@ def train(
 
     parsed = read_recipe(TrainRecipe, recipe)
     ws = Workspace(workspace)
+    if dry_run:
+        from workbench.dry_run import dry_train, show
+
+        show(built := dry_train(parsed, ws, find_recipe(recipe).parent))
+        return built.as_json()
     ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say)
     done = [{"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers} for id in ids]
     for d in done:

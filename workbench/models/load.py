@@ -105,7 +105,7 @@ def load_model(name: str | Path, revision: str | None = None) -> Any:
     with torch.random.fork_rng(devices=[]):  # the initialisations that the weights replace draw random numbers
         hf_model = load_hf(name, revision)
         if folder is None:
-            tokenizer = _hub(name, revision, "AutoTokenizer")
+            tokenizer = _hub_tokenizer(name, revision)
         else:
             tokenizer = load_tokenizer(folder) if _has_tokenizer(folder) else None
         return bridge(hf_model, tokenizer, str(name))
@@ -174,8 +174,8 @@ def _from_snapshot(folder: Path, revision: str) -> Any:
     return model
 
 
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model, as a ``PreTrainedTokenizerFast``.
+def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a model, as a ``PreTrainedTokenizerFast``; ``revision`` counts for hub models only.
 
     Raises:
         MissingError: the folder has none, or the hub model is not in the local cache.
@@ -183,7 +183,7 @@ def load_tokenizer(name: str | Path) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     folder = find_folder(name)
     if folder is None:
-        return _hub(name, None, "AutoTokenizer")
+        return _hub_tokenizer(name, revision)
     if not _has_tokenizer(folder):
         raise MissingError(f"{name} holds no tokenizer (no tokenizer.json).")
     if (folder / "tokenizer_config.json").is_file():
@@ -191,6 +191,19 @@ def load_tokenizer(name: str | Path) -> Any:
     from workbench.tokenizer import read_tokenizer
 
     return read_tokenizer(folder)
+
+
+def _hub_tokenizer(name: str | Path, revision: str | None) -> Any:
+    """A hub model's tokenizer that remembers the cached snapshot it comes from: TransformerLens reads it again, without the revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    tokenizer = _hub(name, revision, "AutoTokenizer")
+    for file in ("tokenizer_config.json", "tokenizer.json"):
+        cached = try_to_load_from_cache(str(name), file, revision=revision)
+        if isinstance(cached, str):
+            tokenizer.init_kwargs["name_or_path"] = str(Path(cached).parent)
+            break
+    return tokenizer
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -71,7 +71,7 @@ def import_mamba_ssm(folder: str | Path) -> MambaForCausalLM:
         raise CorruptError(f"{path / 'pytorch_model.bin'} has no tensor {_SSM!r}: not a mamba_ssm checkpoint.")
     tensors[_HF] = tensors.pop(_SSM)
     tensors.setdefault("lm_head.weight", tensors[_HF])
-    model = MambaForCausalLM(_hf_config(raw, vocab_size=tensors[_HF].shape[0])).eval()
+    model = MambaForCausalLM(hf_config_of(raw, vocab_size=tensors[_HF].shape[0])).eval()
     try:
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
@@ -79,7 +79,7 @@ def import_mamba_ssm(folder: str | Path) -> MambaForCausalLM:
     return model
 
 
-def _hf_config(raw: dict[str, Any], vocab_size: int) -> MambaConfig:
+def hf_config_of(raw: dict[str, Any], vocab_size: int) -> MambaConfig:
     ssm = {**_SSM_CFG, **raw.get("ssm_cfg", {})}
     if ssm.get("layer", "Mamba1") != "Mamba1" or raw.get("attn_layer_idx"):
         raise UsageError(f"layer {ssm.get('layer')!r} with attention layers {raw.get('attn_layer_idx')!r} is not a plain Mamba checkpoint.")

@@ -1,0 +1,250 @@
+"""The plan of a recipe file: what kind it is, what it will work on, and the amounts that follow.
+
+A train or evolve recipe whose store does not exist yet is planned from the harvest recipe that would make the store; models that
+are not on this machine from their bundled configuration. So every recipe that ships can be planned without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import ConfigError
+from sae.strict import parse_config, read_toml
+from workbench.planning.cost import ONE, Layout, Plan
+from workbench.planning.counts import Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
+from workbench.planning.machine import Machine, this_machine
+
+if TYPE_CHECKING:
+    from workbench.activations import HarvestRecipe
+    from workbench.activations.spec import StoreSpec
+    from workbench.evolve import EvolveRecipe
+    from workbench.training import Job, TrainRecipe
+    from workbench.workspace import Workspace
+
+GROUP_BYTES = 512 * 2**20  # the two buffers of shuffled batches (workbench.activations.reader.MEMORY_LIMIT)
+MEASURED_TRAIN_ROWS = 100_000  # rows counted for dead latents after training (workbench.training.DEAD_ROWS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recipe understood: its kind, its plan under a layout, and the largest dictionary (d_in, d_sae, k) it trains."""
+
+    kind: str
+    plan: Callable[[Layout], Plan]
+    shape: tuple[int, int, int] | None = None
+    divisible: int = 1  # latents of every dictionary are a multiple of this
+    jobs: int = 1  # dictionaries or shards that are independent
+    batch_size: int = 0
+    recipe: Any = None
+
+
+def kind_of(values: dict[str, Any], where: str) -> str:
+    """Which command a recipe is for, by its own keys.
+
+    Raises:
+        ConfigError: none of the known kinds.
+    """
+    if "architecture" in values:
+        return "pretrain"
+    if {"crosscoder", "revisions", "snapshots", "expansion", "heldout_seqs"} & set(values):
+        return "evolve"
+    if "store" in values or "expansions" in values or "sae" in values:
+        return "train"
+    if "n_seq" in values or "hooks" in values:
+        return "harvest"
+    if "model" in values and "site" in values:
+        return "evolve"
+    raise ConfigError(
+        f"{where} is neither a pretrain (architecture), a harvest (sources, hooks), a train (store, sites) nor an evolve recipe (model, site)."
+    )
+
+
+def plan_recipe(recipe: str, workspace: Workspace, layout: Layout = ONE) -> Plan:
+    """The plan of a recipe file or bundled recipe on one device, or laid out over several.
+
+    Raises:
+        MissingError: no such recipe; or neither the store of a train recipe nor a recipe that makes it.
+    """
+    return subject_of(recipe, workspace).plan(layout)
+
+
+def subject_of(recipe: str, workspace: Workspace, *, online: bool = False) -> Subject:
+    """Read a recipe for planning. ``online``: rows come from the models as they are needed, never from a store."""
+    from workbench.config import find_recipe
+
+    path = find_recipe(recipe)
+    values = read_toml(path)
+    kind = kind_of(values, str(path))
+    if kind == "pretrain":
+        return _pretraining(values, str(path))
+    if kind == "harvest":
+        from workbench.activations import HarvestRecipe
+
+        return _harvest(parse_config(HarvestRecipe, values, where=str(path)))
+    from workbench.dry_run import store_or_plan
+
+    if kind == "train":
+        from workbench.training import TrainRecipe, jobs_of
+
+        training = parse_config(TrainRecipe, values, where=str(path))
+        store = store_or_plan(training.store, workspace, path.parent)
+        return _training(training, jobs_of(training, store), store, online)
+    from workbench.evolve import EvolveRecipe
+
+    return _evolve(parse_config(EvolveRecipe, values, where=str(path)), workspace, path.parent)
+
+
+def _pretraining(values: dict[str, Any], where: str) -> Subject:
+    import torch
+
+    from workbench.models.facts import parameter_count
+    from workbench.models.pretrain import PretrainRecipe, build_model, hf_config
+
+    recipe = parse_config(PretrainRecipe, values, where=where)
+    with torch.device("meta"):
+        parameters = parameter_count(build_model(hf_config(recipe, 512)))
+    made = plan_pretraining(
+        tokens=recipe.steps * recipe.batch * recipe.ctx,
+        steps=recipe.steps,
+        parameters=parameters,
+        snapshots=len(recipe.saved_steps),
+        activations=float(recipe.batch * recipe.ctx * recipe.d_model * recipe.n_layers * 4 * 24),
+    )
+    return Subject("pretrain", lambda layout: made, recipe=recipe)
+
+
+def _harvest(recipe: HarvestRecipe) -> Subject:
+    from workbench.dry_run import planned_spec
+    from workbench.models.facts import deepest_layer, model_facts
+
+    spec = planned_spec(recipe)
+    first = {s.model: s.revision for s in reversed(spec.sources)}
+    runs = []
+    for source in spec.sources:
+        own = [s for s in spec.streams if s.source == source.name]
+        runs.append(Run(model_facts(source.model, first[source.model]), deepest_layer(s.at for s in own), tuple(s.width for s in own)))
+
+    def plan(layout: Layout) -> Plan:
+        return plan_harvest(
+            runs,
+            n_seq=recipe.n_seq,
+            ctx=recipe.ctx,
+            rows_per_seq=spec.rows_per_seq,
+            itemsize=spec.itemsize,
+            seqs_per_shard=recipe.seqs_per_shard,
+            batch_size=recipe.batch_size,
+            compute=recipe.model_dtype,
+            workers=layout.devices,
+        )
+
+    return Subject("harvest", plan, jobs=spec.n_shards, recipe=recipe)
+
+
+def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) -> Subject:
+    from workbench.models.facts import deepest_layer, model_facts
+
+    spec: StoreSpec = store.spec
+    dictionaries = [dictionary_of(job.config) for job in jobs]
+    sites = {(j.source, j.hook) for j in jobs}
+    width = max(spec.stream(*site).width for site in sites)
+    heldout = (spec.n_seq - spec.train_rows // spec.rows_per_seq) * spec.rows_per_seq
+    measured = heldout + min(MEASURED_TRAIN_ROWS, spec.train_rows)
+    if online:
+        deepest = {s: deepest_layer([spec.stream(*s).at]) for s in sites}
+        source = next(s for s in spec.sources if s.name == next(iter(sites))[0])
+        made_by = getattr(store, "recipe", None)
+        compute = getattr(made_by, "model_dtype", "float32")
+        facts = model_facts(source.model, source.revision)
+        mean_depth = max(1, round(sum(deepest.values()) / len(deepest)))
+        reading = Reading(width * spec.itemsize, GROUP_BYTES, (facts, spec.ctx, mean_depth), compute)
+    else:
+        reading = Reading(width * spec.itemsize, _buffers(spec.train_rows, width, spec.itemsize), measured_rows=measured)
+
+    def plan(layout: Layout) -> Plan:
+        return plan_training(
+            dictionaries, steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, passes=len(jobs), layout=layout
+        )
+
+    return Subject("train", plan, _largest(dictionaries), _powers(dictionaries), len(jobs), recipe.batch_size, recipe)
+
+
+def _buffers(rows: int, width: int, itemsize: int) -> float:
+    """Bytes of the two buffers that shuffled batches are cut from."""
+    return float(min(GROUP_BYTES, 2 * rows * width * itemsize))
+
+
+def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
+    from workbench.dry_run import store_or_plan
+    from workbench.evolve import crosscoder_config, resolve_sources
+    from workbench.models.facts import deepest_layer, model_facts
+
+    sources = resolve_sources(recipe)
+    first = {s.model: s.revision for s in reversed(sources)}
+    facts = [model_facts(s.model, first[s.model]) for s in sources]
+    one = dictionary_of(crosscoder_config(recipe, sources, [f.d_model for f in facts]))
+    if recipe.store:
+        spec = store_or_plan(recipe.store, workspace, beside).spec
+        reading = Reading(one.d_in * spec.itemsize, _buffers(spec.train_rows, one.d_in, spec.itemsize))
+    else:
+        blocks = sum(deepest_layer([s.hook]) for s in sources)  # of equal models, each as deep as its own hook
+        reading = Reading(0, 0.0, (facts[0], recipe.ctx, blocks))
+
+    def plan(layout: Layout) -> Plan:
+        made = plan_training([one], steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, layout=layout, kind="evolve")
+        made.notes.append("the crosscoder's training only; the analyses after it are not planned")
+        return made
+
+    return Subject("evolve", plan, _largest([one]), _powers([one]), 1, recipe.batch_size, recipe)
+
+
+def dictionary_of(config: Any) -> Dictionary:
+    """What a training config's cost depends on."""
+    from sae.encode import tile_size
+
+    widths = getattr(config, "widths", None)
+    d_in = sum(widths) if widths else int(config.d_in)
+    size = 8 if config.dtype == "float64" else 4
+    dense = getattr(config, "activation", "topk") in ("l1", "jumprelu")
+    return Dictionary(d_in, int(config.d_sae), int(config.k), size, dense, config.tile_rows or tile_size(int(config.d_sae), size))
+
+
+def _largest(dictionaries: list[Dictionary]) -> tuple[int, int, int]:
+    one = max(dictionaries, key=lambda o: o.parameters)
+    return one.d_in, one.d_sae, one.k
+
+
+def _powers(dictionaries: list[Dictionary]) -> int:
+    """The largest power of two that divides every dictionary's latents: how far they can be dealt evenly."""
+    import math
+
+    whole = math.gcd(*(o.d_sae for o in dictionaries))
+    return whole & -whole
+
+
+def measured_here(subject: Subject, workspace: Workspace) -> Machine:
+    """This machine, measured at the shapes of a recipe: its dictionary, and a batch of each model that is on this machine."""
+    import torch
+
+    models: list[Any] = []
+    if subject.kind == "harvest":
+        from workbench.activations.forward import resolve_hooks
+        from workbench.models import load_model
+        from workbench.models.facts import fetched
+
+        recipe = subject.recipe
+        for s in recipe.sources:
+            if fetched(s.model, s.revision) and recipe.device == "cpu":
+                model = load_model(s.model, s.revision)
+                own = s.hooks if isinstance(s.hooks, dict) else {}
+                wanted = list(recipe.hooks) if own or not s.hooks else list(s.hooks)
+                tokens = torch.ones(min(recipe.batch_size, 8), recipe.ctx, dtype=torch.int64)
+                models.append((s.model, s.revision, model, list(dict.fromkeys(resolve_hooks(model, wanted, own).values())), tokens))
+    root = workspace.root if workspace.root.is_dir() else None
+    if subject.shape is None:
+        return this_machine(models=models, disk=root)
+    d, f, k = subject.shape
+    if d * f > 2**26:  # a dictionary this machine is not meant for: its rates at a size it can hold
+        d, f = min(d, 4096), 2**14
+    return this_machine(d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root)

@@ -1,0 +1,154 @@
+"""Text of any size, a document at a time: hub datasets, and how documents become windows.
+
+``packing = "documents"`` gives each document one window, cut at the context, and leaves shorter ones out (Llama Scope's rule);
+``"stream"`` lays all documents end to end, each after a BOS. Either way every window starts with BOS and only as much is read as
+the windows need. Hub datasets come from the local cache unless ``HF_HUB_OFFLINE=0``, and the commit read is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sae.errors import CorruptError, MissingError, UsageError, UserError
+
+if TYPE_CHECKING:
+    from workbench.corpus import CorpusConfig
+
+_BATCH = 64  # documents tokenised together
+_CHARACTERS = 24  # per token, at most, that are worth tokenising when a document is cut
+
+
+def offline() -> bool:
+    """Whether the hub may not be asked (the default)."""
+    return os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "")
+
+
+def hub_dataset(config: CorpusConfig) -> tuple[Any, str | None]:
+    """(streamed dataset, commit) of a hub dataset or of a local folder that holds one; nothing is read yet.
+
+    Raises:
+        MissingError: neither a folder nor in the local cache, with the command that fetches it. UserError: a package is missing.
+    """
+    try:
+        import datasets
+    except ImportError as e:
+        raise UserError("reading hub datasets needs the package datasets. Install it: pip install datasets") from e
+    source, commit = _locate(config)
+    files = [*config.paths] or None
+    _check_compression(source, files)
+    try:
+        found = datasets.load_dataset(
+            str(source),
+            config.subset or None,
+            data_files=files,
+            split=config.dataset_split,
+            streaming=True,
+            revision=commit if source == config.dataset else None,
+        )
+    except Exception as e:
+        raise MissingError(f"dataset {config.dataset!r} cannot be opened: {str(e).splitlines()[0]}") from e
+    return found.shuffle(seed=config.seed, buffer_size=config.shuffle_buffer) if config.shuffle_buffer else found, commit
+
+
+def _locate(config: CorpusConfig) -> tuple[str, str | None]:
+    """(what ``datasets`` is to open, commit): a local folder, the cached snapshot, or the hub at a pinned commit."""
+    if (folder := Path(config.dataset).expanduser()).is_dir():
+        return str(folder), None
+    if folder.is_absolute() or config.dataset.startswith(("./", "../", "~")):
+        raise MissingError(f"dataset folder {config.dataset!r} does not exist.")
+    from huggingface_hub import HfApi, snapshot_download
+
+    from workbench.models.facts import fetch_command
+
+    revision = config.dataset_revision or None
+    if not offline():
+        try:
+            return config.dataset, HfApi().dataset_info(config.dataset, revision=revision).sha
+        except Exception as e:
+            raise MissingError(f"dataset {config.dataset!r} could not be found on the hub: {str(e).splitlines()[0]}") from e
+    try:
+        snapshot = Path(snapshot_download(config.dataset, repo_type="dataset", revision=revision, local_files_only=True))
+    except Exception as e:
+        raise MissingError(
+            f"dataset {config.dataset!r} is not in the local Hugging Face cache. Fetch it once: {fetch_command(config.dataset, revision, dataset=True)}"
+            " (add --include 'PATTERN' for a part of it), or set HF_HUB_OFFLINE=0 to stream it."
+        ) from e
+    return str(snapshot), snapshot.name
+
+
+def _check_compression(source: str, files: list[str] | None) -> None:
+    """Zstandard files need a package that is not installed by default."""
+    import importlib.util
+
+    if importlib.util.find_spec("zstandard") is not None:
+        return
+    if any(f.endswith(".zst") for f in files or ()) or (Path(source).is_dir() and next(Path(source).rglob("*.zst"), None) is not None):
+        raise UserError(f"{source} holds .zst files. Install what reads them: pip install 'interpretability-workbench[hub]'")
+
+
+def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
+    """(name, text) of a hub dataset, in its (seeded) order.
+
+    Raises:
+        CorruptError: a record without the text field. See :func:`hub_dataset`.
+    """
+    found, _ = hub_dataset(config)
+    for i, record in enumerate(found):
+        if config.text_field not in record:
+            raise CorruptError(f"dataset {config.dataset!r}: record {i} has no field {config.text_field!r} (it has {', '.join(record)}).")
+        yield f"{config.dataset}#{i}", as_text(record[config.text_field])
+
+
+def as_text(value: Any) -> str:
+    """A record's text; a conversation (a list of messages with role and content) becomes its messages, one after the other."""
+    if isinstance(value, list):
+        return "\n\n".join(f"{m.get('role', 'user')}: {m.get('content', '')}" if isinstance(m, dict) else str(m) for m in value)
+    return str(value)
+
+
+def packed(
+    documents: Iterator[tuple[str, str]], tokenizer: Any, bos: int, *, n_seq: int, ctx: int, whole_documents: bool
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Windows of a stream of documents: (tokens int32 [n_seq, ctx], number of the document each starts in int32 [n_seq], about).
+
+    Raises:
+        UsageError: the documents end before ``n_seq`` windows are full.
+    """
+    tokens, owners = np.empty((n_seq, ctx), np.int32), np.empty(n_seq, np.int32)
+    tokens[:, 0] = bos
+    digest, filled, short, seen = hashlib.sha256(), 0, 0, 0
+    held = np.empty(0, np.int32)  # stream packing: what did not fill a window yet
+    held_owner = np.empty(0, np.int32)
+    width = ctx - 1
+    while filled < n_seq and (batch := list(islice(documents, _BATCH))):
+        texts = [t[: width * _CHARACTERS] if whole_documents else t for _, t in batch]
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for (name, text), document in zip(batch, ids, strict=True):
+            digest.update(f"{name}\0".encode() + hashlib.sha256(text.encode("utf-8", "replace")).digest())
+            if filled >= n_seq:
+                break
+            if not whole_documents:
+                held = np.concatenate([held, np.asarray([bos, *document], np.int32)])
+                held_owner = np.concatenate([held_owner, np.full(len(document) + 1, seen, np.int32)])
+                n = min(len(held) // width, n_seq - filled)
+                if n:
+                    tokens[filled : filled + n, 1:] = held[: n * width].reshape(n, width)
+                    owners[filled : filled + n] = held_owner[: n * width : width]
+                    held, held_owner, filled = held[n * width :], held_owner[n * width :], filled + n
+            elif len(document) >= width:
+                tokens[filled, 1:], owners[filled] = document[:width], seen
+                filled += 1
+            else:
+                short += 1
+            seen += 1
+    if filled < n_seq:
+        why = f" ({short} were shorter than {width} tokens)" if short else ""
+        raise UsageError(f"the corpus gives {filled:,} windows of {ctx} tokens from {seen:,} documents{why}, not the {n_seq:,} asked for.")
+    return tokens, owners, {"corpus_digest": digest.hexdigest(), "documents": seen, "short_documents": short}
