@@ -193,7 +193,10 @@ def _plan(recipe: HarvestRecipe) -> TokenPlan:
     from workbench.models.load import find_folder
 
     tokenizers: dict[str, Any] = {}
-    for model, revision in {s.model: s.revision for s in reversed(recipe.sources)}.items():
+    revisions: dict[str, str | None] = {}
+    for s in recipe.sources:
+        revisions.setdefault(s.model, s.revision)
+    for model, revision in revisions.items():
         find_folder(model)  # a folder that does not exist is the real reason, not a missing tokenizer
         try:
             tokenizers[model] = load_tokenizer(model, revision)

@@ -52,9 +52,10 @@ class Part:
     group: int = 1
     fixed: float = 0.0
 
-    def seconds(self, machine: Machine) -> tuple[float, str]:
-        """(seconds, binding constraint) on a machine."""
-        costs = {r: amount / machine.rate(r) for r, amount in self.amounts.items()}
+    def seconds(self, machine: Machine, devices: int = 1) -> tuple[float, str]:
+        """(seconds, binding constraint) on a machine; ``devices`` work at once, so those of a node share its disk."""
+        sharing = min(devices, machine.devices_per_node)
+        costs = {r: amount / machine.rate(r) * (sharing if r.startswith("disk") else 1) for r, amount in self.amounts.items()}
         if self.sent:
             link = machine.within if self.group <= machine.devices_per_node else machine.between
             costs["network"] = self.sent / link + self.collectives * machine.latency
@@ -77,14 +78,9 @@ class Plan:
     memory: dict[str, float]
     parts: list[Part] = field(default_factory=list)
     layout: Layout = ONE
+    sent_per_step: float = 0.0  # bytes a device sends per training step
     host: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def sent_per_step(self) -> float:
-        """Bytes a device sends per training step."""
-        steps = self.amounts.get("steps", 0) * self.amounts.get("passes", 1)
-        return sum(p.sent for p in self.parts) / steps if steps else 0.0
 
     def memory_bytes(self, machine: Machine) -> float:
         """Peak memory of one device."""
@@ -96,7 +92,7 @@ class Plan:
 
     def on(self, machine: Machine) -> dict[str, Any]:
         """The plan as plain values with the hours it takes on ``machine`` and what binds."""
-        timed = {p.name: p.seconds(machine) for p in self.parts}
+        timed = {p.name: p.seconds(machine, self.layout.devices) for p in self.parts}
         by_cause: dict[str, float] = {}
         for t, why in timed.values():
             by_cause[why] = by_cause.get(why, 0.0) + t

@@ -5,6 +5,7 @@ Shapes: rows b of a device per step, width D of a row, latents f of a device, ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def plan_training(
     per row and sum partial reconstructions.
     """
     b = batch_size / layout.data
-    rounds = len(dictionaries) / layout.jobs if len(dictionaries) > layout.jobs else 1.0
+    rounds = math.ceil(len(dictionaries) / layout.jobs)
     share = rounds / len(dictionaries) * steps  # of every dictionary's steps, what falls to one device
     total: dict[str, dict[str, float]] = {}
 
@@ -97,13 +98,13 @@ def plan_training(
     if layout.data > 1:
         group = layout.latents * layout.data
         parts.append(Part("sum of gradients", sent=sent_data * share, collectives=4 * share * len(dictionaries), group=group))
-    my_passes = max(1.0, passes / layout.jobs)
+    my_passes = math.ceil(passes / layout.jobs)
     parts += _reading(reading, my_passes * steps * b, b)
     largest = max(dictionaries, key=lambda o: o.parameters * o.dtype_bytes)
     own = largest.parameters / layout.latents * largest.dtype_bytes
     saved = sum(o.parameters * o.dtype_bytes for o in dictionaries)
     if checkpoints:
-        parts.append(Part("checkpoints", {"disk_write": (3 * CHECKPOINTS + 1) * saved / layout.jobs}))
+        parts.append(Part("checkpoints", {"disk_write": (3 * checkpoints + 1) * saved / layout.devices}))
     if reading.measured_rows:
         n, mine = reading.measured_rows, rounds / len(dictionaries)
         products = sum(2.0 * o.d_in * o.d_sae for o in dictionaries) * n * mine
@@ -127,6 +128,7 @@ def plan_training(
         host={"row buffers": reading.buffer_bytes, "checkpoint as bytes": 6.0 * own * layout.latents if checkpoints else 0.0},
         parts=parts,
         layout=layout,
+        sent_per_step=sum(p.sent for p in parts) / (steps * rounds),
     )
 
 
@@ -206,7 +208,7 @@ def plan_harvest(
         parts=[
             Part("start", fixed=setup),
             Part("forward passes", {"forward" if compute == "float32" else compute: flops / workers}),
-            Part("writing shards", {"disk_write": rows * row_bytes + bookkeeping}),
+            Part("writing shards", {"disk_write": (rows * row_bytes + bookkeeping) / workers}),
         ],
         layout=Layout(jobs=workers),
     )

@@ -32,20 +32,17 @@ def counts(text: str) -> list[int]:
 
 
 def layouts(subject: Subject, devices: int) -> Iterator[Layout]:
-    """All ways to deal ``devices``, a power of two of each kind: independent jobs, parts of the batch, parts of the dictionary."""
+    """The ways to deal ``devices``: independent jobs (powers of two, or all there are), parts of the batch, parts of the dictionary."""
     if subject.shape is None:
         yield Layout(jobs=devices)
         return
-    jobs = 1
-    while jobs <= devices:
-        latents = 1
-        while jobs * latents <= devices:
-            data = devices // (jobs * latents)
-            whole = jobs * latents * data == devices
-            if whole and jobs <= subject.jobs and latents <= subject.divisible and data <= subject.batch_size:
+    groups = {2**i for i in range(devices.bit_length())} | {min(subject.jobs, devices)}
+    for jobs in sorted(j for j in groups if j <= subject.jobs):
+        each = devices // jobs  # what does not fill a group stays idle
+        for latents in (2**i for i in range(each.bit_length())):
+            data = each // latents
+            if each % latents == 0 and latents <= subject.divisible and data <= subject.batch_size:
                 yield Layout(jobs, data, latents)
-            latents *= 2
-        jobs *= 2
 
 
 def sweep(subject: Subject, machine: Machine, devices: list[int]) -> list[dict[str, Any]]:
@@ -64,7 +61,7 @@ def sweep(subject: Subject, machine: Machine, devices: list[int]) -> list[dict[s
                 "devices": n,
                 "layout": str(layout),
                 "hours": best["hours"],
-                "device_hours": best["device_hours"],
+                "device_hours": best["hours"] * n,
                 "memory_gb": best["memory_bytes"] / 1e9,
                 "sent_per_step_mb": best["sent_per_step"] / 1e6,
                 "fits": best["fits_in_memory"],
