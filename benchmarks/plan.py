@@ -1,7 +1,7 @@
 """The plan against the clock: three small recipes planned and run, interleaved, medians of three. `python benchmarks/plan.py`
 
 A harvest, a Top-K dictionary and a crosscoder over snapshots. Before every run the machine is measured again at that recipe's shapes,
-so the plan and the run see the same neighbours. Peak memory is that of a fresh process, minus nothing. Exit code 1 where a median misses
+so the plan and the run see the same neighbours. Peak memory is that of a fresh process. Exit code 1 where a median misses
 its limit: 25 % for time, 10 % for memory and disk.
 """
 
@@ -118,7 +118,8 @@ def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
         id = jobs_of(training, ActivationStore.open(ws.path("stores", training.store)))[0].id
         return lambda: train_recipe(training, ws, progress=False), ws.path("dictionaries", id)
     from workbench.analysis.snapshots import Snapshots
-    from workbench.evolve import EvolveRecipe, resolve_sources, train_crosscoder
+    from workbench.evolve import EvolveRecipe, resolve_sources
+    from workbench.evolve_train import train_crosscoder
 
     evolving = read_recipe(EvolveRecipe, path)
     snapshots = Snapshots(resolve_sources(evolving))

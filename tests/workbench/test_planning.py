@@ -67,7 +67,7 @@ def test_harvest_and_training_match_what_is_made(tmp_path):
     assert plan.amounts["rows"] == len(store) and plan.amounts["shards"] == 4
     assert plan.disk_bytes == pytest.approx(on_disk, rel=0.1)
     made = plan_recipe(str(tmp_path / "t.toml"), ws)
-    assert made.amounts["steps"] == 11 and made.amounts["dictionaries"] == 4 and made.amounts["passes"] == 4
+    assert made.amounts["steps"] == 11 and made.amounts["dictionaries"] == 4 and made.amounts["passes"] == 2
     assert made.amounts["flops"] == 2 * 1100 * 128 * (2 * 128 + 4 * 128) * 2
 
 

@@ -148,7 +148,8 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
     spec: StoreSpec = store.spec
     dictionaries = [dictionary_of(job.config) for job in jobs]
     sites = {(j.source, j.hook) for j in jobs}
-    width = max(spec.stream(*site).width for site in sites)
+    groups = {(j.source, j.hooks) for j in jobs}  # the dictionaries of a place are trained on one pass over its rows
+    width = max(sum(spec.stream(source, hook).width for hook in hooks) for source, hooks in groups)
     heldout = (spec.n_seq - spec.train_rows // spec.rows_per_seq) * spec.rows_per_seq
     measured = heldout + min(MEASURED_TRAIN_ROWS, spec.train_rows)
     if online:
@@ -164,7 +165,7 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
 
     def plan(layout: Layout) -> Plan:
         return plan_training(
-            dictionaries, steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, passes=len(jobs), layout=layout
+            dictionaries, steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, passes=len(groups), layout=layout
         )
 
     return Subject("train", plan, _largest(dictionaries), _powers(dictionaries), len(jobs), recipe.batch_size, recipe)
@@ -177,7 +178,8 @@ def _buffers(rows: int, width: int, itemsize: int) -> float:
 
 def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
     from workbench.dry_run import store_or_plan
-    from workbench.evolve import crosscoder_config, resolve_sources
+    from workbench.evolve import resolve_sources
+    from workbench.evolve_train import crosscoder_config
     from workbench.models.facts import deepest_layer, model_facts
 
     sources = resolve_sources(recipe)
@@ -206,7 +208,8 @@ def dictionary_of(config: Any) -> Dictionary:
     widths = getattr(config, "widths", None)
     d_in = sum(widths) if widths else int(config.d_in)
     size = 8 if config.dtype == "float64" else 4
-    dense = getattr(config, "activation", "topk") in ("l1", "jumprelu")
+    activation = getattr(config, "activation", "topk")
+    dense = (activation if isinstance(activation, str) else str(getattr(activation, "kind", "topk"))) in ("l1", "jumprelu")
     return Dictionary(d_in, int(config.d_sae), int(config.k), size, dense, config.tile_rows or tile_size(int(config.d_sae), size))
 
 
