@@ -12,7 +12,7 @@ import streamlit as st
 from ui.kit import data, panels, state
 from ui.kit.choose import choose
 from ui.kit.export import export_button
-from ui.kit.figures import COLOURS, plot, table
+from ui.kit.figures import COLOURS, SMALL, plot, table
 from ui.kit.index import Entry
 from workbench.export.maps import nearest_panel, read_table
 from workbench.markup.tokens import escape, visible
@@ -108,7 +108,7 @@ def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: s
                 "color": colour,
                 "colorscale": "Cividis",
                 "showscale": j == 0,
-                "colorbar": {"title": {"text": title}, "thickness": 12},
+                "colorbar": {"title": {"text": title, "font": SMALL}, "tickfont": SMALL, "thickness": 12},
             }
         custom = [[str(name), int(i)] for i in part["latent"]]
         figure.add_trace(
@@ -124,7 +124,7 @@ def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: s
             )
         )
     figure.update_layout(
-        height=560, margin={"l": 4, "r": 4, "t": 4, "b": 4}, legend={"orientation": "h"}, dragmode="pan", uirevision=entry.id
+        height=560, margin={"l": 4, "r": 4, "t": 4, "b": 4}, legend={"orientation": "h", "font": SMALL}, dragmode="pan", uirevision=entry.id
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x")

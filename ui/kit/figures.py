@@ -25,6 +25,7 @@ COLOURS = ("#1f86c7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7
 DIVERGING = [[0, "#1f86c7"], [0.5, "rgba(127,127,127,.13)"], [1, "#D55E00"]]  # its middle is nearly the page, in both themes
 DASHES = ("dash", "dot", "dashdot", "longdash")
 TABLE_ROWS = 1000
+SMALL = {"size": 12.5}  # labels of axes, legends and colour bars; the theme's own would be below 12 px
 
 
 def show(data: FigureData, key: str, *, height: int = 380) -> None:
@@ -73,13 +74,13 @@ def plot(panel: Panel, *, height: int = 380) -> go.Figure:
         height=height,
         margin={"l": 8, "r": 8, "t": 30 if panel.title else 8, "b": 8},
         title={"text": escape(panel.title), "font": {"size": 14}} if panel.title else None,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": SMALL},
         font={"size": 13},
         hovermode="closest",
         uirevision="keep",
     )
-    figure.update_xaxes(title={"text": escape(panel.x_label or panel.x)}, automargin=True)
-    figure.update_yaxes(title={"text": escape((panel.y_label or panel.y).strip())}, automargin=True)
+    figure.update_xaxes(title={"text": escape(panel.x_label or panel.x), "font": SMALL}, tickfont=SMALL, automargin=True)
+    figure.update_yaxes(title={"text": escape((panel.y_label or panel.y).strip()), "font": SMALL}, tickfont=SMALL, automargin=True)
     if panel.kind in ("line", "step"):
         figure.update_xaxes(**({"type": "log", "dtick": 1} if panel.log_x else {}))
     if panel.log_y:
@@ -155,7 +156,7 @@ def _heat(panel: Panel) -> Iterator[Any]:
     values = [v for row in z for v in row if v is not None]
     signed = bool(values) and min(values) < 0
     scale = {"colorscale": DIVERGING, "zmid": 0} if signed else {"colorscale": "Cividis"}
-    bar = {"title": {"text": escape(panel.value_label or panel.value or "")}, "thickness": 12}
+    bar = {"title": {"text": escape(panel.value_label or panel.value or ""), "font": SMALL}, "tickfont": SMALL, "thickness": 12}
     yield go.Heatmap(x=list(range(len(xs))), y=list(range(len(ys))), z=z, colorbar=bar, **scale)
 
 

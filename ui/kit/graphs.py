@@ -14,6 +14,7 @@ import streamlit as st
 from sae.errors import CorruptError
 from sae.files import read_json
 from ui.kit import data
+from ui.kit.figures import SMALL
 from workbench.markup.tokens import cell, clip, escape, number, visible
 
 MAX_NODES, MAX_LINKS = 5_000, 200_000
@@ -179,12 +180,14 @@ def picture(graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influe
     ticks = [escape(cell(t, 14)) for t in graph.tokens]
     rows = [-1, *range(graph.top), graph.top]
     names = ["tokens", *(f"layer {r}" for r in range(graph.top)), "output"]
-    figure.update_xaxes(tickvals=list(range(len(ticks))), ticktext=ticks, showgrid=False, zeroline=False, range=[-0.7, len(ticks) - 0.3])
-    figure.update_yaxes(tickvals=rows, ticktext=names, zeroline=False)
+    figure.update_xaxes(
+        tickfont=SMALL, tickvals=list(range(len(ticks))), ticktext=ticks, showgrid=False, zeroline=False, range=[-0.7, len(ticks) - 0.3]
+    )
+    figure.update_yaxes(tickfont=SMALL, tickvals=rows, ticktext=names, zeroline=False)
     figure.update_layout(
         height=130 + 90 * len(rows),
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "font": SMALL},
         hovermode="closest",
         dragmode="pan",
         uirevision="graph",
