@@ -5,7 +5,8 @@
 The peers are no dependency of this project: install them in an environment of their own (``pip install sae-lens
 eai-sparsify dictionary-learning``) and name its interpreter; everything, ours included, then runs in one process there.
 Each library takes its own whole step, optimiser and bookkeeping included, on one thread. For quality all see the same rows
-in the same order, scaled alike, with the same k, Adam, warm-up and decay; every library gets its best learning rate of the same grid.
+in the same order, scaled alike, with the same k, Adam, warm-up and decay; every library gets its best learning rate of the same grid
+(``--default-rate`` adds a row of ours at its default rate). A latent is dead that fires on none of the training rows.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = REPOSITORY / "tests/sae/golden/mini_pythia_rows.safetensors"
-RATES = (3e-3, 1e-2)
-Runner = tuple[Callable[[Any], Any], Callable[[Any], Any]]  # (step(x), reconstruct(x))
+RATES = (3e-3, 1e-2, 3e-2)
+Runner = tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]  # (step(x), reconstruct(x), dense latents(x))
 
 
-def ours(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
+def ours(d: int, f: int, k: int, lr: float | None, steps: int, seed: int, first: Any) -> Runner:
     from sae import TopKConfig, Trainer
 
     trainer = Trainer(TopKConfig(d_in=d, d_sae=f, k=k, lr=lr, warmup_steps=steps // 10, seed=seed), total_steps=steps)
-    return trainer.step, lambda x: trainer.dictionary()(x)
+    return trainer.step, lambda x: trainer.dictionary()(x), lambda x: trainer.dictionary().encode(x)
 
 
 def saelens(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
@@ -55,7 +56,7 @@ def saelens(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any
         trainer.step(x)
         trainer.n_training_steps += 1
 
-    return step, model
+    return step, model, model.encode
 
 
 def sparsify(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
@@ -83,7 +84,11 @@ def sparsify(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: An
         since.add_(len(x))
         since[fired] = 0
 
-    return step, lambda x: model(x).sae_out
+    def latents(x: Any) -> Any:
+        out = model(x)
+        return torch.zeros(len(x), f).scatter(1, out.latent_indices, out.latent_acts)
+
+    return step, lambda x: model(x).sae_out, latents
 
 
 def dictionary_learning(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
@@ -91,21 +96,21 @@ def dictionary_learning(d: int, f: int, k: int, lr: float, steps: int, seed: int
 
     trainer = TopKTrainer(steps, d, f, k, layer=0, lm_name="rows", lr=lr, warmup_steps=steps // 10, decay_start=steps * 4 // 5, seed=seed, device="cpu")  # fmt: skip
     counter = iter(range(10**9))
-    return lambda x: trainer.update(next(counter), x), trainer.ae
+    return lambda x: trainer.update(next(counter), x), trainer.ae, trainer.ae.encode
 
 
 LIBRARIES: dict[str, Callable[..., Runner]] = {"workbench": ours, "sparsify": sparsify, "dictionary_learning": dictionary_learning, "SAELens": saelens}  # fmt: skip
 
 
-def cost(shape: tuple[int, int, int, int], repeats: int) -> Iterator[dict[str, Any]]:
+def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -> Iterator[dict[str, Any]]:
     """CPU time of a step of each library, all taking turns with the product that is the unit."""
     import torch
 
     b, d, f, k = shape
     x = torch.randn(b, d, generator=torch.Generator().manual_seed(0))
     w = torch.randn(f, d, generator=torch.Generator().manual_seed(1))
-    for name, make in LIBRARIES.items():
-        step, _ = make(d, f, k, 1e-3, 10_000, 0, x)
+    for name in libraries:
+        step, _, _ = LIBRARIES[name](d, f, k, 1e-3, 10_000, 0, x)
         unit, spent = [], []
         for i in range(repeats + 2):
             begin = time.thread_time()
@@ -120,8 +125,8 @@ def cost(shape: tuple[int, int, int, int], repeats: int) -> Iterator[dict[str, A
         yield {"library": name, "step_ms": s * 1e3, "unit_ms": u * 1e3, "units": s / u}
 
 
-def quality(seeds: int, steps: int, k: int, expansion: int) -> Iterator[dict[str, Any]]:
-    """Centred FVU on held-out rows, each library at its best learning rate of the grid, per seed."""
+def quality(seeds: int, steps: int, k: int, expansion: int, libraries: list[str], default_rate: bool) -> Iterator[dict[str, Any]]:
+    """Centred FVU on held-out rows and share of dead latents, each library at its best learning rate of the grid, per seed."""
     import torch
 
     from sae.folder import read_tensors
@@ -130,23 +135,27 @@ def quality(seeds: int, steps: int, k: int, expansion: int) -> Iterator[dict[str
     rows = read_tensors(ROWS)["rows"].float()
     rows *= rows.shape[1] ** 0.5 / rows.norm(dim=1).mean()
     train, held_out, d = rows[:5120], rows[5120:], rows.shape[1]
-    for name, make in LIBRARIES.items():
-        table: dict[float, list[float]] = {lr: [] for lr in RATES}
-        for lr in RATES:
+    runs = [(name, RATES) for name in libraries] + ([("workbench", (None,))] if default_rate else [])
+    for name, rates in runs:
+        make = LIBRARIES[name]
+        table: dict[float | None, list[float]] = {lr: [] for lr in rates}
+        dead: dict[float | None, list[float]] = {lr: [] for lr in rates}
+        for lr in rates:
             for seed in range(seeds):
                 order = torch.Generator().manual_seed(100 + seed)
                 batches = (train[torch.randperm(len(train), generator=order)[:512]] for _ in range(steps))
                 first = next(batches)
-                step, reconstruct = make(d, expansion * d, k, lr, steps, seed, first)
+                step, reconstruct, latents = make(d, expansion * d, k, lr, steps, seed, first)
                 step(first)
                 for x in batches:
                     step(x)
                 with torch.no_grad():
                     table[lr].append(float(fvu(held_out, reconstruct(held_out))))
+                    dead[lr].append(1 - float((latents(train) > 0).any(0).float().mean()))
         best = min(table, key=lambda lr: statistics.mean(table[lr]))
         values = table[best]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        yield {"library": name, "lr": best, "fvu": statistics.mean(values), "half_interval": 4.30 * spread / len(values) ** 0.5, "seeds": seeds, "all": table}  # fmt: skip
+        yield {"library": name, "lr": best, "fvu": statistics.mean(values), "half_interval": 4.30 * spread / len(values) ** 0.5, "dead": statistics.mean(dead[best]), "seeds": seeds, "all": {str(lr): v for lr, v in table.items()}}  # fmt: skip
 
 
 def here(args: argparse.Namespace) -> None:
@@ -156,14 +165,19 @@ def here(args: argparse.Namespace) -> None:
     shape = (1024, 256, 4096, 32)
     results: dict[str, Any] = {"torch": torch.__version__, "shape": shape, "cost": [], "quality": []}
     print(f"full training step at (B, D, F, k) = {shape}, one thread, torch {torch.__version__}, no dead latents", file=sys.stderr)
-    for row in cost(shape, 5 if args.quick else 15):
+    libraries = args.only or list(LIBRARIES)
+    for row in cost(shape, 5 if args.quick else 15, libraries):
         results["cost"].append(row)
         print(f"{row['library']:22} {row['step_ms']:8.1f} ms = {row['units']:5.2f} encoder products", file=sys.stderr, flush=True)
     seeds, steps = (1, 100) if args.quick else (3, 300)
     print(f"held-out FVU after {steps} steps of 512 rows, k = 16, 8x, {seeds} seeds (t interval), best of lr {RATES}", file=sys.stderr)
-    for row in quality(seeds, steps, 16, 8):
+    for row in quality(seeds, steps, 16, 8, libraries, args.default_rate):
         results["quality"].append(row)
-        print(f"{row['library']:22} FVU {row['fvu']:.4f} ± {row['half_interval']:.4f}  (lr {row['lr']:g})", file=sys.stderr, flush=True)
+        print(
+            f"{row['library']:22} FVU {row['fvu']:.4f} ± {row['half_interval']:.4f}  dead {row['dead']:.1%}  (lr {row['lr'] or 'default'})",
+            file=sys.stderr,
+            flush=True,
+        )
     if args.json:
         print(json.dumps(results, indent=2))
 
@@ -174,6 +188,8 @@ def main() -> int:
         "--peers-python", default=os.environ.get("PEERS_PYTHON"), help="interpreter with the three libraries (or PEERS_PYTHON)"
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats, one seed")
+    parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), help="these libraries only")
+    parser.add_argument("--default-rate", action="store_true", help="a further row: ours at its default learning rate")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -186,7 +202,8 @@ def main() -> int:
         )
         return 0
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    flags = [f"--{name}" for name in ("quick", "json") if getattr(args, name)]
+    flags = [f"--{name}" for name in ("quick", "json", "default_rate") if getattr(args, name)]
+    flags = [f.replace("_", "-") for f in flags] + (["--only", *args.only] if args.only else [])
     return subprocess.call([args.peers_python, __file__, "--here", *flags], env=env)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -54,7 +55,7 @@ class TrainingConfig(StrictConfig):
     seed: int = Field(0, description="of the initial directions; the data order has its own")
     dtype: Literal["float32", "float64"] = "float32"
 
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of Adam")
+    lr: float | None = Field(1e-3, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))")
     warmup_steps: int = Field(100, ge=0, description="linear warm-up; at most a tenth of total_steps")
     decay_share: float = Field(0.2, ge=0, le=1, description="last share of the steps: linear decay to zero (needs total_steps)")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -88,6 +89,15 @@ class TrainingConfig(StrictConfig):
             )
         return self
 
+    @property
+    def peak_lr(self) -> float:
+        """``lr``, or the rate derived from the number of latents: proportional to its inverse root (Gao et al. 2024, figure 3).
+
+        The constant is five times the one public libraries use for runs of billions of rows, and half of what gave the lowest
+        held-out error in runs of 300 to 900 steps with 1,024 and 4,096 latents: beyond that latents die.
+        """
+        return min(0.01, 1e-3 * math.sqrt(2**14 / self.d_sae)) if self.lr is None else self.lr
+
     def build(self) -> SAE:
         """The untrained model. Subclasses say which."""
         raise NotImplementedError(f"{type(self).__name__} does not say what to build")
@@ -104,6 +114,7 @@ class TopKConfig(TrainingConfig):
     """
 
     d_in: int = Field(256, ge=1, description="width D of a row")
+    lr: float | None = Field(None, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))")
 
     def build(self) -> SAE:
         """An untrained :class:`sae.model.TopKSAE` whose directions come from ``seed``."""

@@ -67,7 +67,7 @@ class Trainer:
         self.config, self.total_steps = config, total_steps
         self.model: SAE = config.build().to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
         self.backend = pick(config.backend, self.model.enc_FD)
         self.steps_done, self.rows_seen, self.yardstick = 0, 0, 0.0
         self.since_F = torch.zeros(self.model.d_sae, dtype=torch.int64, device=self.model.enc_FD.device)
@@ -191,7 +191,7 @@ class Trainer:
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise NonFiniteError(
-                f"the loss became {loss.item()} in training step {self.steps_done} (learning rate {self.config.lr:g}). "
+                f"the loss became {loss.item()} in training step {self.steps_done} (learning rate {self.config.peak_lr:g}). "
                 "Lower lr or outlier_factor, or resume from the last checkpoint with another data seed."
             )
 

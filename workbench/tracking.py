@@ -96,6 +96,7 @@ def track(
                 d_sae=recipe.expansion * width,
                 k=recipe.k,
                 seed=recipe.seed,
+                lr=1e-3,
                 dead_after=50_000,
                 start=start,
                 start_scale=start_scale,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae import TopKConfig
+from sae import TopKConfig, Trainer
 from sae.schedule import kept, learning_rate
 
 
@@ -19,8 +19,16 @@ def test_warm_up_stable_decay() -> None:
 
 def test_without_a_number_of_steps_the_rate_stays_constant() -> None:
     config = TopKConfig(warmup_steps=5000, k_start=64)
-    assert learning_rate(config, 100, None) == learning_rate(config, 10**6, None) == config.lr
+    assert learning_rate(config, 100, None) == learning_rate(config, 10**6, None) == config.peak_lr
     assert kept(config, 0, None) == config.k
+
+
+def test_the_default_rate_follows_the_number_of_latents() -> None:
+    assert TopKConfig(d_sae=2**14).peak_lr == 1e-3
+    assert TopKConfig(d_sae=2**12).peak_lr == 2e-3
+    assert TopKConfig(d_sae=64).peak_lr == 0.01
+    assert TopKConfig(d_sae=2**14, lr=3e-4).peak_lr == 3e-4
+    assert Trainer(TopKConfig(d_sae=2**12)).optimizer.param_groups[0]["lr"] == 2e-3
 
 
 def test_a_short_run_is_not_all_warm_up() -> None:

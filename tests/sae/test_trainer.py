@@ -89,7 +89,7 @@ def test_trainer_equals_a_dense_trainer_step_for_step(backend: str) -> None:
 def test_toy_superposition_is_recovered(seed: int) -> None:
     """Twice as many features as dimensions, firing by Zipf's law. (The trainer's seed is another: equal draws would be the truth.)"""
     toy = Toy(seed, d=64, features=128)
-    trainer = Trainer(TopKConfig(d_in=64, d_sae=128, k=4, seed=seed + 100, lr=3e-3, dead_after=10_000))
+    trainer = Trainer(TopKConfig(d_in=64, d_sae=128, k=4, seed=seed + 100, dead_after=10_000))
     for _ in range(1500):
         trainer.step(toy.rows(512))
     sae = trainer.dictionary()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
 SOURCE = "mini-pythia"
+LR = 1e-3  # where an experiment names none: the rate the recorded findings were measured at
 VARIANT_TOKENS_PER_MINUTE = 800_000  # pre-training of a miniature model on one quiet core of a small server
 
 
@@ -72,6 +73,9 @@ class Lab:
     def train(self, config: TrainingConfig, *, log: list[dict[str, float]] | None = None) -> SAE:
         """A dictionary trained on :attr:`steps` batches; the data order follows the config's seed. ``log`` receives every tenth step."""
         from sae import Trainer
+
+        if config.lr is None:
+            config = config.model_copy(update={"lr": LR})
 
         def make() -> Any:
             trainer = Trainer(config, total_steps=self.steps)

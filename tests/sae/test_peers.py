@@ -1,0 +1,119 @@
+"""The real libraries read what we write, and compute the same: run with the interpreter that PEERS_PYTHON names.
+
+SAELens and sparsify are no dependency of this project; install them in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import sae
+from sae import SAE, TopKConfig, Trainer, to_jumprelu
+from sae.formats import read, to_dictionary, write_sparsify
+
+PYTHON = os.environ.get("PEERS_PYTHON", "")
+
+SAELENS = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from sae_lens import SAE
+theirs = SAE.load_from_disk(sys.argv[1])
+x = load_file(sys.argv[2])["x"]
+f = theirs.encode(x)
+save_file({"f": f.contiguous(), "y": theirs.decode(f).contiguous(), "forward": theirs(x).contiguous()}, sys.argv[3])
+theirs.save_model(sys.argv[4])
+"""
+
+SPARSIFY = """
+import os, sys, torch
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from sparsify import SparseCoder
+theirs = SparseCoder.load_from_disk(Path(sys.argv[1]), device="cpu")
+x = load_file(sys.argv[2])["x"]
+out = theirs(x)
+f = torch.zeros(len(x), theirs.num_latents).scatter(1, out.latent_indices, out.latent_acts)
+save_file({"f": f.detach(), "y": out.sae_out.detach().contiguous(), "forward": out.sae_out.detach().clone()}, sys.argv[3])
+theirs.save_to_disk(Path(sys.argv[4]))
+"""
+
+
+@cache
+def has(package: str) -> bool:
+    """Can the peers' interpreter import this package?"""
+    if not PYTHON or shutil.which(PYTHON) is None:
+        return False
+    return (
+        subprocess.run([PYTHON, "-c", f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"]).returncode
+        == 0
+    )
+
+
+def needs(package: str) -> None:
+    if not has(package):
+        pytest.skip(f"{package} is not there: set PEERS_PYTHON to an interpreter that has it")
+
+
+def rows(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, 12, generator=torch.Generator().manual_seed(seed)) * 40 + 100
+
+
+@pytest.fixture(scope="module")
+def trained() -> SAE:
+    trainer = Trainer(TopKConfig(d_in=12, d_sae=48, k=5))
+    for i in range(20):
+        trainer.step(rows(256, i))
+    trainer.model.metadata = {"model_name": "mini", "hook_name": "blocks.0.hook_resid_post"}
+    return trainer.dictionary()
+
+
+def theirs(script: str, folder: Path, tmp: Path) -> tuple[dict[str, torch.Tensor], Path]:
+    """(their latents and reconstructions of 300 rows, the folder they wrote)."""
+    save_file({"x": rows(300, 99)}, tmp / "x.safetensors")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": "disabled",
+    }
+    command = [PYTHON, "-c", script, str(folder), str(tmp / "x.safetensors"), str(tmp / "out.safetensors"), str(tmp / "written")]
+    done = subprocess.run(command, env=env, cwd=tmp, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return load_file(tmp / "out.safetensors"), tmp / "written"
+
+
+def compare(ours: SAE, want: dict[str, torch.Tensor]) -> None:
+    x = rows(300, 99)
+    f = ours.encode(x)
+    assert 0.5 < float((f > 0).sum(1).float().mean()) <= 12
+    torch.testing.assert_close(f, want["f"], rtol=1e-4, atol=2e-2)
+    torch.testing.assert_close(ours(x), want["y"], rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(want["forward"], want["y"], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
+def test_saelens_loads_our_folder_as_it_is_and_we_load_what_it_saves(trained: SAE, tmp_path: Path, kind: str) -> None:
+    needs("sae_lens")
+    ours = trained if kind == "topk" else to_jumprelu(trained, [rows(2000, 7)])
+    ours.save(tmp_path / "ours")
+    want, written = theirs(SAELENS, tmp_path / "ours", tmp_path)
+    compare(ours, want)
+    compare(to_dictionary(read(written, "saelens")), want)
+    compare(sae.load(tmp_path / "ours"), want)
+
+
+@pytest.mark.slow
+def test_sparsify_loads_what_we_write_and_we_load_what_it_saves(trained: SAE, tmp_path: Path) -> None:
+    needs("sparsify")
+    want, written = theirs(SPARSIFY, write_sparsify(trained, tmp_path / "layers.3"), tmp_path)
+    compare(trained, want)
+    compare(to_dictionary(read(written, "sparsify")), want)
