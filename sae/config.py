@@ -207,6 +207,7 @@ class SAEConfig(TopKConfig):
         ConfigError: a setting that does not go with the activation; the message names those it goes with.
     """
 
+    lr: float | None = Field(1e-3, gt=0, description="peak learning rate of Adam; None = as a plain Top-K SAE derives it")
     activation: Variant = Field(default_factory=Variant)
     start: Start = Field(default_factory=Start)
 
