@@ -192,7 +192,7 @@ def test_rows_in_doubt_are_counted_where_bfloat16_proposes() -> None:
     twins.step(x)
     with torch.no_grad():
         twins.model.enc_FD.copy_(twins.model.enc_FD[:1].expand(256, 32))  # bfloat16 cannot tell them apart
-    assert twins.step(x).doubtful > 200
+    assert twins.step(x).doubtful > 64
     assert math.isnan(Trainer(TopKConfig(d_in=32, d_sae=256, k=4)).step(x).doubtful)
 
 
