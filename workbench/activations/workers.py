@@ -76,7 +76,10 @@ def joined(folder: Path, spec: StoreSpec) -> Iterator[None]:
             yield
             remove_parts(folder, strangers=disk.lock(lock, exclusive=True))
         finally:
-            os.close(lock)
+            try:
+                remove_parts(folder, strangers=False, own=True)  # a signal can land between the making of a part and the care for it
+            finally:
+                os.close(lock)
 
 
 def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
@@ -90,11 +93,13 @@ def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
         raise
 
 
-def remove_parts(folder: Path, *, strangers: bool) -> None:
-    """Remove temporary files of writers that are certainly dead; with ``strangers`` also those of other machine runs."""
+def remove_parts(folder: Path, *, strangers: bool, own: bool = False) -> None:
+    """Remove temporary files of writers that are certainly dead; with ``strangers`` also those of other machine runs, with ``own`` this process's."""
+    mine = disk.owner_token()
     for name in os.listdir(folder / "tmp"):
         token = _owner(name)
-        if disk.provably_dead(token) or (strangers and token.split("-")[0] != disk.owner_token().split("-")[0]):
+        other_run = token.split("-")[0] != mine.split("-")[0]
+        if disk.provably_dead(token) or (strangers and other_run) or (own and token == mine):
             disk.remove(folder / "tmp" / name)
 
 

@@ -69,8 +69,8 @@ def test_a_part_taken_for_abandoned_is_made_again(tmp_path, pristine):
 
 
 def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
-    alive = store / "tmp" / f"000001.{disk.owner_token()}.aa.part"
     run = disk.owner_token().split("-")[0]
+    alive = store / "tmp" / f"000001.{run}-{os.getppid()}-{disk._started(os.getppid())}.aa.part"
     dead = store / "tmp" / f"000002.{run}-999999-1.bb.part"
     reused = store / "tmp" / f"000003.{run}-{os.getpid()}-1.cc.part"
     stranger = store / "tmp" / "000000.deadbeef-12-34.dd.part"
@@ -82,6 +82,8 @@ def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
     other = os.open(store / "LOCK", os.O_RDWR)
     disk.lock(other, exclusive=False)
     stranger.write_bytes(b"x")
+    forgotten = store / "tmp" / f"000004.{disk.owner_token()}.ee.part"  # a signal came before anybody cared for it
+    forgotten.write_bytes(b"x")
     make(store)
     assert sorted(os.listdir(store / "tmp")) == sorted([alive.name, stranger.name])
     os.close(other)
