@@ -206,7 +206,7 @@ def training_state(config: TrainingConfig) -> dict[str, int]:
 
     with torch.device("meta"):
         model = config.build()
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.peak_lr)
         for p in model.parameters():
             p.grad = torch.empty_like(p)
         optimizer.step()
