@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sae.activation import Activation, Reconstruction, Threshold
-from sae.penalised import JumpReLU, JumpStep, dense, everything, norms
+from sae.penalised import JumpReLU, JumpStep, batch_mean, dense, everything, norms, own_bias
 
 if TYPE_CHECKING:
     from sae.encode import StepPlan
@@ -43,9 +43,9 @@ class PerSource(JumpReLU):
 
         def one(z: Tensor, n: Tensor, t: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
             scored = JumpStep.apply(z * n, t, self.window)
-            return (scored / n) @ block, torch.tanh(self.c * scored).mean(0)
+            return (scored / n) @ block, torch.tanh(self.c * scored).sum(0)
 
-        parts, p = [], x_BD.new_zeros(model.d_sae)
+        parts, p = [], torch.zeros_like(model.b_enc)
         for n, block in zip(sizes, model.dec_FD.split(model.blocks, dim=1), strict=True):
             y_s, p_s = checkpoint(one, z, n, t, block, use_reentrant=False)  # one (B, F) at a time, also for the backward pass
             parts.append(y_s)
@@ -53,4 +53,5 @@ class PerSource(JumpReLU):
         open_ = Threshold.thresholds(self, model) if model.folded_in else self.thresholds(model)
         assert open_ is not None
         f = torch.where(z.detach() > open_.detach(), z.detach(), torch.zeros_like(z))
-        return everything(model, x_BD, f, self.quad(model, p), y=torch.cat(parts, dim=1) + model.b_dec)
+        y = plan.ranks.sum_latents(torch.cat(parts, dim=1) + own_bias(model, plan))
+        return everything(x_BD, f, self.quad(model, batch_mean(p, plan, len(z)), plan), y)

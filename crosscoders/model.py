@@ -62,7 +62,7 @@ class Crosscoder(SAE):
     def penalty_shares(self) -> Tensor:
         """[F] factors of the latents' penalties: a discount for the shared ones."""
         shares = torch.ones_like(self.b_enc)
-        shares[: self.shared_latents] *= self.shared_penalty
+        shares[self.ranks.local(slice(0, self.shared_latents), self.d_sae)] *= self.shared_penalty
         return shares
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -141,14 +141,15 @@ class Crosscoder(SAE):
         self.source_scale_S.copy_(torch.stack(scales))
         return self.source_scale_S.repeat_interleave(torch.tensor(self.widths, device=x_BD.device))
 
-    def directions(self, n: int, generator: torch.Generator) -> Tensor:
-        """[n, d_in] random directions in float64, of unit norm at every source; with ``shared_start`` the same at sources of one width."""
+    def directions(self, n: int, generator: torch.Generator, wanted: slice = slice(None)) -> Tensor:
+        """The ``wanted`` of ``n`` random directions [n, d_in] in float64, of unit norm at every source; with ``shared_start`` the same
+        at sources of one width."""
         drawn: dict[int, Tensor] = {}
         blocks = []
         for width in self.widths:
             if width not in drawn or not self.shared_start:
                 fresh = torch.randn(n, width, generator=generator, dtype=torch.float64)
-                drawn[width] = fresh / fresh.norm(dim=1, keepdim=True)
+                drawn[width] = (fresh / fresh.norm(dim=1, keepdim=True))[wanted]
             blocks.append(drawn[width])
         return torch.cat(blocks, 1)
 
@@ -161,14 +162,16 @@ class Crosscoder(SAE):
         """
         blocks = self.dec_FD.split(self.widths, dim=1)
         if self.shared_latents:
-            tied = torch.stack([b[: self.shared_latents] for b in blocks]).mean(0)
+            shared = self.ranks.local(slice(0, self.shared_latents), self.d_sae)
+            tied = torch.stack([b[shared] for b in blocks]).mean(0)
             for b in blocks:
-                b[: self.shared_latents] = tied
+                b[shared] = tied
         for s, (b, e) in enumerate(zip(blocks, self.enc_FD.split(self.widths, dim=1), strict=True)):
             for other in range(len(self.widths)):
                 if self.dedicated and other != s:
-                    b[self.partition(other)] = 0
-                    e[self.partition(other)] = 0
+                    theirs = self.ranks.local(self.partition(other), self.d_sae)
+                    b[theirs] = 0
+                    e[theirs] = 0
         if isinstance(self.activation, NormTopK):
             self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(TINY))
 

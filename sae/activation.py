@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
+from sae.batch import fullest
 from sae.step import SparseStep
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class BatchTopK(NormTopK):
     def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         out = super().reconstruct(model, x_BD, replace(plan, candidates=model.candidates), target_BD)
         values, indices = out[2].detach(), out[3]
-        model.candidates = values.shape[1] + values.shape[1] // 2 + 8
+        n = fullest(values > 0, plan.ranks)
+        model.candidates = n + n // 2 + 8
         if model.training:
             self._follow(model, values, indices, plan)
         return out
@@ -145,9 +147,9 @@ class BatchTopK(NormTopK):
     @torch.no_grad()
     def _follow(self, model: SAE, values: Tensor, indices: Tensor, plan: StepPlan) -> None:
         assert plan.selection_F is not None
-        on = values > 0
-        if bool(on.any()):
-            least = (values * plan.selection_F[indices])[on].min()
+        scores = torch.where(values > 0, values * plan.selection_F[indices], torch.inf)
+        least = -plan.ranks.max_all(-scores.amin() if len(scores) else scores.new_full((), -torch.inf))
+        if bool(least.isfinite()):
             model.level.copy_(least if model.level == 0 else self.decay * model.level + (1 - self.decay) * least)
 
     def fold(self, factor_F: Tensor) -> Activation:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from sae.backends import Backend
 from sae.backends.select import places, top_k
+from sae.parallel import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,20 @@ class StepPlan:
     dead_N: Tensor | None = None  # indices of dead latents, ascending; None: no AuxK
     k_aux: int = 0
     aux_every: int = 1
+    aux_rows: Tensor | None = None  # the rows AuxK looks at, ascending; None: every ``aux_every``-th
     tile_rows: int = 0
     bf16_preselect: bool = False
     candidates: int = 0  # offered by each row where k counts for the whole batch (see sae.batch); 0: k for each row
     centred: bool = True  # the decoder's bias is subtracted from the input
+    ranks: Ranks = ALONE  # who holds the other latents, and the other rows
+    rows: int = 0  # rows of all processes; 0: those given are all
     doubts: list[int] = field(default_factory=list, compare=False)  # encode() with bf16_preselect appends how many rows are not certain
+
+    def for_aux(self, t: Tensor, start: int = 0) -> Tensor:
+        """Those rows of ``t`` that AuxK looks at; ``t`` begins at row ``start`` (a multiple of ``aux_every``) of the batch."""
+        if self.aux_rows is None:
+            return t[:: self.aux_every]
+        return t[self.aux_rows[(self.aux_rows >= start) & (self.aux_rows < start + len(t))] - start]
 
 
 # kept pre-activations (values, indices) [B, K], latents ascending; then the same for dead latents of every n-th row, or None
@@ -43,7 +54,11 @@ def tile_size(n_latents: int, itemsize: int = 4, cache_bytes: int = 4 * 2**20) -
 
 
 def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Kept:
-    """Pre-activations ``x @ W_enc.T + bias`` of the kept latents, not yet rectified."""
+    """Pre-activations ``x @ W_enc.T + bias`` of the kept latents, not yet rectified.
+
+    Where the dictionary is dealt to several processes these are this one's, numbered from its first latent: those of its
+    candidates that are among the k best of all, each row padded with others at -inf.
+    """
     weight, bias = (W_enc_FD, bias_F) if plan.selection_F is None else (W_enc_FD * plan.selection_F[:, None], bias_F * plan.selection_F)
     fast = (weight.bfloat16(), bias.bfloat16()) if plan.bf16_preselect else None
     rows = plan.tile_rows or tile_size(len(weight), 2 if fast else x_BD.element_size())
@@ -52,32 +67,38 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
     parts: list[tuple[Tensor, Tensor]] = []
     aux: list[tuple[Tensor, Tensor]] = []
     uncertain = 0
-    for start in range(0, len(x_BD), rows):
+    for start in range(0, max(1, len(x_BD)), rows):
         x = x_BD[start : start + rows]
         if fast is None:
             pre = plan.backend.linear(x, weight, bias)
-            parts.append(plan.backend.top_k(pre, plan.k))
+            parts.append(plan.backend.top_k(pre, min(plan.k, len(weight))))
         else:
             pre = plan.backend.linear(x.bfloat16(), *fast)
             values, indices, doubtful = _rescored(pre, x, weight, bias, plan)
             parts.append((values, indices))
             uncertain += doubtful
         if dead is not None:
-            every_nth = pre[:: plan.aux_every]
-            of_dead = every_nth.gather(1, dead.expand(len(every_nth), len(dead))).to(x.dtype)
-            of_dead[:, len(dead) - padding :] = -torch.inf
-            _, place = plan.backend.top_k(of_dead, min(plan.k_aux, len(dead) - padding))
-            aux.append((of_dead.gather(1, place), dead[place]))
+            aux.append(_of_dead(plan.for_aux(pre, start).to(x.dtype), dead, padding, plan))
     if fast is not None:
         plan.doubts.append(uncertain)
-    values, indices = _joined(parts, plan.selection_F)
+    values, indices = _joined(parts, plan, plan.k)
     if dead is None:
         return values, indices, None, None
-    aux_values, aux_indices = _joined(aux, plan.selection_F)
+    aux_values, aux_indices = _joined(aux, plan, plan.k_aux)
     if fast is not None:
-        rescored = plan.backend.dots(x_BD[:: plan.aux_every].contiguous(), W_enc_FD, aux_indices)
-        aux_values = rescored + bias_F[aux_indices]
+        rescored = plan.backend.dots(plan.for_aux(x_BD).contiguous(), W_enc_FD, aux_indices)
+        aux_values = torch.where(aux_values == -torch.inf, aux_values, rescored + bias_F[aux_indices])
     return values, indices, aux_values, aux_indices
+
+
+def _of_dead(pre_BF: Tensor, dead: Tensor, padding: int, plan: StepPlan) -> tuple[Tensor, Tensor]:
+    """The k_aux largest of the dead latents; where other processes hold some too, as many candidates from each, at -inf if need be."""
+    n = len(dead) - padding
+    of_dead = pre_BF.gather(1, dead.expand(len(pre_BF), len(dead)))
+    of_dead[:, n:] = -torch.inf
+    _, place = plan.backend.top_k(of_dead, min(plan.k_aux, n)) if n else (None, dead.new_zeros(len(pre_BF), 0))
+    missing = plan.k_aux - place.shape[1] if plan.ranks.latents > 1 else 0
+    return nnf.pad(of_dead.gather(1, place), (0, missing), value=-torch.inf), nnf.pad(dead[place], (0, missing))
 
 
 def _padded(dead_N: Tensor) -> tuple[Tensor, int]:
@@ -86,9 +107,20 @@ def _padded(dead_N: Tensor) -> tuple[Tensor, int]:
     return torch.cat([dead_N, dead_N[:1].expand(padding)]), padding
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]], selection_F: Tensor | None) -> tuple[Tensor, Tensor]:
-    values, indices = torch.cat([v for v, _ in parts]), torch.cat([i for _, i in parts])
-    return (values if selection_F is None else values / selection_F[indices]), indices
+def _joined(parts: list[tuple[Tensor, Tensor]], plan: StepPlan, k: int) -> tuple[Tensor, Tensor]:
+    """The tiles together: the kept latents of every row, after those of all processes have competed."""
+    scores, indices = torch.cat([v for v, _ in parts]), torch.cat([i for _, i in parts])
+    if plan.ranks.latents > 1:
+        scores, indices = _best_of_all(scores, indices, k, plan.ranks)
+    return (scores if plan.selection_F is None else scores / plan.selection_F[indices]), indices
+
+
+def _best_of_all(scores: Tensor, indices: Tensor, k: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """This process's candidates [B, K'] that are among the k best of all; as wide as the fullest row, the rest at -inf."""
+    kept = ranks.best(scores, k)
+    width = max(1, int(kept.sum(1).max())) if len(kept) else 1
+    place = kept.byte().sort(dim=1, descending=True, stable=True).indices[:, :width].sort(dim=1).values  # latents ascend
+    return torch.where(kept, scores, -torch.inf).gather(1, place), indices.gather(1, place)
 
 
 def _untied(x_BN: Tensor) -> Tensor:
@@ -100,10 +132,10 @@ def _untied(x_BN: Tensor) -> Tensor:
 def _rescored(pre_BF: Tensor, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, int]:
     """The k best of 2k bfloat16 candidates in full precision, and in how many rows those candidates may not have been enough."""
     n = pre_BF.shape[1]
-    m = min(2 * plan.k, n)
+    m, k = min(2 * plan.k, n), min(plan.k, n)
     proposed, candidates = bf16_candidates(pre_BF, m)
     exact = plan.backend.dots(x_BD, weight_FD, candidates) + bias_F[candidates]
-    chosen = places(exact, plan.k)
+    chosen = places(exact, k)
     values = exact.gather(1, chosen)
     error = (exact - proposed).abs().amax(1)
     doubtful = 0 if m == n else int((values.amin(1) <= proposed.amin(1) + error).sum())

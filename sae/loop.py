@@ -20,34 +20,41 @@ from sae.config import TrainingConfig
 from sae.errors import ConfigError, MissingError, NonFiniteError, UserError
 from sae.log import Logger, Table, tell
 from sae.model import SAE
+from sae.parallel import ALONE, Ranks
 from sae.prefetch import on_device
+from sae.rows import Share
 from sae.trainer import Trainer
 
-Rows = Tensor | tuple[Tensor, Tensor | None]
+Rows = Tensor | Share | tuple[Tensor | Share, Tensor | None]
 Batch = Rows | Mapping[str, Rows]
 
 
 class _Run:
     """One dictionary in the making: its trainer, its log, its place on disk."""
 
-    def __init__(self, name: str, config: TrainingConfig, total_steps: int, out: Path | None, device: str, metadata: Mapping[str, Any]):
-        self.name, self.config, self.out, self.table = name, config, out, Table()
-        self.trainer = Trainer(config, total_steps=total_steps, device=device)
+    def __init__(
+        self,
+        name: str,
+        config: TrainingConfig,
+        total_steps: int,
+        out: Path | None,
+        device: str,
+        metadata: Mapping[str, Any],
+        ranks: Ranks = ALONE,
+    ):
+        self.name, self.config, self.out, self.ranks, self.table = name, config, out, ranks, Table()
+        self.trainer = Trainer(config, total_steps=total_steps, device=device, ranks=ranks)
         self.trainer.model.metadata = {"seed": config.seed, **metadata}
 
     def resume(self, source: Path | None) -> int:
         """Restore the newest checkpoint in ``source`` (a checkpoint, or a folder of them); the number of steps already done."""
         if source is None:
             return 0
-        single = (source / "MANIFEST.json").exists() and (source / "state.json").exists()
-        found = (
-            (source, *checkpoint.read(source))
-            if single
-            else checkpoint.newest(source / "checkpoints" if (source / "checkpoints").is_dir() else source)
-        )
-        if found is None:
+        found = self.ranks.attempt(lambda: self._found(source) if self.ranks.leader else None)
+        path = self.ranks.tell(found and found[0])
+        if path is None:
             return 0
-        path, tensors, plain = found
+        _, tensors, plain = found or (path, *self.ranks.attempt(lambda: checkpoint.read(path)))
         expected = {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
         for key, value in expected.items():
             if plain.get(key) != value:
@@ -58,10 +65,20 @@ class _Run:
         self.trainer.restore(tensors, plain)
         return self.trainer.steps_done
 
+    @staticmethod
+    def _found(source: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        if (source / "MANIFEST.json").exists() and (source / "state.json").exists():
+            return (source, *checkpoint.read(source))
+        return checkpoint.newest(source / "checkpoints" if (source / "checkpoints").is_dir() else source)
+
     def checkpoint(self, keep: set[int]) -> None:
         if self.out is None:
             return
         tensors, plain = self.trainer.state()
+        self.ranks.attempt(lambda: self._write(tensors, plain, keep) if self.ranks.leader else None)
+
+    def _write(self, tensors: dict[str, Tensor], plain: dict[str, Any], keep: set[int]) -> None:
+        assert self.out is not None
         if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
             raise NonFiniteError(
                 f"weights or optimiser state became NaN or infinite by step {self.trainer.steps_done}: not saved. Lower lr."
@@ -72,21 +89,27 @@ class _Run:
 
     def finish(self) -> SAE:
         sae = self.trainer.dictionary()
+        self.ranks.attempt(lambda: self._save(sae) if self.ranks.leader else None)
+        return sae
+
+    def _save(self, sae: SAE) -> None:
         if self.out is not None:
             self.table.write(self.out / "metrics.parquet")
             sae.save(self.out)
-        return sae
 
 
-def _from(batches: Iterable[Batch], start: int) -> Iterator[Batch]:
-    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise."""
+def _from(batches: Iterable[Batch], start: int, ranks: Ranks) -> Iterator[Batch]:
+    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise; this process's share where it deals them."""
+    dealt = getattr(batches, "share", None)
+    if dealt is not None and ranks.data > 1:
+        batches = dealt(ranks.data_rank, ranks.data)
     starting_at = getattr(batches, "starting_at", None)
     if starting_at is not None:
         return iter(starting_at(start))
     return itertools.islice(iter(batches), start, None)
 
 
-def _rows_of(batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
+def _rows_of(batch: Batch, name: str) -> tuple[Tensor | Share, Tensor | None]:
     mine = batch[name] if isinstance(batch, Mapping) else batch
     return mine if isinstance(mine, tuple) else (mine, None)
 
@@ -126,6 +149,7 @@ def train_many(
     log_every: int = 10,
     loggers: Sequence[Logger] = (),
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, SAE]:
     """Train several dictionaries (a k sweep, seeds, sites) from one pass over the data; names to folded dictionaries.
 
@@ -139,6 +163,9 @@ def train_many(
         checkpoint_every: steps between checkpoints for resuming; None = a tenth of the run. Two are kept.
         checkpoint_series: steps whose checkpoints are kept for good, e.g. ``sae.checkpoint.log_spaced(total_steps)``.
         progress: show a bar; None = where standard error is a terminal.
+        ranks: the processes that train together (see :mod:`sae.parallel`). All call this with the same arguments and get the same
+            dictionaries; the leader alone writes and tells. Batches that have ``.share(part, parts)`` are asked for this process's
+            :class:`sae.rows.Share` of each, of others it takes its rows. The number of processes may change between runs.
 
     Raises:
         UserError: the batches end early. ConfigError, NonFiniteError, OutOfSpace: see :meth:`sae.trainer.Trainer.step`; the last
@@ -147,7 +174,7 @@ def train_many(
     from sae.progress import Progress
 
     folder = None if out is None else Path(out)
-    runs = [_Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs)) for n, c in configs.items()]
+    runs = [_Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs), ranks) for n, c in configs.items()]
     source = folder if resume is True else Path(resume) if resume else None
     if resume is True and folder is None:
         raise ConfigError("resume = True needs out, the folder that holds the checkpoints.")
@@ -157,8 +184,9 @@ def train_many(
     every, series = checkpoint_every or max(1, total_steps // 10), set(checkpoint_series)
 
     begin = min(done)
-    stream = on_device(_from(batches, begin), device)
-    with Progress(runs[0].trainer, total_steps, begin, show=sys.stderr.isatty() if progress is None else progress) as bar:
+    stream = on_device(_from(batches, begin, ranks), device)
+    show = ranks.leader and (sys.stderr.isatty() if progress is None else progress)
+    with Progress(runs[0].trainer, total_steps, begin, show=show) as bar:
         for step in range(begin, total_steps):
             batch = next(stream, None)
             if batch is None:
@@ -170,7 +198,7 @@ def train_many(
                 if step % log_every == 0 or step == total_steps - 1:
                     row = report.row() | {"rows_seen": float(run.trainer.rows_seen)}
                     run.table.add(row)
-                    tell(loggers, run.name or "sae", row)
+                    tell(loggers if ranks.leader else (), run.name or "sae", row)
                     bar.show(row)
                 if (step + 1) % every == 0 or step + 1 in series or step + 1 == total_steps:
                     run.checkpoint(series)

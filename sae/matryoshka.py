@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.activation import BatchTopK, Reconstruction, TopK
+from sae.penalised import own_bias
 
 if TYPE_CHECKING:
     from sae.backends import Backend
@@ -28,7 +29,7 @@ class MatryoshkaTopK(TopK):
 
     def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         out = super().reconstruct(model, x_BD, plan, target_BD)
-        return *out[:4], prefix_errors(model, target_BD, out[2], out[3], plan.backend, self.prefixes)
+        return *out[:4], prefix_errors(model, target_BD, out[2], out[3], plan, self.prefixes)
 
     def fold(self, factor_F: Tensor) -> TopK:
         """After training it is a plain Top-K."""
@@ -43,15 +44,17 @@ class MatryoshkaBatchTopK(BatchTopK):
 
     def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         out = super().reconstruct(model, x_BD, plan, target_BD)
-        return *out[:4], prefix_errors(model, target_BD, out[2], out[3], plan.backend, self.prefixes)
+        return *out[:4], prefix_errors(model, target_BD, out[2], out[3], plan, self.prefixes)
 
 
 def prefix_errors(
-    model: SAE, target_BD: Tensor, values_BK: Tensor, indices_BK: Tensor, backend: Backend, prefixes: tuple[int, ...]
+    model: SAE, target_BD: Tensor, values_BK: Tensor, indices_BK: Tensor, plan: StepPlan, prefixes: tuple[int, ...]
 ) -> Tensor:
     """Sum over prefixes of the mean squared error of their reconstructions."""
-    ys = PrefixDecode.apply(values_BK, indices_BK, model.dec_FD, model.b_dec, prefixes, backend)
-    return (ys - target_BD).square().sum() / target_BD.numel()
+    ranks = plan.ranks
+    here = tuple(ranks.local(slice(0, p), model.d_sae).stop for p in prefixes)
+    ys = ranks.sum_latents(PrefixDecode.apply(values_BK, indices_BK, model.dec_FD, own_bias(model, plan), here, plan.backend))
+    return ranks.sum_data((ys - target_BD).square().sum()) / ((plan.rows or len(target_BD)) * target_BD.shape[1])
 
 
 class PrefixDecode(torch.autograd.Function):

@@ -6,6 +6,8 @@ latent is one contiguous row; ``W_enc`` [D, F] and ``W_dec`` [F, D] are what use
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +20,8 @@ from sae.backends import pick
 from sae.config import Start
 from sae.encode import StepPlan, encode
 from sae.errors import ConfigError, NonFiniteError, UserError
+from sae.parallel import ALONE, Ranks, per_latent
+from sae.rows import Part
 
 TINY = 1e-12
 ROWS = 1024  # rows encoded at a time behind thresholds: bounds the dense pre-activations
@@ -33,9 +37,11 @@ class SAE(nn.Module):
         scale_D: factors on the input while training; all one in a saved dictionary.
         centred: whether b_dec is subtracted from the input (in a saved dictionary it is). start: how :meth:`initialise` starts.
         metadata: plain values that go into ``cfg.json`` (model_name, hook_name, seed, ...).
+        ranks: the processes this dictionary is dealt to; the tensors with a row per latent then hold those of this one.
     """
 
     kind = "sae"
+    ranks: Ranks = ALONE
 
     def __init__(self, d_in: int, d_sae: int, activation: Activation, *, d_out: int | None = None, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -121,7 +127,7 @@ class SAE(nn.Module):
         if threshold is not None:
             return self._encode_gated(x, threshold)
         rows = self._rows(x).reshape(-1, self.d_in)
-        plan = StepPlan(self.activation.keep(self.k), pick("auto", rows), self.activation.selection_weights(self))
+        plan = StepPlan(self.activation.keep(self.k), pick("auto", rows), self.activation.selection_weights(self), ranks=self.ranks)
         with torch.no_grad():
             values, indices, _, _ = encode(rows, self.enc_FD, self.bias(), plan)
         if torch.is_grad_enabled() and (x.requires_grad or self.enc_FD.requires_grad):
@@ -151,7 +157,7 @@ class SAE(nn.Module):
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Raw activations [..., d_out] from kept latents (values, indices) [..., k]."""
         k = values.shape[-1]
-        y = pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD)
+        y = self.ranks.sum_latents(pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD))
         return ((y + self.b_dec) / self.target_scale).reshape(*values.shape[:-1], self.d_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,6 +168,31 @@ class SAE(nn.Module):
     def skip(self, x: Tensor) -> Tensor | None:
         """What a connection past the latents adds to the reconstruction of raw rows; None where there is none."""
         return None
+
+    # --- several processes ---------------------------------------------------------------------------------------
+
+    def dealt(self, ranks: Ranks) -> Self:
+        """This dictionary, reduced to the latents of this process. Encoding gives these alone, numbered from the first; decoding sums all."""
+        if ranks.latents > 1:
+            self._replace_rows(lambda t: t[ranks.mine(self.d_sae)].clone())
+        self.ranks = ranks
+        return self
+
+    def undealt(self) -> Self:
+        """The whole dictionary, put together in every process; shares the tensors that all have."""
+        out = copy.copy(self)
+        out._parameters, out._buffers = dict(self._parameters), dict(self._buffers)
+        out._replace_rows(self.ranks.whole)
+        out.ranks = ALONE
+        return out
+
+    def _replace_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        for name, p in list(self._parameters.items()):
+            if per_latent(name) and p is not None:
+                self._parameters[name] = nn.Parameter(change(p.detach()))
+        for name, b in list(self._buffers.items()):
+            if per_latent(name) and b is not None:
+                self._buffers[name] = change(b)
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -221,7 +252,8 @@ class SAE(nn.Module):
             raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
         self.b_enc.zero_()
         norm = self.start.norm
-        self.dec_FD.copy_(self.directions(self.d_sae, generator) * (1.0 if norm == "search" else norm))
+        drawn = self.directions(self.d_sae, generator, self.ranks.mine(self.d_sae))
+        self.dec_FD.copy_(drawn * (1.0 if norm == "search" else norm))
         self.constrain()
         self.enc_FD.copy_(self.encoder_start(self.dec_FD))
         if self.start.encoder == "fitted" or norm == "search":
@@ -246,23 +278,28 @@ class SAE(nn.Module):
         """[n, d_in] encoder rows that go with decoder rows [n, d_out], of the same length."""
         return decoders
 
-    def directions(self, n: int, generator: torch.Generator) -> Tensor:
-        """[n, d_out] random unit directions in float64."""
-        return nnf.normalize(torch.randn(n, self.d_out, generator=generator, dtype=torch.float64), dim=1)
+    def directions(self, n: int, generator: torch.Generator, wanted: slice = slice(None)) -> Tensor:
+        """The ``wanted`` of ``n`` random unit directions [n, d_out] in float64. Which are wanted changes none of them."""
+        return nnf.normalize(torch.randn(n, self.d_out, generator=generator, dtype=torch.float64)[wanted], dim=1)
 
     @torch.no_grad()
-    def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator) -> None:
+    def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator, part: Part | None = None) -> None:
         """Start dead latents anew where the reconstruction is worst (Bricken et al. 2023, *Towards Monosemanticity*, resampling).
 
         Each takes the direction of the residual of a row drawn with probability proportional to its squared error, plus noise;
-        its encoder is half as long as the others' mean, so that AuxK rather than an abrupt start brings it in.
+        its encoder is half as long as the others' mean, so that AuxK rather than an abrupt start brings it in. ``part`` says where
+        these rows stand among those of all processes; each process gives its own dead latents.
         """
-        error = residual_BD.square().sum(1).double().cpu()
-        chosen = torch.multinomial(error, len(latents_N), replacement=True, generator=generator).to(residual_BD.device)
-        noise = self.directions(len(latents_N), generator).to(residual_BD)
-        direction = nnf.normalize(nnf.normalize(residual_BD[chosen], dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1)
+        part = part or Part(residual_BD, len(residual_BD), 0)
+        n, before = self.ranks.offset(len(latents_N))
+        mine = slice(before, before + len(latents_N))
+        error = part.spread(residual_BD.square().sum(1).double()).cpu()
+        chosen = torch.multinomial(error, n, replacement=True, generator=generator).to(residual_BD.device)[mine]
+        noise = self.directions(n, generator, mine).to(residual_BD)
+        direction = nnf.normalize(nnf.normalize(part.fetch(residual_BD, chosen), dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1)
+        length = self.ranks.sum_latents(torch.linalg.vector_norm(self.enc_FD, dim=1).mean()) / self.ranks.latents
         self.dec_FD[latents_N] = direction
-        self.enc_FD[latents_N] = self.encoder_start(direction) * (0.5 * torch.linalg.vector_norm(self.enc_FD, dim=1).mean())
+        self.enc_FD[latents_N] = self.encoder_start(direction) * (0.5 * length)
         self.b_enc[latents_N] = 0
 
     @torch.no_grad()

@@ -46,8 +46,9 @@ class L1(Threshold):
 
     def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         f = dense(model, x_BD).relu()
-        cost = f.mean(0) * torch.stack(norms(model)).sum(0)
-        return everything(model, x_BD, f, (self.weight(model) * cost).sum() / sum(model.blocks))
+        cost = batch_mean(f.sum(0) * torch.stack(norms(model)).sum(0), plan, len(f))
+        penalty = plan.ranks.sum_latents((self.weight(model) * cost).sum()) / sum(model.blocks)
+        return everything(x_BD, f, penalty, decoded(model, f, plan))
 
     def weight(self, model: SAE) -> Tensor:
         """[F] weight of each latent's penalty now; counts the step."""
@@ -93,41 +94,42 @@ class JumpReLU(L1):
         z, t = dense(model, x_BD), self.learnt(model)
         f = JumpStep.apply(z, t, self.window)
         if self.penalty.startswith("l0"):
-            return everything(model, x_BD, f, self.count(model, JumpCount.apply(z, t, self.window)))
+            share = batch_mean(JumpCount.apply(z, t, self.window), plan, len(f))
+            return everything(x_BD, f, self.count(model, share, plan), decoded(model, f, plan))
         sizes = norms(model)
         rows, columns = f.detach().nonzero(as_tuple=True)  # tanh only where it is not zero ...
         on = f[rows, columns]
         p = self.c * torch.stack(sizes).sum(0) * (f * (f.detach() == 0)).sum(0)  # ... its slope there moves thresholds all the same
         for n in sizes:
             p = p.index_add(0, columns, torch.tanh(self.c * on * n[columns]))
-        return everything(model, x_BD, f, self.quad(model, p / (len(x_BD) * len(sizes))))
+        return everything(x_BD, f, self.quad(model, batch_mean(p, plan, len(f)) / len(sizes), plan), decoded(model, f, plan))
 
-    def quad(self, model: SAE, p_F: Tensor) -> Tensor:
+    def quad(self, model: SAE, p_F: Tensor, plan: StepPlan) -> Tensor:
         """The tanh or tanh-quad penalty of mean activities p [F]."""
         cost = p_F * (1 + p_F / self.s) if self.penalty == "tanh-quad" else p_F
-        return (self.weight(model) * cost).sum() * len(model.blocks) / sum(model.blocks)
+        return plan.ranks.sum_latents((self.weight(model) * cost).sum()) * len(model.blocks) / sum(model.blocks)
 
-    def count(self, model: SAE, share_F: Tensor) -> Tensor:
+    def count(self, model: SAE, share_F: Tensor, plan: StepPlan) -> Tensor:
         """The L0 penalty of firing shares [F]."""
-        weight = self.weight(model)
+        weight, ranks = self.weight(model), plan.ranks
         if self.penalty == "l0":
-            return (weight * share_F).sum()
-        return weight.mean() * (share_F.sum() / self.k - 1).square()
+            return ranks.sum_latents((weight * share_F).sum())
+        return ranks.sum_latents(weight.mean()) / ranks.latents * (ranks.sum_latents(share_F.sum()) / self.k - 1).square()
 
 
 class JumpCount(torch.autograd.Function):
-    """[F] share of rows with z > t, and dt = -g mean 1[|z - t| < window / 2] / window (rectangle kernel); nothing flows to z."""
+    """[F] number of rows with z > t, and dt = -g sum 1[|z - t| < window / 2] / window (rectangle kernel); nothing flows to z."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, t: Tensor, window: float) -> Tensor:
         ctx.save_for_backward(z, t)
         ctx.window = window
-        return (z > t).to(z.dtype).mean(0)
+        return (z > t).to(z.dtype).sum(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, t = ctx.saved_tensors
-        near = ((z - t).abs() < ctx.window / 2).to(z.dtype).mean(0)
+        near = ((z - t).abs() < ctx.window / 2).to(z.dtype).sum(0)
         return None, -grads[0] * near / ctx.window, None
 
 
@@ -158,7 +160,21 @@ def norms(model: SAE) -> list[Tensor]:
     return [torch.linalg.vector_norm(b, dim=1).clamp_min(1e-12) for b in model.dec_FD.split(model.blocks, dim=1)]
 
 
-def everything(model: SAE, x_BD: Tensor, f: Tensor, penalty: Tensor, y: Tensor | None = None) -> Reconstruction:
-    """A reconstruction from dense codes f [B, F], by default of all of them."""
-    y = torch.addmm(model.b_dec, f, model.dec_FD) if y is None else y
-    return y, x_BD.new_zeros(0), f, torch.arange(model.d_sae, device=x_BD.device).expand(len(x_BD), -1), penalty
+def batch_mean(sum_F: Tensor, plan: StepPlan, n: int) -> Tensor:
+    """The mean over the rows of all processes, from the sum over the ``n`` rows of this one."""
+    return plan.ranks.sum_data(sum_F) / (plan.rows or n)
+
+
+def own_bias(model: SAE, plan: StepPlan) -> Tensor:
+    """The decoder's bias in the first of several parts of a dictionary, zeros in the others: their reconstructions are summed."""
+    return torch.zeros_like(model.b_dec) if plan.ranks.latents_rank else model.b_dec
+
+
+def decoded(model: SAE, f: Tensor, plan: StepPlan) -> Tensor:
+    """The reconstruction [B, D] from dense codes f [B, F], summed over the parts of the dictionary."""
+    return plan.ranks.sum_latents(torch.addmm(own_bias(model, plan), f, model.dec_FD))
+
+
+def everything(x_BD: Tensor, f: Tensor, penalty: Tensor, y: Tensor) -> Reconstruction:
+    """What the trainer needs of dense codes f [B, F] and the reconstruction y [B, D] from them."""
+    return y, x_BD.new_zeros(0), f, torch.arange(f.shape[1], device=x_BD.device).expand(len(x_BD), -1), penalty

@@ -43,8 +43,10 @@ class SparseStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, ...]:
         select = batch_top_k if plan.candidates else encode
         v, i, v_aux, i_aux = select(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1) if plan.centred else b_enc, plan)
-        y = _decode(plan, v.clamp_min_(0), i, W_dec).add_(b_dec)
-        aux_y = x.new_zeros(0) if v_aux is None or i_aux is None else plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec)
+        y = plan.ranks.sum_latents(_decode(plan, v.clamp_min_(0), i, W_dec)).add_(b_dec)
+        aux_y = x.new_zeros(0)
+        if v_aux is not None and i_aux is not None:
+            aux_y = plan.ranks.sum_latents(plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec))
         ctx.plan = plan
         ctx.save_for_backward(x, W_enc, W_dec, b_dec, v, i, v_aux, i_aux)
         ctx.mark_non_differentiable(i)
@@ -54,7 +56,7 @@ class SparseStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, W_enc, W_dec, b_dec, v, i, v_aux, i_aux = ctx.saved_tensors
-        be, every = ctx.plan.backend, ctx.plan.aux_every
+        be, plan = ctx.plan.backend, ctx.plan
         gy = x.new_zeros(len(x), W_dec.shape[1]) if grads[0] is None else grads[0].contiguous()
         g = be.dots(gy, W_dec, i)
         if grads[2] is not None:
@@ -70,8 +72,8 @@ class SparseStep(torch.autograd.Function):
         if i_aux is not None and grads[1] is not None:  # the entries of the dead latents join the list
             g_aux = be.dots(grads[1].contiguous(), W_dec, i_aux).mul_(v_aux > 0)
             latents, values, slopes = (torch.cat([a, b.flatten()]) for a, b in ((latents, i_aux), (values, v_aux), (slopes, g_aux)))
-            hits = torch.cat([source, (len(x) + rows[: len(i_aux)]).repeat_interleave(i_aux.shape[1])])
-            source = torch.cat([source, rows[::every].repeat_interleave(i_aux.shape[1])])
+            hits = torch.cat([source, (len(x) + torch.arange(len(i_aux), device=x.device)).repeat_interleave(i_aux.shape[1])])
+            source = torch.cat([source, plan.for_aux(rows).repeat_interleave(i_aux.shape[1])])
             upstream = torch.cat([gy, grads[1]])
         t = be.transpose(latents, len(W_dec))
         gW_dec = be.scatter(t, values, source if hits is None else hits, upstream)
@@ -81,9 +83,10 @@ class SparseStep(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             gx = be.decode(g, i, W_enc)
             if g_aux is not None:
-                gx[::every] += be.decode(g_aux, i_aux, W_enc)
-        gb_dec = gy.sum(0)
-        if ctx.plan.centred:
+                gx.index_add_(0, plan.for_aux(rows), be.decode(g_aux, i_aux, W_enc))
+            gx = plan.ranks.sum_latents(gx)
+        gb_dec = gy.sum(0) if plan.ranks.latents_rank == 0 else torch.zeros_like(b_dec)  # its parts are summed over all processes
+        if plan.centred:
             gW_enc.addr_(gb_enc, b_dec, alpha=-1)
             gb_dec -= gb_enc @ W_enc  # reduce over the batch, then multiply: no second dense product
         return gx, gW_enc, gb_enc, gW_dec, gb_dec, None

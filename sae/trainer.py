@@ -16,9 +16,10 @@ from sae.backends import pick
 from sae.config import TrainingConfig
 from sae.encode import StepPlan
 from sae.errors import ConfigError, NonFiniteError
-from sae.metrics import fvu, l0
+from sae.metrics import fvu, l0, mean_row
 from sae.model import SAE
-from sae.rows import check_rows, median_norm, ordinary
+from sae.parallel import ALONE, Ranks, per_latent
+from sae.rows import Part, Share, median_norm
 from sae.schedule import kept, learning_rate
 
 REVIVE_AFTER = 10  # times dead_after: earlier, latents that AuxK is still bringing back are thrown away and the error grows
@@ -56,23 +57,25 @@ class Trainer:
     Args:
         config: what to train. total_steps: for decay and K-annealing; without it the learning rate stays constant.
         device: where the model lives; rows are moved there.
+        ranks: this process among those that train this dictionary together. Each calls :meth:`step` with the same batch, or with
+            its :class:`sae.rows.Share` of it; each gets the same report.
 
     Example:
         ``trainer = Trainer(TopKConfig(d_in=256)); trainer.step(x); sae = trainer.dictionary()``
     """
 
-    def __init__(self, config: TrainingConfig, *, total_steps: int | None = None, device: str | torch.device = "cpu"):
+    def __init__(self, config: TrainingConfig, *, total_steps: int | None = None, device: str | torch.device = "cpu", ranks: Ranks = ALONE):
         if total_steps is not None and total_steps < 1:
             raise ConfigError(f"total_steps = {total_steps} must be at least 1.")
-        self.config, self.total_steps = config, total_steps
-        self.model: SAE = config.build().to(device)
+        self.config, self.total_steps, self.ranks = config, total_steps, ranks
+        self.model: SAE = config.build().dealt(ranks).to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
         self.backend = pick(config.backend, self.model.enc_FD)
         self.steps_done, self.rows_seen, self.yardstick = 0, 0, 0.0
-        self.since_F = torch.zeros(self.model.d_sae, dtype=torch.int64, device=self.model.enc_FD.device)
+        self.since_F = torch.zeros(len(self.model.enc_FD), dtype=torch.int64, device=self.model.enc_FD.device)
 
-    def step(self, x: Tensor, keep: Tensor | None = None) -> StepReport:
+    def step(self, x: Tensor | Share, keep: Tensor | None = None) -> StepReport:
         """One full training step on raw rows ``x`` [B, d_in]; the first also initialises from them.
 
         Args:
@@ -81,95 +84,113 @@ class Trainer:
         Raises:
             ConfigError: another width, no rows left. NonFiniteError: NaN or infinity in the rows or in the loss; the model is as before.
         """
-        x, masked = self._rows(x, keep)
+        part = self._part(x, keep)
         k = self.model.activation.keep(kept(self.config, self.steps_done, self.total_steps))
         lr = learning_rate(self.config, self.steps_done, self.total_steps)
         dead = self._dead()
+        n_dead, _ = self.ranks.offset(len(dead))
 
-        model = self.model
-        rows, target = model.training_rows(x)
-        plan = self._plan(k, dead)
+        model, ranks = self.model, self.ranks
+        rows, target = model.training_rows(part.x)
+        plan = self._plan(k, dead, n_dead, part)
         y, aux_y, values, indices, penalty = model.reconstruct(rows, plan, target)
         residual = y - target
-        square = self._square(residual, target)
-        loss = square / residual.numel()
+        square = self._square(residual, target, part.total)
+        loss = square / (part.total * target.shape[1])
         aux = torch.full((), torch.nan)
-        if aux_y.numel():
-            leftover = residual.detach()[:: self.config.aux_every]
-            aux = (leftover + aux_y).square().sum() / leftover.square().sum()
+        if aux_y.ndim == 2:
+            leftover = plan.for_aux(residual.detach())
+            aux = (leftover + aux_y).square().sum() / ranks.sum_data(leftover.square().sum())
             loss = loss + self.config.aux_coefficient * aux
+            aux = ranks.sum_data(aux.detach())
+        told = ranks.sum_data(loss.detach())
         if penalty is not None:
-            loss = loss + penalty
-        self._check(loss)
+            loss, told = loss + penalty, told + penalty.detach()
+        self._check(told)
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._share_gradients()
         if self.config.details.clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.details.clip)
+            self._clip(self.config.details.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self._revive(dead, -residual.detach())
+        self._revive(dead, -residual.detach(), part)
         model.constrain()
-        self._count(values.detach(), indices)
+        self._count(values.detach(), indices, part.total)
         report = StepReport(
             step=self.steps_done,
-            rows=len(x),
-            masked=masked,
-            loss=loss.detach(),
-            fvu=fvu(target, y.detach()),
-            l0=l0(values.detach()),
-            aux=aux.detach(),
-            dead=len(dead),
+            rows=part.total,
+            masked=part.masked,
+            loss=told,
+            fvu=fvu(target, y.detach(), ranks, part.total),
+            l0=l0(values.detach(), ranks, part.total),
+            aux=aux,
+            dead=n_dead,
             k=k,
             lr=lr,
-            doubtful=sum(plan.doubts) if plan.doubts else math.nan,
+            doubtful=float(ranks.sum_data(torch.tensor(sum(plan.doubts), device=target.device))) if plan.doubts else math.nan,
         )
         self.steps_done += 1
-        self.rows_seen += len(x)
+        self.rows_seen += part.total
         return report
 
     def dictionary(self) -> SAE:
-        """A folded copy: raw activations in, raw activations out."""
-        return self.model.folded().requires_grad_(False).eval()
+        """A folded copy: raw activations in, raw activations out. Of a dictionary dealt to several processes all of it, in each."""
+        return self.model.undealt().folded().requires_grad_(False).eval()
 
-    def _rows(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, int]:
-        n, where = len(x), f"training step {self.steps_done}"
-        if keep is not None:
-            x = x[keep]
-        check_rows(x, self.model.row_width, where=where)
-        x = x.to(self.model.enc_FD.device)
-        if self.steps_done == 0:
-            self.yardstick = median_norm(x)
-        usual = ordinary(x, self.yardstick, self.config.outlier_factor)
-        if usual is not None:
-            x = x[usual]
-            if len(x) == 0:
-                raise ConfigError(
-                    f"{where}: every row is longer than {self.config.outlier_factor:g} median norms. Raise outlier_factor (0 keeps all)."
-                )
-        if self.steps_done == 0:
-            self.model.initialise(x, self.generator)
-        return x, n - len(x)
+    def _part(self, x: Tensor | Share, keep: Tensor | None) -> Part:
+        """This process's rows of a batch; at step 0 the yardstick for outliers and the start of the model come from the whole batch."""
+        where, first = f"training step {self.steps_done}", self.steps_done == 0
+        share = Share.of_batch(x, keep, self.ranks).checked(self.model.row_width, where).to(self.model.enc_FD.device)
+        if first:
+            self.yardstick = median_norm(Part.of_all(share, self.ranks).gathered())
+        part = Part.of_all(share.without(self.yardstick, self.config.outlier_factor), self.ranks)
+        if part.total == 0:
+            raise ConfigError(
+                f"{where}: every row is longer than {self.config.outlier_factor:g} median norms. Raise outlier_factor (0 keeps all)."
+            )
+        if first:
+            self.model.initialise(part.gathered(), self.generator)
+        return part
 
     def _dead(self) -> Tensor:
         return (self.since_F > self.config.dead_after).nonzero().flatten()
 
-    def _revive(self, dead: Tensor, residual: Tensor) -> None:
+    def _share_gradients(self) -> None:
+        """Sum what every process found: over the batch, and over the dictionary where latents contribute to one bias."""
+        if self.ranks.world > 1:
+            for name, p in self.model.named_parameters():
+                assert p.grad is not None
+                p.grad = self.ranks.sum_all(p.grad) if name == "b_dec" else self.ranks.sum_data(p.grad)
+
+    def _clip(self, longest: float) -> None:
+        """Shorten the gradient, if it is longer than that over all parameters of the whole dictionary."""
+        if self.ranks.latents == 1:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
+            return
+        square = torch.zeros((), dtype=self.model.enc_FD.dtype, device=self.model.enc_FD.device)
+        for name, p in self.model.named_parameters():
+            assert p.grad is not None
+            square += self.ranks.sum_latents(p.grad.square().sum()) if per_latent(name) else p.grad.square().sum()
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), longest, square.sqrt())
+
+    def _revive(self, dead: Tensor, residual: Tensor, part: Part) -> None:
         """Latents that AuxK could not reach (none of their pre-activations is positive) start anew, with a fresh optimiser."""
         lost = dead[self.since_F[dead] > REVIVE_AFTER * self.config.dead_after] if self.config.revive and len(dead) else dead[:0]
-        if len(lost) == 0:
+        if self.ranks.offset(len(lost))[0] == 0:
             return
-        self.model.revive(lost, residual, self.generator)
-        for p, state in self.optimizer.state.items():
-            if p.shape[0] == self.model.d_sae:
-                state["exp_avg"][lost] = 0
-                state["exp_avg_sq"][lost] = 0
+        self.model.revive(lost, residual, self.generator, part)
+        for name, p in self.model.named_parameters():
+            if per_latent(name):
+                self.optimizer.state[p]["exp_avg"][lost] = 0
+                self.optimizer.state[p]["exp_avg_sq"][lost] = 0
         self.since_F[lost] = 0
 
-    def _plan(self, k: int, dead: Tensor) -> StepPlan:
-        k_aux = self.config.k if self.config.k_aux is None else self.config.k_aux
-        use_aux = k_aux > 0 and self.config.aux_coefficient > 0 and len(dead) > 0
+    def _plan(self, k: int, dead: Tensor, n_dead: int, part: Part) -> StepPlan:
+        k_aux = min(n_dead, self.config.k if self.config.k_aux is None else self.config.k_aux)
+        use_aux = k_aux > 0 and self.config.aux_coefficient > 0
         return StepPlan(
             k=k,
             backend=self.backend,
@@ -177,15 +198,18 @@ class Trainer:
             dead_N=dead if use_aux else None,
             k_aux=k_aux,
             aux_every=self.config.aux_every,
+            aux_rows=part.nth(self.config.aux_every),
             tile_rows=self.config.tile_rows,
             bf16_preselect=self.config.bf16_preselect,
+            ranks=self.ranks,
+            rows=part.total,
         )
 
-    def _square(self, residual: Tensor, target: Tensor) -> Tensor:
+    def _square(self, residual: Tensor, target: Tensor, n: int) -> Tensor:
         """Squared error of all rows, each over its centred length where ``details.error`` says so."""
         if self.config.details.error == "mean":
             return residual.square().sum()
-        length = torch.linalg.vector_norm(target - target.mean(0), dim=1).clamp_min(1e-12)
+        length = torch.linalg.vector_norm(target - mean_row(target, self.ranks, n), dim=1).clamp_min(1e-12)
         return (residual.square().sum(1) / length).sum()
 
     def _check(self, loss: Tensor) -> None:
@@ -195,30 +219,40 @@ class Trainer:
                 "Lower lr or outlier_factor, or resume from the last checkpoint with another data seed."
             )
 
-    def _count(self, values: Tensor, indices: Tensor) -> None:
-        fired = torch.bincount(indices.flatten(), weights=(values > 0).flatten().to(values.dtype), minlength=len(self.since_F)) > 0
-        self.since_F.add_(len(values)).masked_fill_(fired, 0)
+    def _count(self, values: Tensor, indices: Tensor, rows: int) -> None:
+        times = torch.bincount(indices.flatten(), weights=(values > 0).flatten().to(values.dtype), minlength=len(self.since_F))
+        self.since_F.add_(rows).masked_fill_(self.ranks.max_data(times) > 0, 0)
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values): all that :meth:`restore` needs to go on bit for bit."""
-        tensors = {f"model.{name}": t.detach() for name, t in self.model.state_dict().items()}
+        """(tensors, plain values): all that :meth:`restore` needs to go on bit for bit, of the whole dictionary in every process."""
+        tensors = {f"model.{name}": self._whole(name, t) for name, t in self.model.state_dict().items()}
         for name, p in self.model.named_parameters():
             for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"adam.{name}.{key}"] = value
-        tensors |= {"since_F": self.since_F, "generator": self.generator.get_state()}
+                tensors[f"adam.{name}.{key}"] = self._whole(name, value)
+        tensors |= {"since_F": self._whole("since_F", self.since_F), "generator": self.generator.get_state()}
         plain = {"steps_done": self.steps_done, "rows_seen": self.rows_seen, "yardstick": self.yardstick}
         return tensors, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Continue from a :meth:`state` of the same config."""
-        self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        """Continue from a :meth:`state` of the same config, whatever the number of processes it comes from."""
+        self.model.load_state_dict(
+            {(name := n.removeprefix("model.")): self._mine(name, t) for n, t in tensors.items() if n.startswith("model.")}
+        )
         for name, p in self.model.named_parameters():
             prefix = f"adam.{name}."
-            state = {n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)}
+            state = {n.removeprefix(prefix): self._mine(name, t).clone() for n, t in tensors.items() if n.startswith(prefix)}
             if state:
                 self.optimizer.state[p] = state
-        self.since_F.copy_(tensors["since_F"])
+        self.since_F.copy_(self._mine("since_F", tensors["since_F"]))
         self.generator.set_state(tensors["generator"])
         self.steps_done, self.rows_seen, self.yardstick = int(plain["steps_done"]), int(plain["rows_seen"]), float(plain["yardstick"])
+
+    def _whole(self, name: str, t: Tensor) -> Tensor:
+        """All rows of a tensor that has one per latent; others as they are."""
+        return self.ranks.whole(t.detach()) if per_latent(name) and t.ndim else t.detach()
+
+    def _mine(self, name: str, t: Tensor) -> Tensor:
+        """This process's rows of such a tensor."""
+        return t[self.ranks.mine(self.model.d_sae)] if per_latent(name) and t.ndim else t
