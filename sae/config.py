@@ -44,6 +44,13 @@ class Details(StrictConfig):
     )
 
 
+class MeshConfig(StrictConfig):
+    """How the processes of one run share the work (see :mod:`sae.parallel`); data x latents is their number."""
+
+    data: int = Field(0, ge=0, description="parts of every batch; 0 = as many as there are processes for")
+    latents: int = Field(1, ge=1, description="parts of the dictionary; must divide d_sae")
+
+
 class TrainingConfig(StrictConfig):
     """The part that every kind of dictionary shares and the trainer reads.
 

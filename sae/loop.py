@@ -54,7 +54,7 @@ class _Run:
         path = self.ranks.tell(found and found[0])
         if path is None:
             return 0
-        _, tensors, plain = found or (path, *self.ranks.attempt(lambda: checkpoint.read(path)))
+        _, tensors, plain = self.ranks.attempt(lambda: found or (path, *checkpoint.read(path)))
         expected = {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
         for key, value in expected.items():
             if plain.get(key) != value:
@@ -173,6 +173,7 @@ def train_many(
     """
     from sae.progress import Progress
 
+    device = str(ranks.device) if ranks.world > 1 else device  # of several GPUs this process's own
     folder = None if out is None else Path(out)
     runs = [_Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs), ranks) for n, c in configs.items()]
     source = folder if resume is True else Path(resume) if resume else None
@@ -188,7 +189,7 @@ def train_many(
     show = ranks.leader and (sys.stderr.isatty() if progress is None else progress)
     with Progress(runs[0].trainer, total_steps, begin, show=show) as bar:
         for step in range(begin, total_steps):
-            batch = next(stream, None)
+            batch = ranks.attempt(lambda: next(stream, None))
             if batch is None:
                 raise UserError(f"the batches ended after {step} of {total_steps} steps. Use fewer steps or more rows (epochs).")
             for run in runs:

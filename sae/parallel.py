@@ -252,9 +252,19 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
         mesh = init_device_mesh(kind, (data, latents), mesh_dim_names=("data", "latents"))
     try:
         yield Ranks(mesh)
-    finally:
+    except ProcessLost:
+        raise  # taking leave of a broken group could wait for ever
+    except BaseException:
         if began:
             dist.destroy_process_group()
+        raise
+    if began:
+        dist.destroy_process_group()
+
+
+def _reason(e: RuntimeError) -> str:
+    """The last words of a network library's message, without its source lines."""
+    return str(e).splitlines()[0].rpartition("] ")[2][:120]
 
 
 @contextmanager
@@ -264,6 +274,6 @@ def _listening() -> Iterator[None]:
         yield
     except RuntimeError as e:
         raise ProcessLost(
-            f"another process of this run stopped answering ({str(e).splitlines()[0][:200]}). "
+            f"another process of this run stopped answering ({_reason(e)}). "
             "The last checkpoint is whole: run the same command again, with as many processes as you like."
         ) from e

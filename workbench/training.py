@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from sae.config import MeshConfig
 from sae.errors import ConfigError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
 from workbench.provenance import Input, write_manifest
@@ -21,6 +22,7 @@ from workbench.workspace import Workspace, dictionary_id
 
 if TYPE_CHECKING:
     from sae import SAE
+    from sae.parallel import Ranks
     from workbench.activations import ActivationStore
 
 DEAD_ROWS = 100_000  # a latent that fires on none of this many rows counts as dead (Llama Scope §4.4)
@@ -46,6 +48,7 @@ class TrainRecipe(StrictConfig):
     tokens: int = Field(600_000, ge=1, description="rows trained on, over as many epochs as that needs")
     data_seed: int = Field(0, ge=0)
     device: str = "cpu"
+    parallel: MeshConfig = Field(default_factory=MeshConfig, description="how the processes torchrun started share the work")
     sae: dict[str, Any] = Field(default_factory=dict)
     harvest: str = Field("", description="harvest recipe of the store, a file or a bundled name")
     evaluate: int = Field(0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not")
@@ -168,35 +171,35 @@ def train_recipe(
     command: str = "",
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
+    ranks: Ranks | None = None,
 ) -> list[str]:
     """Train every dictionary of a recipe that is not complete yet; returns all their ids.
+
+    Args:
+        ranks: the processes that train together, each of which calls this; None where there is one.
 
     Raises:
         MissingError: the store is not in the workspace. UserError: see :func:`sae.train`.
     """
+    from sae.parallel import ALONE
     from workbench.activations import ActivationStore
 
-    if recipe.harvest and not workspace.complete("stores", recipe.store):
-        _harvest(recipe, workspace, say)
+    ranks = ranks or ALONE
+    if recipe.harvest:
+        ranks.attempt(lambda: _harvest(recipe, workspace, say) if ranks.leader and not workspace.complete("stores", recipe.store) else None)
     store = ActivationStore.open(workspace.get("stores", recipe.store).path)
     jobs = jobs_of(recipe, store)
+    complete = ranks.tell([workspace.complete("dictionaries", job.id) for job in jobs])
     groups: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
-    for job in jobs:
-        if workspace.complete("dictionaries", job.id):
+    for job, finished in zip(jobs, complete, strict=True):
+        if finished:
             say(f"{job.id}: complete, reused")
         else:
             groups.setdefault((job.source, job.hooks), []).append(job)
     for todo in groups.values():
         say(f"training {', '.join(j.id for j in todo)}")
-        _train_group(recipe, workspace, store, todo, command, progress)
-    if recipe.evaluate:
-        _evaluate(recipe, workspace, jobs, command, say)
-    if recipe.summary:
-        from workbench.export.bundle import bundle, write_bundle
-        from workbench.export.spec import FigureSpec
-
-        spec = FigureSpec.model_validate({"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": "double"}})
-        say(f"figure: {write_bundle(bundle(spec, workspace), workspace, command=command).path}")
+        _train_group(recipe, workspace, store, todo, command, progress, ranks)
+    ranks.attempt(lambda: _finish(recipe, workspace, jobs, command, say) if ranks.leader else None)
     return [job.id for job in jobs]
 
 
@@ -232,6 +235,18 @@ def _evaluate(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], comman
         say(f"{job.id}: EV {n['ev']['value']:.3f}, L0 {n['l0']['value']:.1f}, delta LM loss {n['delta_ce']['value']:.3f} nats")
 
 
+def _finish(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]) -> None:
+    """What follows the last dictionary, where the recipe asks for it."""
+    if recipe.evaluate:
+        _evaluate(recipe, workspace, jobs, command, say)
+    if recipe.summary:
+        from workbench.export.bundle import bundle, write_bundle
+        from workbench.export.spec import FigureSpec
+
+        spec = FigureSpec.model_validate({"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": "double"}})
+        say(f"figure: {write_bundle(bundle(spec, workspace), workspace, command=command).path}")
+
+
 def _train_group(
     recipe: TrainRecipe,
     workspace: Workspace,
@@ -239,6 +254,7 @@ def _train_group(
     todo: list[Job],
     command: str,
     progress: bool | None,
+    ranks: Ranks,
 ) -> None:
     """Train the dictionaries of one site on one pass over its rows, measure them, and write their manifests last."""
     import sae as sae_room
@@ -268,8 +284,10 @@ def _train_group(
         device=recipe.device,
         metadata=metadata | {job.id: {"activation": job.config.activation.kind} for job in todo},
         progress=progress,
+        ranks=ranks,
     )
-    for job in todo:
+
+    def publish(job: Job) -> None:
         write_manifest(
             folders[job.id],
             "dictionaries",
@@ -282,6 +300,8 @@ def _train_group(
             metadata=metadata | {"kind": made[job.id].kind, "seed": job.config.seed, "activation": job.config.activation.kind},
         )
         shutil.rmtree(folders[job.id] / "checkpoints", ignore_errors=True)
+
+    ranks.attempt(lambda: [publish(job) for job in todo] if ranks.leader else None)
 
 
 def measure(

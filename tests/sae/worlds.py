@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -35,14 +36,14 @@ def _one(rank: int, world: int, port: int, task: Callable[[Callable[..., Any]], 
         dist.init_process_group("gloo")
         result = task(together)
         torch.save(result, out / f"{rank}.pt")
-        dist.destroy_process_group()
+        os._exit(0)  # a group of which one is gone could not be left in order
     except BaseException:
         (out / f"{rank}.txt").write_text(traceback.format_exc())
         os._exit(1)
 
 
-def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Path) -> list[Any]:
-    """What ``task(together)`` returns in each of ``world`` processes."""
+def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Path, *, killed: int = -1) -> list[Any]:
+    """What ``task(together)`` returns in each of ``world`` processes; process ``killed`` is expected to die of SIGKILL."""
     out.mkdir(parents=True, exist_ok=True)
     port = free_port()
     processes = [CONTEXT.Process(target=_one, args=(rank, world, port, task, out)) for rank in range(world)]
@@ -55,8 +56,8 @@ def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Pat
             p.kill()
     problems = [f.read_text() for f in sorted(out.glob("*.txt"))]
     assert not problems, "\n".join(problems)
-    assert [p.exitcode for p in processes] == [0] * world
-    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    assert [p.exitcode for p in processes] == [-signal.SIGKILL if rank == killed else 0 for rank in range(world)]
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(world) if rank != killed]
 
 
 def rows(step: int, width: int, n: int = 48, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from workbench.activations.gather import Gatherer, as_torch
 from workbench.activations.pool import ShardPool
 from workbench.activations.shuffle import EpochOrder, Order
 from workbench.activations.spec import STORED, Stream, differences
+
+if TYPE_CHECKING:
+    from workbench.activations.shared import SharedBatches
 
 THREADS = 8
 
@@ -66,6 +69,12 @@ class Batches:
         if self.epochs is None:
             raise TypeError("these batches never end (epochs=None)")
         return max(0, -(-self.order.epoch_rows * self.epochs // self.batch_size) - self.start)
+
+    def share(self, part: int, parts: int) -> SharedBatches:
+        """The same batches for the ``part``-th of ``parts`` processes, which reads its share of the rows alone."""
+        from workbench.activations.shared import SharedBatches
+
+        return SharedBatches(self, part, parts)
 
     def state(self, step: int) -> dict[str, int]:
         """The two integers that say where step ``step`` begins."""
@@ -115,22 +124,21 @@ class Batches:
     def __iter__(self) -> Iterator[torch.Tensor]:
         if self.order.epoch_rows == 0:
             return
-        reader = _GroupReader(self)
+        reader = GroupReader(self)
         try:
             yield from reader.run()
         finally:
             reader.close()
 
 
-class _GroupReader:
+class GroupReader:
     """Two buffers: one is consumed while a background thread fills the other."""
 
     def __init__(self, batches: Batches):
         self.b = batches
         self.pool = batches.pool(batches)
-        self.buffers = [
-            {s.key: uncached.empty((batches.group_rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)
-        ]
+        rows = len(self.held(batches.group_rows)) + 1
+        self.buffers = [{s.key: uncached.empty((rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)]
         self.uncached_until = batches.state(batches.start)["epoch"] + 1 if uncached.fits(batches.epoch_bytes) else sys.maxsize
         self.ahead = ThreadPoolExecutor(1, "store-ahead")
         self.readers = ThreadPoolExecutor(batches.threads, "store-read") if batches.threads > 1 else None
@@ -142,7 +150,7 @@ class _GroupReader:
         at = b.start * b.batch_size
         if total is not None and at >= total:
             return
-        groups = self._groups(at)
+        groups = self.groups(at)
         out, filled = None, 0
         for buffers, order, skip in groups:
             tensors = [as_torch(buffers[s.key], b.dtype) for s in b.streams]
@@ -161,7 +169,7 @@ class _GroupReader:
                     if total is not None and at >= total:
                         return
 
-    def _groups(self, at: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, int]]:
+    def groups(self, at: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, int]]:
         """(buffers, row order, rows to skip) of the groups from stream row ``at`` on, the next one being read meanwhile."""
         epoch, row = divmod(at, self.b.order.epoch_rows)
         current = EpochOrder(self.b.order, epoch)
@@ -185,12 +193,19 @@ class _GroupReader:
                 return
             skip = 0
 
-    def _load(self, epoch: EpochOrder, group: int, side: int) -> np.ndarray:
-        """Fill one buffer with a group; returns the order of its rows."""
-        pieces = coalesce(
+    def held(self, rows: int) -> range:
+        """Which of a group's rows, in file order, this reader holds."""
+        return range(rows)
+
+    def pieces(self, epoch: EpochOrder, group: int) -> list[tuple[int, int, int]]:
+        """What to read of a group: (first row, one past the last, place in the buffer)."""
+        return coalesce(
             [piece for unit in epoch.group_units(group).tolist() for piece in self.b.order.kept(unit)], self.b.order.rows_per_shard
         )
-        jobs = [(s, lo, hi, at) for s in self.b.streams for lo, hi, at in pieces]
+
+    def _load(self, epoch: EpochOrder, group: int, side: int) -> np.ndarray:
+        """Fill one buffer with a group; returns the order of its rows."""
+        jobs = [(s, lo, hi, at) for s in self.b.streams for lo, hi, at in self.pieces(epoch, group)]
         cache = epoch.epoch >= self.uncached_until
         if self.readers is None:
             self._read(jobs, side, cache)

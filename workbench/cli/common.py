@@ -37,9 +37,15 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+def process_number() -> int:
+    """Which of the processes that torchrun started together this is; 0 where it runs alone."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+
 def say(message: str, *, style: str | None = None) -> None:
-    """One line for the person at the terminal (stderr, so that stdout stays a document)."""
-    err.print(message, style=style, markup=False)
+    """One line for the person at the terminal (stderr, so that stdout stays a document); of several processes the first speaks."""
+    if process_number() == 0:
+        err.print(message, style=style, markup=False)
 
 
 def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "it") -> Iterator[T]:
@@ -81,7 +87,9 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except UserError as e:
         if debug:
             traceback.print_exc()
-        say(f"error: {e}", style="bold red")
+        if not getattr(e, "told", False):  # else the process in which it happened says it
+            n = process_number()
+            err.print(f"process {n}: error: {e}" if n else f"error: {e}", style="bold red", markup=False)
         raise typer.Exit(e.exit_code) from e
     except KeyboardInterrupt as e:
         say("interrupted; run the same command again to go on where it stopped.")
@@ -116,7 +124,7 @@ def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
         finally:
             sys.stdout = stdout
         code = int(result.pop("exit_code", 0)) if result else 0
-        if kwargs.get("json_output"):
+        if kwargs.get("json_output") and process_number() == 0:
             print(json.dumps(result if result is not None else {}, indent=2, ensure_ascii=False))
         if code:
             raise typer.Exit(code)

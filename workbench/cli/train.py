@@ -21,8 +21,11 @@ def train(
 
     Complete dictionaries are reused; an interrupted run goes on from its last checkpoint, bit for bit on a CPU.
 
-    Example: `workbench demo --no-ui && workbench train mini-train`
+    Several processes train together where torchrun starts them; `[parallel]` in the recipe says how they share the work.
+
+    Example: `workbench demo --no-ui && workbench train mini-train`, or `torchrun --nproc-per-node 2 -m workbench train mini-train`
     """
+    from sae.parallel import together
     from workbench.config import find_recipe, read_recipe
     from workbench.training import TrainRecipe, train_recipe
     from workbench.workspace import Workspace
@@ -34,7 +37,8 @@ def train(
 
         show(built := dry_train(parsed, ws, find_recipe(recipe).parent))
         return built.as_json()
-    ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say)
+    with together(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
+        ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say, ranks=ranks)
     done = [{"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers} for id in ids]
     for d in done:
         say(

@@ -1,0 +1,161 @@
+"""Checkpoints of any number of processes, continued by another; a process that dies; problems that all must hear of."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae import TopKConfig, checkpoint, train
+from sae.errors import ConfigError, NonFiniteError, UserError
+from sae.parallel import ALONE, ProcessLost, Ranks, together
+from tests.sae.worlds import in_processes, rows
+
+STEPS, WIDTH = 16, 12
+CONFIG = TopKConfig(d_in=WIDTH, d_sae=32, k=3, lr=2e-2, dead_after=40, aux_every=2, dtype="float64", warmup_steps=3)
+
+
+class Batches:
+    """A pure function of the step; kills or poisons where it is told to."""
+
+    def __init__(self, start: int = 0, *, kill: int = -1, poison: int = -1):
+        self.start, self.kill, self.poison = start, kill, poison
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for step in range(self.start, 1000):
+            if step == self.kill and os.environ.get("RANK") == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+            x = rows(step, WIDTH)
+            if step == self.poison:
+                x[-1, 0] = torch.nan  # among the rows of the last process
+            yield x
+
+    def starting_at(self, step: int) -> Batches:
+        return Batches(step, kill=self.kill, poison=self.poison)
+
+
+def run(out: Path, ranks: Ranks = ALONE, batches: Batches | None = None, config: TopKConfig = CONFIG) -> None:
+    train(config, batches or Batches(), total_steps=STEPS, out=out, resume=True, checkpoint_every=4, log_every=1, ranks=ranks)
+
+
+def result(out: Path) -> dict[str, Tensor]:
+    _, tensors, _ = checkpoint.newest(out / "checkpoints") or (None, {}, None)
+    return tensors
+
+
+def lost(out: Path, mesh: tuple[int, int]) -> Any:
+    """A task whose process 1 dies in step 9; the others say what they make of it."""
+
+    def task(together: Any) -> str:
+        try:
+            with together(*mesh) as ranks:
+                run(out, ranks, Batches(kill=9))
+        except ProcessLost as e:
+            return str(e)
+        return "no complaint"
+
+    return task
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("mesh", "then"), [((2, 1), (1, 1)), ((1, 2), (2, 2)), ((2, 2), (2, 1))], ids=str)
+def test_a_killed_process_leaves_a_checkpoint_that_any_number_continues(mesh, then, tmp_path):
+    torch.set_num_threads(1)
+    run(tmp_path / "whole")
+    out = tmp_path / "out"
+    said = in_processes(mesh[0] * mesh[1], lost(out, mesh), tmp_path / "first", killed=1)
+    assert all("stopped answering" in s and "run the same command again" in s for s in said)
+    found = checkpoint.newest(out / "checkpoints")
+    assert found is not None and found[0].name == "step_00000008" and not list((out / "checkpoints").glob(".*"))
+
+    if then == (1, 1):
+        run(out)
+    else:
+        in_processes(then[0] * then[1], lambda together: _go_on(together, then, out), tmp_path / "second")
+    want, got = result(tmp_path / "whole"), result(out)
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-8, atol=1e-8, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+    assert (out / "cfg.json").read_bytes() == (tmp_path / "whole" / "cfg.json").read_bytes()
+
+
+def _go_on(together: Any, mesh: tuple[int, int], out: Path) -> None:
+    with together(*mesh) as ranks:
+        run(out, ranks)
+
+
+def test_one_bad_row_or_width_stops_all_with_the_same_words(tmp_path):
+    def task(together: Any) -> list[str]:
+        said = []
+        for mesh, config, batches in [
+            ((2, 1), CONFIG, Batches(poison=0)),
+            ((2, 1), CONFIG, Batches(poison=5)),
+            ((1, 2), CONFIG, Batches(poison=5)),
+            ((1, 2), CONFIG.model_copy(update={"d_sae": 33}), Batches()),
+        ]:
+            with together(*mesh) as ranks:
+                try:
+                    run(tmp_path / f"{len(said)}", ranks, batches, config)
+                except UserError as e:
+                    said.append(f"{type(e).__name__}: {e}")
+        return said
+
+    first, second = in_processes(2, task, tmp_path / "world")
+    assert first == second and len(first) == 4
+    assert all(s.startswith(NonFiniteError.__name__) and "hold NaN" in s for s in first[:3])
+    assert first[3].startswith(ConfigError.__name__) and "dealt evenly to 2 processes" in first[3]
+
+
+def test_a_mesh_must_fit_the_processes(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with together() as ranks:
+        assert ranks is ALONE
+    with pytest.raises(ConfigError, match="data = 2 times latents = 2 is not the number of processes, 1"):
+        with together(2, 2):
+            pass
+
+
+def test_float32_first_step_selects_the_same_latents(tmp_path):
+    config = TopKConfig(d_in=WIDTH, d_sae=64, k=4)
+    alone = _first(config, ALONE)
+    for mesh in ((2, 1), (1, 2)):
+        each = in_processes(2, lambda together, mesh=mesh: _meshed(together, mesh, config), tmp_path / f"{mesh[0]}")
+        for got in each:
+            assert got["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+            assert torch.equal(got["kept"], alone["kept"])
+
+
+def _meshed(together: Any, mesh: tuple[int, int], config: TopKConfig) -> dict[str, Any]:
+    with together(*mesh) as ranks:
+        return _first(config, ranks)
+
+
+def _first(config: TopKConfig, ranks: Ranks) -> dict[str, Any]:
+    """Loss of the first steps, and the latents kept of every row in the second."""
+    from sae.trainer import Trainer
+
+    trainer, seen = Trainer(config, total_steps=10, ranks=ranks), []
+    inner = trainer.model.reconstruct
+
+    def reconstruct(target: Tensor, plan: Any) -> Any:
+        out = inner(target, plan)
+        seen.append((out[2].detach(), out[3], plan))
+        return out
+
+    trainer.model.reconstruct = reconstruct  # type: ignore[method-assign]
+    losses = [trainer.step(rows(step, WIDTH, dtype=torch.float32)).row()["loss"] for step in range(3)]
+    values, indices, _ = seen[1]
+    kept = torch.zeros(len(values), config.d_sae // ranks.latents, dtype=torch.int64).scatter_add_(1, indices, (values > 0).long())
+    mine = torch.zeros(len(kept), config.d_sae, dtype=torch.int64)
+    mine[:, ranks.mine(config.d_sae)] = kept
+    total = ranks.sum_latents(mine)
+    n = int(ranks.max_data(torch.tensor(len(total))))
+    everyone = ranks.gather_data(torch.nn.functional.pad(total, (0, 0, 0, n - len(total)), value=-1)).flatten(0, 1)
+    return {"loss": losses, "kept": everyone[everyone[:, 0] >= 0]}
