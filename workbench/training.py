@@ -288,6 +288,7 @@ def _train_group(
     )
 
     def publish(job: Job) -> None:
+        """Measure one dictionary and complete its folder."""
         write_manifest(
             folders[job.id],
             "dictionaries",
@@ -301,7 +302,8 @@ def _train_group(
         )
         shutil.rmtree(folders[job.id] / "checkpoints", ignore_errors=True)
 
-    ranks.attempt(lambda: [publish(job) for job in todo] if ranks.leader else None)
+    for job in todo:
+        ranks.attempt(lambda job=job: publish(job) if ranks.leader else None)  # type: ignore[misc]
 
 
 def measure(

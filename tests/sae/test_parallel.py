@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crosscoders import CrosscoderConfig
-from sae import TopKConfig
+from sae import SAEConfig, TopKConfig, TranscoderConfig
 from tests.sae.worlds import in_processes, trained
 
 STEPS = 20
@@ -22,6 +22,10 @@ CONFIGS = {
     "l1": CrosscoderConfig(**TWO, activation="l1", penalty_warmup=6, shared_latents=11, scaling="mean-norm"),
     "jumprelu": CrosscoderConfig(**TWO, activation="jumprelu", penalty_warmup=6),
     "per-source": CrosscoderConfig(**TWO, activation="jumprelu", gate="per-source"),
+    "matryoshka": SAEConfig(d_in=12, **COMMON, activation="matryoshka", details={"clip": 0.2, "error": "per-length"}),
+    "prefixes": SAEConfig(d_in=12, **COMMON, activation={"kind": "topk", "prefixes": (0.2, 0.6)}),
+    "l0-target": SAEConfig(d_in=12, **(COMMON | {"k_start": 0}), activation="jumprelu"),
+    "transcoder": TranscoderConfig(d_in=7, d_out=5, skip=True, **COMMON),
 }
 MESHES = {2: [(2, 1), (1, 2)], 4: [(4, 1), (2, 2), (1, 4)]}
 

@@ -78,7 +78,7 @@ def trained(config: Any, steps: int, ranks: Ranks = ALONE, dtype: torch.dtype = 
     trainer.model.revive = lambda latents, *rest: (revived.append(len(latents)), revive(latents, *rest))  # type: ignore[assignment]
     for step in range(steps):
         keep = torch.arange(48) % 11 != 3 if step % 3 == 1 else None
-        reports.append(trainer.step(rows(step, trainer.model.d_in, dtype=dtype), keep).row())
+        reports.append(trainer.step(rows(step, trainer.model.row_width, dtype=dtype), keep).row())
     tensors, plain = trainer.state()
     folded = {f"folded.{n}": t for n, t in trainer.dictionary().state_dict().items()}
     return {"tensors": {**{n: t.clone() for n, t in tensors.items()}, **folded}, "plain": plain, "reports": reports, "revived": revived}

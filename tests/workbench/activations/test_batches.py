@@ -253,3 +253,29 @@ def test_bad_requests(pristine):
     with pytest.raises(UsageError, match=r"no hook 'xx' of source 'a' \(did you mean 'x'"):
         s.read("xx", source="a")
     assert TOKENS.shape == (22, 9)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+@pytest.mark.parametrize("memory", [1 << 20, 700])
+def test_shares_make_up_the_same_batches(pristine, parts, memory, monkeypatch):
+    """Every process reads its own rows alone, and together they hold exactly the batch, row for row."""
+    s = ActivationStore.open(pristine)
+    batches = s.batches("x", 13, seed=3, source=BOTH, epochs=2, memory_limit=memory)
+    whole, read, read_into = list(batches), [], type(s.pool).read_into
+
+    def counted(self, out, stream, lo, hi, *rest, **more):
+        read.append(hi - lo)
+        return read_into(self, out, stream, lo, hi, *rest, **more)
+
+    monkeypatch.setattr(type(s.pool), "read_into", counted)
+    shares = [list(batches.share(part, parts)) for part in range(parts)]
+    assert sum(read) == 2 * 2 * SPEC.train_rows  # two sources, two epochs, nothing twice
+    assert [len(each) for each in shares] == [len(whole)] * parts
+    for batch, *pieces in zip(whole, *shares, strict=True):
+        got = torch.full_like(batch, torch.nan)
+        for piece in pieces:
+            assert piece.of == len(batch)
+            got[piece.places] = piece.rows
+        assert torch.equal(got, batch)
+    later = next(iter(batches.share(parts - 1, parts).starting_at(3)))
+    assert torch.equal(later.rows, shares[-1][3].rows) and torch.equal(later.places, shares[-1][3].places)
