@@ -144,8 +144,8 @@ def _first(config: TopKConfig, ranks: Ranks) -> dict[str, Any]:
     trainer, seen = Trainer(config, total_steps=10, ranks=ranks), []
     inner = trainer.model.reconstruct
 
-    def reconstruct(target: Tensor, plan: Any) -> Any:
-        out = inner(target, plan)
+    def reconstruct(read: Tensor, plan: Any, *rest: Any) -> Any:
+        out = inner(read, plan, *rest)
         seen.append((out[2].detach(), out[3], plan))
         return out
 
