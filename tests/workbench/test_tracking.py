@@ -8,7 +8,7 @@ import torch
 import sae
 from crosscoders import CrosscoderConfig, evaluate_sources
 from tests.crosscoders.worlds import World
-from workbench.tracking import WarmTopKConfig, gap_table
+from workbench.tracking import WarmTopKConfig, measure_gaps
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,12 @@ def test_the_gap_is_measured_on_the_same_rows(world):
         for s in range(2)
     ]
     rows = world.batch(3000)[0]
-    t = gap_table(cc, saes, ["a", "b"], rows.split(200))
+    found = measure_gaps(cc, saes, ["a", "b"], rows.split(200))
+    t = found.table
     want = evaluate_sources(cc, [rows])
     assert t["ev_crosscoder"].tolist() == pytest.approx(list(want.ev_S), abs=5e-3)
     assert t["ev_sae"][1] == pytest.approx(sae.evaluate(saes[1], [rows[:, 16:]]).ev, abs=5e-3)
     assert (t["low"] <= t["gap"]).all() and (t["gap"] <= t["high"]).all() and t["n"].eq(15).all() and t["rows"].eq(3000).all()
     assert t["gap"].abs().max() < 0.2
+    late = found.mean(slice(1, 2))
+    assert late.value == pytest.approx(t["gap"][1]) and late.low == pytest.approx(t["low"][1]) and late.high == pytest.approx(t["high"][1])

@@ -33,9 +33,10 @@ def harvest(
     plan = read_recipe(HarvestRecipe, recipe)
     home = Workspace(workspace)
     if dry_run:
-        from workbench.dry_run import dry_harvest, show
+        from workbench.dry_run import dry_harvest
+        from workbench.dry_run import show as present
 
-        show(built := dry_harvest(plan, home))
+        present(built := dry_harvest(plan, home))
         return built.as_json()
     if home.complete("stores", plan.id):
         say(f"store {plan.id!r} is complete; it is reused.")
