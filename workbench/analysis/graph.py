@@ -88,7 +88,7 @@ def trace(
     clean = _clean(model, dictionaries, hooks, tokens)
     nodes, parts = _nodes(clean, dictionaries, hooks)
     logits = clean["logits"][0, -1]
-    targets, share = _targets(logits, logit_share, max_logits)
+    targets, share = logit_targets(logits, logit_share, max_logits)
     last = len(hooks) + 1
     nodes += [Node("logit", last, tokens.shape[1] - 1, int(t), float(logits.softmax(-1)[t])) for t in targets]
     weights = np.zeros((len(nodes), len(nodes)), np.float32)
@@ -99,7 +99,7 @@ def trace(
             some = wanted[start : start + batch]
             gradient = runner.gradients(stage, [nodes[i] for i in some], dictionaries)
             sources = [i for i, n in enumerate(nodes) if n.stage == stage - 1]
-            weights[np.ix_(some, sources)] = _edges(gradient, sources, nodes, parts).numpy()
+            weights[np.ix_(some, sources)] = edges_of(gradient, sources, nodes, parts).numpy()
     return Graph(nodes, weights, hooks, tokens[0].tolist(), share)
 
 
@@ -134,21 +134,28 @@ def _nodes(clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]
         nodes.append(Node("embedding", 0, position))
     for stage, hook in enumerate(hooks, start=1):
         x, values, indices = clean[hook]
-        directions = dictionaries[hook].W_dec.detach()
-        for position in range(x.shape[1]):
-            on = values[position] > 0
-            rest = x[0, position].clone()
-            for value, latent in zip(values[position][on], indices[position][on], strict=True):
-                vector = value * directions[latent]
-                parts[len(nodes)] = vector
-                rest = rest - vector
-                nodes.append(Node("latent", stage, position, int(latent), float(value)))
-            parts[len(nodes)] = rest - dictionaries[hook].b_dec.detach() if position else rest
-            nodes.append(Node("error", stage, position, value=float(parts[len(nodes)].norm())))
+        latent_nodes(nodes, parts, stage, x[0], values, indices, dictionaries[hook])
     return nodes, parts
 
 
-def _targets(logits: Tensor, share: float, most: int) -> tuple[list[int], float]:
+def latent_nodes(
+    nodes: list[Node], parts: dict[int, Tensor], stage: int, x_SD: Tensor, values: Tensor, indices: Tensor, dictionary: Any
+) -> None:
+    """Append the nodes of one stage: active latents of every position, and what they and the bias leave of ``x_SD`` as the error."""
+    directions, bias = dictionary.W_dec.detach(), dictionary.b_dec.detach()
+    for position in range(len(x_SD)):
+        on = values[position] > 0
+        rest = x_SD[position].clone()
+        for value, latent in zip(values[position][on], indices[position][on], strict=True):
+            vector = value * directions[latent]
+            parts[len(nodes)] = vector
+            rest = rest - vector
+            nodes.append(Node("latent", stage, position, int(latent), float(value)))
+        parts[len(nodes)] = rest - bias if position else rest
+        nodes.append(Node("error", stage, position, value=float(parts[len(nodes)].norm())))
+
+
+def logit_targets(logits: Tensor, share: float, most: int) -> tuple[list[int], float]:
     """(likeliest tokens until they hold ``share``, at most ``most``; the probability they hold together)."""
     p = logits.softmax(-1)
     order = p.argsort(descending=True)
@@ -198,7 +205,7 @@ class _Runner:
         return torch.autograd.grad(scalar, leaf)[0].detach()
 
 
-def _edges(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> Tensor:
+def edges_of(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> Tensor:
     """[targets, sources] from gradients [targets, S, D] and the vectors of the sources."""
     vectors = torch.stack([parts[i] for i in sources])
     places = torch.tensor([nodes[i].position for i in sources])

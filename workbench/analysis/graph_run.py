@@ -15,27 +15,41 @@ from sae.errors import MissingError, UsageError
 from sae.files import sha256_json, write_json
 from workbench import __version__
 from workbench.analysis.graph import Graph, Node, prune, trace
+from workbench.analysis.graph_transcoders import trace_transcoders
 from workbench.workspace import Item, Workspace
 
 FEATURE_TYPES = {"embedding": "embedding", "latent": "cross layer transcoder", "error": "mlp reconstruction error", "logit": "logit"}
 
 
-def residual_dictionaries(workspace: Workspace, model: str, revision: str | None, *, expansion: str | None = None) -> dict[str, Item]:
-    """Residual-stream SAEs of a model in a workspace, one per layer: hook name -> item. The first by name where several fit.
+KINDS = {
+    "R": ("sae", "residual-stream dictionaries", "workbench demo --no-ui"),
+    "TC": ("transcoder", "transcoders", "workbench train mini-llama-scope"),
+}
+
+
+def dictionaries_of(
+    workspace: Workspace, model: str, revision: str | None, *, site: str = "R", expansion: str | None = None
+) -> dict[str, Item]:
+    """Residual-stream SAEs (``R``) or transcoders (``TC``) of a model in a workspace, one per layer: hook name -> item.
+
+    The first by name where several fit a layer.
 
     Raises:
-        MissingError: the workspace has none; the message says how to train them.
+        UsageError: another kind of site. MissingError: the workspace has none; the message says how to train them.
     """
+    if site not in KINDS:
+        raise UsageError(f"graphs are drawn between residual streams (R) or through transcoders (TC), not {site!r}.")
+    kind, called, command = KINDS[site]
     found: dict[str, Item] = {}
     for item in workspace.items("dictionaries"):
         about = item.manifest.metadata
-        if about.get("model_name") != model or (about.get("revision") or None) != (revision or None) or about.get("kind") != "sae":
+        if about.get("model_name") != model or (about.get("revision") or None) != (revision or None) or about.get("kind") != kind:
             continue
-        if not re.fullmatch(r"L\d+R", str(about.get("site"))) or (expansion and f"-{expansion}" not in item.id):
+        if not re.fullmatch(rf"L\d+{site}", str(about.get("site"))) or (expansion and f"-{expansion}" not in item.id):
             continue
         found.setdefault(str(about["hook_name"]), item)
     if not found:
-        raise MissingError(f"{workspace.root.name} has no residual-stream dictionaries of {model}. `workbench demo --no-ui` trains them.")
+        raise MissingError(f"{workspace.root.name} has no {called} of {model}. `{command}` trains them.")
     return found
 
 
@@ -45,6 +59,7 @@ def make_graph(
     model_name: str,
     *,
     revision: str | None = None,
+    site: str = "R",
     node_share: float = 0.8,
     edge_share: float = 0.98,
     freeze: bool = True,
@@ -54,13 +69,13 @@ def make_graph(
     """Trace and prune the graph of a prompt and write it; a complete one is reused.
 
     Raises:
-        UsageError: an empty prompt, or one longer than ``max_tokens``. MissingError: see :func:`residual_dictionaries`.
+        UsageError: an empty prompt, or one longer than ``max_tokens``. MissingError: see :func:`dictionaries_of`.
     """
     from workbench.models import load_model, model_id
 
     if not prompt.strip():
         raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
-    items = residual_dictionaries(workspace, model_name, revision)
+    items = dictionaries_of(workspace, model_name, revision, site=site)
     recipe = {
         "prompt": prompt,
         "model": model_name,
@@ -68,7 +83,7 @@ def make_graph(
         "node_share": node_share,
         "edge_share": edge_share,
         "freeze": freeze,
-    }
+    } | ({} if site == "R" else {"site": site})
     inputs = [item.as_input() for item in items.values()]
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32] or "prompt"
     id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{sha256_json([recipe, [i.digest for i in inputs]])[:8]}"
@@ -82,7 +97,8 @@ def make_graph(
         raise UsageError(
             f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise --max-tokens."
         )
-    full = trace(model, {hook: sae.load(item.path) for hook, item in items.items()}, tokens, freeze=freeze)
+    follow = trace if site == "R" else trace_transcoders
+    full = follow(model, {hook: sae.load(item.path) for hook, item in items.items()}, tokens, freeze=freeze)
     graph = prune(full, node_share=node_share, edge_share=edge_share)
     strings = model.to_str_tokens(tokens[0])
     vocabulary = [str(model.tokenizer.decode([n.index])) if n.kind == "logit" else "" for n in graph.nodes]
@@ -97,7 +113,13 @@ def make_graph(
         "logit_probability_covered": round(graph.logit_share, 4),
         "n_tokens": int(tokens.shape[1]),
     }
-    about = {"model": model_name, "revision": revision, "dictionaries": {hook: item.id for hook, item in items.items()}, "prompt": prompt}
+    about = {
+        "model": model_name,
+        "revision": revision,
+        "dictionaries": {hook: item.id for hook, item in items.items()},
+        "prompt": prompt,
+        "site": site,
+    }
     with workspace.create("graphs", id, command=command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about) as folder:
         write_json(folder / "graph.json", document)
         _table(graph, document).to_parquet(folder / "edges.parquet", index=False)

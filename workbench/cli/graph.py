@@ -14,6 +14,7 @@ def graph(
     prompt: Annotated[str, typer.Argument(help="A text; the graph explains the tokens that may follow it.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Model whose residual-stream dictionaries are used.")] = "mini-pythia",
     revision: Annotated[str | None, typer.Option(help="Snapshot of the model, such as step512.")] = None,
+    site: Annotated[str, typer.Option(help="R: between residual streams; TC: through the transcoders of the MLPs.")] = "R",
     node_share: Annotated[float, typer.Option(help="Share of influence the kept nodes hold.", min=0.01, max=1.0)] = 0.8,
     edge_share: Annotated[float, typer.Option(help="Share of influence the kept edges hold.", min=0.01, max=1.0)] = 0.98,
     freeze: Annotated[
@@ -26,7 +27,8 @@ def graph(
 ) -> dict[str, Any]:
     """Trace which latents of each layer make which latents of the next, and which make the next token.
 
-    Works for Transformers and Mambas; reconstruction errors are nodes of their own. Writes `graphs/<id>/graph.json` in the schema
+    Works for Transformers and Mambas; reconstruction errors are nodes of their own. With `--site TC` edges run through transcoders, exactly
+    linear between layers (Transformers). Writes `graphs/<id>/graph.json` in the schema
     Neuronpedia publishes, and `edges.parquet`.
 
     Example: `workbench graph "def __init__(self" --model mini-mamba`
@@ -39,11 +41,12 @@ def graph(
         prompt,
         model,
         revision=revision,
+        site=site,
         node_share=node_share,
         edge_share=edge_share,
         freeze=freeze,
         max_tokens=max_tokens,
-        command=f"workbench graph {prompt!r} --model {model}",
+        command=f"workbench graph {prompt!r} --model {model}" + (f" --site {site}" if site != "R" else ""),
     )
     n = item.manifest.numbers
     say(

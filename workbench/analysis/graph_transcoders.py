@@ -1,0 +1,132 @@
+"""Attribution graph through transcoders: every layer's MLP is replaced by its transcoder, and what is left is linear.
+
+With attention patterns and norm denominators held at this prompt's values, the stream between two transcoders is a linear
+map, so an edge is exact and needs no gradient of an MLP (Dunefsky et al. 2024, arXiv 2406.11944; Ameisen et al. 2025, *Circuit
+Tracing*, with transcoders of single layers): the edge from part i of one layer's MLP output, or of the embedding, to latent j of a later
+layer is <v_i, dz_j/dv_i>, over all layers in between at once. What a transcoder misses of its MLP is an error node; a skip connection is part
+of the linear map. The MLP of a layer without a transcoder enters by its gradient.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae.errors import ConfigError, UsageError
+from workbench.analysis.graph import FROZEN, Graph, Node, edges_of, latent_nodes, logit_targets
+
+
+def trace_transcoders(
+    model: Any,
+    transcoders: dict[str, Any],
+    tokens: Tensor,
+    *,
+    logit_share: float = 0.95,
+    max_logits: int = 10,
+    freeze: bool = True,
+    batch: int = 32,
+) -> Graph:
+    """The full graph of one prompt through transcoders.
+
+    Args:
+        model: a TransformerBridge. transcoders: hook name of an MLP's input (``blocks.1.ln2.hook_out``) -> transcoder, any order.
+        tokens: [1, S] or [S]. logit_share, max_logits, batch: see :func:`workbench.analysis.graph.trace`.
+
+    Raises:
+        UsageError: no transcoder, or a hook the model lacks. ConfigError: a width that does not fit.
+    """
+    tokens = tokens.reshape(1, -1)
+    if not transcoders:
+        raise UsageError("a graph needs at least one transcoder. Train them at the sites L0TC, L1TC, …: `workbench train`.")
+    if unknown := [h for h in transcoders if h not in model.hook_dict]:
+        raise UsageError(f"the model has no hook {unknown[0]!r}.")
+    reads = sorted(transcoders, key=lambda hook: int(hook.split(".")[1]))
+    cut = _Cut(model, {hook: transcoders[hook] for hook in reads}, tokens, freeze)
+    nodes, parts = _nodes(cut)
+    last, places = len(reads) + 1, tokens.shape[1] - 1
+    targets, share = logit_targets(cut.logits[0, -1], logit_share, max_logits)
+    nodes += [Node("logit", last, places, t, float(cut.logits[0, -1].softmax(-1)[t])) for t in targets]
+    by_stage = [[i for i, n in enumerate(nodes) if n.stage == stage and n.kind != "logit"] for stage in range(last)]
+    weights = np.zeros((len(nodes), len(nodes)), np.float32)
+    for stage in range(1, last + 1):
+        wanted = [i for i, n in enumerate(nodes) if n.stage == stage and n.kind in ("latent", "logit")]
+        for start in range(0, len(wanted), batch):
+            some = wanted[start : start + batch]
+            for before, gradient in enumerate(cut.gradients(stage, [nodes[i] for i in some])):
+                if gradient is not None:
+                    weights[np.ix_(some, by_stage[before])] = edges_of(gradient, by_stage[before], nodes, parts).numpy()
+    return Graph(nodes, weights, reads, tokens[0].tolist(), share)
+
+
+def _nodes(cut: _Cut) -> tuple[list[Node], dict[int, Tensor]]:
+    """Nodes of all stages but the logits, and the vector [D] each adds to the residual stream, by node number."""
+    nodes = [Node("embedding", 0, position) for position in range(cut.embedding.shape[1])]
+    parts = dict(enumerate(cut.embedding[0]))
+    for stage, (read, transcoder) in enumerate(cut.transcoders.items(), start=1):
+        x, y = cut.read[read], cut.written[read]
+        values, indices = transcoder.encode_sparse(x)
+        values = values.clone()
+        values[:, 0] = 0  # the first position is all error, as in residual graphs
+        past = transcoder.skip(x)
+        target = y if past is None else torch.cat([y[:, :1], y[:, 1:] - past[:, 1:]], 1)
+        latent_nodes(nodes, parts, stage, target[0], values[0], indices[0], transcoder)
+    return nodes, parts
+
+
+class _Cut:
+    """The prompt with every transcoder's MLP output a free variable at its clean value."""
+
+    def __init__(self, model: Any, transcoders: dict[str, Any], tokens: Tensor, freeze: bool):
+        self.model, self.transcoders, self.tokens = model, transcoders, tokens
+        self.writes = {read: read.replace("ln2.hook_out", "hook_mlp_out") for read in transcoders}
+        self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+        with torch.no_grad():
+            names = ["hook_embed", *self.writes, *self.writes.values()]
+            self.logits, cache = model.run_with_cache(tokens, names_filter=names)
+        self.embedding = cache["hook_embed"].clone()
+        self.read = {read: cache[read].clone() for read in transcoders}
+        self.written = {read: cache[write].clone() for read, write in self.writes.items()}
+        for read, transcoder in transcoders.items():
+            for what, width, have in (("d_in", transcoder.d_in, self.read[read]), ("d_out", transcoder.d_out, self.written[read])):
+                if have.shape[-1] != width:
+                    raise ConfigError(f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}.")
+
+    def gradients(self, stage: int, targets: list[Node]) -> list[Tensor | None]:
+        """[targets, S, D] for the embedding and the MLP output of every earlier stage: gradients of the targets' scalars.
+
+        A latent's scalar is its pre-activation; a logit's is taken minus the mean logit.
+        """
+        n = len(targets)
+        leaves = [x.expand(n, -1, -1).clone().requires_grad_(True) for x in (self.embedding, *self.written.values())]
+        seen: dict[str, Tensor] = {}
+
+        hooks: list[tuple[str, Any]] = [(name, lambda value, hook: value.detach()) for name in self.frozen]
+        hooks.append(("hook_embed", lambda value, hook: leaves[0]))
+        for leaf, (read, write) in zip(leaves[1:], self.writes.items(), strict=True):
+            transcoder = self.transcoders[read]
+
+            def remember(value: Tensor, hook: Any, read: str = read) -> None:
+                seen[read] = value  # a hook may be called by another of its names
+
+            def replace(value: Tensor, hook: Any, leaf: Tensor = leaf, read: str = read, transcoder: Any = transcoder) -> Tensor:
+                past = transcoder.skip(seen[read])
+                return leaf if past is None else leaf + past - past.detach()
+
+            hooks += [(read, remember), (write, replace)]
+        with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=hooks):
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
+            logits = self.model(torch.zeros(n, self.tokens.shape[1], dtype=torch.int64))
+        rows, places = torch.arange(n), torch.tensor([t.position for t in targets])
+        which = torch.tensor([t.index for t in targets])
+        if stage <= len(self.transcoders):
+            read = list(self.transcoders)[stage - 1]
+            encoder = self.transcoders[read].W_enc.detach().t()[which]
+            scalar = (seen[read][rows, places] * encoder).sum()
+        else:
+            scalar = (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+        found = torch.autograd.grad(scalar, leaves[:stage], allow_unused=True)
+        return [None if g is None else g.detach() for g in found]
