@@ -243,7 +243,7 @@ def _finish(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command:
         from workbench.export.bundle import bundle, write_bundle
         from workbench.export.spec import FigureSpec
 
-        spec = FigureSpec.model_validate({"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": "double"}})
+        spec = FigureSpec.model_validate({"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": 10.0}})
         say(f"figure: {write_bundle(bundle(spec, workspace), workspace, command=command).path}")
 
 

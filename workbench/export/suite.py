@@ -15,6 +15,7 @@ from workbench.models.sites import parse_site
 from workbench.workspace import Item, Workspace
 
 METRICS = {"ev": "explained variance", "l0": "L0 (latents per token)", "delta_ce": "delta LM loss (nats)"}
+PANELS = {"ev": METRICS["ev"], "delta_ce": METRICS["delta_ce"], "dead_share": "dead latents (share)"}  # L0 is in the table: a Top-K's is k
 
 
 class SuiteOptions(StrictConfig):
@@ -43,29 +44,18 @@ def suite_summary(workspace: Workspace, item: Item, options: SuiteOptions) -> Fi
         f"{m} {s} {w}x" if many else f"{s} {w}x" for m, s, w in zip(table["model"], table["site"], table["width"], strict=True)
     ]
     panels = [
-        Panel(
-            "line",
-            _long(table, m),
-            x="layer",
-            y="value",
-            series="series",
-            low="low",
-            high="high",
-            x_label="layer",
-            y_label=label,
-            title=label,
-        )
-        for m, label in METRICS.items()
+        Panel("heat", _long(table, m), x="layer", y="series", value="value", x_label="layer", y_label=" ", value_label=label, title=label)
+        for m, label in PANELS.items()
     ]
     shown = table[["dictionary", "ev", "l0", "delta_ce", "dead_share"]]
     return FigureData(
         panels=panels,
-        caption=f"All dictionaries trained on {item.id}: {', '.join(METRICS.values())} on held-out text, with 95 % intervals over sequences.",
+        caption=f"All dictionaries trained on {item.id}: {', '.join(PANELS.values())} on held-out text; the table adds L0.",
         table=shown,
         n={"dictionaries": len(table), "tokens": int(table["n"].min())},
         inputs=inputs,
         references=("topk", *of_models(sorted(set(table["model"])))),
-        alt=f"Three panels against layer, one line per site and width, over {len(table)} dictionaries.",
+        alt=f"Three heat maps, layers across and one row per site and width, over {len(table)} dictionaries.",
         columns={"ev": "EV", "l0": "L0", "delta_ce": "delta LM loss", "dead_share": "dead"},
     )
 
@@ -84,5 +74,4 @@ def _row(dictionary: Item, evaluation: Item) -> dict[str, Any]:
 
 def _long(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows of one panel."""
-    columns = {metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}
-    return table[["dictionary", "series", "layer", *columns]].rename(columns=columns)
+    return table[["dictionary", "series", "layer", metric]].rename(columns={metric: "value"})
