@@ -102,6 +102,15 @@ def test_measured_intervals():
     assert Measured.of([1, 2, 3]).low == Measured.of([1, 2, 3]).low
 
 
+def test_the_l1_frontier_leaves_out_points_that_others_beat():
+    from workbench.claims.llama_scope.topk_frontier import best, frontier
+
+    points = pd.DataFrame({"arm": "l1", "l0": [10.0, 20.0, 20.0, 40.0, 30.0], "ev": [0.5, 0.7, 0.6, 0.65, 0.9]})
+    assert frontier(points)[["l0", "ev"]].to_numpy().tolist() == [[10, 0.5], [20, 0.7], [30, 0.9]]
+    topk = pd.DataFrame({"arm": ["topk", "topk", "l1"], "knob": [8, 8, 8], "l0": [8.0, 8.0, 8.0], "ev": [0.4, 0.6, 0.9]})
+    assert best(topk).ev.tolist() == [0.6]
+
+
 def toy(measure):
     return Claim("llama-scope.toy", "llama-scope", "0", "A toy.", "1", "None.", "None.", "Positive.", measure, positive_beyond_control)
 

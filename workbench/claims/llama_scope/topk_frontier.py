@@ -10,7 +10,8 @@ from sae.config import Variant
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
-KS, PENALTIES = (8, 16, 32, 64), (1.0, 2.0, 3.0, 4.5, 6.0)
+KS, PENALTIES = (8, 16, 32, 64), (0.5, 1.0, 2.0, 4.0)
+RATES = (4e-3, 1e-2)  # both arms are given the better of these at every point: what suits one of them must not decide
 WIDTH = 1024
 
 
@@ -19,24 +20,37 @@ def measure(lab: Lab) -> Finding:
     d = lab.heldout().shape[1]
     rows = []
     for seed in lab.each_seed():
-        for k in KS:
-            rows.append({"arm": "topk", "knob": k, "seed": seed} | lab.score(lab.train(TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed))))
-        for c in PENALTIES:
-            l1 = Variant(kind="l1", coefficient=c, warmup=lab.steps // 10)
-            config = SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed)
-            rows.append({"arm": "l1", "knob": c, "seed": seed} | lab.score(lab.train(config)))
+        for lr in RATES:
+            for k in KS:
+                config = TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr)
+                rows.append({"arm": "topk", "knob": k, "lr": lr, "seed": seed} | lab.score(lab.train(config)))
+            for c in PENALTIES:
+                l1 = Variant(kind="l1", coefficient=c, warmup=lab.steps // 10)
+                config = SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed, lr=lr)
+                rows.append({"arm": "l1", "knob": c, "lr": lr, "seed": seed} | lab.score(lab.train(config)))
     table = pd.DataFrame(rows)
     gaps, same = [], []
     for seed, part in table.groupby("seed"):
-        l1 = part[part.arm == "l1"].sort_values("l0")
-        topk = part[part.arm == "topk"].sort_values("l0")
+        l1, topk = frontier(part[part.arm == "l1"]), best(part)
         inside = topk[(topk.l0 >= l1.l0.min()) & (topk.l0 <= l1.l0.max())]
         gaps += (inside.ev - np.interp(np.log(inside.l0), np.log(l1.l0), l1.ev)).tolist()
-        other = table[(table.arm == "topk") & (table.seed == (int(str(seed)) + 1) % lab.seeds)].sort_values("l0")
         if lab.seeds > 1:
+            other = best(table[table.seed == (int(str(seed)) + 1) % lab.seeds])
             same += (topk.ev.to_numpy() - other.ev.to_numpy()).tolist()
-    note = f"{len(gaps)} points (seed × k) inside the L1 frontier's range of L0"
+    note = f"{len(gaps)} points (seed × k) inside the L1 frontier's range of L0; {lab.steps} steps of 1,024 rows in both arms"
     return Finding(Measured.of(gaps, unit="EV"), Measured.of(same, unit="EV") if same else None, table, note)
+
+
+def best(part: pd.DataFrame) -> pd.DataFrame:
+    """The Top-K rows of one seed, the better learning rate of each k."""
+    topk = part[part.arm == "topk"]
+    return topk.loc[topk.groupby("knob").ev.idxmax()].sort_values("l0")
+
+
+def frontier(points: pd.DataFrame) -> pd.DataFrame:
+    """Those points (l0, ev) that no other point beats at a lower or equal L0, by rising L0."""
+    ordered = points.sort_values(["l0", "ev"], ascending=[True, False])
+    return ordered[ordered.ev > ordered.ev.cummax().shift(fill_value=-np.inf)]
 
 
 CLAIM = Claim(
@@ -45,7 +59,7 @@ CLAIM = Claim(
     section="4.2, figure 2",
     statement="Top-K dictionaries reach a higher explained variance than L1 (vanilla) ones at the same L0.",
     paper_number="L0 from about 150 to 50 at equal or better explained variance",
-    experiment="Four k against five L1 weights on the same rows and steps; EV of Top-K minus that of L1 at equal L0 (interpolated in log L0).",
+    experiment="Four k against four L1 weights on the same rows and steps, each at the better of two learning rates; EV of Top-K minus that of the L1 frontier at equal L0 (interpolated in log L0).",
     control="The same difference between Top-K dictionaries of two seeds, which must not be positive.",
     criterion="95 % interval of the difference above zero and above the control's interval.",
     measure=measure,

@@ -26,7 +26,7 @@ def few_layers(lab: Lab) -> Finding:
     half = 1.96 * (share * (1 - min(share, 1)) / n) ** 0.5
     note = f"layers {layers['layers']}; accuracy {final['accuracy']['value']:.2f}, untrained {start['accuracy']['value']:.2f}"
     return Finding(
-        Measured(share, share - half, share + half, n, "share of the effect"),
+        Measured(share, share - half, min(share + half, 1.0), n, "share of the effect"),
         Measured.from_dict(start["accuracy"], "accuracy untrained"),
         note=note,
     )
