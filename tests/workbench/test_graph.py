@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from sae import TopKSAE
 from sae.errors import UsageError
-from workbench.analysis.graph import Graph, Node, prune, trace
+from workbench.analysis.graph import Graph, Node, trace
+from workbench.analysis.graph_prune import prune
 from workbench.cli import app
 from workbench.models import load_model
 from workbench.provenance import write_manifest

@@ -55,8 +55,9 @@ def body() -> None:
 
 
 def _text(e: Entry) -> str:
-    """The prompt and the model that read it."""
-    return f"{clip(visible(str(e.metadata.get('prompt') or e.id)), 60)}  ·  {visible(str(e.metadata.get('model', '')))}"
+    """The prompt, the model that read it, and what the graph is drawn over where that is not the residual stream."""
+    over = "  ·  transcoders" if e.metadata.get("site") == "TC" else ""
+    return f"{clip(visible(str(e.metadata.get('prompt') or e.id)), 60)}  ·  {visible(str(e.metadata.get('model', '')))}{over}"
 
 
 def numbers(entry: Entry) -> None:

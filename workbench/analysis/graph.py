@@ -10,8 +10,7 @@ the direct effect, by the gradient of the blocks between (attribution = activati
 held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ (and with it the decay), B, C and gate in a Mamba.
 What remains nonlinear (MLPs, the SiLU after a convolution) enters by its gradient. Reconstruction errors are nodes of their own.
 
-Influence of a node is the sum over all paths to the target logits of products of normalised absolute edge weights; nodes and
-edges are kept until they hold the asked share of it, and what was cut away is reported.
+Graphs through transcoders: :mod:`workbench.analysis.graph_transcoders`; pruning: :mod:`workbench.analysis.graph_prune`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,11 @@ class Node:
 
 @dataclass
 class Graph:
-    """Nodes, and ``weights[target, source]`` between them (zero where there is no edge)."""
+    """Nodes, and ``weights[target, source]`` between them (zero where there is no edge).
+
+    ``totals``, where edges are shares (frozen, a transcoder for every MLP): what each target is, a pre-activation or a logit less the
+    mean logit; ``constants``: the share of all biases in it.
+    """
 
     nodes: list[Node]
     weights: np.ndarray
@@ -56,6 +59,23 @@ class Graph:
     influence: np.ndarray = field(default_factory=lambda: np.zeros(0))
     kept_nodes: float = 1.0
     kept_edges: float = 1.0
+    constants: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    totals: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def layers(self) -> list[int]:
+        """The layer each stage belongs to: -1 for embeddings, one past the last for logits."""
+        at = [int(hook.split(".")[1]) for hook in self.hooks]
+        return [-1, *at, at[-1] + 1]
+
+    @property
+    def largest_gap(self) -> float | None:
+        """Largest difference between a target and the sum of what makes it, over the largest target; None where edges are no shares."""
+        if not len(self.totals):
+            return None
+        at = [i for i, n in enumerate(self.nodes) if n.kind in ("latent", "logit")]
+        gap = np.abs(self.weights[at].sum(1, dtype=np.float64) + self.constants[at] - self.totals[at])
+        return float(gap.max() / max(float(np.abs(self.totals[at]).max()), 1e-30))
 
 
 def trace(
@@ -210,51 +230,3 @@ def edges_of(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dic
     vectors = torch.stack([parts[i] for i in sources])
     places = torch.tensor([nodes[i].position for i in sources])
     return torch.einsum("tsd,sd->ts", gradient[:, places], vectors)
-
-
-def prune(graph: Graph, *, node_share: float = 0.8, edge_share: float = 0.98, max_nodes: int = 2000) -> Graph:
-    """Keep the most influential nodes and edges.
-
-    Args:
-        node_share: nodes are kept, most influential first, until they hold this share of all influence (logits always stay).
-        edge_share: the same for edges, each weighted by the influence of its target. max_nodes: a bound for the browser.
-    """
-    influence = _influence(graph)
-    order = np.argsort(-influence, kind="stable")
-    total = influence.sum()
-    share = np.cumsum(influence[order]) / total if total > 0 else np.ones(len(order))
-    n = min(max_nodes, int(np.searchsorted(share, node_share) + 1))
-    keep = np.zeros(len(graph.nodes), bool)
-    keep[order[:n]] = True
-    keep |= np.array([node.kind == "logit" for node in graph.nodes])
-    where = np.flatnonzero(keep)
-    weights = graph.weights[np.ix_(where, where)].copy()
-    carried = _normalised(weights) * influence[where][:, None]
-    flat = np.sort(carried.ravel())[::-1]
-    sums = np.cumsum(flat)
-    kept_edges = 1.0
-    if sums[-1] > 0:
-        cut = flat[min(len(flat) - 1, int(np.searchsorted(sums / sums[-1], edge_share)))]
-        weights[carried < cut] = 0
-        kept_edges = float(carried[carried >= cut].sum() / sums[-1])
-    kept = float(influence[where].sum() / total) if total > 0 else 1.0
-    nodes = [graph.nodes[i] for i in where]
-    return Graph(nodes, weights, graph.hooks, graph.tokens, graph.logit_share, influence[where], kept, kept_edges)
-
-
-def _normalised(weights: np.ndarray) -> np.ndarray:
-    """Absolute weights, each target's summing to one."""
-    size = np.abs(weights)
-    total = size.sum(1, keepdims=True)
-    return np.divide(size, total, out=np.zeros_like(size), where=total > 0)
-
-
-def _influence(graph: Graph) -> np.ndarray:
-    """Influence of every node on the logits, these weighted by probability; stages are finite, so the sum over paths ends."""
-    normal = _normalised(graph.weights)
-    start = np.array([n.value if n.kind == "logit" else 0.0 for n in graph.nodes], np.float64)
-    total, flow = start.copy(), start
-    for _ in range(len(graph.hooks) + 1):
-        flow = flow @ normal
-        total += flow
-    return total

@@ -7,50 +7,21 @@ opened there as it is; ``edges.parquet`` holds the same links as a table (source
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from sae.errors import MissingError, UsageError
+from sae.errors import UsageError
 from sae.files import sha256_json, write_json
 from workbench import __version__
-from workbench.analysis.graph import Graph, Node, prune, trace
+from workbench.analysis.graph import Graph, Node, trace
+from workbench.analysis.graph_choose import dictionaries_named, dictionaries_of
+from workbench.analysis.graph_prune import prune
 from workbench.analysis.graph_transcoders import trace_transcoders
 from workbench.workspace import Item, Workspace
 
 FEATURE_TYPES = {"embedding": "embedding", "latent": "cross layer transcoder", "error": "mlp reconstruction error", "logit": "logit"}
-
-
-KINDS = {
-    "R": ("sae", "residual-stream dictionaries", "workbench demo --no-ui"),
-    "TC": ("transcoder", "transcoders", "workbench train mini-llama-scope"),
-}
-
-
-def dictionaries_of(
-    workspace: Workspace, model: str, revision: str | None, *, site: str = "R", expansion: str | None = None
-) -> dict[str, Item]:
-    """Residual-stream SAEs (``R``) or transcoders (``TC``) of a model in a workspace, one per layer: hook name -> item.
-
-    The first by name where several fit a layer.
-
-    Raises:
-        UsageError: another kind of site. MissingError: the workspace has none; the message says how to train them.
-    """
-    if site not in KINDS:
-        raise UsageError(f"graphs are drawn between residual streams (R) or through transcoders (TC), not {site!r}.")
-    kind, called, command = KINDS[site]
-    found: dict[str, Item] = {}
-    for item in workspace.items("dictionaries"):
-        about = item.manifest.metadata
-        if about.get("model_name") != model or (about.get("revision") or None) != (revision or None) or about.get("kind") != kind:
-            continue
-        if not re.fullmatch(rf"L\d+{site}", str(about.get("site"))) or (expansion and f"-{expansion}" not in item.id):
-            continue
-        found.setdefault(str(about["hook_name"]), item)
-    if not found:
-        raise MissingError(f"{workspace.root.name} has no {called} of {model}. `{command}` trains them.")
-    return found
 
 
 def make_graph(
@@ -60,6 +31,7 @@ def make_graph(
     *,
     revision: str | None = None,
     site: str = "R",
+    dictionaries: Sequence[str] = (),
     node_share: float = 0.8,
     edge_share: float = 0.98,
     freeze: bool = True,
@@ -68,14 +40,20 @@ def make_graph(
 ) -> Item:
     """Trace and prune the graph of a prompt and write it; a complete one is reused.
 
+    Args:
+        site: ``R`` for SAEs on the residual stream, ``TC`` for transcoders. dictionaries: ids; where given, they decide instead.
+
     Raises:
-        UsageError: an empty prompt, or one longer than ``max_tokens``. MissingError: see :func:`dictionaries_of`.
+        UsageError: an empty prompt, or one longer than ``max_tokens``. UserError: see :mod:`workbench.analysis.graph_choose`.
     """
     from workbench.models import load_model, model_id
 
     if not prompt.strip():
         raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
-    items = dictionaries_of(workspace, model_name, revision, site=site)
+    if dictionaries:
+        site, items = dictionaries_named(workspace, dictionaries, model_name, revision)
+    else:
+        items = dictionaries_of(workspace, model_name, revision, site)
     recipe = {
         "prompt": prompt,
         "model": model_name,
@@ -103,6 +81,7 @@ def make_graph(
     strings = model.to_str_tokens(tokens[0])
     vocabulary = [str(model.tokenizer.decode([n.index])) if n.kind == "logit" else "" for n in graph.nodes]
     document = neuronpedia(graph, slug=id, scan=model_id(model_name), prompt=prompt, strings=strings, words=vocabulary, settings=recipe)
+    document["metadata"]["transcoder_list"] = [item.id for item in items.values()] if site == "TC" else []
     numbers = {
         "nodes": len(graph.nodes),
         "edges": len(document["links"]),
@@ -113,6 +92,8 @@ def make_graph(
         "logit_probability_covered": round(graph.logit_share, 4),
         "n_tokens": int(tokens.shape[1]),
     }
+    if full.largest_gap is not None:
+        numbers["largest_gap"] = float(f"{full.largest_gap:.3g}")
     about = {
         "model": model_name,
         "revision": revision,
@@ -126,29 +107,28 @@ def make_graph(
     return workspace.get("graphs", id)
 
 
-def node_id(node: Node) -> str:
-    """``<layer>_<latent>_<position>``, ``E_<token>_<position>`` for embeddings, ``<layer>_err_<position>`` for errors."""
+def node_id(node: Node, layers: list[int]) -> str:
+    """``<layer>_<latent>_<position>``, ``E_<position>`` for embeddings, ``<layer>_err_<position>`` for errors."""
     if node.kind == "embedding":
         return f"E_{node.position}"
-    if node.kind == "error":
-        return f"{node.stage - 1}_err_{node.position}"
-    return f"{node.stage - 1}_{node.index}_{node.position}"
+    return f"{layers[node.stage]}_{'err' if node.kind == 'error' else node.index}_{node.position}"
 
 
 def neuronpedia(
     graph: Graph, *, slug: str, scan: str, prompt: str, strings: list[str], words: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The graph in Neuronpedia's schema. ``words``: the token of each logit node, empty for others."""
-    nodes = []
+    nodes: list[dict[str, Any]] = []
+    layers = graph.layers
     for i, node in enumerate(graph.nodes):
         nodes.append(
             {
-                "node_id": node_id(node),
+                "node_id": node_id(node, layers),
                 "feature": node.index if node.index >= 0 else None,
-                "layer": "E" if node.kind == "embedding" else str(node.stage - 1),
+                "layer": "E" if node.kind == "embedding" else str(layers[node.stage]),
                 "ctx_idx": node.position,
                 "feature_type": FEATURE_TYPES[node.kind],
-                "jsNodeId": node_id(node),
+                "jsNodeId": node_id(node, layers),
                 "clerp": f"output {words[i]!r} (p = {node.value:.3f})" if node.kind == "logit" else "",
                 "influence": float(graph.influence[i]),
                 "activation": node.value if node.kind == "latent" else None,
@@ -180,7 +160,8 @@ def neuronpedia(
 
 def _table(graph: Graph, document: dict[str, Any]) -> pd.DataFrame:
     """Links as a table, strongest first."""
-    by_id = {node_id(n): n for n in graph.nodes}
+    layers = graph.layers
+    by_id = {node_id(n, layers): n for n in graph.nodes}
     rows = [
         {
             **link,

@@ -5,6 +5,9 @@ map, so an edge is exact and needs no gradient of an MLP (Dunefsky et al. 2024, 
 Tracing*, with transcoders of single layers): the edge from part i of one layer's MLP output, or of the embedding, to latent j of a later
 layer is <v_i, dz_j/dv_i>, over all layers in between at once. What a transcoder misses of its MLP is an error node; a skip connection is part
 of the linear map. The MLP of a layer without a transcoder enters by its gradient.
+
+With a transcoder for every layer the shares add up: z_j = sum_i w_ji + constant_j, the constant being z_j with all sources at zero and
+only biases left. What stays nonlinear, such as a soft cap on the logits, shows as a gap in that sum.
 """
 
 from __future__ import annotations
@@ -59,7 +62,10 @@ def trace_transcoders(
             for before, gradient in enumerate(cut.gradients(stage, [nodes[i] for i in some])):
                 if gradient is not None:
                     weights[np.ix_(some, by_stage[before])] = edges_of(gradient, by_stage[before], nodes, parts).numpy()
-    return Graph(nodes, weights, reads, tokens[0].tolist(), share)
+    graph = Graph(nodes, weights, reads, tokens[0].tolist(), share)
+    if freeze and len(reads) == model.cfg.n_layers:
+        graph.totals, graph.constants = cut.scalars(nodes, cut.sources()), cut.scalars(nodes, cut.biases())
+    return graph
 
 
 def _nodes(cut: _Cut) -> tuple[list[Node], dict[int, Tensor]]:
@@ -71,10 +77,15 @@ def _nodes(cut: _Cut) -> tuple[list[Node], dict[int, Tensor]]:
         values, indices = transcoder.encode_sparse(x)
         values = values.clone()
         values[:, 0] = 0  # the first position is all error, as in residual graphs
-        past = transcoder.skip(x)
-        target = y if past is None else torch.cat([y[:, :1], y[:, 1:] - past[:, 1:]], 1)
-        latent_nodes(nodes, parts, stage, target[0], values[0], indices[0], transcoder)
+        past = skip_of(transcoder, x)
+        latent_nodes(nodes, parts, stage, (y if past is None else y - past)[0], values[0], indices[0], transcoder)
     return nodes, parts
+
+
+def skip_of(transcoder: Any, x: Tensor) -> Tensor | None:
+    """[B, S, d_out] what the skip connection adds; nothing at the first position, whose MLP output is all error. None without one."""
+    past = transcoder.skip(x)
+    return None if past is None else torch.cat([torch.zeros_like(past[:, :1]), past[:, 1:]], 1)
 
 
 class _Cut:
@@ -85,8 +96,9 @@ class _Cut:
         self.writes = {read: read.replace("ln2.hook_out", "hook_mlp_out") for read in transcoders}
         self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
         with torch.no_grad():
-            names = ["hook_embed", *self.writes, *self.writes.values()]
+            names = ["hook_embed", *self.writes, *self.writes.values(), *self.frozen]
             self.logits, cache = model.run_with_cache(tokens, names_filter=names)
+        self.held = {name: cache[name].clone() for name in self.frozen if name in cache}
         self.embedding = cache["hook_embed"].clone()
         self.read = {read: cache[read].clone() for read in transcoders}
         self.written = {read: cache[write].clone() for read, write in self.writes.items()}
@@ -100,11 +112,50 @@ class _Cut:
 
         A latent's scalar is its pre-activation; a logit's is taken minus the mean logit.
         """
-        n = len(targets)
-        leaves = [x.expand(n, -1, -1).clone().requires_grad_(True) for x in (self.embedding, *self.written.values())]
-        seen: dict[str, Tensor] = {}
+        leaves = [x.expand(len(targets), -1, -1).clone().requires_grad_(True) for x in self.sources()]
+        rows, places = torch.arange(len(targets)), torch.tensor([t.position for t in targets])
+        which = torch.tensor([t.index for t in targets])
+        with torch.enable_grad():
+            seen, logits = self.run(leaves)
+            if stage <= len(self.transcoders):
+                read = list(self.transcoders)[stage - 1]
+                encoder = self.transcoders[read].W_enc.detach().t()[which]
+                scalar = (seen[read][rows, places] * encoder).sum()
+            else:
+                scalar = (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+        found = torch.autograd.grad(scalar, leaves[:stage], allow_unused=True)
+        return [None if g is None else g.detach() for g in found]
 
-        hooks: list[tuple[str, Any]] = [(name, lambda value, hook: value.detach()) for name in self.frozen]
+    def sources(self) -> list[Tensor]:
+        """[1, S, D] each: the embedding, and every MLP output less its skip connection."""
+        skips = [skip_of(t, self.read[read]) for read, t in self.transcoders.items()]
+        return [self.embedding, *(y if past is None else y - past for y, past in zip(self.written.values(), skips, strict=True))]
+
+    def biases(self) -> list[Tensor]:
+        """:meth:`sources` of which only the decoders' biases are left."""
+        out = [torch.zeros_like(x) for x in self.sources()]
+        for x, transcoder in zip(out[1:], self.transcoders.values(), strict=True):
+            x[:, 1:] = transcoder.b_dec.detach()
+        return out
+
+    def scalars(self, nodes: list[Node], sources: list[Tensor]) -> np.ndarray:
+        """[nodes] the targets' scalars in the forward pass from these sources; zero for other nodes."""
+        out = np.zeros(len(nodes))
+        with torch.no_grad():
+            seen, logits = self.run(sources)
+            z = [transcoder.pre_activations(seen[read][0]) for read, transcoder in self.transcoders.items()]
+            final = logits[0, -1] - logits[0, -1].mean()
+        for i, n in enumerate(nodes):
+            if n.kind == "latent":
+                out[i] = float(z[n.stage - 1][n.position, n.index])
+            elif n.kind == "logit":
+                out[i] = float(final[n.index])
+        return out
+
+    def run(self, leaves: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """(what each transcoder reads [B, S, d_in], logits [B, S, V]) from given :meth:`sources`, the frozen values held."""
+        seen: dict[str, Tensor] = {}
+        hooks: list[tuple[str, Any]] = [(name, lambda value, hook, held=held: held.expand_as(value)) for name, held in self.held.items()]
         hooks.append(("hook_embed", lambda value, hook: leaves[0]))
         for leaf, (read, write) in zip(leaves[1:], self.writes.items(), strict=True):
             transcoder = self.transcoders[read]
@@ -113,20 +164,11 @@ class _Cut:
                 seen[read] = value  # a hook may be called by another of its names
 
             def replace(value: Tensor, hook: Any, leaf: Tensor = leaf, read: str = read, transcoder: Any = transcoder) -> Tensor:
-                past = transcoder.skip(seen[read])
-                return leaf if past is None else leaf + past - past.detach()
+                past = skip_of(transcoder, seen[read])
+                return leaf if past is None else leaf + past
 
             hooks += [(read, remember), (write, replace)]
-        with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=hooks):
+        with warnings.catch_warnings(), self.model.hooks(fwd_hooks=hooks):
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
-            logits = self.model(torch.zeros(n, self.tokens.shape[1], dtype=torch.int64))
-        rows, places = torch.arange(n), torch.tensor([t.position for t in targets])
-        which = torch.tensor([t.index for t in targets])
-        if stage <= len(self.transcoders):
-            read = list(self.transcoders)[stage - 1]
-            encoder = self.transcoders[read].W_enc.detach().t()[which]
-            scalar = (seen[read][rows, places] * encoder).sum()
-        else:
-            scalar = (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
-        found = torch.autograd.grad(scalar, leaves[:stage], allow_unused=True)
-        return [None if g is None else g.detach() for g in found]
+            logits = self.model(torch.zeros(leaves[0].shape[:2], dtype=torch.int64))
+        return seen, logits

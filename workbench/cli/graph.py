@@ -15,6 +15,9 @@ def graph(
     model: Annotated[str, typer.Option("--model", "-m", help="Model whose residual-stream dictionaries are used.")] = "mini-pythia",
     revision: Annotated[str | None, typer.Option(help="Snapshot of the model, such as step512.")] = None,
     site: Annotated[str, typer.Option(help="R: between residual streams; TC: through the transcoders of the MLPs.")] = "R",
+    dictionary: Annotated[
+        list[str] | None, typer.Option("--dictionary", "-d", help="Id of a dictionary, instead of --site; repeat for each layer, one kind.")
+    ] = None,
     node_share: Annotated[float, typer.Option(help="Share of influence the kept nodes hold.", min=0.01, max=1.0)] = 0.8,
     edge_share: Annotated[float, typer.Option(help="Share of influence the kept edges hold.", min=0.01, max=1.0)] = 0.98,
     freeze: Annotated[
@@ -33,20 +36,26 @@ def graph(
 
     Example: `workbench graph "def __init__(self" --model mini-mamba`
     """
+    import shlex
+
     from workbench.analysis.graph_run import make_graph
     from workbench.workspace import Workspace
 
+    named = dictionary or []
+    chosen = [word for id in named for word in ("--dictionary", id)] or ([] if site == "R" else ["--site", site])
+    at = ["--revision", revision] if revision else []
     item = make_graph(
         Workspace(workspace),
         prompt,
         model,
         revision=revision,
         site=site,
+        dictionaries=named,
         node_share=node_share,
         edge_share=edge_share,
         freeze=freeze,
         max_tokens=max_tokens,
-        command=f"workbench graph {prompt!r} --model {model}" + (f" --site {site}" if site != "R" else ""),
+        command=shlex.join(["workbench", "graph", prompt, "--model", model, *at, *chosen]),
     )
     n = item.manifest.numbers
     say(
