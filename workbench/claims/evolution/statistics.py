@@ -89,6 +89,27 @@ ROWS = {
         "1k-5k against 10k-100k",
         "Shuffled snapshot labels.",
     ),
+    "token-before-induction": (
+        "token latents emerge before induction latents",
+        "4.4",
+        "Token latents emerge before induction latents.",
+        "early against 10k-100k",
+        "Shuffled snapshot labels.",
+    ),
+    "latents-precede-induction": (
+        "the 16 latents that carry induction emerge before it is solved (median)",
+        "5.3; open: does a skill's emergence follow its latents'?",
+        "The latents that carry induction emerge before the model solves it.",
+        "not reported",
+        "None beyond the order itself.",
+    ),
+    "attribution-beats-magnitude": (
+        "induction: top latents by attribution beat the magnitude control at every solved snapshot",
+        "5.3; open: stronger controls",
+        "Latents ranked by attribution carry induction better than those ranked by the size of their change.",
+        "random controls only",
+        "As many latents with the largest change of activation times decoder norm.",
+    ),
     "attribution-beats-random": (
         "induction: top latents by attribution beat the random control at every solved snapshot",
         "5.3",
