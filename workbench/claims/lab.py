@@ -184,7 +184,7 @@ class Lab:
             from workbench.evolution import Evolution
             from workbench.evolve import EvolveRecipe, evolve
 
-            size = {"tokens": 150_000, "n_seq": 1200, "permutations": 200} if self.quick else {}
+            size = {"tokens": 150_000, "n_seq": 1200, "snapshots": 10, "permutations": 200} if self.quick else {}
             id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
             recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
             return Evolution.open(
