@@ -56,7 +56,9 @@ def controls(entries: list[Entry]) -> tuple[list[Entry], str, bool]:
             "Task", tasks, key="in_task", format_func=visible, on_change=lambda: state.put(task=st.session_state["in_task"]), width=200
         )
         state.put(task=task)
-        here = [e for e in entries if task_of(e.id) == task]
+        here = sorted(
+            (e for e in entries if task_of(e.id) == task), key=lambda e: (len(e.id), e.id)
+        )  # a model before its seeds and snapshots
         groups = [[e for e in here if e.metadata.get("architecture") == a] for a in ("transformer", "mamba")]
         shown = []
         for name, group in zip(("Transformer", "Mamba"), groups, strict=True):
