@@ -118,3 +118,28 @@ def test_gradients_through_the_open_scan_equal_the_fast_one(mamba) -> None:
         grads.append([p.grad.clone() for p in mamba.original_model.parameters()])
     for fast, open_ in zip(*grads, strict=True):
         torch.testing.assert_close(open_, fast, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mini-mamba", "mini-mamba-s1"])
+def test_bundled_weights_give_the_logits_of_the_reference_model(name: str) -> None:
+    """Against Hugging Face's own model and its sequential scan."""
+    from safetensors.torch import load_file
+    from transformers import MambaConfig, MambaForCausalLM
+
+    from workbench.config import data_dir
+    from workbench.models import load_model
+    from workbench.models.load import resolve_revision
+
+    folder = data_dir() / "models" / name
+    reference = MambaForCausalLM(MambaConfig.from_pretrained(folder)).eval()
+    weights = load_file(folder / resolve_revision(name, None) / "model.safetensors")
+    missing = reference.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight", "backbone.embeddings.weight"}
+    reference.tie_weights()
+    model = load_model(name)
+    tokens = torch.randint(1, 1000, (2, 24), generator=torch.Generator().manual_seed(0)) % model.cfg.d_vocab
+    tokens[:, 0] = 0
+    with torch.no_grad():
+        ours, theirs = model(tokens), reference(input_ids=tokens).logits
+    # logits reach 18: the reference's own single-precision rounding there is 1.6e-5
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
