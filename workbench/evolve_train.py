@@ -138,9 +138,11 @@ def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapsho
 
 
 def _from_store(recipe: EvolveRecipe, store: ActivationStore, snapshots: Snapshots) -> tuple[Any, list[int]]:
-    """Shuffled batches of an aligned store and its widths. Sources are matched by (model, revision)."""
+    """Shuffled batches of an aligned store and its widths. Sources are matched by model and the revision they resolve to."""
+    from workbench.models.load import resolve_revision
+
     hook = snapshots.sources[0].hook
-    there = {(s.model, s.revision): s.name for s in store.spec.sources}
+    there = {(s.model, resolve_revision(s.model, s.revision)): s.name for s in store.spec.sources}
     missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
     if missing:
         raise UsageError(f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})")
