@@ -14,7 +14,8 @@ from ui.kit.export import export_button
 from ui.kit.figures import plot, table
 from ui.kit.findings import PAPERS, finding_html, measured, open_claim, paper_title
 from ui.kit.index import Entry
-from workbench.export.claims import VERDICTS, comparison
+from workbench.claims.base import VERDICTS
+from workbench.export.claims import comparison
 from workbench.export.figures import Panel
 from workbench.markup.tokens import clip, escape, number, visible
 

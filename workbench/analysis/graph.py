@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,20 +108,62 @@ def trace(
             raise UsageError(f"the model has no hook {hook!r}.")
     clean = _clean(model, dictionaries, hooks, tokens)
     nodes, parts = _nodes(clean, dictionaries, hooks)
-    logits = clean["logits"][0, -1]
+    runner = _Runner(model, hooks, clean, dictionaries, freeze)
+    return connected(
+        nodes,
+        parts,
+        clean["logits"][0, -1],
+        hooks,
+        tokens,
+        lambda stage, some: {stage - 1: runner.gradients(stage, some)},
+        logit_share=logit_share,
+        max_logits=max_logits,
+        batch=batch,
+    )
+
+
+def connected(
+    nodes: list[Node],
+    parts: dict[int, Tensor],
+    logits: Tensor,
+    hooks: list[str],
+    tokens: Tensor,
+    gradients: Callable[[int, list[Node]], Mapping[int, Tensor]],
+    *,
+    logit_share: float,
+    max_logits: int,
+    batch: int,
+) -> Graph:
+    """The graph of given nodes and the vectors they add, with the likeliest next tokens as targets.
+
+    Args:
+        logits: [V] of the next token. hooks: one per stage between embedding and logits.
+        gradients: (stage, targets of it) -> earlier stage: [targets, S, D], for the stages that have edges to it.
+    """
     targets, share = logit_targets(logits, logit_share, max_logits)
-    last = len(hooks) + 1
-    nodes += [Node("logit", last, tokens.shape[1] - 1, int(t), float(logits.softmax(-1)[t])) for t in targets]
+    p, last = logits.softmax(-1), len(hooks) + 1
+    nodes = nodes + [Node("logit", last, tokens.shape[1] - 1, t, float(p[t])) for t in targets]
+    at = [[i for i, n in enumerate(nodes) if n.stage == stage] for stage in range(last + 1)]
     weights = np.zeros((len(nodes), len(nodes)), np.float32)
-    runner = _Runner(model, hooks, clean, freeze)
     for stage in range(1, last + 1):
-        wanted = [i for i, n in enumerate(nodes) if n.stage == stage and n.kind in ("latent", "logit")]
+        wanted = [i for i in at[stage] if nodes[i].kind in ("latent", "logit")]
         for start in range(0, len(wanted), batch):
             some = wanted[start : start + batch]
-            gradient = runner.gradients(stage, [nodes[i] for i in some], dictionaries)
-            sources = [i for i, n in enumerate(nodes) if n.stage == stage - 1]
-            weights[np.ix_(some, sources)] = edges_of(gradient, sources, nodes, parts).numpy()
+            for before, gradient in gradients(stage, [nodes[i] for i in some]).items():
+                weights[np.ix_(some, at[before])] = edges_of(gradient, at[before], nodes, parts).numpy()
     return Graph(nodes, weights, hooks, tokens[0].tolist(), share)
+
+
+def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictionary: Any) -> Tensor:
+    """The sum of the targets' scalars, one per row of ``read`` [targets, S, D] (what their dictionary reads; None for logits).
+
+    A latent's scalar is its pre-activation, but for constants; a logit's is taken minus the mean logit, which the softmax does not see.
+    """
+    rows, places = torch.arange(len(targets)), torch.tensor([n.position for n in targets])
+    which = torch.tensor([n.index for n in targets])
+    if read is None:
+        return (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+    return (read[rows, places] * dictionary.W_enc.detach().t()[which]).sum()
 
 
 def _layer_of(hook: str) -> int:
@@ -186,15 +229,12 @@ def logit_targets(logits: Tensor, share: float, most: int) -> tuple[list[int], f
 class _Runner:
     """Forward passes of copies of the prompt, cut at one hook, and gradients of chosen scalars there."""
 
-    def __init__(self, model: Any, hooks: list[str], clean: dict[str, Any], freeze: bool):
-        self.model, self.hooks, self.clean = model, hooks, clean
+    def __init__(self, model: Any, hooks: list[str], clean: dict[str, Any], dictionaries: dict[str, Any], freeze: bool):
+        self.model, self.hooks, self.clean, self.dictionaries = model, hooks, clean, dictionaries
         self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
 
-    def gradients(self, stage: int, targets: list[Node], dictionaries: dict[str, Any]) -> Tensor:
-        """[targets, S, D]: gradient of each target with respect to the residual stream at the stage before it.
-
-        A latent's scalar is its pre-activation; a logit's is taken minus the mean logit, which the softmax does not see.
-        """
+    def gradients(self, stage: int, targets: list[Node]) -> Tensor:
+        """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the stage before it."""
         before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
         x = self.clean[before] if stage == 1 else self.clean[before][0]
         leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
@@ -214,14 +254,8 @@ class _Runner:
         with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=fwd):
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
             logits = self.model(tokens)
-        rows = torch.arange(len(targets))
-        places = torch.tensor([n.position for n in targets])
-        which = torch.tensor([n.index for n in targets])
-        if stage <= len(self.hooks):
-            encoder = dictionaries[self.hooks[stage - 1]].W_enc.detach().t()[which]
-            scalar = (at_end["x"][rows, places] * encoder).sum()
-        else:
-            scalar = (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+        dictionary = self.dictionaries[self.hooks[stage - 1]] if stage <= len(self.hooks) else None
+        scalar = scalar_of(targets, at_end.get("x"), logits, dictionary)
         return torch.autograd.grad(scalar, leaf)[0].detach()
 
 

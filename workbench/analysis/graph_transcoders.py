@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import ConfigError, UsageError
-from workbench.analysis.graph import FROZEN, Graph, Node, edges_of, latent_nodes, logit_targets
+from workbench.analysis.graph import FROZEN, Graph, Node, connected, latent_nodes, scalar_of
 
 
 def trace_transcoders(
@@ -50,21 +50,11 @@ def trace_transcoders(
     reads = sorted(transcoders, key=lambda hook: int(hook.split(".")[1]))
     cut = _Cut(model, {hook: transcoders[hook] for hook in reads}, tokens, freeze)
     nodes, parts = _nodes(cut)
-    last, places = len(reads) + 1, tokens.shape[1] - 1
-    targets, share = logit_targets(cut.logits[0, -1], logit_share, max_logits)
-    nodes += [Node("logit", last, places, t, float(cut.logits[0, -1].softmax(-1)[t])) for t in targets]
-    by_stage = [[i for i, n in enumerate(nodes) if n.stage == stage and n.kind != "logit"] for stage in range(last)]
-    weights = np.zeros((len(nodes), len(nodes)), np.float32)
-    for stage in range(1, last + 1):
-        wanted = [i for i, n in enumerate(nodes) if n.stage == stage and n.kind in ("latent", "logit")]
-        for start in range(0, len(wanted), batch):
-            some = wanted[start : start + batch]
-            for before, gradient in enumerate(cut.gradients(stage, [nodes[i] for i in some])):
-                if gradient is not None:
-                    weights[np.ix_(some, by_stage[before])] = edges_of(gradient, by_stage[before], nodes, parts).numpy()
-    graph = Graph(nodes, weights, reads, tokens[0].tolist(), share)
+    graph = connected(
+        nodes, parts, cut.logits[0, -1], reads, tokens, cut.gradients, logit_share=logit_share, max_logits=max_logits, batch=batch
+    )
     if freeze and len(reads) == model.cfg.n_layers:
-        graph.totals, graph.constants = cut.scalars(nodes, cut.sources()), cut.scalars(nodes, cut.biases())
+        graph.totals, graph.constants = cut.scalars(graph.nodes, cut.sources()), cut.scalars(graph.nodes, cut.biases())
     return graph
 
 
@@ -94,11 +84,11 @@ class _Cut:
     def __init__(self, model: Any, transcoders: dict[str, Any], tokens: Tensor, freeze: bool):
         self.model, self.transcoders, self.tokens = model, transcoders, tokens
         self.writes = {read: read.replace("ln2.hook_out", "hook_mlp_out") for read in transcoders}
-        self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+        frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
         with torch.no_grad():
-            names = ["hook_embed", *self.writes, *self.writes.values(), *self.frozen]
+            names = ["hook_embed", *self.writes, *self.writes.values(), *frozen]
             self.logits, cache = model.run_with_cache(tokens, names_filter=names)
-        self.held = {name: cache[name].clone() for name in self.frozen if name in cache}
+        self.held = {name: cache[name].clone() for name in frozen if name in cache}
         self.embedding = cache["hook_embed"].clone()
         self.read = {read: cache[read].clone() for read in transcoders}
         self.written = {read: cache[write].clone() for read, write in self.writes.items()}
@@ -107,24 +97,15 @@ class _Cut:
                 if have.shape[-1] != width:
                     raise ConfigError(f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}.")
 
-    def gradients(self, stage: int, targets: list[Node]) -> list[Tensor | None]:
-        """[targets, S, D] for the embedding and the MLP output of every earlier stage: gradients of the targets' scalars.
-
-        A latent's scalar is its pre-activation; a logit's is taken minus the mean logit.
-        """
+    def gradients(self, stage: int, targets: list[Node]) -> dict[int, Tensor]:
+        """Earlier stage -> [targets, S, D]: gradients of the targets (see :func:`workbench.analysis.graph.scalar_of`) by embedding and MLP outputs."""
         leaves = [x.expand(len(targets), -1, -1).clone().requires_grad_(True) for x in self.sources()]
-        rows, places = torch.arange(len(targets)), torch.tensor([t.position for t in targets])
-        which = torch.tensor([t.index for t in targets])
         with torch.enable_grad():
             seen, logits = self.run(leaves)
-            if stage <= len(self.transcoders):
-                read = list(self.transcoders)[stage - 1]
-                encoder = self.transcoders[read].W_enc.detach().t()[which]
-                scalar = (seen[read][rows, places] * encoder).sum()
-            else:
-                scalar = (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+            read = list(self.transcoders)[stage - 1] if stage <= len(self.transcoders) else None
+            scalar = scalar_of(targets, None if read is None else seen[read], logits, None if read is None else self.transcoders[read])
         found = torch.autograd.grad(scalar, leaves[:stage], allow_unused=True)
-        return [None if g is None else g.detach() for g in found]
+        return {before: g.detach() for before, g in enumerate(found) if g is not None}
 
     def sources(self) -> list[Tensor]:
         """[1, S, D] each: the embedding, and every MLP output less its skip connection."""

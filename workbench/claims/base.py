@@ -12,7 +12,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from workbench.claims.lab import Lab
 
-FOUND, NOT_FOUND, NOT_TESTABLE = "found", "not found", "not testable here"
+VERDICTS = FOUND, NOT_FOUND, NOT_TESTABLE = "found", "not found", "not testable here"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.files import read_json, sha256_json, write_bytes, write_json
-from workbench.claims.base import NOT_TESTABLE, Claim, Finding, untestable, verdict
+from workbench.claims.base import NOT_TESTABLE, VERDICTS, Claim, Finding, untestable, verdict
 from workbench.claims.lab import Lab
 from workbench.workspace import Item, Workspace
 
@@ -100,7 +100,7 @@ def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, pi
 
     ``pictures``: paper -> path of its figure, relative to the page.
     """
-    counts = {v: sum(d["verdict"] == v for d in documents) for v in ("found", "not found", "not testable here")}
+    counts = {v: sum(d["verdict"] == v for d in documents) for v in VERDICTS}
     size = " --quick" if quick else ""
     lines = [
         "# Three papers in miniature",

@@ -12,11 +12,11 @@ import pandas as pd
 from sae.errors import CorruptError, MissingError
 from sae.files import read_json
 from sae.strict import StrictConfig
+from workbench.claims.base import VERDICTS
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.workspace import Item, Workspace
 
 REFERENCE = {"llama-scope": "llamascope", "universality": "universality", "evolution": "evolution"}  # paper -> its entry
-VERDICTS = ("found", "not found", "not testable here")
 _KEYS = ("claim", "paper", "statement", "verdict", "effect", "control_measured", "n", "paper_number")
 
 

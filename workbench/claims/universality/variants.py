@@ -38,16 +38,16 @@ def _against(variant: str, control: str | None) -> Callable[[Lab], Finding]:
     def measure(lab: Lab) -> Finding:
         """Copying of the full model minus that of the variant, over draws of the prompts; control: the same for a milder variant, or none."""
         full = _copying(lab, *COUNTERPART)
-        gaps = {variant: _copying(lab, lab.variant(variant))}
-        if control is not None:
-            gaps[control] = _copying(lab, lab.variant(control))
+        gaps = {name: _copying(lab, lab.variant(name)) for name in (variant, control) if name is not None}
         table = pd.DataFrame({"prompts": range(PROMPT_SEEDS), "full": full} | gaps)
-        untrained = full - _copying(lab, COUNTERPART[0], "step0") if control is None else full - gaps[control]
         note = "copying gap in nats: full " + ", ".join(f"{name} {values.mean():.2f}" for name, values in ({"model": full} | gaps).items())
-        lost = Measured.of(full - gaps[variant], unit="nats of copying lost")
-        if control is not None:
-            return Finding(lost, Measured.of(untrained, unit="nats"), table, note)
-        return Finding(lost, Measured(0.0, None, None, PROMPT_SEEDS, "nats"), table, f"{note}; untrained loses {untrained.mean():.2f}")
+        if control is None:
+            untrained = full - _copying(lab, COUNTERPART[0], "step0")
+            note += f"; untrained loses {untrained.mean():.2f}"
+            held = Measured(0.0, None, None, PROMPT_SEEDS, "nats")
+        else:
+            held = Measured.of(full - gaps[control], unit="nats")
+        return Finding(Measured.of(full - gaps[variant], unit="nats of copying lost"), held, table, note)
 
     return measure
 
