@@ -73,8 +73,7 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
         if s.model not in models:
             models[s.model] = meta_model(s.model, s.revision)  # snapshots of one model have one shape
         model = models[s.model]
-        own = s.hooks if isinstance(s.hooks, dict) else {}
-        hooks = resolve_hooks(model, list(recipe.hooks) if own or not s.hooks else list(s.hooks), own)
+        hooks = resolve_hooks(model, *recipe.hooks_of(s))
         for hook, at in hooks.items():
             try:
                 site_of(at)

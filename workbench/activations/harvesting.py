@@ -70,6 +70,11 @@ class HarvestRecipe(StrictConfig):
     threads: int = Field(1, ge=1, le=256)
     workers: int = Field(1, ge=1, le=256)
 
+    def hooks_of(self, source: SourceRecipe) -> tuple[list[str], dict[str, str]]:
+        """(hook names wanted of a source, what this source calls those it calls otherwise)."""
+        renamed = source.hooks if isinstance(source.hooks, dict) else {}
+        return list(self.hooks) if renamed or not source.hooks else list(source.hooks), renamed
+
     def content(self) -> dict[str, Any]:
         """The recipe as the store keeps it: without what does not change the content (models run in float32 unless it says more)."""
         return self.model_dump(mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set()))
@@ -145,10 +150,10 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
     sources, streams = [], []
     for s in recipe.sources:
         model = models[s.source] = _to(load_model(s.model, s.revision), recipe)
-        wanted = list(recipe.hooks) if isinstance(s.hooks, dict) or not s.hooks else list(s.hooks)
+        wanted, renamed = recipe.hooks_of(s)
         if not wanted:
             raise UsageError(f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source.")
-        hooks = resolve_hooks(model, wanted, s.hooks if isinstance(s.hooks, dict) else {})
+        hooks = resolve_hooks(model, wanted, renamed)
         size = widths(model, int(plan.tokens[0, 0]), list(dict.fromkeys(hooks.values())))
         streams += [(s.source, hook, at, size[at]) for hook, at in hooks.items()]
         weights = weights_of_files(s.model, s.revision) or weights_of_model(model)

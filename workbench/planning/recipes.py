@@ -240,10 +240,8 @@ def measured_here(subject: Subject, workspace: Workspace) -> Machine:
         for s in recipe.sources:
             if fetched(s.model, s.revision) and recipe.device == "cpu":
                 model = load_model(s.model, s.revision)
-                own = s.hooks if isinstance(s.hooks, dict) else {}
-                wanted = list(recipe.hooks) if own or not s.hooks else list(s.hooks)
                 tokens = torch.ones(min(recipe.batch_size, 8), recipe.ctx, dtype=torch.int64)
-                models.append((s.model, s.revision, model, list(dict.fromkeys(resolve_hooks(model, wanted, own).values())), tokens))
+                models.append((s.model, s.revision, model, list(dict.fromkeys(resolve_hooks(model, *recipe.hooks_of(s)).values())), tokens))
     root = workspace.root if workspace.root.is_dir() else None
     if subject.shape is None:
         return this_machine(models=models, disk=root)
