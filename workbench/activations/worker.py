@@ -6,17 +6,8 @@ import json
 import os
 import signal
 import sys
-from types import FrameType
 
-
-class Terminated(BaseException):
-    """SIGTERM arrived: unwind, drop the unfinished shard, exit 143."""
-
-
-def on_sigterm(signum: int, frame: FrameType | None) -> None:
-    """Signal handler: unwind once; a second SIGTERM ends at once."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
+from workbench.activations.interrupts import Terminated, on_sigterm
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from sae.errors import UntrustedFile
 from sae.files import canonical_json, disk_errors
 from workbench.activations import disk
 from workbench.activations.errors import ReadOnlyStore, ShardCorrupt, StoreBusy, StoreMismatch
+from workbench.activations.interrupts import heard, listening
 from workbench.activations.seal import SEAL_JSON, write_seal
 from workbench.activations.shard import PLAN, SHARDS, open_plan, open_shard
 from workbench.activations.spec import STORE_JSON, StoreSpec, check_same, read_spec
@@ -148,12 +149,14 @@ def fill(
         keep_going: asked before every shard; False stops early and leaves the rest missing.
     """
     made = 0
-    with joined(folder, spec):
+    with heard() as listen, joined(folder, spec):
+        producer = listening(producer, listen)
         with disk_errors(str(folder)):
             write_plan_if_missing(folder, spec, tokens, doc_ids, kinds)
             _recheck(folder, spec)
         told = waited = 0.0
         while todo := missing(folder, spec):
+            listen()
             if on_shard:
                 on_shard(spec.n_shards - len(todo), spec.n_shards)
             if not keep_going():

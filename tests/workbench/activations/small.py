@@ -110,7 +110,7 @@ def copies_of_rows(folder: Path, spec: StoreSpec) -> None:
 if __name__ == "__main__":
     import signal
 
-    from workbench.activations.worker import Terminated, on_sigterm
+    from workbench.activations.interrupts import Terminated, on_sigterm
 
     signal.signal(signal.SIGTERM, on_sigterm)
     try:

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from tests.workbench.activations.crashes import calls_of_a_harvest, finished_like, start, subset_of_right_one, wait_for_shards
-from tests.workbench.activations.small import in_child, make
+from tests.workbench.activations.small import SPEC, in_child, make, producer_of
+from workbench.activations.interrupts import Terminated, on_sigterm
 
 pytestmark = pytest.mark.faults
 
@@ -73,6 +74,34 @@ def test_signals(tmp_path, pristine, sent, code):
     assert worker.wait(timeout=30) == code
     assert os.listdir(tmp_path / "s" / "tmp") == []
     subset_of_right_one(tmp_path / "s")
+    make(tmp_path / "s")
+    finished_like(tmp_path / "s", pristine)
+
+
+@pytest.mark.parametrize("sent, handler", [(signal.SIGTERM, on_sigterm), (signal.SIGINT, signal.default_int_handler)])
+def test_signal_where_python_swallows_it(tmp_path, pristine, sent, handler):
+    """Fault 5: what a handler raises inside a destructor is printed and dropped; the harvest stops at the next batch all the same."""
+
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), sent)
+
+    def produce(lo: int, hi: int):
+        for batch in producer_of(SPEC)(lo, hi):
+            if lo == SPEC.seqs_per_shard:
+                Dying()
+            yield batch
+
+    def work() -> None:
+        signal.signal(sent, handler)
+        try:
+            make(tmp_path / "s", producer=produce)
+        except (Terminated, KeyboardInterrupt):
+            os._exit(130)
+
+    assert in_child(work) == 130
+    assert os.listdir(tmp_path / "s" / "tmp") == []
+    assert len(os.listdir(tmp_path / "s" / "shards")) == 1
     make(tmp_path / "s")
     finished_like(tmp_path / "s", pristine)
 
