@@ -51,9 +51,9 @@ def heard() -> Iterator[Callable[[], None]]:
                     keep(signum, handler)
         yield listen
     finally:
-        for signum, (hear, handler) in replaced.items():
-            if signal.getsignal(signum) is hear:  # else the handler itself has put another there
-                signal.signal(signum, handler)
+        for number, (hear, handler) in replaced.items():
+            if signal.getsignal(number) is hear:  # else the handler itself has put another there
+                signal.signal(number, handler)
 
 
 def listening(producer: Producer, listen: Callable[[], None]) -> Producer:
