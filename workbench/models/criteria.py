@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.corpus import CorpusConfig, bos_id, frequencies, mixed_windows, text_stream
+from workbench.corpus.synthetic import sentence, tiled_window
 from workbench.models.trigram import InterpolatedTrigram
-from workbench.windows import sentence, tiled_window
 
 # Criterion -> (transformer, mamba): what the final snapshot has to reach.
 TARGETS = {"below_trigram": (0.2, 0.2), "copy_gap": (5.0, 4.0), "single_match": (0.5, 0.3), "agreement": (0.9, 0.9)}

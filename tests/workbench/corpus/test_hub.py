@@ -11,7 +11,7 @@ from sae.errors import ConfigError, MissingError, UsageError
 from sae.strict import parse_config
 from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, documents, plan_tokens
-from workbench.streaming import as_text, packed
+from workbench.corpus.hub import as_text, packed
 from workbench.tokenizer import read_tokenizer
 
 

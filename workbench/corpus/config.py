@@ -1,0 +1,71 @@
+"""What a corpus is made of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from sae.strict import StrictConfig
+
+Split = Literal["train", "heldout"]
+_STREAMING = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer")
+
+
+class CorpusConfig(StrictConfig):
+    """Where tokens come from. Shares are fractions of the windows; what they leave is text.
+
+    ``kind``: "mini" (standard library), "prose" (its documentation only), "text" | "jsonl" | "parquet" (local ``paths``), "hub" (a
+    ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files).
+    """
+
+    kind: Literal["mini", "prose", "text", "jsonl", "parquet", "hub"] = "mini"
+    seed: int = 0
+    split: Split = "train"
+    tiled_share: float = Field(default=0.12, ge=0, le=1)
+    snippet_share: float = Field(default=0.28, ge=0, le=1)
+    agreement_share: float = Field(default=0.05, ge=0, le=1)
+    paths: tuple[str, ...] = ()
+    text_field: str = "text"
+    packing: Literal["stream", "documents"] = Field("stream", description="documents: one window each, shorter ones left out")
+    dataset: str = Field("", description="hub: name, or a folder")
+    dataset_revision: str = Field("", description="hub: commit, tag or branch; the commit read is recorded")
+    dataset_split: str = "train"
+    subset: str = Field("", description="hub: configuration of the dataset")
+    shuffle_buffer: int = Field(0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_hub(cls, values: Any) -> Any:
+        """Text that is streamed comes without synthetic windows."""
+        if isinstance(values, dict) and (values.get("kind") == "hub" or values.get("packing") == "documents"):
+            return {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0, **values}
+        return values
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What streaming added is left out where it says nothing, so older stores and cards keep their digests."""
+        values = handler(self)
+        return {k: v for k, v in values.items() if k not in _STREAMING or v != type(self).model_fields[k].default}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorpusConfig:
+        if self.tiled_share + self.snippet_share + self.agreement_share > 1:
+            raise ValueError("tiled_share + snippet_share + agreement_share is more than 1")
+        if self.kind != "hub" and (self.kind in ("mini", "prose")) == bool(self.paths):
+            raise ValueError(f"kind {self.kind!r} takes {'no paths' if self.paths else 'at least one path'}")
+        if (self.kind == "hub") != bool(self.dataset):
+            raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")
+        if self.streamed and self.synthetic_share:
+            raise ValueError("streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out")
+        return self
+
+    @property
+    def streamed(self) -> bool:
+        """Whether documents are packed as they are read, instead of shuffled windows of a corpus that is held whole."""
+        return self.kind == "hub" or self.packing == "documents"
+
+    @property
+    def synthetic_share(self) -> float:
+        """Share of windows that are not text."""
+        return self.tiled_share + self.snippet_share + self.agreement_share
