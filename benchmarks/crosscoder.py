@@ -3,8 +3,11 @@
 ``python benchmarks/crosscoder.py`` measures forward, backward, Adam, decoder handling and counters together, in the same
 process as the product, alternating, on one thread (medians of CPU time), and counts dense products and the largest tensor.
 Beside it the BatchTopK crosscoder of science-of-finetuning on identical weights and rows: the same mean squared error is
-asked for, and its forward and backward pass with Adam is timed. It is used where it can be imported, or with ``--peer FOLDER``
-(a checkout of github.com/science-of-finetuning/dictionary_learning).
+asked for (within 1e-5, else exit status 1), and its forward and backward pass with Adam is timed. It is no dependency of this
+project: clone it anywhere outside and name the folder, for this script or for ``make bench``:
+
+    git clone https://github.com/science-of-finetuning/dictionary_learning /path/to/peer
+    CROSSCODER_PEER=/path/to/peer make bench        # or: python benchmarks/crosscoder.py --peer /path/to/peer
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -40,6 +44,7 @@ GATES: dict[str, dict[str, Any]] = {
     "jumprelu per source": {"activation": "jumprelu", "gate": "per-source", "start_norm": 0.1},
 }
 LIMIT = 1.3
+SAME = 1e-5  # of the mean squared errors of both on identical weights and rows
 
 
 def trainer(shape: tuple[int, ...], gate: str) -> tuple[Trainer, Tensor]:
@@ -130,7 +135,11 @@ def _units(f: Callable[[], None], shape: tuple[int, ...], repeats: int) -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smaller shape, Top-K and BatchTopK only, few repeats")
-    parser.add_argument("--peer", help="a checkout of science-of-finetuning's dictionary_learning")
+    parser.add_argument(
+        "--peer",
+        default=os.environ.get("CROSSCODER_PEER"),
+        help="a checkout of science-of-finetuning's dictionary_learning (or CROSSCODER_PEER)",
+    )
     parser.add_argument("--gates", nargs="*", default=None, choices=list(GATES), help="only these")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -155,7 +164,7 @@ def main() -> None:
     race = None if peer is None else against(peer, SHAPES["small"], repeats)
     if args.json:
         print(json.dumps({"steps": rows, "peer": race}, indent=2))
-        return
+        sys.exit(0 if _same(race) else 1)
     for row in rows:
         head = f"{row['shape']:>6} B {row['B']} x {row['sources']} sources of {row['D']}, F {row['F']}, k {row['k']}"
         limit = f" (aim <= {row['limit']})" if row["limit"] else ""
@@ -163,11 +172,19 @@ def main() -> None:
             f"{head}  {row['gate']:>20}: {row['step / product']:.2f} products{limit}, {row['dense products']:.2f} counted, largest tensor {row['largest tensor / BF']:.2f} BF"
         )
     if race is None:
-        print("science-of-finetuning's crosscoder is not installed; compare with --peer FOLDER")
+        print(
+            "science-of-finetuning's crosscoder is not installed: clone https://github.com/science-of-finetuning/dictionary_learning "
+            "outside this repository and set CROSSCODER_PEER to the folder"
+        )
     else:
         print(
             f"identical weights and rows: mean squared error {race['ours']:.8f} here, {race['theirs']:.8f} there (difference {abs(race['ours'] - race['theirs']):.1e}); their step {race['ratio']:.2f} products"
         )
+    sys.exit(0 if _same(race) else f"the two losses on identical weights and rows differ by more than {SAME}")
+
+
+def _same(race: dict[str, float] | None) -> bool:
+    return race is None or abs(race["ours"] - race["theirs"]) <= SAME
 
 
 if __name__ == "__main__":

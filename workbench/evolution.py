@@ -21,12 +21,14 @@ file                         content
                              mean_norm, cosine_next, accuracy_<task> for every task, delta_ce, ce_recovered_zero and _mean
 ``losses.parquet``           source, step, metric, value, low, high, n, unit, interval: loss of every source with its share of the
                              reconstruction spliced in (delta_ce, ce_recovered_zero, ce_recovered_mean, kl, ev, l0, ...)
-``statistics.parquet``       a row per claim: claim, value, low, high, n, null, null_mean, null_low, null_high, p, verdict
+``statistics.parquet``       a row per claim: claim, value, low, high, n, null, null_mean, null_low, null_high, p, verdict; the
+                             order of kinds counts the latents of the sites in ``metadata.also`` (evolutions of their own) too
 ``attribution.parquet``      task, source, step, mode (destroy, keep, full, empty), ranking (attribution, magnitude, random,
                              frequency), k, metric, low, high, share, n, draws
 ``attribution_latents.parquet``  task, source, step, latent, attribution (mean over prompts), n
-``baseline.parquet``         source, step, ev_crosscoder, ev_sae, gap, low, high, l0_crosscoder, l0_sae, n, rows: beside one
-                             warm-started SAE per snapshot (recipes with ``baseline = true``)
+``baseline.parquet``         source, step, baseline, ev_crosscoder, ev_sae, gap, low, high, l0_crosscoder, l0_sae, n, rows: beside
+                             one SAE per snapshot, ``alone`` (as long in training) or ``warm`` (started from the one before, the
+                             last S times as long); recipes with ``baseline = true``
 ``diff.parquet``             two sources that are no snapshots of one training: a row per latent: norms, relative_norm, class,
                              cosine (equal widths), nu_error, nu_reconstruction, confirmed, n_fired
 ``act_ck/tokens.npy``        int32 [F, K, T] token ids of each latent's contexts; -1 = padding
@@ -149,7 +151,7 @@ class Evolution:
 
     @cached_property
     def baseline(self) -> pd.DataFrame | None:
-        """Explained variance beside one warm-started SAE per snapshot; one row per source."""
+        """Explained variance beside one SAE per snapshot, alone and warm-started; one row per baseline and source."""
         return self._table("baseline", optional=True)
 
     @cached_property

@@ -6,6 +6,7 @@ two models): quantities that suppose training steps are then read along the orde
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,10 @@ class EvolveRecipe(StrictConfig):
     revisions: tuple[str, ...] = Field((), description="snapshots in training order; empty = all")
     snapshots: int = Field(0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all")
     site: str = "L1R"
+    also: tuple[str, ...] = Field(
+        (),
+        description="further sites, each with a crosscoder of its own over the same snapshots; the order of kinds of latents counts theirs too",
+    )
     sources: tuple[SourceRecipe, ...] = Field((), description="instead of model and revisions: any models and sites")
     store: str = Field(
         "",
@@ -74,7 +79,7 @@ class EvolveRecipe(StrictConfig):
     )
     draws: int = Field(3, ge=1, description="draws of each random control")
     permutations: int = Field(500, ge=0)
-    baseline: bool = Field(False, description="also one warm-started SAE per snapshot, and the gap of explained variance")
+    baseline: bool = Field(False, description="also one SAE per snapshot, alone and warm-started, and the gaps of explained variance")
     threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
 
     @model_validator(mode="after")
@@ -83,6 +88,10 @@ class EvolveRecipe(StrictConfig):
             raise ValueError(f"{', '.join(taken)}: set by the recipe itself, not under [crosscoder]")
         if self.sources and self.revisions:
             raise ValueError("sources and revisions say the same thing twice; give one of them")
+        if self.also and (self.sources or self.store):
+            raise ValueError("also follows the snapshots of one model, online: it goes with neither sources nor store")
+        if len({self.site, *self.also}) != 1 + len(self.also):
+            raise ValueError(f"also = {list(self.also)} names a site twice, or the recipe's own site {self.site!r}")
         return self
 
     @property
@@ -144,6 +153,12 @@ def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
     return check_id(f"{name}.{recipe.preset}") if recipe.preset else name
 
 
+def companions(recipe: EvolveRecipe) -> list[EvolveRecipe]:
+    """A recipe for each further site: the same crosscoder there, and of the analyses those that describe latents."""
+    alone = {"also": (), "prompts": 0, "loss_seqs": 0, "baseline": False}
+    return [recipe.model_copy(update=alone | {"site": site, "id": f"{recipe.id}.{site}" if recipe.id else ""}) for site in recipe.also]
+
+
 def evolve(
     recipe: EvolveRecipe,
     workspace: Workspace,
@@ -162,6 +177,7 @@ def evolve(
     from workbench.analysis.evolve_run import analyse
     from workbench.analysis.snapshots import Snapshots
     from workbench.corpus import plan_tokens
+    from workbench.evolution import Evolution
     from workbench.evolve_train import train_crosscoder
     from workbench.models import load_tokenizer
 
@@ -172,6 +188,7 @@ def evolve(
         return id
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    beside = [evolve(other, workspace, command=command, progress=progress, say=say) for other in companions(recipe)]
     snapshots = Snapshots(sources)
     tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
     train_tokens = None
@@ -179,7 +196,7 @@ def evolve(
         train_tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
     say(f"crosscoder over {len(sources)} sources: {', '.join(s.name for s in sources)}")
     cc = train_crosscoder(recipe, workspace, snapshots, id, train_tokens, command=command, progress=progress, say=say)
-    tracked: list[str] = []
+    tracked: dict[str, list[str]] = {}
     if recipe.baseline:
         from workbench.tracking import track
 
@@ -194,6 +211,7 @@ def evolve(
         "revisions": [s.revision for s in sources],
         "hooks": [s.hook for s in sources],
         "site": recipe.site,
+        "also": beside,
         "n_latents": cc.d_sae,
         "preset": recipe.preset or None,
     }
@@ -203,12 +221,14 @@ def evolve(
         id,
         command=command,
         recipe=recipe.model_dump(mode="json"),
-        inputs=[workspace.get("dictionaries", i).as_input() for i in [id, *tracked]],
+        inputs=[workspace.get("dictionaries", i).as_input() for i in [id, *itertools.chain(*tracked.values())]]
+        + [workspace.get("evolution", i).as_input() for i in beside],
         metadata=lambda: about,
         numbers=lambda: numbers,
     ) as folder:
-        paths = [workspace.path("dictionaries", t) for t in tracked]
-        more, more_about = analyse(recipe, cc, snapshots, tokenizer, Path(folder), tracked=paths, progress=progress, say=say)
+        paths = {kind: [workspace.path("dictionaries", t) for t in ids] for kind, ids in tracked.items()}
+        others = {i: Evolution.open(workspace.get("evolution", i).path) for i in beside}
+        more, more_about = analyse(recipe, cc, snapshots, tokenizer, Path(folder), tracked=paths, beside=others, progress=progress, say=say)
         numbers |= more
         about |= more_about
     return id

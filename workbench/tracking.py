@@ -1,15 +1,16 @@
-"""The baseline beside a crosscoder: one Top-K SAE per snapshot, each warm-started from the one before.
+"""The baselines beside a crosscoder: one Top-K SAE per snapshot, *alone* or *warm*. Same latents F, same k, same batches.
 
-Same latents F, same k, same text. Latent i of one snapshot's SAE is the descendant of latent i of the one before, so every
-SAE can be browsed by checkpoint and latents be followed without a shared code (the route of *SAE-Track*). What it costs a
-crosscoder to share one code over all snapshots is the gap of explained variance between the two.
+*alone*: each from random directions. It sees exactly the rows the crosscoder sees, as often, so the gap of explained variance
+between the two is what sharing one code over all snapshots costs.
+*warm*: each starts from the one before, so latent i of one snapshot's SAE is the descendant of latent i of the one before, and
+latents are followed without a shared code (the route of *SAE-Track*). The last of S has been trained S times as long.
 """
 
 from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from workbench.workspace import Workspace, dictionary_id
 
 if TYPE_CHECKING:
     from crosscoders import Crosscoder
-    from workbench.analysis.snapshots import Source
+    from workbench.analysis.snapshots import OnlineBatches, Source
     from workbench.evolve import EvolveRecipe
 
 
@@ -62,11 +63,15 @@ def warm_start(model: SAE, previous: SAE, previous_scale: float, x_BD: Tensor, g
     model.constrain()
 
 
-def tracked_id(recipe: EvolveRecipe, source: Source) -> str:
-    """``<model>@<revision>.<site>-<n>x.warm``."""
+BASELINES = ("alone", "warm")
+
+
+def tracked_id(recipe: EvolveRecipe, source: Source, kind: str) -> str:
+    """``<model>@<revision>.<site>-<n>x[.s<seed>].k<k>.n<steps>.alone`` or ``.warm``."""
     from workbench.models.load import model_id
 
-    return dictionary_id(model_id(source.model), recipe.site, recipe.expansion, revision=source.revision, seed=recipe.seed) + ".warm"
+    id = dictionary_id(model_id(source.model), recipe.site, recipe.expansion, revision=source.revision, seed=recipe.seed)
+    return f"{id}.k{recipe.k}.n{recipe.steps}.{kind}"
 
 
 def track(
@@ -75,60 +80,76 @@ def track(
     sources: Iterable[Source],
     tokens: np.ndarray,
     *,
+    kinds: Sequence[str] = BASELINES,
     command: str = "",
     say: Callable[[str], None] = lambda line: None,
-) -> list[str]:
-    """Train the SAEs in order (complete ones are reused); returns their ids. ``tokens`` [n_seq, ctx] as for the crosscoder."""
+) -> dict[str, list[str]]:
+    """Train the SAEs in order (complete ones are reused); their ids by kind. ``tokens`` [n_seq, ctx] as for the crosscoder."""
     from workbench.analysis.snapshots import OnlineBatches, Snapshots
 
-    ids: list[str] = []
+    ids: dict[str, list[str]] = {kind: [] for kind in kinds}
     start, start_scale = "", 1.0
     for source in sources:
-        id = tracked_id(recipe, source)
-        folder = workspace.path("dictionaries", id)
         one = Snapshots([source])
         width = one.widths()[0]
         batches = OnlineBatches(one, tokens, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32), cache=True)
-        if not workspace.complete("dictionaries", id):
-            say(f"{id}: {'warm start from ' + ids[-1] if ids else 'from random directions'}")
+        for kind in kinds:
             config = WarmTopKConfig(
                 d_in=width,
                 d_sae=recipe.expansion * width,
                 k=recipe.k,
                 seed=recipe.seed,
-                lr=1e-3,
+                lr=None if kind == "alone" else 1e-3,
                 dead_after=50_000,
-                start=start,
-                start_scale=start_scale,
             )
-            about = {
-                "model_name": source.model,
-                "revision": source.revision,
-                "hook_name": source.hook,
-                "site": recipe.site,
-                "context_size": recipe.ctx,
-            }
-            about |= {"warm_start": ids[-1] if ids else None}
-            folder.mkdir(parents=True, exist_ok=True)
-            train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
-            numbers = {"d_in": width, "d_sae": config.d_sae, "k": recipe.k, "steps": recipe.steps}
-            inputs = [workspace.get("dictionaries", ids[-1]).as_input()] if ids else []
-            metadata = about | {"kind": "sae", "seed": recipe.seed}
-            write_manifest(
-                folder,
-                "dictionaries",
-                id,
-                command=command,
-                recipe=recipe.model_dump(mode="json"),
-                inputs=inputs,
-                numbers=numbers,
-                metadata=metadata,
-            )
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        ids.append(id)
-        first = next(iter(batches))  # the batch that set this SAE's scale
-        start, start_scale = str(folder), float(TopKSAE(width, 1, 1).measure_scale(first)[0])
+            before = ids[kind][-1] if kind == "warm" and ids[kind] else None
+            if before:
+                config = config.model_copy(update={"start": start, "start_scale": start_scale})
+            id = tracked_id(recipe, source, kind)
+            ids[kind].append(id)
+            if workspace.complete("dictionaries", id):
+                continue
+            say(f"{id}: {'warm start from ' + before if before else 'from random directions'}")
+            _train_one(recipe, workspace, source, config, batches, id, before, command)
+        if "warm" in kinds:
+            first = next(iter(batches))  # the batch that set this SAE's scale
+            start, start_scale = str(workspace.path("dictionaries", ids["warm"][-1])), float(TopKSAE(width, 1, 1).measure_scale(first)[0])
     return ids
+
+
+def _train_one(
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    source: Source,
+    config: WarmTopKConfig,
+    batches: OnlineBatches,
+    id: str,
+    before: str | None,
+    command: str,
+) -> None:
+    """One SAE of a baseline, into ``dictionaries/<id>``."""
+    about = {
+        "model_name": source.model,
+        "revision": source.revision,
+        "hook_name": source.hook,
+        "site": recipe.site,
+        "context_size": recipe.ctx,
+        "warm_start": before,
+    }
+    folder = workspace.path("dictionaries", id)
+    folder.mkdir(parents=True, exist_ok=True)
+    train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
+    write_manifest(
+        folder,
+        "dictionaries",
+        id,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        inputs=[workspace.get("dictionaries", before).as_input()] if before else [],
+        numbers={"d_in": config.d_in, "d_sae": config.d_sae, "k": config.k, "steps": recipe.steps},
+        metadata=about | {"kind": "sae", "seed": recipe.seed},
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 @dataclass(frozen=True)

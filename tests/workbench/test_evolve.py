@@ -149,6 +149,42 @@ def test_snapshots_are_spread_evenly():
     assert len(resolve_sources(EvolveRecipe(snapshots=99))) == len(all_of_them)
 
 
+def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
+    """Previous-token latents live at L1R and induction latents at L2R: an order between them needs both sites."""
+    ws, at_l1r = made
+    recipe = small().model_copy(update={"site": "L0R", "also": ("L1R",), "prompts": 0, "loss_seqs": 0, "contexts": 0})
+    both = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
+    assert both.metadata["also"] == [at_l1r.id] and at_l1r.id in {i.id for i in both.manifest.inputs}, "the complete one is reused"
+    rows = both.statistics.set_index("claim")["note"]
+    for first, second in orders.ORDER:
+        note = rows[f"{first} latents emerge before {second} latents"]
+        for kind in (first, second):
+            born = {
+                e.metadata["site"]: e.table["alive"] & (e.table["kind"] == kind) & (e.table["emergence_0.5_index"] >= 0)
+                for e in (at_l1r, both)
+            }
+            counted = [f"{site} {on.sum()}" for site, on in sorted(born.items()) if on.any()]
+            n = sum(on.sum() for on in born.values())
+            assert (f"{n} ({', '.join(counted)})" if n else "0 ") in note
+    with pytest.raises(ValueError, match="names a site twice"):
+        EvolveRecipe(site="L1R", also=("L1R",))
+    with pytest.raises(ValueError, match="neither sources nor store"):
+        EvolveRecipe(site="L1R", also=("L2R",), store="s")
+
+
+def test_orders_between_kinds_that_live_at_different_sites():
+    """Planted: previous-token latents at one site, induction latents born later at another; swapped births are not found."""
+    norms, table = planted(1, 7)
+    kinds = table["kind"].replace({"token": "previous-token"})
+    apart = table.assign(kind=kinds, site=np.where(kinds == "previous-token", "L1R", "L2R"))
+    claim = "previous-token latents emerge before induction latents"
+    row = {r["claim"]: r for r in orders.class_orders(norms, apart, n=200)}[claim]
+    assert row["verdict"] == "found" and row["note"].startswith("40 (L1R 40) and 40 (L2R 40) latents")
+    norms, table = planted(7, 1)
+    swapped = table.assign(kind=table["kind"].replace({"token": "previous-token"}))
+    assert {r["claim"]: r for r in orders.class_orders(norms, swapped, n=200)}[claim]["verdict"] == "not found"
+
+
 def equal_sources(S: int = 3, d: int = 8, F: int = 20) -> Crosscoder:
     """A crosscoder whose sources have the same encoder: one model seen S times."""
     cc = Crosscoder([d] * S, F, TopK(4))

@@ -37,6 +37,7 @@ from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.tracking import measure_gaps
 
 if TYPE_CHECKING:
+    from workbench.evolution import Evolution
     from workbench.evolve import EvolveRecipe
 
 CACHE_BYTES = 600 * 2**20
@@ -144,7 +145,8 @@ def analyse(
     tokenizer: Any,
     folder: Path,
     *,
-    tracked: list[Path],
+    tracked: dict[str, list[Path]],
+    beside: dict[str, Evolution],
     progress: bool | None,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -186,17 +188,22 @@ def analyse(
     claims: list[dict[str, Any]] = []
     diff: dict[str, Any] = {}
     if ordered:
-        claims += orders.class_orders(norms_SF, table, n=recipe.permutations, seed=recipe.seed)
+        pooled_SF, pooled = _pooled(norms_SF, table, recipe.site, beside)
+        claims += orders.class_orders(pooled_SF, pooled, n=recipe.permutations, seed=recipe.seed)
         claims += orders.latent_claims(norms_SF, table, n=recipe.permutations, seed=recipe.seed)
         claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
     elif len(snapshots) == 2:
         diff, found = write_diff(cc, held.batches(), folder, common_basis=equal)
         claims += found
     claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, bar)
-    if tracked:
-        gaps = measure_gaps(cc, [TopKSAE.load(p) for p in tracked], [s.name for s in snapshots.sources], held.batches(4))
-        gaps.table.assign(step=steps).to_parquet(folder / "baseline.parquet", index=False)
-        claims += orders.gap_claims(gaps, cosines, alive)
+    gaps = {
+        kind: measure_gaps(cc, [TopKSAE.load(p) for p in paths], [s.name for s in snapshots.sources], held.batches(4))
+        for kind, paths in tracked.items()
+    }
+    if gaps:
+        tables = [g.table.assign(step=steps, baseline=kind) for kind, g in gaps.items()]
+        pd.concat(tables, ignore_index=True).to_parquet(folder / "baseline.parquet", index=False)
+        claims += orders.gap_claims(gaps["alone"], cosines, alive)
     statistics = orders.statistics_table(claims)
 
     table.to_parquet(folder / "latents.parquet", index=False)
@@ -220,6 +227,19 @@ def analyse(
         numbers |= {"delta_loss": [round(v, 4) for v in phases["delta_ce"]], "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens))}
     numbers |= diff
     return numbers, {"tasks": [p.task for p in prompts], "steps": steps.tolist(), "n_unigram_tokens": grams.n_tokens, "plan": plan.digest}
+
+
+def _pooled(norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[str, Evolution]) -> tuple[np.ndarray, pd.DataFrame]:
+    """Norms [S, all latents] and kinds of this crosscoder's latents and those of other sites: a kind of latent may live elsewhere."""
+    columns = ["kind", "alive", "emergence_0.5_index"]
+    norms, tables = [norms_SF], [table[columns].assign(site=site)]
+    for other in beside.values():
+        latents = other.table["latent"].to_numpy()
+        there = other.norms(latents)
+        assert there is not None
+        norms.append(there.T)
+        tables.append(other.table[columns].assign(site=other.metadata["site"]))
+    return np.concatenate(norms, axis=1), pd.concat(tables, ignore_index=True)
 
 
 def _losses(

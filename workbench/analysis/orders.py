@@ -36,7 +36,10 @@ def claim_row(claim: str, estimate: Estimate, verdict: str, null: Null | None = 
 
 
 def class_orders(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, seed: int = 0) -> list[dict[str, Any]]:
-    """Median emergence (threshold 0.5, in snapshots) of one kind of latent after another's; needs the columns kind and alive."""
+    """Median emergence (threshold 0.5, in snapshots) of one kind of latent after another's; needs the columns kind and alive.
+
+    With a column ``site`` the latents come from several sites, and the notes say how many from which.
+    """
     e = table["emergence_0.5_index"].to_numpy()
     usable = table["alive"].to_numpy() & (e >= 0)
     rows = []
@@ -44,8 +47,9 @@ def class_orders(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, see
         a, b = (usable & (table["kind"] == k).to_numpy() for k in (first, second))
         claim = f"{first} latents emerge before {second} latents"
         gap = median_gap(e[a], e[b])
+        note = f"{_counted(table, a)} and {_counted(table, b)} latents"
         if min(a.sum(), b.sum()) < MIN_GROUP:
-            rows.append(claim_row(claim, gap, "too few", note=f"{a.sum()} and {b.sum()} latents"))
+            rows.append(claim_row(claim, gap, "too few", note=note))
             continue
         labels = snapshot_null(emergence_gap(a, b), norms_SF, n=n, seed=seed)
         found = (gap.low or 0) > 0 and labels.observed > labels.high
@@ -57,10 +61,17 @@ def class_orders(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, see
                 "found" if found else "not found",
                 labels,
                 "snapshot labels",
-                f"{a.sum()} and {b.sum()} latents; shuffled kinds p = {p:.3f}",
+                f"{note}; shuffled kinds p = {p:.3f}",
             )
         )
     return rows
+
+
+def _counted(table: pd.DataFrame, chosen: np.ndarray) -> str:
+    """How many latents, and where they come from if there are several sites: ``46 (L1R 45, L2R 1)``."""
+    if "site" not in table or table["site"].nunique() < 2 or not chosen.any():
+        return str(chosen.sum())
+    return f"{chosen.sum()} ({', '.join(f'{site} {n}' for site, n in table['site'][chosen].value_counts().sort_index().items())})"
 
 
 def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, seed: int = 0) -> list[dict[str, Any]]:

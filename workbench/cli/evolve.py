@@ -15,7 +15,7 @@ def evolve(
     what: Annotated[
         str, typer.Argument(help="A recipe file, a bundled recipe such as mini-evolve, or a model with snapshots.")
     ] = "mini-evolve",
-    site: Annotated[str | None, typer.Option(help="Site to read, such as L1R (overrides the recipe).")] = None,
+    site: Annotated[str | None, typer.Option(help="The one site to read, such as L1R (overrides the recipe).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the crosscoder (overrides the recipe).")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
@@ -34,7 +34,8 @@ def evolve(
     from workbench.workspace import Workspace
 
     recipe, command = _recipe(what, EvolveRecipe)
-    recipe = recipe.model_copy(update={k: v for k, v in {"site": site, "seed": seed}.items() if v is not None})
+    given: dict[str, Any] = {"seed": seed} if seed is not None else {}
+    recipe = recipe.model_copy(update=given | ({} if site is None else {"site": site, "also": ()}))
     ws = Workspace(workspace)
     if dry_run:
         from workbench.dry_run import dry_evolve, show

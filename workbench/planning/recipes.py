@@ -196,6 +196,8 @@ def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
     def plan(layout: Layout) -> Plan:
         made = plan_training([one], steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, layout=layout, kind="evolve")
         made.notes.append("the crosscoder's training only; the analyses after it are not planned")
+        if recipe.also:
+            made.notes.append(f"{1 + len(recipe.also)} sites are followed one after another: so many times the time")
         return made
 
     return Subject("evolve", plan, _largest([one]), _powers([one]), 1, recipe.batch_size, recipe)

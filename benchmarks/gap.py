@@ -1,0 +1,133 @@
+"""What sharing one code over all snapshots costs: explained variance of a crosscoder beside one SAE per snapshot, over F and k.
+
+Both see the same rows as often, with the same number of latents F and the same k (so the same L0 at every source). Printed are the
+mean gap over all snapshots and over those from the turning point on, each with a 95 % bootstrap interval over held-out batches,
+and the gap of every snapshot. All activations are computed once and kept in memory.
+
+    python benchmarks/gap.py --latents 512 1024 2048 --k 16          # against F
+    python benchmarks/gap.py --latents 1024 --k 8 16 32              # against k
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
+from crosscoders import evolution as ev
+from sae import SAE, TopKConfig, train, train_many
+from workbench.analysis import orders
+from workbench.analysis.snapshots import OnlineBatches, Snapshots
+from workbench.config import read_recipe
+from workbench.corpus import plan_tokens
+from workbench.evolve import EvolveRecipe, resolve_sources
+from workbench.models import load_tokenizer
+from workbench.tracking import measure_gaps
+
+
+class Apart:
+    """The batches of a crosscoder as one part per source, for training an SAE at each."""
+
+    def __init__(self, batches: OnlineBatches, names: list[str], widths: list[int]):
+        self.batches, self.names, self.widths = batches, names, widths
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for x in self.batches:
+            yield dict(zip(self.names, x.split(self.widths, dim=1), strict=True))
+
+
+def compare(
+    cc_config: dict[str, Any], names: list[str], widths: list[int], train_on: OnlineBatches, test_on: list[Tensor], steps: int
+) -> dict:
+    """One crosscoder and one SAE per source; their gap (see :func:`workbench.tracking.measure_gaps`)."""
+    began = time.perf_counter()
+    cc = train(CrosscoderConfig(widths=widths, sources=names, **cc_config), train_on, total_steps=steps, progress=False)
+    seconds = time.perf_counter() - began
+    assert isinstance(cc, Crosscoder)
+    F, k, seed = cc_config["d_sae"], cc_config["k"], cc_config["seed"]
+    alone: dict[str, SAE] = train_many(
+        {n: TopKConfig(d_in=w, d_sae=F, k=k, seed=seed, dead_after=50_000) for n, w in zip(names, widths, strict=True)},
+        Apart(train_on, names, widths),
+        total_steps=steps,
+        progress=False,
+    )
+    gaps = measure_gaps(cc, [alone[n] for n in names], names, test_on)
+    fired = evaluate_sources(cc, test_on).fired_F.numpy()
+    cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()])
+    every, *late = orders.gap_claims(gaps, cosines, fired > 0)
+    out = {
+        "F": F,
+        "k": k,
+        "lr": cc_config["lr"],
+        "steps": steps,
+        "seconds of the crosscoder": round(seconds, 1),
+        "dead": float((fired == 0).mean()),
+    }
+    out |= {"EV crosscoder": float(gaps.table["ev_crosscoder"].mean()), "EV alone": float(gaps.table["ev_sae"].mean())}
+    out |= {"gap": every, "late": late[0] if late else None, "by source": gaps.table["gap"].round(4).tolist()}
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="4 snapshots, little text: shows that it runs, not what the gap is")
+    parser.add_argument("--recipe", default="mini-evolve", help="whose model, site, batch size and crosscoder settings are taken")
+    parser.add_argument("--snapshots", type=int, default=10, help="0 = all")
+    parser.add_argument("--sequences", type=int, default=1600, help="of unique training text")
+    parser.add_argument("--rows", type=int, default=500_000, help="rows trained on")
+    parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--k", type=int, nargs="+", default=[16])
+    parser.add_argument("--lr", type=float, nargs="+", default=None, help="of the crosscoder; default: the recipe's")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further comparison after so long")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.quick:
+        args.snapshots, args.sequences, args.rows, args.latents = 4, 128, 15_000, [256]
+    began = time.perf_counter()
+    recipe = read_recipe(EvolveRecipe, args.recipe).model_copy(update={"snapshots": args.snapshots, "n_seq": args.sequences})
+    sources = resolve_sources(recipe)
+    snapshots, names = Snapshots(sources), [s.name for s in sources]
+    tokenizer = load_tokenizer(recipe.model, sources[-1].revision)
+    tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=args.sequences, ctx=recipe.ctx).tokens
+    held = plan_tokens(
+        recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=32 if args.quick else 160, ctx=recipe.ctx
+    ).tokens
+    rows = OnlineBatches(snapshots, held, 1, seed=0)
+    test_on = [rows.rows_of(np.arange(i, i + 4)) for i in range(0, len(held), 4)]
+    group = max(64, recipe.batch_size // 32)
+    train_on = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=True)
+    done = []
+    for F, k, lr in itertools.product(args.latents, args.k, args.lr or [recipe.crosscoder.get("lr", 1e-3)]):
+        if time.perf_counter() - began > args.seconds:
+            break
+        config = recipe.crosscoder | {"d_sae": F, "k": k, "seed": recipe.seed, "lr": lr, "dead_after": 50_000}
+        done.append(compare(config, names, snapshots.widths(), train_on, test_on, -(-args.rows // recipe.batch_size)))
+        if not args.json:
+            _tell(done[-1], names)
+    if args.json:
+        print(json.dumps(done, indent=2))
+
+
+def _tell(found: dict[str, Any], names: list[str]) -> None:
+    def points(row: dict[str, Any] | None) -> str:
+        return "not known" if row is None else f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}] points"
+
+    print(
+        f"F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps ({found['seconds of the crosscoder']} s, {found['dead']:.0%} dead): "
+        f"EV {found['EV crosscoder']:.3f}, alone {found['EV alone']:.3f}; gap {points(found['gap'])}, "
+        f"from the turning point on {points(found['late'])}"
+    )
+    print("   " + "  ".join(f"{n} {100 * g:.1f}" for n, g in zip(names, found["by source"], strict=True)), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
