@@ -6,6 +6,8 @@ and the gap of every snapshot. All activations are computed once and kept in mem
 
     python benchmarks/gap.py --latents 512 1024 2048 --k 16          # against F
     python benchmarks/gap.py --latents 1024 --k 8 16 32              # against k
+    python benchmarks/gap.py --after 768                             # a crosscoder over the later snapshots alone
+    python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its k strongest
 """
 
 from __future__ import annotations
@@ -44,12 +46,30 @@ class Apart:
             yield dict(zip(self.names, x.split(self.widths, dim=1), strict=True))
 
 
+class Strongest:
+    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by z_i n_si: L0 is k at every source."""
+
+    def __init__(self, cc: Crosscoder, k: int):
+        self.cc, self.k, self.encode_sparse, self.split = cc, k, cc.encode_sparse, cc.split
+        self.norms = torch.stack([b.norm(dim=1) for b in cc.split(cc.dec_FD)])
+
+    def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Raw rows [B, D] from the crosscoder's codes."""
+        parts = []
+        for s, n in enumerate(self.norms):
+            kept = (values * n[indices]).topk(min(self.k, values.shape[1]), dim=1).indices
+            mask = torch.zeros_like(values).scatter_(1, kept, 1.0)
+            parts.append(self.cc.split(self.cc.decode_sparse(values * mask, indices))[s])
+        return torch.cat(parts, dim=1)
+
+
 def compare(
-    cc_config: dict[str, Any], names: list[str], widths: list[int], train_on: OnlineBatches, test_on: list[Tensor], steps: int
+    cc_config: dict[str, Any], names: list[str], widths: list[int], train_on: OnlineBatches, test_on: list[Tensor], steps: int, kept: int
 ) -> dict:
     """One crosscoder and one SAE per source; their gap (see :func:`workbench.tracking.measure_gaps`)."""
     began = time.perf_counter()
-    cc = train(CrosscoderConfig(widths=widths, sources=names, **cc_config), train_on, total_steps=steps, progress=False)
+    shared = cc_config | {"k": kept or cc_config["k"]}
+    cc = train(CrosscoderConfig(widths=widths, sources=names, **shared), train_on, total_steps=steps, progress=False)
     seconds = time.perf_counter() - began
     assert isinstance(cc, Crosscoder)
     F, k, seed = cc_config["d_sae"], cc_config["k"], cc_config["seed"]
@@ -59,7 +79,8 @@ def compare(
         total_steps=steps,
         progress=False,
     )
-    gaps = measure_gaps(cc, [alone[n] for n in names], names, test_on)
+    seen: Any = Strongest(cc, k) if kept else cc
+    gaps = measure_gaps(seen, [alone[n] for n in names], names, test_on)
     fired = evaluate_sources(cc, test_on).fired_F.numpy()
     cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()])
     every, *late = orders.gap_claims(gaps, cosines, fired > 0)
@@ -81,6 +102,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="4 snapshots, little text: shows that it runs, not what the gap is")
     parser.add_argument("--recipe", default="mini-evolve", help="whose model, site, batch size and crosscoder settings are taken")
     parser.add_argument("--snapshots", type=int, default=10, help="0 = all")
+    parser.add_argument("--after", type=int, default=0, help="only snapshots from this training step on")
+    parser.add_argument("--kept", type=int, default=0, help="latents the crosscoder shares where each source uses k of them; 0 = k")
     parser.add_argument("--sequences", type=int, default=1600, help="of unique training text")
     parser.add_argument("--rows", type=int, default=500_000, help="rows trained on")
     parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
@@ -93,7 +116,7 @@ def main() -> None:
         args.snapshots, args.sequences, args.rows, args.latents = 4, 128, 15_000, [256]
     began = time.perf_counter()
     recipe = read_recipe(EvolveRecipe, args.recipe).model_copy(update={"snapshots": args.snapshots, "n_seq": args.sequences})
-    sources = resolve_sources(recipe)
+    sources = [s for s in resolve_sources(recipe) if s.step is not None and s.step >= args.after]
     snapshots, names = Snapshots(sources), [s.name for s in sources]
     tokenizer = load_tokenizer(recipe.model, sources[-1].revision)
     tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=args.sequences, ctx=recipe.ctx).tokens
@@ -109,7 +132,7 @@ def main() -> None:
         if time.perf_counter() - began > args.seconds:
             break
         config = recipe.crosscoder | {"d_sae": F, "k": k, "seed": recipe.seed, "lr": lr, "dead_after": 50_000}
-        done.append(compare(config, names, snapshots.widths(), train_on, test_on, -(-args.rows // recipe.batch_size)))
+        done.append(compare(config, names, snapshots.widths(), train_on, test_on, -(-args.rows // recipe.batch_size), args.kept))
         if not args.json:
             _tell(done[-1], names)
     if args.json:

@@ -65,3 +65,7 @@ def test_latents_planted_in_some_sources_are_classified(activation, k):
     planted = set(range(24, 40))
     found = {int(p) for p, ok in zip(partner[used], right, strict=True) if ok and p >= 24}
     assert absent_truth.any() and len(found) / len(planted) >= 0.95, "recall"
+    born, classes = ~truth[0], classify(relative_norms(cc.decoder_norms())[:, used])
+    assert ((classes == "emergent") == born).mean() >= 0.95, (
+        "what is absent at first falls below a tenth of its norm, and nothing else does"
+    )

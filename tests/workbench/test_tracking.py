@@ -8,7 +8,10 @@ import torch
 import sae
 from crosscoders import CrosscoderConfig, evaluate_sources
 from tests.crosscoders.worlds import World
+from workbench.evolution import Evolution
+from workbench.evolve import EvolveRecipe, evolve
 from workbench.tracking import WarmTopKConfig, measure_gaps
+from workbench.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,22 @@ def test_the_gap_is_measured_on_the_same_rows(world):
     assert t["gap"].abs().max() < 0.2
     late = found.mean(slice(1, 2))
     assert late.value == pytest.approx(t["gap"][1]) and late.low == pytest.approx(t["low"][1]) and late.high == pytest.approx(t["high"][1])
+
+
+def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
+    """``alone`` sees what the crosscoder sees, as often; ``warm`` starts from the snapshot before; the claim is about the first."""
+    sizes = {"expansion": 1, "k": 8, "tokens": 6_000, "n_seq": 64, "batch_size": 256, "heldout_seqs": 16, "loss_seqs": 0, "ngram_seqs": 100}
+    recipe = EvolveRecipe(revisions=("step0", "step1664", "step9000"), baseline=True, prompts=0, contexts=0, permutations=5, **sizes)
+    ws = Workspace(tmp_path)
+    done = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
+    table = done.baseline
+    assert table["baseline"].tolist() == ["alone"] * 3 + ["warm"] * 3 and table["source"].tolist() == done.sources * 2
+    assert (table["l0_sae"] == 8).all() and (table["l0_crosscoder"] <= 8).all()
+    made = {i.id: ws.get("dictionaries", i.id).manifest for i in done.manifest.inputs if i.id != done.id}
+    assert len(made) == 6 and all(m.numbers["steps"] == recipe.steps for m in made.values())
+    warm = [m for id, m in made.items() if id.endswith(".warm")]
+    assert [m.metadata["warm_start"] is None for m in warm] == [True, False, False]
+    assert all(m.metadata["warm_start"] is None for id, m in made.items() if id.endswith(".alone"))
+    row = done.statistics[done.statistics["claim"].str.contains("one SAE per snapshot")].iloc[0]
+    alone = table[table["baseline"] == "alone"]
+    assert row["value"] == pytest.approx(alone["gap"].mean()) and row["low"] < row["value"] < row["high"]
