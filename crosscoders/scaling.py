@@ -19,6 +19,7 @@ Axes: B rows, S sources, F latents, D a source's width. One pass over rows accum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,11 +67,15 @@ class ScalingMeter:
         self.residual = torch.zeros(F, sum(self.widths), dtype=torch.float64, device=device)
         self.reconstruction = torch.zeros_like(self.residual)
         self.ff = torch.zeros(F, dtype=torch.float64, device=device)
+        self.arrived = torch.zeros(len(blocks), F, dtype=torch.float64, device=device)  # sum_t f_t f_st, f_st what reaches source s
         self.n = torch.zeros(F, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(self, values: Tensor, indices: Tensor, x: Tensor, x_hat: Tensor, bias: Tensor) -> None:
-        """Add rows: codes ([B, k] values, indices; zero = not active), inputs and reconstructions [B, sum(D)], decoder bias."""
+    def update(self, values: Tensor, indices: Tensor, x: Tensor, x_hat: Tensor, bias: Tensor, at: Sequence[Tensor] | None = None) -> None:
+        """Add rows: codes ([B, k] values, indices; zero = not active), inputs and reconstructions [B, sum(D)], decoder bias.
+
+        With a gate per source, ``at`` says what of the values reaches each source, S tensors [B, k]; None: all of it.
+        """
         B, k = values.shape
         row = torch.arange(B, device=values.device).repeat_interleave(k)
         codes_FB = torch.sparse_coo_tensor(
@@ -79,7 +84,10 @@ class ScalingMeter:
         self.residual += torch.sparse.mm(codes_FB, x - x_hat).double()
         self.reconstruction += torch.sparse.mm(codes_FB, x_hat - bias).double()
         flat = indices.reshape(-1)
-        self.ff.index_add_(0, flat, values.reshape(-1).double() ** 2)
+        f = values.reshape(-1).double()
+        self.ff.index_add_(0, flat, f * f)
+        for s in range(len(self.blocks)):
+            self.arrived[s].index_add_(0, flat, f * (f if at is None else at[s].reshape(-1).double()))
         self.n.index_add_(0, flat, (values.reshape(-1) > 0).long())
 
     def result(self) -> Scaling:
@@ -88,9 +96,9 @@ class ScalingMeter:
         out: dict[str, list[Tensor]] = {"error": [], "reconstruction": [], "own_error": [], "own_norms": []}
         rows = torch.arange(len(self.ff), device=self.ff.device)
         common = None if self.reference is None else torch.stack(self.blocks)[self.reference, rows]
-        parts = zip(self.blocks, self.residual.split(self.widths, 1), self.reconstruction.split(self.widths, 1), strict=True)
-        for W, left_over, rebuilt in parts:
-            target = left_over + self.ff[:, None] * W  # sum_t f_t (x - x^ + f_t W)
+        residuals, rebuilds = self.residual.split(self.widths, 1), self.reconstruction.split(self.widths, 1)
+        for W, left_over, rebuilt, arrived in zip(self.blocks, residuals, rebuilds, self.arrived, strict=True):
+            target = left_over + arrived[:, None] * W  # sum_t f_t (x - x^ + f_st W)
             direction = W if common is None else common
             out["error"].append(self._beta(direction, target, never))
             out["reconstruction"].append(self._beta(direction, rebuilt, never))

@@ -8,6 +8,7 @@ import torch
 
 import sae
 from crosscoders import Crosscoder, CrosscoderConfig
+from crosscoders.gates import PerSource
 from sae.activation import TopK
 from sae.errors import UsageError
 from tests.crosscoders.worlds import World
@@ -65,6 +66,22 @@ def test_a_latent_shrunk_by_the_penalty_is_not_confirmed(fine_tuned):
         cc.dec_FD[chosen, :32] = kept
     assert faked["class"] == "second-only" and not faked["confirmed"]
     assert faked["nu_error"] > 0.5
+
+
+def test_a_source_whose_gate_is_closed_does_not_have_the_latent():
+    """With a gate per source a latent that never opens at one source has no presence there, whatever its decoder row says."""
+    cc = Crosscoder([3, 3], 3, PerSource(1), sources=["open", "closed"])
+    with torch.no_grad():
+        cc.enc_FD.copy_(torch.cat([torch.eye(3), torch.zeros(3, 3)], dim=1))
+        cc.dec_FD.copy_(torch.cat([torch.eye(3), 0.2 * torch.eye(3)], dim=1))
+        cc.threshold_F.fill_(0.5)  # z n_s has to exceed 0.5: the second source opens above 2.5
+    cc.folded_in = True
+    codes = 1 + torch.rand(600, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([codes, torch.zeros(600, 3)], dim=1)
+    assert torch.allclose(cc(x), x, atol=1e-6)
+    scaling = df.measure_scaling(cc.requires_grad_(False), x.split(200), reference=torch.zeros(3, dtype=torch.int64))
+    assert scaling.error[0] == pytest.approx(torch.ones(3), abs=1e-4) and scaling.error[1] == pytest.approx(torch.zeros(3), abs=1e-4)
+    assert scaling.own_norms[1] == pytest.approx(torch.zeros(3), abs=1e-4)
 
 
 def test_sources_of_unequal_width_have_no_cosine():

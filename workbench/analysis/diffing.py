@@ -59,6 +59,7 @@ def measure_scaling(cc: Crosscoder, batches: Iterable[Tensor], *, reference: Ten
     import torch
 
     from crosscoders import ScalingMeter
+    from crosscoders.gates import PerSource
 
     scale = torch.cat([s.expand(w) for s, w in zip(cc.source_scale_S, cc.widths, strict=True)])
     meter = ScalingMeter(cc.decoder_blocks(), reference)
@@ -68,7 +69,10 @@ def measure_scaling(cc: Crosscoder, batches: Iterable[Tensor], *, reference: Ten
             values, indices = cc.encode_sparse(x)
             y = cc.decode_sparse(values, indices)
             bias = cc.b_dec / cc.scale_D  # raw, before and after folding
-            meter.update(values / gain[indices], indices, x * scale, y * scale, bias * scale)
+            at = None
+            if isinstance(cc.activation, PerSource):
+                at = [cc.codes_at(values, s, indices) / gain[indices] for s in range(len(cc.widths))]
+            meter.update(values / gain[indices], indices, x * scale, y * scale, bias * scale, at)
     return meter.result()
 
 
