@@ -62,6 +62,11 @@ class EvolveRecipe(StrictConfig):
     seed: int = 0
     crosscoder: dict[str, Any] = Field(default_factory=dict, description="further fields of CrosscoderConfig")
     tokens: int = Field(500_000, ge=1, description="rows trained on")
+    refit: int = Field(
+        0,
+        ge=0,
+        description="of these the last so many, to which the finished codes' decoder is fitted in closed form (sae.refit); 0 = none",
+    )
     n_seq: int = Field(3968, ge=2, description="sequences of unique training text (a store that is harvested holds out a tenth of them)")
     ctx: int = Field(128, ge=8)
     batch_size: int = Field(1024, ge=1)

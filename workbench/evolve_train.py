@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sae.errors import UsageError
+from sae.errors import ConfigError, UsageError
 from sae.strict import parse_config
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from crosscoders import Crosscoder, CrosscoderConfig
     from workbench.activations import ActivationStore
@@ -53,6 +56,7 @@ def train_crosscoder(
     """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run)."""
     import sae as sae_room
     from crosscoders import Crosscoder
+    from sae.refit import refit
     from workbench.analysis.snapshots import OnlineBatches
     from workbench.provenance import Input, write_manifest
 
@@ -88,9 +92,18 @@ def train_crosscoder(
         "gate": config.gate if config.activation == "jumprelu" else "shared",
         "activation": config.activation,
         "preset": recipe.preset or None,
+        "refit": recipe.refit,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    cc = sae_room.train(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress)
+    if recipe.refit and (config.activation not in ("topk", "batchtopk") or config.shared_latents or config.dedicated):
+        raise ConfigError(
+            f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or batchtopk, all latents free."
+        )
+    seen = Tail(batches, min(-(-recipe.refit // recipe.batch_size), recipe.steps))
+    cc = sae_room.train(config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress)
+    if recipe.refit:
+        cc = refit(cc, seen.rows(recipe.steps))
+        cc.save(folder)
     assert isinstance(cc, Crosscoder)
     write_manifest(
         folder,
@@ -104,6 +117,36 @@ def train_crosscoder(
     )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Crosscoder.load(folder)
+
+
+class Tail:
+    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16; else what ``batches`` is."""
+
+    def __init__(self, batches: Any, n: int):
+        self.batches = batches
+        self.last: deque[Tensor] = deque(maxlen=n)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._from(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+    def starting_at(self, step: int) -> Iterator[Tensor]:
+        """The same from ``step`` on."""
+        return self._from(self.batches.starting_at(step))
+
+    def _from(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for x in batches:
+            self.last.append(x.half())
+            yield x
+
+    def rows(self, steps: int) -> Iterator[Tensor]:
+        """The last ``n`` of ``steps`` batches; those that an interrupted run saw before it was resumed are made again."""
+        assert self.last.maxlen is not None
+        if len(self.last) < self.last.maxlen:
+            self.last.extend(x.half() for x in itertools.islice(self.batches.starting_at(steps - self.last.maxlen), self.last.maxlen))
+        return (x.float() for x in self.last)
 
 
 def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]) -> ActivationStore:

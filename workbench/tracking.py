@@ -9,6 +9,7 @@ latents are followed without a shared code (the route of *SAE-Track*). The last 
 from __future__ import annotations
 
 import functools
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sae import SAE, TopKConfig, TopKSAE
 from sae import train as train_sae
+from sae.refit import refit
 from workbench.analysis.bootstrap import Estimate
 from workbench.provenance import write_manifest
 from workbench.workspace import Workspace, dictionary_id
@@ -138,7 +140,10 @@ def _train_one(
     }
     folder = workspace.path("dictionaries", id)
     folder.mkdir(parents=True, exist_ok=True)
-    train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
+    made = train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
+    if recipe.refit and not before and id.endswith(".alone"):  # as the crosscoder's; the warm chain goes on from trained decoders
+        n = min(-(-recipe.refit // recipe.batch_size), recipe.steps)
+        refit(made, itertools.islice(batches.starting_at(recipe.steps - n), n)).save(folder)
     write_manifest(
         folder,
         "dictionaries",

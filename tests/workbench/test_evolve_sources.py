@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 
-from sae.errors import UsageError
+from sae.errors import ConfigError, UsageError
 from workbench.activations import ActivationStore
 from workbench.analysis.snapshots import Snapshots, Source, in_training_order
 from workbench.config import read_recipe
 from workbench.evolution import Evolution
 from workbench.evolve import EvolveRecipe, evolve, resolve_sources
+from workbench.evolve_train import Tail
 from workbench.workspace import Workspace
 
 TINY = {
@@ -73,3 +77,30 @@ def test_a_store_is_read_at_one_site(tmp_path):
     layers = EvolveRecipe(store="s", sources=({"model": "mini-pythia", "site": "L0R"}, {"model": "mini-pythia", "site": "L1R"}), tokens=256)
     with pytest.raises(UsageError, match="needs one site"):
         evolve(layers, Workspace(tmp_path))
+
+
+class Counted:
+    """Batches [2, 3] that hold their own number."""
+
+    def __init__(self, start: int = 0):
+        self.start = start
+
+    def __iter__(self):
+        return (torch.full((2, 3), float(i)) for i in itertools.count(self.start))
+
+    def starting_at(self, step: int) -> Counted:
+        return Counted(step)
+
+
+@pytest.mark.parametrize("resumed_at", [0, 5, 8, 10])
+def test_the_last_rows_of_a_run_are_the_same_after_an_interruption(resumed_at):
+    tail = Tail(Counted(), 3)
+    for _ in zip(range(resumed_at, 10), tail.starting_at(resumed_at), strict=False):
+        pass
+    assert [float(x[0, 0]) for x in tail.rows(10)] == [7, 8, 9]
+
+
+def test_decoders_that_a_penalty_shaped_are_not_fitted_anew(tmp_path):
+    recipe = EvolveRecipe(revisions=("step0", "step9000"), preset="anthropic-l1", refit=256, tokens=256, n_seq=64, batch_size=256)
+    with pytest.raises(ConfigError, match="refit = 256 replaces decoders"):
+        evolve(recipe, Workspace(tmp_path))

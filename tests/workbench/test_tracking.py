@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 import sae
-from crosscoders import CrosscoderConfig, evaluate_sources
+from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
+from sae.refit import refit
 from tests.crosscoders.worlds import World
+from workbench.analysis.snapshots import OnlineBatches, Snapshots
+from workbench.corpus import plan_tokens
 from workbench.evolution import Evolution
-from workbench.evolve import EvolveRecipe, evolve
+from workbench.evolve import EvolveRecipe, evolve, resolve_sources
+from workbench.models import load_tokenizer
 from workbench.tracking import WarmTopKConfig, measure_gaps
 from workbench.workspace import Workspace
 
@@ -58,10 +64,20 @@ def test_the_gap_is_measured_on_the_same_rows(world):
     assert late.value == pytest.approx(t["gap"][1]) and late.low == pytest.approx(t["low"][1]) and late.high == pytest.approx(t["high"][1])
 
 
+def rows_of_the_run(recipe: EvolveRecipe) -> list[torch.Tensor]:
+    """The batches a recipe trains on, as the tail of a run remembers them."""
+    sources = resolve_sources(recipe)
+    tokens = plan_tokens(recipe.corpus, load_tokenizer(recipe.model), n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
+    batches = OnlineBatches(Snapshots(sources), tokens, recipe.batch_size, seed=recipe.seed, group=64)
+    return [x.half().float() for x in itertools.islice(batches, recipe.steps)]
+
+
 def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
     """``alone`` sees what the crosscoder sees, as often; ``warm`` starts from the snapshot before; the claim is about the first."""
     sizes = {"expansion": 1, "k": 8, "tokens": 6_000, "n_seq": 64, "batch_size": 256, "heldout_seqs": 16, "loss_seqs": 0, "ngram_seqs": 100}
-    recipe = EvolveRecipe(revisions=("step0", "step1664", "step9000"), baseline=True, prompts=0, contexts=0, permutations=5, **sizes)
+    recipe = EvolveRecipe(
+        revisions=("step0", "step1664", "step9000"), baseline=True, prompts=0, contexts=0, permutations=5, refit=2_000, **sizes
+    )
     ws = Workspace(tmp_path)
     done = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
     table = done.baseline
@@ -72,6 +88,9 @@ def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
     warm = [m for id, m in made.items() if id.endswith(".warm")]
     assert [m.metadata["warm_start"] is None for m in warm] == [True, False, False]
     assert all(m.metadata["warm_start"] is None for id, m in made.items() if id.endswith(".alone"))
+    cc, tail = Crosscoder.load(ws.path("dictionaries", done.id)), rows_of_the_run(recipe)[-8:]
+    assert cc.metadata["refit"] == 2_000 and torch.allclose(refit(cc, tail).W_dec, cc.W_dec, atol=1e-3), "fitted to its last eight batches"
+    assert not torch.allclose(refit(cc, rows_of_the_run(recipe)[:8]).W_dec, cc.W_dec, atol=1e-3)
     row = done.statistics[done.statistics["claim"].str.contains("one SAE per snapshot")].iloc[0]
     alone = table[table["baseline"] == "alone"]
     assert row["value"] == pytest.approx(alone["gap"].mean()) and row["low"] < row["value"] < row["high"]
