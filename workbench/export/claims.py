@@ -86,11 +86,9 @@ def claims_of_paper(workspace: Workspace, item: Item, options: ClaimOptions) -> 
         scale = float(part[["value", "low", "high"]].abs().max(axis=None)) if len(part) else 1.0
         scaled = part.assign(**{c: part[c] / (scale or 1.0) for c in ("value", "low", "high")}, scale=scale)
         frames.append(scaled.assign(claim=f"{short} ({document['verdict']})", unit=document["effect"].get("unit") or ""))
-    frame = (
-        pd.concat([f for f in frames if len(f)], ignore_index=True)
-        if any(map(len, frames))
-        else comparison({"effect": {}, "control_measured": None})
-    )
+    if not any(map(len, frames)):
+        raise MissingError(f"none of the {len(items)} claims of {paper!r} here was measured, so there is nothing to draw.")
+    frame = pd.concat([f for f in frames if len(f)], ignore_index=True)
     label = "effect, relative to the larger of effect and control"
     return FigureData(
         panels=[Panel("points", frame, x="claim", y="value", low="low", high="high", series="what", y_label=label, y_range=(-1.05, 1.05))],

@@ -142,8 +142,8 @@ def _height(panel: Panel, style: Style, width: float) -> float:
 
 
 def _labels(ax: Axes, panel: Panel) -> None:
-    ax.set_xlabel(panel.x_label or panel.x, parse_math=False)
-    ax.set_ylabel(panel.y_label or panel.y, parse_math=False)
+    ax.set_xlabel(visible(panel.x_label or panel.x), parse_math=False)
+    ax.set_ylabel(visible(panel.y_label or panel.y), parse_math=False)
 
 
 def _lines(ax: Axes, panel: Panel, style: Style) -> None:
@@ -262,7 +262,7 @@ def _heat(ax: Axes, panel: Panel, style: Style) -> None:
     for side in ax.spines.values():
         side.set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label(panel.value_label or panel.value, parse_math=False)
+    bar.set_label(visible(panel.value_label or panel.value), parse_math=False)
     bar.outline.set_visible(False)  # type: ignore[operator]
     _labels(ax, panel)
 

@@ -2,7 +2,7 @@
 
 CSV: UTF-8, ``\\n``, nine significant digits, an empty cell for "not computed", token columns as JSON strings.
 Parquet: the same frame at full precision, provenance in the file's key-value metadata.
-LaTeX: booktabs, numbers in ``S`` columns of siunitx, text escaped.
+LaTeX: booktabs, numbers in ``S`` columns of siunitx, text escaped and broken into lines where it is long, shrunk to the text's width.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.export.text import latex, quoted, valid
+
+LINE = 40  # letters of a text cell in LaTeX before it is broken into lines
 
 
 def _missing(value: Any) -> bool:
@@ -64,17 +66,21 @@ def to_parquet(frame: pd.DataFrame, provenance: Mapping[str, str]) -> bytes:
 def to_latex(
     frame: pd.DataFrame, *, caption: str, label: str, headings: Mapping[str, str] | None = None, comment: str = "", digits: int = 3
 ) -> str:
-    """A floating booktabs table. Needs ``\\usepackage{booktabs,siunitx,textcomp}`` and T1 fonts."""
+    """A floating booktabs table no wider than the text. Needs ``\\usepackage{booktabs,graphicx,siunitx,textcomp}`` and T1 fonts."""
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in frame.columns]
+    columns = "".join(
+        "S" + _format_of(frame[c], digits) if is_n else _text_column(frame[c]) for c, is_n in zip(frame.columns, numeric, strict=True)
+    )
     heads = [latex((headings or {}).get(str(c), str(c).replace("_", " "))) for c in frame.columns]
     lines = [
         f"% {comment}".rstrip(),
-        r"% \usepackage[T1]{fontenc} \usepackage{booktabs,siunitx,textcomp}",
+        r"% \usepackage[T1]{fontenc} \usepackage{booktabs,graphicx,siunitx,textcomp}",
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{latex(caption)}}}",
         rf"  \label{{tab:{label}}}",
-        rf"  \begin{{tabular}}{{{''.join('S' + _format_of(frame[c], digits) if is_n else 'l' for c, is_n in zip(frame.columns, numeric, strict=True))}}}",
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{{columns}}}",
         r"    \toprule",
         "    " + " & ".join(f"{{{h}}}" for h in heads) + r" \\",
         r"    \midrule",
@@ -82,7 +88,7 @@ def to_latex(
     for row in frame.astype(object).itertuples(index=False):
         cells = [_cell(v, is_n, digits) for v, is_n in zip(row, numeric, strict=True)]
         lines.append("    " + " & ".join(cells) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""]
+    lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 
@@ -90,10 +96,20 @@ def _cell(value: Any, numeric: bool, digits: int) -> str:
     if _missing(value):
         return "{{--}}" if numeric else "--"
     if not numeric:
-        return latex(str(value))
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.{digits}f}" if math.isfinite(float(value)) else f"{{{latex(str(value))}}}"
-    return str(value)
+        return latex(str(value), breaks=True)
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    if not math.isfinite(value):
+        return f"{{{latex(str(value))}}}"
+    if value and abs(value) < 0.5 * 10**-digits:  # would read as zero
+        return rf"{{\num{{{float(value):.1e}}}}}"
+    return f"{float(value):.{digits}f}"
+
+
+def _text_column(column: pd.Series) -> str:
+    """Text as wide as it is, or in lines of some forty letters."""
+    longest = max((len(str(v)) for v in column if not _missing(v)), default=0)
+    return "l" if longest <= LINE else rf">{{\raggedright\arraybackslash}}p{{{LINE // 2}em}}"
 
 
 def _format_of(column: pd.Series, digits: int) -> str:

@@ -14,6 +14,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a table's row they would be arguments
 }  # fmt: skip
 _MATH = {"→": r"$\rightarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "–": "--", "—": "---", "…": r"\ldots{}", "−": "$-$"}
 
@@ -53,21 +54,30 @@ def visible(text: str, drawable: Callable[[str], bool] = lambda c: True) -> str:
     return "".join(out)
 
 
-def latex(text: str) -> str:
-    """For LaTeX: every special character escaped, spaces that would vanish made visible, beyond Latin-1 ``<U+XXXX>``."""
-    out = []
+WORD = 16  # letters after which a long word may be broken
+
+
+def latex(text: str, *, breaks: bool = False) -> str:
+    """For LaTeX: every special character escaped, spaces that would vanish made visible, beyond Latin-1 ``<U+XXXX>``.
+
+    With ``breaks`` a line may end inside a long word.
+    """
+    out, word = [], 0
     for i, c in enumerate(text := valid(text)):
+        word = 0 if c == " " else word + 1
+        if breaks and word and word % WORD == 0:
+            out.append(r"\allowbreak{}")
         if c == " " and (i == 0 or i == len(text) - 1 or text[i - 1] == " "):
             out.append(r"\textvisiblespace{}")
-        elif c == "-" and i and text[i - 1] == "-":
-            out.append("{}-")
+        elif c in "-," and i and text[i - 1] == c:  # else a ligature
+            out.append("{}" + c)
         elif c in "\n\r\t":
             out.append(r"\textbackslash{}" + {"\n": "n", "\r": "r", "\t": "t"}[c])
         elif c in _LATEX:
             out.append(_LATEX[c])
         elif c in _MATH:
             out.append(_MATH[c])
-        elif ord(c) < 0x7F or (0xA1 <= ord(c) <= 0xFF and c != "\u00ad"):
+        elif 0x20 <= ord(c) < 0x7F or (0xA1 <= ord(c) <= 0xFF and c != "\u00ad"):
             out.append(c)
         else:
             out.append(rf"\textless{{}}U+{ord(c):04X}\textgreater{{}}")
