@@ -53,8 +53,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_json(text: str | bytes, *, where: str) -> Any:
-    """Parse JSON strictly. ``where`` names the source in the error.
+def parse_json(text: str | bytes, *, where: str, remedy: str = "Remove it and run the command that made it again.") -> Any:
+    """Parse JSON strictly. ``where`` names the source in the error, ``remedy`` what to do about it.
 
     Raises:
         CorruptError: not JSON, duplicate keys, NaN/Infinity, or nested too deeply.
@@ -62,7 +62,7 @@ def parse_json(text: str | bytes, *, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as e:
-        raise CorruptError(f"{where} is not valid JSON: {e}. Remove it and run the command that made it again.") from e
+        raise CorruptError(f"{where} is not valid JSON: {e}. {remedy}") from e
 
 
 def read_json(path: str | Path) -> Any:

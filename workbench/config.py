@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from sae.errors import MissingError
-from sae.strict import nearest, read_config
+from sae.errors import ConfigError, MissingError
+from sae.strict import nearest, read_config, read_toml
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -47,5 +47,21 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def read_recipe(model: type[C], recipe: str | Path) -> C:
-    """Read a recipe into ``model``; unknown keys are errors that name the nearest valid key and the file."""
-    return read_config(model, find_recipe(recipe))
+    """Read a recipe into ``model``; unknown keys are errors that name the nearest valid key and the file.
+
+    Raises:
+        MissingError: no such recipe. ConfigError: bad keys or values, or a recipe for another command, which is named.
+    """
+    path = find_recipe(recipe)
+    try:
+        return read_config(model, path)
+    except ConfigError as e:
+        from workbench.planning.recipes import kind_of
+
+        try:
+            kind = kind_of(read_toml(path), str(path))
+        except ConfigError:
+            raise e from None
+        if model.__name__.lower().startswith(kind):
+            raise
+        raise ConfigError(f"{path.name} is a recipe for another command: `workbench {kind} {recipe}`.") from e

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from sae.errors import UsageError
 from sae.strict import StrictConfig
 from workbench.corpus import CorpusConfig
-from workbench.workspace import Workspace, check_id, dictionary_id
+from workbench.workspace import Workspace, check_id, dictionary_id, new_id
 
 if TYPE_CHECKING:
     from workbench.analysis.snapshots import Source
@@ -151,7 +151,7 @@ def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
     from workbench.models.load import model_id
 
     if recipe.id:
-        return check_id(recipe.id)
+        return new_id(recipe.id)
     models = list(dict.fromkeys(model_id(s.model) for s in sources))
     what = "snapshots" if len(models) == 1 and all(s.step is not None for s in sources) else "sources"
     name = dictionary_id("+".join(models), recipe.site, recipe.expansion, revision=f"{len(sources)}-{what}", seed=recipe.seed)

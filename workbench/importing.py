@@ -21,8 +21,9 @@ from typing import Any
 
 from sae.errors import MissingError, UsageError
 from sae.files import sha256_file, sha256_json
+from sae.strict import nearest
 from workbench.provenance import Input, write_manifest
-from workbench.workspace import Item, Workspace, check_id
+from workbench.workspace import Item, Workspace, new_id
 
 LLAMA_SCOPE = re.compile(r"L(\d+)(R|A|M|TC)-(8|32)x")
 _HF_HOOKS = {
@@ -126,11 +127,16 @@ def import_dictionary(
         UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
     """
     from sae.formats import detect, read, to_dictionary
+    from sae.formats.libraries import READERS
     from workbench.models.sites import site_of
 
+    if library not in (None, *READERS):
+        raise UsageError(f"library {library!r} is not read here ({nearest(str(library), list(READERS))})")
     reference = parse_reference(text)
+    name = new_id(id or reference.id)
+    if store is not None:
+        workspace.get("stores", store)
     folder = locate(reference)
-    name = check_id(id or reference.id)
     library = library or detect(folder)
     digest = sha256_json(
         {p.name: sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in (".safetensors", ".pt", ".json")}
@@ -138,7 +144,7 @@ def import_dictionary(
     origin = Input(kind="imported", id=text if reference.repository else folder.name, digest=digest)
     if workspace.complete("dictionaries", name):
         item = workspace.get("dictionaries", name)
-        if origin in item.manifest.inputs:
+        if origin in item.manifest.inputs and item.manifest.metadata.get("imported_from") == library:
             return item
         raise UsageError(f"{name} exists in {workspace.root.name} and was made from something else. Give another name with --id.")
     dictionary = to_dictionary(read(folder, library))

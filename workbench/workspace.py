@@ -53,11 +53,22 @@ def check_id(id: str) -> str:
     return id
 
 
+def new_id(id: str) -> str:
+    """Return ``id`` if a result made now may be called so: ``__`` joins the two sides of a comparison and is in no other id.
+
+    Raises:
+        UsageError: see :func:`check_id`, or ``__`` in it.
+    """
+    if "__" in check_id(id):
+        raise UsageError(f"{id!r} is not an id: '__' joins the two sides of a comparison. Use one underscore, or '-'.")
+    return id
+
+
 def dictionary_id(model: str, site: str, expansion: int | str, *, revision: str | None = None, seed: int = 0) -> str:
     """``<model>[@revision].<site>-<n>x[.s<seed>]``, for example ``mini-pythia@step512.L2R-8x.s1``."""
     rev = f"@{revision}" if revision else ""
     tail = f".s{seed}" if seed else ""
-    return check_id(f"{model}{rev}.{site}-{expansion}x{tail}")
+    return new_id(f"{model}{rev}.{site}-{expansion}x{tail}")
 
 
 @dataclass(frozen=True)

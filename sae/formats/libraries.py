@@ -18,6 +18,16 @@ from sae.errors import CorruptError
 from sae.formats.normal import Act, NormalForm
 from sae.formats.tensors import need, read_config, read_safetensors, read_state_dict
 
+_SAELENS: dict[str, Act] = {
+    "standard": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+
 
 def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Floating tensors in float32 (released weights are often bfloat16), everything else as it is."""
@@ -37,13 +47,9 @@ def read_saelens(folder: Path) -> NormalForm:
     cfg, t = read_config(folder / "cfg.json"), _float(read_safetensors(folder / "sae_weights.safetensors"))
     need(t, ["W_enc", "W_dec", "b_enc", "b_dec"], str(folder), "SAELens")
     architecture = cfg.get("architecture", "standard")
-    act = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "transcoder": "relu", "jumprelu_transcoder": "jumprelu"}.get(
-        architecture
-    )
+    act = _SAELENS.get(str(architecture))
     if act is None:
-        raise CorruptError(
-            f"{folder}: SAELens architecture {architecture!r} is not read here (standard, topk, jumprelu and their transcoders are)."
-        )
+        raise CorruptError(f"{folder}: SAELens architecture {architecture!r} is not read here ({', '.join(_SAELENS)} are).")
     if cfg.get("normalize_activations", "none") not in ("none", "expected_average_only_in"):
         raise CorruptError(
             f"{folder}: normalize_activations = {cfg['normalize_activations']!r} changes with every input and cannot be folded."
@@ -56,7 +62,7 @@ def read_saelens(folder: Path) -> NormalForm:
         )
     meta = cfg.get("metadata") or {}
     form = NormalForm(
-        act,  # type: ignore[arg-type]
+        act,
         t["W_enc"],
         t["b_enc"],
         t["W_dec"],
@@ -229,7 +235,7 @@ def detect(folder: str | Path) -> str:
     for name, (is_it, _) in READERS.items():
         if is_it(folder):
             return name
-    there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) if folder.is_dir() else "no such folder"
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing" if folder.is_dir() else "no such folder"
     raise CorruptError(
         f"{folder} is not a dictionary of a known library (found: {there}). Expected cfg.json + sae_weights.safetensors (SAELens), "
         "cfg.json + sae.safetensors (sparsify), config.json + ae.pt (dictionary_learning), config.json + sae_weights.safetensors (OpenMOSS) "
@@ -238,6 +244,16 @@ def detect(folder: str | Path) -> str:
 
 
 def read(folder: str | Path, library: str | None = None) -> NormalForm:
-    """Read a folder of ``library`` (found by file names where not given) into its normal form."""
-    folder = Path(folder)
-    return READERS[library or detect(folder)][1](folder)
+    """Read a folder of ``library`` (found by file names where not given) into its normal form.
+
+    Raises:
+        MissingError, CorruptError, UntrustedFile: what is wrong with which file.
+    """
+    folder, library = Path(folder), library or detect(folder)
+    try:
+        return READERS[library][1](folder)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:  # a foreign file may hold anything anywhere
+        what = f"{e} is missing" if isinstance(e, KeyError) else str(e).splitlines()[0]
+        raise CorruptError(
+            f"{folder} is not a whole {library} dictionary: its configuration or tensors are not what they should be ({what})."
+        ) from e

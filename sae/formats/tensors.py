@@ -114,9 +114,15 @@ def read_state_dict(path: str | Path, *, max_bytes: int | None = None) -> dict[s
         except subprocess.TimeoutExpired as e:
             raise UntrustedFile(f"{path} took longer than {2 * CHILD_SECONDS} s to read.") from e
         if child.returncode or not out.exists():
-            reason = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-            raise UntrustedFile(f"{path} is refused: {reason[0][:300]}. Only tensors and plain values are read from pickles.")
+            raise UntrustedFile(f"{path} is refused: {_reason(child)}. Only tensors and plain values are read from pickles.")
         return load_and_forget(out)
+
+
+def _reason(child: subprocess.CompletedProcess[str]) -> str:
+    """Why the child gave up, in one line: torch buries the cause between advice that does not apply here."""
+    lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
+    cause = [line for line in lines if line.startswith(("Trying to", "Unsupported", "Can only", "Detected pickle"))]
+    return ((cause or lines[-1:] or [f"exit code {child.returncode}"])[0])[:300].rstrip(".")
 
 
 def load_and_forget(path: Path) -> dict[str, Tensor]:
@@ -136,7 +142,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     size = _regular_file(path)
     if size > 16 * 2**20:
         raise CorruptError(f"{path} has {size:,} bytes; a dictionary's configuration is far smaller.")
-    value = parse_json(path.read_bytes(), where=str(path))
+    value = parse_json(path.read_bytes(), where=str(path), remedy="Download it again.")
     if not isinstance(value, dict):
         raise CorruptError(f"{path} holds a {type(value).__name__}, not a configuration object.")
     return value

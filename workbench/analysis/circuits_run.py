@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sae.errors import UsageError
 from sae.files import write_json
+from sae.strict import nearest
 from workbench.analysis.circuits import analyse, compare_to_control
 from workbench.analysis.circuits_table import EXAMPLES, OFFSETS, Circuits
 from workbench.analysis.effects import METRICS, check_metrics
@@ -40,6 +42,9 @@ def make_circuits(
     Args:
         control: a snapshot of the same model to compare the largest effect with, where the model has it and is not it.
         model: a loaded bridge, if the caller has it already.
+
+    Raises:
+        UsageError, MissingError: an unknown task, model or snapshot.
     """
     from workbench.models.load import load_model, model_id, resolve_revision
 
@@ -48,7 +53,10 @@ def make_circuits(
     id = check_id(f"{model_id(model_name)}{f'@{revision}' if revision else ''}.{config.name}")
     bridge = load_model(model_name, revision=revision) if model is None else model
     source = Input(kind="models", id=model_id(model_name), digest=weights_digest(bridge))
-    control = control if control in _snapshots(model_name) and control != resolve_revision(model_name, revision) else None
+    known = _snapshots(model_name)
+    if control not in (None, "step0", *known):
+        raise UsageError(f"control {control!r} is not a snapshot of {model_name} ({nearest(str(control), known)})")
+    control = control if control in known and control != resolve_revision(model_name, revision) else None
     recipe = {"task": config.model_dump(mode="json"), "n_prompts": n_prompts, "length": length, "metrics": list(metrics)}
     recipe |= {"seed": seed, "control": control}
     if workspace.complete("circuits", id):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sae.errors import UsageError
 from workbench.analysis.compare import CompareRecipe, Tick, compare
 from workbench.analysis.compare_tables import write_comparison
 from workbench.analysis.sides import Group, find_group, model_seed_of, sae_seed_of, untrained_of
@@ -27,6 +28,8 @@ def compare_and_write(
         UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
     """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
+    if [s.id for s in sides[0].subjects] == [s.id for s in sides[1].subjects]:
+        raise UsageError(f"{a!r} and {b!r} are the same dictionaries: every latent would be its own best match. Name two.")
     id = check_id(f"{sides[0].name}__{sides[1].name}")
     if workspace.complete("matches", id):
         have = workspace.get("matches", id).manifest

@@ -186,7 +186,7 @@ def store_corpus(store: Any) -> dict[str, Any]:
 
 
 def corpus_config(corpus: str, seed: int) -> Any:
-    """A corpus from the command line: local text, JSONL or Parquet files, or the held-out split of ``mini`` or ``prose``."""
+    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or ``prose``."""
     from workbench.corpus import CorpusConfig
 
     if corpus in ("mini", "prose"):
@@ -195,4 +195,4 @@ def corpus_config(corpus: str, seed: int) -> Any:
     suffixes = {p.suffix for p in (path.rglob("*") if path.is_dir() else [path])}
     kind = "jsonl" if suffixes & {".jsonl", ".json"} else "parquet" if ".parquet" in suffixes else "text"
     plain = {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
-    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "train", "seed": seed, **plain})
+    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "all", "seed": seed, **plain})

@@ -35,6 +35,10 @@ def map_id(subjects: list[Subject]) -> str:
     return check_id(ids[0] if len(ids) == 1 else f"{ids[0]}__{ids[1]}" + (f"+{len(ids) - 2}" if len(ids) > 2 else ""))
 
 
+def _different(found: str) -> UsageError:
+    return UsageError(f"dictionaries of different spaces cannot share a map: {found}. `workbench compare` matches them on the same tokens.")
+
+
 def make_map(workspace: Workspace, subjects: list[Subject], *, layout: bool = True, seed: int = 0, command: str = "") -> Item:
     """Geometry of the decoder directions of dictionaries that share a space (one hook, or hooks of the same residual stream).
 
@@ -42,9 +46,12 @@ def make_map(workspace: Workspace, subjects: list[Subject], *, layout: bool = Tr
         layout: also compute the UMAP (tens of seconds the first time, when its code is compiled).
 
     Raises:
-        UsageError: dictionaries of different widths.
+        UsageError: dictionaries of different widths or models.
     """
     id = map_id(subjects)
+    models = {s.id: s.model_name for s in subjects if s.metadata.get("model_name")}
+    if len(set(models.values())) > 1:
+        raise _different(f"models {models}")
     recipe = {"dictionaries": [s.id for s in subjects], "layout": layout, "seed": seed}
     inputs = [s.input for s in subjects]
     if workspace.complete("maps", id):
@@ -54,7 +61,7 @@ def make_map(workspace: Workspace, subjects: list[Subject], *, layout: bool = Tr
     decoders = {s.id: s.load().W_dec.detach().float() for s in subjects}
     widths = {name: W.shape[1] for name, W in decoders.items()}
     if len(set(widths.values())) > 1:
-        raise UsageError(f"dictionaries of different spaces cannot share a map: widths {widths}.")
+        raise _different(f"widths {widths}")
     near, histograms, numbers = [], [], {}
     for name, W in decoders.items():
         against = chance(W, seed=seed)

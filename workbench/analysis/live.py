@@ -84,12 +84,20 @@ def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, se
     """About ``n_tokens`` rows of text named on the command line (``mini``, ``prose``, or local files).
 
     Raises:
-        UsageError: the model has no tokenizer to cut text with.
+        UsageError: the model has no tokenizer to cut text with, or a local text is shorter than two windows. A short text is not repeated.
     """
     from workbench.analysis.evaluate_run import corpus_config
-    from workbench.corpus import plan_tokens
+    from workbench.corpus import plan_tokens, text_stream
 
     if getattr(model, "tokenizer", None) is None:
         raise UsageError("the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json.")
-    plan = plan_tokens(corpus_config(corpus, seed), model.tokenizer, n_seq=max(2, -(-n_tokens // (ctx - 1))), ctx=ctx)
+    config, n_seq = corpus_config(corpus, seed), max(2, -(-n_tokens // (ctx - 1)))
+    if config.paths:
+        there = len(text_stream(config, model.tokenizer).tokens)
+        if there < 2 * ctx:
+            raise UsageError(
+                f"corpus {corpus!r} has {there:,} tokens; two windows of --ctx {ctx} need {2 * ctx:,}. Give more text, or a smaller --ctx."
+            )
+        n_seq = min(n_seq, there // (ctx - 1))
+    plan = plan_tokens(config, model.tokenizer, n_seq=n_seq, ctx=ctx)
     return LiveRows(model, hook, plan.tokens)

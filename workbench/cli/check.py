@@ -24,6 +24,8 @@ def check(
 
     Exit 0: complete and right. Exit 1: something is missing or bad. A single file is examined in a limited process of its own:
     it says what the file holds, or why it is not safe to open.
+
+    Example: `workbench check workspace/stores/demo --deep`
     """
     if store.is_file() or (store.exists() and not store.is_dir()) or store.is_symlink():
         from workbench.activations.foreign import inspect

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, parts_to, say, verb
 
 
 @verb
@@ -31,22 +30,14 @@ def circuits(
 
     Transformers: attention and causal criteria of induction heads, what each head reads by offset, head to head. Mambas: state and y to
     logit, write profile by offset, convolution taps, channels, hidden attention. All metrics with n and bootstrap intervals.
-    """
-    from tqdm import tqdm
 
+    Example: `workbench circuits mini-mamba`, or `workbench circuits mini-pythia --task ioi --revision step512`
+    """
     from workbench.analysis.circuits_run import make_circuits
     from workbench.workspace import Workspace
 
-    bar = tqdm(desc="circuits", unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15)
-    started: list[str] = []
-
-    def step(name: str) -> None:
-        bar.update(1 if started else 0)
-        started.append(name)
-        bar.set_postfix_str(name)
-
     options = f"--task {task} --prompts {prompts} --seed {seed} --control {control}" + (f" --length {length}" if length else "")
-    with bar:
+    with parts_to(f"circuits of {model}") as step:
         item = make_circuits(
             Workspace(workspace),
             model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -78,6 +79,29 @@ def progress_to(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """A progress bar over named parts of unequal length: yields ``step(name)``, to be called as each begins. Nothing is drawn before the first."""
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def step(name: str) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=label, unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15)
+        else:
+            bar.update()
+        bar.set_postfix_str(name, refresh=False)
+
+    try:
+        yield step
+    finally:
+        if bar is not None:
+            bar.update()
+            bar.close()
+
+
+@contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
     """Print a :class:`~sae.errors.UserError` as one line and exit with its code; Ctrl-C exits 130."""
     from sae.errors import OutOfSpace, UserError
@@ -103,6 +127,26 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
             say(f"error: {OutOfSpace(str(e.filename or 'a file'))}", style="bold red")
             raise typer.Exit(1) from e
         raise
+    except (MemoryError, RuntimeError) as e:
+        if not _out_of_memory(e):
+            raise
+        if debug:
+            traceback.print_exc()
+        say(
+            f"error: not enough memory ({_sentence(e)}). Ask for less at once; `workbench plan RECIPE` says what a recipe needs.",
+            style="bold red",
+        )
+        raise typer.Exit(1) from e
+
+
+def _out_of_memory(e: BaseException) -> bool:
+    """Whether NumPy, torch on the CPU or torch on a GPU was refused memory."""
+    return isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e)
+
+
+def _sentence(e: BaseException) -> str:
+    found = re.search(r"[Uu]nable to allocate [\d.]+ \w+|tried to allocate [\d.]+ \w+", str(e))
+    return found[0] if found else type(e).__name__
 
 
 def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, parts_to, say, verb
 
 
 @verb
@@ -33,7 +32,12 @@ def compare(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Match the latents of two dictionaries or models on the same tokens (MPPC), beside every available baseline."""
+    """Match the latents of two dictionaries or models on the same tokens (MPPC), beside every available baseline.
+
+    A baseline that lacks what it needs is left out, and the summary says what was missing.
+
+    Example: `workbench compare mini-pythia mini-mamba`, or `workbench compare mini-pythia.L1R-8x mini-mamba.L2R-8x --baselines shuffle`
+    """
     from workbench.analysis.compare import CompareRecipe
     from workbench.analysis.compare_run import compare_and_write, parts_of
     from workbench.workspace import Workspace
@@ -47,16 +51,9 @@ def compare(
     )
     command += f" --store {shlex.quote(store)}" if store else ""
     command += "" if codes else " --no-codes"
-    from tqdm import tqdm
-
     home, recipe = Workspace(workspace), CompareRecipe.model_validate(options)
     total = parts_of(home, a, b, recipe, pattern=pattern)
-    with tqdm(total=total, desc=f"{a} × {b}", unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
-
-        def tick(what: str) -> None:
-            bar.set_postfix_str(what, refresh=False)
-            bar.update()
-
+    with parts_to(f"{a} × {b}", total) as tick:
         item = compare_and_write(home, a, b, recipe, pattern=pattern, store=store, command=command, tick=tick)
     numbers, about = item.manifest.numbers, item.manifest.metadata
     for d, (x, y) in (("ab", ("a", "b")), ("ba", ("b", "a"))):

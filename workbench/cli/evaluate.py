@@ -24,7 +24,12 @@ def evaluate(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Measure a dictionary: L0, explained variance, CE recovered, ΔLM loss, KL, dead and dense latents, each with n and interval."""
+    """Measure a dictionary: L0, explained variance, CE recovered, ΔLM loss, KL, dead and dense latents, each with n and interval.
+
+    Held-out sequences of the dictionary's store are used, with the dictionary spliced into the model.
+
+    Example: `workbench evaluate mini-pythia.L1R-8x`, or `workbench evaluate mini-pythia.L1R-8x --ctx 512 --probing`
+    """
     from sae.files import read_json
     from workbench.analysis.evaluate_run import Request, evaluate_dictionary
     from workbench.analysis.subject import find_subject

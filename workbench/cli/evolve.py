@@ -55,16 +55,24 @@ def evolve(
 
 def _recipe(what: str, model: Any) -> tuple[Any, str]:
     """The recipe meant: a file or bundled name, or the defaults for a model's name. And the command that asks for it again."""
-    from sae.errors import MissingError
+    from sae.errors import MissingError, UsageError
+    from sae.strict import read_toml
     from workbench.config import find_recipe, read_recipe
     from workbench.models.load import find_folder
 
     try:
-        return read_recipe(model, what), f"workbench evolve {find_recipe(what).name}"
-    except MissingError:
-        if Path(what).suffix == ".toml" or find_folder(what) is None:
+        path = find_recipe(what)
+    except MissingError as e:
+        if Path(what).suffix == ".toml":
             raise
-    return model(model=what), f"workbench evolve {what}"
+        if find_folder(what) is None:
+            raise MissingError(f"{e}, nor a model at hand") from e
+        return model(model=what), f"workbench evolve {what}"
+    if path != Path(what) and "architecture" in read_toml(path):  # the recipe that a bundled model of this name was trained by
+        if find_folder(what) is None:
+            raise UsageError(f"{what!r} is a recipe for `workbench pretrain {what}`, and there is no such model yet.")
+        return model(model=what), f"workbench evolve {what}"
+    return read_recipe(model, what), f"workbench evolve {path.name}"
 
 
 def _shown(row: dict[str, Any]) -> str:

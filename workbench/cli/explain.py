@@ -35,7 +35,13 @@ def explain(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Label latents. Without --llm: by rule, with precision and recall. With it: by a language model, scored by detection on held-out text."""
+    """Label latents. Without --llm: by rule, with precision and recall. With it: by a language model, scored by detection on held-out text.
+
+    The cost is said before anything is asked; --estimate stops there. Answers are kept as they come, so an interrupted run goes on.
+
+    Example: `workbench explain mini-pythia.L1R-8x`, or
+    `workbench explain mini-pythia.L1R-8x --llm NAME --endpoint http://127.0.0.1:8000/v1 --sample 20 --estimate`
+    """
     from dataclasses import asdict
 
     from sae.errors import UsageError
@@ -49,8 +55,8 @@ def explain(
     subject = find_subject(ws, dictionary)
     command = f"workbench explain {dictionary} --tokens {tokens}" + (f" --corpus {corpus} --ctx {ctx}" if corpus else "")
     if llm is None:
-        if endpoint or estimate:
-            raise UsageError("--endpoint and --estimate need --llm, the name of the model to ask.")
+        if endpoint or estimate or latents:
+            raise UsageError("--endpoint, --estimate and --latents go with --llm, the name of the model to ask. Rules label all latents.")
         item = run.explain_by_rule(
             ws, subject, n_tokens=tokens or None, min_f1=min_f1, corpus=corpus, ctx=ctx, command=f"{command} --min-f1 {min_f1}"
         )
@@ -58,13 +64,6 @@ def explain(
         say(f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents have a rule with F1 ≥ {min_f1} on {n['n_tokens']:,} tokens")
         return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n}
 
-    have = run.encode_subject(ws, subject, n_tokens=tokens or None, corpus=corpus, ctx=ctx)
-    chosen = run.choose_latents(have.codes, _numbers(latents), sample, seed)
-    materials = run.materials_of(have, chosen, seed=seed)
-    if not materials:
-        raise UsageError(
-            f"none of the {len(chosen)} latents fires often enough in both halves of the text; use more --tokens or other --latents."
-        )
     config = EndpointConfig(
         base_url=endpoint or "local",
         model=llm,
@@ -73,6 +72,15 @@ def explain(
         usd_per_million_in=price_in,
         usd_per_million_out=price_out,
     )
+    completer = Endpoint(config) if endpoint else None
+    wanted = _numbers(latents)
+    have = run.encode_subject(ws, subject, n_tokens=tokens or None, corpus=corpus, ctx=ctx)
+    chosen = run.choose_latents(have.codes, wanted, sample, seed)
+    materials = run.materials_of(have, chosen, seed=seed)
+    if not materials:
+        raise UsageError(
+            f"none of the {len(chosen)} latents fires often enough in both halves of the text; use more --tokens or other --latents."
+        )
     cost = run.cost_of(materials, config)
     usd = "price unknown (give --price-in and --price-out)" if cost.usd is None else f"at most {cost.usd:.2f} USD"
     say(
@@ -82,7 +90,6 @@ def explain(
         return {"latents": len(materials), **asdict(cost)}
     if max_usd is not None and (cost.usd is None or cost.usd > max_usd):
         raise UsageError(f"the estimate ({usd}) is not known to stay within --max-usd {max_usd}. Use fewer latents, or give the prices.")
-    completer = Endpoint(config) if endpoint else local_model(llm)
     recipe = {
         "n_tokens": tokens or None,
         "latents": [m.latent for m in materials],
@@ -95,7 +102,7 @@ def explain(
         subject,
         have.codes,
         materials,
-        completer,
+        completer or local_model(llm),
         recipe=recipe,
         command=f"{command} --llm {llm} --sample {sample} --seed {seed}" + (f" --latents {latents}" if latents else ""),
         seed=seed,

@@ -17,7 +17,7 @@ def export(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     source: Annotated[str, typer.Option(help="Result to show, as kind/id; wins over the spec's.")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="An option of the figure, as key=value (value in JSON or plain).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the zip to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the zip to this file, or into this folder.")] = None,
     expect: Annotated[str, typer.Option(help="Fail unless the data have this SHA-256 (reproduce.sh).")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List figures, their options and the bundled specs.")] = False,
     json_output: JsonOption = False,
@@ -52,6 +52,7 @@ def export(
         )
     item = write_bundle(made, ws, command=f"workbench export {spec}")
     if out is not None:
+        out = out / f"{made.name}.zip" if out.is_dir() else out
         with disk_errors(str(out)):
             out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, made.zip)

@@ -28,7 +28,12 @@ def features(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Compute a dictionary's latent records: contexts, histograms, densities, logit effects, neighbours."""
+    """Compute a dictionary's latent records: contexts, histograms, densities, logit effects, neighbours.
+
+    Rows come from the store the dictionary was trained on. One that was imported has none: give --corpus, or harvest its hook.
+
+    Example: `workbench features mini-pythia.L1R-8x`, or `workbench features theirs --corpus prose --model mini-pythia`
+    """
     from tqdm import tqdm
 
     from workbench.analysis.records_run import make_records

@@ -23,15 +23,18 @@ def harvest(
 
     A complete store is reused. An interrupted harvest goes on where it stopped when the same command runs again, and the same
     command may run on several machines at once on a shared folder.
+
+    Example: `workbench harvest mini-harvest`; `workbench plan mini-harvest` says what that costs.
     """
     from workbench.activations import HarvestRecipe, describe_store
     from workbench.activations import harvest as run
     from workbench.activations.interrupts import Terminated, on_sigterm
     from workbench.config import read_recipe
-    from workbench.workspace import Workspace
+    from workbench.workspace import Workspace, new_id
 
     plan = read_recipe(HarvestRecipe, recipe)
     home = Workspace(workspace)
+    new_id(plan.id)
     if dry_run:
         from workbench.dry_run import dry_harvest
         from workbench.dry_run import show as present

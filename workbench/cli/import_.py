@@ -12,7 +12,8 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 @verb
 def import_(
     reference: Annotated[
-        str, typer.Argument(help="A folder, or <hub repository>:<folder>, such as fnlp/Llama-Scope:L15R-8x.", metavar="REF")
+        str,
+        typer.Argument(help="A folder on this machine, or REPOSITORY:FOLDER of the hub, such as fnlp/Llama-Scope:L15R-8x.", metavar="REF"),
     ],
     id: Annotated[str | None, typer.Option("--id", help="Its name in the workspace.")] = None,
     library: Annotated[
@@ -31,7 +32,8 @@ def import_(
     Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. Pickles are read by a limited
     child process only. Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
 
-    Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`
+    Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`, or
+    `workbench import downloads/trainer_0 --id theirs --model mini-pythia --hook blocks.1.hook_resid_post --store demo`
     """
     from workbench.importing import import_dictionary
     from workbench.workspace import Workspace

@@ -27,10 +27,17 @@ def info(
     """List the models, stores, dictionaries and analyses of a workspace with their numbers.
 
     A value that was not computed is absent, never zero. `--json` gives everything the manifests say.
+
+    Example: `workbench info workspace`
     """
+    from sae.errors import MissingError
     from workbench.workspace import KINDS, Workspace
 
     workspace = Workspace(directory, create=False)
+    if not (workspace.root / "workspace.json").exists() and not any((workspace.root / kind).is_dir() for kind in KINDS):
+        raise MissingError(
+            f"{directory} is a folder, but not a workspace (it has no workspace.json). Name the folder that holds the results."
+        )
     found = {kind: [_about(item) for item in workspace.items(kind)] for kind in KINDS}
     document = {"workspace": directory.name, **{kind: items for kind, items in found.items() if items}}
     if not json_output:

@@ -20,7 +20,10 @@ def map(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Nearest neighbours against measured chance, feature-splitting families between widths, and a UMAP for the browser."""
+    """Nearest neighbours against measured chance, feature-splitting families between widths, and a UMAP for the browser.
+
+    Example: `workbench map mini-pythia.L1R-8x`, or `workbench map mini-pythia.L1R-8x mini-pythia.L1R-32x` for families
+    """
     from workbench.analysis.geometry_run import make_map
     from workbench.analysis.subject import find_subject
     from workbench.workspace import Workspace

@@ -22,17 +22,19 @@ def pretrain(
     """Train a miniature model into `models/<name>`: snapshots in half precision, configuration, tokenizer, card.
 
     Interrupted, it goes on where it was when the same command runs again, bit for bit. A complete model is reused.
+
+    Example: `workbench pretrain mini-mamba`; `workbench plan mini-mamba` says what that costs.
     """
     import torch
 
     from workbench.config import read_recipe
     from workbench.models.pretrain import PretrainRecipe, finish, open_run
-    from workbench.workspace import Workspace
+    from workbench.workspace import Workspace, new_id
 
     torch.set_num_threads(1)  # bit-exact resume, and small matrices gain nothing from more
     plan = read_recipe(PretrainRecipe, recipe)
     home = Workspace(workspace)
-    if home.complete("models", plan.name):
+    if home.complete("models", new_id(plan.name)):
         say(f"model {plan.name!r} is complete; it is reused.")
     else:
         run = open_run(plan, home)

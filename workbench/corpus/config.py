@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from sae.strict import StrictConfig
 
-Split = Literal["train", "heldout"]
+Split = Literal["train", "heldout", "all"]  # all: text that nothing was trained on, whole
 _STREAMING = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer")
 
 

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from sae.errors import MissingError, UserError
+from sae.errors import MissingError, UsageError, UserError
 from sae.strict import StrictConfig
 
 Messages = list[dict[str, str]]
@@ -57,11 +58,18 @@ class EndpointError(UserError):
 
 
 class Endpoint:
-    """A chat endpoint. ``clock`` and ``sleep`` can be replaced in tests."""
+    """A chat endpoint. ``clock`` and ``sleep`` can be replaced in tests.
+
+    Raises:
+        UsageError: its address is none of http or https.
+    """
 
     def __init__(self, config: EndpointConfig, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep):
         import httpx
 
+        address = urlsplit(config.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise UsageError(f"endpoint {config.base_url!r} is not an address such as http://127.0.0.1:8000/v1.")
         self.config, self.name = config, config.model
         self._clock, self._sleep, self._next = clock, sleep, 0.0
         self._client = httpx.Client(timeout=config.timeout, follow_redirects=False)
