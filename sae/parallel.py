@@ -25,6 +25,8 @@ from sae.errors import ConfigError, UserError
 T = TypeVar("T")
 Op = Literal["sum", "max"]
 PATIENCE = timedelta(hours=6)  # one process measures and writes while the others wait
+GO_ON = "The last checkpoint is whole: run the same command again, with as many processes as you like."
+NOT_BEGUN = "Nothing was trained or written: see what that process says, and run the same command again."
 
 
 class ProcessLost(UserError):
@@ -222,12 +224,19 @@ def started_together() -> int:
 def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterator[Ranks]:
     """The mesh of the processes that torchrun started: gloo between CPUs, NCCL between GPUs. ALONE where there is one process.
 
+    Inside of one ``with together()`` another may make a mesh of another form; the outer one takes leave. All processes are through
+    making the groups before any goes on, and all have done their work before any leaves in order: the one that keeps the others'
+    addresses would take them along.
+
     Args:
         data, latents: the mesh; ``data = 0`` is as many as there are processes for.
         device: ``cpu`` or ``cuda``; every process of a machine takes its own GPU.
 
     Raises:
-        ConfigError: the mesh is not that of the processes there are.
+        ConfigError: the mesh is not that of the processes there are. ProcessLost: a process ended while others waited for it.
+
+    Example:
+        ``with together() as everyone: recipe = everyone.attempt(read)`` and in it ``with together(recipe.data, recipe.latents) as ranks: …``
     """
     world = started_together()
     data = data or max(1, world // latents)
@@ -246,12 +255,15 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
     if kind != "cpu":
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     began = not dist.is_initialized()
-    with _listening():
+    with _listening(NOT_BEGUN):
         if began:
-            dist.init_process_group("gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl", timeout=PATIENCE)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         mesh = init_device_mesh(kind, (data, latents), mesh_dim_names=("data", "latents"))
+        _meet()
     try:
         yield Ranks(mesh)
+        with _listening():
+            _meet()
     except ProcessLost:
         raise  # taking leave of a broken group could wait for ever
     except BaseException:
@@ -262,18 +274,22 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
         dist.destroy_process_group()
 
 
+def _meet() -> None:
+    """Wait here for all processes; over gloo, whatever device they compute on."""
+    import torch.distributed as dist
+
+    dist.all_reduce(torch.zeros(1))
+
+
 def _reason(e: RuntimeError) -> str:
     """The last words of a network library's message, without its source lines."""
     return str(e).splitlines()[0].rpartition("] ")[2][:120]
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """A process that no longer answers becomes one clear error."""
+def _listening(then: str = GO_ON) -> Iterator[None]:
+    """A process that no longer answers becomes one clear error that says what to do."""
     try:
         yield
     except RuntimeError as e:
-        raise ProcessLost(
-            f"another process of this run stopped answering ({_reason(e)}). "
-            "The last checkpoint is whole: run the same command again, with as many processes as you like."
-        ) from e
+        raise ProcessLost(f"another process of this run stopped answering ({_reason(e)}). {then}") from e

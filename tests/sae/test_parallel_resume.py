@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,83 @@ def test_one_bad_row_or_width_stops_all_with_the_same_words(tmp_path, mesh, chan
     first, second = in_processes(2, task, tmp_path / "world")
     assert first == second and words in first
     assert first.startswith((ConfigError if change else NonFiniteError).__name__)
+
+
+def _appears(path: Path, within: float = 1.0) -> bool:
+    """Whether a file is made in this time: how long the other process is given to run ahead, as it must not."""
+    end = time.monotonic() + within
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return path.exists()
+
+
+def test_none_goes_on_before_all_have_made_the_groups_and_none_leaves_before_all_are_done(tmp_path):
+    """The process that keeps the addresses must not end while another still asks for them (a config error once came that early)."""
+
+    def task(together: Any) -> list[bool]:
+        import torch.distributed.device_mesh as device_mesh
+
+        first, make = os.environ["RANK"] == "0", device_mesh.init_device_mesh
+
+        def slowly(*args: Any, **options: Any) -> Any:
+            mesh = make(*args, **options)
+            if not first:
+                _appears(tmp_path / "first is in")
+                (tmp_path / "second is in").touch()
+            return mesh
+
+        device_mesh.init_device_mesh = slowly
+        try:
+            with together(1, 2):
+                seen = [(tmp_path / "second is in").exists()]
+                if first:
+                    (tmp_path / "first is in").touch()
+                else:
+                    _appears(tmp_path / "first is out")
+                    (tmp_path / "second is done").touch()
+            seen.append((tmp_path / "second is done").exists())
+            if first:
+                (tmp_path / "first is out").touch()
+        finally:
+            device_mesh.init_device_mesh = make
+        return seen
+
+    assert in_processes(2, task, tmp_path / "world") == [[True, True], [True, True]]
+
+
+def test_what_one_cannot_read_is_told_by_all_before_there_is_a_mesh(tmp_path):
+    """As ``workbench train`` reads its recipe: the file may be missing on one machine."""
+
+    def task(together: Any) -> list[str]:
+        said = []
+        for problem in (None, ConfigError("recipe.toml does not exist.")):
+            try:
+                with together() as everyone:
+                    sizes = everyone.attempt(lambda problem=problem: _sizes(problem if everyone.data_rank else None))
+                    with together(*sizes) as ranks:
+                        said.append(str(ranks))
+            except ConfigError as e:
+                said.append(str(e))
+        return said
+
+    said = in_processes(2, task, tmp_path / "world")
+    assert said == [["data 1 x latents 2", "recipe.toml does not exist."]] * 2
+
+
+def _sizes(problem: UserError | None) -> tuple[int, int]:
+    if problem is not None:
+        raise problem
+    return 1, 2
+
+
+def test_the_harness_says_which_process_failed_and_why(tmp_path):
+    def task(together: Any) -> None:
+        with together() as ranks:
+            if ranks.data_rank:
+                raise ValueError("words of the second")
+
+    with pytest.raises(AssertionError, match=r"(?s)process 1: .*words of the second"):
+        in_processes(2, task, tmp_path / "world")
 
 
 def test_a_mesh_must_fit_the_processes(monkeypatch):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
+import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +18,45 @@ from sae.parallel import ALONE, Ranks, together
 from sae.trainer import Trainer
 
 CONTEXT = multiprocessing.get_context("fork")
+PATIENCE = 200  # seconds for all processes of a world; most need two
 
 
-def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def _one(rank: int, world: int, port: int, task: Callable[[Callable[..., Any]], Any], out: Path) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: Path, parent: Connection) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
     import torch.distributed as dist
 
     try:
-        dist.init_process_group("gloo")
-        result = task(together)
-        torch.save(result, out / f"{rank}.pt")
+        # a file instead of a server: no port that another program may take, no process that must outlive the others
+        dist.init_process_group("gloo", init_method=f"file://{out / 'addresses'}", rank=rank, world_size=world)
+        torch.save(task(together), out / f"{rank}.pt")
+        parent.send("done")
+        parent.poll(PATIENCE)  # all leave together: one that leaves early may cut off the last messages of the others
         os._exit(0)  # a group of which one is gone could not be left in order
     except BaseException:
-        (out / f"{rank}.txt").write_text(traceback.format_exc())
+        (out / f"{rank}.txt").write_text(f"process {rank}: {traceback.format_exc()}")
         os._exit(1)
 
 
 def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Path, *, killed: int = -1) -> list[Any]:
     """What ``task(together)`` returns in each of ``world`` processes; process ``killed`` is expected to die of SIGKILL."""
     out.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    processes = [CONTEXT.Process(target=_one, args=(rank, world, port, task, out)) for rank in range(world)]
+    pipes = [CONTEXT.Pipe() for _ in range(world)]
+    processes = [CONTEXT.Process(target=_one, args=(rank, world, task, out, pipes[rank][1])) for rank in range(world)]
     for p in processes:
         p.start()
-    for p in processes:
-        p.join(120)
-    for p in processes:
-        if p.is_alive():
+    busy, end = set(range(world)), time.monotonic() + PATIENCE
+    while busy and time.monotonic() < end:
+        news = wait([*(processes[n].sentinel for n in busy), *(pipes[n][0] for n in busy)], end - time.monotonic())
+        busy = {n for n in busy if processes[n].sentinel not in news and pipes[n][0] not in news}
+    for n, p in enumerate(processes):
+        if n in busy:
             p.kill()
-    problems = [f.read_text() for f in sorted(out.glob("*.txt"))]
+        pipes[n][0].send("leave")
+        p.join()
+        for side in pipes[n]:
+            side.close()
+    problems = [f.read_text() for f in sorted(out.glob("*.txt"))] + [f"process {n} was not done in {PATIENCE} s" for n in sorted(busy)]
     assert not problems, "\n".join(problems)
     assert [p.exitcode for p in processes] == [-signal.SIGKILL if rank == killed else 0 for rank in range(world)]
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(world) if rank != killed]

@@ -30,15 +30,16 @@ def train(
     from workbench.training import TrainRecipe, train_recipe
     from workbench.workspace import Workspace
 
-    parsed = read_recipe(TrainRecipe, recipe)
     ws = Workspace(workspace)
     if dry_run:
         from workbench.dry_run import dry_train, show
 
-        show(built := dry_train(parsed, ws, find_recipe(recipe).parent))
+        show(built := dry_train(read_recipe(TrainRecipe, recipe), ws, find_recipe(recipe).parent))
         return built.as_json()
-    with together(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
-        ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say, ranks=ranks)
+    with together() as everyone:
+        parsed = everyone.attempt(lambda: read_recipe(TrainRecipe, recipe))  # a file one machine lacks is told by all
+        with together(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
+            ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say, ranks=ranks)
     done = [{"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers} for id in ids]
     for d in done:
         say(
