@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sae.config import MeshConfig
 from sae.errors import UsageError
 from sae.strict import StrictConfig
 from workbench.corpus import CorpusConfig
@@ -86,6 +87,7 @@ class EvolveRecipe(StrictConfig):
     permutations: int = Field(500, ge=0)
     baseline: bool = Field(False, description="also one SAE per snapshot, alone and warm-started, and the gaps of explained variance")
     threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
+    parallel: MeshConfig = Field(default_factory=MeshConfig, description="how the processes torchrun started share the training")
 
     @model_validator(mode="after")
     def _known(self) -> EvolveRecipe:

@@ -1,4 +1,4 @@
-"""The crosscoder of an evolution recipe: its configuration, its rows (online, or an aligned store), its training."""
+"""The crosscoder of an evolution recipe: its configuration, its rows (online, or an aligned store), its training, by several processes too."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crosscoders import Crosscoder, CrosscoderConfig
+    from sae.parallel import Ranks
     from workbench.activations import ActivationStore
     from workbench.analysis.snapshots import Snapshots, Source
     from workbench.evolve import EvolveRecipe
@@ -52,20 +53,27 @@ def train_crosscoder(
     command: str = "",
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
+    ranks: Ranks | None = None,
 ) -> Crosscoder:
-    """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run)."""
+    """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run).
+
+    ``ranks``: the processes that train it together, each of which calls this; None where there is one.
+    """
     import sae as sae_room
     from crosscoders import Crosscoder
+    from sae.parallel import ALONE
     from sae.refit import refit
     from workbench.analysis.snapshots import OnlineBatches
     from workbench.provenance import Input, write_manifest
 
+    ranks = ranks or ALONE
     folder = workspace.path("dictionaries", id)
-    if workspace.complete("dictionaries", id):
+    if ranks.tell(workspace.complete("dictionaries", id)):
         return Crosscoder.load(folder)
     inputs: list[Input] = []
     if recipe.store:
-        store = aligned_store(recipe, workspace, snapshots, say)
+        ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.leader else None)  # one harvests, all read
+        store = ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say))
         batches, widths = _from_store(recipe, store, snapshots)
         inputs.append(Input(kind="stores", id=recipe.store, digest=store.digest))
     else:
@@ -100,23 +108,61 @@ def train_crosscoder(
             f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or batchtopk, all latents free."
         )
     seen = Tail(batches, min(-(-recipe.refit // recipe.batch_size), recipe.steps))
-    cc = sae_room.train(config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress)
-    if recipe.refit:
-        cc = refit(cc, seen.rows(recipe.steps))
-        cc.save(folder)
+    cc = sae_room.train(config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks)
     assert isinstance(cc, Crosscoder)
-    write_manifest(
-        folder,
-        "dictionaries",
-        id,
-        command=command,
-        recipe=recipe.model_dump(mode="json"),
-        inputs=inputs,
-        numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
-        metadata=about | {"sources": [s.name for s in snapshots.sources], "seed": recipe.seed},
-    )
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return Crosscoder.load(folder)
+
+    def publish() -> None:
+        """Refit where the recipe asks for it, and complete the folder."""
+        if recipe.refit:
+            refit(cc, seen.rows(recipe.steps)).save(folder)
+        write_manifest(
+            folder,
+            "dictionaries",
+            id,
+            command=command,
+            recipe=recipe.model_dump(mode="json"),
+            inputs=inputs,
+            numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
+            metadata=about | {"sources": [s.name for s in snapshots.sources], "seed": recipe.seed},
+        )
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    ranks.attempt(lambda: publish() if ranks.leader else None)
+    return ranks.attempt(lambda: Crosscoder.load(folder))
+
+
+def train_together(
+    recipe: EvolveRecipe, workspace: Workspace, ranks: Ranks, *, command: str = "", say: Callable[[str], None] = lambda line: None
+) -> str:
+    """Train the crosscoders of a recipe by all processes of ``ranks``; returns the id of its own. What :func:`workbench.evolve.evolve` does
+    after that takes one process, which finds the crosscoder complete.
+
+    Raises:
+        UserError: in every process, that of the first in which something failed.
+    """
+    from workbench.analysis.snapshots import Snapshots
+    from workbench.corpus import plan_tokens
+    from workbench.evolve import companions, evolution_id, resolve_sources
+    from workbench.models import load_tokenizer
+
+    for other in companions(recipe):
+        train_together(other, workspace, ranks, command=command, say=say)
+    sources = ranks.attempt(lambda: resolve_sources(recipe))
+    id = ranks.attempt(lambda: evolution_id(recipe, sources))
+    if ranks.tell(any(workspace.complete(kind, id) for kind in ("evolution", "dictionaries"))):
+        return id
+
+    def read() -> tuple[Snapshots, np.ndarray | None]:
+        """The models, and the text where rows are made as they are needed."""
+        if recipe.store:
+            return Snapshots(sources), None
+        tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
+        return Snapshots(sources), plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
+
+    snapshots, tokens = ranks.attempt(read)
+    say(f"{ranks.world} processes train a crosscoder over {len(sources)} sources: {ranks}")
+    train_crosscoder(recipe, workspace, snapshots, id, tokens, command=command, say=say, ranks=ranks)
+    return id
 
 
 class Tail:

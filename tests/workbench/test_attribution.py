@@ -103,6 +103,25 @@ def test_online_rows_are_the_models_activations_in_a_reproducible_order(snapshot
     it = iter(cached)
     for i in range(12):
         assert torch.allclose(next(it), epoch[i], atol=2e-2)
-    assert not torch.equal(next(it), epoch[0]), "the second epoch has another order"
+    second = [next(it) for _ in range(4)]
+    assert not torch.equal(second[0], epoch[0]), "the second epoch has another order"
+    fresh = iter(OnlineBatches(snapshots, tokens, 8, seed=5, group=4, cache=True).starting_at(12))
+    assert all(torch.equal(next(fresh), x) for x in second), "what a run kept and what a resumed run computes is the same"
     with pytest.raises(UsageError, match="smaller batch"):
         next(iter(OnlineBatches(snapshots, tokens, 1000, seed=0)))
+
+
+@pytest.mark.parametrize(("parts", "cache"), [(2, False), (2, True), (5, False)])
+def test_online_rows_of_several_processes_are_those_of_one(snapshots, monkeypatch, parts, cache):
+    """Every process runs the models on its own sequences; their shares are the batch, and a process may have none of it."""
+    monkeypatch.setattr("workbench.analysis.snapshots.AT_ONCE", 2)
+    tokens = np.random.default_rng(3).integers(1, V, (12, 9)).astype(np.int32)
+    whole = OnlineBatches(snapshots, tokens, 8, seed=5, group=4, cache=cache)
+    ran: list[int] = []
+    for step, want in zip(range(3, 20), whole.starting_at(3), strict=False):
+        shares = [next(iter(whole.share(part, parts).starting_at(step))) for part in range(parts)]
+        assert torch.equal(torch.cat([s.places for s in shares]).sort().values, torch.arange(8)) and {s.of for s in shares} == {8}
+        for share in shares:
+            assert torch.equal(share.rows, want[share.places])
+        ran.append(sum(len(s.rows) == 0 for s in shares))
+    assert max(ran) == (3 if parts == 5 else 0)

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
+from sae.rows import Share
+
+AT_ONCE = 32  # sequences a model is run on at once
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,9 @@ class OnlineBatches:
     """Rows [batch_size, sum(D)] of all sources, computed as they are needed from tokens [n_seq, ctx] and never stored.
 
     Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0 (BOS) is
-    left out. The order is a function of (seed, epoch, group), so training can go on at any step. With ``cache`` the rows of
-    the first epoch are kept in float16, for several epochs over a small corpus.
+    left out. The batch at a step is a function of the arguments and the step, so training can go on anywhere. With ``cache`` rows are
+    rounded to float16 and kept, for several epochs over a small corpus. Several processes deal the sequences of a group among
+    themselves, :data:`AT_ONCE` at a time: each runs the models on its own.
     """
 
     def __init__(
@@ -95,11 +99,18 @@ class OnlineBatches:
         self.snapshots, self.tokens, self.batch_size, self.seed, self.start = snapshots, tokens, batch_size, seed, start
         self.group = min(group, len(tokens))
         self.cached: dict[int, Tensor] | None = {} if cache else None
+        self.part, self.parts = 0, 1
+
+    def share(self, part: int, parts: int) -> Self:
+        """The same batches as :class:`sae.rows.Share`, for the ``part``-th of ``parts`` processes."""
+        out = self.starting_at(self.start)
+        out.part, out.parts = part, parts
+        return out
 
     def starting_at(self, step: int) -> Self:
         """The same batches from ``step`` on."""
         out = type(self)(self.snapshots, self.tokens, self.batch_size, seed=self.seed, group=self.group, start=step)
-        out.cached = self.cached
+        out.cached, out.part, out.parts = self.cached, self.part, self.parts
         return out
 
     @property
@@ -109,19 +120,21 @@ class OnlineBatches:
 
     def rows_of(self, sequences: np.ndarray) -> Tensor:
         """Rows [n * (ctx - 1), sum(D)] of some sequences, in order."""
-        out = []
-        for chosen in np.array_split(sequences, -(-len(sequences) // 32)):
-            missing = [int(i) for i in chosen if self.cached is None or int(i) not in self.cached]
-            fresh: dict[int, Tensor] = {}
-            if missing:
-                x = self.snapshots.activations(torch.from_numpy(self.tokens[missing].astype(np.int64)))[:, 1:]
-                fresh = dict(zip(missing, x, strict=True))
-                if self.cached is not None:
-                    self.cached |= {i: v.half() for i, v in fresh.items()}
-            out += [fresh[int(i)] if int(i) in fresh else self.cached[int(i)].float() for i in chosen]  # type: ignore[index]
-        return torch.cat(out)
+        return torch.cat([self._run(chosen) for chosen in _pieces(sequences)])
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def _run(self, chosen: np.ndarray) -> Tensor:
+        """Rows of a few sequences, from the models or from what is kept."""
+        kept = {} if self.cached is None else self.cached
+        missing = [int(i) for i in chosen if int(i) not in kept]
+        rows: dict[int, Tensor] = {}
+        if missing:
+            x = self.snapshots.activations(torch.from_numpy(self.tokens[missing].astype(np.int64)))[:, 1:]
+            rows = dict(zip(missing, x if self.cached is None else x.half(), strict=True))
+            if self.cached is not None:
+                self.cached |= rows
+        return torch.cat([rows[int(i)] if int(i) in rows else kept[int(i)] for i in chosen]).float()
+
+    def __iter__(self) -> Iterator[Tensor | Share]:
         per_group = self.group * (self.tokens.shape[1] - 1) // self.batch_size
         if per_group == 0:
             raise UsageError(
@@ -132,8 +145,28 @@ class OnlineBatches:
             epoch, within = divmod(step, per_group * self.groups)
             number, first = divmod(within, per_group)
             order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.tokens))
-            rows = self.rows_of(np.sort(order[number * self.group : (number + 1) * self.group]))
-            shuffled = torch.from_numpy(np.random.default_rng([self.seed, 1, epoch, number]).permutation(len(rows)))
+            chosen = np.sort(order[number * self.group : (number + 1) * self.group])
+            before, rows = self._mine(chosen)
+            n = self.group * (self.tokens.shape[1] - 1)
+            shuffled = torch.from_numpy(np.random.default_rng([self.seed, 1, epoch, number]).permutation(n)) - before
             for i in range(first, per_group):
-                yield rows[shuffled[i * self.batch_size : (i + 1) * self.batch_size]]
+                wanted = shuffled[i * self.batch_size : (i + 1) * self.batch_size]
+                if self.parts == 1:
+                    yield rows[wanted]
+                else:
+                    places = ((wanted >= 0) & (wanted < len(rows))).nonzero().flatten()
+                    yield Share(rows[wanted[places]], places, len(wanted))
                 step += 1
+
+    def _mine(self, chosen: np.ndarray) -> tuple[int, Tensor]:
+        """Of a group's sequences this process's: how many rows come before them, and their rows."""
+        pieces = _pieces(chosen)
+        first, last = (len(pieces) * (self.part + i) // self.parts for i in (0, 1))
+        # more processes than pieces: this one runs one sequence for the width of a row, and has none of them
+        rows = torch.cat([self._run(p) for p in pieces[first:last]]) if first < last else self._run(chosen[:1])[:0]
+        return sum(len(p) for p in pieces[:first]) * (self.tokens.shape[1] - 1), rows
+
+
+def _pieces(sequences: np.ndarray) -> list[np.ndarray]:
+    """Sequences in order, about as many at a time as a model is run on; the same cut for one process and for many."""
+    return np.array_split(sequences, -(-len(sequences) // AT_ONCE))

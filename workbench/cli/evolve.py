@@ -24,25 +24,32 @@ def evolve(
 ) -> dict[str, Any]:
     """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with their nulls.
 
-    Complete results are reused; an interrupted training goes on where it stopped.
+    Complete results are reused; an interrupted training goes on where it stopped. Processes that torchrun started train together;
+    then the first analyses, and the others wait for it.
 
     Example: `workbench evolve mini-evolve`, or `workbench evolve mini-mamba --site L2R`
     """
+    from sae.parallel import together
     from workbench.evolution import Evolution
     from workbench.evolve import EvolveRecipe
     from workbench.evolve import evolve as run
+    from workbench.evolve_train import train_together
     from workbench.workspace import Workspace
 
-    recipe, command = _recipe(what, EvolveRecipe)
-    given: dict[str, Any] = {"seed": seed} if seed is not None else {}
-    recipe = recipe.model_copy(update=given | ({} if site is None else {"site": site, "also": ()}))
     ws = Workspace(workspace)
-    if dry_run:
-        from workbench.dry_run import dry_evolve, show
+    with together() as everyone:
+        recipe, command = everyone.attempt(lambda: _recipe(what, EvolveRecipe))
+        given: dict[str, Any] = {"seed": seed} if seed is not None else {}
+        recipe = recipe.model_copy(update=given | ({} if site is None else {"site": site, "also": ()}))
+        if dry_run:
+            from workbench.dry_run import dry_evolve, show
 
-        show(built := dry_evolve(recipe, ws, Path(what).parent if Path(what).is_file() else None))
-        return built.as_json()
-    id = run(recipe, ws, command=command, say=say)
+            show(built := dry_evolve(recipe, ws, Path(what).parent if Path(what).is_file() else None))
+            return built.as_json()
+        if everyone.world > 1:
+            with together(recipe.parallel.data, recipe.parallel.latents) as ranks:
+                train_together(recipe, ws, ranks, command=command, say=say)
+        id = everyone.tell(everyone.attempt(lambda: run(recipe, ws, command=command, say=say) if everyone.leader else ""))
     done = Evolution.open(ws.get("evolution", id).path)
     say(f"{id}: {len(done)} latents over {len(done.sources)} sources (version {done.version})")
     statistics = done.statistics
