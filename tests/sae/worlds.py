@@ -21,7 +21,7 @@ CONTEXT = multiprocessing.get_context("fork")
 PATIENCE = 200  # seconds for all processes of a world; most need two
 
 
-def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: Path, parent: Connection) -> None:
+def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: Path, parent: Connection, stay: bool) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
     import torch.distributed as dist
@@ -31,7 +31,7 @@ def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: 
         dist.init_process_group("gloo", init_method=f"file://{out / 'addresses'}", rank=rank, world_size=world)
         torch.save(task(together), out / f"{rank}.pt")
         parent.send("done")
-        parent.poll(PATIENCE)  # all leave together: one that leaves early may cut off the last messages of the others
+        parent.poll(PATIENCE if stay else 0)  # all leave together: one that leaves early may cut off the last messages of the others
         os._exit(0)  # a group of which one is gone could not be left in order
     except BaseException:
         (out / f"{rank}.txt").write_text(f"process {rank}: {traceback.format_exc()}")
@@ -39,10 +39,13 @@ def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: 
 
 
 def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Path, *, killed: int = -1) -> list[Any]:
-    """What ``task(together)`` returns in each of ``world`` processes; process ``killed`` is expected to die of SIGKILL."""
+    """What ``task(together)`` returns in each of ``world`` processes; process ``killed`` is expected to die of SIGKILL.
+
+    Then each of the others leaves when it has noticed, as after an error: that is how those hear of it that wait for these.
+    """
     out.mkdir(parents=True, exist_ok=True)
     pipes = [CONTEXT.Pipe() for _ in range(world)]
-    processes = [CONTEXT.Process(target=_one, args=(rank, world, task, out, pipes[rank][1])) for rank in range(world)]
+    processes = [CONTEXT.Process(target=_one, args=(rank, world, task, out, pipes[rank][1], killed < 0)) for rank in range(world)]
     for p in processes:
         p.start()
     busy, end = set(range(world)), time.monotonic() + PATIENCE
