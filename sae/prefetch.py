@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from sae.rows import Share
 
 B = TypeVar("B")
 _END = object()
@@ -52,9 +55,11 @@ class Copier:
 
 
 def each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A batch (tensor, tuple of tensors or None, or mapping of those) with every tensor changed."""
+    """A batch (tensor, a process's share of one, tuple of those or None, or mapping of those) with every tensor changed."""
     if isinstance(batch, Tensor):
         return change(batch)
+    if isinstance(batch, Share):
+        return replace(batch, rows=change(batch.rows), places=None if batch.places is None else change(batch.places))
     if isinstance(batch, tuple):
         return tuple(each_tensor(b, change) for b in batch)
     if isinstance(batch, Mapping):

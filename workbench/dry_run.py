@@ -114,17 +114,22 @@ def store_or_plan(store: str, workspace: Workspace, beside: Path | None = None) 
 def dry_harvest(recipe: HarvestRecipe, workspace: Workspace) -> Built:
     """Models on the meta device, the store's document, one batch of tokens."""
     from workbench.models.facts import model_facts
+    from workbench.planning.counts import SIZES
 
     built = Built("harvest")
     spec = planned_spec(recipe)
     first = {s.model: s.revision for s in reversed(recipe.sources)}
     for s in recipe.sources:
         n = model_facts(s.model, first[s.model]).resident
-        built.objects.append({"object": f"model {s.model}{f' at {s.revision}' if s.revision else ''}", "parameters": n, "bytes": 4 * n})
+        built.objects.append(
+            {
+                "object": f"model {s.model}{f' at {s.revision}' if s.revision else ''}",
+                "parameters": n,
+                "bytes": SIZES[recipe.model_dtype] * n,
+            }
+        )
     _name_weights(built, [(s.model, s.revision) for s in recipe.sources])
-    built.objects.append(
-        {"object": f"store {recipe.id}: {len(spec.streams)} streams, {spec.n_shards} shards", "bytes": spec.n_rows * spec.row_bytes}
-    )
+    built.objects.append({"object": f"store {recipe.id}: {len(spec.streams)} streams, {spec.n_shards} shards", "bytes": on_disk(spec)})
     _read_tokens(built, recipe)
     return built
 
@@ -215,8 +220,12 @@ def training_state(config: TrainingConfig) -> dict[str, int]:
 
 
 def _read_rows(built: Built, store: Any, name: str, batch_size: int) -> None:
+    from workbench.planning.cost import size
+
     if not hasattr(store, "batches"):
-        built.missing.append(f"store {name!r}: made by `workbench harvest` with the recipe of that id ({_bytes(store.spec)} on disk)")
+        built.missing.append(
+            f"store {name!r}: made by `workbench harvest` with the recipe of that id ({size(on_disk(store.spec))} on disk)"
+        )
         _name_weights(built, [(s.model, s.revision) for s in store.spec.sources])
         return
     stream = store.spec.streams[0]
@@ -224,21 +233,21 @@ def _read_rows(built: Built, store: Any, name: str, batch_size: int) -> None:
     built.batch = {"what": "rows", "shape": list(rows.shape), "from": f"store {name}"}
 
 
-def _bytes(spec: StoreSpec) -> str:
-    return (
-        f"{spec.n_rows * spec.row_bytes / 1e12:,.1f} TB"
-        if spec.n_rows * spec.row_bytes > 1e12
-        else f"{spec.n_rows * spec.row_bytes / 1e9:,.1f} GB"
-    )
+def on_disk(spec: StoreSpec) -> int:
+    """Bytes a store takes, as its plan says."""
+    from workbench.planning.counts import stored_bytes
+
+    return stored_bytes(spec.n_rows, spec.row_bytes, spec.n_seq * spec.ctx)
 
 
 def show(built: Built) -> None:
     """A dry run as a table on standard error, so that ``--json`` stays one document."""
     from workbench.cli.common import say
+    from workbench.planning.cost import size
 
     for o in built.objects:
-        size = f"{o['parameters']:,} parameters, " if "parameters" in o else ""
-        say(f"  {o['object']}: {size}{o['bytes'] / 2**30:,.2f} GiB")
+        count = f"{o['parameters']:,} parameters, " if "parameters" in o else ""
+        say(f"  {o['object']}: {count}{size(o['bytes'])}")
     if built.batch:
         say(f"  read one batch: {built.batch['what']} {built.batch['shape']} from {built.batch['from']}")
     for m in built.missing:

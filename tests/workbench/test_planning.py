@@ -28,6 +28,7 @@ from workbench.planning import (
     subject_of,
     this_machine,
 )
+from workbench.planning.calibrate import solved
 from workbench.planning.sweep import as_markdown, counts, draw, layouts, sweep
 from workbench.workspace import Workspace
 
@@ -52,6 +53,11 @@ def test_a_part_takes_its_slowest_resource_and_a_plan_the_sum():
     assert Part("n", sent=16, collectives=2, group=1).seconds(SIMPLE) == (2.0 + 2e-4, "communication")
     assert Part("n", sent=16, group=2).seconds(SIMPLE)[0] == 4.0
     assert Part("d", {"disk_read": 2}).seconds(SIMPLE.model_copy(update={"devices_per_node": 4}), devices=16) == (4.0, "disk")
+    shared = SIMPLE.model_copy(update={"devices_per_node": 4})
+    assert Part("checkpoints", {"disk_write": 2}, one_of=2).seconds(shared, devices=16)[0] == 4.0, "two leaders of a node share its disk"
+    assert Part("checkpoints", {"disk_write": 2}, one_of=16).seconds(shared, devices=16)[0] == 2.0, "one leader has it alone"
+    assert Part("calls", {"steps": 100}).seconds(SIMPLE) == (0.0, "calls")
+    assert Part("calls", {"steps": 100}).seconds(SIMPLE.model_copy(update={"step": 0.01}))[0] == pytest.approx(1.0)
     plan = Plan("train", {"flops": 1}, 1, {"weights": 1001}, [Part("a", {"float32": 300}), Part("b", {"disk_read": 2})])
     said = plan.on(SIMPLE)
     assert said["seconds"] == 4.0 and said["binding"] == "memory size" and not said["fits_in_memory"]
@@ -87,6 +93,24 @@ def test_layouts_deal_the_work_and_pay_for_what_they_send():
     assert adam["data"] == adam["one"] and adam["latents"] == adam["one"] / 2
 
 
+def test_every_step_pays_its_fixed_time_once_for_each_dictionary():
+    two = [Dictionary(64, 4096, 16)] * 2
+    for layout, steps in {Layout(): 200, Layout(jobs=2): 100, Layout(data=2): 200, Layout(latents=2): 200}.items():
+        plan = plan_training(two, steps=100, batch_size=512, reading=Reading(), layout=layout)
+        assert next(p.amounts["steps"] for p in plan.parts if p.name == "calls") == steps
+        written = next(p for p in plan.parts if p.name == "checkpoints")
+        assert written.one_of == layout.data * layout.latents
+        assert written.amounts["disk_write"] == 31 * 2 * two[0].parameters * 4 / layout.jobs, "a leader writes all of its dictionaries"
+
+
+def test_what_a_step_costs_beyond_its_parts_is_solved_from_two_shapes():
+    alone = (0.2e-3, 2.4e-3)
+    step, stretch = solved(alone, [6e-4 + 1.4 * t for t in alone])
+    assert step == pytest.approx(6e-4) and stretch == pytest.approx(1.4)
+    assert solved(alone, (0.1e-3, 2.0e-3)) == (0.0, 1.0), "real steps are not shorter than their parts"
+    assert solved((1e-3, 1e-3), (3e-3, 3e-3)) == (pytest.approx(2e-3), 1.0)
+
+
 PUBLISHED = ("llama-scope", "universality", "evolution")
 
 
@@ -118,7 +142,8 @@ def test_sweeps_choose_a_layout_that_fits(tmp_path):
 
 def test_this_machine_is_measured_and_others_are_described(tmp_path):
     here = this_machine(32, 256, 4, 64)
-    assert here.measured and min(here.float32, here.stream, here.select, here.scatter, here.disk_write) > 0
+    assert here.measured and min(here.float32, here.stream, here.select, here.scatter, here.disk_write, here.step) > 0
+    assert 1e8 < here.resident < 2e9
     assert set(machines()) >= {"cpu", "h100", "h200"} and all(machine_named(m).about for m in machines())
     own = tmp_path / "mine.toml"
     own.write_text("\n".join(f"{k} = {v}" for k, v in SIMPLE.model_dump(exclude={"name", "about", "measured", "unified"}).items()))

@@ -64,6 +64,8 @@ def _print(recipe: str, document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from workbench.planning.cost import size
+
     console = Console(highlight=False)
     counts = Table(
         title=f"{document['kind']} {recipe}", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
@@ -91,11 +93,3 @@ def _print(recipe: str, document: dict[str, Any]) -> None:
     console.print(parts)
     for note in document["notes"]:
         console.print(f"note: {note}")
-
-
-def size(n: float) -> str:
-    """Bytes in a unit that reads well."""
-    for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
-        if n >= scale:
-            return f"{n / scale:,.1f} {unit}"
-    return f"{n / 1e6:,.0f} MB"

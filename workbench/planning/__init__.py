@@ -1,6 +1,7 @@
 """What a recipe costs before it runs: counts, arithmetic, memory, disk, communication, and the hours on a described machine.
 
-- :mod:`~workbench.planning.machine`: machines as numbers, described or measured here.
+- :mod:`~workbench.planning.machine`: machines as numbers.
+- :mod:`~workbench.planning.calibrate`: this machine, measured.
 - :mod:`~workbench.planning.cost`: parts of the work, layouts over devices, and the time they take.
 - :mod:`~workbench.planning.counts`: the amounts of each kind of work.
 - :mod:`~workbench.planning.recipes`: the plan of a recipe file.
@@ -9,9 +10,10 @@
 Amounts are counts. Times are a model: each part takes as long as its slowest resource, and parts follow one another.
 """
 
+from workbench.planning.calibrate import this_machine
 from workbench.planning.cost import Layout, Part, Plan
 from workbench.planning.counts import Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
-from workbench.planning.machine import Machine, machine_named, machines, this_machine
+from workbench.planning.machine import Machine, machine_named, machines
 from workbench.planning.recipes import Subject, kind_of, measured_here, plan_recipe, subject_of
 
 __all__ = [

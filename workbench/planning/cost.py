@@ -14,7 +14,7 @@ from workbench.planning.machine import Machine
 LABELS = {
     "bfloat16": "arithmetic", "float32": "arithmetic", "forward": "arithmetic", "stream": "memory bandwidth", "gather": "memory bandwidth",
     "select": "memory bandwidth", "decode": "memory bandwidth", "dots": "memory bandwidth", "scatter": "memory bandwidth",
-    "adam": "memory bandwidth", "sort": "memory bandwidth", "disk_write": "disk", "disk_read": "disk", "network": "communication",
+    "adam": "memory bandwidth", "sort": "memory bandwidth", "disk_write": "disk", "disk_read": "disk", "network": "communication", "steps": "calls",
 }  # fmt: skip
 
 
@@ -42,7 +42,8 @@ ONE = Layout()
 class Part:
     """One part of the work of one device: amounts by resource, bytes sent, collectives.
 
-    ``group``: how many devices exchange with each other; ``fixed``: seconds that do not depend on any rate.
+    ``group``: how many devices exchange with each other; ``one_of``: of so many devices one does this part, and the others wait;
+    ``fixed``: seconds that do not depend on any rate.
     """
 
     name: str
@@ -50,11 +51,12 @@ class Part:
     sent: float = 0.0
     collectives: float = 0.0
     group: int = 1
+    one_of: int = 1
     fixed: float = 0.0
 
     def seconds(self, machine: Machine, devices: int = 1) -> tuple[float, str]:
         """(seconds, binding constraint) on a machine; ``devices`` work at once, so those of a node share its disk."""
-        sharing = min(devices, machine.devices_per_node)
+        sharing = max(1, min(devices, machine.devices_per_node) // self.one_of)
         costs = {r: amount / machine.rate(r) * (sharing if r.startswith("disk") else 1) for r, amount in self.amounts.items()}
         if self.sent:
             link = machine.within if self.group <= machine.devices_per_node else machine.between
@@ -118,3 +120,11 @@ class Plan:
             "binding": f"{slowest}: {timed[slowest][1]}" if fits else "memory size",
             "notes": self.notes,
         }
+
+
+def size(n: float) -> str:
+    """Bytes in a unit that reads well, powers of ten as disks and data sheets have them."""
+    for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+        if n >= scale:
+            return f"{n / scale:,.1f} {unit}"
+    return f"{n / 1e6:,.0f} MB"

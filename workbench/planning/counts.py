@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from workbench.models.facts import ModelFacts
 
 FLOAT = 4
+SIZES = {"bfloat16": 2, "float16": 2, "float32": FLOAT, "float64": 8}  # bytes of a number
 CHECKPOINTS = 10  # a run writes ten checkpoints and keeps two
+
+
+def stored_bytes(rows: int, row_bytes: int, tokens: int) -> int:
+    """Bytes of an activation store: rows with token id, sequence, position and flags, and the token plan."""
+    return rows * (row_bytes + 4 + 8 + 4 + 1) + 4 * tokens
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ def plan_training(
             add("grouping by latent", "sort", kept)
         add("rows in and out", "stream", 12.0 * b * d * size)
         add("Adam", "adam", 7.0 * own * size)
+        add("calls", "steps", 1.0)
         sent_latents += (layout.latents - 1) * (b * min(one.k, f) * size) + 2 * (layout.latents - 1) / layout.latents * b * d * size
         sent_data += 2 * (layout.data - 1) / layout.data * own * size
     parts = [Part(name, amounts) for name, amounts in total.items()]
@@ -104,7 +111,8 @@ def plan_training(
     own = largest.parameters / layout.latents * largest.dtype_bytes
     saved = sum(o.parameters * o.dtype_bytes for o in dictionaries)
     if checkpoints:
-        parts.append(Part("checkpoints", {"disk_write": (3 * checkpoints + 1) * saved / layout.devices}))
+        written = (3 * checkpoints + 1) * saved * rounds / len(dictionaries)
+        parts.append(Part("checkpoints", {"disk_write": written}, one_of=layout.data * layout.latents))
     if reading.measured_rows:
         n, mine = reading.measured_rows, rounds / len(dictionaries)
         products = sum(2.0 * o.d_in * o.d_sae for o in dictionaries) * n * mine
@@ -161,7 +169,7 @@ def _training_memory(o: Dictionary, own: float, b: float, layout: Layout, readin
         items["checkpoint put together"] = 3 * own * layout.latents  # every process holds the whole state for a moment
     if reading.model is not None:
         facts, ctx, _ = reading.model
-        items["language model"] = facts.resident * (2 if reading.compute == "bfloat16" else FLOAT)
+        items["language model"] = facts.resident * SIZES[reading.compute]
         items["its activations"] = 64.0 * ctx * facts.d_model * FLOAT
     return items
 
@@ -191,15 +199,15 @@ def plan_harvest(
     """Harvesting: every model on every token as far as its last hook; workers share shards and nothing else."""
     rows, tokens = n_seq * rows_per_seq, n_seq * ctx
     row_bytes = sum(sum(r.widths) for r in runs) * itemsize
-    bookkeeping = rows * (4 + 8 + 4 + 1)  # token id, sequence, position, flags
+    stored = stored_bytes(rows, row_bytes, tokens)
     flops = sum(r.facts.forward_flops(ctx, r.blocks) for r in runs) * tokens
     shard = seqs_per_shard * rows_per_seq * row_bytes
     width = max(r.facts.d_model for r in runs)
-    weights = 2 if compute == "bfloat16" else FLOAT
+    weights = SIZES[compute]
     return Plan(
         "harvest",
         {"sources": len(runs), "tokens": tokens, "rows": rows, "shards": -(-n_seq // seqs_per_shard), "flops": flops},
-        disk_bytes=rows * row_bytes + bookkeeping + 4 * tokens,
+        disk_bytes=stored,
         memory={
             "language models": float(sum(r.facts.resident for r in runs) * weights),
             "activations": batch_size * ctx * (24.0 * width * weights + sum(sum(r.widths) for r in runs) * (weights + itemsize)),
@@ -208,7 +216,7 @@ def plan_harvest(
         parts=[
             Part("start", fixed=setup),
             Part("forward passes", {"forward" if compute == "float32" else compute: flops / workers}),
-            Part("writing shards", {"disk_write": (rows * row_bytes + bookkeeping) / workers}),
+            Part("writing shards", {"disk_write": stored / workers}),
         ],
         layout=Layout(jobs=workers),
     )

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from sae.errors import ConfigError
 from sae.strict import parse_config, read_toml
+from workbench.planning.calibrate import this_machine
 from workbench.planning.cost import ONE, Layout, Plan
-from workbench.planning.counts import Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
-from workbench.planning.machine import Machine, this_machine
+from workbench.planning.counts import SIZES, Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
+from workbench.planning.machine import Machine
 
 if TYPE_CHECKING:
     from workbench.activations import HarvestRecipe
@@ -209,7 +210,7 @@ def dictionary_of(config: Any) -> Dictionary:
 
     widths = getattr(config, "widths", None)
     d_in = sum(widths) if widths else int(config.d_in)
-    size = 8 if config.dtype == "float64" else 4
+    size = SIZES[config.dtype]
     activation = getattr(config, "activation", "topk")
     dense = (activation if isinstance(activation, str) else str(getattr(activation, "kind", "topk"))) in ("l1", "jumprelu")
     return Dictionary(d_in, int(config.d_sae), int(config.k), size, dense, config.tile_rows or tile_size(int(config.d_sae), size))
