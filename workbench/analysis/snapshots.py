@@ -134,7 +134,7 @@ class OnlineBatches:
                 self.cached |= rows
         return torch.cat([rows[int(i)] if int(i) in rows else kept[int(i)] for i in chosen]).float()
 
-    def __iter__(self) -> Iterator[Tensor | Share]:
+    def __iter__(self) -> Iterator[Any]:  # tensors; of a share, :class:`sae.rows.Share`
         per_group = self.group * (self.tokens.shape[1] - 1) // self.batch_size
         if per_group == 0:
             raise UsageError(
