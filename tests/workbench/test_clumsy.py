@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -87,6 +88,13 @@ def test_places_that_are_no_workspace(ws: Workspace, tmp_path: Path) -> None:
         pytest.skip("root may write anywhere")
     (tmp_path / "read-only").mkdir(mode=0o555)
     told(typed("import", GOLDEN / "saelens-topk", "-w", tmp_path / "read-only" / "ws"), 1, "cannot write", "Choose a folder")
+
+
+def test_a_place_one_may_not_write_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end, errors_as_lines(debug=False):
+        raise PermissionError(errno.EACCES, "Permission denied", "ws/dictionaries/x")
+    assert end.value.exit_code == 1
+    assert "error: ws/dictionaries/x: Permission denied. Choose a place" in capsys.readouterr().err
 
 
 def test_ids_that_would_not_be_found_again(ws: Workspace, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ With ``--json`` stdout carries exactly that document; everything else goes to st
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -103,40 +104,39 @@ def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], N
 
 @contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
-    """Print a :class:`~sae.errors.UserError` as one line and exit with its code; Ctrl-C exits 130."""
-    from sae.errors import OutOfSpace, UserError
+    """Print what a person can mend as one line, and exit with its code (1, where the error names none); Ctrl-C exits 130."""
+    from sae.errors import UserError
 
     try:
         yield
-    except UserError as e:
+    except KeyboardInterrupt as e:
+        say("interrupted; run the same command again to go on where it stopped.")
+        raise typer.Exit(130) from e
+    except (UserError, OSError, MemoryError, RuntimeError) as e:
+        message = _message(e)
+        if message is None:
+            raise
         if debug:
             traceback.print_exc()
         if not getattr(e, "told", False):  # else the process in which it happened says it
             n = process_number()
-            err.print(f"process {n}: error: {e}" if n else f"error: {e}", style="bold red", markup=False)
-        raise typer.Exit(e.exit_code) from e
-    except KeyboardInterrupt as e:
-        say("interrupted; run the same command again to go on where it stopped.")
-        raise typer.Exit(130) from e
-    except OSError as e:
-        import errno
+            err.print(f"process {n}: error: {message}" if n else f"error: {message}", style="bold red", markup=False)
+        raise typer.Exit(getattr(e, "exit_code", 1)) from e
 
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            if debug:
-                traceback.print_exc()
-            say(f"error: {OutOfSpace(str(e.filename or 'a file'))}", style="bold red")
-            raise typer.Exit(1) from e
-        raise
-    except (MemoryError, RuntimeError) as e:
-        if not _out_of_memory(e):
-            raise
-        if debug:
-            traceback.print_exc()
-        say(
-            f"error: not enough memory ({_sentence(e)}). Ask for less at once; `workbench plan RECIPE` says what a recipe needs.",
-            style="bold red",
-        )
-        raise typer.Exit(1) from e
+
+def _message(e: BaseException) -> str | None:
+    """What to say about an error that is not the program's own; None for one that may be."""
+    from sae.errors import OutOfSpace, UserError
+
+    if isinstance(e, UserError):
+        return str(e)
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(OutOfSpace(str(e.filename or "a file")))
+    if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{e.filename or 'a file'}: {e.strerror}. Choose a place you may read and write."
+    if _out_of_memory(e):
+        return f"not enough memory ({_sentence(e)}). Ask for less at once; `workbench plan RECIPE` says what a recipe needs."
+    return None
 
 
 def _out_of_memory(e: BaseException) -> bool:

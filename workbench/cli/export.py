@@ -27,7 +27,7 @@ def export(
 
     Two exports are documents instead: `latents_page` (one HTML file) and `neuronpedia` (its feature schema).
 
-    Example: `workbench export latents_page --source latents/mini-pythia.L1R-8x --set latents=[3,17]`
+    Example: `workbench export latents_page --source latents/mini-pythia.L1R-8x --set 'latents=[3,17]'`
     """
     from sae.errors import CorruptError, UsageError
     from sae.files import disk_errors, write_bytes

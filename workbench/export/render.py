@@ -255,7 +255,7 @@ def _heat(ax: Axes, panel: Panel, style: Style) -> None:
     width = style.inches if style.inches <= 5 else style.inches / 2
     if values.size and max(values.shape) <= 16 and 0.68 * width / values.shape[1] >= 5 * 0.55 * (style.font_size - 2) / 72:
         for (i, j), v in np.ndenumerate(values):
-            shown = "–" if np.isnan(v) else f"{v:.2f}" if np.nanmax(np.abs(values)) < 10 else f"{v:.0f}"
+            shown = "–" if np.isnan(v) else f"{round(float(v), 2) + 0.0:.2f}" if np.nanmax(np.abs(values)) < 10 else f"{v:.0f}"
             shade = image.cmap(image.norm(v))[:3] if np.isfinite(v) else (1, 1, 1)
             light = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] > 0.5
             ax.text(j, i, shown, ha="center", va="center", fontsize=style.font_size - 2, color="black" if light else "white")
