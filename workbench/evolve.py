@@ -185,7 +185,7 @@ def evolve(
     from workbench.analysis.snapshots import Snapshots
     from workbench.corpus import plan_tokens
     from workbench.evolution import Evolution
-    from workbench.evolve_train import train_crosscoder
+    from workbench.evolve_train import train_crosscoder, train_sites
     from workbench.models import load_tokenizer
 
     sources = resolve_sources(recipe)
@@ -195,6 +195,8 @@ def evolve(
         return id
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    if recipe.also:
+        train_sites([recipe, *companions(recipe)], workspace, command=command, progress=progress, say=say)
     beside = [evolve(other, workspace, command=command, progress=progress, say=say) for other in companions(recipe)]
     snapshots = Snapshots(sources)
     tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sae.errors import ConfigError, UsageError
+from sae.errors import ConfigError
 from sae.strict import parse_config
+from workbench.evolve_rows import Columns, Tail, aligned_store, store_batches
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
     from crosscoders import Crosscoder, CrosscoderConfig
     from sae.parallel import Ranks
-    from workbench.activations import ActivationStore
     from workbench.analysis.snapshots import Snapshots, Source
     from workbench.evolve import EvolveRecipe
+    from workbench.provenance import Input
 
 
 def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> CrosscoderConfig:
@@ -62,9 +61,8 @@ def train_crosscoder(
     import sae as sae_room
     from crosscoders import Crosscoder
     from sae.parallel import ALONE
-    from sae.refit import refit
     from workbench.analysis.snapshots import OnlineBatches
-    from workbench.provenance import Input, write_manifest
+    from workbench.provenance import Input
 
     ranks = ranks or ALONE
     folder = workspace.path("dictionaries", id)
@@ -74,7 +72,7 @@ def train_crosscoder(
     if recipe.store:
         ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.leader else None)  # one harvests, all read
         store = ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say))
-        batches, widths = _from_store(recipe, store, snapshots)
+        batches, widths = store_batches(recipe, store, snapshots)
         inputs.append(Input(kind="stores", id=recipe.store, digest=store.digest))
     else:
         assert train_tokens is not None
@@ -88,12 +86,31 @@ def train_crosscoder(
             group=max(64, recipe.batch_size // 32),
             cache=recipe.tokens > 1.1 * unique,
         )
-    config = crosscoder_config(recipe, list(snapshots.sources), widths)
+    config, about = planned(recipe, list(snapshots.sources), widths)
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = Tail(batches, _last_batches(recipe))
+    cc = sae_room.train(config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks)
+    assert isinstance(cc, Crosscoder)
+    ranks.attempt(lambda: _finish(recipe, workspace, id, cc, seen.rows(recipe.steps), inputs, about, command) if ranks.leader else None)
+    return ranks.attempt(lambda: Crosscoder.load(folder))
+
+
+def planned(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> tuple[CrosscoderConfig, dict[str, Any]]:
+    """The crosscoder a recipe asks for, and what its folder says about it.
+
+    Raises:
+        ConfigError: see :func:`crosscoder_config`; or decoders to be fitted anew that a penalty or a partition shapes.
+    """
+    config = crosscoder_config(recipe, sources, widths)
+    if recipe.refit and (config.activation not in ("topk", "batchtopk") or config.shared_latents or config.dedicated):
+        raise ConfigError(
+            f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or batchtopk, all latents free."
+        )
     about = {
         "kind": "crosscoder",
-        "model_name": snapshots.sources[0].model,
+        "model_name": sources[0].model,
         "revision": None,
-        "hook_name": snapshots.sources[0].hook,
+        "hook_name": sources[0].hook,
         "site": recipe.site,
         "context_size": recipe.ctx,
         "store": recipe.store or None,
@@ -102,33 +119,43 @@ def train_crosscoder(
         "preset": recipe.preset or None,
         "refit": recipe.refit,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    if recipe.refit and (config.activation not in ("topk", "batchtopk") or config.shared_latents or config.dedicated):
-        raise ConfigError(
-            f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or batchtopk, all latents free."
-        )
-    seen = Tail(batches, min(-(-recipe.refit // recipe.batch_size), recipe.steps))
-    cc = sae_room.train(config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks)
-    assert isinstance(cc, Crosscoder)
+    return config, about
 
-    def publish() -> None:
-        """Refit where the recipe asks for it, and complete the folder."""
-        if recipe.refit:
-            refit(cc, seen.rows(recipe.steps)).save(folder)
-        write_manifest(
-            folder,
-            "dictionaries",
-            id,
-            command=command,
-            recipe=recipe.model_dump(mode="json"),
-            inputs=inputs,
-            numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
-            metadata=about | {"sources": [s.name for s in snapshots.sources], "seed": recipe.seed},
-        )
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    ranks.attempt(lambda: publish() if ranks.leader else None)
-    return ranks.attempt(lambda: Crosscoder.load(folder))
+def _last_batches(recipe: EvolveRecipe) -> int:
+    """How many batches hold the rows that decoders are fitted to."""
+    return min(-(-recipe.refit // recipe.batch_size), recipe.steps)
+
+
+def _finish(
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    id: str,
+    cc: Crosscoder,
+    rows: Iterable[Tensor],
+    inputs: list[Input],
+    about: dict[str, Any],
+    command: str,
+) -> None:
+    """Fit the decoders where the recipe says so, and complete the folder."""
+    from sae.refit import refit
+    from workbench.provenance import write_manifest
+
+    folder = workspace.path("dictionaries", id)
+    if recipe.refit:
+        cc = refit(cc, rows)
+        cc.save(folder)
+    write_manifest(
+        folder,
+        "dictionaries",
+        id,
+        command=command,
+        recipe=recipe.model_dump(mode="json"),
+        inputs=inputs,
+        numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
+        metadata=about | {"sources": list(cc.sources), "seed": recipe.seed},
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def train_together(
@@ -165,76 +192,53 @@ def train_together(
     return id
 
 
-class Tail:
-    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16; else what ``batches`` is."""
+def train_sites(
+    recipes: Sequence[EvolveRecipe],
+    workspace: Workspace,
+    *,
+    command: str = "",
+    progress: bool | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """The crosscoders of recipes that differ in their site, from one pass over the text: a model is run once for all of them.
 
-    def __init__(self, batches: Any, n: int):
-        self.batches = batches
-        self.last: deque[Tensor] = deque(maxlen=n)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self._from(self.batches)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.batches, name)
-
-    def starting_at(self, step: int) -> Iterator[Tensor]:
-        """The same from ``step`` on."""
-        return self._from(self.batches.starting_at(step))
-
-    def _from(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        for x in batches:
-            self.last.append(x.half())
-            yield x
-
-    def rows(self, steps: int) -> Iterator[Tensor]:
-        """The last ``n`` of ``steps`` batches; those that an interrupted run saw before it was resumed are made again."""
-        assert self.last.maxlen is not None
-        if len(self.last) < self.last.maxlen:
-            self.last.extend(x.half() for x in itertools.islice(self.batches.starting_at(steps - self.last.maxlen), self.last.maxlen))
-        return (x.float() for x in self.last)
-
-
-def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]) -> ActivationStore:
-    """The recipe's store; where the workspace lacks it, it is harvested from the recipe's own sources, site and text.
-
-    Raises:
-        UsageError: sources at different sites (a store is read at one hook here).
+    Each comes out as :func:`train_crosscoder` alone would make it. Complete ones are left out; a single one is left to that function.
     """
-    from workbench.activations import ActivationStore, HarvestRecipe, harvest
-    from workbench.activations.harvesting import SourceRecipe
+    from crosscoders import Crosscoder
+    from sae import train_many
+    from workbench.analysis.snapshots import OnlineBatches, Snapshots
+    from workbench.corpus import plan_tokens
+    from workbench.evolve import evolution_id, resolve_sources
+    from workbench.models import load_tokenizer
 
-    hooks = {s.hook for s in snapshots.sources}
-    if len(hooks) > 1:
-        raise UsageError(
-            f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the models instead."
-        )
-    if not workspace.complete("stores", recipe.store):
-        say(f"harvesting store {recipe.store!r} of {len(snapshots)} sources")
-        sources = tuple(SourceRecipe(model=s.model, revision=s.revision, name=s.name) for s in snapshots.sources)
-        wanted = HarvestRecipe(
-            id=recipe.store,
-            sources=sources,
-            hooks=(snapshots.sources[0].hook,),
-            corpus=recipe.corpus,
-            n_seq=recipe.n_seq,
-            ctx=recipe.ctx,
-            dtype="bfloat16",
-            threads=recipe.threads or 1,
-        )
-        harvest(wanted, workspace)
-    return ActivationStore.open(workspace.get("stores", recipe.store).path)
-
-
-def _from_store(recipe: EvolveRecipe, store: ActivationStore, snapshots: Snapshots) -> tuple[Any, list[int]]:
-    """Shuffled batches of an aligned store and its widths. Sources are matched by model and the revision they resolve to."""
-    from workbench.models.load import resolve_revision
-
-    hook = snapshots.sources[0].hook
-    there = {(s.model, resolve_revision(s.model, s.revision)): s.name for s in store.spec.sources}
-    missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
-    if missing:
-        raise UsageError(f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})")
-    names = [there[s.model, s.revision] for s in snapshots.sources]
-    widths = [store.width(hook, n) for n in names]
-    return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths
+    wanted = {evolution_id(r, sources): (r, sources) for r in recipes for sources in [resolve_sources(r)]}
+    wanted = {id: one for id, one in wanted.items() if not workspace.complete("dictionaries", id)}
+    if len(wanted) < 2:
+        return
+    recipe, sources = next(iter(wanted.values()))
+    say(f"crosscoders at {', '.join(r.site for r, _ in wanted.values())} over {len(sources)} sources: {', '.join(s.name for s in sources)}")
+    tokens = plan_tokens(recipe.corpus, load_tokenizer(sources[-1].model, sources[-1].revision), n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
+    snapshots = Snapshots([s for _, some in wanted.values() for s in some])
+    widths = snapshots.widths()
+    group, again = max(64, recipe.batch_size // 32), recipe.tokens > 1.1 * len(tokens) * (recipe.ctx - 1)
+    batches = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=again)
+    plans, columns, at = {}, {}, 0
+    for id, (r, some) in wanted.items():
+        mine, widths = widths[: len(some)], widths[len(some) :]
+        plans[id] = planned(r, some, mine)
+        columns[id] = slice(at, at := at + sum(mine))
+    seen = Tail(batches, _last_batches(recipe))
+    out = workspace.path("dictionaries", next(iter(wanted))).parent
+    made = train_many(
+        {id: config for id, (config, _) in plans.items()},
+        Columns(seen, columns),
+        total_steps=recipe.steps,
+        out=out,
+        resume=True,
+        metadata={id: about for id, (_, about) in plans.items()},
+        progress=progress,
+    )
+    for id, cc in made.items():
+        assert isinstance(cc, Crosscoder)
+        rows = (x[:, columns[id]] for x in seen.rows(recipe.steps))
+        _finish(wanted[id][0], workspace, id, cc, rows, [], plans[id][1], command)

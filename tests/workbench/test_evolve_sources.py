@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from crosscoders import Crosscoder
 from sae.errors import ConfigError, UsageError
 from workbench.activations import ActivationStore
 from workbench.analysis.snapshots import Snapshots, Source, in_training_order
 from workbench.config import read_recipe
+from workbench.corpus import plan_tokens
 from workbench.evolution import Evolution
-from workbench.evolve import EvolveRecipe, evolve, resolve_sources
-from workbench.evolve_train import Tail
+from workbench.evolve import EvolveRecipe, companions, evolution_id, evolve, resolve_sources
+from workbench.evolve_rows import Tail
+from workbench.evolve_train import train_crosscoder, train_sites
+from workbench.models import load_tokenizer
 from workbench.workspace import Workspace
 
 TINY = {
@@ -77,6 +81,24 @@ def test_a_store_is_read_at_one_site(tmp_path):
     layers = EvolveRecipe(store="s", sources=({"model": "mini-pythia", "site": "L0R"}, {"model": "mini-pythia", "site": "L1R"}), tokens=256)
     with pytest.raises(UsageError, match="needs one site"):
         evolve(layers, Workspace(tmp_path))
+
+
+def test_sites_trained_from_one_pass_come_out_as_if_alone(tmp_path):
+    """The models run once for both; two runs, the first of them interrupted after one site was complete, are the same too."""
+    recipe = EvolveRecipe(revisions=("step0", "step9000"), site="L2R", also=("L1R",), seed=3, refit=512, **TINY)
+    both = [recipe, *companions(recipe)]
+    ids = [evolution_id(r, resolve_sources(r)) for r in both]
+    together, apart = Workspace(tmp_path / "a"), Workspace(tmp_path / "b")
+    train_sites(both, together)
+    tokens = plan_tokens(recipe.corpus, load_tokenizer(recipe.model), n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
+    train_crosscoder(both[1], apart, Snapshots(resolve_sources(both[1])), ids[1], tokens)
+    train_sites(both, apart)  # one is complete: the other is left to who analyses it
+    assert not apart.complete("dictionaries", ids[0])
+    train_crosscoder(both[0], apart, Snapshots(resolve_sources(both[0])), ids[0], tokens)
+    for id, site in zip(ids, ("L2R", "L1R"), strict=True):
+        a, b = (Crosscoder.load(ws.path("dictionaries", id)) for ws in (together, apart))
+        assert torch.allclose(a.W_enc, b.W_enc, atol=1e-5) and torch.allclose(a.W_dec, b.W_dec, atol=1e-3)
+        assert a.metadata["site"] == site and together.get("dictionaries", id).manifest.metadata["sources"] == ["step0", "step9000"]
 
 
 class Counted:

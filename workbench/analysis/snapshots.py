@@ -62,11 +62,14 @@ class Snapshots:
         return self._loaded[key]
 
     def activations(self, tokens: Tensor) -> Tensor:
-        """Activations of all sources on tokens [b, T], side by side: [b, T, sum of widths]."""
+        """Activations of all sources on tokens [b, T], side by side: [b, T, sum of widths]. A model read at several hooks runs once."""
         from workbench.activations.forward import capture
 
-        parts = [capture(self.model(i), tokens, [s.hook])[s.hook] for i, s in enumerate(self.sources)]
-        return torch.cat([p.float() for p in parts], dim=-1)
+        hooks: dict[tuple[str, str | None], dict[str, int]] = {}  # of every model at a revision, with a source that reads it there
+        for i, s in enumerate(self.sources):
+            hooks.setdefault((s.model, s.revision), {}).setdefault(s.hook, i)
+        found = {key: capture(self.model(next(iter(at.values()))), tokens, list(at)) for key, at in hooks.items()}
+        return torch.cat([found[s.model, s.revision][s.hook].float() for s in self.sources], dim=-1)
 
     def widths(self) -> list[int]:
         """Width of every source, by running two tokens through each."""
