@@ -11,6 +11,7 @@ from crosscoders import Crosscoder, CrosscoderConfig
 from crosscoders.gates import PerSource
 from sae.activation import TopK
 from sae.errors import UsageError
+from sae.refit import refit
 from tests.crosscoders.worlds import World
 from workbench.analysis import diffing as df
 
@@ -82,6 +83,36 @@ def test_a_source_whose_gate_is_closed_does_not_have_the_latent():
     scaling = df.measure_scaling(cc.requires_grad_(False), x.split(200), reference=torch.zeros(3, dtype=torch.int64))
     assert scaling.error[0] == pytest.approx(torch.ones(3), abs=1e-4) and scaling.error[1] == pytest.approx(torch.zeros(3), abs=1e-4)
     assert scaling.own_norms[1] == pytest.approx(torch.zeros(3), abs=1e-4)
+
+
+def test_norms_of_unrelated_models_are_compared_in_units_of_their_own():
+    """Every latent is in both models, but one direction holds most of the second model's variance: that alone must not look like absence."""
+    present = torch.ones(2, 40)
+    present[1, 30:] = 0
+    world = World([32, 32], present, rate=0.04)
+    loud = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(5)), dim=0)
+    generator = torch.Generator().manual_seed(6)
+
+    def rows(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, codes = world.batch(n)
+        x[:, 32:] += 8 * torch.rand(n, 1, generator=generator) * loud
+        return x, codes
+
+    trainer = sae.Trainer(CrosscoderConfig(widths=[32, 32], d_sae=64, k=4, lr=5e-3, dead_after=3000), total_steps=500)
+    for _ in range(500):
+        trainer.step(rows(256)[0])
+    cc, (x, codes) = refit(trainer.dictionary(), [rows(6000)[0]]), rows(6000)
+    f = cc.encode(x)
+    r = torch.corrcoef(torch.cat([codes.t(), f.t()]))[:40, 40:].nan_to_num()
+    known = (r.max(0).values > 0.8).numpy()
+    absent = known & (r.argmax(0) >= 30).numpy()
+    both = known & ~absent
+    apart, as_one = (df.compare_sources(cc, 0, 1, common_basis=basis) for basis in (False, True))
+    assert both.sum() > 20 and absent.sum() >= 8
+    assert (as_one["class"][both] == "shared").mean() < 0.3 and (apart["class"][both] == "shared").mean() > 0.9
+    missing = apart["class"][absent]
+    assert (missing == "first-only").mean() >= 0.8 and (missing != "shared").all(), "what is missing is still seen to be"
+    assert apart["norm_first"].equals(as_one["norm_first"])
 
 
 def test_sources_of_unequal_width_have_no_cosine():

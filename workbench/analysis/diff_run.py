@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.analysis.bootstrap import wilson
@@ -49,8 +48,8 @@ def diff_claims(alive: pd.DataFrame, names: tuple[str, ...]) -> list[dict[str, A
         claim = f"{name} has latents of its own (at least {MIN_SHARE:.0%}, confirmed by latent scaling)"
         note = f"{len(candidates)} by norm, {confirmed} confirmed"
         rows.append(claim_row(claim, share, "found" if (share.low or 0) > MIN_SHARE else "not found", note=note))
-    low, high = np.minimum(alive["norm_first"], alive["norm_second"]), np.maximum(alive["norm_first"], alive["norm_second"])
-    r = partial_spearman((low / high.where(high > 0)).to_numpy(), alive["nu_error"].to_numpy(dtype=float))
+    weaker = 1 - (2 * alive["relative_norm"] - 1).abs()  # the weaker norm over the stronger
+    r = partial_spearman(weaker.to_numpy(), alive["nu_error"].to_numpy(dtype=float))
     claim = "relative norms agree with latent scaling (Spearman of weaker over stronger norm with nu^eps)"
     rows.append(claim_row(claim, r, "found" if (r.low or 0) > 0.5 else "not found"))
     return rows

@@ -10,7 +10,8 @@ penalty can shrink a norm that the data would keep, a candidate is confirmed by 
 (:mod:`crosscoders.scaling`): nu^eps < 0.2 and nu^r < 0.5 in the source it is said to be absent from. Thresholds: Kissane et
 al.'s replication of Anthropic's crosscoders, and Minder et al. 2025 (arXiv 2504.02922). The direction whose presence is asked
 for is that of the source where the latent is stronger, which supposes that both sources share a basis; unrelated
-models do not, and there each source's own decoder row is used.
+models do not, and there each source's own decoder row is used. Nor do their norms share a unit: where a few directions hold most of a
+model's variance, all its other latents are short beside it. Norms of unrelated models are compared in units of each source's median.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def compare_sources(
 ) -> pd.DataFrame:
     """One row per latent: norms, relative norm, cosine (equal widths), class by norm, and with ``batches`` latent scaling.
 
-    Without a ``common_basis`` (unrelated models, also of one width) no direction is compared between the sources.
+    Without a ``common_basis`` (unrelated models, also of one width) no direction is compared between the sources, and the relative
+    norm is taken in units of each source's median norm; ``norm_first`` and ``norm_second`` are in training scale always.
 
     Columns of the scaling: ``nu_error``, ``nu_reconstruction`` (of the weaker source relative to the stronger one), ``confirmed``
     (True/False for candidates, missing for others), ``n_fired``.
@@ -95,7 +97,8 @@ def compare_sources(
 
     a, b = (_index(cc, s) for s in (first, second))
     norms = cc.decoder_norms().double().numpy()
-    delta = relative_norm(norms[a], norms[b])
+    unit = np.ones(2) if common_basis else np.array([np.median(n[n > 0]) if (n > 0).any() else 1.0 for n in norms[[a, b]]])
+    delta = relative_norm(norms[a] / unit[0], norms[b] / unit[1])
     table = pd.DataFrame({"latent": np.arange(cc.d_sae), "norm_first": norms[a], "norm_second": norms[b], "relative_norm": delta})
     table["class"] = norm_class(delta)
     if common_basis and cc.widths[a] == cc.widths[b]:
@@ -104,10 +107,10 @@ def compare_sources(
     if batches is None:
         return table
     common = None
+    second_stronger = ~(delta < 0.5)
     if common_basis and len(set(cc.widths)) == 1:
-        common = torch.where(torch.from_numpy(norms[b] >= norms[a]), b, a)
+        common = torch.where(torch.from_numpy(second_stronger), b, a)
     scaling = measure_scaling(cc, batches, reference=common)
-    second_stronger = norms[b] >= norms[a]
     nu: dict[str, np.ndarray] = {}
     for k, name in enumerate(("nu_error", "nu_reconstruction")):
         of_first, of_second = scaling.ratio(of=a, to=b)[k].numpy(), scaling.ratio(of=b, to=a)[k].numpy()
