@@ -26,11 +26,13 @@ from torch import Tensor
 from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
 from crosscoders import evolution as ev
 from sae import SAE, TopKConfig, train, train_many
+from sae.refit import refit
 from workbench.analysis import orders
 from workbench.analysis.snapshots import OnlineBatches, Snapshots
 from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
 from workbench.evolve import EvolveRecipe, resolve_sources
+from workbench.evolve_rows import Tail
 from workbench.models import load_tokenizer
 from workbench.tracking import measure_gaps
 
@@ -64,12 +66,21 @@ class Strongest:
 
 
 def compare(
-    cc_config: dict[str, Any], names: list[str], widths: list[int], train_on: OnlineBatches, test_on: list[Tensor], steps: int, kept: int
+    cc_config: dict[str, Any],
+    names: list[str],
+    widths: list[int],
+    train_on: OnlineBatches,
+    test_on: list[Tensor],
+    steps: int,
+    kept: int,
+    fit: int,
 ) -> dict:
     """One crosscoder and one SAE per source; their gap (see :func:`workbench.tracking.measure_gaps`)."""
     began = time.perf_counter()
     shared = cc_config | {"k": kept or cc_config["k"]}
-    cc = train(CrosscoderConfig(widths=widths, sources=names, **shared), train_on, total_steps=steps, progress=False)
+    tail = Tail(train_on, fit)
+    cc = train(CrosscoderConfig(widths=widths, sources=names, **shared), tail, total_steps=steps, progress=False)
+    cc = refit(cc, tail.rows(steps)) if fit else cc
     seconds = time.perf_counter() - began
     assert isinstance(cc, Crosscoder)
     F, k, seed = cc_config["d_sae"], cc_config["k"], cc_config["seed"]
@@ -79,6 +90,8 @@ def compare(
         total_steps=steps,
         progress=False,
     )
+    if fit:
+        alone = {n: refit(alone[n], (x.split(widths, dim=1)[s] for x in tail.rows(steps))) for s, n in enumerate(names)}
     seen: Any = Strongest(cc, k) if kept else cc
     gaps = measure_gaps(seen, [alone[n] for n in names], names, test_on)
     fired = evaluate_sources(cc, test_on).fired_F.numpy()
@@ -105,6 +118,8 @@ def main() -> None:
     parser.add_argument("--after", type=int, default=0, help="only snapshots from this training step on")
     parser.add_argument("--kept", type=int, default=0, help="latents the crosscoder shares where each source uses k of them; 0 = k")
     parser.add_argument("--sequences", type=int, default=1600, help="of unique training text")
+    parser.add_argument("--refit", type=int, default=None, help="rows to which decoders are fitted at the end; default: the recipe's")
+    parser.add_argument("--batch", type=int, default=None, help="rows per step; default: the recipe's")
     parser.add_argument("--rows", type=int, default=500_000, help="rows trained on")
     parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--k", type=int, nargs="+", default=[16])
@@ -116,6 +131,10 @@ def main() -> None:
         args.snapshots, args.sequences, args.rows, args.latents = 4, 128, 15_000, [256]
     began = time.perf_counter()
     recipe = read_recipe(EvolveRecipe, args.recipe).model_copy(update={"snapshots": args.snapshots, "n_seq": args.sequences})
+    if args.batch:
+        recipe = recipe.model_copy(update={"batch_size": args.batch})
+    steps = -(-args.rows // recipe.batch_size)
+    fit = min(steps, -(-(recipe.refit if args.refit is None else args.refit) // recipe.batch_size))
     sources = [s for s in resolve_sources(recipe) if s.step is not None and s.step >= args.after]
     snapshots, names = Snapshots(sources), [s.name for s in sources]
     tokenizer = load_tokenizer(recipe.model, sources[-1].revision)
@@ -132,7 +151,7 @@ def main() -> None:
         if time.perf_counter() - began > args.seconds:
             break
         config = recipe.crosscoder | {"d_sae": F, "k": k, "seed": recipe.seed, "lr": lr, "dead_after": 50_000}
-        done.append(compare(config, names, snapshots.widths(), train_on, test_on, -(-args.rows // recipe.batch_size), args.kept))
+        done.append(compare(config, names, snapshots.widths(), train_on, test_on, steps, args.kept, fit))
         if not args.json:
             _tell(done[-1], names)
     if args.json:
