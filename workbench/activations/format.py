@@ -57,6 +57,11 @@ class Dataset:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.nbytes // self.shape[0]
+
+    @property
     def digests(self) -> str:
         """Name of the dataset of block digests."""
         return f"xxh3/{self.name.rsplit('/', 1)[-1]}"

@@ -6,18 +6,71 @@ import os
 import resource
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from workbench.activations import disk, uncached
 from workbench.activations.errors import StoreIncomplete
-from workbench.activations.format import Container, Layout, lay_out
+from workbench.activations.format import Container, Dataset, Layout, lay_out
 from workbench.activations.seal import Seal
 from workbench.activations.shard import SHARDS, check_blocks, open_shard, shard_attributes, shard_datasets
-from workbench.activations.spec import STORED, StoreSpec, Stream
+from workbench.activations.spec import StoreSpec, Stream
 
 _TABLE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Piece:
+    """Rows ``lo … hi - 1`` of one dataset of a shard, on their way into ``out``. No byte counts before its block is proven."""
+
+    container: Container
+    dataset: Dataset
+    digests: np.ndarray
+    out: np.ndarray
+    lo: int
+    hi: int
+
+    def read(self, *, cache: bool) -> None:
+        """Read and prove the rows; without ``cache`` nothing is added to the page cache.
+
+        Raises:
+            ShardCorrupt: a block is not what was written.
+        """
+        d, c = self.dataset, self.container
+        first, last = self._blocks()
+        start, end = first * d.block_rows, min(d.shape[0], last * d.block_rows)
+        target = self.out if self.whole else np.empty((end - start, *d.shape[1:]), d.dtype)
+        view, offset = disk.bytes_of(target), self._offset(start)
+        got = disk.read_all(c.fd, view, offset) if cache else uncached.read(c.fd, c.direct, view, target.ctypes.data, offset)
+        check_blocks(c, d, view[:got], first, last, self.digests)
+        if not self.whole:
+            self.out[:] = target[self.lo - start : self.hi - start]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the rows are whole blocks, so that they can be proven where they are to lie."""
+        d = self.dataset
+        return not self.lo % d.block_rows and (not self.hi % d.block_rows or self.hi == d.shape[0]) and self.out.flags.c_contiguous
+
+    def place(self) -> tuple[int, int, int, int]:
+        """(file, memory address, bytes, offset) of a direct read; no bytes where the rows should be read otherwise."""
+        c, address, offset = self.container, self.out.ctypes.data, self._offset(self.lo)
+        n = uncached.direct_bytes(c.fd, c.direct, address, offset, self.out.nbytes) if self.whole else 0
+        return c.direct, address, n, offset
+
+    def finish(self, done: int) -> None:
+        """Read the rest after ``done`` bytes of a direct read, and prove all of it; see :meth:`read`."""
+        view = disk.bytes_of(self.out)
+        got = uncached.read_rest(self.container.fd, view, self._offset(self.lo), done)
+        check_blocks(self.container, self.dataset, view[:got], *self._blocks(), self.digests)
+
+    def _blocks(self) -> tuple[int, int]:
+        return self.lo // self.dataset.block_rows, -(-self.hi // self.dataset.block_rows)
+
+    def _offset(self, row: int) -> int:
+        return self.container.layout.offsets[self.dataset.name] + row * self.dataset.row_bytes
 
 
 class ShardPool:
@@ -87,30 +140,16 @@ class ShardPool:
             return None
         return Container(path, fd, layout, "")
 
-    def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int, *, cache: bool = True) -> None:
-        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block proven.
-
-        Without ``cache`` nothing is added to the page cache.
-        """
-        spec = self.spec
-        index = lo // spec.rows_per_shard
+    def piece(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> Piece:
+        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, as something that can be read into ``out`` [hi - lo, width]."""
+        index = lo // self.spec.rows_per_shard
         container, tables = self.get(index)
-        d = container.layout.datasets[f"acts/{stream.key}"]
-        row_bytes = stream.width * spec.itemsize
-        base = index * spec.rows_per_shard
-        first, last = (lo - base) // d.block_rows, -(-(hi - base) // d.block_rows)
-        start, end = first * d.block_rows, min(d.shape[0], last * d.block_rows)
-        whole = (start, end) == (lo - base, hi - base) and out.flags.c_contiguous
-        target = out if whole else np.empty((end - start, stream.width), STORED[spec.dtype])
-        view = disk.bytes_of(target)
-        at = container.layout.offsets[d.name] + start * row_bytes
-        if cache:
-            got = disk.read_all(container.fd, view, at)
-        else:
-            got = uncached.read(container.fd, container.direct, view, target.ctypes.data, at)
-        check_blocks(container, d, view[:got], first, last, tables[stream.key])
-        if not whole:
-            out[:] = target[lo - base - start : hi - base - start]
+        base = index * self.spec.rows_per_shard
+        return Piece(container, container.layout.datasets[f"acts/{stream.key}"], tables[stream.key], out, lo - base, hi - base)
+
+    def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> None:
+        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block proven."""
+        self.piece(out, stream, lo, hi).read(cache=True)
 
     def close(self) -> None:
         """Forget all open shards."""

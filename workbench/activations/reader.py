@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ class ActivationStore:
             if size != expected:
                 raise ShardCorrupt(name, f"it has {size:,} bytes instead of {expected:,}", shard=int(name[:-3]))
         return cls(folder, spec, seal)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the store for itself (a loader's workers, for example)."""
+        return ActivationStore.open, (str(self.path.absolute()),)
 
     def __repr__(self) -> str:
         return f"ActivationStore({str(self.path)!r}: {len(self):,} rows, hooks {self.hooks}, sources {self.sources})"
@@ -217,9 +221,7 @@ class ActivationStore:
         streams, window = self._streams(hook, source), self._window(window)
         order = make_order(self.spec, streams, seed=seed, split=split, window=window, memory_limit=memory_limit, skipped=self._skipped_rows)
         return self._watched(
-            Batches(
-                lambda batches: self.pool, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads
-            )
+            Batches(self._begin, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads)
         )
 
     def _window(self, window: int) -> int:
@@ -229,6 +231,10 @@ class ActivationStore:
     def _watched(self, batches: Batches) -> Batches:
         """The batches, with whatever must happen as they are read."""
         return batches
+
+    def _begin(self, batches: Batches) -> ShardPool:
+        """What an iteration reads from."""
+        return self.pool
 
     def refresh(self) -> ActivationStore:
         """The store as it is now on disk. An open store, and a running epoch, never change under their reader."""

@@ -86,6 +86,9 @@ class StreamingStore(ActivationStore):
             self._lock = -1
         self._joined.__exit__(*exc)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a stream belongs to the process that makes its shards and cannot be sent to another")
+
     @property
     def pool(self) -> ShardPool:
         """Open shards; missing ones are made. (A fork inherits the right to read, not the maker.)"""
@@ -100,7 +103,7 @@ class StreamingStore(ActivationStore):
         return window
 
     def _watched(self, batches: Batches) -> Batches:
-        return replace(batches, pool=self._begin, on_group=self._consumed)
+        return replace(batches, on_group=self._consumed)
 
     def make(self, index: int) -> None:
         """Make one shard now, if it is not there."""

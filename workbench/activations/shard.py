@@ -113,7 +113,7 @@ def read_blocks(container: Container, dataset: str, first: int, last: int) -> np
         ShardCorrupt: a block is not what was written.
     """
     d = container.layout.datasets[dataset]
-    row_bytes = d.nbytes // d.shape[0]
+    row_bytes = d.row_bytes
     lo, hi = first * d.block_rows, min(d.shape[0], last * d.block_rows)
     out = np.empty((hi - lo, *d.shape[1:]), d.dtype)
     view = disk.bytes_of(out)
@@ -131,7 +131,7 @@ def check_blocks(container: Container, d: Dataset, view: memoryview, first: int,
     import xxhash
 
     table = container.small(d.digests) if digests is None else digests
-    step = d.block_rows * (d.nbytes // d.shape[0])
+    step = d.block_rows * d.row_bytes
     for block in range(first, last):
         part = view[(block - first) * step : (block - first + 1) * step]
         if xxhash.xxh3_64_intdigest(part) != int(table[block]):

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from sae.rows import Share
-from workbench.activations.batches import Batches, GroupReader
+from workbench.activations.ahead import GroupReader
+from workbench.activations.batches import Batches
 from workbench.activations.gather import as_torch, take
 from workbench.activations.shuffle import EpochOrder
 

@@ -38,10 +38,22 @@ def read(fd: int, direct: int, view: memoryview, address: int, offset: int) -> i
 
     ``direct`` is what :func:`reopen` gave. Parts that are not aligned, and the rest after a failed direct read, take the usual way.
     """
-    done, whole = 0, len(view) // ALIGN * ALIGN
-    if direct >= 0 and whole and not address % ALIGN and not offset % ALIGN and not is_cached(fd, offset, len(view)):
-        with suppress(OSError):  # the usual way below says whether the disk, or only direct reading, is at fault
+    done = 0
+    if whole := direct_bytes(fd, direct, address, offset, len(view)):
+        with suppress(OSError):  # the usual way says whether the disk, or only direct reading, is at fault
             done = os.preadv(direct, [view[:whole]], offset)
+    return read_rest(fd, view, offset, done)
+
+
+def direct_bytes(fd: int, direct: int, address: int, offset: int, n: int) -> int:
+    """How many of ``n`` bytes, from the first on, a direct read should fetch: whole pages, none where it cannot or where all are cached."""
+    if direct < 0 or address % ALIGN or offset % ALIGN or n < ALIGN or is_cached(fd, offset, n):
+        return 0
+    return n // ALIGN * ALIGN
+
+
+def read_rest(fd: int, view: memoryview, offset: int, done: int) -> int:
+    """Fill ``view``, of which ``done`` bytes are there, the usual way; returns the bytes there are then."""
     return done + (disk.read_all(fd, view[done:], offset + done) if done < len(view) else 0)
 
 

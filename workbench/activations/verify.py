@@ -141,7 +141,7 @@ def _shard(folder: Path, spec: StoreSpec, index: int, seal: Seal | None, tokens:
             return
         disk.expect(container.fd, in_order=True)
         for d in container.layout.large:
-            digests, row_bytes = container.small(d.digests), d.nbytes // d.shape[0]
+            digests, row_bytes = container.small(d.digests), d.row_bytes
             step = max(1, _PIECE // (d.block_rows * row_bytes))
             buffer = np.empty(min(step, d.n_blocks) * d.block_rows * row_bytes, np.uint8)
             for first in range(0, d.n_blocks, step):

@@ -62,7 +62,7 @@ class PartFile:
         """Add rows to a large dataset. Digests do not depend on how rows are grouped into calls."""
         d = self.layout.datasets[name]
         rows = np.ascontiguousarray(rows, d.dtype)
-        start, row_bytes = self._rows[name], d.nbytes // d.shape[0]
+        start, row_bytes = self._rows[name], d.row_bytes
         if start + len(rows) > d.shape[0] or rows.shape[1:] != d.shape[1:]:
             raise ValueError(f"{name}: rows {rows.shape} do not fit {d.shape} at row {start}")
         view = disk.bytes_of(rows)

@@ -67,6 +67,7 @@ def test_splits_do_not_meet(pristine):
     assert list(s.heldout) == [20, 21]
 
 
+@pytest.mark.faults
 def test_resume_at_any_step(pristine):
     """Fault 23: another number of threads, another place to start: the same batches in the same order."""
     s = ActivationStore.open(pristine)
@@ -164,14 +165,13 @@ class Steps(torch.utils.data.IterableDataset):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("workers", [0, 2])
-def test_data_loader_workers(pristine, workers):
-    """Fault 22: forked loader workers, each taking its steps: together the same batches."""
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers, how", [(0, None), (2, "fork"), (8, "fork"), (1, "spawn")])
+def test_data_loader_workers(pristine, workers, how):
+    """Fault 22: forked and fresh loader workers, each taking its steps: together the same batches."""
     batches = ActivationStore.open(pristine).batches("x", 9, seed=5, source=BOTH, epochs=1)
     whole = list(batches)
-    loader = torch.utils.data.DataLoader(
-        Steps(batches, len(whole)), batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
-    )
+    loader = torch.utils.data.DataLoader(Steps(batches, len(whole)), batch_size=None, num_workers=workers, multiprocessing_context=how)
     found = dict(loader)
     assert sorted(found) == list(range(len(whole))) and all(torch.equal(found[i], whole[i]) for i in found)
 
@@ -261,13 +261,13 @@ def test_shares_make_up_the_same_batches(pristine, parts, memory, monkeypatch):
     """Every process reads its own rows alone, and together they hold exactly the batch, row for row."""
     s = ActivationStore.open(pristine)
     batches = s.batches("x", 13, seed=3, source=BOTH, epochs=2, memory_limit=memory)
-    whole, read, read_into = list(batches), [], type(s.pool).read_into
+    whole, read, real = list(batches), [], type(s.pool).piece
 
-    def counted(self, out, stream, lo, hi, *rest, **more):
+    def counted(self, out, stream, lo, hi):
         read.append(hi - lo)
-        return read_into(self, out, stream, lo, hi, *rest, **more)
+        return real(self, out, stream, lo, hi)
 
-    monkeypatch.setattr(type(s.pool), "read_into", counted)
+    monkeypatch.setattr(type(s.pool), "piece", counted)
     shares = [list(batches.share(part, parts)) for part in range(parts)]
     assert sum(read) == 2 * 2 * SPEC.train_rows  # two sources, two epochs, nothing twice
     assert [len(each) for each in shares] == [len(whole)] * parts

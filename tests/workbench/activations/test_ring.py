@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -99,6 +100,8 @@ def test_refusals(tmp_path):
     with stream(tmp_path / "s") as s:
         with pytest.raises(UsageError, match="window = 3 needs a ring of 6 shards"):
             s.batches("x", 7, seed=0, source="a", window=3)
+        with pytest.raises(TypeError, match="cannot be sent"):
+            pickle.dumps(s)
         with pytest.raises(StoreBusy), stream(tmp_path / "s"):
             pass
     assert SPEC.store_id != SMALL.store_id

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from tests.workbench.activations.small import content, copies_of_rows, in_child, make, make_spec, truth
-from workbench.activations import ActivationStore, disk, gather, uncached
+from workbench.activations import ActivationStore, ahead, disk, gather, inflight, uncached
 from workbench.activations.errors import ShardCorrupt
 from workbench.activations.shuffle import permutation
 from workbench.activations.spec import Stream
@@ -22,6 +24,7 @@ BOTH = ["a", "b"]
 STREAMS = tuple(Stream(key=f"h{i:03d}", source=s, hook="x", at="x", width=512) for i, s in enumerate(BOTH))
 SPEC = make_spec(streams=STREAMS, block_rows=2)
 PREADV, PWRITE = os.preadv, os.pwrite
+FINISH, SYSTEM = inflight.DirectReader._finish, inflight._system
 
 
 @pytest.fixture
@@ -45,9 +48,9 @@ def is_direct(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
 
 
-@pytest.fixture
-def direct_bytes(paged, monkeypatch) -> list[int]:
-    """Sizes of the direct reads so far; skips where the disk of the tests has none."""
+@pytest.fixture(params=["in flight", "by threads"])
+def direct_bytes(request, paged, monkeypatch) -> list[int]:
+    """Sizes of the direct reads so far, on both ways; skips where the disk of the tests has none."""
     fd = os.open(paged / "plan.h5", os.O_RDONLY)
     if (again := uncached.reopen(fd)) < 0:
         pytest.skip("this file system has no direct reading")
@@ -61,7 +64,19 @@ def direct_bytes(paged, monkeypatch) -> list[int]:
             sizes.append(n)
         return n
 
+    def finish(self, finish, done, n):
+        if n:
+            sizes.append(n)
+        FINISH(self, finish, done, n)
+
     monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(inflight.DirectReader, "_finish", finish)
+    if request.param == "by threads":
+        monkeypatch.setattr(ahead, "direct_reader", lambda: None)
+    elif (reader := inflight.direct_reader()) is None:
+        pytest.skip("this system has no asynchronous reading")
+    else:
+        reader.close()
     return sizes
 
 
@@ -107,15 +122,79 @@ def test_partly_cached(paged, share):
 @pytest.mark.faults
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO, errno.EOPNOTSUPP])
 def test_a_failing_direct_read_takes_the_usual_way(paged, direct_bytes, monkeypatch, code):
+    """Fails at once, or (asynchronously) in the end: the rows are right all the same."""
     known = epochs(paged)
+    failed = []
 
     def preadv(fd, buffers, offset):
         if is_direct(fd):
+            failed.append(offset)
             raise OSError(code, os.strerror(code))
         return PREADV(fd, buffers, offset)
 
+    def finish(self, finish, done, n):
+        failed.append(n)
+        FINISH(self, finish, done, 0)
+
     monkeypatch.setattr(os, "preadv", preadv)
-    assert torch.equal(epochs(paged), known)
+    monkeypatch.setattr(inflight.DirectReader, "_finish", finish)
+    assert torch.equal(epochs(paged), known) and failed
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("call, when", [("_SETUP", 1), ("_SUBMIT", 1), ("_SUBMIT", 3), ("_SUBMIT", 1000)])
+def test_asynchronous_reading_that_is_refused(paged, monkeypatch, call, when):
+    """Fault 17 for reads: the system takes one at a time, or refuses them at first or later; those take the usual way."""
+    known, calls = epochs(paged), []
+
+    def refuse(which, *arguments):
+        if which == getattr(inflight, call):
+            calls.append(which)
+            if len(calls) >= when:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            if which == inflight._SUBMIT:
+                arguments = (arguments[0], ctypes.c_long(1), arguments[2])
+        return SYSTEM(which, *arguments)
+
+    monkeypatch.setattr(inflight, "_system", refuse)
+    assert torch.equal(epochs(paged), known) and len(calls) >= min(when, 8)
+
+
+@pytest.mark.faults
+def test_a_lost_reading_thread_is_an_error(paged, monkeypatch):
+    """Nobody waits for a thread that is gone."""
+    if (reader := inflight.direct_reader()) is None:
+        pytest.skip("this system has no asynchronous reading")
+    reader.close()
+
+    def refuse(which, *arguments):
+        if which == inflight._GETEVENTS:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return SYSTEM(which, *arguments)
+
+    monkeypatch.setattr(inflight, "_system", refuse)
+    with pytest.raises(OSError, match="Bad address"):
+        epochs(paged)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_an_iteration_may_end_anywhere(paged, direct_bytes, taken):
+    """Closing with reads on their way waits for them, and leaves no thread behind."""
+    before = threading.active_count()
+    for _ in range(20):
+        batches = iter(ActivationStore.open(paged).batches("x", 9, seed=5, source=BOTH, memory_limit=1 << 16))
+        for _ in range(taken):
+            next(batches)
+        batches.close()
+    assert threading.active_count() == before
+
+
+def test_few_open_files_are_enough(paged):
+    """A group spread over more shards than may be open at a time."""
+    known = epochs(paged)
+    store = ActivationStore.open(paged)
+    store.pool.capacity = 1
+    assert torch.equal(torch.cat(list(store.batches("x", 9, seed=5, source=BOTH, epochs=1))), known)
 
 
 def test_without_direct_reading(paged, monkeypatch):
