@@ -36,17 +36,23 @@ def calls_of_a_harvest(tmp_path: Path) -> dict[str, int]:
 
 
 def start(folder: Path, pause: float) -> subprocess.Popen:
-    """A harvest in a process of its own; ``pause`` seconds per batch from the second shard on."""
+    """A harvest in a process of its own; ``pause`` seconds per batch from the second shard on. It says ``begun`` on stdout first."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.workbench.activations.small", str(folder), str(pause)],
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
 
 
+def begun(worker: subprocess.Popen) -> None:
+    """Wait until a worker has started up and begins its harvest."""
+    assert worker.stdout is not None and worker.stdout.readline() == b"begun\n"
+
+
 def wait_for_shards(folder: Path, n: int) -> None:
     """Wait until ``n`` shards are committed."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 240  # a busy machine may take long to start a process
     while not (folder / "shards").exists() or len(os.listdir(folder / "shards")) < n:
         assert time.monotonic() < end, "no shard appeared"
         time.sleep(0.02)

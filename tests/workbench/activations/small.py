@@ -113,6 +113,7 @@ if __name__ == "__main__":
     from workbench.activations.interrupts import Terminated, on_sigterm
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    print("begun", flush=True)
     try:
         make(Path(sys.argv[1]), producer=producer_of(SPEC, float(sys.argv[2])))
     except Terminated:
