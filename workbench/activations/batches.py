@@ -6,23 +6,27 @@ state of an iteration is two integers, (epoch, row within the epoch); going on e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from sae.errors import UsageError
 from workbench.activations.ahead import GroupReader
 from workbench.activations.errors import ResumeMismatch
 from workbench.activations.pool import ShardPool
-from workbench.activations.shuffle import Order
-from workbench.activations.spec import STORED, Stream, differences
+from workbench.activations.shuffle import GROUP_ROWS, Order
+from workbench.activations.spec import STORED, StoreSpec, Stream, differences
 
 if TYPE_CHECKING:
     from workbench.activations.shared import SharedBatches
 
 THREADS = 8
+MEMORY_LIMIT = 512 << 20
+"""Bytes of the two buffers, unless another limit is asked for."""
+Split = Literal["train", "heldout", "all"]
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,23 @@ class Batches:
             yield from reader.run()
         finally:
             reader.close()
+
+
+def make_order(
+    spec: StoreSpec,
+    streams: Sequence[Stream],
+    *,
+    seed: int,
+    split: Split = "train",
+    window: int = 0,
+    memory_limit: int = MEMORY_LIMIT,
+    skipped: tuple[tuple[int, int], ...] = (),
+) -> Order:
+    """The order of a split: groups hold :data:`~workbench.activations.shuffle.GROUP_ROWS` rows, fewer where memory is short."""
+    ranges = {"train": (0, spec.train_rows), "heldout": (spec.train_rows, spec.n_rows), "all": (0, spec.n_rows)}
+    if split not in ranges:
+        raise UsageError(f"split {split!r} is not one of train, heldout, all")
+    row_bytes = sum(s.width for s in streams) * spec.itemsize
+    group_rows = max(spec.block_rows, min(GROUP_ROWS, memory_limit // (2 * row_bytes)))
+    first, last = ranges[split]
+    return Order(spec.rows_per_shard, spec.n_rows, first, last, spec.block_rows, seed, group_rows, window, skipped)

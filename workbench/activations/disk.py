@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from sae.errors import UntrustedFile
+from workbench.activations import owner
 
 ENV = "WORKBENCH_FAULT"
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -236,7 +237,7 @@ def lock(fd: int, *, exclusive: bool) -> bool:
 
 def write_file(folder_tmp: Path, final: Path, data: bytes, *, replace: bool) -> bool:
     """Write a small file in full and make it appear at once, either replacing or never replacing. Returns whether ours is there."""
-    tmp = folder_tmp / f"{final.name}.{owner_token()}.{os.urandom(4).hex()}.part"
+    tmp = folder_tmp / f"{final.name}.{owner.token()}.{os.urandom(4).hex()}.part"
     fd = open_new(tmp)
     try:
         try:
@@ -252,49 +253,3 @@ def write_file(folder_tmp: Path, final: Path, data: bytes, *, replace: bool) -> 
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
-
-
-def owner_token() -> str:
-    """Who writes a temporary file: ``<machine run>-<pid>-<process start>``, so that others can prove a writer dead."""
-    return f"{_machine_run()}-{os.getpid()}-{_started(os.getpid())}"
-
-
-def provably_dead(token: str) -> bool:
-    """Whether the process a token names is certainly gone: same machine run, and no such process any more."""
-    try:
-        run, pid, started = token.split("-")
-        return run == _machine_run() and _started(int(pid)) != started
-    except ValueError:
-        return False
-
-
-def _machine_run() -> str:
-    """Eight hex digits that change with every boot and every process-number space (container)."""
-    import hashlib
-
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        import platform
-
-        text = platform.node()
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _started(pid: int) -> str:
-    """The process' start time in clock ticks since boot; empty where there is no such process, or only its remains."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    except (OSError, IndexError):
-        return "" if not _alive(pid) else "0"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.activations.batches import THREADS, Batches
+from workbench.activations.batches import MEMORY_LIMIT, THREADS, Batches, Split, make_order
 from workbench.activations.errors import ShardCorrupt, StoreIncomplete
 from workbench.activations.format import Container
+from workbench.activations.numbers import to_float
 from workbench.activations.pool import ShardPool
+from workbench.activations.rows import row_numbers, runs
 from workbench.activations.seal import Seal, read_seal, seal_digest
 from workbench.activations.shard import SHARDS, open_plan, plain_folder, read_blocks
-from workbench.activations.shuffle import GROUP_ROWS, Order
 from workbench.activations.spec import STORED, Source, StoreSpec, Stream, read_spec
-from workbench.activations.writer import to_float
 
 Names = str | Sequence[str]
-Split = Literal["train", "heldout", "all"]
-MEMORY_LIMIT = 512 * 1024 * 1024
 
 
 class ActivationStore:
@@ -135,14 +132,12 @@ class ActivationStore:
 
         Several sources and hooks lie side by side (sources outer). Rows of sequences that were left out are NaN.
         """
-        if rows is None:
-            rows = slice(None)
         streams = self._streams(hook, source)
-        numbers = self._numbers(rows)
+        numbers = row_numbers(slice(None) if rows is None else rows, len(self))
         out = np.empty((len(numbers), sum(s.width for s in streams)), np.float32)
         at = 0
         for s in streams:
-            for dest, lo, hi in self._runs(numbers):
+            for dest, lo, hi in runs(numbers, self.spec.rows_per_shard, self.spec.block_rows):
                 part = np.empty((hi - lo, s.width), STORED[self.spec.dtype])
                 self.pool.read_into(part, s, lo, hi)
                 picked = part if isinstance(dest, slice) else part[numbers[dest] - lo]
@@ -154,7 +149,7 @@ class ActivationStore:
 
     def tokens(self, rows: slice | np.ndarray | Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sequence, position) of rows, each int [rows]."""
-        numbers = self._numbers(slice(None) if rows is None else rows)
+        numbers = row_numbers(slice(None) if rows is None else rows, len(self))
         seq, k = np.divmod(numbers, self.spec.rows_per_seq)
         pos = self.spec.positions[k]
         ids = np.empty(len(numbers), np.int32)
@@ -265,32 +260,6 @@ class ActivationStore:
             raise UsageError(f"sequence {i} is not in the store: it has {self.n_seq}")
         return i % self.n_seq
 
-    def _numbers(self, rows: slice | np.ndarray | Sequence[int]) -> np.ndarray:
-        if isinstance(rows, slice):
-            return np.arange(*rows.indices(len(self)), dtype=np.int64)
-        numbers = np.asarray(rows)
-        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise UsageError(
-                f"rows must be a slice or a list of whole numbers, not {type(rows).__name__} of {numbers.dtype} with {numbers.ndim} dimensions"
-            )
-        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
-            raise UsageError(
-                f"row {int(numbers.max() if numbers.max() >= len(self) else numbers.min())} is not in the store: it has {len(self):,} rows"
-            )
-        return numbers.astype(np.int64)
-
-    def _runs(self, numbers: np.ndarray) -> list[tuple[slice | np.ndarray, int, int]]:
-        """Cut row numbers into reads: (places in the result, first row, one past the last), each within one shard."""
-        per_shard, n = self.spec.rows_per_shard, len(numbers)
-        if n and numbers[-1] - numbers[0] == n - 1 and (n == 1 or bool((np.diff(numbers) == 1).all())):
-            lo, hi = int(numbers[0]), int(numbers[-1]) + 1
-            cuts = [lo, *range((lo // per_shard + 1) * per_shard, hi, per_shard), hi]
-            return [(slice(a - lo, b - lo), a, b) for a, b in pairwise(cuts)]
-        block = numbers // per_shard * (1 << 32) + numbers % per_shard // self.spec.block_rows
-        by_block = np.argsort(block, kind="stable")
-        cuts = [0, *(np.flatnonzero(np.diff(block[by_block])) + 1).tolist(), n] if n else [0]
-        return [(places := by_block[a:b], int(numbers[places].min()), int(numbers[places].max()) + 1) for a, b in pairwise(cuts)]
-
     def _open_plan(self) -> Container:
         pool = self.pool  # resets the plan after a fork
         if self._plan is None:
@@ -303,23 +272,3 @@ class ActivationStore:
 
     def _token_block(self, block: int) -> np.ndarray:
         return read_blocks(self._open_plan(), "plan/tokens", block, block + 1)
-
-
-def make_order(
-    spec: StoreSpec,
-    streams: Sequence[Stream],
-    *,
-    seed: int,
-    split: Split = "train",
-    window: int = 0,
-    memory_limit: int = MEMORY_LIMIT,
-    skipped: tuple[tuple[int, int], ...] = (),
-) -> Order:
-    """The order of a split: groups hold :data:`~workbench.activations.shuffle.GROUP_ROWS` rows, fewer where memory is short."""
-    ranges = {"train": (0, spec.train_rows), "heldout": (spec.train_rows, spec.n_rows), "all": (0, spec.n_rows)}
-    if split not in ranges:
-        raise UsageError(f"split {split!r} is not one of train, heldout, all")
-    row_bytes = sum(s.width for s in streams) * spec.itemsize
-    group_rows = max(spec.block_rows, min(GROUP_ROWS, memory_limit // (2 * row_bytes)))
-    first, last = ranges[split]
-    return Order(spec.rows_per_shard, spec.n_rows, first, last, spec.block_rows, seed, group_rows, window, skipped)

@@ -18,7 +18,7 @@ import numpy as np
 
 from sae.errors import UntrustedFile
 from sae.files import canonical_json, disk_errors
-from workbench.activations import disk
+from workbench.activations import disk, owner
 from workbench.activations.errors import ReadOnlyStore, ShardCorrupt, StoreBusy, StoreMismatch
 from workbench.activations.interrupts import heard, listening
 from workbench.activations.seal import SEAL_JSON, write_seal
@@ -96,11 +96,11 @@ def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
 
 def remove_parts(folder: Path, *, strangers: bool, own: bool = False) -> None:
     """Remove temporary files of writers that are certainly dead; with ``strangers`` also those of other machine runs, with ``own`` this process's."""
-    mine = disk.owner_token()
+    mine = owner.token()
     for name in os.listdir(folder / "tmp"):
         token = _owner(name)
         other_run = token.split("-")[0] != mine.split("-")[0]
-        if disk.provably_dead(token) or (strangers and other_run) or (own and token == mine):
+        if owner.provably_dead(token) or (strangers and other_run) or (own and token == mine):
             disk.remove(folder / "tmp" / name)
 
 
@@ -182,7 +182,7 @@ def fill(
 def _choose(folder: Path, spec: StoreSpec, todo: list[int], slot: int, slots: int) -> int | None:
     """The next missing shard nobody alive is making, beginning with this worker's share; None where all are being made."""
     remove_parts(folder, strangers=False)
-    mine = disk.owner_token()
+    mine = owner.token()
     taken = {name.split(".")[0] for name in os.listdir(folder / "tmp") if _owner(name) != mine}
     free = [i for i in todo if f"{i:06d}" not in taken]
     return min(free, key=lambda i: (i % slots != slot, i)) if free else None
@@ -228,7 +228,7 @@ def _recheck(folder: Path, spec: StoreSpec) -> None:
 
 def _tell(folder: Path, spec: StoreSpec, left: int) -> None:
     """Replace ``progress.json``: a convenience for pages that poll, so it is not flushed."""
-    tmp = folder / "tmp" / f"{PROGRESS}.{disk.owner_token()}.{os.urandom(4).hex()}.part"
+    tmp = folder / "tmp" / f"{PROGRESS}.{owner.token()}.{os.urandom(4).hex()}.part"
     done = spec.n_shards - left
     try:
         tmp.write_bytes(canonical_json({"store_id": spec.store_id, "shards": spec.n_shards, "done": done, "rows": spec.n_rows}) + b"\n")

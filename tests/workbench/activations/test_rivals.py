@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 
 from tests.workbench.activations.crashes import finished_like, start
 from tests.workbench.activations.small import SPEC, make, make_spec, producer_of
-from workbench.activations import disk
+from workbench.activations import disk, owner
 from workbench.activations.errors import StoreBusy, StoreMismatch
 from workbench.activations.spec import read_spec
 from workbench.activations.workers import joined
@@ -39,16 +41,14 @@ def test_another_plan_meets_a_live_writer(tmp_path):
 
 def test_two_writers_where_locks_do_nothing(tmp_path, pristine, monkeypatch):
     """Fault 19 with flock patched to succeed always: one worker thinks itself alone and both still make one right store."""
-    import fcntl
-    import threading
-
     monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
-    slow = producer_of(SPEC, 0.03)
-    threads = [threading.Thread(target=make, args=(tmp_path / "s",), kwargs={"producer": slow, "slot": i, "slots": 2}) for i in range(2)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    slow, process = producer_of(SPEC, 0.03), multiprocessing.get_context("fork").Process
+    writers = [process(target=make, args=(tmp_path / "s",), kwargs={"producer": slow, "slot": i, "slots": 2}) for i in range(2)]
+    for w in writers:
+        w.start()
+    for w in writers:
+        w.join()
+    assert [w.exitcode for w in writers] == [0, 0]
     finished_like(tmp_path / "s", pristine)
 
 
@@ -69,8 +69,8 @@ def test_a_part_taken_for_abandoned_is_made_again(tmp_path, pristine):
 
 
 def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
-    run = disk.owner_token().split("-")[0]
-    alive = store / "tmp" / f"000001.{run}-{os.getppid()}-{disk._started(os.getppid())}.aa.part"
+    run = owner.token().split("-")[0]
+    alive = store / "tmp" / f"000001.{run}-{os.getppid()}-{owner.started(os.getppid())}.aa.part"
     dead = store / "tmp" / f"000002.{run}-999999-1.bb.part"
     reused = store / "tmp" / f"000003.{run}-{os.getpid()}-1.cc.part"
     stranger = store / "tmp" / "000000.deadbeef-12-34.dd.part"
@@ -82,7 +82,7 @@ def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
     other = os.open(store / "LOCK", os.O_RDWR)
     disk.lock(other, exclusive=False)
     stranger.write_bytes(b"x")
-    forgotten = store / "tmp" / f"000004.{disk.owner_token()}.ee.part"  # a signal came before anybody cared for it
+    forgotten = store / "tmp" / f"000004.{owner.token()}.ee.part"  # a signal came before anybody cared for it
     forgotten.write_bytes(b"x")
     make(store)
     assert sorted(os.listdir(store / "tmp")) == sorted([alive.name, stranger.name])

@@ -17,8 +17,9 @@ from sae.errors import MissingError, UsageError, UserError
 from tests.workbench.activations.small import CTX, N_SEQ, SPEC, TOKENS, content, make, make_spec, producer_of, truth
 from workbench.activations import ActivationStore
 from workbench.activations.errors import NonFiniteActivation, ReadOnlyStore
+from workbench.activations.numbers import to_stored
 from workbench.activations.workers import missing
-from workbench.activations.writer import PartFile, to_stored
+from workbench.activations.writer import PartFile
 from workbench.workspace import check_id
 
 
