@@ -296,7 +296,8 @@ def peers(folder: Path, table: Table, n: int, rounds: int) -> None:
 def harvest_overhead(folder: Path, rounds: int) -> tuple[float, float, float]:
     """Processor seconds of a forward pass of mini-pythia and of harvesting the same tokens; their ratio (medians)."""
     from workbench.activations.forward import ModelProducer
-    from workbench.activations.harvesting import HarvestRecipe, prepare
+    from workbench.activations.harvesting import prepare
+    from workbench.activations.recipe import HarvestRecipe
     from workbench.corpus import TokenPlan
 
     n = 256

@@ -182,7 +182,7 @@ def dry_train(recipe: TrainRecipe, workspace: Workspace, beside: Path | None = N
 
 def dry_evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Path | None = None) -> Built:
     """The models and the crosscoder on the meta device, and one batch of its store or its text."""
-    from workbench.activations.harvesting import HarvestRecipe, SourceRecipe
+    from workbench.activations.recipe import HarvestRecipe, SourceRecipe
     from workbench.evolve import resolve_sources
     from workbench.evolve_train import crosscoder_config
     from workbench.models.facts import model_facts

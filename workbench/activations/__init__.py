@@ -3,7 +3,7 @@
 The format is described in ``docs/store-format.md``. Table of contents:
 
 - :class:`ActivationStore` (``reader``): open a store; rows, sequences, tokens, shuffled batches.
-- :class:`HarvestRecipe`, :func:`harvest` (``harvesting``): fill a store from models.
+- :class:`HarvestRecipe` (``recipe``), :func:`harvest` (``harvesting``): fill a store from models.
 - :class:`StreamingStore` (``ring``): the same batches without keeping the store.
 - :class:`StoreSpec` (``spec``): the document that decides a store's content.
 - :func:`fill` (``workers``), :func:`write_shard` (``writer``): the torch-free writer.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "ActivationStore": "reader",
     "Batches": "batches",
-    "HarvestRecipe": "harvesting",
+    "HarvestRecipe": "recipe",
     "StoreSpec": "spec",
     "StreamingStore": "ring",
     "check": "verify",
@@ -42,8 +42,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from workbench.activations.batches import Batches
-    from workbench.activations.harvesting import HarvestRecipe, harvest
+    from workbench.activations.harvesting import harvest
     from workbench.activations.reader import ActivationStore
+    from workbench.activations.recipe import HarvestRecipe
     from workbench.activations.ring import StreamingStore
     from workbench.activations.seal import describe_store
     from workbench.activations.spec import StoreSpec

@@ -12,72 +12,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from sae.errors import MissingError, UsageError, UserError
-from sae.strict import StrictConfig
 from workbench import __version__
 from workbench.activations.errors import StoreMismatch
-from workbench.activations.spec import DType, Source, StoreSpec, Stream, differences, read_spec
+from workbench.activations.recipe import HarvestRecipe, SourceRecipe
+from workbench.activations.spec import Source, StoreSpec, Stream, differences, read_spec
 from workbench.activations.workers import check_writable, fill, missing
-from workbench.corpus import CorpusConfig, TokenPlan, plan_tokens
+from workbench.corpus import TokenPlan, plan_tokens
 from workbench.workspace import Workspace
 
 HELDOUT_SHARE = 10  # the last tenth of the sequences is held out from training
 OnShard = Callable[[int, int], None]
-
-
-class SourceRecipe(StrictConfig):
-    """One model at one revision. ``hooks`` replaces the recipe's list, or maps its names to this model's own."""
-
-    model: str
-    revision: str | None = None
-    name: str = ""
-    hooks: tuple[str, ...] | dict[str, str] = ()
-
-    @property
-    def source(self) -> str:
-        """The source's name in the store: given, or ``<model id>[@revision]``."""
-        from workbench.models import model_id
-
-        return self.name or model_id(self.model) + (f"@{self.revision}" if self.revision else "")
-
-
-class HarvestRecipe(StrictConfig):
-    """What to harvest. All sources see the same tokens, so their rows are aligned.
-
-    ``hooks`` are hook names, sites (``L2R``) or patterns of sites (``*R``). ``threads`` belongs to the content, because the number of
-    threads changes the last bits of a matrix product; ``workers`` does not.
-    """
-
-    id: str
-    sources: tuple[SourceRecipe, ...] = Field(min_length=1)
-    hooks: tuple[str, ...] = ()
-    corpus: CorpusConfig = Field(default_factory=lambda: CorpusConfig.model_validate({}))
-    n_seq: int = Field(1024, ge=2)
-    ctx: int = Field(128, ge=2)
-    dtype: DType = "float32"
-    seqs_per_shard: int = Field(128, ge=1)
-    batch_size: int = Field(32, ge=1)
-    block_rows: int = Field(64, ge=1, le=1 << 16)
-    exclude: tuple[int, ...] = (0,)
-    non_finite: Literal["refuse", "skip-sequence"] = "refuse"
-    device: str = "cpu"
-    model_dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int = Field(1, ge=1, le=256)
-    workers: int = Field(1, ge=1, le=256)
-
-    def hooks_of(self, source: SourceRecipe) -> tuple[list[str], dict[str, str]]:
-        """(hook names wanted of a source, what this source calls those it calls otherwise)."""
-        renamed = source.hooks if isinstance(source.hooks, dict) else {}
-        return list(self.hooks) if renamed or not source.hooks else list(source.hooks), renamed
-
-    def content(self) -> dict[str, Any]:
-        """The recipe as the store keeps it: without what does not change the content (models run in float32 unless it says more)."""
-        return self.model_dump(mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set()))
 
 
 def harvest(
@@ -138,35 +87,22 @@ def harvest_here(
 
 def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[StoreSpec, TokenPlan, dict[str, Any]]:
     """Load the models of a recipe and make its token plan and store document: (spec, plan, models by source name)."""
-    from workbench.activations.forward import resolve_hooks, weights_of_files, weights_of_model, widths
-    from workbench.models import load_model
-
     names = [s.source for s in recipe.sources]
     if len(set(names)) != len(names):
         raise UsageError(f"two sources are called {max(names, key=names.count)!r}. Give each its own name.")
     plan = plan or _plan(recipe)
     _check_plan(recipe, plan)
     models: dict[str, Any] = {}
-    sources, streams = [], []
+    sources: list[Source] = []
+    streams: list[Stream] = []
     for s in recipe.sources:
-        model = models[s.source] = _to(load_model(s.model, s.revision), recipe)
-        wanted, renamed = recipe.hooks_of(s)
-        if not wanted:
-            raise UsageError(f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source.")
-        hooks = resolve_hooks(model, wanted, renamed)
-        size = widths(model, int(plan.tokens[0, 0]), list(dict.fromkeys(hooks.values())))
-        streams += [(s.source, hook, at, size[at]) for hook, at in hooks.items()]
-        weights = weights_of_files(s.model, s.revision) or weights_of_model(model)
-        vocab = int(getattr(model.cfg, "d_vocab", 0))
-        if vocab and int(plan.tokens.max()) >= vocab:
-            raise UsageError(
-                f"the tokens reach id {int(plan.tokens.max())}, beyond the {vocab} of {s.model!r}. All sources of a store must share one vocabulary."
-            )
-        sources.append(Source(name=s.source, model=s.model, revision=s.revision, weights=weights, about=_about(model)))
+        models[s.source], source, found = _load(s, recipe, plan)
+        sources.append(source)
+        streams += [Stream(key=f"h{len(streams) + i:03d}", source=s.source, hook=h, at=at, width=w) for i, (h, at, w) in enumerate(found)]
     spec = StoreSpec(
         id=recipe.id,
         sources=tuple(sources),
-        streams=tuple(Stream(key=f"h{i:03d}", source=a, hook=b, at=c, width=d) for i, (a, b, c, d) in enumerate(streams)),
+        streams=tuple(streams),
         plan={"digest": plan.digest, "about": plan.about},
         n_seq=recipe.n_seq,
         ctx=recipe.ctx,
@@ -181,6 +117,31 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
         made_by=made_by(),
     )
     return spec, plan, models
+
+
+def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any, Source, list[tuple[str, str, int]]]:
+    """One source of a recipe: its model, what the store says of it, and (hook, this model's own hook, width) of its streams.
+
+    Raises:
+        UsageError: it names no hooks, or cannot read the plan's tokens.
+    """
+    from workbench.activations.forward import resolve_hooks, weights_of_files, weights_of_model, widths
+    from workbench.models import load_model
+
+    model = _to(load_model(s.model, s.revision), recipe)
+    wanted, renamed = recipe.hooks_of(s)
+    if not wanted:
+        raise UsageError(f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source.")
+    hooks = resolve_hooks(model, wanted, renamed)
+    size = widths(model, int(plan.tokens[0, 0]), list(dict.fromkeys(hooks.values())))
+    weights = weights_of_files(s.model, s.revision) or weights_of_model(model)
+    vocab = int(getattr(model.cfg, "d_vocab", 0))
+    if vocab and int(plan.tokens.max()) >= vocab:
+        raise UsageError(
+            f"the tokens reach id {int(plan.tokens.max())}, beyond the {vocab} of {s.model!r}. All sources of a store must share one vocabulary."
+        )
+    source = Source(name=s.source, model=s.model, revision=s.revision, weights=weights, about=_about(model))
+    return model, source, [(hook, at, size[at]) for hook, at in hooks.items()]
 
 
 def _to(model: Any, recipe: HarvestRecipe) -> Any:

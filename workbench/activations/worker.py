@@ -14,7 +14,8 @@ def main() -> int:
     """Harvest this worker's share; errors are one line on stderr."""
     from sae.errors import UserError
     from sae.strict import parse_config
-    from workbench.activations.harvesting import HarvestRecipe, harvest_here
+    from workbench.activations.harvesting import harvest_here
+    from workbench.activations.recipe import HarvestRecipe
     from workbench.workspace import Workspace
 
     signal.signal(signal.SIGTERM, on_sigterm)
