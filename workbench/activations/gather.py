@@ -24,7 +24,7 @@ class Gatherer:
 
     def __init__(self, threads: int) -> None:
         self.arrays: list[np.ndarray] = []
-        self.hands = min(threads, os.cpu_count() or 1, 4)
+        self.hands = max(1, min(threads, (os.cpu_count() or 1) - 1, 4))  # one processor is left to those who read
         self.others = ThreadPoolExecutor(self.hands - 1, "store-gather") if self.hands > 1 else None
 
     def tensor(self, rows: int, width: int) -> torch.Tensor:

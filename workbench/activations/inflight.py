@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-DEPTH = 64
-"""Reads in flight. 64 reads of 256 KiB last a fast disk longer than a thread waits for a processor."""
+DEPTH = 128
+"""Reads in flight. So many of 256 KiB last a fast disk longer than a thread waits for a busy processor (10 ms)."""
 _REAP = 8
 """Completed reads to wait for at a time while enough others are in flight."""
 _SETUP, _DESTROY, _SUBMIT, _GETEVENTS = range(4)
