@@ -44,6 +44,7 @@ class GroupReader:
         self.uncached_until = batches.state(batches.start)["epoch"] + 1 if uncached.fits(batches.epoch_bytes) else sys.maxsize
         self.ahead = ThreadPoolExecutor(1, "store-ahead")
         self.readers = ThreadPoolExecutor(batches.threads, "store-read")
+        self.fresh = self.readers.submit(uncached.touch, *self.buffers[1].values())  # while the first is being filled
         self.direct = direct_reader()
         self.begun: deque[Future[None]] = deque()
         self.chunk = max(1, min(_CHUNK, self.pool.capacity // _BEGUN))
@@ -116,6 +117,8 @@ class GroupReader:
         """Begin to fill one buffer with a group; returns the order of its rows, and the reads to wait for."""
         cache, pieces = epoch.epoch >= self.uncached_until, self.pieces(epoch, group)
         reading: list[Future[None]] = []
+        if side:
+            self.fresh.result()
         for stream in self.b.streams:
             rows = self.buffers[side][stream.key]
             for i in range(0, len(pieces), self.chunk):

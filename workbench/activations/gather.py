@@ -10,7 +10,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-_SCRATCH = 1 << 17
+from workbench.activations.uncached import empty
+
+_SCRATCH = 1 << 19
+"""Numbers gathered at a time before they are widened: few enough for the processor's cache, enough that each step is worth a call."""
 _LEAST = 1 << 19
 """Numbers a thread is worth starting for."""
 
@@ -32,7 +35,7 @@ class Gatherer:
         for array in self.arrays:
             if array.shape == (rows, width) and sys.getrefcount(array) == 3:  # the list, the loop, the call
                 return torch.from_numpy(array)
-        array = np.empty((rows, width), np.float32)
+        array = empty((rows, width), "<f4") if rows * width >= _LEAST else np.empty((rows, width), np.float32)
         self.arrays = [*self.arrays[-2:], array]
         return torch.from_numpy(array)
 
@@ -67,7 +70,8 @@ def take(tensors: list[torch.Tensor], index: torch.Tensor, out: torch.Tensor) ->
             return
         at = 0
         for t in tensors:
-            step = max(1, _SCRATCH // t.shape[1])  # small pieces stay in the processor's cache between gathering and widening
-            for i in range(0, len(index), step):
-                out[i : i + step, at : at + t.shape[1]] = t.index_select(0, index[i : i + step])
-            at += t.shape[1]
+            step, width = max(1, _SCRATCH // t.shape[1]), t.shape[1]
+            scratch = t.new_empty(min(step, len(index)), width)
+            for rows, target in zip(index.split(step), out[:, at : at + width].split(step), strict=True):
+                target.copy_(torch.index_select(t, 0, rows, out=scratch[: len(rows)]))
+            at += width

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -70,7 +71,8 @@ class DirectReader:
         self.stop = True
         self.todo.put(None)
         self.thread.join()
-        _system(_DESTROY, self.context)
+        with suppress(OSError):  # a forked child, which inherited the object but not the reads
+            _system(_DESTROY, self.context)
 
     def _run(self) -> None:
         why: BaseException = CancelledError()

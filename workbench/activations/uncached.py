@@ -78,8 +78,8 @@ def is_cached(fd: int, offset: int, n: int) -> bool:
 
 
 @cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+def _libc() -> ctypes.PyDLL:
+    return ctypes.PyDLL(None)  # the answer comes sooner than the lock of the interpreter would be handed over
 
 
 class Writer:
@@ -118,6 +118,12 @@ def empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
     with suppress(OSError, AttributeError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, count=shape[0] * shape[1]).reshape(shape)
+
+
+def touch(*arrays: np.ndarray) -> None:
+    """Give new arrays their memory now: the system hands out pages when they are first written to, which may take longer than reading."""
+    for array in arrays:
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE] = 0
 
 
 def fits(nbytes: int) -> bool:
