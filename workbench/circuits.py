@@ -11,7 +11,6 @@ mark), `tap`, `metric`, `effect`, `low`, `high`, `n`. Effects are metric after m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,22 @@ import pandas as pd
 from sae.errors import MissingError
 from sae.files import read_json
 from sae.strict import nearest
-from workbench.provenance import Manifest, read_manifest
+from workbench.result import Result
 
 
-@dataclass(frozen=True)
-class CircuitResult:
-    """One model's circuit analyses on one task."""
+class CircuitResult(Result):
+    """One model's circuit analyses on one task. ``metadata``: model, revision, architecture, task, n_prompts, length, offsets, …"""
 
-    folder: Path
+    kind, noun, verb = "circuits", "circuits", "circuits MODEL"
 
     @classmethod
     def open(cls, folder: str | Path) -> CircuitResult:
-        """Open a complete result. Raises MissingError where the folder has no manifest."""
-        result = cls(Path(folder))
-        _ = result.manifest
-        return result
+        """Open a complete result.
 
-    @cached_property
-    def manifest(self) -> Manifest:
-        """Metadata (model, revision, architecture, task, n_prompts, length, offsets, …) and headline numbers."""
-        return read_manifest(self.folder)
+        Raises:
+            MissingError: not there or not complete. CorruptError: another kind of result.
+        """
+        return cls(Path(folder), cls.read_manifest(Path(folder)))
 
     @cached_property
     def effects(self) -> pd.DataFrame:

@@ -55,9 +55,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sae.errors import CorruptError, MissingError, UsageError
+from sae.errors import CorruptError, UsageError
 from sae.files import read_json
-from workbench.provenance import MANIFEST, Manifest, check_files, manifest_digest, read_manifest
+from workbench.result import Result
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,10 @@ class SnapshotContext:
     start: int
 
 
-class Evolution:
-    """An evolution folder. Open it with :meth:`open`."""
+class Evolution(Result):
+    """An evolution folder. Open it with :meth:`open`. ``metadata``: dictionary, model, sources, site, tasks, tokens."""
 
-    def __init__(self, folder: Path, manifest: Manifest):
-        self.path, self.manifest = folder, manifest
+    kind, noun, verb = "evolution", "an evolution", "evolve"
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Evolution:
@@ -89,32 +88,7 @@ class Evolution:
         Raises:
             MissingError: no such folder, or it is incomplete. CorruptError: it holds something else, or a file changed.
         """
-        path = Path(folder)
-        if not (path / MANIFEST).is_file():
-            raise MissingError(f"{folder} holds no evolution. `workbench evolve` makes one.")
-        manifest = read_manifest(path)
-        if manifest.kind != "evolution":
-            raise CorruptError(f"{folder} holds {manifest.kind}, not an evolution.")
-        if verify and (bad := check_files(path, manifest)):
-            raise CorruptError(
-                f"{folder}: {', '.join(bad)} changed since they were written. Remove the folder and run `workbench evolve` again."
-            )
-        return cls(path, manifest)
-
-    @property
-    def id(self) -> str:
-        """Its id in the workspace."""
-        return self.manifest.id
-
-    @property
-    def version(self) -> str:
-        """The data version: first eight hex digits of the manifest's digest."""
-        return manifest_digest(self.path)[:8]
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What it was made from: dictionary, model, sources, site, tasks, tokens."""
-        return self.manifest.metadata
+        return cls(Path(folder), cls.read_manifest(Path(folder), verify=verify))
 
     @property
     def sources(self) -> list[str]:
@@ -172,7 +146,7 @@ class Evolution:
     @cached_property
     def vocab(self) -> list[str]:
         """Token strings as displayed, index = id."""
-        return read_json(self.path / "vocab.json")
+        return read_json(self.folder / "vocab.json")
 
     def norms(self, latents: list[int] | np.ndarray, kind: str = "training") -> np.ndarray | None:
         """Norm curves [len(latents), S]: ``training`` scale, ``raw`` units, or ``free`` of the decoder norm."""
@@ -216,24 +190,24 @@ class Evolution:
         return chosen
 
     def _array(self, name: str) -> np.ndarray | None:
-        path = self.path / f"{name}.npy"
+        path = self.folder / f"{name}.npy"
         if not path.is_file():
             return None
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as e:
-            raise CorruptError(f"{path} is not a whole array ({e}). Remove {self.path} and run `workbench evolve` again.") from e
+            raise CorruptError(f"{path} is not a whole array ({e}). Remove {self.folder} and run `workbench evolve` again.") from e
 
     def _need(self, name: str) -> np.ndarray:
         array = self._array(name)
         if array is None:
-            raise CorruptError(f"{self.path / name}.npy is missing. Remove {self.path} and run `workbench evolve` again.")
+            raise CorruptError(f"{self.folder / name}.npy is missing. Remove {self.folder} and run `workbench evolve` again.")
         return array
 
     def _table(self, name: str, *, optional: bool = False) -> Any:
-        path = self.path / f"{name}.parquet"
+        path = self.folder / f"{name}.parquet"
         if not path.is_file():
             if optional:
                 return None
-            raise CorruptError(f"{path} is missing. Remove {self.path} and run `workbench evolve` again.")
+            raise CorruptError(f"{path} is missing. Remove {self.folder} and run `workbench evolve` again.")
         return pd.read_parquet(path)

@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
-from workbench.provenance import MANIFEST, Manifest, manifest_digest, read_manifest
+from workbench.provenance import Manifest
+from workbench.result import Result
 
 TABLES = ("best", "baselines", "summary", "order", "nulls", "layers", "depth", "shifts")
 JOINT_BINS = 32
@@ -70,11 +71,16 @@ class Strip:
     start: int  # position in the sequence of tokens[0]
 
 
-class MatchRecords:
-    """One comparison; open with :meth:`open`. Tables are read when first used."""
+class MatchRecords(Result):
+    """One comparison; open with :meth:`open`. Tables are read when first used.
+
+    ``metadata``: a, b (each: name, model, revision, dictionaries, layers), n_tokens, min_firings, level, series, missing, store, …
+    """
+
+    kind, noun, verb = "matches", "a comparison", "compare A B"
 
     def __init__(self, folder: Path, manifest: Manifest):
-        self.folder, self.manifest = folder, manifest
+        super().__init__(folder, manifest)
         self._tables: dict[str, pd.DataFrame] = {}
         self._codes: dict[str, tuple[NDArray, NDArray, NDArray]] = {}
 
@@ -86,30 +92,11 @@ class MatchRecords:
             MissingError: not there or not complete. CorruptError: something else, or a table is gone.
         """
         folder = Path(folder)
-        if not (folder / MANIFEST).is_file():
-            raise MissingError(f"{folder} holds no comparison. `workbench compare A B` makes one.")
-        manifest = read_manifest(folder)
-        if manifest.kind != "matches":
-            raise CorruptError(f"{folder} is a result of kind {manifest.kind!r}, not a comparison.")
+        manifest = cls.read_manifest(folder)
         for name in TABLES:
             if not (folder / f"{name}.parquet").is_file():
                 raise CorruptError(f"{folder}/{name}.parquet is missing. Remove the folder and run: {manifest.command}")
         return cls(folder, manifest)
-
-    @property
-    def id(self) -> str:
-        """``<a>__<b>``."""
-        return self.manifest.id
-
-    @property
-    def version(self) -> str:
-        """Data version: first eight hex digits of the manifest's digest."""
-        return manifest_digest(self.folder)[:8]
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """a, b (each: name, model, revision, dictionaries, layers), n_tokens, min_firings, level, series, missing, store, …"""
-        return self.manifest.metadata
 
     def table(self, name: str) -> pd.DataFrame:
         """One of :data:`TABLES`."""

@@ -21,7 +21,8 @@ import pandas as pd
 from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
-from workbench.provenance import MANIFEST, Manifest, check_files, manifest_digest, read_manifest
+from workbench.provenance import MANIFEST, Manifest, read_manifest
+from workbench.result import Result
 
 GROUPS = ("top", "q1", "q2", "q3", "q4", "random", "near_miss")
 HIST_BINS = 64
@@ -79,11 +80,17 @@ class LogitEffects:
     note: str  # how the final norm was handled
 
 
-class LatentRecords:
-    """Records of one dictionary; open with :meth:`open`. Latents are addressed by id, never by table position."""
+class LatentRecords(Result):
+    """Records of one dictionary; open with :meth:`open`. Latents are addressed by id, never by table position.
+
+    ``metadata``: dictionary, model, revision, hook, site, n_tokens, ctx, groups, vocab, …
+    """
+
+    kind, noun, verb = "latents", "latent records", "features DICTIONARY"
 
     def __init__(self, folder: Path, manifest: Manifest, table: pd.DataFrame, arrays: dict[str, np.ndarray]):
-        self.folder, self.manifest, self.table, self._arrays = folder, manifest, table, arrays
+        super().__init__(folder, manifest)
+        self.table, self._arrays = table, arrays
         self.groups: list[str] = list(manifest.metadata["groups"])
         self.n_tokens = int(manifest.metadata["n_tokens"])
         self._position = {int(latent): i for i, latent in enumerate(table["latent"].to_numpy())}
@@ -97,15 +104,7 @@ class LatentRecords:
             CorruptError: a file contradicts the manifest or the other files.
         """
         folder = Path(folder)
-        if not (folder / MANIFEST).is_file():
-            raise MissingError(f"{folder} holds no latent records. `workbench features {folder.name}` computes them.")
-        manifest = read_manifest(folder)
-        if manifest.kind != "latents":
-            raise CorruptError(f"{folder} is a result of kind {manifest.kind!r}, not latent records.")
-        if verify and (bad := check_files(folder, manifest)):
-            raise CorruptError(
-                f"{folder}: {', '.join(bad)} changed since it was written. Remove the folder and run `workbench features {folder.name}`."
-            )
+        manifest = cls.read_manifest(folder, verify=verify)
         arrays = _open_arrays(folder)
         table = pd.read_parquet(folder / "latents.parquet") if (folder / "latents.parquet").is_file() else None
         if table is None or len(table) != len(arrays["group_n"]):
@@ -113,21 +112,6 @@ class LatentRecords:
                 f"{folder}/latents.parquet is missing or does not have one row per latent. Run `workbench features {folder.name}` again."
             )
         return cls(folder, manifest, _with_labels(table, folder), arrays)
-
-    @property
-    def id(self) -> str:
-        """Id of the dictionary."""
-        return self.manifest.id
-
-    @property
-    def version(self) -> str:
-        """Data version: first eight hex digits of the manifest's digest."""
-        return manifest_digest(self.folder)[:8]
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """dictionary, model, revision, hook, site, n_tokens, ctx, groups, vocab, …"""
-        return self.manifest.metadata
 
     @cached_property
     def vocab(self) -> list[str]:

@@ -107,11 +107,11 @@ def test_a_complete_result_is_reused_and_a_changed_one_is_noticed(made):
     ws, e = made
     said: list[str] = []
     assert evolve(small(), ws, say=said.append) == e.id and said == [f"{e.id}: complete, reused"]
-    path = e.path / "decnorm_free.npy"
+    path = e.folder / "decnorm_free.npy"
     kept = path.read_bytes()
     path.write_bytes(kept[:-4])
     with pytest.raises(CorruptError, match="decnorm_free"):
-        Evolution.open(e.path, verify=True)
+        Evolution.open(e.folder, verify=True)
     path.write_bytes(kept)
     with pytest.raises(MissingError, match="workbench evolve"):
         Evolution.open(ws.root / "evolution" / "nothing")
