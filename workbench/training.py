@@ -197,10 +197,33 @@ def train_recipe(
         else:
             groups.setdefault((job.source, job.hooks), []).append(job)
     for todo in groups.values():
+        if recipe.device == "cpu":
+            check_memory(todo, ranks.latents)
         say(f"training {', '.join(j.id for j in todo)}")
         _train_group(recipe, workspace, store, todo, command, progress, ranks)
     ranks.attempt(lambda: _finish(recipe, workspace, jobs, command, say) if ranks.leader else None)
     return [job.id for job in jobs]
+
+
+def check_memory(together: list[Job], parts: int = 1) -> None:
+    """Refuse dictionaries that are trained together and cannot be held: weights, gradients and moments against this machine's memory.
+
+    Args:
+        parts: processes that share the latents.
+
+    Raises:
+        UsageError: they need more than there is; the message says how much.
+    """
+    import psutil
+
+    have = psutil.virtual_memory().total
+    configs = [job.config for job in together]
+    need = sum(4 * (8 if c.dtype == "float64" else 4) * c.d_sae * (c.d_in + (getattr(c, "d_out", 0) or c.d_in)) // parts for c in configs)
+    if need > have:
+        raise UsageError(
+            f"{', '.join(job.id for job in together)}: weights, gradients and moments need {need / 1e9:,.0f} GB, this machine has "
+            f"{have / 1e9:,.0f} GB. Choose smaller expansions; `workbench plan RECIPE` says what a recipe needs."
+        )
 
 
 def _harvest(recipe: TrainRecipe, workspace: Workspace, say: Callable[[str], None]) -> None:

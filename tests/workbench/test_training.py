@@ -110,3 +110,15 @@ def test_bad_recipes_name_the_value_and_the_remedy(small):
         TrainRecipe(sae={"d_sae": 3})
     with pytest.raises(MissingError, match="small"):
         train_recipe(RECIPE.model_copy(update={"store": "smal"}), small)
+
+
+def test_what_cannot_be_held_is_refused_before_it_starts(small):
+    from workbench.activations import ActivationStore
+    from workbench.training import check_memory
+
+    wide = RECIPE.model_copy(update={"expansions": (10**7,)})
+    with pytest.raises(UsageError, match=r"mini-pythia\.L1R-10000000x.*need [\d,]+ GB, this machine has \d+ GB"):
+        train_recipe(wide, small)
+    assert not small.items("dictionaries")
+    jobs = jobs_of(RECIPE, ActivationStore.open(small.path("stores", "small")))
+    check_memory(jobs)
