@@ -7,6 +7,7 @@ JSON is read strictly: duplicate keys, NaN and over-deep nesting are errors rath
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -127,7 +128,8 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Build a folder in full before it exists under its final name.
 
     Yields a temporary folder beside ``final``. On a clean exit all files are fsynced and the folder is renamed into
-    place; on any error it is removed. With ``replace`` an existing folder is swapped out and removed afterwards.
+    place; on any error it is removed. With ``replace`` an existing folder changes places with the new one in a single step
+    (where the file system can) and is removed afterwards, so that at every moment one of the two is whole under ``final``.
 
     Raises:
         FileExistsError: ``final`` exists and ``replace`` is false.
@@ -146,13 +148,24 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
                     os.chmod(p, 0o644)  # safetensors writes 0600 whatever the umask
                 fsync_path(p)
             fsync_path(tmp)
-            if final.exists():
+            if not final.exists():
+                os.rename(tmp, final)
+            elif not _exchange(tmp, final):
                 old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
                 os.rename(final, old)
                 os.rename(tmp, final)
                 shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(tmp, final)
             fsync_path(final.parent)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two paths change places in one step: Linux' ``renameat2`` with RENAME_EXCHANGE. False where that does not exist."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    done: int = call(here, os.fsencode(a), here, os.fsencode(b), exchange)
+    return done == 0

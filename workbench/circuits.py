@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sae.errors import MissingError
 from sae.files import read_json
-from sae.strict import nearest
+from workbench.archives import npz_names, read_npz
 from workbench.result import Result
 
 
@@ -62,13 +61,9 @@ class CircuitResult(Result):
         return read_json(self.folder / "prompts.json")
 
     def arrays(self) -> list[str]:
-        """Names of the stored arrays."""
-        with np.load(self.folder / "arrays.npz", allow_pickle=False) as stored:
-            return list(stored.files)
+        """Names of the stored arrays. Raises CorruptError for an archive that is none of ours."""
+        return npz_names(self.folder / "arrays.npz")
 
     def array(self, name: str) -> np.ndarray:
-        """One stored array. Raises MissingError naming the nearest."""
-        with np.load(self.folder / "arrays.npz", allow_pickle=False) as stored:
-            if name not in stored.files:
-                raise MissingError(f"{self.folder.name} has no array {name!r} ({nearest(name, list(stored.files))}).")
-            return stored[name]
+        """One stored array. Raises MissingError naming the nearest; CorruptError for an archive that is none of ours."""
+        return read_npz(self.folder / "arrays.npz", name)

@@ -75,6 +75,28 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return ws
 
 
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A dictionary of random directions for each bundled model: real weights for the text probe, no records."""
+    import torch
+
+    from sae import TopKSAE
+    from workbench.models import load_model
+
+    ws = Workspace(tmp_path_factory.mktemp("real") / "real")
+    for seed, model in enumerate(("mini-pythia", "mini-mamba")):
+        width = load_model(model).cfg.d_model
+        sae = TopKSAE(width, 64, 4)
+        with torch.no_grad():
+            rows = torch.nn.functional.normalize(torch.randn(64, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+            sae.enc_FD.copy_(rows)
+            sae.dec_FD.copy_(rows)
+        sae.metadata = {"kind": "sae", "model_name": model, "hook_name": "blocks.1.hook_resid_post", "site": "L1R"}
+        with ws.create("dictionaries", f"{model}.L1R-1x", command="test", metadata=sae.metadata) as folder:
+            sae.save(folder)
+    return ws
+
+
 @pytest.fixture
 def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     """``open_page(workspace, "latent", d=…, i=…)`` runs the page as a visitor with that address would see it."""

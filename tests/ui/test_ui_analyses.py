@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from sae.errors import CorruptError, MissingError, UsageError
 from tests.ui.conftest import page_text, param
-from ui.kit import graphs, matching
-from ui.kit.circuitry import profile, taps
-from ui.kit.evolving import curves, open_evolution
+from ui.kit import graphs
+from ui.kit.evolving import open_evolution
 from ui.kit.export import make_zip
 from ui.kit.figures import plot
 from ui.kit.scrubber import message
 from workbench import lists
-from workbench.circuits import CircuitResult
-from workbench.evolution import Evolution
-from workbench.export.figures import Panel
+from workbench.export import FigureSpec
+from workbench.export.figures import FigureData, Panel, build
+from workbench.markup.tokens import cell
 from workbench.matches import MatchRecords
+from workbench.records import LatentRecords
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]
@@ -36,6 +37,10 @@ MATCH = "mini-pythia.L2R-8x__mini-mamba.L2R-8x"
 def charts(at: AppTest) -> list[dict[str, Any]]:
     """Every Plotly figure of a page."""
     return [json.loads(c.proto.spec) for c in at.get("plotly_chart")]
+
+
+def figure(ws: Workspace, name: str, source: str, **options: Any) -> FigureData:
+    return build(FigureSpec(figure=name, source=source, options=options), ws)
 
 
 def test_matches_page_agrees_with_the_tables(open_page: Open, full: Workspace) -> None:
@@ -50,11 +55,80 @@ def test_matches_page_agrees_with_the_tables(open_page: Open, full: Workspace) -
 
 
 def test_distribution_is_a_distribution(full: Workspace) -> None:
-    m = MatchRecords.open(full.path("matches", MATCH))
-    frame = matching.distribution(m, "ab", ["cross", "shuffle"], cdf=False).frame
+    frame = figure(full, "mppc_distribution", f"matches/{MATCH}", series=["cross", "shuffle"], view="histogram").panels[0].frame
     assert frame.groupby("series")["share"].sum().to_numpy() == pytest.approx([1, 1])
-    cdf = matching.distribution(m, "ab", ["cross"], cdf=True).frame["share"]
-    assert cdf.is_monotonic_decreasing and cdf.iloc[0] == 1.0
+    above = figure(full, "mppc_distribution", f"matches/{MATCH}", series=["cross"], view="above").panels[0].frame["share"]
+    assert above.is_monotonic_decreasing and above.iloc[0] == 1.0
+
+
+def test_screen_and_export_draw_the_same_numbers(open_page: Open, full: Workspace) -> None:
+    """Every chart with an export button shows exactly the data of the bundle the button downloads."""
+    seen = 0
+    pages: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
+        "mppc": [
+            ("mppc_distribution", f"matches/{MATCH}", {"series": ["cross", "shuffle", "neurons"], "view": "histogram"}),
+            ("mppc_layers", f"matches/{MATCH}", {}),
+            ("mppc_shift", f"matches/{MATCH}", {}),
+        ],
+        "induction": [
+            ("circuit_profile", "circuits/mini-pythia.induction", {}),
+            ("circuit_curve", "circuits/mini-pythia.induction", {}),
+            ("circuit_taps", "circuits/mini-mamba.induction", {}),
+            ("circuit_effects", "circuits/mini-mamba.induction", {}),
+        ],
+        "training": [("evolution_norms", "evolution/mini-pythia.L1R", {"latents": [5, 9], "relative": False})],
+    }
+    for page, figures in pages.items():
+        at = open_page(full, page, **({"ls": "5_9"} if page == "training" else {}))
+        drawn = [numbers(t) for c in charts(at) for t in c["data"]]
+        for name, source, options in figures:
+            panel = figure(full, name, source, **options).panels[0]
+            for _, part in panel.frame.groupby(panel.series, sort=False) if panel.series else [("", panel.frame)]:
+                want = sorted(float(v) for v in part[panel.value if panel.kind == "heat" else panel.y])
+                assert any(len(d) == len(want) and np.allclose(d, want) for d in drawn), (page, name)
+                seen += 1
+    assert seen >= 10
+
+
+def numbers(trace: dict[str, Any]) -> list[float]:
+    """The values of a Plotly trace: those of the axis that measures, sorted."""
+    value = trace.get("z") if trace["type"] == "heatmap" else trace.get("x") if trace.get("error_x") else trace.get("y")
+    if isinstance(value, dict):  # a packed array
+        value = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist()
+    flat = [v for row in value for v in row] if trace["type"] == "heatmap" else value
+    return sorted(float(v) for v in flat if v is not None)
+
+
+def test_a_range_dragged_over_the_distribution_lists_its_latents(open_page: Open, full: Workspace) -> None:
+    at = open_page(full, "mppc")
+    before = len(at.dataframe[0].value)
+    at.session_state["mx_dist_fig"] = {
+        "selection": {"points": [], "point_indices": [], "box": [{"x": [0.62, 0.9], "y": [0, 1]}], "lasso": []}
+    }
+    at.run()
+    r = at.dataframe[0].value["r"]
+    assert at.slider(key="mx_r").value == (0.62, 0.9)
+    assert 0 < len(r) < before and r.min() >= 0.62 and r.max() <= 0.9
+    at.slider(key="mx_r").set_value((0.5, 1.0)).run()  # the slider still moves afterwards
+    assert len(at.dataframe[0].value) == before
+
+
+def test_pairs_name_what_both_latents_fire_on(open_page: Open, full: Workspace) -> None:
+    row = open_page(full, "mppc").dataframe[0].value.iloc[0]
+    for dictionary, latent, name in (("dictionary", "latent", "fires on"), ("partner_dictionary", "partner", "partner fires on")):
+        table = LatentRecords.open(full.path("latents", row[dictionary])).row(int(row[latent]))
+        assert row[name] == (table.get("label") or cell(table["peak_text"]))
+
+
+def test_one_tall_series_does_not_flatten_the_others() -> None:
+    frame = pd.DataFrame(
+        {"r": [0.0, 0.5, 1.0] * 2, "share": [0.02, 0.03, 0.01, 0.9, 0.1, 0.0], "series": ["a"] * 3 + ["chance"] * 3, "n": 7}
+    )
+    figure = plot(Panel("step", frame, "r", "share", series="series"))
+    assert figure.layout.yaxis.range[1] == pytest.approx(0.045)
+    assert [t.name for t in figure.data] == ["a (n 7)", "chance (n 7), up to 0.9"]
+    even = plot(Panel("step", frame.assign(share=0.3), "r", "share", series="series"))
+    assert even.layout.yaxis.range is None
 
 
 def test_pair_statistics_equal_a_direct_computation(open_page: Open, full: Workspace) -> None:
@@ -81,11 +155,13 @@ def test_row_of_pairs_opens_the_pair(open_page: Open, full: Workspace) -> None:
 
 def test_circuit_peaks_are_where_they_were_planted(open_page: Open, full: Workspace) -> None:
     for model, row, offset in (("mini-pythia", "L2H3", 0), ("mini-mamba", "L2", 1)):
-        panel = profile(CircuitResult.open(full.path("circuits", f"{model}.induction")), "logit_diff")
-        assert panel is not None
-        peak = panel.frame.loc[panel.frame["effect"].abs().idxmax()]
+        frame = figure(full, "circuit_profile", f"circuits/{model}.induction").panels[0].frame
+        peak = frame.loc[frame["effect"].abs().idxmax()]
         assert (peak["row"], peak["offset"]) == (row, offset)
-    assert taps(CircuitResult.open(full.path("circuits", "mini-pythia.induction")), "logit_diff") is None
+    taps = figure(full, "circuit_taps", "circuits/mini-mamba.induction").panels[0].frame
+    assert taps.loc[taps["effect"].abs().idxmax(), "back"] == "1 back" and taps["back"].nunique() == 4
+    with pytest.raises(UsageError, match="conv_profile"):
+        figure(full, "circuit_taps", "circuits/mini-pythia.induction")
     at = open_page(full, "induction")
     heat = [t for c in charts(at) for t in c["data"] if t["type"] == "heatmap"]
     assert len(heat) == 3 and heat[0]["zmax"] == heat[1]["zmax"] == pytest.approx(4.0)  # one scale for both models
@@ -108,10 +184,12 @@ def test_training_page_shows_curves_of_the_address(open_page: Open, full: Worksp
     at = open_page(full, "training", ls="5_9")
     names = [t["name"] for c in charts(at) for t in c["data"] if str(t.get("name", "")).startswith("latent ")]
     assert names == ["latent 5", "latent 9"]
-    e = Evolution.open(full.path("evolution", "mini-pythia.L1R"))
-    assert curves(e, [5], "free", relative=False, log=True) is None  # not computed: never zeros
-    relative = curves(e, [5], "training", relative=True, log=False)
-    assert relative is not None and relative.frame["norm"].max() == pytest.approx(1.0)
+    with pytest.raises(MissingError, match="'free' were not computed"):  # never zeros
+        figure(full, "evolution_norms", "evolution/mini-pythia.L1R", latents=[5], kind="free")
+    relative = figure(full, "evolution_norms", "evolution/mini-pythia.L1R", latents=[5], log_steps=False).panels[0]
+    assert relative.frame["norm"].max() == pytest.approx(1.0) and not relative.log_x
+    at.segmented_control(key="tr_norm").set_value("free").run()
+    assert not at.exception and "were not computed" in page_text(at)
 
 
 def test_graph_page_shows_the_chosen_node(open_page: Open, full: Workspace) -> None:
@@ -204,8 +282,6 @@ def test_self_test_finds_a_changed_file(open_page: Open, full: Workspace, tmp_pa
 
 
 def test_plotly_labels_are_text() -> None:
-    import pandas as pd
-
     frame = pd.DataFrame(
         {"what": ["<b>x</b>", "the", "<i>", "the "], "effect": [1.0, 2, 3, 4], "low": [0.0, 1, 2, 3], "high": [2.0, 3, 4, 5]}
     )

@@ -10,12 +10,15 @@ from typing import Any
 import streamlit as st
 
 from ui.kit import data, panels, state
+from ui.kit.circuitry import open_circuit
 from ui.kit.documents import contents, selection_form, share_buttons, try_document
 from ui.kit.figures import table
 from ui.kit.index import Entry
 from ui.kit.options import form
 from workbench.export import FigureSpec, Style, bundle, bundle_of, kinds
+from workbench.export.circuits import NAMES, metric_name
 from workbench.export.figures import Kind, build
+from workbench.markup.latent import GROUP_TITLES
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.workspace import Workspace
@@ -27,7 +30,7 @@ def body() -> None:
     with panels.guarded("The export"):
         panels.page_title("Export", "the same bytes as <code>workbench export</code>, with provenance inside every file")
         index = data.index()
-        usable = {name: kind for name, kind in kinds().items() if index.of(kind.source)}
+        usable = {name: kind for name, kind in sorted(kinds().items(), key=lambda x: _place(x[1])) if index.of(kind.source)}
         if not usable:
             panels.not_computed("Anything to export", "workbench demo", "Figures are drawn from the results of this workspace.")
             return
@@ -35,10 +38,22 @@ def body() -> None:
         if kind.document:
             document_page(kind, source)
             return
-        options = form(kind.options, f"opt_{kind.name}", _from_address(kind))
+        options = form(kind.options, f"opt_{kind.name}", _from_address(kind), _known(kind, source))
         style, caption = styling()
         spec = FigureSpec.model_validate({"figure": kind.name, "source": source, "options": options, "style": style, "caption": caption})
         preview(spec)
+
+
+ORDER = ("latents", "matches", "circuits", "evolution", "maps", "claims", "evaluations")  # as people look for figures
+
+
+def _place(kind: Kind) -> tuple[int, bool, str]:
+    return ORDER.index(kind.source) if kind.source in ORDER else len(ORDER), kind.document, kind.name
+
+
+def _titled(kind: Kind) -> str:
+    """What a figure shows, after the kind of result it is of."""
+    return f"{kind.source[0].upper()}{kind.source[1:]} · {kind.title}"
 
 
 def choose(usable: dict[str, Kind]) -> tuple[Kind, str]:
@@ -49,7 +64,7 @@ def choose(usable: dict[str, Kind]) -> tuple[Kind, str]:
         st.session_state.setdefault("ex_figure", state.get_choice("f", names, names[0]))
         if st.session_state["ex_figure"] not in names:
             st.session_state["ex_figure"] = names[0]
-        name = st.selectbox("Figure", names, key="ex_figure", format_func=lambda n: usable[n].title, width=420)
+        name = st.selectbox("Figure", names, key="ex_figure", format_func=lambda n: _titled(usable[n]), width=520)
         kind = usable[name]
         ids = [e.id for e in index.of(kind.source)]
         wanted = (state.get("src") or "").partition("/")[2] or state.get("d") or ""
@@ -75,11 +90,11 @@ def document_page(kind: Kind, source: str) -> None:
     left, right = st.columns([5, 3], gap="large")
     with left:
         st.html(contents(files))
-        st.html(div("wb-head", div("sub", escape(files["caption.txt"].decode()))))
+        st.html(div("wb-head", div("sub", escape(files["caption.txt"].decode().strip()))))
     with right:
         with st.container(horizontal=True, gap="small"):
             share_buttons(where, options, "ex_share")
-        st.caption("With provenance, from a shell:")
+        panels.heading("With provenance, from a shell")
         st.code(command(spec), language=None, wrap_lines=True)
 
 
@@ -89,11 +104,29 @@ def _from_address(kind: Kind) -> dict[str, Any]:
     return {"latent": latent} if latent is not None and "latent" in kind.options.model_fields else {}
 
 
+def _known(kind: Kind, source: str) -> dict[str, dict[str, str]]:
+    """Values that the text options of a figure can take on this result, and what to call them."""
+    found = data.index().find(kind.source, source.partition("/")[2])
+    if found is None or kind.source not in ("circuits", "latents"):
+        return {}
+    if kind.source == "latents":
+        return {"group": {name: title for name, (title, _) in GROUP_TITLES.items()}}
+    with panels.guarded("The effects of this result"):
+        effects = open_circuit(str(found.path), found.version).effects
+        profiles = kind.name == "circuit_profile"
+        analyses = [a for a in NAMES if a in set(effects["analysis"]) and a.endswith("_profile") == profiles and a != "conv_profile"]
+        return {
+            "analysis": {a: NAMES[a] for a in analyses},
+            "metric": {m: metric_name(m) for m in dict.fromkeys(effects["metric"])},
+        }
+    return {}
+
+
 def styling() -> tuple[dict[str, Any], str]:
     """How the figure is set; defaults are those of ``workbench export``."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         width = st.segmented_control(
-            "Width", ["single", "double"], default="double", key="ex_width", required=True, help="3.25 or 6.75 inches"
+            "Width", ["single", "double"], default="single", key="ex_width", required=True, help="3.25 or 6.75 inches"
         )
         size = st.number_input("Type, points", 5.0, 24.0, 8.0, 0.5, key="ex_size", width=130)
         palette = st.segmented_control("Colours", ["okabe-ito", "greys"], default="okabe-ito", key="ex_palette", required=True)
@@ -112,7 +145,8 @@ def preview(spec: FigureSpec) -> None:
     with left:
         # drawn by matplotlib from the same data as the files; white paper in both themes
         picture = base64.b64encode(shown["png"]).decode()
-        st.image(f"data:image/png;base64,{picture}", width="stretch", alt=shown["alt"])
+        width: Any = "stretch" if spec.style.width == "double" else 560
+        st.image(f"data:image/png;base64,{picture}", width=width, alt=shown["alt"])
         st.html(div("wb-head", div("sub", escape(shown["caption"]))))
     with right:
         st.download_button(
@@ -127,12 +161,12 @@ def preview(spec: FigureSpec) -> None:
             shortcut="E",
         )
         st.html(panels.table(["in the zip", ""], [[f"<code>{name}</code>", about] for name, about in FILES]))
-        st.caption("The same from a shell:")
+        panels.heading("The same from a shell")
         st.code(command(spec), language=None, wrap_lines=True)
-    with st.expander("Show as table", key="ex_table", on_change="rerun") as box:
-        if box.open:
-            made = build(spec, workspace)
-            table(made.data, made.tokens)
+        with st.popover("Show as table", icon=":material/table:", type="tertiary", on_change="rerun", key="ex_table") as box:
+            if box.open:
+                made = build(spec, workspace)
+                table(made.data, made.tokens)
 
 
 FILES = (
@@ -140,8 +174,8 @@ FILES = (
     ("data.csv .parquet", "what is drawn"),
     ("table.tex refs.bib", "booktabs table, BibTeX"),
     ("caption.txt", "what, n, data version"),
-    ("provenance.json", "spec, inputs, digests, versions"),
-    ("reproduce.sh", "makes it again and compares"),
+    ("provenance.json", "inputs, digests, versions"),
+    ("spec.json reproduce.sh", "makes it again and compares"),
 )
 
 
@@ -154,7 +188,7 @@ def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
     files = bundle_of(made, spec, workspace)
     return {
         "png": files.files["figure.png"],
-        "caption": files.files["caption.txt"].decode(),
+        "caption": files.files["caption.txt"].decode().strip(),
         "alt": made.alt or made.caption,
         "name": files.name,
     }

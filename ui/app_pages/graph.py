@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui.kit import data, panels, state
-from ui.kit.choose import choose
+from ui.kit.choose import check_version, choose
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph, picture
 from ui.kit.index import Entry
@@ -20,7 +20,7 @@ def body() -> None:
         entry = choose("graphs", "Prompt", "gr", what="Graphs", command="graph PROMPT", text=_text, clears=("pin",), width=560)
         if entry is None:
             return
-        state.put(v=entry.version)
+        check_version(entry, "gr")
         graph = open_graph(str(entry.path), entry.version)
         numbers(entry)
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -68,9 +68,9 @@ def numbers(entry: Entry) -> None:
         if kept in n:
             items.append((name, f"{int(n[kept]):,}", f"of {int(n.get(before, n[kept])):,} before pruning"))
     for key, name, about in (
-        ("node_influence_kept", "Influence kept", "by the nodes"),
-        ("edge_influence_kept", "Influence kept", "by the links"),
-        ("logit_probability_covered", "Outputs", "of the next token's probability"),
+        ("node_influence_kept", "Kept by the nodes", "of all influence on the outputs"),
+        ("edge_influence_kept", "Kept by the links", "of all influence on the outputs"),
+        ("logit_probability_covered", "Outputs shown", "of the next token's probability"),
     ):
         if key in n:
             items.append((name, f"{100 * float(n[key]):.0f} %", about))
@@ -82,16 +82,20 @@ def node(entry: Entry, graph: GraphFile, chosen: str | None) -> None:
     """The chosen node with its strongest sources and targets; before a choice, the strongest links."""
     if chosen is None:
         panels.heading("Strongest links", "click a node to see its own")
-        rows = [[_name(entry, graph, graph.by_id[s]), _name(entry, graph, graph.by_id[t]), f"{w:+.3g}"] for s, t, w in graph.links[:25]]
+        links = graph.links[:25]
+        if _by_layer():
+            links = sorted(links, key=lambda x: (graph.by_id[x[1]].layer, graph.by_id[x[0]].layer))
+        rows = [[_name(entry, graph, graph.by_id[s]), _name(entry, graph, graph.by_id[t]), f"{w:+.3g}"] for s, t, w in links]
         st.html(panels.table(["from", "to", "weight"], rows, numeric=frozenset({2})))
     else:
         panels.heading("Chosen node", _name(entry, graph, graph.by_id[chosen]))
+        by_layer = _by_layer()
         for column, incoming, title in zip(st.columns(2, gap="large"), (True, False), ("Made by", "Makes"), strict=True):
             with column:
-                rows = [
-                    [_name(entry, graph, other), f"{w:+.3g}"]
-                    for other, w, _ in neighbours_of(graph, chosen, entry.metadata, incoming=incoming)
-                ]
+                found = neighbours_of(graph, chosen, entry.metadata, incoming=incoming)
+                if by_layer:
+                    found = sorted(found, key=lambda x: x[0].layer)
+                rows = [[_name(entry, graph, other), f"{w:+.3g}"] for other, w, _ in found]
                 st.html(
                     panels.table([title, "weight"], rows, numeric=frozenset({1})) if rows else '<div class="wb-panel info">none kept</div>'
                 )
@@ -106,6 +110,14 @@ def node(entry: Entry, graph: GraphFile, chosen: str | None) -> None:
         on_click="ignore",
         key="gr_down",
         help="In the schema Neuronpedia publishes",
+    )
+
+
+def _by_layer() -> bool:
+    """Whether lists of links are sorted by layer instead of weight."""
+    orders = ["strongest first", "by layer"]
+    return (
+        st.segmented_control("Order", orders, default=orders[0], key="gr_order", required=True, label_visibility="collapsed") == "by layer"
     )
 
 

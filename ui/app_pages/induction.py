@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
+from sae.errors import UserError
 from ui.kit import data, panels, state
-from ui.kit.circuitry import (
-    TITLES,
-    analyses,
-    headline,
-    metrics,
-    open_circuit,
-    profile,
-    prompt_html,
-    ranking,
-    sentences,
-    strongest_curve,
-    taps,
-    task_of,
-)
-from ui.kit.export import export_button
-from ui.kit.figures import DIVERGING, plot, table
+from ui.kit.choose import check_version, choose_of
+from ui.kit.circuitry import analyses, headline, metrics, open_circuit, prompt_html, sentences, task_of
+from ui.kit.figures import chart, drawn
 from ui.kit.index import Entry
 from workbench.circuits import CircuitResult
-from workbench.export.figures import Panel
+from workbench.export.circuits import NAMES, OWN, metric_name
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, visible
 
-CONFIG = {"displaylogo": False, "displayModeBar": False}
+SIDES = (("transformer", "Transformer", "tf"), ("mamba", "Mamba", "mb"))
+ABOUT = {
+    "induction": "The prompt holds a pair of tokens <b>A B</b>, later <b>A</b> again, and the model has to say <b>B</b>. Each effect is what "
+    "changes when one path carries the activations of a prompt with another pair: a strong effect means that the answer goes that way."
+}
 
 
 @st.fragment(key="induction_body")
@@ -39,16 +33,19 @@ def body() -> None:
         if not entries:
             panels.not_computed("Circuits", f"workbench circuits mini-pythia --workspace {data.workspace_folder().name}")
             return
-        shown, metric, shared = controls(entries)
-        results = [(e, open_circuit(str(e.path), e.version)) for e in shown]
-        largest = _largest([profile(r, metric) for _, r in results]) if shared else None
-        for column, (entry, result) in zip(st.columns(max(1, len(results)), gap="large"), results, strict=True):
+        task, shown, metric, shared = controls(entries)
+        for entry, key in shown:
+            check_version(entry, key)
+        if task in ABOUT:
+            panels.note(ABOUT[task])
+        largest = _largest([e for e, _ in shown], metric) if shared else None
+        for column, (entry, key) in zip(st.columns(max(1, len(shown)), gap="large"), shown, strict=False):
             with column, panels.guarded(entry.id):
-                side(entry, result, metric, largest)
+                side(entry, open_circuit(str(entry.path), entry.version), metric, key, largest)
 
 
-def controls(entries: list[Entry]) -> tuple[list[Entry], str, bool]:
-    """Task, the two results, metric, and whether both heatmaps share one colour scale."""
+def controls(entries: list[Entry]) -> tuple[str, list[tuple[Entry, str]], str, bool]:
+    """Task, the two results with their keys, metric, and whether both heatmaps share one colour scale."""
     tasks = list(dict.fromkeys(task_of(e.id) for e in entries))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.session_state["in_task"] = state.get_choice("task", tasks, tasks[0])
@@ -56,74 +53,95 @@ def controls(entries: list[Entry]) -> tuple[list[Entry], str, bool]:
             "Task", tasks, key="in_task", format_func=visible, on_change=lambda: state.put(task=st.session_state["in_task"]), width=200
         )
         state.put(task=task)
-        here = sorted(
-            (e for e in entries if task_of(e.id) == task), key=lambda e: (len(e.id), e.id)
-        )  # a model before its seeds and snapshots
-        groups = [[e for e in here if e.metadata.get("architecture") == a] for a in ("transformer", "mamba")]
+        here = sorted((e for e in entries if task_of(e.id) == task), key=lambda e: (len(e.id), e.id))  # a model before its seeds
         shown = []
-        for name, group in zip(("Transformer", "Mamba"), groups, strict=True):
+        for architecture, name, key in SIDES:
+            group = [e for e in here if e.metadata.get("architecture") == architecture]
             if group:
-                ids = [e.id for e in group]
-                key = f"in_{name}"
-                if st.session_state.get(key) not in ids:
-                    st.session_state[key] = ids[0]
-                id = st.selectbox(name, ids, key=key, format_func=visible, width=250)
-                shown.append(next(e for e in group if e.id == id))
-        known = metrics(open_circuit(str(shown[0].path), shown[0].version)) if shown else ["logit_diff"]
-        if st.session_state.get("in_metric") not in known:
-            st.session_state["in_metric"] = known[0]
-        metric = st.selectbox("Metric", known, key="in_metric", format_func=lambda m: m.replace("_", " "), width=190)
+                entry = choose_of(group, name, key, what="Circuits", command="circuits MODEL", text=_model, width=250)
+                if entry is not None:
+                    shown.append((entry, key))
+        known = _metrics(shown)
+        st.session_state["in_metric"] = state.get_choice("met", known, known[0])
+        metric = st.selectbox(
+            "Metric",
+            known,
+            key="in_metric",
+            format_func=lambda m: visible(metric_name(m)),
+            on_change=lambda: state.put(met=st.session_state["in_metric"]),
+            width=190,
+        )
         shared = st.toggle("one colour scale", value=True, key="in_shared") if len(shown) > 1 else False
-    return shown, str(metric), shared
+    return task, shown, str(metric), shared
 
 
-def _largest(found: list[Panel | None]) -> float:
-    return max((float(p.frame["effect"].abs().max()) for p in found if p is not None and len(p.frame)), default=1.0)
+def _model(e: Entry) -> str:
+    """The model of a result, with its snapshot where it is not the last."""
+    about = e.metadata
+    revision = f" @ {about['revision']}" if about.get("revision") else ""
+    return visible(f"{about.get('model') or e.id}{revision}")
 
 
-def side(entry: Entry, result: CircuitResult, metric: str, largest: float | None) -> None:
+def _metrics(shown: list[tuple[Entry, str]]) -> list[str]:
+    """Metrics of the first result that can be read."""
+    for e, _ in shown:
+        try:
+            return metrics(open_circuit(str(e.path), e.version)) or ["logit_diff"]
+        except (UserError, OSError, ValueError, KeyError):
+            continue  # its own column says what is wrong
+    return ["logit_diff"]
+
+
+def _largest(entries: list[Entry], metric: str) -> float | None:
+    """The largest effect of both profiles, for one colour scale; None where one cannot be drawn."""
+    try:
+        frames = [drawn("circuit_profile", e, {"metric": metric}).panels[0].frame for e in entries]
+    except (UserError, OSError, ValueError, KeyError):
+        return None
+    return max((float(f["effect"].abs().max()) for f in frames if len(f)), default=None)
+
+
+def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: float | None) -> None:
     """One model on the task."""
     about = result.manifest.metadata
-    name = "Mamba" if about.get("architecture") == "mamba" else "Transformer"
-    badge = span(f"wb-badge {'m' if name == 'Mamba' else 't'}", name)
-    st.html(
-        div(
-            "wb-head",
-            f"<h2>{escape(entry.id)}</h2>",
-            div("sub", f"{badge} {about.get('n_prompts', '?')} prompts · {escape(entry.version)}"),
-        )
-    )
+    name = next((n for a, n, _ in SIDES if a == about.get("architecture")), "Transformer")
+    chips = [
+        span(f"wb-badge {name[0].lower()}", name),
+        span("wb-badge", f"{about.get('n_prompts', '?')} prompts"),
+        span("wb-badge v", escape(entry.version)),
+    ]
+    st.html(div("wb-head", f"<h2>{escape(_model(entry))}</h2>", div("sub", " ".join(chips))))
     st.html(headline(result) or div("wb-panel missing", "no headline numbers"))
     for sentence in sentences(result):
         panels.note(escape(sentence))
-    chart(profile(result, metric), TITLES["write_profile" if name == "Mamba" else "read_profile"], f"in_profile_{name}", largest)
-    export_button("circuit_profile", f"circuits/{entry.id}", {"metric": metric}, key=f"in_export_{name}")
-    chart(strongest_curve(result, metric), "Its strongest row", f"in_curve_{name}")
-    if name == "Mamba":
-        chart(taps(result, metric), TITLES["conv_profile"], f"in_taps_{name}")
-    known = analyses(result)
-    if known:
-        what = st.selectbox(
-            "Effects", known, key=f"in_what_{name}", format_func=lambda a: TITLES[a], label_visibility="collapsed", width=300
-        )
-        chart(ranking(result, what, metric), TITLES[what], f"in_rank_{name}")
-        export_button("circuit_effects", f"circuits/{entry.id}", {"metric": metric, "analysis": what}, key=f"in_rank_export_{name}")
+    with panels.guarded("The effects"):
+        panels.heading(NAMES[OWN.get(name.lower(), "read_profile")])
+        options = {"metric": metric}
+        chart(f"in_profile_{key}", "circuit_profile", entry, options, height=_height("circuit_profile", entry, options), scale=largest)
+        panels.heading("Its strongest row", "band: 95 % interval over prompts")
+        chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250)
+        if name == "Mamba":
+            panels.heading(NAMES["conv_profile"])
+            chart(f"in_taps_{key}", "circuit_taps", entry, options, height=220)
+        ranking(entry, result, metric, key)
     prompts(result)
 
 
-def chart(panel: Panel | None, title: str, key: str, largest: float | None = None) -> None:
-    """A panel with its table; ``largest`` puts two heatmaps on one colour scale."""
-    if panel is None:
+def ranking(entry: Entry, result: CircuitResult, metric: str, key: str) -> None:
+    """Single effects of one analysis, largest first."""
+    known = analyses(result)
+    if not known:
         return
-    panels.heading(title)
-    height = 120 + 26 * panel.frame[panel.x if panel.kind == "points" else panel.y].nunique() if panel.kind in ("heat", "points") else 220
-    figure = plot(panel, height=min(460, max(200, height)))
-    if largest is not None:
-        figure.update_traces(zmin=-largest, zmax=largest, colorscale=DIVERGING, zmid=0)
-    st.plotly_chart(figure, key=key, config=CONFIG, alt=title)
-    with st.expander("Show as table", key=f"{key}_t", on_change="rerun") as box:
-        if box.open:
-            table(panel.frame)
+    panels.heading("Single effects", "largest first, with 95 % intervals over prompts")
+    what = st.selectbox("Effects", known, key=f"in_what_{key}", format_func=lambda a: NAMES[a], label_visibility="collapsed", width=300)
+    options: dict[str, Any] = {"metric": metric, "analysis": what}
+    chart(f"in_rank_{key}", "circuit_effects", entry, options, height=_height("circuit_effects", entry, options))
+
+
+def _height(figure: str, entry: Entry, options: dict[str, Any]) -> int:
+    """Pixels for as many rows as the figure has."""
+    panel = drawn(figure, entry, options).panels[0]
+    return min(460, max(200, 120 + 26 * panel.frame[panel.x if panel.kind == "points" else panel.y].nunique()))
 
 
 def prompts(result: CircuitResult) -> None:

@@ -102,6 +102,13 @@ def actions(d: Dictionary, latent: int) -> None:
     with st.container(horizontal=True, gap="small"):
         pin_button(d, latent)
         add_to_list(d, latent)
+        if d.entry is not None and st.button(
+            "Try a text",
+            icon=":material/edit_note:",
+            key="wb_probe",
+            help="See where it fires on your own text, and steer the model with it",
+        ):
+            st.switch_page("app_pages/probe.py", query_params=state.link(d, i=latent))
         share_buttons(f"latents/{d.id}", {"latents": [latent]}, "wb_share")
         if st.button(
             "Export", icon=":material/ios_share:", key="wb_export", shortcut="E", help="Its contexts as a figure with data and provenance"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,16 @@ import pandas as pd
 import streamlit as st
 
 from ui.kit import data, panels, state
-from ui.kit.choose import choose
-from ui.kit.export import export_button
-from ui.kit.figures import COLOURS, SMALL, plot, table
+from ui.kit.choose import check_version, choose
+from ui.kit.figures import COLOURS, CONFIG, SMALL, below, plot, table
 from ui.kit.index import Entry
 from workbench.export.maps import nearest_panel, read_table
+from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.workspace import Item
 
-CONFIG = {"displaylogo": False}
 POINTS = 3000
-HOVER = ("peak_text", "label")
+COLOURED = {"dictionary": "by dictionary", "density": "by density", "max": "by largest activation"}
 
 
 @st.fragment(key="map_body")
@@ -31,7 +31,7 @@ def body() -> None:
         entry = choose("maps", "Map", "map", what="Maps", command="map DICTIONARY")
         if entry is None:
             return
-        export_button("decoder_map", f"maps/{entry.id}", key="ma_export")
+        check_version(entry, "map")
         left, right = st.columns([3, 2], gap="large")
         with left, panels.guarded("The layout"):
             layout(entry)
@@ -53,9 +53,16 @@ def layout(entry: Entry) -> None:
     if points is None:
         panels.not_computed("Layout", entry.manifest.command.replace(" --no-layout", "") or "workbench map DICTIONARY")
         return
+    panels.heading("Layout", f"one point per latent (n {len(points):,}) · hover for what it fires on · a click opens it")
     quantity = (
         st.segmented_control(
-            "Colour", ["dictionary", "density", "max"], default="density", key="ma_colour", required=True, label_visibility="collapsed"
+            "Colour",
+            list(COLOURED),
+            default="density",
+            key="ma_colour",
+            required=True,
+            label_visibility="collapsed",
+            format_func=lambda q: COLOURED[q],
         )
         or "density"
     )
@@ -65,12 +72,13 @@ def layout(entry: Entry) -> None:
         key=f"ma_{entry.id}",
         on_select="rerun",
         selection_mode="points",
-        config=CONFIG,
+        config={"displaylogo": False, "scrollZoom": True},
         alt="Two-dimensional layout of decoder directions",
     )
-    st.html(
-        f'<div class="wb-head"><div class="sub">{escape(entry.metadata.get("layout") or "")} {len(shown):,} of {len(points):,} points; shade: density of all. A click opens the latent.</div></div>'
-    )
+    method = str(entry.metadata.get("layout") or "")
+    sample = f"{len(shown):,} of {len(points):,} latents; grey shade: density of all." if len(shown) < len(points) else ""
+    st.html(div("wb-head", div("sub", escape(f"{method} {sample}"))))
+    below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}")
     picked = event.selection.points
     if picked and picked[0].get("customdata"):
         name, latent = picked[0]["customdata"][:2]
@@ -84,18 +92,8 @@ def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: s
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    counts, x, y = np.histogram2d(points["x"], points["y"], bins=64)[:3]
-    z = np.log10(1 + counts.T)
-    figure.add_trace(
-        go.Heatmap(
-            x=(x[1:] + x[:-1]) / 2,
-            y=(y[1:] + y[:-1]) / 2,
-            z=np.where(z > 0, z, np.nan),
-            colorscale=[[0, "rgba(122,122,122,.10)"], [1, "rgba(122,122,122,.45)"]],
-            showscale=False,
-            hoverinfo="skip",
-        )
-    )
+    if len(shown) < len(points):
+        figure.add_trace(_shade(points))
     for j, (name, part) in enumerate(shown.groupby("dictionary", sort=False)):
         about = _about(str(name), part["latent"].to_numpy())
         text = [escape(f"#{i} {t}") for i, t in zip(part["latent"], about["text"], strict=True)]
@@ -103,7 +101,7 @@ def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: s
         if quantity != "dictionary" and about[quantity] is not None:
             values = np.asarray(about[quantity], dtype=float)
             colour = np.log10(np.where(values > 0, values, np.nan)) if quantity == "density" else values
-            title = "log10 density" if quantity == "density" else "max activation"
+            title = "log10 of density" if quantity == "density" else "largest activation"
             marker |= {
                 "color": colour,
                 "colorscale": "Cividis",
@@ -131,6 +129,22 @@ def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: s
     return figure
 
 
+def _shade(points: pd.DataFrame) -> Any:
+    """How many latents lie where, for maps of which only a sample is drawn."""
+    import plotly.graph_objects as go
+
+    counts, x, y = np.histogram2d(points["x"], points["y"], bins=64)[:3]
+    z = np.log10(1 + counts.T)
+    return go.Heatmap(
+        x=(x[1:] + x[:-1]) / 2,
+        y=(y[1:] + y[:-1]) / 2,
+        z=np.where(z > 0, z, np.nan),
+        colorscale=[[0, "rgba(122,122,122,.10)"], [1, "rgba(122,122,122,.45)"]],
+        showscale=False,
+        hoverinfo="skip",
+    )
+
+
 def _about(dictionary: str, latents: np.ndarray) -> dict[str, Any]:
     """Hover text and colours of latents, from their records where these exist."""
     d = data.index().dictionaries.get(dictionary)
@@ -151,16 +165,12 @@ def _about(dictionary: str, latents: np.ndarray) -> dict[str, Any]:
 
 def neighbours(entry: Entry) -> None:
     """Cosine of nearest neighbours beside measured chance."""
-    panels.heading("Nearest neighbours", "cosine, against random directions")
+    panels.heading("Nearest neighbours", "cosine, beside random directions: isotropic, and with the decoder's own covariance (matched)")
     frame = _read(str(entry.path), "nearest_hist", entry.version)
     if frame is not None:
-        chart = plot(nearest_panel(frame), height=300)
-        st.plotly_chart(
-            chart, key="ma_hist", config={"displayModeBar": False}, alt="Cosines of nearest neighbours and of random directions"
-        )
-        with st.expander("Show as table", key="ma_hist_t", on_change="rerun") as box:
-            if box.open:
-                table(frame)
+        picture = plot(replace(nearest_panel(frame), title=""), height=320)
+        st.plotly_chart(picture, key="ma_hist", config=CONFIG, alt="Cosines of nearest neighbours and of random directions")
+        below("ma_near", frame)
     rows = []
     for name, n in entry.numbers.items():
         if isinstance(n, dict) and "median_nearest_cosine" in n:
@@ -177,7 +187,9 @@ def neighbours(entry: Entry) -> None:
     if rows:
         st.html(
             panels.table(
-                ["dictionary", "median", "matched chance", "isotropic", "above 99.9 %", "n"], rows, numeric=frozenset({1, 2, 3, 4, 5})
+                ["dictionary", "median cosine", "matched", "isotropic", "above matched 99.9 %", "n"],
+                rows,
+                numeric=frozenset({1, 2, 3, 4, 5}),
             )
         )
 

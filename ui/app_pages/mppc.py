@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
-from ui.kit import panels
-from ui.kit.export import export_button
-from ui.kit.figures import plot, table
-from ui.kit.matching import QUANTITIES, chosen, distribution, headline, heatmap, rows, shifts
+from ui.kit import data, panels, state
+from ui.kit.choose import check_version
+from ui.kit.figures import chart
+from ui.kit.index import Entry
+from ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_names
+from workbench.export.universality import SHOWN
+from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.matches import MatchRecords
 
-CONFIG = {"displaylogo": False, "displayModeBar": False}
+RANGE = (0.5, 1.0)  # of r, before anything is chosen
+SHOWN_ROWS = 300
 
 
 @st.fragment(key="mppc_body")
@@ -25,134 +31,166 @@ def body() -> None:
             found = chosen()
             if found is None:
                 return
-            _, m = found
-            a, b = m.names("ab")
-            names = {"ab": f"{a} → {b}", "ba": f"{b} → {a}"}
-            direction = (
-                st.segmented_control(
-                    "Direction", ["ab", "ba"], default="ab", key="dir2", format_func=lambda d: visible(names[d]), required=True
-                )
-                or "ab"
-            )
+            entry, m = found
+            direction = choose_direction(m)
+        check_version(entry, "m")
         st.html(headline(m, direction))
         left, right = st.columns([3, 2], gap="large")
         with left, panels.guarded("The distribution"):
-            distributions(m, direction)
+            distributions(entry, m, direction)
         with right, panels.guarded("The layers"):
-            layers(m, direction)
+            layers(entry, m, direction)
         with panels.guarded("The table of pairs"):
             pairs(m, direction)
-        baselines(m, direction)
+        with panels.guarded("The baselines"):
+            baselines(m, direction)
 
 
-def distributions(m: MatchRecords, direction: str) -> None:
-    """Maximal correlations beside the chosen baselines."""
-    panels.heading("Distribution", "of each latent's best partner")
-    known = list(m.table("summary").query("direction == @direction")["series"])
+def choose_direction(m: MatchRecords) -> str:
+    """Whose latents are looked for in whom; in the address."""
+    a, b = m.names("ab")
+    names = {"ab": f"{a} → {b}", "ba": f"{b} → {a}"}
+    asked = st.segmented_control(
+        "Direction", ["ab", "ba"], default="ab", key="way", bind="query-params", format_func=lambda d: visible(names[d]), required=True
+    )
+    return asked or "ab"
+
+
+def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
+    """Maximal correlations beside the chosen baselines; dragging over the chart chooses a range of r."""
+    panels.heading("Distribution", "of each latent's best partner · drag across the chart to list the latents in that range")
+    summary = m.table("summary")
+    known = [s for s in SERIES if s in set(summary[summary["direction"] == direction]["series"])]
     start = [s for s in ("cross", "shuffle", "random", "neurons", "model seed", "sae seed") if s in known]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        wanted = st.pills("Series", known, selection_mode="multi", default=start, key="mx_series", label_visibility="collapsed") or [
-            "cross"
-        ]
-        cdf = st.toggle("cumulative", key="mx_cdf")
-    panel = distribution(m, direction, list(wanted), cdf=cdf)
-    st.plotly_chart(plot(panel, height=340), key="mx_dist", config=CONFIG, alt="Distribution of maximal correlations per series")
-    options = {"direction": direction, "series": list(wanted), "view": "above" if cdf else "histogram"}
-    export_button("mppc_distribution", f"matches/{m.id}", options, key="mx_dist_export")
-    with st.expander("Show as table", key="mx_dist_t", on_change="rerun") as box:
-        if box.open:
-            table(panel.frame)
+        wanted = st.pills(
+            "Series",
+            known,
+            selection_mode="multi",
+            default=start,
+            key="mx_series",
+            label_visibility="collapsed",
+            format_func=lambda s: SHOWN.get(s, s),
+        ) or ["cross"]
+        above = st.toggle("cumulative", key="mx_cdf")
+    options = {"direction": direction, "series": list(wanted), "view": "above" if above else "histogram"}
+    event = chart("mx_dist", "mppc_distribution", entry, options, height=400, brush=True)
+    brushed(event)
+    with st.expander("What the series are", key="mx_words"):
+        st.html(panels.table(["series", "correlation with"], [[escape(SHOWN.get(s, s)), escape(SERIES[s])] for s in known]))
 
 
-def layers(m: MatchRecords, direction: str) -> None:
+def brushed(event: Any) -> None:
+    """A new range dragged on the chart moves the slider of the table below."""
+    boxes = event.selection.box if event is not None else []
+    if not boxes or "x" not in boxes[0]:
+        return
+    lo, hi = sorted(round(max(-0.2, min(1.0, float(x))), 2) for x in boxes[0]["x"][:2])
+    if st.session_state.get("mx_brush") != (lo, hi) and hi > lo:
+        st.session_state["mx_brush"] = (lo, hi)
+        st.session_state["mx_r"] = (lo, hi)
+
+
+def layers(entry: Entry, m: MatchRecords, direction: str) -> None:
     """Layer by layer, and along token shifts."""
-    panels.heading("Layer by layer")
+    panels.heading("Layer by layer", "best partner within each pair of layers")
     quantity = st.selectbox("Quantity", list(QUANTITIES), key="mx_q", label_visibility="collapsed", width=220)
-    panel = heatmap(m, direction, QUANTITIES[quantity])
-    st.plotly_chart(plot(panel, height=260), key="mx_heat", config=CONFIG, alt=f"{quantity} for every pair of layers")
-    moved = shifts(m, direction)
-    if len(moved.frame) > 1:
+    chart("mx_heat", "mppc_layers", entry, {"direction": direction, "statistic": QUANTITIES[quantity]}, height=260)
+    if len(m.table("shifts")):
         panels.heading("Token shift", "does one side come a token late?")
-        st.plotly_chart(plot(moved, height=200), key="mx_shift", config=CONFIG, alt="Mean maximal correlation by token shift")
-    export_button("mppc_layers", f"matches/{m.id}", {"direction": direction, "statistic": QUANTITIES[quantity]}, key="mx_heat_export")
-    with st.expander("Show as table", key="mx_heat_t", on_change="rerun") as box:
-        if box.open:
-            table(panel.frame)
-            table(moved.frame)
+        chart("mx_shift", "mppc_shift", entry, height=260)
 
 
 def pairs(m: MatchRecords, direction: str) -> None:
     """The latents behind a range of r; a row opens the pair."""
     panels.heading("Pairs", "choose a row to see both latents on the same tokens")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        lo, hi = st.slider("r from … to", -0.2, 1.0, (0.5, 1.0), 0.05, key="mx_r", width=360)
-        own = sorted(m.best.query("direction == @direction")["layer"].unique().tolist())
+        st.session_state.setdefault("mx_r", RANGE)
+        lo, hi = st.slider("r from … to", -0.2, 1.0, step=0.01, key="mx_r", width=360)
+        own = sorted(m.best[m.best["direction"] == direction]["layer"].unique().tolist())
         layer = st.selectbox(
             "Layer", [None, *own], key="mx_layer", format_func=lambda v: "all layers" if v is None else f"layer {v}", width=150
         )
-        mutual = st.toggle("mutual only", key="mx_mutual")
+        mutual = st.toggle("mutual only", key="mx_mutual", help="Each is the other's best partner")
     found = rows(m, direction, lo, hi, mutual=mutual, layer=layer)
-    st.html(f'<div class="wb-head"><div class="sub"><b>{len(found):,}</b> latents</div></div>')
+    cut = f", the best {SHOWN_ROWS} of them below" if len(found) > SHOWN_ROWS else ""
+    st.html(div("wb-head", div("sub", f"<b>{len(found):,}</b> latents with r between {lo:g} and {hi:g}{cut}")))
     if found.empty:
         return
-    shown = found.head(300)
-    view = shown[
-        ["dictionary", "latent", "r", "null_q99", "partner_dictionary", "partner", "n_fired", "n_cofire", "second_r", "matched", "mutual"]
-    ]
+    shown = with_names(data.index(), found.head(SHOWN_ROWS))
+    c = st.column_config
     event = st.dataframe(
-        view,
+        shown[list(COLUMNS)],
         key="mx_pairs",
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
         lazy=False,
         placeholder="–",
-        height="content" if len(view) <= 12 else 420,
+        height="content" if len(shown) <= 12 else 420,
         alt="Latents with their best partners",
         column_config={
-            "r": st.column_config.ProgressColumn("max r", min_value=0.0, max_value=1.0, format="%.3f"),
-            "null_q99": st.column_config.NumberColumn("chance, 99 %", format="%.3f"),
-            "partner_dictionary": "partner in",
-            "n_fired": st.column_config.NumberColumn("fired", format="localized"),
-            "n_cofire": st.column_config.NumberColumn("both fire", format="localized"),
-            "second_r": st.column_config.NumberColumn("second best r", format="%.3f"),
+            **{name: c.Column(title, help=help) for name, (title, help) in COLUMNS.items()},
+            "r": c.ProgressColumn("max r", min_value=0.0, max_value=1.0, format="%.3f", help=COLUMNS["r"][1]),
+            "null_q99": c.NumberColumn("chance 99 %", format="%.3f", help=COLUMNS["null_q99"][1]),
+            "second_r": c.NumberColumn("second best r", format="%.3f", help=COLUMNS["second_r"][1]),
+            "n_fired": c.NumberColumn("fired", format="localized", help=COLUMNS["n_fired"][1]),
+            "n_cofire": c.NumberColumn("both fire", format="localized", help=COLUMNS["n_cofire"][1]),
         },
     )
-    if len(found) > len(shown):
-        st.caption(f"the best {len(shown)} of {len(found):,}; narrow the range for others")
     picked = event.selection.rows
     if picked and picked[0] < len(shown):
         row = shown.iloc[picked[0]]
-        link = {
-            "m": m.id,
-            "d": row["dictionary"],
-            "i": int(row["latent"]),
-            "d2": row["partner_dictionary"],
-            "i2": int(row["partner"]),
-            "mv": m.version,
-        }
+        link = {"m": state.get("m"), "d": row["dictionary"], "i": int(row["latent"]), "mv": m.version}
+        link |= {"d2": row["partner_dictionary"], "i2": int(row["partner"])}
         st.switch_page("app_pages/pair.py", query_params={k: str(v) for k, v in link.items()})
+
+
+COLUMNS = {
+    "dictionary": ("dictionary", "of the latent"),
+    "latent": ("latent", "its number"),
+    "fires on": ("fires on", "its label, else the token on which it fires most"),
+    "r": ("max r", "Pearson correlation with its best partner"),
+    "partner fires on": ("partner fires on", "label of the partner, else its peak token"),
+    "partner": ("partner", "number of the partner"),
+    "partner_dictionary": ("partner in", "dictionary of the partner"),
+    "n_fired": ("fired", "tokens on which the latent fires"),
+    "n_cofire": ("both fire", "tokens on which both fire"),
+    "null_q99": ("chance 99 %", "99 % of the largest correlations by chance, for latents that fire as often"),
+    "second_r": ("second best r", "correlation with the next best partner"),
+    "mutual": ("mutual", "each is the other's best partner"),
+}
 
 
 def baselines(m: MatchRecords, direction: str) -> None:
     """The claim, step by step, and what could not be computed."""
-    order = m.table("order").query("direction == @direction")
+    order = m.table("order")
+    order = order[order["direction"] == direction]
     if len(order):
-        panels.heading("Order of the baselines", "each step with the 95 % interval of its difference of means")
+        panels.heading(
+            "Order of the baselines",
+            "expected: random &lt; neurons &lt; cross &lt; seeds; each step with the 95 % interval of its difference of means",
+        )
         cells = [
             [
-                escape(x["lower"]),
-                escape(x["higher"]),
+                escape(SHOWN.get(x["lower"], x["lower"])),
+                escape(SHOWN.get(x["higher"], x["higher"])),
                 f"{x['difference']:+.3f}",
                 f"{x['low']:+.3f} … {x['high']:+.3f}",
                 "holds" if x["holds"] else "<b>does not hold</b>",
             ]
             for x in order.to_dict("records")
         ]
-        st.html(panels.table(["lower", "higher", "difference", "95 %", ""], cells, numeric=frozenset({2, 3})))
+        st.html(panels.table(["lower", "higher", "difference of mean r", "95 %", ""], cells, numeric=frozenset({2, 3})))
     missing = m.metadata.get("missing") or {}
     if missing:
-        rows_html = [[f"<b>{escape(name)}</b>", escape(panels.clip(str(why), 300))] for name, why in missing.items()]
+        sides = {f" {way}": f", {m.names(way)[0]}" for way in ("ab", "ba")}
+        rows_html = []
+        for name, why in missing.items():
+            said = str(name)
+            for end, model in sides.items():
+                said = said.removesuffix(end) + model if said.endswith(end) else said
+            rows_html.append([f"<b>{escape(said)}</b>", escape(panels.clip(str(why), 300))])
         panels.heading("Not computed", "baselines this workspace has no data for")
         st.html(panels.table(["series", "what it needs"], rows_html))
 

@@ -15,15 +15,16 @@ from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, escape, number
 
 FLOW = (
-    ("models", "models"),
-    ("stores", "stores"),
-    ("dictionaries", "dictionaries"),
-    ("latents", "with latents"),
-    ("matches", "matches"),
-    ("evolution", "evolutions"),
-    ("circuits", "circuits"),
-    ("claims", "findings"),
-    ("exports", "exports"),
+    ("models", "model", "models"),
+    ("stores", "activation store", "activation stores"),
+    ("dictionaries", "dictionary", "dictionaries"),
+    ("latents", "of them with latents", "of them with latents"),
+    ("matches", "comparison", "comparisons"),
+    ("evolution", "evolution", "evolutions"),
+    ("circuits", "circuit", "circuits"),
+    ("graphs", "graph", "graphs"),
+    ("claims", "finding", "findings"),
+    ("exports", "export", "exports"),
 )
 QUESTIONS = (
     ("latent", "What does a latent fire on?"),
@@ -58,9 +59,9 @@ def body() -> None:
 def flow(index: Index) -> str:
     """How many of everything there is, in the order in which it is made."""
     cards = []
-    for kind, name in FLOW:
+    for kind, one, many in FLOW:
         n = len(index.of(kind))
-        cards.append(div("f" if n else "f none", div("v", f"{n or '–'}"), div("k", name)))
+        cards.append(div("f" if n else "f none", div("v", f"{n or '–'}"), div("k", one if n == 1 else many)))
     return div("wb-flow", *cards)
 
 

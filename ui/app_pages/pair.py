@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from sae.errors import UsageError
 from ui.kit import data, panels, state
 from ui.kit.aligned import aligned, chosen_shift, message
+from ui.kit.choose import check_version
 from ui.kit.context_bar import badges
 from ui.kit.enhance import enhance, latent_link
-from ui.kit.export import export_button
+from ui.kit.figures import below
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
 from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
 from workbench.markup.tags import div
-from workbench.markup.tokens import chip, escape, number, visible
+from workbench.markup.tokens import escape, visible
 from workbench.matches import MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}
@@ -31,17 +33,10 @@ def body() -> None:
             found = chosen(width=250)
             if found is None:
                 return
-            _, m = found
+            entry, m = found
             a, i, b, j = selected(m)
             selectors(m, a, i, b, j)
-        asked = state.get("mv")
-        if asked and asked != m.version:
-            panels.note(
-                f"This link was made on data version <code>{escape(panels.clip(asked, 16))}</code>; the comparison now has <code>{m.version}</code>.",
-                "broken",
-            )
-        else:
-            state.put(mv=m.version)
+        check_version(entry, "m")
         key = f"px_strips_{m.version}_{a}_{i}_{b}_{j}"
         shift = chosen_shift(key)
         pair = m.pair(a, i, b, j, shift=shift)
@@ -81,7 +76,7 @@ def selectors(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
     for tag, dictionary, latent, keys in (("A", a, i, ("d", "i")), ("B", b, j, ("d2", "i2"))):
         st.session_state[f"px_d{tag}"], st.session_state[f"px_i{tag}"] = dictionary, latent
         st.selectbox(tag, known, key=f"px_d{tag}", format_func=visible, on_change=_take, args=(f"px_d{tag}", keys[0]), width=190)
-        st.number_input(f"latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=112)
+        st.number_input(f"Latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=112)
     st.button("Swap", icon=":material/swap_horiz:", key="px_swap", on_click=state.put, kwargs={"d": b, "i": j, "d2": a, "i2": i})
     st.button("Best partner of A", icon=":material/link:", key="px_best", on_click=state.put, kwargs={"d2": None, "i2": None})
 
@@ -99,21 +94,24 @@ def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tup
         panels.note("Neither fires on these tokens.")
         return
     top_a, top_b = max(max(s.acts_a) for s in found), max(max(s.acts_b) for s in found)
-    st.html(legend(top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak"))
+    st.html(
+        legend(
+            top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak · left: sequence:position"
+        )
+    )
     dark = st.context.theme.type == "dark"
     aligned(message(found, (top_a, top_b), joint, m.tokens.shape[1], shift=chosen_shift(key), dark=dark), key=key)
-    export_button(
-        "pair", f"matches/{m.id}", {"dictionary": a, "latent": i, "partner_dictionary": b, "partner": j, "by": BY[by]}, key="px_export"
+    frame = pd.DataFrame(
+        [
+            (f"{s.seq}:{s.start + k}", t, x, y)
+            for s in found
+            for k, (t, x, y) in enumerate(zip(s.tokens, s.acts_a, s.acts_b, strict=True))
+            if x > 0 or y > 0
+        ],
+        columns=["sequence:position", "token", "A", "B"],
     )
-    with st.expander("Show as table", key="px_table", on_change="rerun") as box:
-        if box.open:
-            rows = [
-                [f"{s.seq}:{s.start + k}", chip(t), number(x), number(y)]
-                for s in found
-                for k, (t, x, y) in enumerate(zip(s.tokens, s.acts_a, s.acts_b, strict=True))
-                if x > 0 or y > 0
-            ]
-            st.html(panels.table(["position", "token", "A", "B"], rows, numeric=frozenset({2, 3})))
+    options = {"dictionary": a, "latent": i, "partner_dictionary": b, "partner": j, "by": BY[by]}
+    below("px", frame, ("token",), figure="pair", source=f"matches/{m.id}", options=options)
 
 
 def side(dictionary: str, latent: int, tag: str) -> None:

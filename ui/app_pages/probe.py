@@ -36,19 +36,28 @@ def body() -> None:
         panels.page_title("Text probe", "type a text; both models read it, both dictionaries say which latents fire where")
         left, right = st.columns([3, 2], vertical_alignment="bottom")
         with left:
-            text = st.text_area("Text", value=EXAMPLE, key="pr_text", height=130, max_chars=4000)
+            st.session_state.setdefault("pr_text", state.get("text") or EXAMPLE)
+            text = st.text_area("Text", key="pr_text", height=150, max_chars=4000)
         with right:
             partner = choose_partner(d)
-            if st.button("Read the text", type="primary", icon=":material/play_arrow:", key="pr_run"):
-                st.session_state["pr_ready"] = True
-        if not st.session_state.get("pr_ready"):
-            panels.note("The first reading loads the language models, which takes some seconds; later ones are quick.")
+            with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+                st.button("Read the text", type="primary", icon=":material/play_arrow:", key="pr_run", on_click=_read)
+                breaks = st.toggle("line breaks", key="pr_breaks")
+        if not st.session_state.get("pr_ready") and not state.get("text"):
+            panels.note("Reading loads both language models, which takes some seconds the first time; later it is quick.")
             return
         shown = [x for x in (d, partner) if x is not None]
         for column, one, tag in zip(st.columns(len(shown), gap="large"), shown, "AB", strict=False):
             with column, panels.guarded(f"{one.id} on this text"):
-                side(one, text or "", tag)
+                side(one, text or "", tag, breaks)
         enhance("pr_enhance")
+
+
+def _read() -> None:
+    """Remember that a text was asked for; short ones go into the address, so that the view is a link."""
+    text = str(st.session_state["pr_text"] or "")
+    st.session_state["pr_ready"] = True
+    state.put(text=text if text.strip() and len(text) <= state.MAX_LENGTH else None)
 
 
 def choose_partner(d: Dictionary) -> Dictionary | None:
@@ -68,7 +77,7 @@ def choose_partner(d: Dictionary) -> Dictionary | None:
     return known.get(id) if id else None
 
 
-def side(d: Dictionary, text: str, tag: str) -> None:
+def side(d: Dictionary, text: str, tag: str, breaks: bool) -> None:
     """One dictionary on the text: strongest latents with their strips, the next token, steering."""
     st.html(div("wb-head", f"<h2>{tag} · {escape(d.id)}</h2>", div("sub", badges(d))))
     found = run_probe(d, text)
@@ -76,30 +85,37 @@ def side(d: Dictionary, text: str, tag: str) -> None:
         panels.note(
             f"The text is longer than {len(found.probe.tokens)} tokens; its last {found.probe.cut:,} characters were left out.", "warn"
         )
-    st.html(strongest(d, found))
-    chosen = steering(d, found, text, tag)
-    if chosen is None:
+    asked = state.get_int("i", 0, found.n_latents - 1) if tag == "A" else None
+    st.html(strongest(d, found, asked, breaks))
+    if steering(d, found, text, tag, asked) is None:
         st.html(next_token(found))
 
 
-def strongest(d: Dictionary, found: Probed) -> str:
-    """The strongest latents, each with its own strip on the whole text."""
-    rows = ['<div class="wb-ctxs">']
+def strongest(d: Dictionary, found: Probed, asked: int | None, breaks: bool) -> str:
+    """The latent one came with, then the strongest ones, each with its own strip on the whole text."""
     latents = found.probe.latents(SHOWN)
-    for latent, value, where in latents:
-        acts = found.probe.activations(latent)
-        # one scale per latent: its own corpus maximum where records exist, else the text's
-        vmax = max(found.maxima.get(latent, 0.0), value)
-        name = latent_link(d, latent) if d.records else f"#{latent}"
-        about = found.about.get(latent)
-        known = f"<br>{chip(about)}" if about else ""
-        rows.append(div("m", f"<b>{number(value)}</b>{name}{known}") + div("c", strip(found.probe.tokens, acts, vmax, peak=where)))
-    rows.append("</div>")
+    rows = []
+    if asked is not None and asked not in {latent for latent, _, _ in latents}:
+        acts = found.probe.activations(asked)
+        top = max(acts, default=0.0)
+        rows += [div("g", "The latent you came with"), _strip(d, found, asked, top, acts.index(top) if top > 0 else None, breaks)]
+    rows.append(div("g", "Strongest latents", span("", f"{len(latents)} of those active · n = {len(found.probe.tokens)} tokens")))
+    rows += [_strip(d, found, latent, value, where, breaks) for latent, value, where in latents]
     if not latents:
         return div("wb-panel info", "No latent fires on this text.")
-    return span(
-        "wb-legend", span("", "strongest latents · colour: share of the latent's maximum · under the number: its usual peak token")
-    ) + "".join(rows)
+    about = "left: largest activation on this text, latent, what it usually fires on · colour: share of its maximum · outline = peak"
+    return span("wb-legend", span("", about)) + div("wb-ctxs", *rows)
+
+
+def _strip(d: Dictionary, found: Probed, latent: int, value: float, where: int | None, breaks: bool) -> str:
+    """One latent on the text."""
+    # one scale per latent: its own corpus maximum where records exist, else the text's
+    vmax = max(found.maxima.get(latent, 0.0), value)
+    name = latent_link(d, latent) if d.records else f"#{latent}"
+    about = found.about.get(latent)
+    known = f"<br>{chip(about)}" if about else ""
+    shown = strip(found.probe.tokens, found.probe.activations(latent), vmax, peak=where, breaks=breaks)
+    return div("m", f"<b>{number(value) if value > 0 else 'silent'}</b>{name}{known}") + div("c", shown)
 
 
 def next_token(found: Probed) -> str:
@@ -108,27 +124,26 @@ def next_token(found: Probed) -> str:
     scale = max((p for _, p in top), default=1.0) or 1.0
     rows = "".join(
         div(
-            "lb",
+            "lb next",
             span("tok", chip(t)),
             span("bar", f'<i class="promoted" style="width:{100 * p / scale:.1f}%"></i>'),
             span("val", f"{100 * p:.1f} %"),
         )
         for t, p in top
     )
-    return div("wb-chart", div("t", "<b>Next token</b>", span("", f"{len(top)} most probable")), rows)
+    return div("wb-chart", div("t", "<b>Next token</b>", span("", f"probability after the text, {len(top)} most probable")), rows)
 
 
-def steering(d: Dictionary, found: Probed, text: str, tag: str) -> int | None:
+def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | None) -> int | None:
     """Push one latent and compare the next-token distribution; returns the latent, or None where nothing is pushed."""
     latents = [latent for latent, _, _ in found.probe.latents(SHOWN)]
     if not latents:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         last = found.n_latents - 1
-        key = f"pr_latent_{tag}"
-        if not 0 <= st.session_state.get(key, 0) <= last:
-            del st.session_state[key]
-        latent = int(st.number_input("Steer latent", 0, last, latents[0], step=1, key=key, width=150))
+        key = f"pr_latent_{tag}_{d.id}"
+        st.session_state.setdefault(key, latents[0] if asked is None else asked)
+        latent = int(st.number_input("Steer latent", 0, last, step=1, key=key, width=150))
         factor = st.slider(
             "by multiples of its maximum",
             -3.0,
@@ -141,7 +156,7 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str) -> int | None:
         )
     if not factor:
         return None
-    unit = max(found.maxima.get(latent, 0.0), max(found.probe.activations(latent), default=0.0)) or 1.0
+    unit = unit_of(d, found, latent)
     pushed = run_push(d, text, latent, factor * unit)
     rows = [
         [chip(t), f"{100 * b:.2f} %", f"{100 * a:.2f} %", f'<span class="{"up" if a > b else "down"}">{100 * (a - b):+.2f}</span>']
@@ -151,11 +166,18 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str) -> int | None:
         div(
             "wb-head",
             "<h2>Next token</h2>",
-            div("sub", f"latent {latent} pushed by {html.escape(number(factor * unit))} · KL {pushed.kl:.3g} nats"),
+            div("sub", f"latent {latent} pushed by {html.escape(number(factor * unit))} on every position · KL {pushed.kl:.3g} nats"),
         )
-        + panels.table(["token", "before", "after", "change"], rows, numeric=frozenset({1, 2, 3}))
+        + panels.table(["token", "before", "after", "change, points"], rows, numeric=frozenset({1, 2, 3}))
     )
     return latent
+
+
+def unit_of(d: Dictionary, found: Probed, latent: int) -> float:
+    """What a push is measured in: the latent's largest activation in its records or on this text, 1 where it has none."""
+    records = data.records(d)
+    known = float(records.row(latent).get("max") or 0.0) if records is not None and latent < len(records) else 0.0
+    return max(known, max(found.probe.activations(latent), default=0.0)) or 1.0
 
 
 main()

@@ -9,17 +9,13 @@ import streamlit as st
 
 from sae.errors import UserError
 from ui.kit import data, panels
-from ui.kit.choose import choose
-from ui.kit.export import export_button
-from ui.kit.figures import plot, table
+from ui.kit.choose import check_version, choose
+from ui.kit.figures import below, chart, table
 from ui.kit.findings import PAPERS, finding_html, measured, open_claim, paper_title
 from ui.kit.index import Entry
 from workbench.claims.base import VERDICTS
 from workbench.export.claims import comparison
-from workbench.export.figures import Panel
 from workbench.markup.tokens import clip, escape, number, visible
-
-CONFIG = {"displaylogo": False, "displayModeBar": False}
 
 
 @st.fragment(key="results_body")
@@ -76,23 +72,19 @@ def filters(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def everything(documents: list[dict[str, Any]]) -> None:
     """All numbers as one table, and the table for a paper."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        export_button("claims_table", "", label="Export the table", key="rs_export_all")
-    with st.expander("Show as table", key="rs_all", on_change="rerun") as box:
-        if box.open:
-            rows = [
-                {
-                    "paper": d["paper"],
-                    "finding": d["statement"],
-                    "verdict": d["verdict"],
-                    "here": measured(d["effect"]),
-                    "control": measured(d["control_measured"]),
-                    "n": d["n"],
-                    "the paper": d["paper_number"],
-                }
-                for d in documents
-            ]
-            table(pd.DataFrame(rows))
+    rows = [
+        {
+            "paper": d["paper"],
+            "finding": d["statement"],
+            "verdict": d["verdict"],
+            "here": measured(d["effect"]),
+            "control": measured(d["control_measured"]),
+            "n": d["n"],
+            "the paper": d["paper_number"],
+        }
+        for d in documents
+    ]
+    below("rs_all", pd.DataFrame(rows), ("finding",), figure="claims_table", source="")
 
 
 def closer() -> None:
@@ -101,24 +93,18 @@ def closer() -> None:
     entry = choose("claims", "Finding", "c", what="Results", command="reproduce all --quick", width=720, text=lambda e: _line(e))
     if entry is None:
         return
+    check_version(entry, "c")
     d = open_claim(str(entry.path), entry.version)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        frame = comparison(d)
-        if frame.empty:
+        if comparison(d).empty:
             panels.note(f"Nothing was measured: {escape(clip(str(d.get('note') or d['verdict']), 400))}")
         else:
-            unit = str(d["effect"].get("unit") or "effect")
-            panel = Panel("points", frame, x="what", y="value", low="low", high="high", y_label=unit)
-            st.plotly_chart(
-                plot(panel, height=190), key=f"rs_{entry.id}", config=CONFIG, alt=f"{visible(d['statement'])} Effect and control"
-            )
-            export_button("claim", f"claims/{entry.id}", key="rs_export")
+            chart("rs_one", "claim", entry, height=190)
         path = entry.path / "table.parquet"
-        with st.expander("Show as table", key="rs_table", on_change="rerun") as box:
-            if box.open:
-                table(frame)
-                if path.is_file():
+        if path.is_file():
+            with st.expander("What was measured, run by run", key="rs_table", on_change="rerun") as box:
+                if box.open:
                     table(_table(str(path), entry.version))
     with right:
         rows = [[what, escape(clip(str(d.get(key) or "–"), 500))] for what, key in METHOD]

@@ -7,12 +7,13 @@ import pandas as pd
 import streamlit as st
 
 from ui.kit import panels, state
-from ui.kit.choose import choose
-from ui.kit.evolving import NORMS, curves, open_evolution, phase_panel, phase_quantities, statistics_table
-from ui.kit.export import export_button
-from ui.kit.figures import plot, table
+from ui.kit.choose import check_version, choose
+from ui.kit.evolving import open_evolution, statistics_table
+from ui.kit.figures import below, chart
+from ui.kit.index import Entry
 from ui.kit.scrubber import message, reading_table, scrubber
 from workbench.evolution import Evolution
+from workbench.export.evolution import SCALES, phase_quantities, words
 from workbench.markup.tokens import visible
 
 COLUMNS = {
@@ -26,7 +27,7 @@ COLUMNS = {
     "complexity": ("complexity", "share of its variance that the token and the one before do not explain"),
     "n_fired": ("fired on", "held-out tokens"),
 }
-CONFIG = {"displaylogo": False, "displayModeBar": False}
+LOW_FIRST = ("latent", "class", "kind")
 MOST = 12
 
 
@@ -38,18 +39,18 @@ def body() -> None:
         entry = choose("evolution", "Evolution", "ev", what="Evolution over training", command="evolve mini-evolve", clears=("ls",))
         if entry is None:
             return
-        state.put(v=entry.version)
+        check_version(entry, "ev")
         e = open_evolution(str(entry.path), entry.version)
-        whole(e)
+        whole(entry, e)
         latents = population(e)
         if latents:
-            compare(e, latents)
+            compare(entry, latents)
             one(e, latents[0])
         with panels.guarded("The claims"):
-            claims(e)
+            claims(entry, e)
 
 
-def whole(e: Evolution) -> None:
+def whole(entry: Entry, e: Evolution) -> None:
     """What the run looks like: numbers, and a quantity of every snapshot."""
     counts = e.table["class"].value_counts() if "class" in e.table else pd.Series(dtype=int)
     alive = int(e.table["alive"].sum()) if "alive" in e.table else len(e.table)
@@ -57,23 +58,22 @@ def whole(e: Evolution) -> None:
         ("Latents", f"{len(e):,}", f"{alive:,} alive"),
         ("Snapshots", f"{len(e.steps)}", f"step {int(e.steps[0]):,} to {int(e.steps[-1]):,}"),
     ]
-    items += [(visible(str(k)), f"{int(v):,}", f"{100 * v / max(1, len(e)):.1f} % of latents") for k, v in counts.head(5).items()]
+    items += [
+        (f"Class: {visible(str(k))}", f"{int(v):,}", f"{100 * v / max(1, len(e)):.1f} % of latents") for k, v in counts.head(5).items()
+    ]
     st.html(panels.stats(items))
-    quantities = phase_quantities(e)
+    quantities = phase_quantities(e.phases) if e.phases is not None else []
     if quantities:
         panels.heading("The run", "one value per snapshot")
-        name = st.selectbox("Quantity", list(quantities), key="tr_phase", label_visibility="collapsed", width=300)
-        panel = phase_panel(e, quantities[name], name)
-        st.plotly_chart(plot(panel, height=240), key="tr_phase_fig", config=CONFIG, alt=f"{name} at every snapshot")
-        export_button("evolution_phases", f"evolution/{e.id}", {"quantities": [quantities[name]]}, key="tr_phase_export")
-        with st.expander("Show as table", key="tr_phase_t", on_change="rerun") as box:
-            if box.open:
-                table(e.phases if e.phases is not None else panel.frame)
+        name = st.selectbox(
+            "Quantity", quantities, key="tr_phase", label_visibility="collapsed", width=300, format_func=lambda q: visible(words(q))
+        )
+        chart("tr_phase_chart", "evolution_phases", entry, {"quantities": [name]}, height=240)
 
 
 def population(e: Evolution) -> list[int]:
     """The table of latents; chosen rows are compared."""
-    panels.heading("Latents", "choose up to twelve rows")
+    panels.heading("Latents", "choose up to twelve rows; their decoder norms are drawn below")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         kinds = sorted(str(k) for k in e.table["class"].dropna().unique()) if "class" in e.table else []
         wanted = (
@@ -87,9 +87,7 @@ def population(e: Evolution) -> list[int]:
     frame = e.table
     if kinds:
         frame = frame[frame["class"].astype(str).isin(wanted)]
-    frame = frame.sort_values(order, ascending=order not in ("n_fired", "complexity", "lifespan"), kind="stable", na_position="last").head(
-        500
-    )
+    frame = frame.sort_values(order, ascending=order in LOW_FIRST, kind="stable", na_position="last").head(500)
     norms = e.norms(frame["latent"].to_numpy()) if len(frame) else None
     view = frame[known].copy()
     if norms is not None:
@@ -117,33 +115,23 @@ def population(e: Evolution) -> list[int]:
     return asked or [int(v) for v in frame["latent"].head(3)]
 
 
-def compare(e: Evolution, latents: list[int]) -> None:
+def compare(entry: Entry, latents: list[int]) -> None:
     """Norm curves of the chosen latents."""
     panels.heading("Decoder norms", "how much of each snapshot's activations a latent writes")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        kind = (
-            st.segmented_control(
-                "Scale",
-                list(NORMS),
-                default="training",
-                key="tr_norm",
-                required=True,
-                format_func=lambda k: NORMS[k],
-                label_visibility="collapsed",
-            )
-            or "training"
+        kind = st.segmented_control(
+            "Scale",
+            list(SCALES),
+            default="training",
+            key="tr_norm",
+            required=True,
+            format_func=lambda k: SCALES[k],
+            label_visibility="collapsed",
         )
         relative = st.toggle("each relative to its peak", key="tr_rel")
         steps = st.toggle("log steps", value=True, key="tr_log")
-    panel = curves(e, latents, kind, relative=relative, log=steps)
-    if panel is None:
-        panels.not_computed(f"Norms of kind “{NORMS[kind]}”", "workbench evolve")
-        return
-    st.plotly_chart(plot(panel, height=320), key="tr_curves", config=CONFIG, alt=f"Decoder norms of {len(latents)} latents over training")
-    export_button("evolution_norms", f"evolution/{e.id}", {"latents": latents, "kind": kind, "relative": relative}, key="tr_curves_export")
-    with st.expander("Show as table", key="tr_curves_t", on_change="rerun") as box:
-        if box.open:
-            table(panel.frame)
+    options = {"latents": latents, "kind": kind or "training", "relative": relative, "log_steps": steps}
+    chart("tr_curves", "evolution_norms", entry, options)
 
 
 def one(e: Evolution, first: int) -> None:
@@ -166,17 +154,15 @@ def one(e: Evolution, first: int) -> None:
     scrubber(
         message(contexts, names, norms[0] if norms is not None else np.zeros(len(names)), dark=dark), key=f"scrub_{e.version}_{latent}"
     )
-    with st.expander("Show as table", key="tr_scrub_t", on_change="rerun") as box:
-        if box.open:
-            st.html(panels.table(["context", *names], reading_table(contexts, names), numeric=frozenset(range(1, len(names) + 1))))
+    below("tr_scrub", reading_table(contexts, names), ("token",))
 
 
-def claims(e: Evolution) -> None:
+def claims(entry: Entry, e: Evolution) -> None:
     """Statistics with interval and null."""
     if e.statistics is not None and len(e.statistics):
         panels.heading("Claims", "each with its 95 % interval and its null")
         st.html(statistics_table(e.statistics))
-        export_button("evolution_claims", f"evolution/{e.id}", key="tr_claims_export")
+        below("tr_claims", e.statistics, ("claim",), figure="evolution_claims", source=f"evolution/{entry.id}")
 
 
 body()

@@ -1,4 +1,4 @@
-"""Circuit results for the pages: effects as panels, prompts with their marks, headline numbers as sentences."""
+"""Circuit results for the pages: what is in them, prompts with their marks, headline numbers as sentences."""
 
 from __future__ import annotations
 
@@ -6,27 +6,13 @@ import html
 import re
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from ui.kit import panels
 from workbench.circuits import CircuitResult
-from workbench.export.figures import Panel
+from workbench.export.circuits import NAMES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape, number
-
-PROFILES = {"transformer": "read_profile", "mamba": "write_profile"}
-TITLES = {
-    "read_profile": "What each head reads, by offset",
-    "write_profile": "Where the state is written, by offset",
-    "conv_profile": "Convolution taps behind the write",
-    "head_to_logit": "Heads to the answer",
-    "state_to_logit": "States to the answer",
-    "y_to_logit": "Mixer outputs to the answer",
-    "head_to_head": "Heads to heads",
-    "activation": "Activation patching",
-    "ablation": "Ablations",
-}
 
 
 @st.cache_resource(show_spinner=False, max_entries=12)
@@ -35,101 +21,10 @@ def open_circuit(folder: str, version: str) -> CircuitResult:
     return CircuitResult.open(folder)
 
 
-def rows_of(effects: pd.DataFrame) -> pd.Series:
-    """Names of the rows of a heatmap: ``L1H3`` for heads, ``L1`` for layers."""
-    unit = effects["unit"]
-    return "L" + effects["layer"].astype(str) + unit.map(lambda u: f"H{u}" if u >= 0 else "")
-
-
-def profile(result: CircuitResult, metric: str) -> Panel | None:
-    """Effect by layer (or head) and offset from the focus mark; None where not computed."""
-    about = result.manifest.metadata
-    found = result.select(analysis=PROFILES.get(str(about.get("architecture")), ""), metric=metric)
-    found = found[found["offset"].notna()]
-    if found.empty:
-        return None
-    found = found.assign(row=rows_of(found), offset=found["offset"].astype(int)).sort_values(["layer", "unit", "offset"])
-    keep = found.groupby("row", sort=False)["effect"].apply(lambda e: e.abs().max()).nlargest(14).index
-    found = found[found["row"].isin(keep)]
-    focus = str(about.get("focus", "focus"))
-    frame = found[["row", "offset", "effect", "low", "high", "n"]].reset_index(drop=True)
-    return Panel(
-        "heat",
-        frame,
-        "offset",
-        "row",
-        value="effect",
-        x_label=f"token offset from {focus}",
-        y_label=" ",
-        value_label=metric.replace("_", " "),
-    )
-
-
-def strongest_curve(result: CircuitResult, metric: str) -> Panel | None:
-    """The profile of the row with the largest effect, with its interval."""
-    panel = profile(result, metric)
-    if panel is None:
-        return None
-    row = panel.frame.loc[panel.frame["effect"].abs().idxmax(), "row"]
-    frame = panel.frame[panel.frame["row"] == row]
-    return Panel(
-        "line",
-        frame,
-        "offset",
-        "effect",
-        low="low",
-        high="high",
-        x_label=panel.x_label,
-        y_label=f"{metric.replace('_', ' ')} through {row}",
-    )
-
-
-def taps(result: CircuitResult, metric: str) -> Panel | None:
-    """Mamba: effect by offset and convolution tap, in the layer with the largest one."""
-    found = result.select(analysis="conv_profile", metric=metric)
-    found = found[found["offset"].notna()]
-    if found.empty:
-        return None
-    layer = int(found.loc[found["effect"].abs().idxmax(), "layer"])
-    found = found[found["layer"] == layer].assign(
-        offset=lambda f: f["offset"].astype(int), back=lambda f: f["tap"].map(lambda t: f"{t} back")
-    )
-    frame = found.sort_values(["tap", "offset"])[["back", "offset", "effect", "low", "high", "n"]].reset_index(drop=True)
-    focus = str(result.manifest.metadata.get("focus", "focus"))
-    return Panel(
-        "heat",
-        frame,
-        "offset",
-        "back",
-        value="effect",
-        x_label=f"written at offset from {focus} (layer {layer})",
-        y_label="convolution tap",
-        value_label=metric,
-    )
-
-
-def ranking(result: CircuitResult, analysis: str, metric: str, *, most: int = 12) -> Panel | None:
-    """The largest effects of one analysis with their intervals."""
-    found = result.select(analysis=analysis, metric=metric)
-    if found.empty:
-        return None
-    names = rows_of(found)
-    more = [c for c in ("receiver", "site", "position", "source") if found[c].nunique() > 1]
-    for column in more:
-        names = names + found[column].map(lambda v: f" {v}" if v else "")
-    frame = found.assign(what=names)[["what", "path", "effect", "low", "high", "n"]]
-    keep = frame.groupby("what", sort=False)["effect"].apply(lambda e: e.abs().max()).nlargest(most).index
-    frame = frame[frame["what"].isin(keep)]
-    order = {name: j for j, name in enumerate(keep)}
-    frame = frame.sort_values("what", key=lambda s: s.map(order), kind="stable").reset_index(drop=True)
-    series = "path" if frame["path"].nunique() > 1 else None
-    return Panel("points", frame, "what", "effect", series=series, low="low", high="high", y_label=metric.replace("_", " "))
-
-
 def analyses(result: CircuitResult) -> list[str]:
-    """Analyses that are shown as rankings, in the order of :data:`TITLES`."""
+    """Analyses that are shown as rankings, in the order of their names."""
     known = set(result.effects["analysis"].unique())
-    return [a for a in TITLES if a in known and a not in ("read_profile", "write_profile", "conv_profile")]
+    return [a for a in NAMES if a in known and not a.endswith("_profile")]
 
 
 def metrics(result: CircuitResult) -> list[str]:

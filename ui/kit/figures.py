@@ -1,22 +1,25 @@
-"""Figures on the screen: the panels of :mod:`workbench.export.figures` drawn by Plotly, with table and export beside them.
+"""Figures on the screen: the panels of :mod:`workbench.export.figures` drawn by Plotly, with export and table below them.
 
-The same tidy frame feeds the screen, the table and the paper, so they cannot disagree. Plotly labels are HTML: every
-text goes through :func:`workbench.markup.tokens.escape`.
+:func:`chart` builds the very figure that its export button downloads, so screen, table and paper cannot disagree. Plotly
+labels are HTML: every text goes through :func:`workbench.markup.tokens.escape`.
 """
 
 from __future__ import annotations
 
-import html
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
+from sae.errors import MissingError
+from ui.kit import data, panels
+from ui.kit.export import export_button
+from ui.kit.index import Entry
 from workbench.export.figures import FigureData, Panel
-from workbench.markup.charts import legend
-from workbench.markup.tags import div
-from workbench.markup.tokens import cell, clip, escape, strip, visible
+from workbench.markup.tokens import cell, clip, escape
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,27 +28,77 @@ COLOURS = ("#1f86c7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7
 DIVERGING = [[0, "#1f86c7"], [0.5, "rgba(127,127,127,.13)"], [1, "#D55E00"]]  # its middle is nearly the page, in both themes
 DASHES = ("dash", "dot", "dashdot", "longdash")
 TABLE_ROWS = 1000
+CELLS = (12, 8)  # a heat map of at most so many rows and columns shows its numbers
+CONFIG = {"displaylogo": False, "displayModeBar": False}
 SMALL = {"size": 12.5}  # labels of axes, legends and colour bars; the theme's own would be below 12 px
 
 
-def show(data: FigureData, key: str, *, height: int = 380) -> None:
-    """All panels of a figure side by side, the caption, and the data as a table."""
-    for column, (j, panel) in zip(st.columns(len(data.panels)), enumerate(data.panels), strict=True):
-        with column:
-            if panel.kind == "strips":
-                st.html(strips(panel))
-            else:
-                st.plotly_chart(
-                    plot(panel, height=height),
-                    key=f"{key}_{j}",
-                    config={"displaylogo": False, "displayModeBar": False},
-                    alt=data.alt or data.caption,
-                )
-    n = " · ".join(f"{_n(v)} {k.replace('_', ' ')}" for k, v in data.n.items())
-    st.html(div("wb-head", div("sub", html.escape(visible(data.caption)), f" <b>n</b>: {html.escape(n)}" if n else "")))
-    with st.expander("Show as table", key=f"{key}_table", on_change="rerun") as box:
-        if box.open:
-            table(data.data, data.tokens)
+def chart(
+    key: str,
+    figure: str,
+    entry: Entry,
+    options: dict[str, Any] | None = None,
+    *,
+    height: int = 320,
+    scale: float | None = None,
+    brush: bool = False,
+) -> Any:
+    """The first panel of the figure ``workbench export`` would draw, with export and table below it.
+
+    ``scale`` puts signed heat maps on one colour scale; with ``brush`` a range can be chosen, and Streamlit's event is returned.
+    A figure whose numbers do not exist becomes a panel that says so, and None is returned.
+    """
+    try:
+        made = drawn(figure, entry, options or {})
+    except MissingError as e:
+        panels.note(escape(str(e)), "missing")
+        return None
+    picture = plot(replace(made.panels[0], title=""), height=height, scale=scale)
+    alt = made.alt or made.caption
+    event = None
+    if brush:
+        picture.update_layout(dragmode="select", selectdirection="h")
+        event = st.plotly_chart(picture, key=f"{key}_fig", config=CONFIG, alt=alt, on_select="rerun", selection_mode="box")
+    else:
+        st.plotly_chart(picture, key=f"{key}_fig", config=CONFIG, alt=alt)
+    below(key, made.data, made.tokens, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
+    return event
+
+
+def drawn(figure: str, entry: Entry, options: dict[str, Any]) -> FigureData:
+    """The figure of one result, kept.
+
+    Raises:
+        UserError: its numbers do not exist or cannot be read.
+    """
+    return _built(str(data.workspace_folder()), f"{entry.kind}/{entry.id}", entry.version, figure, json.dumps(options, sort_keys=True))
+
+
+@st.cache_resource(show_spinner=False, max_entries=200)
+def _built(root: str, source: str, version: str, figure: str, options: str) -> FigureData:
+    from workbench.export import FigureSpec
+    from workbench.export.figures import build
+    from workbench.workspace import Workspace
+
+    return build(FigureSpec(figure=figure, source=source, options=json.loads(options)), Workspace(root, create=False))
+
+
+def below(
+    key: str,
+    frame: pd.DataFrame,
+    tokens: tuple[str, ...] = (),
+    *,
+    figure: str = "",
+    source: str = "",
+    options: dict[str, Any] | None = None,
+) -> None:
+    """What every chart has below it: its export, where it is one, and its numbers as a table."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if figure:
+            export_button(figure, source, options, key=f"{key}_export", type="tertiary")
+        with st.popover("Show as table", icon=":material/table:", type="tertiary", on_change="rerun", key=f"{key}_table") as box:
+            if box.open:
+                table(frame, tokens)
 
 
 def table(frame: pd.DataFrame, tokens: tuple[str, ...] = ()) -> None:
@@ -59,21 +112,23 @@ def table(frame: pd.DataFrame, tokens: tuple[str, ...] = ()) -> None:
         st.caption(f"first {TABLE_ROWS:,} of {len(frame):,} rows; the export holds all of them")
 
 
-def _n(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+def plot(panel: Panel, *, height: int = 380, scale: float | None = None) -> go.Figure:
+    """One panel as a Plotly figure; its size follows the container, its colours the theme.
 
-
-def plot(panel: Panel, *, height: int = 380) -> go.Figure:
-    """One panel as a Plotly figure; its size follows the container, its colours the theme."""
+    ``scale``: the largest absolute value of a signed heat map, for several on one scale.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
+    top = _cap(panel)
     for trace in _TRACES[panel.kind](panel):
         figure.add_trace(trace)
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 8, "t": 30 if panel.title else 8, "b": 8},
-        title={"text": escape(panel.title), "font": {"size": 14}} if panel.title else None,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        title={"text": escape(panel.title), "font": {"size": 14}, "yref": "container", "y": 0.99, "yanchor": "top"}
+        if panel.title
+        else None,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": SMALL},
         font={"size": 13},
         hovermode="closest",
@@ -85,11 +140,32 @@ def plot(panel: Panel, *, height: int = 380) -> go.Figure:
         figure.update_xaxes(**({"type": "log", "dtick": 1} if panel.log_x else {}))
     if panel.log_y:
         figure.update_yaxes(type="log")
-    if panel.y_range:
-        figure.update_yaxes(range=list(panel.y_range))
+    if panel.y_range or top:
+        figure.update_yaxes(range=list(panel.y_range or (0, top)))
+    if scale and panel.kind == "heat":
+        figure.update_traces(zmin=-scale, zmax=scale)
+    if panel.title:
+        figure.update_layout(margin={"t": 64 if panel.series else 34})
     if panel.kind in ("points", "heat"):
         _categories(figure, panel)
     return figure
+
+
+def _cap(panel: Panel) -> float | None:
+    """Top of the axis where one tall series (chance, usually) would flatten all others; None where the largest fits."""
+    if panel.kind != "step" or panel.series is None or panel.log_y or panel.y_range:
+        return None
+    tops = sorted(float(part[panel.y].max()) for _, _, part in _series(panel))
+    return 1.5 * tops[-2] if len(tops) > 1 and tops[-1] > 3 * tops[-2] > 0 else None
+
+
+def _named(panel: Panel, name: str, part: pd.DataFrame) -> str:
+    """A series in the legend: with its n where it has one, and where the axis cuts it, with its largest value."""
+    n = part["n"].unique() if "n" in part.columns else ()
+    top = _cap(panel)
+    size = f" (n {int(n[0]):,})" if len(n) == 1 and n[0] > 1 and "(n " not in name else ""
+    cut = f", up to {part[panel.y].max():.2g}" if top and part[panel.y].max() > top else ""
+    return escape(f"{name}{size}{cut}")
 
 
 def _series(panel: Panel) -> Iterator[tuple[int, str, pd.DataFrame]]:
@@ -118,7 +194,7 @@ def _lines(panel: Panel) -> Iterator[Any]:
         yield go.Scatter(
             x=part[panel.x],
             y=part[panel.y],
-            name=escape(name),
+            name=_named(panel, name, part),
             mode="lines+markers" if few else "lines",
             line=line,
             showlegend=panel.series is not None,
@@ -154,10 +230,18 @@ def _heat(panel: Panel) -> Iterator[Any]:
     for x, y, v in zip(panel.frame[panel.x], panel.frame[panel.y], panel.frame[panel.value], strict=True):
         z[ys[y]][xs[x]] = None if pd.isna(v) else float(v)
     values = [v for row in z for v in row if v is not None]
-    signed = bool(values) and min(values) < 0
-    scale = {"colorscale": DIVERGING, "zmid": 0} if signed else {"colorscale": "Cividis"}
-    bar = {"title": {"text": escape(panel.value_label or panel.value or ""), "font": SMALL}, "tickfont": SMALL, "thickness": 12}
-    yield go.Heatmap(x=list(range(len(xs))), y=list(range(len(ys))), z=z, colorbar=bar, **scale)
+    signed = panel.diverging or (bool(values) and min(values) < 0)
+    most = max((abs(v) for v in values), default=0.0) or 1.0
+    colours = {"colorscale": DIVERGING, "zmin": -most, "zmax": most} if signed else {"colorscale": "Cividis"}
+    bar = {
+        "title": {"text": escape(panel.value_label or panel.value or ""), "font": SMALL, "side": "right"},
+        "tickfont": SMALL,
+        "thickness": 12,
+    }
+    names = [[f"{escape(str(y))} · {escape(str(x))}" for x in xs] for y in ys]
+    inside = {"texttemplate": "%{z:.3g}", "textfont": SMALL} if len(ys) <= CELLS[0] and len(xs) <= CELLS[1] else {}
+    hover = {"customdata": names, "hovertemplate": "%{customdata}: %{z:.4g}<extra></extra>", "hoverongaps": False}
+    yield go.Heatmap(x=list(range(len(xs))), y=list(range(len(ys))), z=z, colorbar=bar, **colours, **inside, **hover)
 
 
 def _order(values: pd.Series) -> dict[Any, int]:
@@ -180,15 +264,6 @@ def _categories(figure: go.Figure, panel: Panel) -> None:
         every = max(1, len(names) // 24)
         shown = list(names.items())[::every]
         update(tickvals=[j for _, j in shown], ticktext=[escape(clip(str(v), 24)) for v, _ in shown])
-
-
-def strips(panel: Panel) -> str:
-    """Tokens shaded by value, one row per context."""
-    vmax = float(panel.frame[panel.value].max()) if len(panel.frame) else 0.0
-    rows = [
-        strip([str(t) for t in part[panel.x]], part[panel.value].tolist(), vmax) for _, part in panel.frame.groupby(panel.y, sort=False)
-    ]
-    return legend(vmax) + "".join(rows)
 
 
 _TRACES = {"line": _lines, "step": _lines, "points": _points, "heat": _heat}

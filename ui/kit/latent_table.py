@@ -82,10 +82,7 @@ def select(folder: str, version: str, query: Query) -> np.ndarray:
     if query.labelled:
         keep &= columns.get("labelled", np.zeros(len(keep), dtype=bool))
     if query.text.strip():
-        needle = query.text.strip().lower()
-        hay = data.haystack(folder, version)
-        candidates = np.flatnonzero(keep)
-        keep[candidates[[needle not in hay[j] for j in candidates]]] = False
+        keep &= data.holding(folder, version, query.text.strip())
     order = _order(folder, version, SORTS.get(query.sort, "latent"))
     chosen = order[keep[order]]
     return columns["latent"][chosen[::-1] if query.descending else chosen]
@@ -130,10 +127,10 @@ def columns() -> dict[str, Any]:
     c = st.column_config
     return {
         "latent": c.NumberColumn("latent", format="%d", width=64, pinned=True),
-        "label": c.TextColumn("label", width=150),
-        "context": c.TextColumn("strongest context", width=360, help="⟦ ⟧ marks the token on which it fires most"),
+        "label": c.TextColumn("label", width=260, help="What it fires on, by rule or by a language model"),
+        "context": c.TextColumn("strongest context", width=320, help="⟦ ⟧ marks the token on which it fires most"),
         "peak": c.TextColumn("peak token", width=96),
-        "promotes": c.TextColumn("promotes", width=150, help="Tokens whose logits it raises most"),
+        "promotes": c.TextColumn("promotes", width=130, help="Tokens whose logits it raises most"),
         "density": c.NumberColumn("density %", format="%.3g", width=84, help="Share of tokens on which it fires"),
         "max": c.NumberColumn("max", format="%.3g", width=70),
         "mean": c.NumberColumn("mean", format="%.3g", width=70, help="Over the tokens on which it fires"),

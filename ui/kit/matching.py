@@ -8,15 +8,25 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from ui.kit import panels
+from ui.kit import data, panels
 from ui.kit.choose import choose
-from ui.kit.index import Entry
-from workbench.export.figures import Panel
+from ui.kit.index import Entry, Index
 from workbench.markup.tags import div
-from workbench.markup.tokens import number, visible
+from workbench.markup.tokens import cell, clip, number, visible
 from workbench.matches import MatchRecords, Pair
 
-REFERENCES = ("random", "random partner", "shuffle", "shift", "neurons", "untrained", "model seed", "sae seed", "even")
+SERIES = {
+    "cross": "the best partner in the other architecture",
+    "even": "the same, with as many candidates on both sides",
+    "shuffle": "the other model's tokens permuted: what frequency alone gives",
+    "shift": "the other model's tokens shifted in a circle",
+    "random": "random directions in place of the other dictionary",
+    "random partner": "a latent of the other dictionary taken blindly",
+    "neurons": "neurons in place of latents, on both sides",
+    "untrained": "dictionaries of both models before training",
+    "model seed": "the same architecture, initialised anew: the ceiling",
+    "sae seed": "the same model, its dictionary initialised anew: the ceiling",
+}
 QUANTITIES = {"mean r": "mean", "median r": "median", "90 % quantile of r": "q90", "share with r ≥ 0.5": "share_50"}
 
 
@@ -56,60 +66,22 @@ def headline(m: MatchRecords, direction: str) -> str:
         ("Latents", f"{int(cross['n']):,}", f"of {len(best):,}, fired ≥ {m.metadata.get('min_firings', '?')} times"),
         ("Matched", f"{int(best['matched'].sum()):,}", f"r ≥ {level:g} and above chance"),
         ("Mutual", f"{int((best['mutual'] & best['matched']).sum()):,}", "each other's best"),
-        ("Above chance", f"{100 * float(cross['share_null']):.1f} %" if np.isfinite(cross["share_null"]) else "–", "of the null's 99 %"),
-        ("Order of baselines", holds, "random < neurons < cross < seeds"),
-        ("Tokens", f"{int(m.metadata['n_tokens']):,}" if m.metadata.get("n_tokens") else "–", "compared on"),
+        ("Above chance", f"{100 * float(cross['share_null']):.1f} %" if np.isfinite(cross["share_null"]) else "–", "above the null's 99 %"),
+        ("Order of baselines", holds, "see below"),
+        ("Tokens", f"{int(m.metadata['n_tokens']):,}" if m.metadata.get("n_tokens") else "–", "both models read"),
     ]
     return panels.stats(items)
 
 
-def distribution(m: MatchRecords, direction: str, series: list[str], *, cdf: bool) -> Panel:
-    """Distribution of maximal correlations per series, as a density over bins of 0.025 or cumulative from the right."""
-    table = m.table("baselines")
-    edges = np.linspace(-0.1, 1.0, 45)
-    rows = []
-    for name in series:
-        r = table[(table["direction"] == direction) & (table["series"] == name)]["r"].dropna().to_numpy()
-        if not len(r):
-            continue
-        label = f"{name} (n {len(r):,})"
-        if cdf:
-            share = [float((r >= e).mean()) for e in edges]
-            rows += [(label, float(e), s) for e, s in zip(edges, share, strict=True)]
-        else:
-            counts = np.histogram(r.clip(edges[0], edges[-1]), edges)[0] / len(r)
-            rows += [(label, float(e), float(s)) for e, s in zip(edges, [*counts, 0.0], strict=True)]
-    frame = pd.DataFrame(rows, columns=["series", "r", "share"])
-    dashed = tuple(dict.fromkeys(s for s in frame["series"] if s.split(" (n")[0] in REFERENCES))
-    ylabel = "share of latents with max r at least this" if cdf else "share of latents"
-    return Panel(
-        "line" if cdf else "step",
-        frame,
-        "r",
-        "share",
-        series="series",
-        x_label="max Pearson r with any latent of the other",
-        y_label=ylabel,
-        dashed=dashed,
-    )
-
-
-def heatmap(m: MatchRecords, direction: str, quantity: str) -> Panel:
-    """Best partner within each pair of layers."""
-    table = m.table("layers")
-    table = table[table["direction"] == direction]
-    a, b = m.names(direction)
-    frame = pd.DataFrame(
-        {"own": [f"L{v}" for v in table["layer"]], "other": [f"L{v}" for v in table["partner_layer"]], quantity: table[quantity].to_numpy()}
-    )
-    return Panel("heat", frame, "other", "own", value=quantity, x_label=f"layer of {b}", y_label=f"layer of {a}", value_label=quantity)
-
-
-def shifts(m: MatchRecords, direction: str) -> Panel:
-    """Mean correlation when one side is moved along the tokens."""
-    table = m.table("shifts")
-    table = table[table["direction"] == direction].sort_values("shift")
-    return Panel("line", table, "shift", "mean", low="low", high="high", x_label="token shift s: A at t, B at t + s", y_label="mean max r")
+def with_names(index: Index, found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a comparison with what both latents fire on, in ``fires on`` and ``partner fires on``."""
+    out = found.copy()
+    for dictionary, latent, name in (("dictionary", "latent", "fires on"), ("partner_dictionary", "partner", "partner fires on")):
+        out[name] = ""
+        for id, part in found.groupby(dictionary, sort=False):
+            known = part[part[latent].notna()]
+            out.loc[known.index, name] = fires_on(index, str(id), [int(v) for v in known[latent]])
+    return out
 
 
 def rows(m: MatchRecords, direction: str, lo: float, hi: float, *, mutual: bool, layer: int | None) -> pd.DataFrame:
@@ -121,6 +93,21 @@ def rows(m: MatchRecords, direction: str, lo: float, hi: float, *, mutual: bool,
     if layer is not None:
         keep &= best["layer"] == layer
     return best[keep].sort_values("r", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def fires_on(index: Index, dictionary: str, latents: list[int]) -> list[str]:
+    """What each latent fires on, as text for a table cell: its label, else its peak token, else nothing."""
+    d = index.dictionaries.get(dictionary)
+    records = data.records(d) if d else None
+    if records is None or not latents or max(latents) >= len(records):
+        return [""] * len(latents)
+    at = [records.position(i) for i in latents]
+    found = [""] * len(latents)
+    for column, show in (("peak_text", cell), ("label", lambda v: clip(visible(" ".join(v.split())), 60))):
+        if column in records.table:
+            values = records.table[column].iloc[at].tolist()
+            found = [show(v) if isinstance(v, str) and v.strip() else known for v, known in zip(values, found, strict=True)]
+    return found
 
 
 def joint_html(pair: Pair) -> str:

@@ -9,22 +9,44 @@ import streamlit as st
 from pydantic.fields import FieldInfo
 
 from sae.strict import StrictConfig
+from workbench.markup.tokens import visible
 
 
-def form(model: type[StrictConfig], key: str, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Widgets for every field in a row that wraps; returns what differs from the defaults of ``model``. ``start`` replaces defaults."""
+def form(
+    model: type[StrictConfig], key: str, start: dict[str, Any] | None = None, known: dict[str, dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """Widgets for every field in a row that wraps; returns what differs from the defaults of ``model``.
+
+    ``start`` replaces defaults; ``known`` holds, for fields that are text, the values that make sense and what to call them.
+    """
     values: dict[str, Any] = {}
     defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         for name, field in model.model_fields.items():
             default = (start or {}).get(name, defaults[name])
-            values[name] = _widget(name, field, f"{key}_{name}", default)
+            choices = (known or {}).get(name)
+            if choices and field.annotation is str:
+                values[name] = _known(name, choices, f"{key}_{name}", str(default or ""))
+            else:
+                values[name] = _widget(name, field, f"{key}_{name}", default)
     return {name: value for name, value in values.items() if value != defaults[name] and (value or defaults[name])}
+
+
+def _known(name: str, choices: dict[str, str], key: str, default: str) -> str:
+    """A text field whose sensible values are known; an empty default stays possible."""
+    ids = [default, *(c for c in choices if c != default)]
+    if st.session_state.get(key) not in ids:
+        st.session_state[key] = default
+    return str(st.selectbox(_label(name), ids, key=key, format_func=lambda v: visible(choices.get(v, v) or "automatic"), width=260))
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
     """One field; a type without a widget keeps its default."""
-    label = name.replace("_", " ")
+    label = _label(name)
     kind: Any = field.annotation
     options = [a for a in typing.get_args(kind) if a is not type(None)]
     if typing.get_origin(kind) is Literal:

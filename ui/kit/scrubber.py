@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 
 from workbench.evolution import SnapshotContext
-from workbench.markup.tokens import number, visible
+from workbench.markup.tokens import visible
 
 LIMIT = 12  # contexts
 
@@ -163,6 +164,14 @@ def scrubber(data: dict[str, Any], key: str) -> None:
     _component()(key=key, data=data, on_snapshot_change=lambda: None)
 
 
-def reading_table(contexts: list[SnapshotContext], names: list[str]) -> list[list[str]]:
-    """The scrubber's numbers as rows: context, then the reading at its peak for every snapshot."""
-    return [[f"{c.seq}:{c.start + c.peak}", *(number(float(v)) for v in c.readings[:, c.peak])] for c in contexts[:LIMIT]]
+def reading_table(contexts: list[SnapshotContext], names: list[str]) -> pd.DataFrame:
+    """The scrubber's numbers: one row per context, its peak token and the reading there at every snapshot."""
+    rows = [
+        {
+            "sequence:position": f"{c.seq}:{c.start + c.peak}",
+            "token": c.tokens[c.peak],
+            **dict(zip(names, map(float, c.readings[:, c.peak]), strict=True)),
+        }
+        for c in contexts[:LIMIT]
+    ]
+    return pd.DataFrame(rows)

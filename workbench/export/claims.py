@@ -68,7 +68,7 @@ def claim(workspace: Workspace, item: Item, options: ClaimOptions) -> FigureData
         n={"observations": int(document["n"])},
         inputs=[item],
         references=tuple(r for r in (REFERENCE.get(document["paper"]),) if r),
-        permalink=f"results?c={item.id}&v={item.version}",
+        permalink=f"results?c={item.id}&cv={item.version}",
         alt=f"{document['statement']} {document['verdict']}: the effect beside its control.",
     )
 

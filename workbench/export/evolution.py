@@ -17,6 +17,18 @@ from workbench.workspace import Item, Workspace
 
 USUAL = ("kl_unigram", "kl_bigram", "dimensionality", "loss", "ev", "mean_norm")
 STEP = "training step (0 is drawn left of the first)"
+SCALES = {"training": "training scale", "raw": "the model's own units", "free": "norm-free, by latent scaling"}
+WORDS = {
+    "loss": "loss of the language model, nats",
+    "kl_unigram": "KL to unigram frequencies, nats",
+    "kl_bigram": "KL to bigrams, nats",
+    "h1": "entropy H1",
+    "h2": "entropy H2",
+    "ev": "explained variance",
+    "dimensionality": "feature dimensionality",
+    "mean_norm": "mean decoder norm",
+    "cosine_next": "cosine with the next snapshot",
+}
 
 
 class PhaseOptions(StrictConfig):
@@ -31,6 +43,7 @@ class NormOptions(StrictConfig):
     latents: tuple[int, ...] = Field(default=(), max_length=12)
     kind: Literal["training", "raw", "free"] = "training"
     relative: bool = True  # to each latent's largest norm
+    log_steps: bool = True
 
 
 class NoOptions(StrictConfig):
@@ -58,12 +71,12 @@ def _drawable(steps: Any) -> np.ndarray:
     return np.where(x > 0, x, (positive.min() if len(positive) else 2.0) / 2)
 
 
-def _about(e: Evolution, item: Item) -> dict[str, Any]:
+def _about(e: Evolution, item: Item, ls: str = "") -> dict[str, Any]:
     models = [str(e.metadata.get("model", "")), *map(str, e.sources)]
     return {
         "inputs": [item],
         "references": ("evolution", "crosscoders", *of_models([item.id, *models])),
-        "permalink": f"training?e={item.id}&v={item.version}",
+        "permalink": f"training?ev={item.id}{f'&ls={ls}' if ls else ''}&evv={item.version}",
     }
 
 
@@ -73,12 +86,26 @@ def _need(table: pd.DataFrame | None, what: str, item: Item) -> pd.DataFrame:
     return table
 
 
+def words(quantity: str) -> str:
+    """A quantity of the phases in words, with its unit."""
+    return WORDS.get(quantity, quantity.replace("_", " "))
+
+
+def phase_quantities(phases: pd.DataFrame) -> list[str]:
+    """The columns of a table of phases that can be drawn."""
+    return [
+        c
+        for c in phases.columns
+        if c not in ("step", "source", "tokens", "n") and phases[c].dtype.kind in "fiu" and phases[c].notna().any()
+    ]
+
+
 @figure("evolution_phases", source="evolution", options=PhaseOptions)
 def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) -> FigureData:
     """Quantities of the training phases over snapshots."""
     e = Evolution.open(item.path)
     table = _need(e.phases, "phases were", item)
-    known = [c for c in table.columns if c not in ("step", "source") and table[c].dtype.kind in "fiu" and table[c].notna().any()]
+    known = phase_quantities(table)
     quantities = options.quantities or tuple(q for q in USUAL if q in known)[:3]
     for q in quantities:
         if q not in known:
@@ -90,15 +117,15 @@ def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) ->
             x="step",
             y=q,
             x_label=STEP,
-            y_label=q.replace("_", " "),
-            title=q.replace("_", " "),
+            y_label=words(q),
+            title=words(q),
             log_x=True,
         )
         for q in quantities
     ]
     return FigureData(
         panels=panels,
-        caption=f"{', '.join(q.replace('_', ' ') for q in quantities)} over the snapshots of {item.id}.",
+        caption=f"{', '.join(words(q) for q in quantities)} over the snapshots of {item.id}.",
         table=table[["step", *quantities]].reset_index(drop=True),
         n={"snapshots": len(table), "tokens per snapshot": int(table["n"].max()) if "n" in table else 0},
         alt=f"Curves of {', '.join(quantities)} over training steps.",
@@ -119,7 +146,7 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
     if options.relative:
         top = np.nanmax(np.where(np.isnan(norms), -np.inf, norms), axis=1, keepdims=True)
         norms = np.divide(norms, top, out=np.full_like(norms, np.nan), where=top > 0)
-    steps = _drawable(e.steps)
+    steps = _drawable(e.steps) if options.log_steps else np.asarray(e.steps, dtype=np.float64)
     if options.latents:
         groups = {f"latent {i}": norms[[k]] for k, i in enumerate(options.latents)}
     else:
@@ -133,7 +160,7 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
         mean = np.divide(np.nansum(part, axis=0), known, out=np.full(len(steps), np.nan), where=known > 0)
         frames.append(pd.DataFrame({"step": steps, "norm": mean, "latents": name, "n": known}))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["step", "norm", "latents", "n"])
-    kind = {"training": "training scale", "raw": "the model's own units", "free": "norm-free, by latent scaling"}[options.kind]
+    kind = SCALES[options.kind]
     wide = frame.pivot_table(index="step", columns="latents", values="norm", sort=False).reset_index()
     wide.columns = [str(c) for c in wide.columns]
     return FigureData(
@@ -144,9 +171,9 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
                 x="step",
                 y="norm",
                 series="latents",
-                log_x=True,
-                x_label=STEP,
-                y_label=f"decoder norm{' / largest' if options.relative else ''}",
+                log_x=options.log_steps,
+                x_label=STEP if options.log_steps else "training step",
+                y_label="decoder norm / its largest" if options.relative else f"decoder norm, {kind}",
             )
         ],
         caption=f"Decoder norms over the snapshots of {item.id} ({kind}{', each latent relative to its largest' if options.relative else ''}"
@@ -154,7 +181,7 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
         table=wide,
         n={"latents": len(chosen), "snapshots": len(steps)},
         alt=f"Norm curves of {', '.join(groups)}.",
-        **_about(e, item),
+        **_about(e, item, ls="_".join(map(str, options.latents))),
     )
 
 

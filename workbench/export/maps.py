@@ -76,6 +76,6 @@ def decoder_map(workspace: Workspace, item: Item, options: MapOptions) -> Figure
         n={"latents": int(sum(r.get("n_latents", 0) for r in rows)) or (0 if points is None else len(points))},
         inputs=[item],
         references=of_models(names),
-        permalink=f"map?map={item.id}&v={item.version}",
+        permalink=f"map?map={item.id}&mapv={item.version}",
         alt="Points of decoder directions, and a histogram of nearest cosines beside chance.",
     )

@@ -48,7 +48,7 @@ def about(records: MatchRecords, item: Item, direction: str, page: str = "mppc",
     return {
         "inputs": [item],
         "references": ("universality", "topk", *of_models([str(m["a"]["model"]), str(m["b"]["model"])])),
-        "permalink": f"{page}?m={item.id}&dir={direction}{query}&v={item.version}",
+        "permalink": f"{page}?m={item.id}&way={direction}{query}&mv={item.version}",
     }
 
 

@@ -1,0 +1,75 @@
+"""Links: what an export calls its permalink opens the page that shows it, and a link made on other data says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sae.errors import UserError
+from tests.ui.conftest import page_text, param
+from ui.kit.pages import PAGES
+from workbench.export import FigureSpec
+from workbench.export.figures import Kind, kinds, make
+from workbench.workspace import Workspace
+
+Open = Callable[..., AppTest]
+OPTIONS = {"latents_page": {"latents": [3]}, "neuronpedia": {"latents": [3]}, "evolution_norms": {"latents": [5, 9]}, "pair": {"latent": 3}}
+VERSIONS = ("v", "mv", "tfv", "mbv", "evv", "grv", "mapv", "cv")
+
+
+def link_of(ws: Workspace, kind: Kind) -> tuple[str, dict[str, str]] | None:
+    """Page and query of a figure's permalink, for the first result that can show it."""
+    for item in ws.items(kind.source):
+        spec = FigureSpec(figure=kind.name, source=f"{kind.source}/{item.id}", options=OPTIONS.get(kind.name, {}))
+        try:
+            link = urlsplit(make(spec, ws).permalink)
+        except (UserError, KeyError, ValueError):
+            continue  # the synthetic result does not hold what this figure shows
+        return link.path, dict(parse_qsl(link.query))
+    return None
+
+
+@pytest.mark.parametrize("name", sorted(kinds()))
+def test_permalink_opens_what_was_exported(name: str, open_page: Open, full: Workspace) -> None:
+    found = link_of(full, kinds()[name])
+    if found is None:
+        assert not full.items(kinds()[name].source) or name in UNSHOWN, name
+        return
+    page, query = found
+    assert page in {p.stem for p in PAGES}
+    at = open_page(full, page, **query)
+    text = page_text(at)
+    assert not at.exception and "cannot be shown" not in text
+    assert "made on data version" not in text and "is not in this workspace" not in text
+    for key, value in query.items():  # nothing of the link was thrown away
+        if key not in ("way", "base", "g"):
+            assert param(at, key) == value, key
+    versions = [k for k in query if k in VERSIONS]
+    for key in versions:
+        at = open_page(full, page, **{**query, key: "deadbeef"})
+        assert "made on data version <code>deadbeef</code>" in page_text(at), key
+    assert versions or page in ("results",)
+
+
+# the synthetic results hold no evaluations, nulls, depths, attribution, sizes or widths
+UNSHOWN = ("mppc_chance", "mppc_depth", "evolution_attribution", "suite_summary", "evolution_emergence")
+
+
+@pytest.mark.parametrize(
+    "page, key", (("mppc", "m"), ("training", "ev"), ("graph", "gr"), ("map", "map"), ("results", "c"), ("induction", "mb"))
+)
+def test_old_and_foreign_links_to_results(page: str, key: str, open_page: Open, full: Workspace) -> None:
+    at = open_page(full, page)
+    id, version = param(at, key), param(at, f"{key}v")
+    at = open_page(full, page, **{key: id, f"{key}v": "deadbeef"})
+    assert "made on data version <code>deadbeef</code>" in page_text(at)
+    at.button(key=f"wb_use_{key}").click().run()
+    assert "deadbeef" not in page_text(at) and param(at, f"{key}v") == version
+    for bad in ("../../etc/passwd", "<script>window.__pwn=1</script>", "x" * 100_000):
+        at = open_page(full, page, **{key: bad, f"{key}v": bad})
+        text = page_text(at)
+        assert not at.exception and "is not in this workspace" in text and "<script" not in text and "root:" not in text
+        assert param(at, key) == id and len(param(at, f"{key}v")) == 8

@@ -1,0 +1,84 @@
+"""The text probe with the bundled models: what is shown is what the models compute, and steering changes what it says it changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.ui.conftest import page_text, param
+from workbench.analysis.probe import probe, push
+from workbench.analysis.subject import find_subject
+from workbench.markup.tokens import number
+from workbench.models import load_model
+from workbench.workspace import Workspace
+
+Open = Callable[..., AppTest]
+TEXT = "def read(self, path):\n    return open(path"
+
+
+def computed(ws: Workspace, id: str):  # type: ignore[no-untyped-def]
+    subject = find_subject(ws, id)
+    return load_model(subject.model_name), subject.load(), subject
+
+
+def test_both_models_read_the_text(open_page: Open, real: Workspace) -> None:
+    at = open_page(real, "probe", d="mini-pythia.L1R-1x")
+    assert "Reading loads both language models" in page_text(at)
+    assert 'class="wb-ctxs"' not in page_text(at)  # nothing is loaded before it is asked for
+    at.text_area(key="pr_text").set_value(TEXT).run()
+    at.button(key="pr_run").click().run()
+    assert not at.exception and param(at, "text") == TEXT
+    text = page_text(at)
+    for id in ("mini-pythia.L1R-1x", "mini-mamba.L1R-1x"):
+        found = probe(*computed(real, id), TEXT)
+        assert f"{id}</h2>" in text and f"n = {len(found.tokens)} tokens" in text
+        for latent, value, where in found.latents(10):
+            acts = found.activations(latent)
+            assert acts[where] == pytest.approx(value) and f"<b>{number(value)}</b>#{latent}" in text, (id, latent)
+            assert f'data-v="{number(value)} · pos {where}"' in text
+        for _, p in found.next_tokens[:3]:
+            assert f"{100 * p:.1f} %" in text
+
+
+def test_link_with_a_text_shows_it_read_and_one_asked_for_latent_first(open_page: Open, real: Workspace) -> None:
+    found = probe(*computed(real, "mini-mamba.L1R-1x"), "x = [1, 2]")
+    silent = next(i for i in range(64) if max(found.activations(i)) == 0)
+    text = page_text(open_page(real, "probe", d="mini-mamba.L1R-1x", i=silent, text="x = [1, 2]"))
+    assert text.index("The latent you came with") < text.index(f"<b>silent</b>#{silent}") < text.index("Strongest latents")
+    assert "x = [1, 2]" in re.sub(r"<[^>]+>", "", text)
+
+
+def test_steering_says_what_the_push_does(open_page: Open, real: Workspace) -> None:
+    id = "mini-mamba.L1R-1x"
+    at = open_page(real, "probe", d=id, text=TEXT)
+    model, dictionary, subject = computed(real, id)
+    found = probe(model, dictionary, subject, TEXT)
+    latent, top, _ = found.latents(1)[0]
+    assert at.number_input(key=f"pr_latent_A_{id}").value == latent
+    at.slider(key="pr_factor_A").set_value(2.0).run()
+    text = page_text(at)
+    pushed = push(model, dictionary, subject, TEXT, latent, 2 * top)
+    assert pushed.kl > 1e-4
+    assert f"latent {latent} pushed by {number(2 * top)} on every position · KL {pushed.kl:.3g} nats" in text
+    for before, after in zip(pushed.before, pushed.after, strict=True):
+        assert f"{100 * before:.2f} %" in text and f"{100 * after:.2f} %" in text
+    at.slider(key="pr_factor_A").set_value(0.0).run()
+    assert "pushed by" not in page_text(at)
+
+
+def test_empty_long_and_hostile_texts(open_page: Open, real: Workspace) -> None:
+    at = open_page(real, "probe", d="mini-pythia.L1R-1x", text="a")
+    for given, said in (
+        ("   ", None),
+        ("", "the text is empty"),
+        ("<img src=x onerror=window.__pwn=1>\u202e</div><script>", None),
+        ("word " * 700, "characters were left out"),
+    ):
+        at.text_area(key="pr_text").set_value(given).run()
+        at.button(key="pr_run").click().run()
+        text = page_text(at)
+        assert not at.exception and "<img" not in text and "<script" not in text and "\u202e" not in text
+        assert said is None or said in text, given[:20]
