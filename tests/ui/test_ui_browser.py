@@ -13,14 +13,16 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from tests.ui.serving import CLICK_TO_PAINT, SCRUB, free_port, start, wait_until_up
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
+from ui.kit.pages import PAGES
 from workbench.export import FigureSpec, bundle
-from workbench.lists import LatentList, ListItem, add_to_list, save_list
+from workbench.lists import LatentList, ListItem, add_to_list, delete_list, read_lists, save_list
 from workbench.workspace import Workspace
 
 CHROMIUM = "/usr/bin/chromium"
@@ -264,21 +266,116 @@ CONTRAST = """() => {
 }"""
 
 
-MAIN = ("", "latents", "latent?d=mini-pythia.L2R-8x&i=7")
-OTHERS = ("results", "mppc", "pair", "induction", "training", "map", "graph", "lists", "export", "about")
+# fragments of coloured tokens that lie outside of their row
+OUTSIDE = """() => [...document.querySelectorAll('.ctx b')].flatMap(b => {
+  const row = b.parentElement.getBoundingClientRect()
+  return [...b.getClientRects()].filter(r => r.left < row.left - 2 || r.right > row.right + 2).map(() => b.textContent) })"""
+# page: the heading of a deep link into it, and what of the link must still be there afterwards
+LINKS = {
+    "overview": ("?sites=residual+stream", "full"),
+    "results": ("results?c=llama-scope.folding", "Results"),
+    "latents": ("latents?d=mini-mamba.L2R-8x&q=pattern&o=density", "Latents"),
+    "latent": ("latent?d=mini-pythia.L2R-8x&i=7&g=Top", "Latent 7"),
+    "probe": ("probe?d=mini-mamba.L2R-8x&i=9", "Text probe"),
+    "mppc": ("mppc?way=ba", "Matches"),
+    "pair": ("pair?d=mini-mamba.L2R-8x&i=5&d2=mini-pythia.L2R-8x&i2=5", "Pair"),
+    "training": ("training?ls=5_9", "Training"),
+    "induction": ("induction?mb=mini-mamba.induction&met=logit_diff", "Induction & state"),
+    "graph": ("graph?gr=mini-pythia.prompt.12345678", "Graph"),
+    "map": ("map?map=mini-pythia.L1R-8x", "Map"),
+    "lists": ("lists", "Lists"),
+    "export": ("export?f=latent_densities&src=latents%2Fmini-pythia.L1R-8x", "Export"),
+    "about": ("about", "About"),
+}
 
 
-@pytest.mark.parametrize("scheme", ("light", "dark"))
-@pytest.mark.parametrize("paths", (MAIN, pytest.param(OTHERS, marks=pytest.mark.slow)), ids=("main", "others"))
-def test_text_is_large_and_dark_enough(browser: Any, site: str, scheme: str, paths: tuple[str, ...]) -> None:
+def query_of(url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(url).query))
+
+
+@pytest.mark.parametrize("scheme", ("light", pytest.param("dark", marks=pytest.mark.slow)))
+def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme: str) -> None:
+    """Deep link, state, another page, back: the same page in the same state; text large and dark enough, nothing outside of its place."""
+    assert set(LINKS) == {p.stem for p in PAGES}
     tab = Visit(browser, site, scheme)
     try:
-        found = {path: tab.open(path).evaluate(CONTRAST) for path in paths}
-        assert found == {path: [] for path in paths}
-        tab.page.evaluate("document.querySelector('.wb-foot span').style.cssText = 'color: #777; background: #888; font-size: 11px'")
-        assert any("11px" in text for text in tab.page.evaluate(CONTRAST)), "the check itself must see bad text"
+        for stem, (link, title) in LINKS.items():
+            page = tab.open(link)
+            heading(page, title)
+            state = query_of(page.url)
+            assert state.items() >= query_of(f"{site}/{link}").items(), stem
+            assert page.evaluate(CONTRAST) == [] and page.evaluate(OUTSIDE) == [], stem
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1440, stem
+            other = "Latents" if stem == "overview" else "Overview"
+            page.get_by_role("link", name=other, exact=True).first.click()
+            heading(page, "Latents" if stem == "overview" else "full")
+            tab.settle()
+            page.go_back()
+            heading(page, title)
+            tab.settle()
+            assert query_of(page.url).items() >= query_of(f"{site}/{link}").items(), stem
+            assert page.locator(".stException").count() == 0
+        page.evaluate("document.querySelector('.wb-foot span').style.cssText = 'color: #777; background: #888; font-size: 11px'")
+        assert any("11px" in text for text in page.evaluate(CONTRAST)), "the check itself must see bad text"
         assert tab.troubles == []
     finally:
+        tab.context.close()
+
+
+def test_dragging_over_the_distribution_lists_those_latents(visit: Visit) -> None:
+    page = visit.open("mppc")
+    chart = page.locator(".st-key-mx_dist_fig .nsewdrag").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    said = page.get_by_text(re.compile("latents with r between"))
+    before, y = said.inner_text(), box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.6 * box["width"], y)
+    page.mouse.down()
+    for share in (0.65, 0.7, 0.75):
+        page.mouse.move(box["x"] + share * box["width"], y)
+    page.mouse.up()
+    page.wait_for_function("was => !document.body.innerText.includes(was)", arg=before)
+    lo, hi = (float(v) for v in re.findall(r"between (\S+) and (\S+?),?(?: |$)", said.inner_text())[0])
+    assert 0.4 < lo < hi < 0.9
+
+
+def test_list_is_made_and_annotated_from_a_latent(visit: Visit, full: Workspace) -> None:
+    page = visit.open("latent?d=mini-pythia.L2R-8x&i=7")
+    page.get_by_role("button", name="Add to list").click()
+    name = page.get_by_role("combobox", name="List")
+    name.fill("From the *browser*")
+    name.press("Enter")
+    note = page.get_by_label("Note")
+    note.fill("opens a [function](http://x)")
+    note.press("Control+Enter")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_text("Latent 7 added").wait_for()
+    (id,) = [i for i, x in read_lists(full.root)[0].items() if x.name == "From the *browser*"]
+    try:
+        (item,) = read_lists(full.root)[0][id].items
+        assert (item.dictionary, item.latent, item.note) == ("mini-pythia.L2R-8x", 7, "opens a [function](http://x)")
+        page = visit.open(f"lists?list={id}")
+        assert page.locator("[data-testid=stDataFrame] canvas").count() > 0
+    finally:
+        delete_list(full.root, id)
+
+
+@pytest.mark.slow
+def test_text_is_typed_read_and_steered(browser: Any, real: Workspace) -> None:
+    for site in serve(real):
+        tab = Visit(browser, site)
+        page = tab.open("probe?d=mini-pythia.L1R-1x")
+        page.get_by_label("Text", exact=True).fill("def read(self):\n    return open(")
+        page.get_by_role("button", name="Read the text").click()
+        page.wait_for_function("document.querySelectorAll('.wb-ctxs').length === 2", timeout=180_000)
+        tab.settle()
+        assert query_of(page.url)["text"] == "def read(self):\n    return open("
+        assert page.evaluate(OUTSIDE) == [] and page.evaluate(CONTRAST) == []
+        page.get_by_role("slider").first.focus()
+        for _ in range(8):
+            page.keyboard.press("ArrowRight")
+        page.get_by_text(re.compile(r"pushed by .* KL [\d.e-]+ nats")).first.wait_for()
+        assert tab.troubles == []
         tab.context.close()
 
 
@@ -342,7 +439,11 @@ def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple
             "training",
             "results",
             "graph",
+            "map",
             "lists",
+            "probe?text=%3Cimg%20src%3Dx%20onerror%3Dwindow.__pwn%3D1%3E",
+            "export?f=latent_contexts&src=latents%2Fmini-pythia.L1R-8x&i=3",
+            "about",
         ):
             page = tab.open(path)
             page.wait_for_timeout(300)

@@ -64,7 +64,7 @@ def test_rules_find_what_was_planted(codes):
 
 def test_rules_are_said_with_spaces_shown_and_the_edge_named():
     pairs = np.array([3 * 17 + 10, 16 * 17 + 5])
-    assert say_rule("pair", (0, 1), "", VOCAB, pairs) == "“␣cat” after “(” or “⏎” after the edge of the text"
+    assert say_rule("pair", (0, 1), "", VOCAB, pairs) == "“␣cat” after “(” or “↵” after the edge of the text"
     assert say_rule("next", (13,), "in_string", VOCAB, pairs) == "before “,”, inside a string"
 
 

@@ -148,6 +148,10 @@ def preview(spec: FigureSpec) -> None:
         width: Any = "stretch" if spec.style.width == "double" else 560
         st.image(f"data:image/png;base64,{picture}", width=width, alt=shown["alt"])
         st.html(div("wb-head", div("sub", escape(shown["caption"]))))
+        with st.expander("Show as table", on_change="rerun", key="ex_table", type="compact") as box:
+            if box.open:
+                made = build(spec, workspace)
+                table(made.data, made.tokens)
     with right:
         st.download_button(
             "Download the bundle",
@@ -163,10 +167,6 @@ def preview(spec: FigureSpec) -> None:
         st.html(panels.table(["in the zip", ""], [[f"<code>{name}</code>", about] for name, about in FILES]))
         panels.heading("The same from a shell")
         st.code(command(spec), language=None, wrap_lines=True)
-        with st.popover("Show as table", icon=":material/table:", type="tertiary", on_change="rerun", key="ex_table") as box:
-            if box.open:
-                made = build(spec, workspace)
-                table(made.data, made.tokens)
 
 
 FILES = (

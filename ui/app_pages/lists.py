@@ -8,6 +8,7 @@ import streamlit as st
 from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.documents import share_buttons
+from ui.kit.matching import fires_on
 from workbench.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
 from workbench.markup.tokens import clip, visible
 
@@ -88,7 +89,15 @@ def show(id: str, chosen: LatentList) -> None:
             else f"data changed ({visible(x.version) or '?'} → {d.version})"
         )
         rows.append(
-            {"open": False, "dictionary": visible(x.dictionary), "latent": x.latent, "note": visible(x.note), "data": now, "remove": False}
+            {
+                "open": False,
+                "dictionary": visible(x.dictionary),
+                "latent": x.latent,
+                "fires on": fires_on(data.index(), x.dictionary, [x.latent])[0] if d is not None and d.version == x.version else "",
+                "note": visible(x.note),
+                "data": now,
+                "remove": False,
+            }
         )
     if not rows:
         panels.note("This list is empty. Choose <b>Add to list</b> on a latent's page.")
@@ -97,9 +106,11 @@ def show(id: str, chosen: LatentList) -> None:
             pd.DataFrame(rows),
             key=f"li_table_{id}",
             hide_index=True,
-            disabled=["dictionary", "latent", "data"],
+            disabled=["dictionary", "latent", "fires on", "data"],
             column_config={
-                "open": st.column_config.CheckboxColumn("open", width=60),
+                "open": st.column_config.CheckboxColumn("open", width=60, help="Tick to open the latent"),
+                "fires on": st.column_config.TextColumn("fires on", width=260, help="Its label, else the token on which it fires most"),
+                "data": st.column_config.TextColumn("data", help="Whether the latents are still those the list was made on"),
                 "note": st.column_config.TextColumn("note", width=420, max_chars=2000),
                 "remove": st.column_config.CheckboxColumn("remove", width=80),
             },

@@ -62,17 +62,16 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
     summary = m.table("summary")
     known = [s for s in SERIES if s in set(summary[summary["direction"] == direction]["series"])]
     start = [s for s in ("cross", "shuffle", "random", "neurons", "model seed", "sae seed") if s in known]
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        wanted = st.pills(
-            "Series",
-            known,
-            selection_mode="multi",
-            default=start,
-            key="mx_series",
-            label_visibility="collapsed",
-            format_func=lambda s: SHOWN.get(s, s),
-        ) or ["cross"]
-        above = st.toggle("cumulative", key="mx_cdf")
+    wanted = st.pills(
+        "Series",
+        known,
+        selection_mode="multi",
+        default=start,
+        key="mx_series",
+        label_visibility="collapsed",
+        format_func=lambda s: SHOWN.get(s, s),
+    ) or ["cross"]
+    above = st.toggle("cumulative", key="mx_cdf", help="Share of latents with at least this r")
     options = {"direction": direction, "series": list(wanted), "view": "above" if above else "histogram"}
     event = chart("mx_dist", "mppc_distribution", entry, options, height=400, brush=True)
     brushed(event)
@@ -131,7 +130,9 @@ def pairs(m: MatchRecords, direction: str) -> None:
         alt="Latents with their best partners",
         column_config={
             **{name: c.Column(title, help=help) for name, (title, help) in COLUMNS.items()},
-            "r": c.ProgressColumn("max r", min_value=0.0, max_value=1.0, format="%.3f", help=COLUMNS["r"][1]),
+            "fires on": c.TextColumn("fires on", width=190, help=COLUMNS["fires on"][1]),
+            "partner fires on": c.TextColumn("partner fires on", width=190, help=COLUMNS["partner fires on"][1]),
+            "r": c.ProgressColumn("max r", width=120, min_value=0.0, max_value=1.0, format="%.3f", help=COLUMNS["r"][1]),
             "null_q99": c.NumberColumn("chance 99 %", format="%.3f", help=COLUMNS["null_q99"][1]),
             "second_r": c.NumberColumn("second best r", format="%.3f", help=COLUMNS["second_r"][1]),
             "n_fired": c.NumberColumn("fired", format="localized", help=COLUMNS["n_fired"][1]),

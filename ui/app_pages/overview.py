@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -12,13 +13,13 @@ from ui.kit.index import Dictionary, Entry, Index
 from ui.kit.missing import gaps
 from ui.kit.pages import PAGES
 from workbench.markup.tags import div, span
-from workbench.markup.tokens import cell, escape, number
+from workbench.markup.tokens import cell, escape, number, visible
 
 FLOW = (
     ("models", "model", "models"),
-    ("stores", "activation store", "activation stores"),
+    ("stores", "store", "stores"),
     ("dictionaries", "dictionary", "dictionaries"),
-    ("latents", "of them with latents", "of them with latents"),
+    ("latents", "with latents", "with latents"),
     ("matches", "comparison", "comparisons"),
     ("evolution", "evolution", "evolutions"),
     ("circuits", "circuit", "circuits"),
@@ -76,19 +77,13 @@ def ways(index: Index) -> None:
 
 def dictionaries(index: Index) -> None:
     """The table of dictionaries with their numbers; a row opens its latents."""
-    shown = list(index.dictionaries.values())
-    kinds = list(dict.fromkeys(d.architecture for d in shown))
-    if len(kinds) > 1:
-        wanted = (
-            st.pills(
-                "Architecture", kinds, selection_mode="multi", default=kinds, key="arch", bind="query-params", label_visibility="collapsed"
-            )
-            or kinds
-        )
-        shown = [d for d in shown if d.architecture in wanted]
+    shown = filtered(list(index.dictionaries.values()))
     c = st.column_config
+    if not shown:
+        panels.note("No dictionary fits. Choose more above.")
+        return
     event = st.dataframe(
-        pd.DataFrame([dictionary_row(d) for d in shown]),
+        table_of(shown),
         key="dictionaries",
         hide_index=True,
         on_select="rerun",
@@ -106,13 +101,49 @@ def dictionaries(index: Index) -> None:
             "latents": c.NumberColumn("latents", format="localized"),
             "loss": c.NumberColumn("Δ loss", format="%.3f", help="Cross-entropy with the reconstruction minus without, nats per token"),
             "recovered": c.NumberColumn("loss recovered", format="%.3f", help="Of the loss that zero-ablation costs"),
-            "records": c.TextColumn("records", help="Whether the latents can be browsed"),
+            "records": c.TextColumn("latents shown", help="Whether its latents can be browsed"),
             "version": c.TextColumn("data version"),
         },
     )
     picked = event.selection.rows
     if picked and picked[0] < len(shown):
         st.switch_page("app_pages/latents.py", query_params=state.link(shown[picked[0]]))
+
+
+def filtered(shown: list[Dictionary]) -> list[Dictionary]:
+    """By architecture, kind of site, snapshot, and whether the latents can be browsed; a filter that could not choose stays away."""
+    filters: list[tuple[str, str, Callable[[Dictionary], str]]] = [
+        ("arch", "Architecture", lambda d: d.architecture),
+        ("sites", "Site", lambda d: d.place.partition(", ")[2] or "elsewhere"),
+        ("snap", "Snapshot", lambda d: d.revision),
+    ]
+    everything = shown
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        for key, name, of in filters:
+            kinds = list(dict.fromkeys(map(of, everything)))
+            if len(kinds) > 1:
+                wanted = st.pills(
+                    name,
+                    kinds,
+                    selection_mode="multi",
+                    default=kinds,
+                    key=key,
+                    bind="query-params",
+                    label_visibility="collapsed",
+                    format_func=visible,
+                )
+                shown = [d for d in shown if of(d) in (wanted or kinds)]
+        some = len(everything) > 12 and len({d.records is None for d in everything}) > 1
+        if some and st.toggle("only with latents", key="browsable", bind="query-params"):
+            shown = [d for d in shown if d.records is not None]
+    return shown
+
+
+def table_of(shown: list[Dictionary]) -> pd.DataFrame:
+    """One row per dictionary; what only some have (an evaluation) before the data version."""
+    frame = pd.DataFrame([dictionary_row(d) for d in shown])
+    last = [c for c in ("records", "version") if c in frame]
+    return frame[[*(c for c in frame.columns if c not in last), *last]]
 
 
 def dictionary_row(d: Dictionary) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def choose_partner(d: Dictionary) -> Dictionary | None:
     if not others:
         return None
     across = [x for x in others if x.architecture != d.architecture]
-    default = max(across or others, key=lambda x: (x.site == d.site, x.layer == d.layer, x.revision == d.revision))
+    default = max(across or others, key=lambda x: (x.site == d.site, x.layer == d.layer, x.revision == d.revision, x.records is not None))
     ids = [x.id for x in others]
     if st.session_state.get("pr_partner") not in [*ids, None]:
         del st.session_state["pr_partner"]

@@ -33,7 +33,7 @@ _CSS = """
 .keys button[aria-pressed=true] { background: var(--st-secondary-background-color); font-weight: 700; }
 .row { display: grid; grid-template-columns: 72px 1fr; gap: 12px; padding: 5px 0; border-top: 1px solid var(--st-border-color); }
 .row .m { text-align: right; font-size: 12px; opacity: .8; font-variant-numeric: tabular-nums; }
-.row .c { font-family: var(--st-code-font); line-height: 1.75; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
+.row .c { font-family: var(--st-code-font); line-height: 1.75; white-space: break-spaces; overflow-wrap: anywhere; unicode-bidi: isolate; }
 .row .c span { border-radius: 2px; border-bottom: 0 solid #0072b2; cursor: default; } .row .c .pk { outline: 1.5px solid currentColor; }
 .row .c span:hover { outline: 1.5px dashed currentColor; }
 """

@@ -93,10 +93,10 @@ def below(
     options: dict[str, Any] | None = None,
 ) -> None:
     """What every chart has below it: its export, where it is one, and its numbers as a table."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"wb_below_{key}"):
         if figure:
             export_button(figure, source, options, key=f"{key}_export", type="tertiary")
-        with st.popover("Show as table", icon=":material/table:", type="tertiary", on_change="rerun", key=f"{key}_table") as box:
+        with st.expander("Show as table", key=f"{key}_table", on_change="rerun", type="compact") as box:
             if box.open:
                 table(frame, tokens)
 

@@ -146,7 +146,7 @@ def picture(graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influe
     links = [x for x in graph.links if x[0] in at and x[1] in at]
     touching = [x for x in links if chosen in (x[0], x[1])]
     figure = go.Figure()
-    for part, width, opacity in ((links[:n_links], 1.0, 0.28), (touching[:60], 2.2, 0.9)):
+    for part, width, opacity in ((links[:n_links], 1.0, 0.22 if chosen else 0.5), (touching[:60], 2.2, 0.95)):
         for sign, colour in ((1, "#1f86c7"), (-1, "#D55E00")):
             x: list[float | None] = []
             y: list[float | None] = []
@@ -171,7 +171,13 @@ def picture(graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influe
                     y=[at[n.id][1] for n in part_nodes],
                     mode="markers",
                     name=name,
-                    marker={"symbol": symbol, "color": colour, "size": size, "line": {"width": 1, "color": "rgba(127,127,127,.6)"}},
+                    marker={
+                        "symbol": symbol,
+                        "color": colour,
+                        "size": size,
+                        "opacity": 1,
+                        "line": {"width": 1, "color": "rgba(127,127,127,.6)"},
+                    },
                     text=text,
                     customdata=[n.id for n in part_nodes],
                     hovertemplate="%{text}<extra></extra>",

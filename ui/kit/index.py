@@ -111,7 +111,17 @@ class Index:
         return {
             d.id: d
             for d in sorted(
-                found, key=lambda d: (architecture_order(d.architecture), d.model, step(d.revision), d.layer, d.site, d.variant, d.id)
+                found,
+                key=lambda d: (
+                    architecture_order(d.architecture),
+                    d.model,
+                    step(d.revision),
+                    d.layer,
+                    d.site,
+                    _width(d.id),
+                    d.variant,
+                    d.id,
+                ),
             )
         }
 
@@ -148,6 +158,12 @@ class Index:
             (entry.metadata if entry else {}).get("architecture") or (entry.metadata if entry else {}).get("model_type") or model
         ).lower()
         return "Mamba" if "mamba" in said or site.endswith("S") else "Transformer"
+
+
+def _width(id: str) -> float:
+    """Latents per dimension as the id says them (``-8x``), so that 8x comes before 32x; the rest comes last."""
+    m = _ID.fullmatch(id)
+    return float(m["n"]) if m and re.fullmatch(r"[0-9]+(\.[0-9]+)?", m["n"]) else float("inf")
 
 
 def architecture_order(name: str) -> int:

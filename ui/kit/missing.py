@@ -42,7 +42,8 @@ def gaps(index: Index) -> list[Gap]:
 def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
     """(kind, verb, what, why, arguments) of every analysis, with arguments that fit this workspace."""
     dictionaries = list(index.dictionaries.values())
-    one, model = dictionaries[0].id, dictionaries[0].model
+    first = next((d for d in dictionaries if d.records is not None), dictionaries[0])  # what one can look at first
+    one, model = first.id, first.model
     pair = _pair(index)
     compared = [("matches", "compare", "Matches", "Which latents of one model have a twin in the other.", " ".join(pair))] if pair else []
     return [

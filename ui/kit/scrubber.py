@@ -40,7 +40,7 @@ _CSS = """
 .row { display: grid; grid-template-columns: 84px 1fr; gap: 12px; padding: 5px 0; border-top: 1px solid var(--st-border-color); }
 .row .m { text-align: right; font-size: 12px; opacity: .8; font-variant-numeric: tabular-nums; }
 .row .m b { display: block; font-size: 13px; }
-.row .c { font-family: var(--st-code-font); line-height: 1.65; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
+.row .c { font-family: var(--st-code-font); line-height: 1.65; white-space: break-spaces; overflow-wrap: anywhere; unicode-bidi: isolate; }
 .row .c span { border-radius: 2px; } .row .c .pk { outline: 1.5px solid currentColor; }
 """
 

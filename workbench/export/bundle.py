@@ -155,13 +155,19 @@ def _provenance(data: FigureData | DocumentData, spec: FigureSpec, version: str,
 
 def _caption(data: FigureData | DocumentData, spec: FigureSpec, version: str) -> str:
     """What is shown, n, and the data version."""
-    n = ", ".join(f"{_count(v)} {k.replace('_', ' ')}" for k, v in data.n.items())
+    n = ", ".join(f"{_count(v)} {_unit(k, v)}" for k, v in data.n.items())
     text = (
         f"{spec.caption or data.caption} n: {n}. Data version {version}."
         if n
         else f"{spec.caption or data.caption} Data version {version}."
     )
     return visible(" ".join(text.split()))
+
+
+def _unit(name: str, n: Any) -> str:
+    """What is counted: ``1 latent``, ``2 latents``."""
+    words = name.replace("_", " ")
+    return words.removesuffix("s") if n == 1 else words
 
 
 def _count(value: Any) -> str:

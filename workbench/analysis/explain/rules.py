@@ -206,7 +206,7 @@ def say_rule(family: str, keys: tuple[int, ...], where: str, vocab: list[str], p
         if token >= v:
             return "the edge of the text"
         text = vocab[token]
-        for raw, seen in ((" ", "␣"), ("\n", "⏎"), ("\t", "⇥")):
+        for raw, seen in ((" ", "␣"), ("\n", "↵"), ("\t", "⇥")):
             text = text.replace(raw, seen)
         return f"“{text}”"
 
