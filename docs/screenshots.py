@@ -1,7 +1,8 @@
 """Pictures of every page of a workspace, in both themes and two widths: ``python docs/screenshots.py WORKSPACE OUT``.
 
 Starts ``workbench ui`` on a free port, opens each page in Chromium, waits until nothing loads any more, and writes
-``OUT/<page>-<theme>-<width>.png``. The README's pictures are made by ``--only overview latent pair --theme light --width 1440``.
+``OUT/<page>-<theme>-<width>.png``. Pages are also taken in use (:data:`SCENES`): a range brushed, a text read and steered, a node
+chosen, a link made on other data, a search without results. Nothing is written into the workspace.
 Exits 1 where a page shows an exception, asks another host for anything, or logs an error.
 """
 
@@ -14,13 +15,64 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from ui.kit.index import read_index
 from ui.kit.pages import PAGES
 
+TEXT = "class Reader:\n    def read(self, path):\n        with open(path) as f:\n            return f.read()\n\n"
 BUSY = "[data-testid=stSkeleton], [data-test-script-state=running], [data-stale=true]"
+
+
+def brush(page: Any) -> None:
+    """Drag over the middle of the distribution."""
+    box = page.locator(".st-key-mx_dist_fig .nsewdrag").first.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.55 * box["width"], y)
+    page.mouse.down()
+    for share in (0.6, 0.65, 0.7):
+        page.mouse.move(box["x"] + share * box["width"], y)
+    page.mouse.up()
+    page.wait_for_timeout(1500)
+
+
+def steer(page: Any) -> None:
+    """Push the first latent of the left side by twice its maximum."""
+    page.get_by_role("slider").first.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    page.get_by_text("pushed by").first.wait_for(timeout=60_000)
+
+
+def choose_node(page: Any) -> None:
+    """Click a node of an upper layer."""
+    nodes = page.locator(".js-plotly-plot .scatterlayer .points path.point")
+    nodes.nth(nodes.count() - 8).click(force=True)
+    page.get_by_text("Chosen node").wait_for(timeout=60_000)
+
+
+def unfold(page: Any) -> None:
+    """Open the first table below a chart."""
+    page.get_by_text("Show as table").first.click()
+    page.wait_for_timeout(1500)
+
+
+# name: page and address, and what is done there before the picture is taken
+SCENES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
+    "probe-read": (f"probe?{urlencode({'text': TEXT})}", None),
+    "probe-steered": (f"probe?{urlencode({'text': TEXT})}", steer),
+    "mppc-brushed": ("mppc", brush),
+    "mppc-table": ("mppc", unfold),
+    "graph-node": ("graph", choose_node),
+    "latents-searched": ("latents?q=self", None),
+    "latents-nothing": ("latents?q=nothing+fires+on+this", None),
+    "latent-old-link": ("latent?i=999999&v=deadbeef", None),
+    "latent-foreign": ("latent?d=..%2F..%2Fetc%2Fpasswd", None),
+    "export-document": ("export?f=latents_page&i=3", None),
+}
 
 
 def main() -> int:
@@ -28,14 +80,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Pictures of every page of a workspace.")
     parser.add_argument("workspace", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="*", metavar="PAGE[?QUERY]", help="pages to take, with an address where wanted; all by default")
+    parser.add_argument("--only", nargs="*", metavar="PAGE[?QUERY]", help="pages (with an address where wanted) and scenes; all by default")
     parser.add_argument("--theme", nargs="*", default=["light", "dark"], choices=["light", "dark"])
     parser.add_argument("--width", nargs="*", type=int, default=[1440, 1024])
     parser.add_argument("--height", type=int, default=0, help="pixels; 0 takes the whole page")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     args = parser.parse_args()
     index = read_index(args.workspace)
-    pages = args.only or [p.stem for p in PAGES if p.shown(index)]
+    here = [p.stem for p in PAGES if p.shown(index)]
+    pages = args.only or [*here, *(name for name, (path, _) in SCENES.items() if path.partition("?")[0] in here)]
     args.out.mkdir(parents=True, exist_ok=True)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -83,12 +136,12 @@ def take(site: str, pages: list[str], args: argparse.Namespace) -> int:
                     ),
                 )
                 for name in pages:
+                    path, act = SCENES.get(name, (name, None))
                     stem = name.partition("?")[0]
-                    page.goto(f"{site}/{'' if name == 'overview' else name}")
+                    page.goto(f"{site}/{'' if path == 'overview' else path}")
                     _settle(page)
-                    if stem == "probe":
-                        page.get_by_role("button", name="Read the text").click()
-                        page.wait_for_function("document.querySelectorAll('.wb-ctxs').length > 1", timeout=120_000)
+                    if act is not None:
+                        act(page)
                         _settle(page)
                     if not args.height:
                         tall = page.evaluate("Math.max(...[...document.querySelectorAll('section, .stMain')].map(e => e.scrollHeight))")

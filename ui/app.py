@@ -9,6 +9,7 @@ import streamlit as st
 
 from sae.errors import UserError
 from ui.kit import data, panels
+from ui.kit.history import tidy_history
 from ui.kit.index import Index
 from ui.kit.pages import pages_for
 from workbench import __version__
@@ -32,6 +33,7 @@ def main() -> None:
     if index is None:
         panels.problem("This workspace cannot be opened", trouble)
         return
+    tidy_history()
     with panels.guarded("This page"):
         page.run()
     st.html(

@@ -322,6 +322,33 @@ def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme
         tab.context.close()
 
 
+def test_back_leads_through_the_pages_as_they_were(visit: Visit) -> None:
+    """One step back per page or latent, whatever the pages wrote into the address by themselves; filters come back, too."""
+    page = visit.open("?arch=Mamba")
+    seen = [page.url]
+    for name, title in (("Latents", "Latents"), ("Latent", None), ("Text probe", "Text probe"), ("Overview", "full")):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        page.wait_for_function(
+            "t => { const h = document.querySelector('.wb-title h1')?.textContent; return t ? h === t : h?.startsWith('Latent ') }",
+            arg=title,
+        )
+        visit.settle()
+        seen.append(page.url)
+        if name == "Latent":
+            was = page.locator(".wb-title h1").inner_text()
+            page.get_by_role("button", name="Next").click()
+            page.wait_for_function("was => document.querySelector('.wb-title h1')?.textContent !== was", arg=was)
+            visit.settle()
+            seen.append(page.url)
+    assert len(set(seen)) == len(seen) == 6
+    for url in reversed(seen[:-1]):
+        page.go_back()
+        page.wait_for_url(url)
+        visit.settle()
+    assert page.url.endswith("arch=Mamba")
+    assert page.get_by_role("button", name="Transformer").get_attribute("data-selected") in (None, "false")
+
+
 def test_dragging_over_the_distribution_lists_those_latents(visit: Visit) -> None:
     page = visit.open("mppc")
     chart = page.locator(".st-key-mx_dist_fig .nsewdrag").first

@@ -57,7 +57,7 @@ def test_search_within_budget(open_page: Open, big: Workspace) -> None:
     needles = iter(["pattern 1", "pattern 2", "numpy", "w12", "pattern 9", "zzz", "self", "the", "x", "y"])
     seconds = cpu(lambda: at.text_input(key="q").set_value(next(needles)).run())
     print(f"search: {1000 * seconds:.1f} ms CPU per whole rerun")
-    assert seconds <= BUDGET + 0.020  # a new needle is looked for in 100,000 strings
+    assert seconds <= BUDGET  # a new needle is looked for in 100,000 strings
 
 
 def test_first_page_within_three_seconds(open_page: Open, big: Workspace) -> None:

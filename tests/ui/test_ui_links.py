@@ -45,7 +45,7 @@ def test_permalink_opens_what_was_exported(name: str, open_page: Open, full: Wor
     assert not at.exception and "cannot be shown" not in text
     assert "made on data version" not in text and "is not in this workspace" not in text
     for key, value in query.items():  # nothing of the link was thrown away
-        if key not in ("way", "base", "g"):
+        if key not in ("way", "base", "g"):  # defaults leave the address
             assert param(at, key) == value, key
     versions = [k for k in query if k in VERSIONS]
     for key in versions:

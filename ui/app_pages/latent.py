@@ -184,18 +184,18 @@ def contexts(records: LatentRecords, latent: int, vmax: float) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         view = (
             st.segmented_control(
-                "Groups", list(VIEWS), default="All", key="g", bind="query-params", required=True, label_visibility="collapsed"
+                "Groups", list(VIEWS), required=True, label_visibility="collapsed", **state.tie_choice("g", list(VIEWS), "All")
             )
             or "All"
         )
         width = (
             st.segmented_control(
-                "Width", list(WINDOWS), default="±16", key="w", bind="query-params", required=True, label_visibility="collapsed"
+                "Width", list(WINDOWS), required=True, label_visibility="collapsed", **state.tie_choice("w", list(WINDOWS), "±16")
             )
             or "±16"
         )
-        breaks = st.toggle("line breaks", key="br", bind="query-params")
-        more = st.toggle("show more", key="more", bind="query-params", help="20 contexts of each group instead of 5 (10 of one group)")
+        breaks = st.toggle("line breaks", **state.tie_flag("br"))
+        more = st.toggle("show more", help="20 contexts of each group instead of 5 (10 of one group)", **state.tie_flag("more"))
     n = 20 if more else 5 if view == "All" else 10
     with panels.guarded("The contexts"):
         st.html(contexts_html(records, latent, view, n=n, window=WINDOWS[width], breaks=breaks, vmax=vmax))

@@ -9,6 +9,7 @@ from ui.kit.context_bar import badges, context_bar
 from ui.kit.latent_table import DENSITIES, SORTS, Query
 
 PAGE = 50
+ORDERS = ("high first", "low first")
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def body() -> None:
                 f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {len(records):,} latents · '
                 f"{dead:,} never fired on {records.n_tokens:,} tokens</div></div>"
             )
-            page = st.pagination(pages, key="p", max_visible_pages=7) if pages > 1 else 1
+            page = st.pagination(pages, max_visible_pages=7, **state.tie_page("page", pages)) if pages > 1 else 1
         if not len(ids):
             panels.note("No latent fits. Widen the filters or clear the search.", "info")
             return
@@ -69,29 +70,20 @@ def controls() -> Query:
     """Search, sort and filters; their values live in the address."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         text = st.text_input(
-            "Search",
-            key="q",
-            type="search",
-            bind="query-params",
-            max_chars=100,
-            placeholder="label, peak token or promoted token",
-            width=330,
+            "Search", type="search", max_chars=100, placeholder="label, peak token or promoted token", width=330, **state.tie_text("q", 100)
         )
-        sort = st.selectbox("Sort by", list(SORTS), key="o", bind="query-params", width=200)
-        order = st.segmented_control(
-            "Order", ["high first", "low first"], default="high first", key="dir", bind="query-params", required=True
-        )
+        sort = st.selectbox("Sort by", list(SORTS), width=200, **state.tie_choice("o", list(SORTS), next(iter(SORTS))))
+        order = st.segmented_control("Order", ORDERS, required=True, **state.tie_choice("dir", ORDERS, ORDERS[0]))
         with st.popover("Filters", icon=":material/tune:"):
-            density = st.select_slider(
-                "Density (share of tokens)", DENSITIES, value=(DENSITIES[0], DENSITIES[-1]), key="fd", bind="query-params"
-            )
-            strength = st.slider("Max activation, percentile", 0, 100, (0, 100), key="fm", bind="query-params")
-            alive = st.toggle("hide latents that never fired", value=True, key="al", bind="query-params")
-            labelled = st.toggle("labelled only", key="lb", bind="query-params")
+            every = (DENSITIES[0], DENSITIES[-1])
+            density = st.select_slider("Density (share of tokens)", DENSITIES, **state.tie_range("fd", DENSITIES, every))
+            strength = st.slider("Max activation, percentile", 0, 100, **state.tie_range("fm", range(101), (0, 100)))
+            alive = st.toggle("hide latents that never fired", **state.tie_flag("al", True))
+            labelled = st.toggle("labelled only", **state.tie_flag("lb"))
     return Query(
         str(text or "")[:100],
         sort,
-        order == "high first",
+        order == ORDERS[0],
         (float(density[0]), float(density[1])),
         (int(strength[0]), int(strength[1])),
         alive,

@@ -12,8 +12,9 @@ import streamlit as st
 
 from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
-from ui.kit.figures import COLOURS, CONFIG, SMALL, below, plot, table
+from ui.kit.figures import CONFIG, below, table
 from ui.kit.index import Entry
+from ui.kit.plotting import COLOURS, SMALL, plot
 from workbench.export.maps import nearest_panel, read_table
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible

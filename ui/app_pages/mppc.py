@@ -51,7 +51,7 @@ def choose_direction(m: MatchRecords) -> str:
     a, b = m.names("ab")
     names = {"ab": f"{a} → {b}", "ba": f"{b} → {a}"}
     asked = st.segmented_control(
-        "Direction", ["ab", "ba"], default="ab", key="way", bind="query-params", format_func=lambda d: visible(names[d]), required=True
+        "Direction", list(names), format_func=lambda d: visible(names[d]), required=True, **state.tie_choice("way", list(names), "ab")
     )
     return asked or "ab"
 
@@ -66,10 +66,9 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
         "Series",
         known,
         selection_mode="multi",
-        default=start,
-        key="mx_series",
         label_visibility="collapsed",
         format_func=lambda s: SHOWN.get(s, s),
+        **state.tie_many("base", known, start),
     ) or ["cross"]
     above = st.toggle("cumulative", key="mx_cdf", help="Share of latents with at least this r")
     options = {"direction": direction, "series": list(wanted), "view": "above" if above else "histogram"}

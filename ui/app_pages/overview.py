@@ -126,15 +126,13 @@ def filtered(shown: list[Dictionary]) -> list[Dictionary]:
                     name,
                     kinds,
                     selection_mode="multi",
-                    default=kinds,
-                    key=key,
-                    bind="query-params",
                     label_visibility="collapsed",
                     format_func=visible,
+                    **state.tie_many(key, kinds, kinds),
                 )
                 shown = [d for d in shown if of(d) in (wanted or kinds)]
         some = len(everything) > 12 and len({d.records is None for d in everything}) > 1
-        if some and st.toggle("only with latents", key="browsable", bind="query-params"):
+        if some and st.toggle("only with latents", **state.tie_flag("browsable")):
             shown = [d for d in shown if d.records is not None]
     return shown
 

@@ -88,7 +88,7 @@ def _take(widget: str, key: str) -> None:
 def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tuple[float, float]) -> None:
     """The same text for both: colour for A, underline for B; hover and the shift need no server."""
     panels.heading("The same tokens", "hover a token for both values and its place in the joint histogram")
-    by = st.segmented_control("Strongest of", list(BY), default="both", key="src", bind="query-params", required=True) or "both"
+    by = st.segmented_control("Strongest of", list(BY), required=True, **state.tie_choice("by", list(BY), "both")) or "both"
     found = m.strips(a, i, b, j, by=BY[by], n=12, width=52)
     if not found:
         panels.note("Neither fires on these tokens.")

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from sae.errors import UserError
-from ui.kit import data, panels
+from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
 from ui.kit.figures import below, chart, table
 from ui.kit.findings import PAPERS, finding_html, measured, open_claim, paper_title
@@ -64,7 +64,7 @@ def filters(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The findings with the chosen verdicts."""
     known = [v for v in VERDICTS if any(d["verdict"] == v for d in documents)]
     wanted = (
-        st.pills("Verdict", known, selection_mode="multi", default=known, key="verdicts", bind="query-params", label_visibility="collapsed")
+        st.pills("Verdict", known, selection_mode="multi", label_visibility="collapsed", **state.tie_many("verdicts", known, known))
         or known
     )
     return [d for d in documents if d["verdict"] in wanted]

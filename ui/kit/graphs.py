@@ -14,7 +14,7 @@ import streamlit as st
 from sae.errors import CorruptError
 from sae.files import read_json
 from ui.kit import data
-from ui.kit.figures import SMALL
+from ui.kit.plotting import SMALL
 from workbench.markup.tokens import cell, clip, escape, number, visible
 
 MAX_NODES, MAX_LINKS = 5_000, 200_000

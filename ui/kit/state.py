@@ -47,13 +47,55 @@ def put(**values: Any) -> None:
             st.query_params[key] = str(value)
 
 
-def remember(key: str, parse: Callable[[str], Any]) -> Callable[[], None]:
-    """A callback that copies the widget ``key`` into the address (``parse`` may drop a default by returning None)."""
+def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str]) -> dict[str, Any]:
+    """Arguments that tie a widget to ``key`` of the address: it starts from there, and what the user chooses is written there.
+
+    ``value`` is what the address says (already checked). Streamlit's own ``bind`` empties the address before another page is
+    opened, which is what the back button would then return to.
+    """
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
 
     def copy() -> None:
-        put(**{key.removeprefix("w_"): parse(st.session_state[key])})
+        chosen = st.session_state[key]
+        put(**{key: None if chosen is None or chosen == default else dump(chosen)})
 
-    return copy
+    return {"key": key, "on_change": copy}
+
+
+def tie_choice(key: str, options: Sequence[str], default: str) -> dict[str, Any]:
+    """:func:`tie` for one of ``options``."""
+    return tie(key, get_choice(key, options, default), default, str)
+
+
+def tie_many(key: str, options: Sequence[str], default: Sequence[str]) -> dict[str, Any]:
+    """:func:`tie` for some of ``options``, in their order; an address that names none of them means the default."""
+    asked = (get(key) or "").split(",")
+    chosen = [o for o in options if o in asked] or list(default)
+    return tie(key, chosen, list(default), lambda v: ",".join(o for o in options if o in v))
+
+
+def tie_flag(key: str, default: bool = False) -> dict[str, Any]:
+    """:func:`tie` for yes or no."""
+    return tie(key, {"1": True, "true": True, "0": False, "false": False}.get(get(key) or "", default), default, lambda v: str(int(v)))
+
+
+def tie_text(key: str, length: int) -> dict[str, Any]:
+    """:func:`tie` for a short text."""
+    return tie(key, (get(key) or "")[:length], "", str)
+
+
+def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any]) -> dict[str, Any]:
+    """:func:`tie` for a range between two of ``options``, written ``low_high``."""
+    known = {str(o): o for o in options}
+    lo, _, hi = (get(key) or "").partition("_")
+    asked = (known[lo], known[hi]) if lo in known and hi in known and options.index(known[lo]) <= options.index(known[hi]) else default
+    return tie(key, asked, default, lambda v: "_".join(map(str, v)))
+
+
+def tie_page(key: str, pages: int) -> dict[str, Any]:
+    """:func:`tie` for the number of a page, 1 to ``pages``."""
+    return tie(key, get_int(key, 1, pages, 1), 1, str)
 
 
 def choose(**values: Any) -> None:
