@@ -33,9 +33,9 @@ def main() -> None:
     if index is None:
         panels.problem("This workspace cannot be opened", trouble)
         return
-    tidy_history()
     with panels.guarded("This page"):
         page.run()
+    tidy_history()
     st.html(
         f'<div class="wb-foot wb-keys"><span>workspace <b>{html.escape(index.root.name)}</b></span>'
         f"<span>Interpretability Workbench {html.escape(__version__)}</span>"

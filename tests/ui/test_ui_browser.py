@@ -248,14 +248,16 @@ CONTRAST = """() => {
   const lum = (c) => { const f = c.slice(0, 3).map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2] }
   const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat([1])
-  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
-  while (walker.nextNode()) {
-    const e = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim()
-    if (!text || ['STYLE', 'SCRIPT', 'TITLE', 'CANVAS'].includes(e.tagName) || e.closest('canvas, [disabled], [aria-disabled=true], [data-testid=stIconMaterial], [data-testid=stSliderThumbValue]')) continue
+  const roots = [document.body, ...[...document.querySelectorAll('*')].map(e => e.shadowRoot).filter(Boolean)]
+  const texts = (root) => { const w = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), out = []; while (w.nextNode()) out.push(w.currentNode); return out }
+  const found = []
+  for (const node of roots.flatMap(texts)) {
+    const e = node.parentElement, text = node.textContent.trim()
+    if (!e || !text || ['STYLE', 'SCRIPT', 'TITLE', 'CANVAS'].includes(e.tagName) || e.closest('canvas, [disabled], [aria-disabled=true], [data-testid=stIconMaterial], [data-testid=stSliderThumbValue]')) continue
     const box = e.getBoundingClientRect(), style = getComputedStyle(e)
     if (box.width < 2 || box.height < 2 || style.visibility === 'hidden' || +style.opacity === 0) continue
     const chain = []
-    for (let n = e; n; n = n.parentElement) chain.unshift(parse(getComputedStyle(n).backgroundColor))
+    for (let n = e; n; n = n.parentElement || n.getRootNode().host) chain.unshift(parse(getComputedStyle(n).backgroundColor))
     const back = chain.reduce((under, c) => over(c, under), [255, 255, 255, 1])
     const ink = over(parse(style.color), back)
     const [a, b] = [lum(ink), lum(back)].sort((x, y) => y - x)

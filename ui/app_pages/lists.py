@@ -109,9 +109,9 @@ def show(id: str, chosen: LatentList) -> None:
             disabled=["dictionary", "latent", "fires on", "data"],
             column_config={
                 "open": st.column_config.CheckboxColumn("open", width=60, help="Tick to open the latent"),
-                "fires on": st.column_config.TextColumn("fires on", width=260, help="Its label, else the token on which it fires most"),
+                "fires on": st.column_config.TextColumn("fires on", width=210, help="Its label, else the token on which it fires most"),
                 "data": st.column_config.TextColumn("data", help="Whether the latents are still those the list was made on"),
-                "note": st.column_config.TextColumn("note", width=420, max_chars=2000),
+                "note": st.column_config.TextColumn("note", width=330, max_chars=2000),
                 "remove": st.column_config.CheckboxColumn("remove", width=80),
             },
         )

@@ -166,7 +166,10 @@ def _about(dictionary: str, latents: np.ndarray) -> dict[str, Any]:
 
 def neighbours(entry: Entry) -> None:
     """Cosine of nearest neighbours beside measured chance."""
-    panels.heading("Nearest neighbours", "cosine, beside random directions: isotropic, and with the decoder's own covariance (matched)")
+    panels.heading(
+        "Nearest neighbours",
+        "cosine, beside random directions: isotropic, and with the decoder's own covariance (matched); above: share of latents beyond 99.9 % of matched",
+    )
     frame = _read(str(entry.path), "nearest_hist", entry.version)
     if frame is not None:
         picture = plot(replace(nearest_panel(frame), title=""), height=320)
@@ -188,7 +191,7 @@ def neighbours(entry: Entry) -> None:
     if rows:
         st.html(
             panels.table(
-                ["dictionary", "median cosine", "matched", "isotropic", "above matched 99.9 %", "n"],
+                ["dictionary", "median cosine", "matched", "isotropic", "above", "n"],
                 rows,
                 numeric=frozenset({1, 2, 3, 4, 5}),
             )

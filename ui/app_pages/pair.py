@@ -99,8 +99,7 @@ def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tup
             top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak · left: sequence:position"
         )
     )
-    dark = st.context.theme.type == "dark"
-    aligned(message(found, (top_a, top_b), joint, m.tokens.shape[1], shift=chosen_shift(key), dark=dark), key=key)
+    aligned(message(found, (top_a, top_b), joint, m.tokens.shape[1], shift=chosen_shift(key)), key=key)
     frame = pd.DataFrame(
         [
             (f"{s.seq}:{s.start + k}", t, x, y)

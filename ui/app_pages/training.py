@@ -150,10 +150,7 @@ def one(e: Evolution, first: int) -> None:
         return
     names = [f"step {int(s):,}" for s in e.steps]
     norms = e.norms([latent])
-    dark = st.context.theme.type == "dark"
-    scrubber(
-        message(contexts, names, norms[0] if norms is not None else np.zeros(len(names)), dark=dark), key=f"scrub_{e.version}_{latent}"
-    )
+    scrubber(message(contexts, names, norms[0] if norms is not None else np.zeros(len(names))), key=f"scrub_{e.version}_{latent}")
     below("tr_scrub", reading_table(contexts, names), ("token",))
 
 

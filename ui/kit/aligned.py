@@ -42,11 +42,9 @@ export default function (component) {
   const { data, parentElement, setStateValue } = component
   const root = parentElement.querySelector('.pair'), rows = root.querySelector('.rows'), keys = root.querySelector('.keys')
   const out = root.querySelector('output'), say = root.querySelector('.say b')
-  const shade = (k) => {
-    const base = data.dark ? [16, 21, 27] : [255, 255, 255], top = data.dark ? [237, 169, 13] : [230, 159, 0]
-    const share = (data.dark ? 0.16 : 0.14) + (data.dark ? 0.84 : 0.86) * k
-    const rgb = base.map((b, j) => Math.round(b + (top[j] - b) * share))
-    return ['rgb(' + rgb.join(',') + ')', data.dark ? (share < 0.52 ? '#f2f4f7' : '#0b0f14') : '#18212b']
+  const shade = (k) => {  // the ramp of every other page, in the theme at hand
+    const level = Math.min(8, Math.floor(9 * k))
+    return ['var(--t' + level + ')', level < 5 ? 'var(--tlo)' : 'var(--thi)']
   }
   rows.replaceChildren()
   const painted = data.strips.map((c) => {
@@ -109,7 +107,7 @@ def _component() -> Callable[..., Any]:
 
 
 def message(
-    strips: Sequence[Strip], tops: tuple[float, float], joint: tuple[float, float], length: int, *, shift: int = 0, dark: bool = False
+    strips: Sequence[Strip], tops: tuple[float, float], joint: tuple[float, float], length: int, *, shift: int = 0
 ) -> dict[str, Any]:
     """Everything the browser needs. ``strips`` are unshifted and two tokens wider than shown, so that a shift finds its tokens.
 
@@ -141,7 +139,6 @@ def message(
         "shifts": list(SHIFTS),
         "shift": shift,
         "pad": pad,
-        "dark": dark,
     }
 
 

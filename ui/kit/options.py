@@ -41,7 +41,7 @@ def _known(name: str, choices: dict[str, str], key: str, default: str) -> str:
 
 
 def _label(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return {"n": "How many"}.get(name, name.replace("_", " ").capitalize())
 
 
 def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:

@@ -53,15 +53,10 @@ export default function (component) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
   const S = data.snapshots.length
   slider.max = S - 1
-  const dark = data.dark
-  const shade = (v) => {
+  const shade = (v) => {  // the ramp of every other page, in the theme at hand
     if (v <= 0) return null
-    const share = 0.14 + 0.86 * v / 255
-    const base = dark ? [16, 21, 27] : [255, 255, 255], top = dark ? [237, 169, 13] : [230, 159, 0]
-    const k = dark ? Math.min(1, 0.16 + 0.84 * (v / 255)) : share
-    const rgb = base.map((b, j) => Math.round(b + (top[j] - b) * k))
-    const ink = dark ? (k < 0.52 ? '#f2f4f7' : '#0b0f14') : '#18212b'
-    return ['rgb(' + rgb.join(',') + ')', ink]
+    const level = Math.min(8, Math.floor(9 * v / 255))
+    return ['var(--t' + level + ')', level < 5 ? 'var(--tlo)' : 'var(--thi)']
   }
   rows.replaceChildren()
   const painted = data.contexts.map((c) => {
@@ -131,9 +126,7 @@ def _component() -> Callable[..., Any]:
     return st.components.v2.component("workbench_scrubber", html=_HTML, css=_CSS, js=_JS)
 
 
-def message(
-    contexts: list[SnapshotContext], names: list[str], norms: np.ndarray, *, dark: bool = False, start: int | None = None
-) -> dict[str, Any]:
+def message(contexts: list[SnapshotContext], names: list[str], norms: np.ndarray, *, start: int | None = None) -> dict[str, Any]:
     """Everything the browser needs: readings as uint8 of ``top`` (one scale for all contexts), norms [S], names [S].
 
     It starts at snapshot ``start``, by default where the norm is largest.
@@ -145,7 +138,6 @@ def message(
         "snapshots": [visible(n) for n in names],
         "norms": [round(float(n), 6) if np.isfinite(n) else 0.0 for n in norms],
         "top": top,
-        "dark": dark,
         "start": int(np.nanargmax(norms)) if start is None and np.isfinite(norms).any() else start,
         "contexts": [
             {
