@@ -104,7 +104,8 @@ def pairs(m: MatchRecords, direction: str) -> None:
     panels.heading("Pairs", "choose a row to see both latents on the same tokens")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         st.session_state.setdefault("mx_r", RANGE)
-        lo, hi = st.slider("r from … to", -0.2, 1.0, step=0.01, key="mx_r", width=360)
+        st.slider("r from … to", -0.2, 1.0, step=0.01, key="mx_r", width=360)
+        lo, hi = st.session_state["mx_r"]
         own = sorted(m.best[m.best["direction"] == direction]["layer"].unique().tolist())
         layer = st.selectbox(
             "Layer", [None, *own], key="mx_layer", format_func=lambda v: "all layers" if v is None else f"layer {v}", width=150

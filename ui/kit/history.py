@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-COMPLETED = ("d", "i", "v", "d2", "i2", "task", "met", "f", "src", "list", "ls")  # keys that pages complete by themselves
+COMPLETED = ("d", "i", "v", "d2", "i2", "task", "met", "f", "src", "ls")  # keys that pages complete by themselves
 RESULTS = ("m", "ev", "gr", "map", "c", "tf", "mb")  # and those of results, each with its version under <key>v
 LASTING = ("d", "f", *RESULTS)  # keys that no page takes away while one stays on it
 
@@ -26,9 +26,11 @@ export default function (component) {
     const was = new URL(window.location.href), next = new URL(url, was)
     const a = was.searchParams, b = next.searchParams
     if (next.pathname !== was.pathname) return push(state, title, url)
-    const added = [...b.keys()].filter((k) => !a.has(k)), kept = [...a].every(([k, v]) => b.get(k) === v)
+    const added = [...b.keys()].filter((k) => !a.has(k)), removed = [...a.keys()].filter((k) => !b.has(k))
+    const changed = [...a].some(([k, v]) => b.has(k) && b.get(k) !== v), kept = !removed.length && !changed
     const had = lasting.filter((k) => a.has(k))
-    const leaving = had.length ? !had.some((k) => b.has(k)) : next.pathname.endsWith('/') && added.some((k) => known.has(k))
+    const fewer = !added.length && !changed && removed.some((k) => known.has(k))
+    const leaving = fewer || (had.length ? !had.some((k) => b.has(k)) : next.pathname.endsWith('/') && added.some((k) => known.has(k)))
     if (leaving || (kept && !added.length)) return
     return kept && added.every((k) => known.has(k)) ? window.history.replaceState(state, title, url) : push(state, title, url)
   }

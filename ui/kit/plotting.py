@@ -72,7 +72,7 @@ def _cap(panel: Panel) -> float | None:
 
 def _named(panel: Panel, name: str, part: pd.DataFrame) -> str:
     """A series in the legend: with its n where it has one, and where the axis cuts it, with its largest value."""
-    n = part["n"].unique() if "n" in part.columns else ()
+    n = part["n"].unique().tolist() if "n" in part.columns else []
     top = _cap(panel)
     size = f" (n {int(n[0]):,})" if len(n) == 1 and n[0] > 1 and "(n " not in name else ""
     cut = f", up to {part[panel.y].max():.2g}" if top and part[panel.y].max() > top else ""

@@ -38,13 +38,13 @@ def get_choice(key: str, options: Sequence[str], default: str) -> str:
 
 
 def put(**values: Any) -> None:
-    """Write values into the address; None removes a key. Unchanged values cost nothing."""
-    for key, value in values.items():
-        if value is None:
-            if key in st.query_params:
-                del st.query_params[key]
-        elif st.query_params.get(key) != str(value):
-            st.query_params[key] = str(value)
+    """Write values into the address at once; None removes a key. Unchanged values cost nothing."""
+    was = st.query_params.to_dict()
+    now = {**was, **{k: str(v) for k, v in values.items() if v is not None}}
+    for key in [k for k, v in values.items() if v is None]:
+        now.pop(key, None)
+    if now != was:
+        st.query_params.from_dict(now)
 
 
 def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str]) -> dict[str, Any]:
