@@ -43,8 +43,8 @@ _HOME = {
 }
 
 __all__ = [
-    *("SAE", "SAEConfig", "TopK", "TopKConfig", "TopKSAE", "Trainer", "Transcoder", "TranscoderConfig"),
-    *("evaluate", "load", "train", "train_many"),
+    *("SAE", "SAEConfig", "ThresholdSAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "Transcoder", "TranscoderConfig"),
+    *("evaluate", "load", "to_jumprelu", "train", "train_many"),
 ]
 
 

@@ -36,6 +36,21 @@ KINDS = (
     "lists",
     "exports",
 )
+MADE_BY = {  # kind -> the command that makes one
+    "models": "pretrain RECIPE",
+    "stores": "harvest RECIPE",
+    "dictionaries": "train RECIPE",
+    "latents": "features DICTIONARY",
+    "evaluations": "evaluate DICTIONARY",
+    "matches": "compare A B",
+    "circuits": "circuits MODEL",
+    "evolution": "evolve",
+    "maps": "map DICTIONARY",
+    "graphs": "graph PROMPT",
+    "explanations": "explain DICTIONARY",
+    "claims": "reproduce all",
+    "exports": "export SPEC",
+}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,119}")
 _SCHEMA = 1
 
@@ -148,7 +163,9 @@ class Workspace:
         """
         if not self.complete(kind, id):
             known = [i.id for i in self.items(kind)]
-            hint = nearest(id, known) if known else f"{self.root.name}/{kind} is empty"
+            verb = "demo --no-ui" if id == "demo" else MADE_BY.get(kind)
+            made = f"; `workbench {verb}` makes one" if verb else ""
+            hint = nearest(id, known) if known else f"{self.root.name}/{kind} is empty{made}"
             raise MissingError(f"{kind}/{id} is not in {self.root} ({hint})")
         return Item(kind, id, self.path(kind, id))
 

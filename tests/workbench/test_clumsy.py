@@ -90,6 +90,12 @@ def test_places_that_are_no_workspace(ws: Workspace, tmp_path: Path) -> None:
     told(typed("import", GOLDEN / "saelens-topk", "-w", tmp_path / "read-only" / "ws"), 1, "cannot write", "Choose a folder")
 
 
+def test_an_empty_workspace_names_the_command(tmp_path: Path) -> None:
+    told(typed("train", "mini-train", "-w", tmp_path), 1, "stores/demo", "`workbench demo --no-ui`")
+    told(typed("graph", "x", "-d", "nope", "-w", tmp_path), 1, "dictionaries/nope", "`workbench train RECIPE`")
+    told(typed("export", "mppc-distribution", "-w", tmp_path), 1, "`workbench compare A B")
+
+
 def test_a_place_one_may_not_write_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as end, errors_as_lines(debug=False):
         raise PermissionError(errno.EACCES, "Permission denied", "ws/dictionaries/x")

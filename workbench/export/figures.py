@@ -20,7 +20,7 @@ import pandas as pd
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
 from workbench.export.spec import FigureSpec
-from workbench.workspace import Item, Workspace
+from workbench.workspace import MADE_BY, Item, Workspace
 
 MODULES = [
     f"workbench.export.{name}"
@@ -159,17 +159,6 @@ def make(spec: FigureSpec, workspace: Workspace) -> FigureData | DocumentData:
     return found
 
 
-_MADE_BY = {
-    "matches": "compare A B",
-    "latents": "features DICTIONARY",
-    "evaluations": "evaluate DICTIONARY",
-    "circuits": "circuits",
-    "evolution": "evolve",
-    "claims": "reproduce all",
-    "maps": "map DICTIONARY",
-}
-
-
 def find_source(spec: FigureSpec, kind: Kind, workspace: Workspace) -> Item:
     """The result a spec is about: the one it names, or the only one of its kind."""
     if spec.source:
@@ -179,7 +168,7 @@ def find_source(spec: FigureSpec, kind: Kind, workspace: Workspace) -> Item:
         return workspace.get(found[1], found[2])
     items = workspace.items(kind.source)
     if not items:
-        verb = _MADE_BY.get(kind.source, kind.source)
+        verb = MADE_BY.get(kind.source, kind.source)
         raise MissingError(
             f"{kind.name} shows results of {kind.source}/, and {workspace.root} has none. Make one: `workbench {verb} --workspace {workspace.root}`"
         )
