@@ -253,6 +253,8 @@ def read(folder: str | Path, library: str | None = None) -> NormalForm:
     try:
         return READERS[library][1](folder)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:  # a foreign file may hold anything anywhere
+        if "can't allocate memory" in str(e):
+            raise
         what = f"{e} is missing" if isinstance(e, KeyError) else str(e).splitlines()[0]
         raise CorruptError(
             f"{folder} is not a whole {library} dictionary: its configuration or tensors are not what they should be ({what})."

@@ -54,6 +54,8 @@ class NormalForm:
             raise CorruptError(f"{where}: a JumpReLU dictionary without thresholds.")
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip"):
             tensor = getattr(self, name)
+            if tensor is not None and not tensor.is_floating_point():
+                raise CorruptError(f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers.")
             if tensor is not None and not torch.isfinite(tensor).all():
                 raise CorruptError(f"{where}: {name} holds NaN or infinity.")
         return self

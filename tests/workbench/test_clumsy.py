@@ -90,6 +90,16 @@ def test_places_that_are_no_workspace(ws: Workspace, tmp_path: Path) -> None:
     told(typed("import", GOLDEN / "saelens-topk", "-w", tmp_path / "read-only" / "ws"), 1, "cannot write", "Choose a folder")
 
 
+def test_the_version_and_every_help_with_an_example() -> None:
+    from workbench import __version__
+    from workbench.cli import VERBS
+
+    assert typed("--version").stdout.strip() == f"workbench {__version__}"
+    for verb in sorted(set(VERBS) - {"demo", "ui"}):
+        shown = typed(verb, "--help")
+        assert shown.exit_code == 0 and "Example" in shown.stdout, verb
+
+
 def test_an_empty_workspace_names_the_command(tmp_path: Path) -> None:
     told(typed("train", "mini-train", "-w", tmp_path), 1, "stores/demo", "`workbench demo --no-ui`")
     told(typed("graph", "x", "-d", "nope", "-w", tmp_path), 1, "dictionaries/nope", "`workbench train RECIPE`")
@@ -162,7 +172,7 @@ def hostile(tmp: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
         "trainer is a number": (changed(tmp / "8", "dl-topk", trainer=3), ("dictionary-learning", "int")),
         "words for numbers": (changed(tmp / "9", "sparsify-sae", d_in="six"), ("six",)),
     }
-    whole = changed(tmp / "10", "saelens-topk")
+    whole = changed(tmp / "10", "saelens-topk-plain")
     save_file({k: v.long() for k, v in topk.items()}, whole / "sae_weights.safetensors")
     flat = changed(tmp / "11", "saelens-topk")
     save_file(topk | {"W_enc": topk["W_enc"].flatten()}, flat / "sae_weights.safetensors")
@@ -180,7 +190,7 @@ def hostile(tmp: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
     broken = changed(tmp / "17", "saelens-topk")
     (broken / "cfg.json").write_text('{"d_in": 6, "d_in": 7}')
     return out | {
-        "integers": (whole, ("saelens",)),
+        "integers": (whole, ("W_enc holds int64",)),
         "a flat matrix": (flat, ("(72,)",)),
         "cut short": (cut, ("not a whole safetensors file",)),
         "one key twice": (twice, ("duplicate key 'b_dec'",)),

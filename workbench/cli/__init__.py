@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Annotated
 
 import typer
 
@@ -14,7 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "info": ("Say what a workspace holds, with its numbers.", "Start here"),
     "pretrain": ("Train a miniature language model, with snapshots.", "Make"),
     "harvest": ("Write a model's activations into an HDF5 store.", "Make"),
-    "train": ("Train SAEs, transcoders or crosscoders on a store.", "Make"),
+    "train": ("Train SAEs and transcoders on a store.", "Make"),
     "features": ("Compute a dictionary's latent records for the browser.", "Make"),
     "import": ("Bring a dictionary of another library into the workspace.", "Make"),
     "evaluate": ("Measure a dictionary: L0, explained variance, loss recovered, …", "Analyse"),
@@ -46,11 +47,20 @@ for _name in available():
     app.command(_name, short_help=VERBS[_name][0], rich_help_panel=VERBS[_name][1])(_function)
 
 
+def _version(asked: bool) -> None:
+    """Print the version where it is asked for, and end."""
+    if asked:
+        from workbench import __version__
+
+        print(f"workbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback(
     invoke_without_command=False,
     help="**Interpretability Workbench**: latents of Transformers and Mambas across layers, architectures and training.\n\nNew here? `workbench demo`, then `workbench VERB --help`.",
 )
-def _root() -> None:
+def _root(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")] = False) -> None:
     """Root of all verbs."""
 
 
