@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sae.errors import UsageError
-from workbench.analysis.effects import answer_metrics, interval, locate_peak, tidy
+from workbench.analysis.effects import answer_metrics, interval, locate_peak, share_of, tidy
 from workbench.analysis.heads import head_to_head, head_to_logit, measure, read_profile
 from workbench.analysis.patching import Patch, hook_of, patch_effects
 from workbench.analysis.paths import FrozenPaths
@@ -193,3 +193,29 @@ def test_tables_carry_n_and_intervals() -> None:
     peak = locate_peak(values)
     assert peak.index == (1, 1) and peak.same == 1.0 and peak.effect.low < peak.effect.value < peak.effect.high < 0
     assert peak.share.value == pytest.approx(5 / (5 + 4), abs=0.05) and peak.effect.n == 400
+
+
+def drawn_profile(rng: np.random.Generator, noise: float) -> np.ndarray:
+    """32 prompts of 48 cells: effects of -10 and -1 on average, and 46 of nothing but noise. The true share of the first is 10/11."""
+    means, sd = np.zeros(48), np.full(48, noise)
+    means[:2], sd[:2] = (-10, -1), (5, 1)
+    return rng.normal(means, sd, (32, 48))
+
+
+def test_the_interval_of_a_share_holds_the_share_and_mostly_the_truth() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        share = share_of(drawn_profile(rng, 0.05), [0])
+        assert share.low is not None and share.low <= share.value <= share.high <= 1
+        held += share.low <= 10 / 11 <= share.high
+    assert held >= 85  # a percentile interval of the absolute means holds it 38 times of 100
+
+
+def test_noise_in_empty_cells_does_not_push_the_interval_below_the_share() -> None:
+    values = drawn_profile(np.random.default_rng(1), 0.4)
+    values[:, 1] = 0
+    share = share_of(values, [0])
+    flat = np.abs(np.stack([values[np.random.default_rng(i).integers(0, 32, 32)].mean(0) for i in range(500)]))
+    assert np.quantile(flat[:, 0] / flat.sum(1), 0.975) < share.value <= share.high  # what resampled absolute means would have said
+    assert share_of(np.zeros((8, 3)), [0]).low is None
+    assert share_of(values, range(48)).value == pytest.approx(1)

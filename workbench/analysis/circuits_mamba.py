@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analysis.circuits_table import EXAMPLES, Circuits, offset_of, peak_of
-from workbench.analysis.effects import locate_peak
+from workbench.analysis.effects import locate_peak, share_of
 from workbench.analysis.hidden_attention import hidden_attention, last_reads
 from workbench.analysis.induction import by_effect
 from workbench.analysis.off_by_one import channel_effects, conv_profile, write_profile
@@ -86,8 +86,13 @@ def mamba_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], N
 
 
 def dominant_layers(effects: np.ndarray) -> dict[str, Any]:
-    """Layers that carry the answer (effects [P,L]): interval below zero and at least a tenth of the summed absolute effects."""
+    """Layers that carry the answer (effects [P,L]): interval below zero and at least a tenth of the summed absolute effects.
+
+    `two_strongest` is the share of the two layers with the largest effects together, with its interval.
+    """
     heads = by_effect(effects[:, :, None])
     mean = np.abs(effects.mean(0))
     share = mean / mean.sum() if mean.sum() else mean
-    return {"layers": [l for l, _ in heads], "share": [float(share[l]) for l, _ in heads], "n": len(effects)}
+    two = share_of(effects, np.argsort(-mean, kind="stable")[:2].tolist())
+    named = {"layers": [l for l, _ in heads], "share": [float(share[l]) for l, _ in heads], "n": len(effects)}
+    return {**named, "two_strongest": two.as_dict()}

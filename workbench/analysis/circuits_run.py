@@ -58,7 +58,7 @@ def make_circuits(
         raise UsageError(f"control {control!r} is not a snapshot of {model_name} ({nearest(str(control), known)})")
     control = control if control in known and control != resolve_revision(model_name, revision) else None
     recipe = {"task": config.model_dump(mode="json"), "n_prompts": n_prompts, "length": length, "metrics": list(metrics)}
-    recipe |= {"seed": seed, "control": control}
+    recipe |= {"seed": seed, "control": control, "share_intervals": "signs kept"}
     if workspace.complete("circuits", id):
         have = read_manifest(workspace.path("circuits", id))
         if source in have.inputs and have.recipe == recipe:

@@ -21,12 +21,9 @@ def few_layers(lab: Lab) -> Finding:
         return untestable(why)
     final, start = lab.circuits("mini-mamba"), lab.circuits("mini-mamba", "step0")
     layers = final["state_layers"]
-    share = sum(sorted(layers["share"], reverse=True)[:2])
-    n = layers["n"]
-    half = 1.96 * (share * (1 - min(share, 1)) / n) ** 0.5
     note = f"layers {layers['layers']}; accuracy {final['accuracy']['value']:.2f}, untrained {start['accuracy']['value']:.2f}"
     return Finding(
-        Measured(share, share - half, min(share + half, 1.0), n, "share of the effect"),
+        Measured.from_dict(layers["two_strongest"], "share of the effect"),
         Measured.from_dict(start["accuracy"], "accuracy untrained"),
         note=note,
     )
