@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from sae.errors import MissingError
 from workbench.claims import PAPERS, Claim, Finding, Lab, Measured, all_claims, verdict
+from workbench.claims.agreement import disagreements, results_document
 from workbench.claims.base import FOUND, NOT_FOUND, NOT_TESTABLE, positive_beyond_control, untestable
+from workbench.claims.pool import Task, run_tasks, startable, tasks_of
 from workbench.claims.run import markdown, run_all, run_claim
 from workbench.cli import app
 from workbench.workspace import Workspace
@@ -34,6 +38,23 @@ def test_the_registry_covers_three_papers_and_every_claim_names_its_control():
     for c in claims:
         assert c.id.startswith(c.paper) and all((c.statement, c.paper_number, c.experiment, c.control, c.criterion, c.section))
     assert {c.paper for c in all_claims("evolution")} == {"evolution"}
+
+
+def test_every_row_of_the_papers_has_claims_and_every_claim_a_row():
+    from workbench.claims.rows import ROWS
+
+    named = {f"{paper}.{claim}" for paper, rows in ROWS.items() for claims in rows.values() for claim in claims}
+    assert set(ROWS) == set(PAPERS) and named == set(BY_ID)
+    assert all(claims for rows in ROWS.values() for claims in rows.values())
+
+
+def test_claims_need_shared_experiments_that_exist():
+    from workbench.claims.lab import SHARED
+
+    for c in all_claims():
+        assert c.needs and c.cost > 0
+        for need in c.needs:
+            assert need in SHARED or need.split(" ")[0] in {"evolution", "circuits", "variant"}
 
 
 conversion = {
@@ -143,6 +164,208 @@ def test_the_verb_names_what_does_not_exist(tmp_path):
     assert result.exit_code == 2 and "'universality'" in result.output
     result = CliRunner().invoke(app, ["reproduce", "--only", "llama-scope.foldin", "-w", str(tmp_path / "ws")])
     assert result.exit_code == 2 and "llama-scope.folding" in result.output
+
+
+# --- several processes -------------------------------------------------------------------------------------------------
+
+VARIANTS = ["universality.state-size", "universality.layers-needed", "evolution.warm-up"]  # without --retrain they say at once why not
+
+
+def test_tasks_come_after_what_they_need_and_the_longest_first():
+    tasks = tasks_of(all_claims(), seeds=2)
+    by_name = {t.name: t for t in tasks}
+    assert {"evolution 0", "evolution 1", "demo store", "comparison", "circuits mini-mamba@step0"} <= set(by_name)
+    assert not any(t.name.startswith("variant") for t in tasks) and any(
+        t.name.startswith("variant") for t in tasks_of(all_claims(), 1, retrain=True)
+    )
+    assert sorted(c for t in tasks for c in t.claims) == sorted(BY_ID)
+    assert set(by_name["comparison"].after) == {"demo dictionaries", "seed dictionaries", "baseline dictionaries"}
+    assert tasks[0].alone and all(after in by_name for t in tasks for after in t.after)
+    assert {t.name for t in tasks_of([BY_ID["evolution.dimensionality"]], 1)} == {"evolution 0", "workbench.claims.evolution.statistics"}
+    finished, busy, order = set(), {}, []
+    while len(order) < len(tasks):  # one worker at a time
+        (task,) = startable([t for t in tasks if t.name not in finished], finished, busy, 1)
+        assert finished.issuperset(task.after)
+        finished.add(task.name)
+        order.append(task.name)
+    whole = next(t for t in tasks if t.alone)
+    assert startable(tasks, set(), {None: by_name["evolution 0"]}, 1) == [] and startable(tasks, set(), {}, 2) == [whole]
+    assert startable(tasks, set(), {None: whole}, 1) == []
+
+
+def test_two_processes_give_the_same_documents_in_the_order_of_the_claims(tmp_path):
+    claims, lines, seen = [BY_ID[v] for v in VARIANTS], [], []
+    options = {"seeds": 1, "quick": True, "say": lines.append}
+    documents = run_all(claims, Workspace(tmp_path / "two"), workers=2, done=seen.append, **options)
+    alone = run_all(claims, Workspace(tmp_path / "one"), done=lambda _: None, **options)
+    assert [d["claim"] for d in documents] == VARIANTS and sorted(d["claim"] for d in seen) == sorted(VARIANTS)
+    drop = [{k: v for k, v in d.items() if k != "version"} for d in documents]
+    assert drop == [{k: v for k, v in d.items() if k != "version"} for d in alone]
+    assert {d["verdict"] for d in documents} == {NOT_TESTABLE} and all("--retrain" in d["note"] for d in documents)
+
+
+def test_a_failing_or_killed_worker_ends_the_run_with_its_reason(tmp_path):
+    lab = Lab(Workspace(tmp_path / "ws"), seeds=1, quick=True)
+    with pytest.raises(RuntimeError, match="KeyError"):
+        run_tasks([Task("odd", claims=("no.such-claim",))], lab, 2, lambda _: None)
+    assert not multiprocessing.active_children()
+
+    def shoot(line):
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    lab.say = shoot
+    with pytest.raises(RuntimeError, match="was killed; run the same command"):
+        run_tasks([Task("a", claims=tuple(VARIANTS[:1])), Task("b", claims=tuple(VARIANTS[1:]), after=("a",))], lab, 1, lambda _: None)
+    assert not multiprocessing.active_children()
+
+
+# --- results held against earlier ones ---------------------------------------------------------------------------------
+
+
+def result(claim="llama-scope.toy", verdict=FOUND, effect=(0.5, 0.4, 0.6), control=(0.0, None, None)):
+    keys = ("value", "low", "high")
+    return {
+        "claim": claim,
+        "paper": "llama-scope",
+        "verdict": verdict,
+        "effect": dict(zip(keys, effect, strict=True)),
+        "control_measured": control if control is None else dict(zip(keys, control, strict=True)),
+        "n": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("new", "differs"),
+    [
+        (result(effect=(0.62, 0.55, 0.7)), ""),
+        (result(effect=(0.62, None, None)), "effect 0.62, earlier 0.5 [0.4, 0.6]"),
+        (result(effect=(0.8, 0.7, 0.9)), "effect 0.8 [0.7, 0.9], earlier 0.5 [0.4, 0.6]"),
+        (result(verdict=NOT_FOUND), "not found, earlier found"),
+        (result(control=(1e-12, None, None)), ""),
+        (result(control=(0.3, None, None)), "control 0.3, earlier 0"),
+        (result(control=None), "control none, earlier 0"),
+        (result(effect=(float("nan"), None, None)) | {"effect": {"value": None}}, "effect none, earlier 0.5 [0.4, 0.6]"),
+    ],
+)
+def test_results_agree_within_their_intervals(new, differs):
+    earlier = results_document([result()], seeds=3, quick=True, retrain=False)
+    assert [d.what for d in disagreements([new], earlier)] == ([differs] if differs else [])
+
+
+def test_numbers_without_intervals_agree_within_half_and_missing_claims_are_told():
+    earlier = results_document([result(effect=(0.04, None, None)), result("llama-scope.other")], seeds=3, quick=True, retrain=False)
+    assert disagreements([result(effect=(0.06, None, None))], earlier, complete=False) == []
+    assert [str(d) for d in disagreements([result(effect=(0.1, None, None)), result("llama-scope.new")], earlier)] == [
+        "llama-scope.toy: effect 0.1, earlier 0.04",
+        "llama-scope.new: is not among the earlier results",
+        "llama-scope.other: is missing from this run",
+    ]
+    untested = result(verdict=NOT_TESTABLE, effect=(None, None, None), control=None)
+    assert disagreements([untested], results_document([untested], seeds=3, quick=True, retrain=False)) == []
+
+
+def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
+    args = ["reproduce", "--only", VARIANTS[2], "--quick", "--seeds", "1", "-w", str(tmp_path / "ws")]
+    page = tmp_path / "RESULTS.md"
+    runner = CliRunner()
+    assert runner.invoke(app, [*args, "--write", str(page)]).exit_code == 0
+    numbers = json.loads((tmp_path / "RESULTS.json").read_text())
+    assert numbers["quick"] is True and numbers["claims"][0]["claim"] == VARIANTS[2] and "version" not in numbers["claims"][0]
+    same = runner.invoke(app, [*args, "--against", str(page)])
+    assert same.exit_code == 0 and "0 differ by more than the intervals" in same.output
+    numbers["claims"][0]["verdict"] = FOUND
+    (tmp_path / "RESULTS.json").write_text(json.dumps(numbers))
+    altered = runner.invoke(app, [*args, "--against", str(page), "--json"])
+    assert altered.exit_code == 1 and json.loads(altered.stdout)["differ"][0]["claim"] == VARIANTS[2]
+    other = runner.invoke(app, [*args[:-4], "--seeds", "2", "-w", str(tmp_path / "ws"), "--against", str(page)])
+    assert other.exit_code == 2 and "--seeds 1 --quick" in other.output
+    (tmp_path / "RESULTS.json").write_text("{}")
+    assert runner.invoke(app, [*args, "--against", str(page)]).exit_code == 1
+    assert runner.invoke(app, [*args, "--against", str(tmp_path / "none.md")]).exit_code == 1
+
+
+# --- statistics of single claims: what they must see, and what they must not -------------------------------------------
+
+
+def test_the_turning_point_moves_with_the_axis_only_for_directions_that_drift():
+    from workbench.claims.evolution.axes import shift, turning, weights_of
+
+    steps = np.array([0, 64, 256, 768, 1088, 1152, 1344, 2560, 4608, 9000])
+    first, second = np.arange(10) < 4, np.arange(10) >= 4
+    two = 0.9 * (np.outer(first, first) | np.outer(second, second)) + 0.1
+    assert shift(two, steps) == (0, {"snapshots": 4, "steps": 4, "log steps": 4})
+    drifting = 1 - np.abs(np.arange(10)[:, None] - np.arange(10)) / 10
+    assert shift(drifting, steps)[0] > 1
+    weights = weights_of(steps)
+    assert all(w.sum() == pytest.approx(1) for w in weights.values()) and weights["steps"].argmax() in (8, 9)
+    assert turning(two, weights["snapshots"]) == 4
+
+
+def test_two_groups_and_a_dip_are_seen_and_their_absence_too():
+    from workbench.claims.evolution.two_groups import dip, one_group_p
+
+    rng = np.random.default_rng(0)
+    two = np.concatenate([rng.normal(0.1, 0.05, 200), rng.normal(0.8, 0.1, 200)])
+    assert one_group_p(two, draws=60) < 0.05 < one_group_p(rng.normal(0.5, 0.2, 400), draws=60)
+    flat = 0.7 + 0.1 * rng.standard_normal((80, 8))
+    dipped = flat - np.array([0, 0.1, 0.4, 0.2, 0, 0, 0, 0])
+    effect, null = dip(dipped)
+    assert effect.low > 0.3 > null.high and effect.value == pytest.approx(0.35, abs=0.1)
+    assert dip(flat)[0].low < 0.05
+    falling = 0.9 - 0.1 * np.arange(8) + 0 * flat  # falls for good: no dip
+    assert dip(falling)[0].value <= 0
+
+
+def test_norms_that_follow_a_probe_are_told_from_norms_that_follow_the_trend():
+    from workbench.claims.evolution.probe import separability, within
+
+    rng = np.random.default_rng(0)
+    auc = 0.5 + 0.4 * rng.random((50, 10))
+    follow = auc + 0.02 * rng.standard_normal(auc.shape)
+    assert np.nanmean(within(follow, auc)) > 0.9 > 0.2 > abs(np.nanmean(within(follow[rng.permutation(50)], auc)))
+    assert np.isnan(within(np.ones((1, 10)), auc[:1])).all()
+    x = rng.standard_normal((4000, 6))
+    on = np.stack([x[:, 0] + 0.1 * rng.standard_normal(4000) > 1, rng.random(4000) > 0.8], axis=1)
+    seen, blind = separability(x, on)
+    assert seen > 0.97 and abs(blind - 0.5) < 0.05
+
+
+def test_entropies_are_crossed_in_order_or_not_at_all():
+    from workbench.claims.evolution.entropies import crossings
+
+    phases = pd.DataFrame({"loss": [6.0, 4.5, 3.0, 2.0], "ce_unigram": 5.0, "ce_bigram": 3.5})
+    assert crossings(phases) == (1, 2)
+    assert crossings(phases.assign(ce_bigram=1.0)) == (1, -1)
+
+
+def test_what_fine_tuning_costs_is_resampled_in_pairs():
+    from types import SimpleNamespace
+
+    from workbench.claims.llama_scope.fine_tuned import lost
+
+    rng = np.random.default_rng(0)
+    error = rng.uniform(1, 9, 40)
+    base, other = (SimpleNamespace(sums=pd.DataFrame({"sequence": range(40), "error": e, "centred": 100.0})) for e in (error, error + 3))
+    value, low, high = lost(base, other)
+    assert value == pytest.approx(0.03) and low == pytest.approx(0.03) == high  # the same loss in every sequence: no doubt
+
+
+@pytest.mark.slow
+def test_retrain_trains_a_variant_and_judges_it(tmp_path, monkeypatch):
+    import workbench.config as config
+
+    read = config.read_recipe
+    tiny = {"steps": 6, "batch": 2, "ctx": 64, "d_model": 16, "n_layers": 1, "kind_weights": (), "snapshots": ()}
+    monkeypatch.setattr(config, "read_recipe", lambda kind, name: read(kind, name).model_copy(update=tiny))
+    args = ["reproduce", "--only", "universality.layers-needed", "--seeds", "1", "--quick", "--json", "-w", str(tmp_path / "ws")]
+    without = json.loads(CliRunner().invoke(app, args).stdout)["claims"][0]
+    assert without["verdict"] == NOT_TESTABLE and "--retrain" in without["note"]
+    result = CliRunner().invoke(app, [*args, "--retrain"])
+    assert result.exit_code == 0, result.output
+    claim = json.loads(result.stdout)["claims"][0]
+    assert claim["verdict"] == FOUND and claim["effect"]["value"] > 1  # six steps teach no copying
+    assert Workspace(tmp_path / "ws").complete("models", "mini-mamba-l2")
 
 
 @pytest.mark.slow

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from workbench.tracking import Gaps
 
 MIN_GROUP = 5
-ORDER = (("token", "previous-token"), ("previous-token", "induction"), ("token", "induction"), ("token", "context"))
+ORDER = (
+    ("token", "previous-token"),
+    ("previous-token", "induction"),
+    ("token", "induction"),
+    ("token", "context"),
+    ("induction", "context"),
+)
 
 
 def claim_row(claim: str, estimate: Estimate, verdict: str, null: Null | None = None, kind: str = "", note: str = "") -> dict[str, Any]:

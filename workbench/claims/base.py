@@ -92,7 +92,11 @@ def untestable(why: str) -> Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """One finding of a paper. ``holds`` is the criterion: a pure function of the finding, fixed before any run."""
+    """One finding of a paper. ``holds`` is the criterion: a pure function of the finding, fixed before any run.
+
+    ``needs`` names the shared experiments that ``measure`` asks the lab for (see :data:`workbench.claims.lab.SHARED`), so that they can
+    be made beforehand, side by side; ``cost`` is what its own part takes, in seconds of a quick run with three seeds on one core.
+    """
 
     id: str
     paper: str
@@ -104,6 +108,8 @@ class Claim:
     criterion: str
     measure: Callable[[Lab], Finding] = field(repr=False)
     holds: Callable[[Finding], bool] = field(repr=False)
+    needs: tuple[str, ...] = ()
+    cost: float = 2.0
 
 
 def verdict(claim: Claim, finding: Finding) -> str:

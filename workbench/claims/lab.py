@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sae.errors import MissingError
+from sae.errors import MissingError, UsageError
+from sae.strict import nearest
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,8 +20,22 @@ if TYPE_CHECKING:
 
 SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
 SOURCE = "mini-pythia"
-LR = 1e-3  # where an experiment names none: the rate the recorded findings were measured at
 VARIANT_TOKENS_PER_MINUTE = 800_000  # pre-training of a miniature model on one quiet core of a small server
+
+# Shared experiments, each made once and kept in the workspace: name -> (what must be there before, seconds on one core in a quick run).
+# "evolution" stands for one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
+SHARED: dict[str, tuple[tuple[str, ...], float]] = {
+    "demo store": ((), 40),
+    "baselines store": (("demo store",), 40),
+    "demo dictionaries": (("demo store",), 35),
+    "seed dictionaries": (("demo store",), 40),
+    "baseline dictionaries": (("baselines store",), 75),
+    "comparison": (("demo dictionaries", "seed dictionaries", "baseline dictionaries"), 40),
+    "evolution": ((), 90),
+    "circuits": ((), 15),
+    "variant": ((), 1000),
+}
+BOTH_CORES = ("demo store", "baselines store")  # their recipes say how many threads, which belongs to what they contain
 
 
 @dataclass
@@ -32,6 +47,7 @@ class Lab:
     quick: bool = False
     retrain: bool = False  # train the small variants of the bundled models that are not there
     say: Callable[[str], None] = lambda line: None
+    threads: int = 0  # torch threads of every training here; 0 = as they are
     _made: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -45,17 +61,73 @@ class Lab:
         """Training steps of 1,024 rows per dictionary of an experiment."""
         return 200 if self.quick else 500
 
+    def make(self, name: str) -> None:
+        """Make one of the shared experiments (see :data:`SHARED`) where the workspace lacks it.
+
+        Raises:
+            UsageError: no such experiment.
+        """
+        what, _, which = name.partition(" ")
+        if what == "evolution":
+            self.evolution(int(which or 0))
+        elif what == "circuits":
+            model, _, revision = which.partition("@")
+            self.circuits(model, revision or None)
+        elif what == "variant":
+            self.variant(which)
+        elif name in SHARED:
+            {
+                "demo store": lambda: self._harvest("demo-harvest"),
+                "baselines store": lambda: self._harvest("baselines-harvest"),
+                "demo dictionaries": lambda: self._train("demo-train"),
+                "seed dictionaries": lambda: self._train("seeds-train"),
+                "baseline dictionaries": lambda: self._train("baselines-train"),
+                "comparison": self.comparison,
+            }[name]()
+        else:
+            raise UsageError(f"{name!r} is no shared experiment ({nearest(name, list(SHARED))})")
+
+    def _harvest(self, name: str) -> None:
+        """The store of a recipe, of those of its sources that are bundled."""
+        from workbench.activations import HarvestRecipe, harvest
+        from workbench.config import read_recipe
+        from workbench.demo import register_models
+        from workbench.models.load import bundled
+
+        register_models(self.workspace, self.say)
+        recipe = read_recipe(HarvestRecipe, name)
+        if not self.workspace.complete("stores", recipe.id):
+            self.say(f"harvesting {recipe.id}")
+        present = tuple(s for s in recipe.sources if s.model in bundled())
+        harvest(recipe.model_copy(update={"sources": present}), self.workspace)
+
+    def _train(self, name: str) -> None:
+        """The dictionaries of a recipe."""
+        from workbench.config import read_recipe
+        from workbench.training import TrainRecipe, train_recipe
+
+        train_recipe(read_recipe(TrainRecipe, name), self.workspace, command=f"workbench train {name}", say=self.say)
+
     def store(self) -> ActivationStore:
-        """The demo's store; it and the demo's dictionaries are made where they are missing."""
+        """The demo's store."""
 
         def make() -> Any:
             from workbench.activations import ActivationStore
-            from workbench.demo import prepare
 
-            prepare(self.workspace, self.say)
+            self.make("demo store")
             return ActivationStore.open(self.workspace.get("stores", "demo").path)
 
         return self.once("store", make)
+
+    def demo(self) -> ActivationStore:
+        """The demo's store, with the demo's dictionaries made."""
+
+        def make() -> Any:
+            store = self.store()
+            self.make("demo dictionaries")
+            return store
+
+        return self.once("demo", make)
 
     def rows(
         self,
@@ -70,23 +142,25 @@ class Lab:
         """Batches of raw rows of the site the dictionary experiments use."""
         return self.store().batches(hook, batch, seed=seed, source=source, split=split, epochs=epochs)
 
-    def train(self, config: TrainingConfig, *, log: list[dict[str, float]] | None = None) -> SAE:
-        """A dictionary trained on :attr:`steps` batches; the data order follows the config's seed. ``log`` receives every tenth step."""
+    def train(self, config: TrainingConfig, *, steps: int | None = None, log: list[dict[str, float]] | None = None) -> SAE:
+        """A dictionary trained on ``steps`` batches (:attr:`steps` where None), at the learning rate its config has by default.
+
+        The data order follows the config's seed. ``log`` receives every tenth step.
+        """
         from sae import Trainer
 
-        if config.lr is None:
-            config = config.model_copy(update={"lr": LR})
+        n = steps or self.steps
 
         def make() -> Any:
-            trainer = Trainer(config, total_steps=self.steps)
+            trainer = Trainer(config, total_steps=n)
             rows = []
-            for step, x in zip(range(self.steps), self.rows(seed=config.seed), strict=False):
+            for step, x in zip(range(n), self.rows(seed=config.seed), strict=False):
                 report = trainer.step(x)
                 if step % 10 == 0:
                     rows.append(report.row())
             return trainer.dictionary(), rows
 
-        dictionary, rows = self.once(("train", type(config).__name__, config.model_dump_json()), make)
+        dictionary, rows = self.once(("train", n, type(config).__name__, config.model_dump_json()), make)
         if log is not None:
             log.extend(rows)
         return dictionary
@@ -108,6 +182,33 @@ class Lab:
         found = evaluate(dictionary, self.heldout().split(4096))
         return {"ev": found.ev, "l0": found.l0, "n": float(found.n)}
 
+    def added_loss(self, dictionary: SAE) -> float:
+        """ΔLM loss: cross-entropy with the dictionary's reconstruction in place minus without, nats per token of the store's held-out text."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        from workbench.analysis.splice import splice
+
+        def make() -> Any:
+            from workbench.models import load_model
+
+            store = self.store()
+            chosen = [i for i in store.heldout if i not in set(store.skipped)][: 48 if self.quick else 144]
+            model, tokens = load_model(SOURCE), torch.stack([torch.as_tensor(store.sequence_tokens(i)).long() for i in chosen])
+            return model, tokens, loss(model, tokens)
+
+        def loss(model: Any, tokens: Tensor) -> float:
+            with torch.inference_mode():
+                parts = [
+                    cross_entropy(model(t, return_type="logits")[:, 1:-1].flatten(0, 1), t[:, 2:].flatten(), reduction="sum")
+                    for t in tokens.split(16)
+                ]
+            return float(sum(parts)) / (len(tokens) * (tokens.shape[1] - 2))  # position 0 is BOS, which is neither spliced nor scored
+
+        model, tokens, plain = self.once("loss without a dictionary", make)
+        with splice(model, {SITE: dictionary}, keep_error=False):
+            return loss(model, tokens) - float(plain)
+
     def each_seed(self) -> Iterator[int]:
         """Seeds 0 … seeds - 1."""
         yield from range(self.seeds)
@@ -116,20 +217,12 @@ class Lab:
         """The comparison of the two bundled models' residual dictionaries, with all its baselines: seeds of both kinds, untrained models."""
 
         def make() -> Any:
-            from workbench.activations import HarvestRecipe, harvest
             from workbench.analysis.compare import CompareRecipe
             from workbench.analysis.compare_run import compare_and_write
-            from workbench.config import read_recipe
             from workbench.matches import MatchRecords
-            from workbench.models.load import bundled
-            from workbench.training import TrainRecipe, train_recipe
 
-            self.store()
-            baselines = read_recipe(HarvestRecipe, "baselines-harvest")
-            present = tuple(s for s in baselines.sources if s.model in bundled())
-            harvest(baselines.model_copy(update={"sources": present}), self.workspace)
-            for name in ("seeds-train", "baselines-train"):
-                train_recipe(read_recipe(TrainRecipe, name), self.workspace, command=f"workbench train {name}", say=self.say)
+            for name in ("demo store", "baselines store", "demo dictionaries", "seed dictionaries", "baseline dictionaries"):
+                self.make(name)
             recipe = CompareRecipe(tokens=50_000 if self.quick else 100_000)
             item = compare_and_write(self.workspace, "mini-pythia", "mini-mamba", recipe, command="workbench reproduce", tick=self.say)
             return MatchRecords.open(item.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sae.errors import UserError
 from sae.files import read_json, sha256_json, write_bytes, write_json
 from workbench.claims.base import NOT_TESTABLE, VERDICTS, Claim, Finding, untestable, verdict
 from workbench.claims.lab import Lab
+from workbench.claims.rows import ROWS
 from workbench.workspace import Item, Workspace
 
 
@@ -21,14 +23,19 @@ def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
     return {"claim": sha256_json([claim.id, source])[:16], "seeds": lab.seeds, "quick": lab.quick}
 
 
+def complete_claim(claim: Claim, lab: Lab) -> dict[str, Any] | None:
+    """The document of a claim that the workspace holds already, measured in the same way; None where it must be measured."""
+    if not lab.workspace.complete("claims", claim.id):
+        return None
+    have = lab.workspace.get("claims", claim.id)
+    same = have.manifest.recipe == recipe_of(claim, lab)
+    return document_of(have) if same and have.manifest.numbers["verdict"] != NOT_TESTABLE else None  # what was missing may have come
+
+
 def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
     """Measure one claim (or reuse its complete result) and return its document."""
-    recipe = recipe_of(claim, lab)
-    workspace = lab.workspace
-    if workspace.complete("claims", claim.id):
-        have = workspace.get("claims", claim.id)
-        if have.manifest.recipe == recipe and have.manifest.numbers["verdict"] != NOT_TESTABLE:  # what was missing may have come
-            return document_of(have)
+    if (have := complete_claim(claim, lab)) is not None:
+        return have
     lab.say(f"{claim.id}: {claim.statement}")
     try:
         finding = claim.measure(lab)
@@ -36,11 +43,13 @@ def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
         finding = untestable(str(e))
     document = describe(claim, finding)
     numbers = {"verdict": document["verdict"], "n": document["n"], "effect": document["effect"]}
-    with workspace.create("claims", claim.id, replace=True, command="workbench reproduce", recipe=recipe, numbers=numbers) as folder:
+    with lab.workspace.create(
+        "claims", claim.id, replace=True, command="workbench reproduce", recipe=recipe_of(claim, lab), numbers=numbers
+    ) as folder:
         write_json(folder / "finding.json", document)
         if finding.table is not None:
             finding.table.to_parquet(folder / "table.parquet", index=False)
-    return document_of(workspace.get("claims", claim.id))
+    return document_of(lab.workspace.get("claims", claim.id))
 
 
 def describe(claim: Claim, finding: Finding) -> dict[str, Any]:
@@ -75,16 +84,46 @@ def run_all(
     seeds: int,
     quick: bool,
     retrain: bool = False,
+    workers: int = 1,
     say: Callable[[str], None],
     done: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Run claims in order; ``done`` is told each document as it is complete. Interrupted runs go on where they stopped."""
+    """Run claims; ``done`` is told each document as it is complete. Interrupted runs go on where they stopped.
+
+    Args:
+        workers: processes that share the work, each with its part of the cores; more than one needs claims of the registry. With one
+            everything happens here, in the order of the claims.
+
+    Returns:
+        The documents, in the order of the claims.
+    """
     lab = Lab(workspace, seeds=seeds, quick=quick, retrain=retrain, say=say)
-    documents = []
+    documents: dict[str, dict[str, Any]] = {}
+
+    def told(document: dict[str, Any]) -> None:
+        documents[document["claim"]] = document
+        done(document)
+
+    missing = []
     for claim in claims:
-        documents.append(run_claim(claim, lab))
-        done(documents[-1])
-    return documents
+        if (have := complete_claim(claim, lab)) is not None:
+            told(have)
+        else:
+            missing.append(claim)
+    if workers > 1 and len(missing) > 1:
+        from workbench.claims.pool import run_tasks, tasks_of
+
+        lab.threads = max(1, cores() // workers)
+        run_tasks(tasks_of(missing, seeds, retrain=retrain), lab, workers, told)
+    else:
+        for claim in missing:
+            told(run_claim(claim, lab))
+    return [documents[c.id] for c in claims]
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shown(m: dict[str, Any] | None) -> str:
@@ -95,13 +134,15 @@ def shown(m: dict[str, Any] | None) -> str:
     return text if m.get("low") is None else f"{text} [{m['low']:.3g}, {m['high']:.3g}]"
 
 
-def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, pictures: Mapping[str, str] | None = None) -> str:
+def markdown(
+    documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, retrain: bool = False, pictures: Mapping[str, str] | None = None
+) -> str:
     """The results page: a summary, a table per paper, and every claim with its control and criterion.
 
     ``pictures``: paper -> path of its figure, relative to the page.
     """
     counts = {v: sum(d["verdict"] == v for d in documents) for v in VERDICTS}
-    size = " --quick" if quick else ""
+    size = f"{' --quick' if quick else ''}{' --retrain' if retrain else ''}"
     lines = [
         "# Three papers in miniature",
         "",
@@ -124,7 +165,7 @@ def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, pi
                 d["paper_number"],
             )
             lines.append("| " + " | ".join(str(c).replace("|", "\\|").strip() for c in row) + " |")
-        lines.append("")
+        lines += ["", *_rows_of(paper, {d["claim"]: d["verdict"] for d in mine}), ""]
         if pictures and paper in pictures:
             lines += [f"![Effects and controls of the claims of {paper}]({pictures[paper]})", ""]
         for d in mine:
@@ -135,8 +176,21 @@ def markdown(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, pi
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write_page(path: Path, documents: Sequence[dict[str, Any]], workspace: Workspace, *, seeds: int, quick: bool) -> list[Path]:
-    """Write the results page and, in ``<name>-figures/`` beside it, one SVG per paper; returns all paths."""
+def _rows_of(paper: str, verdicts: Mapping[str, str]) -> list[str]:
+    """The paper's findings and open questions as a table, each with the verdicts of its claims."""
+    lines = ["| finding or open question | claims |", "|---|---|"]
+    for row, names in ROWS.get(paper, {}).items():
+        shown = [f"{n}: {verdicts[f'{paper}.{n}']}" for n in names if f"{paper}.{n}" in verdicts]
+        if shown:
+            lines.append(f"| {row} | {'; '.join(shown)} |")
+    return lines if len(lines) > 2 else []
+
+
+def write_page(
+    path: Path, documents: Sequence[dict[str, Any]], workspace: Workspace, *, seeds: int, quick: bool, retrain: bool = False
+) -> list[Path]:
+    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``; returns all paths."""
+    from workbench.claims.agreement import results_document
     from workbench.export.figures import build
     from workbench.export.render import render
     from workbench.export.spec import FigureSpec, Style
@@ -150,8 +204,10 @@ def write_page(path: Path, documents: Sequence[dict[str, Any]], workspace: Works
         write_bytes(target, render(build(spec, workspace), spec.style, formats=("svg",))["svg"])
         pictures[paper] = f"{target.parent.name}/{target.name}"
         written.append(target)
-    write_bytes(path, markdown(documents, seeds=seeds, quick=quick, pictures=pictures).encode())
-    return [path, *written]
+    write_bytes(path, markdown(documents, seeds=seeds, quick=quick, retrain=retrain, pictures=pictures).encode())
+    numbers = path.with_suffix(".json")
+    write_json(numbers, results_document(documents, seeds=seeds, quick=quick, retrain=retrain))
+    return [path, numbers, *written]
 
 
 def write_bundles(folder: Path, documents: Sequence[dict[str, Any]], workspace: Workspace) -> list[Path]:

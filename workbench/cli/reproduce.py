@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,16 @@ def reproduce(
     seeds: Annotated[int, typer.Option(help="Repetitions of every training.", min=1, max=20)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a tenth of the time.")] = False,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train the small variants of the bundled models (about 25 minutes for all, on a quiet core).")
+        bool, typer.Option("--retrain", help="Also train the small variants of the bundled models: about a hundred minutes on two cores.")
     ] = False,
     only: Annotated[str | None, typer.Option(help="Run one claim, by its id.")] = None,
-    write: Annotated[Path | None, typer.Option(help="Also write the results page to this Markdown file, its figures beside it.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the work; 0 = two where there are two cores.", min=0, max=64)] = 0,
+    write: Annotated[
+        Path | None, typer.Option(help="Also write the results page to this Markdown file, its numbers (JSON) and figures beside it.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with results written earlier; exit 1 where a claim differs by more than its intervals.")
+    ] = None,
     bundles: Annotated[Path | None, typer.Option(help="Also write an export bundle (zip) of every claim into this folder.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     json_output: JsonOption = False,
@@ -30,12 +37,13 @@ def reproduce(
     Criteria are fixed beforehand, one small file per claim in `workbench/claims/`. A *not found* is a result, not a failure: the exit code
     is 0 whatever the verdicts. Complete claims are reused; an interrupted run goes on.
 
-    Example: `workbench reproduce universality --quick`
+    Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against docs/RESULTS.md`
     """
     from sae.errors import UsageError
     from sae.strict import nearest
     from workbench.claims import PAPERS, all_claims
-    from workbench.claims.run import run_all, shown, write_bundles, write_page
+    from workbench.claims.agreement import check_size, disagreements, read_results
+    from workbench.claims.run import cores, run_all, shown, write_bundles, write_page
     from workbench.workspace import Workspace
 
     if paper not in ("all", *PAPERS):
@@ -46,13 +54,34 @@ def reproduce(
         if not claims:
             raise UsageError(f"claim {only!r} does not exist ({nearest(only, [c.id for c in all_claims(paper)])})")
 
+    earlier = None if against is None else read_results(against)
+    if earlier is not None:
+        check_size(earlier, seeds=seeds, quick=quick, retrain=retrain)
+
     def done(d: dict[str, Any]) -> None:
         say(f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {shown(d['control_measured'])}  n = {d['n']:,}")
 
-    home = Workspace(workspace)
-    documents = run_all(claims, home, seeds=seeds, quick=quick, retrain=retrain, say=say, done=done)
+    home, begin = Workspace(workspace), time.perf_counter()
+    workers = workers or min(2, cores())
+    documents = run_all(claims, home, seeds=seeds, quick=quick, retrain=retrain, workers=workers, say=say, done=done)
+    seconds = time.perf_counter() - begin
+    say(f"{len(documents)} claims in {seconds:.0f} s with {workers} process{'es' * (workers > 1)}")
     if write is not None:
-        say(f"wrote {', '.join(map(str, write_page(write, documents, home, seeds=seeds, quick=quick)))}")
+        say(f"wrote {', '.join(map(str, write_page(write, documents, home, seeds=seeds, quick=quick, retrain=retrain)))}")
     if bundles is not None:
         say(f"wrote {len(write_bundles(bundles, documents, home))} bundles into {bundles}")
-    return {"workspace": str(workspace), "seeds": seeds, "quick": quick, "claims": documents}
+    out = {
+        "workspace": str(workspace),
+        "seeds": seeds,
+        "quick": quick,
+        "retrain": retrain,
+        "seconds": round(seconds, 1),
+        "claims": documents,
+    }
+    if earlier is not None:
+        differ = disagreements(documents, earlier, complete=paper == "all" and only is None)
+        for d in differ:
+            say(f"differs: {d}")
+        say(f"{len(documents)} claims held against {against}: {len(differ)} differ{'s' * (len(differ) == 1)} by more than the intervals")
+        out |= {"differ": [{"claim": d.claim, "what": d.what} for d in differ], "exit_code": 1 if differ else 0}
+    return out

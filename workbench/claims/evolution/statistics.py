@@ -96,6 +96,20 @@ ROWS = {
         "early against 10k-100k",
         "Shuffled snapshot labels.",
     ),
+    "token-before-context": (
+        "token latents emerge before context latents",
+        "4.4",
+        "Token latents emerge before context-sensitive latents.",
+        "early against 10k-100k",
+        "Shuffled snapshot labels.",
+    ),
+    "induction-before-context": (
+        "induction latents emerge before context latents",
+        "4.4",
+        "Induction latents emerge before context-sensitive latents.",
+        "both 10k-100k",
+        "Shuffled snapshot labels.",
+    ),
     "latents-precede-induction": (
         "the 16 latents that carry induction emerge before it is solved (median)",
         "5.3; open: does a skill's emergence follow its latents'?",
@@ -109,6 +123,20 @@ ROWS = {
         "Latents ranked by attribution carry induction better than those ranked by the size of their change.",
         "random controls only",
         "As many latents with the largest change of activation times decoder norm.",
+    ),
+    "attribution-beats-frequency": (
+        "induction: top latents by attribution beat the frequency control at every solved snapshot",
+        "5.3; open: stronger controls",
+        "Latents ranked by attribution carry induction better than others that fire as often.",
+        "random controls only",
+        "As many random latents of the same firing frequency.",
+    ),
+    "agreement-attribution-beats-random": (
+        "agreement: top latents by attribution beat the random control at every solved snapshot",
+        "5.3, subject-verb agreement",
+        "A few dozen latents carry subject-verb agreement at every snapshot.",
+        "a few dozen latents break or restore the task",
+        "As many random latents that are active on the same prompts.",
     ),
     "attribution-beats-random": (
         "induction: top latents by attribution beat the random control at every solved snapshot",
@@ -171,6 +199,8 @@ CLAIMS = [
         criterion="The analysis' own criterion (interval on the claimed side, outside its null) in every seed of the crosscoder.",
         measure=_measure(claim),
         holds=in_every_seed,
+        needs=("evolution",),
+        cost=1,
     )
     for name, (claim, section, statement, number, control) in ROWS.items()
 ]

@@ -61,4 +61,6 @@ CLAIM = Claim(
     criterion="The phase's end moves by less than 600 of the 900 steps (snapshots lie up to 200 steps apart).",
     measure=measure,
     holds=lambda f: f.control is not None and f.effect.value < 600 < f.control.value,
+    needs=("variant mini-pythia-w1000",),
+    cost=60,
 )

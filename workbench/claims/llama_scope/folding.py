@@ -43,4 +43,6 @@ CLAIM = Claim(
     criterion="At most 1e-9 in double precision; the control above 1e-3.",
     measure=measure,
     holds=lambda f: f.effect.value <= 1e-9 and f.control is not None and f.control.value > 1e-3,
+    needs=("demo store",),
+    cost=1,
 )

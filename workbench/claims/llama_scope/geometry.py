@@ -41,4 +41,6 @@ CLAIM = Claim(
     criterion="95 % interval above zero and above the control's interval.",
     measure=measure,
     holds=positive_beyond_control,
+    needs=("demo store",),
+    cost=22,
 )

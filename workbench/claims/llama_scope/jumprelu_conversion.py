@@ -54,4 +54,6 @@ CLAIM = Claim(
     criterion="Relative error of L0 at most 2 % and loss of EV at most 0.005; the control beyond 2 %.",
     measure=measure,
     holds=holds,
+    needs=("demo store",),
+    cost=6,
 )

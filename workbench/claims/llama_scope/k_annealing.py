@@ -50,4 +50,6 @@ CLAIM = Claim(
     criterion="95 % interval of the difference above zero and above the control's interval.",
     measure=measure,
     holds=positive_beyond_control,
+    needs=("demo store",),
+    cost=20,
 )

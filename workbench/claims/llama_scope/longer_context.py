@@ -23,7 +23,7 @@ def measure(lab: Lab) -> Finding:
     from workbench.analysis.subject import find_subject
     from workbench.models import load_model
 
-    lab.store()
+    lab.demo()
     subject = find_subject(lab.workspace, DICTIONARY)
     model = load_model(subject.model_name)
     tokens, _ = heldout_tokens(lab.workspace, subject, Request(sequences=32 if lab.quick else 96, ctx=256), model)
@@ -61,4 +61,6 @@ CLAIM = Claim(
     criterion="At most 50 % more loss beyond the trained length; the control more than five times the loss inside.",
     measure=measure,
     holds=lambda f: f.effect.value <= 0.5 and f.control is not None and f.control.value > 5,
+    needs=("demo dictionaries",),
+    cost=6,
 )

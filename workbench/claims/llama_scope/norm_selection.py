@@ -33,4 +33,6 @@ CLAIM = Claim(
     criterion="95 % interval of the difference within ±0.03 EV, the control outside it.",
     measure=measure,
     holds=within(0.03),
+    needs=("demo store",),
+    cost=10,
 )

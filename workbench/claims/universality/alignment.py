@@ -34,4 +34,6 @@ CLAIM = Claim(
     criterion="Interval above zero and above the control.",
     measure=measure,
     holds=positive_beyond_control,
+    needs=("comparison",),
+    cost=1,
 )

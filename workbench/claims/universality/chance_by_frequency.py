@@ -32,4 +32,6 @@ CLAIM = Claim(
     criterion="Above zero in every bin of at least 50 latents, the control below.",
     measure=measure,
     holds=lambda f: f.effect.value > 0 and f.control is not None and f.control.value < 0,
+    needs=("comparison",),
+    cost=1,
 )

@@ -25,4 +25,6 @@ CLAIM = Claim(
     criterion="95 % interval above zero.",
     measure=measure,
     holds=positive_beyond_control,
+    needs=("comparison",),
+    cost=1,
 )

@@ -70,6 +70,8 @@ CLAIMS = [
         criterion="Share's interval above 0.6 with an untrained accuracy at most 0.1.",
         measure=few_layers,
         holds=lambda f: f.effect.floor > 0.6 and f.control is not None and f.control.value <= 0.1,
+        needs=("circuits mini-mamba", "circuits mini-mamba@step0"),
+        cost=1,
     ),
     Claim(
         id="universality.off-by-one",
@@ -82,6 +84,8 @@ CLAIMS = [
         criterion="Peak share's interval above 0.5 and above the control; the offset is reported, not asserted.",
         measure=sharp_write,
         holds=lambda f: f.effect.floor > 0.5 and f.control is not None and f.effect.floor > f.control.value,
+        needs=("circuits mini-mamba", "circuits mini-mamba@step0"),
+        cost=1,
     ),
     Claim(
         id="universality.convolution-carries",
@@ -94,5 +98,7 @@ CLAIMS = [
         criterion="Share's interval above 0.5, at the layer and offset where the write profile peaks.",
         measure=convolution_agrees,
         holds=lambda f: f.effect.floor > 0.5,
+        needs=("circuits mini-mamba", "circuits mini-mamba@step0"),
+        cost=1,
     ),
 ]

@@ -51,6 +51,8 @@ CLAIMS = [
         criterion="95 % bootstrap interval over latents above zero.",
         measure=_measure(lower, higher),
         holds=positive_beyond_control,
+        needs=("comparison",),
+        cost=1,
     )
     for name, (lower, higher, statement) in STEPS.items()
 ]

@@ -69,6 +69,8 @@ CLAIMS = [
         criterion="95 % interval below zero and below the control's.",
         measure=_measure("complexity"),
         holds=negative_beyond_control,
+        needs=("comparison",),
+        cost=20,
     ),
     Claim(
         id="universality.monosemanticity",
@@ -81,5 +83,7 @@ CLAIMS = [
         criterion="95 % interval above zero and above the control's.",
         measure=_measure("monosemanticity"),
         holds=positive_beyond_control,
+        needs=("comparison",),
+        cost=20,
     ),
 ]

@@ -36,4 +36,6 @@ CLAIM = Claim(
     criterion="Conservative 95 % interval (difference of both intervals' ends) above zero.",
     measure=measure,
     holds=positive_beyond_control,
+    needs=("comparison",),
+    cost=1,
 )

@@ -33,4 +33,6 @@ CLAIM = Claim(
     criterion="Share's interval above 0.3, control condition met.",
     measure=measure,
     holds=lambda f: f.effect.floor > 0.3,
+    needs=("circuits mini-pythia", "circuits mini-pythia@step0"),
+    cost=1,
 )

@@ -1,4 +1,4 @@
-"""What seeds, the width of the convolution and the size of the state change about induction in the Mamba."""
+"""What seeds, the width of the convolution, the size of the state and the number of layers change about induction in the Mamba."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from workbench.claims.lab import Lab
 
 COUNTERPART = ("mini-mamba", "step8192")  # the variants are trained on the same batches for as many steps
 PROMPT_SEEDS = 5
+WIDTHS = {"mini-mamba-c1": 1, "mini-mamba-c2": 2, "mini-mamba": 4}
+SOLVED = 0.2  # accuracy on single-match prompts from which a model's write profile is read
 
 
 def _copying(lab: Lab, model: str, revision: str | None = None) -> np.ndarray:
@@ -37,8 +39,8 @@ def _copying(lab: Lab, model: str, revision: str | None = None) -> np.ndarray:
 def _against(variant: str, control: str | None) -> Callable[[Lab], Finding]:
     def measure(lab: Lab) -> Finding:
         """Copying of the full model minus that of the variant, over draws of the prompts; control: the same for a milder variant, or none."""
-        full = _copying(lab, *COUNTERPART)
-        gaps = {name: _copying(lab, lab.variant(name)) for name in (variant, control) if name is not None}
+        models = {name: lab.variant(name) for name in (variant, control) if name is not None}
+        full, gaps = _copying(lab, *COUNTERPART), {name: _copying(lab, model) for name, model in models.items()}
         table = pd.DataFrame({"prompts": range(PROMPT_SEEDS), "full": full} | gaps)
         note = "copying gap in nats: full " + ", ".join(f"{name} {values.mean():.2f}" for name, values in ({"model": full} | gaps).items())
         if control is None:
@@ -68,12 +70,29 @@ def seeds(lab: Lab) -> Finding:
         )
         rows[-1] |= {"conv_layer": conv["layer"], "conv_write_offset": conv["write_offset"]}
     table = pd.DataFrame(rows)
-    if (table.accuracy < 0.2).any():
+    if (table.accuracy < SOLVED).any():
         return untestable(f"accuracy on single-match prompts {table.accuracy.min():.2f} in one seed")
     worst = table.loc[table.value.idxmin()]
     note = "; ".join(f"{r.model}: layer {r.layer}, offset {r.offset:+d}, share {r.value:.2f}" for r in table.itertuples())
     share = Measured(float(worst.value), worst.low, worst.high, int(worst.n), "share of the profile")
     return Finding(share, Measured(1 / 12, None, None, int(worst.n), "even over 12 offsets"), table, note)
+
+
+def widths(lab: Lab) -> Finding:
+    """Peak share of the write profile in the width where it is least sharp, of those that copy; offsets are reported, not asserted."""
+    rows, models = [], {name: lab.variant(name) for name in WIDTHS if name != COUNTERPART[0]}
+    for name, width in WIDTHS.items():
+        numbers = lab.circuits(models[name]) if name in models else lab.circuits(*COUNTERPART)
+        peak, accuracy = numbers["write_peak"], numbers["accuracy"]["value"]
+        rows.append({"width": width, "accuracy": accuracy, "layer": peak["layer"], "offset": peak["offset"]} | peak["share"])
+    table = pd.DataFrame(rows)
+    solved = table[table.accuracy >= SOLVED]
+    said = "; ".join(f"width {r.width}: accuracy {r.accuracy:.2f}, peak at {r.offset:+d}, share {r.value:.2f}" for r in table.itertuples())
+    if len(solved) < 2:
+        return untestable(f"fewer than two widths copy from a single match at this length of training ({said})")
+    least = solved.loc[solved.value.idxmin()]
+    share = Measured(float(least.value), least.low, least.high, int(least.n), "share of the profile")
+    return Finding(share, Measured(1 / 12, None, None, int(least.n), "even over 12 offsets"), table, said)
 
 
 CLAIMS = [
@@ -88,6 +107,21 @@ CLAIMS = [
         criterion="Peak share's interval above 0.5 in the worst seed.",
         measure=seeds,
         holds=lambda f: f.effect.floor > 0.5 and f.control is not None and f.effect.floor > f.control.value,
+        needs=("circuits mini-mamba", "circuits mini-mamba-s1"),
+    ),
+    Claim(
+        id="universality.off-by-one-widths",
+        paper="universality",
+        section="5.2; open: over convolution widths",
+        statement="Whatever the width of its convolution, a Mamba that copies writes the value token at one sharply located position.",
+        paper_number="width 4 only: +1",
+        experiment="Write profile at widths 1, 2 and 4, all after 8,192 steps on the same batches; the least sharp peak of those that copy. Offsets are reported, not asserted.",
+        control="An even profile.",
+        criterion="Peak share's interval above 0.5 in the worst width; at least two widths must copy from a single match (accuracy 0.2).",
+        measure=widths,
+        holds=lambda f: f.effect.floor > 0.5 and f.control is not None and f.effect.floor > f.control.value,
+        needs=("variant mini-mamba-c1", "variant mini-mamba-c2"),
+        cost=30,
     ),
     Claim(
         id="universality.convolution-needed",
@@ -100,6 +134,8 @@ CLAIMS = [
         criterion="95 % interval over draws of the prompts above zero and above the control's.",
         measure=_against("mini-mamba-c1", "mini-mamba-c2"),
         holds=positive_beyond_control,
+        needs=("variant mini-mamba-c1", "variant mini-mamba-c2"),
+        cost=20,
     ),
     Claim(
         id="universality.state-size",
@@ -112,5 +148,21 @@ CLAIMS = [
         criterion="95 % interval over draws of the prompts above zero.",
         measure=_against("mini-mamba-n4", None),
         holds=positive_beyond_control,
+        needs=("variant mini-mamba-n4",),
+        cost=20,
+    ),
+    Claim(
+        id="universality.layers-needed",
+        paper="universality",
+        section="open: depth",
+        statement="A Mamba of half the depth copies less from its context.",
+        paper_number="24 layers only",
+        experiment="Copying gap of four layers minus that of two, both after 8,192 steps on the same batches.",
+        control="No difference; what an untrained model loses is in the note.",
+        criterion="95 % interval over draws of the prompts above zero.",
+        measure=_against("mini-mamba-l2", None),
+        holds=positive_beyond_control,
+        needs=("variant mini-mamba-l2",),
+        cost=20,
     ),
 ]

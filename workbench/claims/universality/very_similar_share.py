@@ -28,4 +28,6 @@ CLAIM = Claim(
     criterion="95 % interval above 0.3, the control not.",
     measure=measure,
     holds=above(0.3),
+    needs=("comparison",),
+    cost=1,
 )

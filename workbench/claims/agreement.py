@@ -1,0 +1,119 @@
+"""Does a run agree with results written earlier? Claim by claim: verdict, effect and control, each within its own interval.
+
+``workbench reproduce --write docs/RESULTS.md`` leaves the numbers as ``docs/RESULTS.json`` beside the page; this is what is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae.errors import CorruptError, MissingError, UsageError
+from sae.files import read_json
+from workbench.claims.base import NOT_TESTABLE
+
+ROUNDING = 1e-9  # sizes below this are rounding error, whatever they are
+POINT = 0.5  # two numbers without intervals may differ by this share of the larger
+_KEYS = ("claim", "verdict", "effect", "control_measured")
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One claim, and in which way two results of it differ."""
+
+    claim: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.what}"
+
+
+def results_document(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, retrain: bool) -> dict[str, Any]:
+    """What is written beside a results page: the size of the run and every claim's numbers, without what varies from run to run."""
+    claims = [{k: v for k, v in d.items() if k != "version"} for d in documents]
+    return {"schema": 1, "seeds": seeds, "quick": quick, "retrain": retrain, "claims": claims}
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results document; of a page (``RESULTS.md``) the one beside it.
+
+    Raises:
+        MissingError: no such file. CorruptError: it is no results document.
+    """
+    file = path.with_suffix(".json") if path.suffix == ".md" else path
+    if not file.is_file():
+        raise MissingError(f"{file} does not exist. `workbench reproduce all --write {path.with_suffix('.md')}` makes it.")
+    document = read_json(file)
+    claims = document.get("claims") if isinstance(document, dict) else None
+    if not isinstance(claims, list) or any(not isinstance(c, dict) or any(k not in c for k in _KEYS) for c in claims):
+        raise CorruptError(f"{file} is not a results document: its claims lack {', '.join(_KEYS)}.")
+    return document
+
+
+def check_size(earlier: dict[str, Any], *, seeds: int, quick: bool, retrain: bool) -> None:
+    """Refuse to compare runs of different size.
+
+    Raises:
+        UsageError: seeds, quick or retrain differ; the message has the options to give.
+    """
+    mine, theirs = (seeds, quick, retrain), tuple(earlier.get(k) for k in ("seeds", "quick", "retrain"))
+    if mine != theirs:
+        options = f"--seeds {theirs[0]}{' --quick' if theirs[1] else ''}{' --retrain' if theirs[2] else ''}"
+        raise UsageError(f"those results were made with {options}; run with the same options to compare.")
+
+
+def disagreements(documents: Sequence[dict[str, Any]], earlier: dict[str, Any], *, complete: bool = True) -> list[Disagreement]:
+    """Where a run and earlier results differ by more than their intervals.
+
+    Two intervals agree where they overlap; a number without one agrees with an interval that holds it, and with another number
+    within half of the larger (or where both are rounding error). Verdicts must be equal.
+
+    Args:
+        complete: the run holds every claim; then a claim that only one side has is a disagreement.
+    """
+    here = {d["claim"]: d for d in documents}
+    there = {d["claim"]: d for d in earlier["claims"]}
+    found = []
+    for claim in [c for c in there if c in here] + [c for c in here if c not in there]:
+        if claim not in there:
+            found.append(Disagreement(claim, "is not among the earlier results"))
+            continue
+        new, old = here[claim], there[claim]
+        if new["verdict"] != old["verdict"]:
+            found.append(Disagreement(claim, f"{new['verdict']}, earlier {old['verdict']}"))
+            continue
+        if new["verdict"] == NOT_TESTABLE:
+            continue
+        for what, key in (("effect", "effect"), ("control", "control_measured")):
+            if not close(new[key], old[key]):
+                found.append(Disagreement(claim, f"{what} {_shown(new[key])}, earlier {_shown(old[key])}"))
+    if complete:
+        found += [Disagreement(c, "is missing from this run") for c in there if c not in here]
+    return found
+
+
+def close(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    """Whether two measured values agree within their intervals (see :func:`disagreements`)."""
+    x, y = (None if m is None else m.get("value") for m in (a, b))
+    if x is None or y is None or a is None or b is None:
+        return x is None and y is None
+    (a_low, a_high), (b_low, b_high) = _ends(a), _ends(b)
+    if a_low <= b_high and b_low <= a_high:
+        return True
+    size = max(abs(x), abs(y))
+    without = a.get("low") is None and b.get("low") is None
+    return size <= ROUNDING or (without and abs(x - y) <= POINT * size)
+
+
+def _ends(m: dict[str, Any]) -> tuple[float, float]:
+    v = m["value"]
+    low, high = m.get("low"), m.get("high")
+    return (v if low is None else min(low, v)), (v if high is None else max(high, v))
+
+
+def _shown(m: dict[str, Any] | None) -> str:
+    if m is None or m.get("value") is None:
+        return "none"
+    return f"{m['value']:.4g}" + ("" if m.get("low") is None else f" [{m['low']:.4g}, {m['high']:.4g}]")
