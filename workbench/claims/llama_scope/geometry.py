@@ -16,7 +16,8 @@ def measure(lab: Lab) -> Finding:
     d, gaps, nulls = lab.heldout().shape[1], [], []
     for seed in lab.each_seed():
         a = lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)).W_dec
-        config = SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, activation=Variant(kind="l1", coefficient=2.0, warmup=lab.steps // 10))
+        l1 = Variant(kind="l1", coefficient=2.0, warmup=lab.steps // 10)
+        config = SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, lr=None, activation=l1)
         b = lab.train(config).W_dec
         g = torch.Generator().manual_seed(seed)
         r1, r2, r3 = (torch.randn(len(a), d, generator=g) for _ in range(3))

@@ -11,11 +11,14 @@ from workbench.claims.base import Claim, Finding, Measured
 from workbench.claims.lab import Lab
 
 
+STEPS = 600  # what the bundled models' own dictionaries are given; a dictionary that is still far from trained overshoots where many latents fire
+
+
 def measure(lab: Lab) -> Finding:
     """Held-out L0 relative to k, and the change of EV; control: the threshold doubled."""
     d, k, rows = lab.heldout().shape[1], 16, []
     for seed in lab.each_seed():
-        topk = lab.train(TopKConfig(d_in=d, d_sae=1024, k=k, seed=seed))
+        topk = lab.train(TopKConfig(d_in=d, d_sae=1024, k=k, seed=seed), steps=max(STEPS, lab.steps))
         jump = to_jumprelu(topk, itertools.islice(iter(lab.rows(seed=100 + seed, batch=4096)), 8))
         before, after = lab.score(topk), lab.score(jump)
         jump.threshold_F.mul_(2)
@@ -49,11 +52,11 @@ CLAIM = Claim(
     section="3.3.4, figure 11",
     statement="Converting Top-K to JumpReLU with one global threshold leaves sparsity and explained variance as they are.",
     paper_number="nearly identical over 32 dictionaries",
-    experiment="Threshold at the quantile of 32,768 training rows; L0 and EV on held-out rows.",
+    experiment="Top-K dictionaries of 600 steps of 1,024 rows; threshold at the quantile of 32,768 training rows; L0 and EV on held-out rows.",
     control="Twice that threshold.",
     criterion="Relative error of L0 at most 2 % and loss of EV at most 0.005; the control beyond 2 %.",
     measure=measure,
     holds=holds,
     needs=("demo store",),
-    cost=6,
+    cost=15,
 )

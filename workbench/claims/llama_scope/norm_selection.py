@@ -15,7 +15,7 @@ def measure(lab: Lab) -> Finding:
     rows = []
     for seed in lab.each_seed():
         unit = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)))
-        free = lab.score(lab.train(SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, activation="norm-topk")))
+        free = lab.score(lab.train(SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, lr=None, activation="norm-topk")))
         half = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=8, seed=seed)))
         rows.append({"seed": seed, "unit": unit["ev"], "by_norm": free["ev"], "half_k": half["ev"]})
     table = pd.DataFrame(rows)
