@@ -10,8 +10,8 @@ from sae import TopKConfig, to_jumprelu
 from workbench.claims.base import Claim, Finding, Measured
 from workbench.claims.lab import Lab
 
-
-STEPS = 600  # what the bundled models' own dictionaries are given; a dictionary that is still far from trained overshoots where many latents fire
+# What the bundled models' own dictionaries are given. One that is still far from trained overshoots where many latents fire at once.
+STEPS = 600
 
 
 def measure(lab: Lab) -> Finding:
