@@ -49,8 +49,8 @@ def test_attributions_add_up_to_the_effect(snapshots, prompts):
     for i in range(2):
         W = cc.split(cc.W_dec)[i][encoded.latents]
         model = snapshots.model(i)
-        clean = at._metric(model(torch.from_numpy(prompts.clean)), prompts)
-        corrupt = at._metric(model(torch.from_numpy(prompts.corrupt)), prompts)
+        clean = at._metric(model(torch.from_numpy(prompts.clean))[:, -1], prompts)
+        corrupt = at._metric(model(torch.from_numpy(prompts.corrupt))[:, -1], prompts)
         full = at.run_with(model, HOOK, prompts, encoded.clean, encoded.clean, W)
         empty = at.run_with(model, HOOK, prompts, encoded.clean, encoded.corrupt, W)
         assert torch.allclose(full, clean, atol=1e-4) and torch.allclose(empty, corrupt, atol=1e-3), (
@@ -125,3 +125,20 @@ def test_online_rows_of_several_processes_are_those_of_one(snapshots, monkeypatc
             assert torch.equal(share.rows, want[share.places])
         ran.append(sum(len(s.rows) == 0 for s in shares))
     assert max(ran) == (3 if parts == 5 else 0)
+
+
+@pytest.mark.parametrize("name", ["mini-pythia", "mini-mamba"])
+def test_runs_from_the_block_of_the_hook_equal_whole_runs(name):
+    from workbench.models import load_model
+
+    model, rng = load_model(name), np.random.default_rng(0)
+    tokens = rng.integers(1, 200, (6, 9))
+    prompts = PromptSet("fake", tokens, tokens, tokens, rng.integers(1, 100, 6), rng.integers(100, 200, 6))
+    hook, W = "blocks.2.hook_resid_post", torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    codes, other = torch.rand(2, 6, 9, 5, generator=torch.Generator().manual_seed(1))
+    whole = at.run_with(model, hook, prompts, codes, other, W, lambda: model(torch.from_numpy(tokens), return_type="logits")[:, -1])
+    leaf = other.clone().requires_grad_(True)
+    m = at.run_with(model, hook, prompts, codes, leaf, W)
+    m.sum().backward()
+    assert torch.allclose(m, whole, atol=1e-4) and not torch.allclose(m, at.run_with(model, hook, prompts, codes, codes, W), atol=1e-2)
+    assert leaf.grad is not None and leaf.grad[:, -1].abs().min() > 0

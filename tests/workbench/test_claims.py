@@ -104,6 +104,21 @@ CASES = [
     ),
     ("universality.off-by-one", (measured(0.95, 0.9, 0.98), measured(1 / 12), None), (measured(0.2, 0.1, 0.3), measured(1 / 12), None)),
     ("evolution.emergent-latents", (measured(0.4, 0.3, 0.5), None, seeds["found"]), (measured(0.4, 0.3, 0.5), None, seeds["not found"])),
+    (
+        "llama-scope.k-annealing-error",
+        (measured(0.0, -0.005, 0.005), measured(-0.06), None),
+        (measured(-0.1, -0.12, -0.08), measured(-0.06), None),
+    ),
+    ("llama-scope.fine-tuned", (measured(0.02, 0.01, 0.03), measured(0.9), None), (measured(0.3, 0.2, 0.4), measured(0.9), None)),
+    ("universality.mamba-few-layers", (measured(0.95, 0.9, 1.0), measured(0.0), None), (measured(0.5, 0.4, 0.6), measured(0.0), None)),
+    ("evolution.single-sae-gap", (measured(0.02, 0.01, 0.025), measured(0.08), None), (measured(0.05, 0.04, 0.06), measured(0.1), None)),
+    ("evolution.axes", (measured(0, 0, 1), measured(3), None), (measured(2, 1, 3), measured(3), None)),
+    ("evolution.two-groups", (measured(0.995), measured(0.5), None), (measured(0.6), measured(0.5), None)),
+    (
+        "evolution.norm-tracks-probe",
+        (measured(0.8, 0.7, 0.9), measured(0.5, 0.4, 0.6), None),
+        (measured(0.5, 0.4, 0.6), measured(0.5, 0.4, 0.6), None),
+    ),
     ("evolution.same-snapshot-control", (measured(0.02, 0.01, 0.03), measured(0.6), None), (measured(0.5, 0.4, 0.6), measured(0.6), None)),
 ]
 

@@ -17,6 +17,7 @@ frequency, and the top k by |f - f~| * |W_s| (a large change is not yet a cause)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,26 +95,43 @@ def encode_prompts(crosscoder: Any, snapshots: Snapshots, prompts: PromptSet, *,
     return Encoded(sides[0][..., active], sides[1][..., active], active)
 
 
-def _metric(logits: Tensor, prompts: PromptSet) -> Tensor:
-    rows, last = torch.arange(len(logits)), logits[:, -1].float()
+def _metric(last: Tensor, prompts: PromptSet) -> Tensor:
+    """m [P] of logits [P, V] at the last position."""
+    rows, last = torch.arange(len(last)), last.float()
     return last[rows, torch.from_numpy(prompts.answer)] - last[rows, torch.from_numpy(prompts.wrong)]
 
 
-def run_with(model: Any, hook: str, prompts: PromptSet, codes: Tensor, replaced: Tensor, W: Tensor) -> Tensor:
-    """m [P] with ``codes`` replaced by ``replaced`` [P, T, A] at the hook, error kept."""
-    view = SnapshotView(codes, W)
-    with splice(model, {hook: view}, lambda f, name: replaced, keep_error=True):
-        return _metric(model(torch.from_numpy(prompts.clean), return_type="logits"), prompts)
+def last_logits(model: Any, hook: str, tokens: np.ndarray) -> Callable[[], Tensor]:
+    """A function that runs the model on tokens [P, T] and returns logits [P, V] at the last position.
+
+    An intervention at ``hook`` leaves the blocks before it as they were, so they are run once, here.
+    """
+    from workbench.analysis.tail import Tail
+
+    ids, block = torch.from_numpy(tokens), re.match(r"blocks\.(\d+)\.", hook)
+    if block is None or block[1] == "0":
+        return lambda: model(ids, return_type="logits")[:, -1]
+    tail, every = Tail(model, ids), torch.arange(len(ids))
+    return lambda: tail.run(int(block[1]), every, grad=torch.is_grad_enabled())
+
+
+def run_with(
+    model: Any, hook: str, prompts: PromptSet, codes: Tensor, replaced: Tensor, W: Tensor, logits: Callable[[], Tensor] | None = None
+) -> Tensor:
+    """m [P] with ``codes`` replaced by ``replaced`` [P, T, A] at the hook, error kept; ``logits`` as :func:`last_logits` gives it."""
+    logits = last_logits(model, hook, prompts.clean) if logits is None else logits
+    with splice(model, {hook: SnapshotView(codes, W)}, lambda f, name: replaced, keep_error=True):
+        return _metric(logits(), prompts)
 
 
 def integrated_gradients(model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tensor, *, steps: int = 10) -> Tensor:
     """Attributions [P, A], summed over positions, for one source; ``W`` [A, D_s] are its decoder rows in raw units."""
     delta = encoded.clean - encoded.corrupt
-    total = torch.zeros_like(delta)
+    total, logits = torch.zeros_like(delta), last_logits(model, hook, prompts.clean)
     for k in range(1, steps + 1):
         f = (encoded.corrupt + (k / steps) * delta).requires_grad_(True)
         with torch.enable_grad():
-            run_with(model, hook, prompts, encoded.clean, f, W).sum().backward()
+            run_with(model, hook, prompts, encoded.clean, f, W, logits).sum().backward()
         assert f.grad is not None
         total += f.grad
     return (delta * total / steps).sum(1).detach()
@@ -172,16 +190,16 @@ def curves(model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tenso
     (m_full - m_empty), n prompts. Several draws of a control are averaged prompt by prompt. Rows of mode ``full`` and
     ``empty`` hold the two ends.
     """
-    codes, other = encoded.clean, encoded.corrupt
-    full = run_with(model, hook, prompts, codes, codes, W).double().numpy()
-    empty = run_with(model, hook, prompts, codes, other, W).double().numpy()
+    codes, other, logits = encoded.clean, encoded.corrupt, last_logits(model, hook, prompts.clean)
+    full = run_with(model, hook, prompts, codes, codes, W, logits).double().numpy()
+    empty = run_with(model, hook, prompts, codes, other, W, logits).double().numpy()
     values: dict[tuple[str, str, int], list[np.ndarray]] = {("full", "all", 0): [full], ("empty", "all", 0): [empty]}
     for ranking in order:
         for k, members in ranking.sets.items():
             chosen = torch.zeros(codes.shape[-1], dtype=torch.bool)
             chosen[torch.from_numpy(members)] = True
             for mode, at_corrupt in (("destroy", chosen), ("keep", ~chosen)):
-                m = run_with(model, hook, prompts, codes, torch.where(at_corrupt, other, codes), W)
+                m = run_with(model, hook, prompts, codes, torch.where(at_corrupt, other, codes), W, logits)
                 values.setdefault((mode, ranking.name, k), []).append(m.double().numpy())
     span = full.mean() - empty.mean()
     rows = []
@@ -225,7 +243,8 @@ def accuracies(snapshots: Snapshots, prompts: PromptSet) -> npt.NDArray[np.float
     out = []
     for i in range(len(snapshots)):
         clean, corrupt = (
-            _metric(snapshots.model(i)(torch.from_numpy(ids), return_type="logits"), prompts) for ids in (prompts.clean, prompts.corrupt)
+            _metric(snapshots.model(i)(torch.from_numpy(ids), return_type="logits")[:, -1], prompts)
+            for ids in (prompts.clean, prompts.corrupt)
         )
         out.append(float(((clean > 0) & (clean > corrupt)).double().mean()))
     return np.array(out)

@@ -7,6 +7,7 @@ block receives beside the residual stream (masks, rotary angles) is taken from t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,14 @@ class Tail:
             {k: v for k, v in kwargs.items() if k != "hidden_states" and (v is None or isinstance(v, (Tensor, tuple, bool)))}
         )
 
-    @torch.no_grad()
-    def run(self, layer: int, prompts: Tensor, hooks: Sequence[Hook] = (), resid: Tensor | None = None) -> Tensor:
+    def run(self, layer: int, prompts: Tensor, hooks: Sequence[Hook] = (), resid: Tensor | None = None, *, grad: bool = False) -> Tensor:
         """Logits [R,V] of R rows, row r being a variant of prompt prompts[r], from block `layer` on, under forward hooks.
 
-        `resid` [R,T,d_model] replaces the clean input of the block.
+        `resid` [R,T,d_model] replaces the clean input of the block. Hooks and splices that are open already stay; with `grad` gradients
+        flow back to what they put in.
         """
         x = self.inputs[layer][prompts] if resid is None else resid
-        with self.model.hooks(fwd_hooks=list(hooks)):
+        with torch.set_grad_enabled(grad), self.model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext():
             for l in range(layer, self.n_layers):
                 out = self.model.blocks[l](x, **{k: self._rows(v, prompts) for k, v in self._kwargs[l].items()})
                 x = out[0] if isinstance(out, tuple) else out

@@ -277,7 +277,9 @@ class Lab:
             from workbench.evolution import Evolution
             from workbench.evolve import EvolveRecipe, evolve
 
-            size = {"tokens": 150_000, "n_seq": 1200, "snapshots": 10, "permutations": 200} if self.quick else {}
+            size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
+            if self.quick:
+                size |= {"tokens": 150_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
             id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
             recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
             return Evolution.open(
