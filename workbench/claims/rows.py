@@ -63,7 +63,7 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "attribution: few latents carry a task": ("attribution-beats-random", "agreement-attribution-beats-random"),
         "decoder norm against a linear probe": ("norm-tracks-probe",),
         "control: copies of one snapshot": ("same-snapshot-control",),
-        "open: emergence without norms": ("norm-free-emergence",),
+        "open: emergence without norms": ("norm-free-emergence", "emergent-norm-free"),
         "open: controls of the same size, frequency and magnitude": (
             "attribution-beats-random",
             "attribution-beats-frequency",
