@@ -17,7 +17,7 @@ def reproduce(
     seeds: Annotated[int, typer.Option(help="Repetitions of every training.", min=1, max=20)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a tenth of the time.")] = False,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Also train the small variants of the bundled models: about a hundred minutes on two cores.")
+        bool, typer.Option("--retrain", help="Also train the small variants of the bundled models: about an hour more on two quiet cores.")
     ] = False,
     only: Annotated[str | None, typer.Option(help="Run one claim, by its id.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the work; 0 = two where there are two cores.", min=0, max=64)] = 0,
