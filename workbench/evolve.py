@@ -21,7 +21,7 @@ from workbench.corpus import CorpusConfig
 from workbench.workspace import Workspace, check_id, dictionary_id, new_id
 
 if TYPE_CHECKING:
-    from workbench.analysis.snapshots import Source
+    from workbench.analysis.snapshots import RowCache, Source
 
 _DERIVED = ("widths", "sources", "d_sae", "k", "seed")
 
@@ -172,9 +172,13 @@ def evolve(
     *,
     command: str = "",
     progress: bool | None = None,
+    cache: RowCache | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Run a recipe; returns the id of the complete ``evolution/`` (reused where it is there).
+
+    Args:
+        cache: rows to share with other runs over the same snapshots and text, in this process.
 
     Raises:
         UsageError, ConfigError, MissingError: the recipe asks for what does not exist.
@@ -196,9 +200,9 @@ def evolve(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     if recipe.also:
-        train_sites([recipe, *companions(recipe)], workspace, command=command, progress=progress, say=say)
-    beside = [evolve(other, workspace, command=command, progress=progress, say=say) for other in companions(recipe)]
-    snapshots = Snapshots(sources)
+        train_sites([recipe, *companions(recipe)], workspace, command=command, progress=progress, cache=cache, say=say)
+    beside = [evolve(other, workspace, command=command, progress=progress, cache=cache, say=say) for other in companions(recipe)]
+    snapshots = Snapshots(sources, cache=cache)
     tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
     train_tokens = None
     if recipe.baseline or (not recipe.store and not workspace.complete("dictionaries", id)):

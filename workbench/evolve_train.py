@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from crosscoders import Crosscoder, CrosscoderConfig
     from sae.parallel import Ranks
-    from workbench.analysis.snapshots import Snapshots, Source
+    from workbench.analysis.snapshots import RowCache, Snapshots, Source
     from workbench.evolve import EvolveRecipe
     from workbench.provenance import Input
 
@@ -198,6 +198,7 @@ def train_sites(
     *,
     command: str = "",
     progress: bool | None = None,
+    cache: RowCache | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """The crosscoders of recipes that differ in their site, from one pass over the text: a model is run once for all of them.
@@ -218,7 +219,7 @@ def train_sites(
     recipe, sources = next(iter(wanted.values()))
     say(f"crosscoders at {', '.join(r.site for r, _ in wanted.values())} over {len(sources)} sources: {', '.join(s.name for s in sources)}")
     tokens = plan_tokens(recipe.corpus, load_tokenizer(sources[-1].model, sources[-1].revision), n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
-    snapshots = Snapshots([s for _, some in wanted.values() for s in some])
+    snapshots = Snapshots([s for _, some in wanted.values() for s in some], cache=cache)
     widths = snapshots.widths()
     group, again = max(64, recipe.batch_size // 32), recipe.tokens > 1.1 * len(tokens) * (recipe.ctx - 1)
     batches = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=again)

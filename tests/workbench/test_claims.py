@@ -54,7 +54,7 @@ def test_claims_need_shared_experiments_that_exist():
     for c in all_claims():
         assert c.needs and c.cost > 0
         for need in c.needs:
-            assert need in SHARED or need.split(" ")[0] in {"evolution", "circuits", "variant"}
+            assert need in SHARED or need.split(" ")[0] in {"circuits", "variant"}
 
 
 conversion = {
@@ -187,16 +187,16 @@ VARIANTS = ["universality.state-size", "universality.layers-needed", "evolution.
 
 
 def test_tasks_come_after_what_they_need_and_the_longest_first():
-    tasks = tasks_of(all_claims(), seeds=2)
+    tasks = tasks_of(all_claims())
     by_name = {t.name: t for t in tasks}
-    assert {"evolution 0", "evolution 1", "demo store", "comparison", "circuits mini-mamba@step0"} <= set(by_name)
+    assert {"evolution", "demo store", "comparison", "circuits mini-mamba@step0"} <= set(by_name)
     assert not any(t.name.startswith("variant") for t in tasks) and any(
-        t.name.startswith("variant") for t in tasks_of(all_claims(), 1, retrain=True)
+        t.name.startswith("variant") for t in tasks_of(all_claims(), retrain=True)
     )
     assert sorted(c for t in tasks for c in t.claims) == sorted(BY_ID)
     assert set(by_name["comparison"].after) == {"demo dictionaries", "seed dictionaries", "baseline dictionaries"}
     assert tasks[0].alone and all(after in by_name for t in tasks for after in t.after)
-    assert {t.name for t in tasks_of([BY_ID["evolution.dimensionality"]], 1)} == {"evolution 0", "workbench.claims.evolution.statistics"}
+    assert {t.name for t in tasks_of([BY_ID["evolution.dimensionality"]])} == {"evolution", "workbench.claims.evolution.statistics"}
     finished, busy, order = set(), {}, []
     while len(order) < len(tasks):  # one worker at a time
         (task,) = startable([t for t in tasks if t.name not in finished], finished, busy, 1)
@@ -204,7 +204,7 @@ def test_tasks_come_after_what_they_need_and_the_longest_first():
         finished.add(task.name)
         order.append(task.name)
     whole = next(t for t in tasks if t.alone)
-    assert startable(tasks, set(), {None: by_name["evolution 0"]}, 1) == [] and startable(tasks, set(), {}, 2) == [whole]
+    assert startable(tasks, set(), {None: by_name["evolution"]}, 1) == [] and startable(tasks, set(), {}, 2) == [whole]
     assert startable(tasks, set(), {None: whole}, 1) == []
 
 

@@ -155,6 +155,8 @@ def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
     recipe = small().model_copy(update={"site": "L0R", "also": ("L1R",), "prompts": 0, "loss_seqs": 0, "contexts": 0})
     both = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
     assert both.metadata["also"] == [at_l1r.id] and at_l1r.id in {i.id for i in both.manifest.inputs}, "the complete one is reused"
+    language = ["source", "loss", "kl_unigram", "kl_to_bigram", "h1"]  # the models' own: read from the run beside this one
+    pd.testing.assert_frame_equal(both.phases[language], at_l1r.phases[language])
     rows = both.statistics.set_index("claim")["note"]
     for first, second in orders.ORDER:
         note = rows[f"{first} latents emerge before {second} latents"]
@@ -251,3 +253,22 @@ def test_orders_are_found_where_planted_and_only_there():
     norms, table = planted(4, 4)
     same = {r["claim"]: r for r in orders.class_orders(norms, table, n=200)}
     assert same["token latents emerge before induction latents"]["verdict"] == "not found"
+
+
+def test_rows_shared_between_runs_are_those_of_the_models_and_made_once(monkeypatch):
+    import workbench.activations.forward as forward
+    from workbench.analysis.snapshots import OnlineBatches, RowCache, Snapshots
+
+    sources = {site: resolve_sources(EvolveRecipe(site=site, revisions=("step0", "step512"))) for site in ("L1R", "L2R")}
+    runs, real = [], forward.capture
+    monkeypatch.setattr(forward, "capture", lambda model, ids, hooks, *a, **k: runs.append(len(ids)) or real(model, ids, hooks, *a, **k))
+    tokens = np.random.default_rng(0).integers(1, 200, (6, 12))
+    plain = {site: Snapshots(s).rows(tokens) for site, s in sources.items()}
+    alone, cache = len(runs), RowCache([s[0].hook for s in sources.values()])
+    for site, s in sources.items():
+        shared = OnlineBatches(Snapshots(s, cache=cache), tokens, 1, seed=0)
+        for _ in range(2):
+            assert torch.allclose(shared.rows_of(np.arange(6)), plain[site].flatten(0, 1), rtol=2e-3, atol=2e-3)
+    assert alone == 4 and len(runs) == 4 + 2  # both sites of both snapshots by one run each
+    tight = RowCache([s[0].hook for s in sources.values()], max_bytes=1)
+    assert torch.allclose(Snapshots(sources["L1R"], cache=tight).rows(tokens), plain["L1R"], rtol=2e-3, atol=2e-3) and not tight.kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from workbench.analysis.attribution import attribute
 from workbench.analysis.diff_run import write_diff
 from workbench.analysis.diffing import measure_scaling
 from workbench.analysis.emergence import emergence_table
-from workbench.analysis.ngrams import count_ngrams
+from workbench.analysis.ngrams import Phase, count_ngrams
 from workbench.analysis.phases import language_phases, latent_phases, task_accuracies
 from workbench.analysis.scrubber import choose_windows, scrub
 from workbench.analysis.snapshots import OnlineBatches, Snapshots, in_training_order
@@ -177,7 +177,9 @@ def analyse(
 
     text = plan.tokens[plan.kinds == 0]
     prompts = prompt_sets(recipe, vocab, tokenizer, say)
-    phases = language_phases(snapshots, grams, text, progress=lambda r: bar(r, total=len(r), label="loss and n-grams"))
+    phases = _known_language(beside, snapshots, plan.digest, recipe)
+    if phases is None:
+        phases = language_phases(snapshots, grams, text, progress=lambda r: bar(r, total=len(r), label="loss and n-grams"))
     phases = pd.concat(
         [phases, task_accuracies(snapshots, prompts), latent_phases([b.numpy() for b in cc.decoder_blocks()], cosines, alive)], axis=1
     )
@@ -227,6 +229,16 @@ def analyse(
         numbers |= {"delta_loss": [round(v, 4) for v in phases["delta_ce"]], "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens))}
     numbers |= diff
     return numbers, {"tasks": [p.task for p in prompts], "steps": steps.tolist(), "n_unigram_tokens": grams.n_tokens, "plan": plan.digest}
+
+
+def _known_language(beside: dict[str, Evolution], snapshots: Snapshots, plan: str, recipe: EvolveRecipe) -> pd.DataFrame | None:
+    """What a run beside this one found out about the same models on the same text, or None."""
+    for other in beside.values():
+        about = other.metadata
+        same = about.get("revisions") == [s.revision for s in snapshots.sources] and about.get("model") == recipe.model
+        if same and about.get("plan") == plan and other.manifest.recipe.get("ngram_seqs") == recipe.ngram_seqs and other.phases is not None:
+            return other.phases[["source", *(f.name for f in fields(Phase)), "h1", "h2"]].copy()
+    return None
 
 
 def _pooled(norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[str, Evolution]) -> tuple[np.ndarray, pd.DataFrame]:

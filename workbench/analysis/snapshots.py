@@ -6,6 +6,7 @@ are loaded when first needed and kept as long as ``keep`` allows (miniatures all
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -31,11 +32,53 @@ class Source:
     step: int | None = None
 
 
-class Snapshots:
-    """Runs the sources of a crosscoder. ``load`` (name, revision) -> bridge defaults to :func:`workbench.load_model`."""
+class RowCache:
+    """Rows of sequences that models have run on, for several crosscoders over the same text: float16, up to ``max_bytes`` in all.
 
-    def __init__(self, sources: Sequence[Source], *, load: Callable[[str, str | None], Any] | None = None, keep: int = 64):
-        self.sources, self.keep = tuple(sources), keep
+    A model that runs for one hook is read at all of ``hooks``.
+    """
+
+    def __init__(self, hooks: Sequence[str], *, max_bytes: int = 3 * 2**29):
+        self.hooks, self.room = tuple(hooks), max_bytes
+        self.kept: dict[tuple[str, str | None, str, bytes], Tensor] = {}
+
+    def rows(self, model: Any, source: Source, tokens: np.ndarray) -> Tensor:
+        """Rows [b, T - 1, D] of one source on tokens [b, T], position 0 left out."""
+        from workbench.activations.forward import capture
+
+        digests = [hashlib.blake2b(np.ascontiguousarray(t, dtype=np.int64).tobytes(), digest_size=16).digest() for t in tokens]
+        missing = [j for j, d in enumerate(digests) if (source.model, source.revision, source.hook, d) not in self.kept]
+        fresh: dict[int, Tensor] = {}
+        if missing:
+            hooks = list(dict.fromkeys([source.hook, *self.hooks]))
+            caught = capture(model, torch.from_numpy(tokens[missing].astype(np.int64)), hooks)
+            for row, j in enumerate(missing):
+                for hook in hooks:
+                    half = caught[hook][row, 1:].half()
+                    if hook == source.hook:
+                        fresh[j] = half
+                    if half.nbytes <= self.room:
+                        self.kept[source.model, source.revision, hook, digests[j]] = half
+                        self.room -= half.nbytes
+        key = (source.model, source.revision, source.hook)
+        return torch.stack([(fresh[j] if j in fresh else self.kept[*key, d]).float() for j, d in enumerate(digests)])
+
+
+class Snapshots:
+    """Runs the sources of a crosscoder. ``load`` (name, revision) -> bridge defaults to :func:`workbench.load_model`.
+
+    ``cache``: rows shared with other runs over the same models, known by name and revision.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        load: Callable[[str, str | None], Any] | None = None,
+        keep: int = 64,
+        cache: RowCache | None = None,
+    ):
+        self.sources, self.keep, self.cache = tuple(sources), keep, cache
         self._load = load
         self._loaded: dict[tuple[str, str | None], Any] = {}
 
@@ -70,6 +113,12 @@ class Snapshots:
             hooks.setdefault((s.model, s.revision), {}).setdefault(s.hook, i)
         found = {key: capture(self.model(next(iter(at.values()))), tokens, list(at)) for key, at in hooks.items()}
         return torch.cat([found[s.model, s.revision][s.hook].float() for s in self.sources], dim=-1)
+
+    def rows(self, tokens: np.ndarray) -> Tensor:
+        """Activations without position 0 (BOS): [b, T - 1, sum of widths] of tokens [b, T]."""
+        if self.cache is None:
+            return self.activations(torch.from_numpy(tokens.astype(np.int64)))[:, 1:]
+        return torch.cat([self.cache.rows(self.model(i), s, tokens) for i, s in enumerate(self.sources)], dim=-1)
 
     def widths(self) -> list[int]:
         """Width of every source, by running two tokens through each."""
@@ -131,7 +180,7 @@ class OnlineBatches:
         missing = [int(i) for i in chosen if int(i) not in kept]
         rows: dict[int, Tensor] = {}
         if missing:
-            x = self.snapshots.activations(torch.from_numpy(self.tokens[missing].astype(np.int64)))[:, 1:]
+            x = self.snapshots.rows(self.tokens[missing])
             rows = dict(zip(missing, x if self.cached is None else x.half(), strict=True))
             if self.cached is not None:
                 self.cached |= rows

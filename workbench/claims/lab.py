@@ -23,7 +23,7 @@ SOURCE = "mini-pythia"
 VARIANT_TOKENS_PER_MINUTE = 600_000  # pre-training of a miniature model, per core: 9,700 (Mamba) to 11,600 tokens per second of CPU time
 
 # Shared experiments, each made once and kept in the workspace: name -> (what must be there before, seconds on one core in a quick run).
-# "evolution" stands for one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
+# "evolution" is one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
 SHARED: dict[str, tuple[tuple[str, ...], float]] = {
     "demo store": ((), 40),
     "baselines store": (("demo store",), 40),
@@ -31,7 +31,7 @@ SHARED: dict[str, tuple[tuple[str, ...], float]] = {
     "seed dictionaries": (("demo store",), 40),
     "baseline dictionaries": (("baselines store",), 75),
     "comparison": (("demo dictionaries", "seed dictionaries", "baseline dictionaries"), 40),
-    "evolution": ((), 90),
+    "evolution": ((), 500),
     "circuits": ((), 15),
     "variant": ((), 1500),
 }
@@ -69,7 +69,9 @@ class Lab:
         """
         what, _, which = name.partition(" ")
         if what == "evolution":
-            self.evolution(int(which or 0))
+            for seed in self.each_seed():  # one after another in one process: they run the same snapshots on the same text
+                self.evolution(seed)
+            self._made.pop("rows of snapshots", None)
         elif what == "circuits":
             model, _, revision = which.partition("@")
             self.circuits(model, revision or None)
@@ -273,17 +275,20 @@ class Lab:
         """A crosscoder over the snapshots of the bundled Transformer, analysed."""
 
         def make() -> Any:
+            from workbench.analysis.snapshots import RowCache
             from workbench.config import read_recipe
             from workbench.evolution import Evolution
             from workbench.evolve import EvolveRecipe, evolve
+            from workbench.models.sites import hooks_of
 
             size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
             if self.quick:
                 size |= {"tokens": 150_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
             id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
             recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
-            return Evolution.open(
-                self.workspace.get("evolution", evolve(recipe, self.workspace, command="workbench reproduce", say=self.say)).path
-            )
+            hooks = [hooks_of(site)[1] for site in (recipe.site, *recipe.also)]
+            cache = self.once("rows of snapshots", lambda: RowCache(hooks) if self.quick else None)  # of a full run they fill the memory
+            made = evolve(recipe, self.workspace, command="workbench reproduce", cache=cache, say=self.say)
+            return Evolution.open(self.workspace.get("evolution", made).path)
 
         return self.once(("evolution", seed), make)

@@ -31,7 +31,7 @@ class Task:
     alone: bool = False  # uses every core by itself
 
 
-def tasks_of(claims: Sequence[Claim], seeds: int, *, retrain: bool = False) -> list[Task]:
+def tasks_of(claims: Sequence[Claim], *, retrain: bool = False) -> list[Task]:
     """The tasks behind some claims, what is longest to the end first. Claims of one file are one task: they share what is in memory.
 
     Variants are trained with ``retrain`` only.
@@ -40,8 +40,6 @@ def tasks_of(claims: Sequence[Claim], seeds: int, *, retrain: bool = False) -> l
 
     def need(name: str) -> list[str]:
         what = name.split(" ")[0] if name not in SHARED else name
-        if name == "evolution":
-            return [n for s in range(seeds) for n in need(f"evolution {s}")]
         if what == "variant" and not retrain:
             return []
         if name not in tasks:

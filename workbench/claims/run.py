@@ -114,7 +114,7 @@ def run_all(
         from workbench.claims.pool import run_tasks, tasks_of
 
         lab.threads = max(1, cores() // workers)
-        run_tasks(tasks_of(missing, seeds, retrain=retrain), lab, workers, told)
+        run_tasks(tasks_of(missing, retrain=retrain), lab, workers, told)
     else:
         for claim in missing:
             told(run_claim(claim, lab))

@@ -42,5 +42,5 @@ CLAIM = Claim(
     criterion="At least one snapshot lies between the crossings, and the untrained model above both.",
     measure=measure,
     holds=lambda f: f.effect.value >= 1 and f.control is not None and f.control.value > 0,
-    needs=("evolution 0",),
+    needs=("evolution",),
 )

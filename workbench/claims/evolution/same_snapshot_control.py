@@ -51,6 +51,6 @@ CLAIM = Claim(
     criterion="Spread at most 0.1 for the copies, above 0.1 for real snapshots.",
     measure=measure,
     holds=lambda f: f.effect.ceiling <= 0.1 and f.control is not None and f.control.value > 0.1,
-    needs=("demo store", "evolution 0"),
+    needs=("demo store", "evolution"),
     cost=15,
 )
