@@ -197,6 +197,8 @@ def write_page(
 
     written, pictures = [], {}
     for paper in dict.fromkeys(d["paper"] for d in documents):
+        if all(d["effect"].get("value") is None for d in documents if d["paper"] == paper):
+            continue  # nothing was measured: there is nothing to draw
         first = next(d["claim"] for d in documents if d["paper"] == paper)
         spec = FigureSpec(figure="claims_of_paper", source=f"claims/{first}", style=Style(width="double"))
         target = path.parent / f"{path.stem.lower()}-figures" / f"{paper}.svg"
