@@ -38,9 +38,12 @@ class RowCache:
     A model that runs for one hook is read at all of ``hooks``.
     """
 
+    AT_A_TIME = 128  # sequences per piece of memory: one large piece each, so that many small ones do not scatter the heap
+
     def __init__(self, hooks: Sequence[str], *, max_bytes: int = 3 * 2**29):
         self.hooks, self.room = tuple(hooks), max_bytes
         self.kept: dict[tuple[str, str | None, str, bytes], Tensor] = {}
+        self._free: dict[tuple[Any, ...], list[Tensor]] = {}
 
     def rows(self, model: Any, source: Source, tokens: np.ndarray) -> Tensor:
         """Rows [b, T - 1, D] of one source on tokens [b, T], position 0 left out."""
@@ -52,16 +55,25 @@ class RowCache:
         if missing:
             hooks = list(dict.fromkeys([source.hook, *self.hooks]))
             caught = capture(model, torch.from_numpy(tokens[missing].astype(np.int64)), hooks)
-            for row, j in enumerate(missing):
-                for hook in hooks:
-                    half = caught[hook][row, 1:].half()
-                    if hook == source.hook:
-                        fresh[j] = half
-                    if half.nbytes <= self.room:
-                        self.kept[source.model, source.revision, hook, digests[j]] = half
-                        self.room -= half.nbytes
+            fresh = dict(zip(missing, caught[source.hook][:, 1:].half(), strict=True))
+            for hook in hooks:
+                for row, j in enumerate(missing):
+                    self._keep((source.model, source.revision, hook), digests[j], caught[hook][row, 1:])
         key = (source.model, source.revision, source.hook)
-        return torch.stack([(fresh[j] if j in fresh else self.kept[*key, d]).float() for j, d in enumerate(digests)])
+        return torch.stack([fresh[j] if j in fresh else self.kept[*key, d] for j, d in enumerate(digests)]).float()
+
+    def _keep(self, of: tuple[str, str | None, str], digest: bytes, rows: Tensor) -> None:
+        """Put the rows [T - 1, D] of one sequence where they stay, while there is room."""
+        free = self._free.setdefault((*of, *rows.shape), [])
+        if not free:
+            piece = self.AT_A_TIME * rows.numel() * 2
+            if piece > self.room:
+                return
+            self.room -= piece
+            free += torch.empty(self.AT_A_TIME, *rows.shape, dtype=torch.float16).unbind()
+        place = free.pop()
+        place.copy_(rows)
+        self.kept[*of, digest] = place
 
 
 class Snapshots:
