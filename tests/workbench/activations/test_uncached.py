@@ -97,10 +97,17 @@ def test_the_second_epoch_is_kept(paged, direct_bytes):
     epochs(paged)
     first = sum(direct_bytes)
     known = epochs(paged, 2)
-    assert sum(direct_bytes) == 2 * first
-    if not uncached.is_cached(os.open(paged / "shards" / "000001.h5", os.O_RDONLY), 4096, 4096):
+    assert sum(direct_bytes) == 2 * first, "the second epoch went past the cache"
+    fd = os.open(paged / "shards" / "000001.h5", os.O_RDONLY)
+    if not uncached.is_cached(fd, 4096, 4096):
         pytest.skip("this system does not tell what is cached")
-    assert torch.equal(epochs(paged, 2), known) and sum(direct_bytes) == 2 * first
+    os.close(fd)
+    for _ in range(5):  # a system short of memory may drop pages at once, but hardly five times
+        before = sum(direct_bytes)
+        assert torch.equal(epochs(paged, 2), known)
+        if sum(direct_bytes) == before:
+            return
+    pytest.fail("rows that are cached were read from the disk")
 
 
 def test_rows_that_do_not_fit_are_never_cached(paged, direct_bytes, monkeypatch):
