@@ -7,7 +7,7 @@ import random
 import streamlit as st
 
 from ui.kit import data, panels, state
-from ui.kit.context_bar import badges, context_bar
+from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.documents import share_buttons
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
@@ -33,13 +33,8 @@ def body() -> None:
         d = state.current(data.index())
         if d is None:
             return
-        records = data.records(d)
+        records = browsable(d)
         if records is None:
-            panels.not_computed(
-                f"Latents of {d.id}",
-                f"workbench features {d.id} --workspace {data.workspace_folder().name}",
-                "The dictionary exists; its latent records do not.",
-            )
             return
         latent = selected(records)
         header(d, records, latent)

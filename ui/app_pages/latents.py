@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui.kit import data, latent_table, panels, state
-from ui.kit.context_bar import badges, context_bar
+from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.latent_table import DENSITIES, SORTS, Query
 
 PAGE = 50
@@ -26,13 +26,8 @@ def body() -> None:
         d = state.current(data.index())
         if d is None:
             return
-        records = data.records(d)
+        records = browsable(d)
         if records is None or d.records is None:
-            panels.not_computed(
-                f"Latents of {d.id}",
-                f"workbench features {d.id} --workspace {data.workspace_folder().name}",
-                "The dictionary exists; its latent records do not.",
-            )
             return
         st.html(f'<div class="wb-title"><h1>Latents</h1><div>{badges(d)}</div></div>')
         query = controls()

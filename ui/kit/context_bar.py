@@ -7,12 +7,16 @@ another snapshot), so comparing is two clicks.
 from __future__ import annotations
 
 import html
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from ui.kit import panels, state
+from ui.kit import data, panels, state
 from ui.kit.index import Dictionary, Index
 from workbench.markup.tokens import clip, escape, visible
+
+if TYPE_CHECKING:
+    from workbench.records import LatentRecords
 
 SELECTORS = ("model", "site", "revision", "variant")
 LABELS = {"model": "Model", "site": "Site", "revision": "Snapshot", "variant": "Dictionary"}
@@ -86,7 +90,6 @@ def best_match(index: Index, d: Dictionary, name: str, value: str) -> Dictionary
 
 
 def _changed(name: str) -> None:
-    from ui.kit import data
 
     index = data.index()
     d = state.current(index)
@@ -117,6 +120,18 @@ def version_banner(d: Dictionary) -> None:
             st.button("Use the data at hand", on_click=state.put, kwargs={"v": d.version}, key="wb_use_version")
     else:
         state.put(v=d.version or None)
+
+
+def browsable(d: Dictionary) -> LatentRecords | None:
+    """The records of a dictionary, or None with a panel that names the command."""
+    records = data.records(d)
+    if records is None:
+        panels.not_computed(
+            f"Latents of {d.id}",
+            f"workbench features {d.id} --workspace {data.workspace_folder().name}",
+            "The dictionary exists; its latent records do not.",
+        )
+    return records
 
 
 def badges(d: Dictionary) -> str:

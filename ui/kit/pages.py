@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,89 +12,51 @@ from ui.kit.index import Index
 
 @dataclass(frozen=True)
 class PageSpec:
-    """One page: file stem, title, icon, one line of help, group of the navigation, and when it is shown."""
+    """One page: file stem, title, icon, one line of help, group of the navigation, and the kind of result it needs."""
 
     stem: str
     title: str
     icon: str
     help: str
     group: str = ""
-    shown: Callable[[Index], bool] = lambda index: True
+    needs: str = ""
+
+    def shown(self, index: Index) -> bool:
+        """Whether the workspace holds what the page shows: ``browsable`` is any dictionary or its latents, ``weights`` a dictionary itself."""
+        if self.needs == "browsable":
+            return bool(index.dictionaries)
+        return not self.needs or bool(index.of("dictionaries" if self.needs == "weights" else self.needs))
 
 
-PAGES: tuple[PageSpec, ...] = (
-    PageSpec("overview", "Overview", "dashboard", "What this workspace holds, what is missing, and which command makes it."),
-    PageSpec(
-        "results",
-        "Results",
-        "fact_check",
-        "What three papers found, measured again here: verdicts with controls.",
-        shown=lambda x: bool(x.of("claims")),
-    ),
-    PageSpec(
-        "latents",
-        "Latents",
-        "table_rows",
-        "All latents of a dictionary: sort, filter, search; open one.",
-        shown=lambda x: bool(x.dictionaries),
-    ),
-    PageSpec(
-        "latent",
-        "Latent",
-        "center_focus_strong",
-        "One latent: statistics, contexts, logit effects, neighbours.",
-        shown=lambda x: bool(x.dictionaries),
-    ),
-    PageSpec(
-        "probe",
-        "Text probe",
-        "edit_note",
-        "Your text through a Transformer and a Mamba: which latents fire where; steering.",
-        shown=lambda x: any(d.entry is not None for d in x.dictionaries.values()),
-    ),
-    PageSpec(
-        "mppc",
-        "Matches",
-        "join_inner",
-        "Which latents of one model have a twin in the other, beside baselines.",
-        group="Analyse",
-        shown=lambda x: bool(x.of("matches")),
-    ),
-    PageSpec(
-        "pair",
-        "Pair",
-        "compare_arrows",
-        "Two latents of different models on the same tokens.",
-        group="Analyse",
-        shown=lambda x: bool(x.of("matches")),
-    ),
-    PageSpec(
-        "training", "Training", "timeline", "When latents are born, grow and die.", group="Analyse", shown=lambda x: bool(x.of("evolution"))
-    ),
-    PageSpec(
-        "induction",
-        "Induction & state",
-        "account_tree",
-        "Where a Transformer reads and a Mamba writes what it needs.",
-        group="Analyse",
-        shown=lambda x: bool(x.of("circuits")),
-    ),
-    PageSpec(
-        "graph",
-        "Graph",
-        "hub",
-        "Which latents make which, and which make the next token.",
-        group="Analyse",
-        shown=lambda x: bool(x.of("graphs")),
-    ),
-    PageSpec("map", "Map", "scatter_plot", "Decoder directions at a glance.", group="Analyse", shown=lambda x: bool(x.of("maps"))),
-    PageSpec("lists", "Lists", "bookmarks", "Named lists of latents with notes.", group="Work"),
-    PageSpec("export", "Export", "ios_share", "A figure with its data, table, references and provenance.", group="Work"),
-    PageSpec("about", "About", "info", "Versions, keys, citation, self-test.", group="Work"),
+PAGES: tuple[PageSpec, ...] = tuple(
+    PageSpec(*row)
+    for row in (
+        ("overview", "Overview", "dashboard", "What this workspace holds, what is missing, and which command makes it."),
+        ("results", "Results", "fact_check", "What three papers found, measured again here: verdicts with controls.", "", "claims"),
+        ("latents", "Latents", "table_rows", "All latents of a dictionary: sort, filter, search; open one.", "", "browsable"),
+        ("latent", "Latent", "center_focus_strong", "One latent: statistics, contexts, logit effects, neighbours.", "", "browsable"),
+        ("probe", "Text probe", "edit_note", "Your text in a Transformer and a Mamba: which latents fire where; steering.", "", "weights"),
+        ("mppc", "Matches", "join_inner", "Which latents of one model have a twin in the other, beside baselines.", "Analyse", "matches"),
+        ("pair", "Pair", "compare_arrows", "Two latents of different models on the same tokens.", "Analyse", "matches"),
+        ("training", "Training", "timeline", "When latents are born, grow and die.", "Analyse", "evolution"),
+        (
+            "induction",
+            "Induction & state",
+            "account_tree",
+            "Where a Transformer reads and a Mamba writes what it needs.",
+            "Analyse",
+            "circuits",
+        ),
+        ("graph", "Graph", "hub", "Which latents make which, and which make the next token.", "Analyse", "graphs"),
+        ("map", "Map", "scatter_plot", "Decoder directions at a glance.", "Analyse", "maps"),
+        ("lists", "Lists", "bookmarks", "Named lists of latents with notes.", "Work"),
+        ("export", "Export", "ios_share", "A figure with its data, table, references and provenance.", "Work"),
+        ("about", "About", "info", "Versions, keys, citation, self-test.", "Work"),
+    )
 )
 
 
-def pages_for(index: Index | None, folder: Path) -> list[st.Page] | dict[str, list[st.Page]]:
+def pages_for(index: Index | None, folder: Path) -> dict[str, list[st.Page]]:
     """Navigation of a workspace; without a readable workspace only the overview."""
     groups: dict[str, list[st.Page]] = {}
     for spec in PAGES:
