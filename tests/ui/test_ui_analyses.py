@@ -235,6 +235,9 @@ def test_list_is_made_filled_and_emptied_in_the_pages(open_page: Open, minimal: 
     (id,) = lists.read_lists(minimal.root)[0]
     lists.add_to_list(minimal.root, id, lists.ListItem(dictionary="m.L0R-4x", latent=4, version="old", note="n"))
     at = open_page(minimal, "lists", list=id)
+    at.text_input(key=f"li_name_{id}").set_value("another  name").run()
+    at.button(key="li_rename").click().run()
+    assert not at.exception and lists.read_lists(minimal.root)[0][id].name == "another name"
     row = at.get("dataframe")[0].value.iloc[0] if at.get("dataframe") else None
     assert not at.exception and (row is None or "data changed" in row["data"])
     lists.delete_list(minimal.root, id)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ui.kit import latent_table
@@ -161,3 +162,18 @@ def test_page_of_rows(records: LatentRecords) -> None:
     assert frame["max"].tolist() == pytest.approx([records.row(5)["max"], records.row(3)["max"]])
     assert all("⟦" in c for c in frame["context"]) and all(len(p) == 24 for p in frame["profile"])
     assert set(frame) <= set(latent_table.columns())
+
+
+def test_filtered_table_as_csv_is_whole_and_in_order(full: Workspace, records: LatentRecords) -> None:
+    """What the download of the latents page writes: every latent asked for, in its order, tokens as JSON strings."""
+    import io
+    import json
+
+    from workbench.export.tables import to_csv
+
+    ids = [7, 3, 200, 36]
+    part = records.table.iloc[[records.position(i) for i in ids]]
+    back = pd.read_csv(io.BytesIO(to_csv(part, ["peak_text"])), keep_default_na=False)
+    assert back["latent"].tolist() == ids and set(back.columns) == set(records.table.columns)
+    peaks = [json.loads(t) if t else None for t in back["peak_text"]]
+    assert peaks == [records.row(i).get("peak_text") for i in ids]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
 from ui.kit import data, latent_table, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.latent_table import DENSITIES, SORTS, Query
+from workbench.export.tables import to_csv
+from workbench.records import LatentRecords
 
 PAGE = 50
 ORDERS = ("high first", "low first")
@@ -56,9 +59,26 @@ def body() -> None:
             lazy=False,
             placeholder="–",
         )
+        st.download_button(
+            f"All {len(ids):,} as CSV",
+            lambda: as_csv(records, ids),
+            file_name=f"{d.id}.csv",
+            mime="text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+            key="la_csv",
+            type="tertiary",
+            help="Every latent that fits the search and the filters, in this order, with all its numbers; tokens are JSON strings",
+        )
         picked = event.selection.rows
         if picked and picked[0] < len(shown):
             st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(shown[picked[0]])))
+
+
+def as_csv(records: LatentRecords, ids: np.ndarray) -> bytes:
+    """The records' table of some latents, in their order, as the exports write tables."""
+    part = records.table.iloc[[records.position(i) for i in ids.tolist()]]
+    return to_csv(part, [c for c in ("peak_text", "promoted_text") if c in part])
 
 
 def controls() -> Query:

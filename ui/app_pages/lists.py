@@ -129,6 +129,9 @@ def show(id: str, chosen: LatentList) -> None:
             on_click="ignore",
             key="li_down",
         )
+        with st.popover("Rename", icon=":material/edit:"):
+            st.text_input("Name", value=chosen.name, key=f"li_name_{id}", max_chars=120)
+            st.button("Rename this list", on_click=_rename, args=(id,), key="li_rename")
         with st.popover("Delete", icon=":material/delete:"):
             st.caption("Removes the file from the workspace.")
             st.button("Delete this list", on_click=_delete, args=(id,), key="li_delete")
@@ -153,6 +156,14 @@ def _apply(id: str, chosen: LatentList, edited: pd.DataFrame) -> None:
         save_list(data.workspace_folder(), chosen.model_copy(update={"items": tuple(kept)}), id)
         del st.session_state[f"li_table_{id}"]
         st.rerun(scope="fragment")
+
+
+def _rename(id: str) -> None:
+    """The name changes, the file and every link to it stay."""
+    name = " ".join(str(st.session_state[f"li_name_{id}"] or "").split())[:120]
+    known, _ = read_lists(data.workspace_folder())
+    if name and id in known:
+        save_list(data.workspace_folder(), known[id].model_copy(update={"name": name}), id)
 
 
 def _delete(id: str) -> None:
