@@ -103,9 +103,14 @@ def judged(found: dict[str, list[dict]]) -> list[dict]:
 
 
 def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
-    """(what to time, the folder it makes), with everything loaded that a plan does not speak of (text, models, tokenizer)."""
+    """(what to time, the folder it makes), with everything loaded that a plan does not speak of (text, tokenizer, the trainer's libraries)."""
+    import torch
+
+    from sae import TopKConfig, Trainer
     from workbench.config import read_recipe
 
+    if name != "harvest":
+        Trainer(TopKConfig(d_in=8, d_sae=64, k=2)).step(torch.randn(16, 8))
     if name == "harvest":
         from workbench.activations import HarvestRecipe, harvest
         from workbench.activations.harvesting import prepare
@@ -154,6 +159,7 @@ def main() -> int:
                 command = [sys.executable, __file__, "--child", name, folder]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
                 found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
     print("| recipe | quantity | planned | measured | difference | limit |\n|---|---|---:|---:|---:|---:|")
     rows = judged(found)
     for r in rows:

@@ -6,6 +6,7 @@ Measured in a few seconds, at the shapes of the recipe that is planned; nothing 
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,21 +19,36 @@ from typing import Any
 from workbench.planning.machine import Machine
 
 SMALL = ((32, 256, 4, 64), (128, 2048, 16, 512))  # d_in, d_sae, k, rows: one that is mostly fixed time, one that is mostly arithmetic
-PEAK = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-_STEP = """
-import torch
-from sae import TopKConfig, Trainer
-Trainer(TopKConfig(d_in=8, d_sae=64, k=2), total_steps=10).step(torch.randn(16, 8))
-import workbench.activations.reader, workbench.training, workbench.provenance
+_TRAIN = """
+import tempfile, torch
+import workbench.training
+from sae import TopKConfig, train
+with tempfile.TemporaryDirectory() as folder:
+    train(TopKConfig(d_in=8, d_sae=64, k=2), (torch.randn(16, 8) for _ in range(2)), total_steps=2, out=folder, progress=False)
 """
 _MODEL = """
 import torch
+import workbench.activations.harvesting
 from workbench import load_model
 from workbench.activations.forward import capture
-capture(load_model("mini-pythia"), torch.ones(1, 4, dtype=torch.int64), ["blocks.0.hook_resid_post"])
-import workbench.activations.harvesting, workbench.corpus
+from workbench.corpus import CorpusConfig, plan_tokens
+from workbench.models import load_tokenizer
+plan_tokens(CorpusConfig(), load_tokenizer("mini-pythia"), n_seq=64, ctx=128)
+model = load_model("mini-pythia")
+run = lambda n: capture(model, torch.ones(n, 128, dtype=torch.int64), ["blocks.1.hook_resid_post"])
+run(1)
 """
-BEGIN = {"train": _STEP, "harvest": _MODEL, "evolve": _STEP + _MODEL, "pretrain": _MODEL}
+_HERE = """
+import pathlib, psutil
+def memory():
+    status = pathlib.Path("/proc/self/status")
+    peak = [int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
+    return max([psutil.Process().memory_info().rss, *peak])
+before = psutil.Process().memory_info().rss
+"""
+_AT_WORK = "for _ in range(4): run(32)"  # the first pass does not yet show all that the allocator will keep
+BEGIN = {"train": _TRAIN + _HERE, "model": _MODEL + _HERE + _AT_WORK, "both": _TRAIN + _MODEL + _HERE + _AT_WORK}
+HELD_BY = 32 * 128 * 128 * 4  # bytes of one number per token and unit of width in that batch
 
 
 def this_machine(
@@ -40,8 +56,8 @@ def this_machine(
 ) -> Machine:
     """Rates of this machine, measured now in a few seconds, at the shapes that will be used where they are given.
 
-    ``models``: (bridge, hooks, tokens) per model whose forward pass is to be timed. ``kind``: of recipe; what it keeps in memory before
-    it begins is measured in a process of its own. The machine may be shared: the best of several.
+    ``models``: (bridge, hooks, tokens) per model whose forward pass is to be timed. ``kind`` of work (``train``, ``model`` or ``both``):
+    what its process keeps in memory is measured in one of its own.
     """
     import psutil
     import torch
@@ -54,7 +70,7 @@ def this_machine(
         memory=float(psutil.virtual_memory().total),
         stream=stream,
         step=step,
-        resident=resident(kind),
+        **memory(kind),
         measured=True,
         unified=True,
         **{name: rate / stretch for name, rate in operations(d_in, d_sae, k, rows).items()},
@@ -69,7 +85,7 @@ def _stream() -> float:
 
     source = torch.zeros(2**23)
     target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / best(lambda: target.copy_(source))
+    return 2 * source.numel() * 4 / average(lambda: target.copy_(source))
 
 
 def inside_a_step(stream: float) -> tuple[float, float]:
@@ -79,8 +95,8 @@ def inside_a_step(stream: float) -> tuple[float, float]:
     the same operation left them a moment ago, results are new memory, and copies, norms and counts stand between the parts.
     """
     rounds = [[_small_steps(shape, stream) for shape in SMALL] for _ in range(3)]
-    least = [[min(one[i][j] for one in rounds) for i in range(len(SMALL))] for j in range(2)]
-    return solved(*least)
+    typical = [[statistics.median(one[i][j] for one in rounds) for i in range(len(SMALL))] for j in range(2)]
+    return solved(*typical)
 
 
 def solved(alone: Sequence[float], real: Sequence[float]) -> tuple[float, float]:
@@ -102,14 +118,15 @@ def _small_steps(shape: tuple[int, int, int, int], stream: float) -> tuple[float
     plan = plan_training([Dictionary(d, f, k)], steps=1, batch_size=rows, reading=Reading(), checkpoints=0)
     trainer = Trainer(TopKConfig(d_in=d, d_sae=f, k=k))
     x = torch.randn(rows, d, generator=torch.Generator().manual_seed(0))
-    return sum(part.seconds(rates)[0] for part in plan.parts), best(lambda: trainer.step(x), 9)
+    return sum(part.seconds(rates)[0] for part in plan.parts), average(lambda: trainer.step(x), 0.15)
 
 
-def resident(kind: str) -> float:
-    """Bytes a fresh process holds at its peak after doing the least of a kind of recipe's work: libraries, not what they work on."""
-    code = BEGIN.get(kind, BEGIN["train"])
-    done = subprocess.run([sys.executable, "-c", code + PEAK], stdout=subprocess.PIPE, check=True, text=True)
-    return float(done.stdout.split()[-1])
+def memory(kind: str) -> dict[str, float]:
+    """Bytes a fresh process holds after the least of a kind of work (libraries, a tiny model, the default text), and what a forward
+    pass of a batch adds, as numbers per token and unit of width."""
+    done = subprocess.run([sys.executable, "-c", BEGIN[kind] + "\nprint(before, memory())"], stdout=subprocess.PIPE, check=True, text=True)
+    before, after = (float(n) for n in done.stdout.split()[-2:])
+    return {"resident": before} | ({} if kind == "train" else {"held": max(1.0, (after - before) / HELD_BY)})
 
 
 def operations(d: int, f: int, k: int, rows: int) -> dict[str, float]:
@@ -135,17 +152,17 @@ def operations(d: int, f: int, k: int, rows: int) -> dict[str, float]:
     parameter.grad = torch.ones(f, d)
     optimizer = torch.optim.Adam([parameter], fused=True)
     moved = 4.0 * rows * k * d
-    product = 2.0 * len(tile) * d * f / best(lambda: backend.linear(tile, weight, bias))
+    product = 2.0 * len(tile) * d * f / average(lambda: backend.linear(tile, weight, bias))
     return {
         "float32": product,
         "bfloat16": product,
-        "gather": moved / best(lambda: backend.decode(values, indices, weight)),
-        "select": len(tile) * f / best(lambda: backend.top_k(pre, k)),
-        "decode": moved / best(lambda: backend.decode(values, indices, weight)),
-        "dots": moved / best(lambda: backend.dots(x, weight, indices)),
-        "scatter": (moved + 4.0 * f * d) / best(lambda: backend.scatter(order, slopes, source, x)),
-        "sort": rows * k / best(lambda: backend.transpose(flat, f)),
-        "adam": 7 * 4.0 * f * d / best(optimizer.step),
+        "gather": moved / average(lambda: backend.decode(values, indices, weight)),
+        "select": len(tile) * f / average(lambda: backend.top_k(pre, k)),
+        "decode": moved / average(lambda: backend.decode(values, indices, weight)),
+        "dots": moved / average(lambda: backend.dots(x, weight, indices)),
+        "scatter": (moved + 4.0 * f * d) / average(lambda: backend.scatter(order, slopes, source, x)),
+        "sort": rows * k / average(lambda: backend.transpose(flat, f)),
+        "adam": 7 * 4.0 * f * d / average(optimizer.step),
     }
 
 
@@ -168,7 +185,18 @@ def _disk_rates(folder: Path | None) -> dict[str, float]:
             f.seek(0)
             xxhash.xxh3_64_digest(f.read())
 
-        return {"disk_write": len(data) / best(write, 3), "disk_read": len(data) / best(read, 3)}
+        return {"disk_write": len(data) / average(write, least=3), "disk_read": len(data) / average(read, least=3), **_saving(folder)}
+
+
+def _saving(folder: Path | None) -> dict[str, float]:
+    """What a checkpoint costs however small, and per byte."""
+    import torch
+
+    from sae import checkpoint
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        each = [average(partial(checkpoint.write, Path(place), 1, {"w": torch.zeros(n // 4)}, {}), least=3) for n in (4, 2**24)]
+    return {"commit": each[0], "disk_save": 2**24 / max(each[1] - each[0], 1e-3)}
 
 
 def _forward_rate(models: Any) -> float:
@@ -180,16 +208,18 @@ def _forward_rate(models: Any) -> float:
     for name, revision, bridge, hooks, tokens in models:
         facts = model_facts(name, revision)
         flops += tokens.numel() * facts.forward_flops(tokens.shape[1], deepest_layer(hooks))
-        seconds += best(partial(capture, bridge, tokens, hooks), 3)
+        seconds += average(partial(capture, bridge, tokens, hooks), 0.3, 3)
     return flops / seconds if seconds else 0.0
 
 
-def best(action: Callable[[], Any], repeats: int = 5) -> float:
-    """Shortest of a few timings, after one that is not counted."""
+def average(action: Callable[[], Any], seconds: float = 0.06, least: int = 5) -> float:
+    """Seconds of an action, on average over at least so much time and so many times, after one that is not counted.
+
+    Not the shortest: on a machine that others use too, a run will be disturbed as this was.
+    """
     action()
-    shortest = float("inf")
-    for _ in range(repeats):
-        begin = time.perf_counter()
+    begin, n = time.perf_counter(), 0
+    while n < least or time.perf_counter() - begin < seconds:
         action()
-        shortest = min(shortest, time.perf_counter() - begin)
-    return shortest
+        n += 1
+    return (time.perf_counter() - begin) / n

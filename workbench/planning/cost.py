@@ -14,7 +14,7 @@ from workbench.planning.machine import Machine
 LABELS = {
     "bfloat16": "arithmetic", "float32": "arithmetic", "forward": "arithmetic", "stream": "memory bandwidth", "gather": "memory bandwidth",
     "select": "memory bandwidth", "decode": "memory bandwidth", "dots": "memory bandwidth", "scatter": "memory bandwidth",
-    "adam": "memory bandwidth", "sort": "memory bandwidth", "disk_write": "disk", "disk_read": "disk", "network": "communication", "steps": "calls",
+    "adam": "memory bandwidth", "sort": "memory bandwidth", "disk_write": "disk", "disk_read": "disk", "network": "communication", "steps": "calls", "disk_save": "disk", "commits": "disk",
 }  # fmt: skip
 
 
@@ -71,7 +71,8 @@ class Part:
 class Plan:
     """What a recipe needs: counts, bytes left on disk, peak memory by item (beyond the libraries), and its parts.
 
-    ``memory`` is the device's, ``host`` that of the machine it sits in; where these are one, both count.
+    ``memory`` is the device's, ``host`` that of the machine it sits in; where these are one, both count. ``unit``: bytes of one number
+    for every token and unit of width that a language model runs on at once; its activations are as many units as the machine holds.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Plan:
     layout: Layout = ONE
     sent_per_step: float = 0.0  # bytes a device sends per training step
     host: dict[str, float] = field(default_factory=dict)
+    unit: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def memory_bytes(self, machine: Machine) -> float:
@@ -90,7 +92,8 @@ class Plan:
 
     def items(self, machine: Machine) -> dict[str, float]:
         """What fills the memory of one device."""
-        return {**self.memory, **self.host} if machine.unified else self.memory
+        running = {"language model at work": self.unit * machine.held} if self.unit else {}
+        return {**self.memory, **running, **(self.host if machine.unified else {})}
 
     def on(self, machine: Machine) -> dict[str, Any]:
         """The plan as plain values with the hours it takes on ``machine`` and what binds."""

@@ -44,11 +44,13 @@ class Dictionary:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where rows come from: bytes read from disk per row, or a model run for them; held-out and counted rows that are measured after."""
+    """Where rows come from: bytes read from disk per row, or models run for them; held-out and counted rows that are measured after."""
 
     row_bytes: int = 0
     buffer_bytes: float = 0.0
-    model: tuple[ModelFacts, int, int] | None = None  # facts, context, blocks run
+    model: tuple[ModelFacts, int, int] | None = None  # facts, context, blocks run in all
+    models: int = 1  # of these, loaded at once
+    at_once: int = 1  # sequences they run on at once
     compute: str = "float32"
     measured_rows: int = 0
 
@@ -112,13 +114,16 @@ def plan_training(
     saved = sum(o.parameters * o.dtype_bytes for o in dictionaries)
     if checkpoints:
         written = (3 * checkpoints + 1) * saved * rounds / len(dictionaries)
-        parts.append(Part("checkpoints", {"disk_write": written}, one_of=layout.data * layout.latents))
+        group = layout.data * layout.latents
+        parts.append(Part("checkpoints", {"disk_save": written}, one_of=group))
+        parts.append(Part("making them durable", {"commits": (checkpoints + 1.0) * rounds}, one_of=group))
     if reading.measured_rows:
         n, mine = reading.measured_rows, rounds / len(dictionaries)
-        products = sum(2.0 * o.d_in * o.d_sae for o in dictionaries) * n * mine
-        looks = sum(o.d_sae for o in dictionaries) * n * mine
-        parts.append(Part("measuring: product", {"float32": products}))
-        parts.append(Part("measuring: selection", {"select": looks}))
+        parts.append(Part("measuring: product", {"float32": sum(2.0 * o.d_in * o.d_sae for o in dictionaries) * n * mine}))
+        parts.append(Part("measuring: selection", {"select": sum(float(o.d_sae) for o in dictionaries) * n * mine}))
+        parts.append(Part("measuring: decoder", {"decode": sum(float(o.k * o.d_in * o.dtype_bytes) for o in dictionaries) * n * mine}))
+        parts.append(Part("measuring: sums", {"stream": sum(10.0 * o.d_in * 8 for o in dictionaries) * n * mine}))  # in float64
+        parts.append(Part("measuring: reading rows", {"disk_read": float(reading.row_bytes) * n * rounds}))
     trained = sum(2.0 * o.d_in * o.d_sae * (6 if o.dense else 1) for o in dictionaries) * steps * batch_size
     forward = passes * steps * batch_size * _per_row(reading)
     return Plan(
@@ -133,6 +138,7 @@ def plan_training(
         },
         disk_bytes=saved,
         memory=_training_memory(largest, own, b, layout, reading, checkpoints),
+        unit=_unit(reading),
         host={"row buffers": reading.buffer_bytes, "checkpoint as bytes": 6.0 * own * layout.latents if checkpoints else 0.0},
         parts=parts,
         layout=layout,
@@ -145,6 +151,14 @@ def _per_row(reading: Reading) -> float:
         return 0.0
     facts, ctx, blocks = reading.model
     return facts.forward_flops(ctx, blocks)
+
+
+def _unit(reading: Reading) -> float:
+    """Bytes of one number for every token and unit of width that a model runs on at once (see :class:`workbench.planning.cost.Plan`)."""
+    if reading.model is None:
+        return 0.0
+    facts, ctx, _ = reading.model
+    return float(reading.at_once * ctx * facts.d_model * SIZES[reading.compute])
 
 
 def _reading(reading: Reading, rows: float, b: float) -> list[Part]:
@@ -168,9 +182,8 @@ def _training_memory(o: Dictionary, own: float, b: float, layout: Layout, readin
     if checkpoints and layout.latents > 1:
         items["checkpoint put together"] = 3 * own * layout.latents  # every process holds the whole state for a moment
     if reading.model is not None:
-        facts, ctx, _ = reading.model
-        items["language model"] = facts.resident * SIZES[reading.compute]
-        items["its activations"] = 64.0 * ctx * facts.d_model * FLOAT
+        facts, _, _ = reading.model
+        items["language models"] = float(reading.models * facts.resident * SIZES[reading.compute])
     return items
 
 
@@ -210,8 +223,9 @@ def plan_harvest(
         disk_bytes=stored,
         memory={
             "language models": float(sum(r.facts.resident for r in runs) * weights),
-            "activations": batch_size * ctx * (24.0 * width * weights + sum(sum(r.widths) for r in runs) * (weights + itemsize)),
+            "rows of a batch": float(batch_size * ctx * sum(sum(r.widths) for r in runs) * (weights + itemsize)),
         },
+        unit=float(batch_size * ctx * width * weights),
         host={"a shard being written": float(min(shard, 2**26)), "token plan": 4.0 * tokens},
         parts=[
             Part("start", fixed=setup),

@@ -36,22 +36,28 @@ class Machine(StrictConfig):
     forward: float = Field(0, ge=0, description="FLOP/s of a model's forward pass, where measured")
     disk_write: float = Field(gt=0, description="of one node, digests included")
     disk_read: float = Field(gt=0)
+    disk_save: float = Field(0, ge=0, description="checkpoints: weights and optimiser state with digests; 0 = as disk_write")
+    commit: float = Field(0, ge=0, description="seconds that making one checkpoint durable takes, however small")
     within: float = Field(1e10, gt=0, description="per device, to others of its node")
     between: float = Field(1e9, gt=0, description="per device, to other nodes")
     latency: float = Field(1e-4, ge=0, description="of one collective")
     step: float = Field(0, ge=0, description="time of a training step that no amount accounts for: calls, launches, small arrays")
     unified: bool = Field(False, description="devices share the memory of the host (a CPU does)")
     resident: float = Field(4.5e8, ge=0, description="memory before any tensor: libraries, context of the device")
+    held: float = Field(24, gt=0, description="numbers held at the peak of a forward pass, per token and unit of the model's width")
     measured: bool = False
 
     def rate(self, resource: str) -> float:
-        """Rate of a resource of :class:`workbench.planning.cost.Part`; training steps have one too."""
-        if resource == "steps":
-            return 1 / self.step if self.step else float("inf")
+        """Rate of a resource of :class:`workbench.planning.cost.Part`; training steps and checkpoints have one too."""
+        if resource in ("steps", "commits"):
+            each = self.step if resource == "steps" else self.commit
+            return 1 / each if each else float("inf")
         own = getattr(self, resource)
         if own:
             return float(own)
-        return {"select": self.stream / 8, "adam": self.stream, "forward": self.float32}.get(resource, self.gather)
+        return {"select": self.stream / 8, "adam": self.stream, "forward": self.float32, "disk_save": self.disk_write}.get(
+            resource, self.gather
+        )
 
 
 def machines() -> dict[str, Path]:

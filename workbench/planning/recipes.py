@@ -6,7 +6,7 @@ are not on this machine from their bundled configuration. So every recipe that s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,11 @@ from workbench.planning.machine import Machine
 
 if TYPE_CHECKING:
     from workbench.activations import HarvestRecipe
-    from workbench.activations.spec import StoreSpec
+    from workbench.activations.spec import StoreSpec, Stream
     from workbench.evolve import EvolveRecipe
     from workbench.training import Job, TrainRecipe
     from workbench.workspace import Workspace
 
-GROUP_BYTES = 512 * 2**20  # the two buffers of shuffled batches (workbench.activations.reader.MEMORY_LIMIT)
 MEASURED_TRAIN_ROWS = 100_000  # rows counted for dead latents after training (workbench.training.DEAD_ROWS)
 
 
@@ -150,7 +149,8 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
     dictionaries = [dictionary_of(job.config) for job in jobs]
     sites = {(j.source, j.hook) for j in jobs}
     groups = {(j.source, j.hooks) for j in jobs}  # the dictionaries of a place are trained on one pass over its rows
-    width = max(sum(spec.stream(source, hook).width for hook in hooks) for source, hooks in groups)
+    widest = max(([spec.stream(source, hook) for hook in hooks] for source, hooks in groups), key=lambda g: sum(s.width for s in g))
+    width, held = sum(s.width for s in widest), buffers(spec, widest, recipe.batch_size)
     heldout = (spec.n_seq - spec.train_rows // spec.rows_per_seq) * spec.rows_per_seq
     measured = heldout + min(MEASURED_TRAIN_ROWS, spec.train_rows)
     if online:
@@ -160,9 +160,9 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
         compute = getattr(made_by, "model_dtype", "float32")
         facts = model_facts(source.model, source.revision)
         mean_depth = max(1, round(sum(deepest.values()) / len(deepest)))
-        reading = Reading(width * spec.itemsize, GROUP_BYTES, (facts, spec.ctx, mean_depth), compute)
+        reading = Reading(width * spec.itemsize, held, (facts, spec.ctx, mean_depth), compute=compute, at_once=spec.batch_size)
     else:
-        reading = Reading(width * spec.itemsize, _buffers(spec.train_rows, width, spec.itemsize), measured_rows=measured)
+        reading = Reading(width * spec.itemsize, held, measured_rows=measured)
 
     def plan(layout: Layout) -> Plan:
         return plan_training(
@@ -172,12 +172,20 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
     return Subject("train", plan, _largest(dictionaries), _powers(dictionaries), len(jobs), recipe.batch_size, recipe)
 
 
-def _buffers(rows: int, width: int, itemsize: int) -> float:
-    """Bytes of the two buffers that shuffled batches are cut from."""
-    return float(min(GROUP_BYTES, 2 * rows * width * itemsize))
+def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> float:
+    """Bytes that shuffled batches of some streams of a store hold, as these say themselves."""
+    from workbench.activations.batches import Batches
+    from workbench.activations.reader import make_order
+
+    def never(batches: Batches) -> Any:
+        raise AssertionError("a plan reads nothing")
+
+    order = make_order(spec, streams, seed=0)
+    return float(Batches(never, tuple(streams), order, batch_size, spec.id, spec.dtype).buffer_bytes)
 
 
 def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
+    from workbench.analysis.snapshots import AT_ONCE
     from workbench.dry_run import store_or_plan
     from workbench.evolve import resolve_sources
     from workbench.evolve_train import crosscoder_config
@@ -189,10 +197,11 @@ def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
     one = dictionary_of(crosscoder_config(recipe, sources, [f.d_model for f in facts]))
     if recipe.store:
         spec = store_or_plan(recipe.store, workspace, beside).spec
-        reading = Reading(one.d_in * spec.itemsize, _buffers(spec.train_rows, one.d_in, spec.itemsize))
+        hook = [s for s in spec.streams if s.at == spec.streams[0].at]
+        reading = Reading(one.d_in * spec.itemsize, buffers(spec, hook, recipe.batch_size))
     else:
         blocks = sum(deepest_layer([s.hook]) for s in sources)  # of equal models, each as deep as its own hook
-        reading = Reading(0, 0.0, (facts[0], recipe.ctx, blocks))
+        reading = Reading(0, 0.0, (facts[0], recipe.ctx, blocks), models=len(sources), at_once=AT_ONCE)
 
     def plan(layout: Layout) -> Plan:
         made = plan_training([one], steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, layout=layout, kind="evolve")
@@ -246,9 +255,37 @@ def measured_here(subject: Subject, workspace: Workspace) -> Machine:
                 tokens = torch.ones(min(recipe.batch_size, 8), recipe.ctx, dtype=torch.int64)
                 models.append((s.model, s.revision, model, list(dict.fromkeys(resolve_hooks(model, *recipe.hooks_of(s)).values())), tokens))
     root = workspace.root if workspace.root.is_dir() else None
+    read, kind = _reading_rate(subject, workspace), _work(subject)
     if subject.shape is None:
-        return this_machine(models=models, disk=root)
+        return this_machine(models=models, disk=root, kind=kind)
     d, f, k = subject.shape
     if d * f > 2**26:  # a dictionary this machine is not meant for: its rates at a size it can hold
         d, f = min(d, 4096), 2**14
-    return this_machine(d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root)
+    here = this_machine(d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root, kind=kind)
+    return here.model_copy(update={"disk_read": read}) if read else here
+
+
+def _work(subject: Subject) -> str:
+    """What a recipe's process does: ``model`` runs language models, ``train`` trains on a store, ``both``."""
+    online = subject.kind == "evolve" and not subject.recipe.store
+    return "both" if online else "train" if subject.kind in ("train", "evolve") else "model"
+
+
+def _reading_rate(subject: Subject, workspace: Workspace) -> float:
+    """Bytes per second of shuffled rows from the recipe's own store, over one group of them; 0 where the store is not there yet."""
+    import itertools
+    import time
+
+    from workbench.activations import ActivationStore
+
+    name = getattr(subject.recipe, "store", "")
+    if not name or not workspace.complete("stores", name):
+        return 0.0
+    store = ActivationStore.open(workspace.path("stores", name))
+    first = store.spec.streams[0]
+    sources = store.sources if subject.kind == "evolve" else [first.source]
+    batches = store.batches(first.hook, subject.batch_size, seed=0, source=sources, split="train")
+    begin, rows = time.perf_counter(), 0
+    for x in itertools.islice(batches, max(1, batches.group_rows // subject.batch_size)):
+        rows += len(x)
+    return rows * x.shape[1] * store.spec.itemsize / (time.perf_counter() - begin)
