@@ -13,6 +13,7 @@ from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.cli import app
 from workbench.config import data_dir
 from workbench.corpus import TokenPlan
+from workbench.models.facts import model_facts
 from workbench.planning import (
     Dictionary,
     Layout,
@@ -29,6 +30,7 @@ from workbench.planning import (
     this_machine,
 )
 from workbench.planning.calibrate import solved
+from workbench.planning.recipes import buffers
 from workbench.planning.sweep import as_markdown, counts, draw, layouts, sweep
 from workbench.workspace import Workspace
 
@@ -100,7 +102,33 @@ def test_every_step_pays_its_fixed_time_once_for_each_dictionary():
         assert next(p.amounts["steps"] for p in plan.parts if p.name == "calls") == steps
         written = next(p for p in plan.parts if p.name == "checkpoints")
         assert written.one_of == layout.data * layout.latents
-        assert written.amounts["disk_write"] == 31 * 2 * two[0].parameters * 4 / layout.jobs, "a leader writes all of its dictionaries"
+        assert next(p.amounts["commits"] for p in plan.parts if p.name == "making them durable") == 11 * 2 / layout.jobs
+        assert written.amounts["disk_save"] == 31 * 2 * two[0].parameters * 4 / layout.jobs, "a leader writes all of its dictionaries"
+
+
+def test_a_plan_asks_the_readers_for_their_buffers_and_counts_every_model_that_stays(tmp_path):
+    store, _ = small_store(tmp_path)
+    assert (
+        buffers(store.spec, store.spec.streams[:1], 100)
+        == store.batches(store.hooks[0], 100, seed=0, source="mini-pythia").buffer_bytes
+        > 0
+    )
+    ws = Workspace(tmp_path / "ws")
+    (tmp_path / "e.toml").write_text('model="mini-pythia"\nrevisions=["step0", "step256", "step1664"]\nsite="L1R"\nexpansion=2\nctx=64\n')
+    plan, facts = plan_recipe(str(tmp_path / "e.toml"), ws), model_facts("mini-pythia", None)
+    assert plan.memory["language models"] == 3 * facts.resident * 4 and plan.unit == 32 * 64 * 128 * 4
+    twice = SIMPLE.model_copy(update={"held": 48.0})
+    assert plan.memory_bytes(twice) - plan.memory_bytes(SIMPLE) == 24 * plan.unit, "a machine says how much a model at work holds"
+
+
+def test_measuring_after_training_reads_and_looks_at_every_row():
+    one = Dictionary(8, 64, 4)
+    parts = {
+        p.name: p.amounts
+        for p in plan_training([one] * 2, steps=1, batch_size=8, reading=Reading(16, measured_rows=1000), layout=Layout(jobs=2)).parts
+    }
+    assert parts["measuring: reading rows"] == {"disk_read": 16000.0} and parts["measuring: selection"] == {"select": 64000.0}
+    assert parts["measuring: decoder"] == {"decode": 1000 * 4 * 8 * 4.0} and parts["measuring: product"] == {"float32": 2 * 8 * 64 * 1000.0}
 
 
 def test_what_a_step_costs_beyond_its_parts_is_solved_from_two_shapes():
@@ -142,8 +170,8 @@ def test_sweeps_choose_a_layout_that_fits(tmp_path):
 
 def test_this_machine_is_measured_and_others_are_described(tmp_path):
     here = this_machine(32, 256, 4, 64)
-    assert here.measured and min(here.float32, here.stream, here.select, here.scatter, here.disk_write, here.step) > 0
-    assert 1e8 < here.resident < 2e9
+    rates = (here.float32, here.stream, here.select, here.scatter, here.disk_write, here.disk_save, here.commit)
+    assert here.measured and min(rates) > 0 and here.step >= 0 and 1e8 < here.resident < 2e9
     assert set(machines()) >= {"cpu", "h100", "h200"} and all(machine_named(m).about for m in machines())
     own = tmp_path / "mine.toml"
     own.write_text("\n".join(f"{k} = {v}" for k, v in SIMPLE.model_dump(exclude={"name", "about", "measured", "unified"}).items()))
