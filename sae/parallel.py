@@ -282,8 +282,8 @@ def _meet() -> None:
 
 
 def _reason(e: RuntimeError) -> str:
-    """The last words of a network library's message, without its source lines."""
-    return str(e).splitlines()[0].rpartition("] ")[2][:120]
+    """What a network library says happened, without its source lines and its advice."""
+    return str(e).splitlines()[0].rpartition("] ")[2].partition(". ")[0][:120]
 
 
 @contextmanager
