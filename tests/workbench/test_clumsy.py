@@ -56,6 +56,7 @@ def told(result: Result, code: int, *words: str) -> None:
         (["explain", "mini-pythia.L1R-8x", "--latents", "1,2"], 2, ["--latents", "--llm"]),
         (["explain", "mini-pythia.L1R-8x", "--llm", "x", "--endpoint", "notaurl"], 2, ["'notaurl'", "http://127.0.0.1"]),
         (["explain", "mini-pythia.L1R-8x", "--llm", "x", "--latents", "1,x"], 2, ["'1,x'", "3,17,40"]),
+        (["explain", "mini-pythia.L1R-8x", "--store", "nope"], 1, ["stores/nope"]),
         (["train", "mini-harvest"], 2, ["mini-harvest.toml", "`workbench harvest mini-harvest`"]),
         (["harvest", "mini-train"], 2, ["`workbench train mini-train`"]),
         (["pretrain", "mini-evolve"], 2, ["`workbench evolve mini-evolve`"]),
@@ -210,3 +211,16 @@ def test_hostile_folders_are_refused_in_one_line(tmp_path: Path, monkeypatch: py
         except AssertionError as e:
             raise AssertionError(name) from e
     assert not list(tmp_path.glob("**/ran")) and not Workspace(tmp_path / "ws").items("dictionaries")
+
+
+def test_a_dictionary_that_does_not_say_where_it_belongs(tmp_path: Path) -> None:
+    assert typed("import", GOLDEN / "saelens-topk", "--id", "bare", "-w", tmp_path).exit_code == 0
+    told(typed("graph", "x", "-d", "bare", "-w", tmp_path), 2, "bare does not say its model", "--model")
+    told(typed("graph", "x", "-w", tmp_path), 1, "no residual-stream SAEs of mini-pythia")
+    told(typed("features", "bare", "-w", tmp_path), 2, "does not say its store", "--store", "--corpus")
+    told(typed("evaluate", "bare", "-w", tmp_path), 2, "does not say its hook_name", "--hook")
+    together = shutil.copytree(tmp_path / "dictionaries" / "bare", tmp_path / "dictionaries" / "both")
+    manifest = json.loads((together / "manifest.json").read_text())
+    manifest["metadata"]["sources"] = ["a", "b"]
+    (together / "manifest.json").write_text(json.dumps(manifest))
+    told(typed("features", "both", "-w", tmp_path), 2, "both reads 2 sources", "--store")

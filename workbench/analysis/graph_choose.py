@@ -65,8 +65,10 @@ def dictionaries_named(workspace: Workspace, ids: Sequence[str], model: str, rev
     for id in dict.fromkeys(ids):
         item = workspace.get("dictionaries", id)
         about = item.manifest.metadata
-        if about.get("model_name") != model or (about.get("revision") or None) != (revision or None):
-            its = f"--model {about.get('model_name')}" + (f" --revision {about['revision']}" if about.get("revision") else "")
+        if not about.get("model_name"):
+            raise UsageError(f"{id} does not say its model. Import it again with --model, or give another dictionary.")
+        if about["model_name"] != model or (about.get("revision") or None) != (revision or None):
+            its = f"--model {about['model_name']}" + (f" --revision {about['revision']}" if about.get("revision") else "")
             raise UsageError(f"{id} is a dictionary of another model or snapshot. Give `{its}`, or another dictionary.")
         place = place_of(item)
         if place is None:

@@ -32,6 +32,9 @@ def explain(
     per_minute: Annotated[float, typer.Option(help="Requests per minute.", min=0.01)] = 60.0,
     key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the excerpts.")] = 0,
+    store: Annotated[str | None, typer.Option(help="Store to read instead of the one the dictionary names.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -52,8 +55,9 @@ def explain(
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
-    subject = find_subject(ws, dictionary)
+    subject = find_subject(ws, dictionary, store=store, model_name=model, hook_name=hook)
     command = f"workbench explain {dictionary} --tokens {tokens}" + (f" --corpus {corpus} --ctx {ctx}" if corpus else "")
+    command += "".join(f" --{name} {value}" for name, value in (("store", store), ("model", model), ("hook", hook)) if value)
     if llm is None:
         if endpoint or estimate or latents:
             raise UsageError("--endpoint, --estimate and --latents go with --llm, the name of the model to ask. Rules label all latents.")
