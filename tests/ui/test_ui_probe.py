@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import page_text, param
+from tests.ui.synthetic import GROUPS, write_records
 from workbench.analysis.probe import probe, push
 from workbench.analysis.subject import find_subject
-from workbench.markup.tokens import number
+from workbench.markup.tokens import level, number
 from workbench.models import load_model
+from workbench.records import LatentRecords
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]
@@ -67,6 +71,23 @@ def test_steering_says_what_the_push_does(open_page: Open, real: Workspace) -> N
         assert f"{100 * before:.2f} %" in text and f"{100 * after:.2f} %" in text
     at.slider(key="pr_factor_A").set_value(0.0).run()
     assert "pushed by" not in page_text(at)
+
+
+def test_colour_and_unit_are_of_the_corpus_where_records_exist(open_page: Open, real: Workspace, tmp_path: Path) -> None:
+    """The latent one came with is drawn on its own corpus maximum, not on what this text happens to hold."""
+    id = "mini-pythia.L1R-1x"
+    ws = Workspace(Path(shutil.copytree(real.root, tmp_path / "ws")))
+    meta = {"groups": GROUPS, "n_tokens": 1000, "vocab": "vocab.json"}
+    with ws.create("latents", id, command="test", metadata=meta) as folder:
+        write_records(folder, latents=64, contexts=20)
+    longer = TEXT + ", mode='rb') as f:\n        yield from (line.split()[0] for line in f if line)\n\nclass Writer(Base, X):\n    pass"
+    found = probe(*computed(ws, id), longer)
+    latent = found.latents(64)[-1][0]  # far from the strongest
+    assert len(found.latents(64)) > 20
+    top, vmax = max(found.activations(latent)), LatentRecords.open(ws.path("latents", id)).row(latent)["max"]
+    text = page_text(open_page(ws, "probe", d=id, i=latent, text=longer))
+    strip = text[text.index("The latent you came with") : text.index("Strongest latents")]
+    assert f'class="t{level(top, max(top, vmax))} pk"' in strip and f"<b>{number(top)}</b>" in strip
 
 
 def test_empty_long_and_hostile_texts(open_page: Open, real: Workspace) -> None:

@@ -10,7 +10,7 @@ from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, context_bar
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
-from ui.kit.probing import Probed, run_probe, run_push
+from ui.kit.probing import Probed, run_probe, run_push, usual
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape, number, strip, visible
 
@@ -109,13 +109,12 @@ def strongest(d: Dictionary, found: Probed, asked: int | None, breaks: bool) -> 
 
 def _strip(d: Dictionary, found: Probed, latent: int, value: float, where: int | None, breaks: bool) -> str:
     """One latent on the text."""
-    # one scale per latent: its own corpus maximum where records exist, else the text's
-    vmax = max(found.maxima.get(latent, 0.0), value)
+    known = usual(d, latent)  # one scale per latent: its own corpus maximum where records exist, else the text's
+    vmax = max(known.maximum, value)
     name = latent_link(d, latent) if d.records else f"#{latent}"
-    about = found.about.get(latent)
-    known = f"<br>{chip(about)}" if about else ""
+    about = f"<br>{chip(known.peak)}" if known.peak is not None else ""
     shown = strip(found.probe.tokens, found.probe.activations(latent), vmax, peak=where, breaks=breaks)
-    return div("m", f"<b>{number(value) if value > 0 else 'silent'}</b>{name}{known}") + div("c", shown)
+    return div("m", f"<b>{number(value) if value > 0 else 'silent'}</b>{name}{about}") + div("c", shown)
 
 
 def next_token(found: Probed) -> str:
@@ -175,9 +174,7 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | Non
 
 def unit_of(d: Dictionary, found: Probed, latent: int) -> float:
     """What a push is measured in: the latent's largest activation in its records or on this text, 1 where it has none."""
-    records = data.records(d)
-    known = float(records.row(latent).get("max") or 0.0) if records is not None and latent < len(records) else 0.0
-    return max(known, max(found.probe.activations(latent), default=0.0)) or 1.0
+    return max(usual(d, latent).maximum, max(found.probe.activations(latent), default=0.0)) or 1.0
 
 
 main()

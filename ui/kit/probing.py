@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe with what the records know about its latents."""
+    """A probe, and how many latents its dictionary has."""
 
     probe: Probe
     n_latents: int
-    maxima: dict[int, float]
-    about: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What the records know of a latent: its largest activation (0 where unknown) and the token on which it fires most."""
+
+    maximum: float = 0.0
+    peak: str | None = None
 
 
 def run_probe(d: Dictionary, text: str) -> Probed:
@@ -34,16 +40,17 @@ def run_probe(d: Dictionary, text: str) -> Probed:
 
     subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
     found = probe(_model(subject.model_name, subject.revision), dictionary, subject, text)
+    return Probed(found, int(dictionary.W_dec.shape[0]))
+
+
+def usual(d: Dictionary, latent: int) -> Usual:
+    """What is known of a latent beyond this text."""
     records = data.records(d)
-    maxima: dict[int, float] = {}
-    about: dict[int, str] = {}
-    if records is not None:
-        for latent, _, _ in found.latents(40):
-            row = records.row(latent)
-            maxima[latent] = float(row.get("max") or 0.0)
-            if isinstance(row.get("peak_text"), str):
-                about[latent] = row["peak_text"]
-    return Probed(found, int(dictionary.W_dec.shape[0]), maxima, about)
+    if records is None or not 0 <= latent < len(records):
+        return Usual()
+    row = records.row(latent)
+    peak = row.get("peak_text")
+    return Usual(float(row.get("max") or 0.0), peak if isinstance(peak, str) else None)
 
 
 def run_push(d: Dictionary, text: str, latent: int, amount: float) -> Steered:
