@@ -39,6 +39,8 @@ class Details(StrictConfig):
 
     end_factor: float = Field(0.0, ge=0, le=1, description="the decay of the learning rate ends at this share of its peak")
     clip: float = Field(0.0, ge=0, description="largest norm of the gradient of all parameters together; 0 = as it is")
+    encoder_rate: float = Field(1.0, ge=0, description="learning rate of the encoders relative to lr")
+    bias_rate: float = Field(1.0, ge=0, description="learning rate of the decoder bias, which moves all latents at once, relative to lr")
     error: Literal["mean", "per-length"] = Field(
         "mean", description="per-length: every row's squared error divided by the length of the centred row"
     )

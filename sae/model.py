@@ -68,7 +68,7 @@ class SAE(nn.Module):
 
     @property
     def W_dec(self) -> Tensor:
-        """[d_sae, d_in]; rows are latents."""
+        """[d_sae, d_out]; rows are latents."""
         return self.dec_FD
 
     @property
@@ -225,13 +225,11 @@ class SAE(nn.Module):
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
         """[D] factors that give rows [B, D] the length sqrt(D): the root-mean-square of centred rows, or the mean (``start.scaling``)."""
-        if self.start.scaling == "mean-norm":
-            scale = x_BD.shape[1] ** 0.5 / x_BD.norm(dim=1).mean()
-        else:
-            scale = (x_BD - x_BD.mean(0)).square().mean().rsqrt()
         mean_square = (x_BD - x_BD.mean(0)).square().mean()
-        if not mean_square > 1e-12 * x_BD.square().mean():
+        if not mean_square > TINY * x_BD.square().mean():
             raise UserError("the rows of the first batch are all the same: a constant site has nothing to learn. Choose another hook.")
+        mean_norm = self.start.scaling == "mean-norm"
+        scale = x_BD.shape[1] ** 0.5 / x_BD.norm(dim=1).mean() if mean_norm else mean_square.rsqrt()
         return scale.expand(x_BD.shape[1]).clone()
 
     def measure(self, x_BD: Tensor) -> None:
@@ -306,7 +304,7 @@ class SAE(nn.Module):
     def constrain(self) -> None:
         """Unit-norm decoder rows (in training scale), after every step, where the activation wants them."""
         if self.activation.unit_decoders:
-            self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(1e-12))
+            self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(TINY))
 
     @torch.no_grad()
     def folded(self) -> SAE:

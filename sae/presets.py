@@ -1,4 +1,10 @@
-"""Published recipes by name, for given sizes. Where paper and code of one work disagree there is a preset for each.
+"""Recipes by name, for given sizes: published ones, and our own for few steps.
+
+``few-steps``: a Top-K dictionary in a few hundred steps. There the rate of least error is so high that Adam's noise kills latents: a
+latent that seldom fires moves far at every firing, and the decoder bias shifts all pre-activations at once. So the moments forget
+sooner, encoders are slower than decoders, and the bias is slower still (``benchmarks/race.py`` has the figures, for 1,024 latents).
+
+Of published recipes, where paper and code of one work disagree there is a preset for each.
 
 Llama Scope (arXiv 2410.20526): selection by z_i n_i with free decoder norms, no pre-encoder bias, scale sqrt(d) over the mean norm of
 the rows, encoders tied at the start, K annealed over the first tenth of the steps, no AuxK.
@@ -20,6 +26,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sae.config import TopKConfig
 from sae.errors import ConfigError
 from sae.strict import nearest
 
@@ -32,19 +39,22 @@ _LLAMA_SCOPE: dict[str, Any] = {
     "revive": False,
 }
 _START = {"scaling": "mean-norm", "encoder": "tied", "bias": "zero", "pre_bias": False}
-NAMES = ("llama-scope-paper", "llama-scope-code")
+_FEW_STEPS: dict[str, Any] = {"beta1": 0.5, "beta2": 0.95, "details": {"encoder_rate": 0.6, "bias_rate": 0.1}}
+NAMES = ("few-steps", "llama-scope-paper", "llama-scope-code")
 
 
 def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False) -> dict[str, Any]:
-    """The fields of :class:`sae.SAEConfig` (or :class:`sae.TranscoderConfig`, whose encoders are not tied) that a published recipe sets.
+    """The fields of :class:`sae.SAEConfig` (or :class:`sae.TranscoderConfig`, whose encoders are not tied) that a recipe sets.
 
-    K starts at no more than all latents and no less than ``k``.
+    Those of ``few-steps`` are fields of :class:`sae.TopKConfig` too. In the published ones K starts at no more than all latents and no less than ``k``.
 
     Raises:
         ConfigError: no such preset (the nearest is named).
     """
     if name not in NAMES:
         raise ConfigError(f"preset {name!r} does not exist ({nearest(name, list(NAMES))})")
+    if name == "few-steps":
+        return _FEW_STEPS | {"lr": min(0.01, 2.5 * TopKConfig(d_in=d_in, d_sae=d_sae, k=k).peak_lr)}
     paper = name == "llama-scope-paper"
     start: dict[str, Any] = _START | {"norm": (2 * d_in / d_sae) ** 0.5 if paper else 0.5}
     start |= {"encoder": "fitted"} if transcoder else {}

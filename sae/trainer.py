@@ -70,7 +70,9 @@ class Trainer:
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
         self.model: SAE = config.build().dealt(ranks).to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
+        relative = {"enc_FD": config.details.encoder_rate, "b_dec": config.details.bias_rate}
+        groups = [{"params": [p], "relative": relative.get(name, 1.0)} for name, p in self.model.named_parameters()]
+        self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
         self.backend = pick(config.backend, self.model.enc_FD)
         self.steps_done, self.rows_seen, self.yardstick = 0, 0, 0.0
         self.since_F = torch.zeros(len(self.model.enc_FD), dtype=torch.int64, device=self.model.enc_FD.device)
@@ -114,7 +116,7 @@ class Trainer:
         if self.config.details.clip:
             self._clip(self.config.details.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["relative"]
         self.optimizer.step()
         self._revive(dead, -residual.detach(), part)
         model.constrain()

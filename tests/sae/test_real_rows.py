@@ -13,6 +13,7 @@ import torch
 
 from sae import TopKConfig, Trainer, evaluate
 from sae.folder import read_tensors
+from sae.presets import preset
 
 ROWS = Path(__file__).parent / "golden/mini_pythia_rows.safetensors"
 
@@ -29,3 +30,18 @@ def test_explained_variance_on_real_rows(seed: int) -> None:
     assert 0.806 <= result.ev <= 0.824
     assert result.l0 > 15.9
     assert evaluate(trainer.dictionary(), [train]).dead <= 0.03
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 4))])
+def test_the_preset_for_few_steps_explains_more_and_leaves_few_latents_dead(seed: int) -> None:
+    """Over four seeds the error was 0.75 of that at the defaults, and at most 4.4 % of the latents dead."""
+    rows = read_tensors(ROWS)["rows"].float()
+    train, held_out, found = rows[:5120], rows[5120:], {}
+    for name, own in {"few-steps": preset("few-steps", d_in=128, d_sae=1024, k=16), "defaults": {}}.items():
+        trainer = Trainer(TopKConfig(**{"d_in": 128, "d_sae": 1024, "k": 16, "seed": seed, **own}), total_steps=60)
+        order = torch.Generator().manual_seed(seed)
+        for _ in range(60):
+            trainer.step(train[torch.randperm(len(train), generator=order)[:512]])
+        found[name] = evaluate(trainer.dictionary(), [held_out])
+        assert evaluate(trainer.dictionary(), [train]).dead <= 0.06
+    assert 1 - found["few-steps"].ev <= 0.85 * (1 - found["defaults"].ev)

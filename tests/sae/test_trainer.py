@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from sae import TopKConfig, TopKSAE, Trainer, evaluate, train_many
-from sae.config import TrainingConfig
+from sae.config import Details, TrainingConfig
 from sae.errors import ConfigError, NonFiniteError, UserError
 from sae.schedule import learning_rate
 
@@ -46,7 +46,8 @@ def dense_training(config: TopKConfig, batches: list[Tensor], like: Trainer, dea
     m = start.model
     params = [p.detach().clone().requires_grad_() for p in (m.enc_FD, m.dec_FD, m.b_enc, m.b_dec)]
     W_enc, W_dec, b_enc, b_dec = params
-    adam, losses = torch.optim.Adam(params, betas=(config.beta1, config.beta2)), []
+    rates = (config.details.encoder_rate, 1, 1, config.details.bias_rate)
+    adam, losses = torch.optim.Adam([{"params": [p]} for p in params], betas=(config.beta1, config.beta2)), []
     for step, x in enumerate(batches):
         target = x * m.scale_D
         pre = (target - b_dec) @ W_enc.t() + b_enc
@@ -60,8 +61,8 @@ def dense_training(config: TopKConfig, batches: list[Tensor], like: Trainer, dea
         loss = loss + config.aux_coefficient * (left - aux @ W_dec[dead]).square().sum() / left.square().sum()
         adam.zero_grad()
         loss.backward()
-        for group in adam.param_groups:
-            group["lr"] = learning_rate(config, step, None)
+        for group, rate in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = rate * learning_rate(config, step, None)
         adam.step()
         with torch.no_grad():
             W_dec.div_(W_dec.norm(dim=1, keepdim=True))
@@ -69,11 +70,15 @@ def dense_training(config: TopKConfig, batches: list[Tensor], like: Trainer, dea
     return [torch.stack(losses), *[p.detach() for p in params]]
 
 
-@pytest.mark.parametrize("backend", ["auto", "fallback", "dense"])
-def test_trainer_equals_a_dense_trainer_step_for_step(backend: str) -> None:
+@pytest.mark.parametrize(
+    "backend,details", [("auto", {}), ("fallback", {}), ("dense", {}), ("auto", {"encoder_rate": 0.5, "bias_rate": 0.1})]
+)
+def test_trainer_equals_a_dense_trainer_step_for_step(backend: str, details: dict[str, float]) -> None:
     toy = Toy(0, d=12, features=24)
     batches = [toy.rows(64).double() for _ in range(25)]
-    config = TopKConfig(d_in=12, d_sae=48, k=4, k_aux=3, aux_every=2, warmup_steps=5, dtype="float64", backend=backend)
+    config = TopKConfig(
+        d_in=12, d_sae=48, k=4, k_aux=3, aux_every=2, warmup_steps=5, dtype="float64", backend=backend, details=Details(**details)
+    )
     trainer, dead = Trainer(config), torch.arange(5, 17)
     losses = []
     for x in batches:

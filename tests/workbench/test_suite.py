@@ -72,6 +72,8 @@ def test_presets_and_contradictions(made):
     assert paper.activation.kind == "norm-topk" and paper.start.norm == 1.0 and paper.k_start == 128 and paper.k_aux == 0
     assert (code.lr, code.beta2, code.start.norm, code.k_start, code.details.end_factor) == (1e-3, 0.9999, 0.5, 64, 0.01)
     assert configs(preset="llama-scope-paper")["L1TC"].start.encoder == "fitted"
+    few = configs(preset="few-steps", details={"bias_rate": 0.2})["L1R"]
+    assert (few.beta1, few.beta2, few.details.encoder_rate, few.details.bias_rate) == (0.5, 0.95, 0.6, 0.2)
     for values, message in (
         ({"preset": "llama-scop"}, "did you mean 'llama-scope-"),
         ({"activation": "btchtopk"}, "activation"),
