@@ -4,34 +4,47 @@
 
 The peers are no dependency of this project: install them in an environment of their own (``pip install sae-lens
 eai-sparsify dictionary-learning``) and name its interpreter; everything, ours included, then runs in one process there.
-Each library takes its own whole step, optimiser and bookkeeping included, on one thread. For quality all see the same rows
-in the same order, scaled alike, with the same k, Adam, warm-up and decay; every library gets its best learning rate of the same grid
-(``--default-rate`` adds a row of ours at its default rate). A latent is dead that fires on none of the training rows.
+Each library takes its own whole step, optimiser and bookkeeping included, on one thread. For quality all see the same cached
+activations of the bundled models (``--store``: those of a demo store that is there already), each row once, in the same order,
+scaled alike, with the same k, warm-up and decay. Every rate of one grid is run in every library, and two are told of each: that of
+the lowest error, and that of the lowest error with at most 5 % dead latents. Ours runs without a choice of rate too: at its defaults, and with the
+preset ``few-steps``. A latent is dead that
+fires on none of the training rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROWS = REPOSITORY / "tests/sae/golden/mini_pythia_rows.safetensors"
+SITES = (("mini-pythia", 1), ("mini-mamba", 2))  # bundled models, layers
+ROWS, STEPS, QUICK_STEPS = 512, 300, 60  # rows of a batch, batches
+HELD_OUT_TOO = 5  # sequences of 127 rows harvested for each batch, a tenth of them held out
 RATES = (3e-3, 1e-2, 3e-2)
+SETTINGS = ("default", "few-steps")  # ours without a rate to choose: the defaults, and a preset
+DEAD = 0.05  # share of dead latents a dictionary may have
+T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of seeds
 Runner = tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]  # (step(x), reconstruct(x), dense latents(x))
 
 
-def ours(d: int, f: int, k: int, lr: float | None, steps: int, seed: int, first: Any) -> Runner:
+def ours(d: int, f: int, k: int, lr: float | str, steps: int, seed: int, first: Any) -> Runner:
     from sae import TopKConfig, Trainer
+    from sae.presets import preset
 
-    trainer = Trainer(TopKConfig(d_in=d, d_sae=f, k=k, lr=lr, warmup_steps=steps // 10, seed=seed), total_steps=steps)
+    own = {"default": {}, "few-steps": preset("few-steps", d_in=d, d_sae=f, k=k)}[lr] if isinstance(lr, str) else {"lr": lr}
+    config = TopKConfig(**{"d_in": d, "d_sae": f, "k": k, "warmup_steps": steps // 10, "seed": seed, **own})
+    trainer = Trainer(config, total_steps=steps)
     return trainer.step, lambda x: trainer.dictionary()(x), lambda x: trainer.dictionary().encode(x)
 
 
@@ -125,37 +138,75 @@ def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -
         yield {"library": name, "step_ms": s * 1e3, "unit_ms": u * 1e3, "units": s / u}
 
 
-def quality(seeds: int, steps: int, k: int, expansion: int, libraries: list[str], default_rate: bool) -> Iterator[dict[str, Any]]:
-    """Centred FVU on held-out rows and share of dead latents, each library at its best learning rate of the grid, per seed."""
+def activations(store: Path | None, steps: int, out: Path) -> None:
+    """Write the rows that all libraries see, of both sites: ``steps`` batches of training rows, each row once, and held-out rows."""
+    import torch
+    from safetensors.torch import save_file
+
+    from workbench.activations import ActivationStore, HarvestRecipe, harvest
+    from workbench.config import read_recipe
+    from workbench.workspace import Workspace
+
+    with tempfile.TemporaryDirectory() as folder:
+        if store is None:
+            recipe = read_recipe(HarvestRecipe, "demo-harvest").model_copy(update={"n_seq": HELD_OUT_TOO * steps, "threads": 1})
+            store = harvest(recipe, Workspace(folder))
+        rows = {}
+        opened = ActivationStore.open(store)
+        for source, site in SITES:
+            hook = f"blocks.{site}.hook_resid_post"
+            train = list(itertools.islice(opened.batches(hook, ROWS, seed=0, source=source, epochs=1), steps))
+            if len(train) < steps:
+                raise SystemExit(f"{store} has {len(train)} batches of {ROWS} training rows, the race needs {steps}.")
+            held_out = list(opened.batches(hook, ROWS, seed=0, source=source, split="heldout", epochs=1))
+            rows |= {f"{source}.L{site}R.train": torch.cat(train), f"{source}.L{site}R.heldout": torch.cat(held_out)}
+    save_file(rows, out)
+
+
+def quality(rows_file: Path, seeds: int, k: int, expansion: int, libraries: list[str]) -> Iterator[dict[str, Any]]:
+    """Centred FVU on held-out rows and share of dead latents, of each library at each learning rate."""
     import torch
 
     from sae.folder import read_tensors
     from sae.metrics import fvu
 
-    rows = read_tensors(ROWS)["rows"].float()
-    rows *= rows.shape[1] ** 0.5 / rows.norm(dim=1).mean()
-    train, held_out, d = rows[:5120], rows[5120:], rows.shape[1]
-    runs = [(name, RATES) for name in libraries] + ([("workbench", (None,))] if default_rate else [])
-    for name, rates in runs:
-        make = LIBRARIES[name]
-        table: dict[float | None, list[float]] = {lr: [] for lr in rates}
-        dead: dict[float | None, list[float]] = {lr: [] for lr in rates}
-        for lr in rates:
-            for seed in range(seeds):
-                order = torch.Generator().manual_seed(100 + seed)
-                batches = (train[torch.randperm(len(train), generator=order)[:512]] for _ in range(steps))
-                first = next(batches)
-                step, reconstruct, latents = make(d, expansion * d, k, lr, steps, seed, first)
-                step(first)
-                for x in batches:
-                    step(x)
-                with torch.no_grad():
-                    table[lr].append(float(fvu(held_out, reconstruct(held_out))))
-                    dead[lr].append(1 - float((latents(train) > 0).any(0).float().mean()))
-        best = min(table, key=lambda lr: statistics.mean(table[lr]))
-        values = table[best]
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        yield {"library": name, "lr": best, "fvu": statistics.mean(values), "half_interval": 4.30 * spread / len(values) ** 0.5, "dead": statistics.mean(dead[best]), "seeds": seeds, "all": {str(lr): v for lr, v in table.items()}}  # fmt: skip
+    tensors = read_tensors(rows_file)
+    for site in sorted({name.rpartition(".")[0] for name in tensors}):
+        train, held_out = tensors[f"{site}.train"].float(), tensors[f"{site}.heldout"].float()
+        d, steps = train.shape[1], len(train) // ROWS
+        scale = d**0.5 / train.norm(dim=1).mean()
+        train, held_out = train * scale, held_out * scale
+        for name in libraries:
+            for lr in (*RATES, *SETTINGS) if name == "workbench" else RATES:
+                fvus, dead = [], []
+                for seed in range(seeds):
+                    order = torch.randperm(steps, generator=torch.Generator().manual_seed(100 + seed))
+                    batches = [train[i * ROWS : (i + 1) * ROWS] for i in order.tolist()]
+                    step, reconstruct, latents = LIBRARIES[name](d, expansion * d, k, lr, steps, seed, batches[0])
+                    for x in batches:
+                        step(x)
+                    with torch.no_grad():
+                        fvus.append(float(fvu(held_out, torch.cat([reconstruct(x) for x in held_out.split(4096)]))))
+                        fired = torch.stack([(latents(x) > 0).any(0) for x in train.split(4096)]).any(0)
+                        dead.append(1 - float(fired.float().mean()))
+                spread = statistics.stdev(fvus) if seeds > 1 else float("nan")
+                yield {"site": site, "library": name, "lr": lr, "fvu": statistics.mean(fvus), "half_interval": T95.get(seeds, float("nan")) * spread / seeds**0.5, "dead": statistics.mean(dead), "seeds": seeds, "all": fvus}  # fmt: skip
+
+
+def chosen(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table: for each site and library the rate of least error, that with few dead latents, and our defaults."""
+    for site, library in dict.fromkeys((r["site"], r["library"]) for r in rows):
+        of = [r for r in rows if (r["site"], r["library"]) == (site, library)]
+        tuned = [r for r in of if not isinstance(r["lr"], str)]
+        few = [r for r in tuned if r["dead"] <= DEAD]
+        yield f"best rate   {told(min(tuned, key=lambda r: r['fvu']))}"
+        yield f"dead <= {DEAD:.0%}  {told(min(few, key=lambda r: r['fvu'])) if few else f'{site} {library} at no rate'}"
+        yield from (f"no choice   {told(r)}" for r in of if isinstance(r["lr"], str))
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    return f"{row['site']} {row['library']:20} lr {row['lr']:<9} FVU {row['fvu']:.4f} ± {row['half_interval']:.4f}  dead {row['dead']:6.1%}"
 
 
 def here(args: argparse.Namespace) -> None:
@@ -169,15 +220,13 @@ def here(args: argparse.Namespace) -> None:
     for row in cost(shape, 5 if args.quick else 15, libraries):
         results["cost"].append(row)
         print(f"{row['library']:22} {row['step_ms']:8.1f} ms = {row['units']:5.2f} encoder products", file=sys.stderr, flush=True)
-    seeds, steps = (1, 100) if args.quick else (3, 300)
-    print(f"held-out FVU after {steps} steps of 512 rows, k = 16, 8x, {seeds} seeds (t interval), best of lr {RATES}", file=sys.stderr)
-    for row in quality(seeds, steps, 16, 8, libraries, args.default_rate):
+    seeds = 1 if args.quick else 3
+    print(f"held-out FVU, k = 16, 8x, {seeds} seeds (t interval), every library at lr {RATES}", file=sys.stderr)
+    for row in quality(args.rows, seeds, 16, 8, libraries):
         results["quality"].append(row)
-        print(
-            f"{row['library']:22} FVU {row['fvu']:.4f} ± {row['half_interval']:.4f}  dead {row['dead']:.1%}  (lr {row['lr'] or 'default'})",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"  {told(row)}", file=sys.stderr, flush=True)
+    for line in chosen(results["quality"]):
+        print(line, file=sys.stderr, flush=True)
     if args.json:
         print(json.dumps(results, indent=2))
 
@@ -189,7 +238,8 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats, one seed")
     parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), help="these libraries only")
-    parser.add_argument("--default-rate", action="store_true", help="a further row: ours at its default learning rate")
+    parser.add_argument("--store", type=Path, help="a store of the demo's hooks; without it one is harvested for the race")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -202,9 +252,11 @@ def main() -> int:
         )
         return 0
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    flags = [f"--{name}" for name in ("quick", "json", "default_rate") if getattr(args, name)]
-    flags = [f.replace("_", "-") for f in flags] + (["--only", *args.only] if args.only else [])
-    return subprocess.call([args.peers_python, __file__, "--here", *flags], env=env)
+    flags = [f"--{name}" for name in ("quick", "json") if getattr(args, name)] + (["--only", *args.only] if args.only else [])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.safetensors"
+        activations(args.store, QUICK_STEPS if args.quick else STEPS, rows)
+        return subprocess.call([args.peers_python, __file__, "--here", "--rows", str(rows), *flags], env=env)
 
 
 if __name__ == "__main__":
