@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,13 +203,13 @@ def test_state_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pyte
 
 # --- faults that need a process of their own -------------------------------------------------------------------------
 
-CHILD = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; import test_resume; test_resume.run(Path(sys.argv[1]), resume=True)"
+CHILD = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; import test_resume; test_resume.run(Path(sys.argv[1]), batches=eval(sys.argv[2]), resume=True)"
 
 
-def child(out: Path, *prefix: str, **options: object) -> subprocess.Popen[bytes]:
+def child(out: Path, *prefix: str, batches: str = "None", **options: object) -> subprocess.Popen[bytes]:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", CHILD, str(out)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
+        [*prefix, sys.executable, "-c", CHILD, str(out), batches], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
     )  # type: ignore[call-overload]
 
 
@@ -251,11 +250,8 @@ def test_a_full_disk_is_named_in_this_process_too(tmp_path: Path, monkeypatch: p
     assert [p for p in (trainer_out / "checkpoints").iterdir() if p.name.startswith(".")] == []
 
 
-def killed_and_resumed(whole: Path, out: Path, *prefix: str, after: float | None = None) -> int:
+def killed_and_resumed(whole: Path, out: Path, *prefix: str) -> int:
     process = child(out, *prefix)
-    if after is not None:
-        time.sleep(after)
-        process.kill()
     process.communicate(timeout=300)
     code = process.returncode
     run(out, resume=True)
@@ -307,9 +303,36 @@ def test_killed_at_every_file_call(whole: Path, tmp_path: Path, call: str) -> No
     pytest.fail("the run never completed")
 
 
-@pytest.mark.slow
+class Killing(Batches):
+    """SIGKILL to this process when batch ``at`` is asked for, as the memory killer would."""
+
+    def __init__(self, at: int, start: int = 0):
+        super().__init__(start)
+        self.at = at
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for step, x in enumerate(super().__iter__(), self.start):
+            if step == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield x
+
+    def starting_at(self, step: int) -> Killing:
+        return Killing(self.at, step)
+
+
 @pytest.mark.faults
-def test_killed_at_random_times(whole: Path, tmp_path: Path) -> None:
-    rng = random.Random(0)
-    for i in range(20):
-        killed_and_resumed(whole, tmp_path / str(i), after=rng.uniform(1.0, 6.0))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 8))])
+def test_killed_at_random_steps(whole: Path, tmp_path: Path, seed: int) -> None:
+    """Killed, resumed and killed again further on; each life begins at the newest checkpoint of the last."""
+    out, done = tmp_path / "run", 0
+    for at in sorted(random.Random(seed).sample(range(1, STEPS), 2)):
+        process = child(out, batches=f"test_resume.Killing({at})")
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL
+        steps = [int(p.name[5:]) for p in checkpoint.steps_in(out / "checkpoints")]
+        assert steps[-1:] == ([at - at % 5] if at >= 5 else [])
+        done = max([done, *steps])
+    batches = Batches()
+    run(out, batches=batches, resume=True)
+    assert batches.asked == [done]
+    assert_same(whole, out)
