@@ -151,7 +151,7 @@ def activations(store: Path | None, steps: int, out: Path) -> None:
         if store is None:
             recipe = read_recipe(HarvestRecipe, "demo-harvest").model_copy(update={"n_seq": HELD_OUT_TOO * steps, "threads": 1})
             store = harvest(recipe, Workspace(folder))
-        rows = {}
+        rows: dict[str, torch.Tensor] = {}
         opened = ActivationStore.open(store)
         for source, site in SITES:
             hook = f"blocks.{site}.hook_resid_post"
