@@ -20,6 +20,8 @@ from workbench.corpus import TokenPlan
 from workbench.workspace import Workspace
 
 ID = "mini-pythia.L1R-2x"
+STEPS = 1200  # enough for a kill to come before the end; processes in step with each other are slow where cores are scarce
+PATIENCE = 500  # seconds for one job on a busy machine
 RECIPE = """
 store = "small"
 sites = ["L1R"]
@@ -58,7 +60,7 @@ def start(ws: Workspace, processes: int, tokens: int, latents: int = 1) -> subpr
 
 def finished(ws: Workspace, processes: int, tokens: int, latents: int = 1) -> dict[str, torch.Tensor]:
     job = start(ws, processes, tokens, latents)
-    said = job.communicate(timeout=250)[1]
+    said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode == 0, said
     assert said.count("training mini-pythia") == 1  # one of them speaks
     return load_file(ws.path("dictionaries", ID) / "sae_weights.safetensors")
@@ -69,6 +71,7 @@ def again(ws: Workspace) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
 def test_two_processes_make_the_dictionary_of_one(ws):
     want = finished(ws, 1, 2560)
     for latents in (1, 2):
@@ -81,20 +84,21 @@ def test_two_processes_make_the_dictionary_of_one(ws):
 
 @pytest.mark.slow
 @pytest.mark.faults
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize("then", [1, 4])
 def test_a_killed_process_ends_the_job_and_another_number_goes_on(ws, then):
-    tokens = 128 * 4000
+    tokens = 128 * STEPS
     job = start(ws, 2, tokens)
     folder = ws.path("dictionaries", ID) / "checkpoints"
     begin = time.monotonic()
     while not list(folder.glob("step_*/MANIFEST.json")):
-        assert job.poll() is None and time.monotonic() - begin < 200
+        assert job.poll() is None and time.monotonic() - begin < PATIENCE
         time.sleep(0.05)
     workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(workers[-1]), signal.SIGKILL)
-    said = job.communicate(timeout=100)[1]
+    said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode != 0 and "SIGKILL" in said
     found = checkpoint.newest(folder)
-    assert found is not None and found[2]["steps_done"] >= 400
+    assert found is not None and STEPS // 10 <= found[2]["steps_done"] < STEPS
     finished(ws, then, tokens, latents=2 if then == 4 else 1)
     assert ws.complete("dictionaries", ID) and not folder.exists()
