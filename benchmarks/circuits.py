@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 import torch
 
-from workbench.analysis.circuits_table import OFFSETS, label_of
-from workbench.analysis.heads import head_to_logit, read_profile
-from workbench.analysis.off_by_one import write_profile
-from workbench.analysis.patching import Patch, patch_effects
-from workbench.analysis.paths import FrozenPaths
-from workbench.analysis.tail import Tail
-from workbench.analysis.tasks import make_prompts, read_task
+from workbench.analysis.circuits.heads import head_to_logit, read_profile
+from workbench.analysis.circuits.off_by_one import write_profile
+from workbench.analysis.circuits.patching import Patch, patch_effects
+from workbench.analysis.circuits.paths import FrozenPaths
+from workbench.analysis.circuits.table import OFFSETS, label_of
+from workbench.analysis.circuits.tail import Tail
+from workbench.analysis.circuits.tasks import make_prompts, read_task
 from workbench.models import load_model
 
 

@@ -49,8 +49,8 @@ def matmul_speed() -> float:
 
 def main() -> int:
     """Run, print, compare with the targets."""
+    from workbench.analysis.comparison.depth import match_layers
     from workbench.analysis.correlation import max_pairwise_correlation
-    from workbench.analysis.depth import match_layers
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=1_000_000)

@@ -27,8 +27,8 @@ from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
 from crosscoders import evolution as ev
 from sae import SAE, TopKConfig, train, train_many
 from sae.refit import refit
-from workbench.analysis import orders
-from workbench.analysis.snapshots import OnlineBatches, Snapshots
+from workbench.analysis.evolution import orders
+from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
 from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
 from workbench.evolve import EvolveRecipe, resolve_sources

@@ -128,7 +128,7 @@ def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
         training = read_recipe(TrainRecipe, path)
         id = jobs_of(training, ActivationStore.open(ws.path("stores", training.store)))[0].id
         return lambda: train_recipe(training, ws, progress=False), ws.path("dictionaries", id)
-    from workbench.analysis.snapshots import Snapshots
+    from workbench.analysis.evolution.snapshots import Snapshots
     from workbench.evolve import EvolveRecipe, resolve_sources
     from workbench.evolve_train import train_crosscoder
 

@@ -19,7 +19,7 @@ CELLS = (
     ),
     (
         CODE,
-        "import os\nfrom workbench import Workspace\nfrom workbench.records import LatentRecords\n\n"
+        "import os\nfrom workbench import Workspace\nfrom workbench.results.records import LatentRecords\n\n"
         'workspace = Workspace(os.environ.get("WORKBENCH_WORKSPACE", "workspace"), create=False)\n'
         '[item.id for item in workspace.items("latents")]',
     ),

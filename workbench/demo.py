@@ -91,7 +91,7 @@ def _train(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
 
 
 def _features(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
-    from workbench.analysis.records_run import make_records
+    from workbench.analysis.latents.records_run import make_records
     from workbench.analysis.subject import find_subject
     from workbench.models import load_model
 
@@ -126,15 +126,15 @@ def _label(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
 
 
 def _compare(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
-    from workbench.analysis.compare import CompareRecipe
-    from workbench.analysis.compare_run import compare_and_write
+    from workbench.analysis.comparison.compare import CompareRecipe
+    from workbench.analysis.comparison.run import compare_and_write
 
     command = f"workbench compare {' '.join(MODELS)} --tokens {COMPARED}"
     return [compare_and_write(workspace, *MODELS, CompareRecipe(tokens=COMPARED), command=command).id]
 
 
 def _circuits(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
-    from workbench.analysis.circuits_run import make_circuits
+    from workbench.analysis.circuits.run import make_circuits
 
     made = []
     for name in MODELS:

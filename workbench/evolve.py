@@ -1,6 +1,6 @@
 """Follow latents over training: train a crosscoder over snapshots (or reuse it), analyse it, write ``evolution/<id>/``.
 
-What the folder holds is described in :mod:`workbench.evolution`, its reader. The same recipe serves other sources (layers,
+What the folder holds is described in :mod:`workbench.results.evolution`, its reader. The same recipe serves other sources (layers,
 two models): quantities that suppose training steps are then read along the order of the sources.
 """
 
@@ -21,7 +21,7 @@ from workbench.corpus import CorpusConfig
 from workbench.workspace import Workspace, check_id, dictionary_id, new_id
 
 if TYPE_CHECKING:
-    from workbench.analysis.snapshots import RowCache, Source
+    from workbench.analysis.evolution.snapshots import RowCache, Source
 
 _DERIVED = ("widths", "sources", "d_sae", "k", "seed")
 
@@ -113,7 +113,7 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
     Raises:
         UsageError: fewer than two sources, a model without snapshots, or a bad site. MissingError: no such snapshot.
     """
-    from workbench.analysis.snapshots import Source
+    from workbench.analysis.evolution.snapshots import Source
     from workbench.models.load import resolve_revision, revisions
     from workbench.models.sites import hooks_of
 
@@ -185,12 +185,12 @@ def evolve(
     """
     import torch
 
-    from workbench.analysis.evolve_run import analyse
-    from workbench.analysis.snapshots import Snapshots
+    from workbench.analysis.evolution.evolve_run import analyse
+    from workbench.analysis.evolution.snapshots import Snapshots
     from workbench.corpus import plan_tokens
-    from workbench.evolution import Evolution
     from workbench.evolve_train import train_crosscoder, train_sites
     from workbench.models import load_tokenizer
+    from workbench.results.evolution import Evolution
 
     sources = resolve_sources(recipe)
     id = evolution_id(recipe, sources)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from workbench.activations import ActivationStore
-    from workbench.analysis.snapshots import Snapshots
+    from workbench.analysis.evolution.snapshots import Snapshots
     from workbench.evolve import EvolveRecipe
     from workbench.workspace import Workspace
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from crosscoders import Crosscoder, CrosscoderConfig
     from sae.parallel import Ranks
-    from workbench.analysis.snapshots import RowCache, Snapshots, Source
+    from workbench.analysis.evolution.snapshots import RowCache, Snapshots, Source
     from workbench.evolve import EvolveRecipe
     from workbench.provenance import Input
 
@@ -61,7 +61,7 @@ def train_crosscoder(
     import sae as sae_room
     from crosscoders import Crosscoder
     from sae.parallel import ALONE
-    from workbench.analysis.snapshots import OnlineBatches
+    from workbench.analysis.evolution.snapshots import OnlineBatches
     from workbench.provenance import Input
 
     ranks = ranks or ALONE
@@ -167,7 +167,7 @@ def train_together(
     Raises:
         UserError: in every process, that of the first in which something failed.
     """
-    from workbench.analysis.snapshots import Snapshots
+    from workbench.analysis.evolution.snapshots import Snapshots
     from workbench.corpus import plan_tokens
     from workbench.evolve import companions, evolution_id, resolve_sources
     from workbench.models import load_tokenizer
@@ -207,7 +207,7 @@ def train_sites(
     """
     from crosscoders import Crosscoder
     from sae import train_many
-    from workbench.analysis.snapshots import OnlineBatches, Snapshots
+    from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
     from workbench.corpus import plan_tokens
     from workbench.evolve import evolution_id, resolve_sources
     from workbench.models import load_tokenizer

@@ -29,7 +29,7 @@ from workbench.workspace import Workspace, dictionary_id
 
 if TYPE_CHECKING:
     from crosscoders import Crosscoder
-    from workbench.analysis.snapshots import OnlineBatches, Source
+    from workbench.analysis.evolution.snapshots import OnlineBatches, Source
     from workbench.evolve import EvolveRecipe
 
 
@@ -87,7 +87,7 @@ def track(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, list[str]]:
     """Train the SAEs in order (complete ones are reused); their ids by kind. ``tokens`` [n_seq, ctx] as for the crosscoder."""
-    from workbench.analysis.snapshots import OnlineBatches, Snapshots
+    from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
 
     ids: dict[str, list[str]] = {kind: [] for kind in kinds}
     start, start_scale = "", 1.0

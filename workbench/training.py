@@ -242,7 +242,7 @@ def _harvest(recipe: TrainRecipe, workspace: Workspace, say: Callable[[str], Non
 
 def _evaluate(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]) -> None:
     """Every dictionary inside its model; each model is loaded once, complete evaluations are reused."""
-    from workbench.analysis.evaluate_run import Request, evaluate_dictionary
+    from workbench.analysis.evaluation.run import Request, evaluate_dictionary
     from workbench.analysis.subject import find_subject
     from workbench.models import load_model
 

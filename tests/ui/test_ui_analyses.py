@@ -22,12 +22,12 @@ from ui.kit.evolving import open_evolution
 from ui.kit.export import make_zip
 from ui.kit.plotting import plot
 from ui.kit.scrubber import message
-from workbench import lists
 from workbench.export import FigureSpec
 from workbench.export.figures import FigureData, Panel, build
 from workbench.markup.tokens import cell
-from workbench.matches import MatchRecords
-from workbench.records import LatentRecords
+from workbench.results import lists
+from workbench.results.matches import MatchRecords
+from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]

@@ -22,7 +22,7 @@ from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
 from ui.kit.pages import PAGES
 from workbench.export import FigureSpec, bundle
-from workbench.lists import LatentList, ListItem, add_to_list, delete_list, read_lists, save_list
+from workbench.results.lists import LatentList, ListItem, add_to_list, delete_list, read_lists, save_list
 from workbench.workspace import Workspace
 
 CHROMIUM = "/usr/bin/chromium"

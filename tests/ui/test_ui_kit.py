@@ -17,7 +17,7 @@ from ui.kit.missing import gaps
 from workbench.cli import VERBS
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, contexts_html, interesting
-from workbench.records import Histogram, LatentRecords, LogitEffects
+from workbench.results.records import Histogram, LatentRecords, LogitEffects
 from workbench.workspace import Workspace
 
 

@@ -12,11 +12,11 @@ from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
-from workbench.analysis.probe import probe, push
+from workbench.analysis.evaluation.probe import probe, push
 from workbench.analysis.subject import find_subject
 from workbench.markup.tokens import level, number
 from workbench.models import load_model
-from workbench.records import LatentRecords
+from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]

@@ -16,7 +16,7 @@ from workbench.cli import app
 from workbench.corpus import TokenPlan
 from workbench.models import load_model
 from workbench.provenance import check_files
-from workbench.records import LatentRecords
+from workbench.results.records import LatentRecords
 from workbench.training import TrainRecipe, train_recipe
 from workbench.workspace import Workspace
 
@@ -160,8 +160,8 @@ def test_map_of_two_widths_without_layout(ws):
 
 def test_a_dictionary_without_a_store_is_read_on_text_as_it_would_be_from_one(ws, tmp_path):
     """The same text, harvested or computed while it is read, gives the same codes; blocks straddle forward passes."""
-    from workbench.analysis.encoded import encode_store
-    from workbench.analysis.live import LiveRows
+    from workbench.analysis.latents.encoded import encode_store
+    from workbench.analysis.latents.live import LiveRows
 
     store, sae = ActivationStore.open(ws.path("stores", "small")), TopKSAE.load(ws.path("dictionaries", WIDE))
     tokens = np.stack([store.sequence_tokens(i) for i in range(64)])

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from tests.sae.worlds import in_processes
 from workbench.cli import app
 from workbench.config import read_recipe
-from workbench.evolution import Evolution
 from workbench.evolve import EvolveRecipe, evolution_id, evolve, resolve_sources
+from workbench.results.evolution import Evolution
 from workbench.workspace import Workspace
 
 RECIPE = """

@@ -10,15 +10,15 @@ import pytest
 
 from sae.errors import UsageError
 from sae.files import write_json
-from workbench.analysis.encoded import from_rows
 from workbench.analysis.explain import language_model, prompts, run
 from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, EndpointError
 from workbench.analysis.explain.labels import NotALabel, check_label
 from workbench.analysis.explain.rules import label_by_rule, say_rule
 from workbench.analysis.explain.surface import SURFACE, surface
+from workbench.analysis.latents.encoded import from_rows
 from workbench.analysis.subject import Subject
 from workbench.provenance import Input, write_manifest
-from workbench.records import explanation_folders
+from workbench.results.records import explanation_folders
 from workbench.workspace import Workspace
 
 VOCAB = ["<bos>", "def", " self", "(", ")", "\n", "    ", '"', "Big", "42", " cat", "ing", "#", ",", " dog", " tree"]
@@ -308,7 +308,7 @@ def test_latents_that_do_not_exist_are_named(codes):
 def test_labels_reach_the_records_by_key(tmp_path):
     import pandas as pd
 
-    from workbench.records import _with_labels
+    from workbench.results.records import _with_labels
 
     folder = tmp_path / "latents" / "d"
     folder.mkdir(parents=True)

@@ -16,8 +16,8 @@ import torch
 from sae.errors import OutOfSpace
 from sae.files import write_json
 from sae.log import COLUMNS, Table
-from workbench.analysis.encoded import Codes
-from workbench.analysis.records_build import BuiltRecords
+from workbench.analysis.latents.encoded import Codes
+from workbench.analysis.latents.records_build import BuiltRecords
 from workbench.workspace import Workspace
 
 pytestmark = pytest.mark.faults

@@ -12,11 +12,11 @@ from ui.kit.documents import share_buttons
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
 from ui.kit.pins import pin_button, pin_line
-from workbench.lists import LatentList, ListItem, read_lists, save_list
-from workbench.lists import add_to_list as add_item
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, WINDOWS, contexts_html, interesting, label_line, neighbours_html, stats_strip
-from workbench.records import LatentRecords
+from workbench.results.lists import LatentList, ListItem, read_lists, save_list
+from workbench.results.lists import add_to_list as add_item
+from workbench.results.records import LatentRecords
 
 
 def main() -> None:

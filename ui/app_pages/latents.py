@@ -9,7 +9,7 @@ from ui.kit import data, latent_table, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.latent_table import DENSITIES, SORTS, Query
 from workbench.export.tables import to_csv
-from workbench.records import LatentRecords
+from workbench.results.records import LatentRecords
 
 PAGE = 50
 ORDERS = ("high first", "low first")

@@ -9,8 +9,8 @@ from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.documents import share_buttons
 from ui.kit.matching import fires_on
-from workbench.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
 from workbench.markup.tokens import clip, visible
+from workbench.results.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
 
 
 @st.fragment(key="lists_body")

@@ -14,7 +14,7 @@ from ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_nam
 from workbench.export.universality import SHOWN
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
-from workbench.matches import MatchRecords
+from workbench.results.matches import MatchRecords
 
 RANGE = (0.5, 1.0)  # of r, before anything is chosen
 SHOWN_ROWS = 300

@@ -19,7 +19,7 @@ from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
-from workbench.matches import MatchRecords
+from workbench.results.matches import MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}
 

@@ -12,9 +12,9 @@ from ui.kit.evolving import open_evolution, statistics_table
 from ui.kit.figures import below, chart
 from ui.kit.index import Entry
 from ui.kit.scrubber import message, reading_table, scrubber
-from workbench.evolution import Evolution
 from workbench.export.evolution import SCALES, phase_quantities, words
 from workbench.markup.tokens import visible
+from workbench.results.evolution import Evolution
 
 COLUMNS = {
     "latent": ("latent", "number in the crosscoder"),

@@ -14,7 +14,7 @@ import numpy as np
 import streamlit as st
 
 from workbench.markup.tokens import visible
-from workbench.matches import Strip
+from workbench.results.matches import Strip
 
 SHIFTS = (-2, -1, 0, 1, 2)
 _HTML = """

@@ -9,10 +9,10 @@ from typing import Any
 import streamlit as st
 
 from ui.kit import panels
-from workbench.circuits import CircuitResult
 from workbench.export.circuits import NAMES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape, number
+from workbench.results.circuits import CircuitResult
 
 
 @st.cache_resource(show_spinner=False, max_entries=12)

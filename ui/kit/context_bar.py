@@ -16,7 +16,7 @@ from ui.kit.index import Dictionary, Index
 from workbench.markup.tokens import clip, escape, visible
 
 if TYPE_CHECKING:
-    from workbench.records import LatentRecords
+    from workbench.results.records import LatentRecords
 
 SELECTORS = ("model", "site", "revision", "variant")
 LABELS = {"model": "Model", "site": "Site", "revision": "Snapshot", "variant": "Dictionary"}

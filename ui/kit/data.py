@@ -16,7 +16,7 @@ from ui.kit import index as _index_module
 from ui.kit.index import Dictionary, Index, read_index
 
 if TYPE_CHECKING:
-    from workbench.records import LatentRecords
+    from workbench.results.records import LatentRecords
 
 WORKSPACE = "WORKBENCH_WORKSPACE"
 
@@ -55,7 +55,7 @@ def records(d: Dictionary) -> LatentRecords | None:
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def open_records(folder: str, version: str) -> LatentRecords:
-    from workbench.records import LatentRecords
+    from workbench.results.records import LatentRecords
 
     return LatentRecords.open(folder)
 

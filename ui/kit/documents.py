@@ -9,8 +9,8 @@ import streamlit as st
 from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.export import make_zip
-from workbench.lists import read_lists
 from workbench.markup.tokens import escape, visible
+from workbench.results.lists import read_lists
 
 
 def selection_form(start: int | None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from ui.kit import panels
-from workbench.evolution import Evolution
 from workbench.markup.tokens import escape, number
+from workbench.results.evolution import Evolution
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -18,7 +18,7 @@ from workbench.markup.charts import sparkline
 from workbench.markup.tokens import cell, clip, visible
 
 if TYPE_CHECKING:
-    from workbench.records import LatentRecords
+    from workbench.results.records import LatentRecords
 
 SORTS = {
     "max activation": "max",

@@ -13,7 +13,7 @@ from ui.kit.choose import choose
 from ui.kit.index import Entry, Index
 from workbench.markup.tags import div
 from workbench.markup.tokens import cell, clip, number, visible
-from workbench.matches import MatchRecords, Pair
+from workbench.results.matches import MatchRecords, Pair
 
 SERIES = {
     "cross": "the best partner in the other architecture",

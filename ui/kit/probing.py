@@ -11,7 +11,7 @@ from ui.kit import data
 from ui.kit.index import Dictionary
 
 if TYPE_CHECKING:
-    from workbench.analysis.probe import Probe, Steered
+    from workbench.analysis.evaluation.probe import Probe, Steered
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def run_probe(d: Dictionary, text: str) -> Probed:
     Raises:
         UserError: the model or dictionary cannot be loaded, or the text is empty.
     """
-    from workbench.analysis.probe import probe
+    from workbench.analysis.evaluation.probe import probe
 
     subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
     found = probe(_model(subject.model_name, subject.revision), dictionary, subject, text)
@@ -55,7 +55,7 @@ def usual(d: Dictionary, latent: int) -> Usual:
 
 def run_push(d: Dictionary, text: str, latent: int, amount: float) -> Steered:
     """The next-token distribution with one latent pushed."""
-    from workbench.analysis.probe import push
+    from workbench.analysis.evaluation.probe import push
 
     subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
     return push(_model(subject.model_name, subject.revision), dictionary, subject, text, latent, amount)

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from workbench.evolution import SnapshotContext
 from workbench.markup.tokens import visible
+from workbench.results.evolution import SnapshotContext
 
 LIMIT = 12  # contexts
 

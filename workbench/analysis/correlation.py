@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae.errors import UsageError
-from workbench.analysis.codes import Side, prepare
-from workbench.analysis.sparse_product import Product, one_thread, usable_cores
+from workbench.analysis.comparison.codes import Side, prepare
+from workbench.analysis.comparison.sparse_product import Product, one_thread, usable_cores
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sae import SAE
     from sae.config import TrainingConfig
     from workbench.activations import ActivationStore
-    from workbench.matches import MatchRecords
+    from workbench.results.matches import MatchRecords
 
 SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
 SOURCE = "mini-pythia"
@@ -219,9 +219,9 @@ class Lab:
         """The comparison of the two bundled models' residual dictionaries, with all its baselines: seeds of both kinds, untrained models."""
 
         def make() -> Any:
-            from workbench.analysis.compare import CompareRecipe
-            from workbench.analysis.compare_run import compare_and_write
-            from workbench.matches import MatchRecords
+            from workbench.analysis.comparison.compare import CompareRecipe
+            from workbench.analysis.comparison.run import compare_and_write
+            from workbench.results.matches import MatchRecords
 
             for name in ("demo store", "baselines store", "demo dictionaries", "seed dictionaries", "baseline dictionaries"):
                 self.make(name)
@@ -263,7 +263,7 @@ class Lab:
         """Headline numbers of the induction circuits of one model or snapshot."""
 
         def make() -> Any:
-            from workbench.analysis.circuits_run import make_circuits
+            from workbench.analysis.circuits.run import make_circuits
 
             n = 32 if self.quick else 64
             item = make_circuits(self.workspace, model, revision=revision, n_prompts=n, command="workbench reproduce", step=self.say)
@@ -275,11 +275,11 @@ class Lab:
         """A crosscoder over the snapshots of the bundled Transformer, analysed."""
 
         def make() -> Any:
-            from workbench.analysis.snapshots import RowCache
+            from workbench.analysis.evolution.snapshots import RowCache
             from workbench.config import read_recipe
-            from workbench.evolution import Evolution
             from workbench.evolve import EvolveRecipe, evolve
             from workbench.models.sites import hooks_of
+            from workbench.results.evolution import Evolution
 
             size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
             if self.quick:

@@ -33,7 +33,7 @@ def circuits(
 
     Example: `workbench circuits mini-mamba`, or `workbench circuits mini-pythia --task ioi --revision step512`
     """
-    from workbench.analysis.circuits_run import make_circuits
+    from workbench.analysis.circuits.run import make_circuits
     from workbench.workspace import Workspace
 
     options = f"--task {task} --prompts {prompts} --seed {seed} --control {control}" + (f" --length {length}" if length else "")

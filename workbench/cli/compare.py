@@ -38,8 +38,8 @@ def compare(
 
     Example: `workbench compare mini-pythia mini-mamba`, or `workbench compare mini-pythia.L1R-8x mini-mamba.L2R-8x --baselines shuffle`
     """
-    from workbench.analysis.compare import CompareRecipe
-    from workbench.analysis.compare_run import compare_and_write, parts_of
+    from workbench.analysis.comparison.compare import CompareRecipe
+    from workbench.analysis.comparison.run import compare_and_write, parts_of
     from workbench.workspace import Workspace
 
     options: dict[str, Any] = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}

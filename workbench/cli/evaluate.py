@@ -31,7 +31,7 @@ def evaluate(
     Example: `workbench evaluate mini-pythia.L1R-8x`, or `workbench evaluate mini-pythia.L1R-8x --ctx 512 --probing`
     """
     from sae.files import read_json
-    from workbench.analysis.evaluate_run import Request, evaluate_dictionary
+    from workbench.analysis.evaluation.run import Request, evaluate_dictionary
     from workbench.analysis.subject import find_subject
     from workbench.workspace import Workspace
 

@@ -30,10 +30,10 @@ def evolve(
     Example: `workbench evolve mini-evolve`, or `workbench evolve mini-mamba --site L2R`
     """
     from sae.parallel import together
-    from workbench.evolution import Evolution
     from workbench.evolve import EvolveRecipe
     from workbench.evolve import evolve as run
     from workbench.evolve_train import train_together
+    from workbench.results.evolution import Evolution
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
@@ -42,7 +42,7 @@ def evolve(
         given: dict[str, Any] = {"seed": seed} if seed is not None else {}
         recipe = recipe.model_copy(update=given | ({} if site is None else {"site": site, "also": ()}))
         if dry_run:
-            from workbench.dry_run import dry_evolve, show
+            from workbench.planning.dry_run import dry_evolve, show
 
             show(built := dry_evolve(recipe, ws, Path(what).parent if Path(what).is_file() else None))
             return built.as_json()

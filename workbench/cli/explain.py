@@ -50,7 +50,7 @@ def explain(
     from sae.errors import UsageError
     from workbench.analysis.explain import run
     from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
-    from workbench.analysis.live import corpus_name
+    from workbench.analysis.latents.live import corpus_name
     from workbench.analysis.subject import find_subject
     from workbench.workspace import Workspace
 

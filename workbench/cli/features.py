@@ -36,7 +36,7 @@ def features(
     """
     from tqdm import tqdm
 
-    from workbench.analysis.records_run import make_records
+    from workbench.analysis.latents.records_run import make_records
     from workbench.analysis.subject import find_subject
     from workbench.workspace import Workspace
 

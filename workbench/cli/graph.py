@@ -38,7 +38,7 @@ def graph(
     """
     import shlex
 
-    from workbench.analysis.graph_run import make_graph
+    from workbench.analysis.graph.run import make_graph
     from workbench.workspace import Workspace
 
     named = dictionary or []

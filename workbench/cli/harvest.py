@@ -36,8 +36,8 @@ def harvest(
     home = Workspace(workspace)
     new_id(plan.id)
     if dry_run:
-        from workbench.dry_run import dry_harvest
-        from workbench.dry_run import show as present
+        from workbench.planning.dry_run import dry_harvest
+        from workbench.planning.dry_run import show as present
 
         present(built := dry_harvest(plan, home))
         return built.as_json()

@@ -32,7 +32,7 @@ def train(
 
     ws = Workspace(workspace)
     if dry_run:
-        from workbench.dry_run import dry_train, show
+        from workbench.planning.dry_run import dry_train, show
 
         show(built := dry_train(read_recipe(TrainRecipe, recipe), ws, find_recipe(recipe).parent))
         return built.as_json()

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest
-from workbench.circuits import CircuitResult
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.references import of_models
+from workbench.results.circuits import CircuitResult
 from workbench.workspace import Item, Workspace
 
 OWN = {"transformer": "read_profile", "mamba": "write_profile"}  # architecture -> its profile over offsets

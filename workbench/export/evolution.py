@@ -10,9 +10,9 @@ from pydantic import Field
 
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest
-from workbench.evolution import Evolution
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.references import of_models
+from workbench.results.evolution import Evolution
 from workbench.workspace import Item, Workspace
 
 USUAL = ("kl_unigram", "kl_bigram", "dimensionality", "loss", "ev", "mean_norm")

@@ -10,7 +10,7 @@ from sae.strict import StrictConfig
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.references import of_models
 from workbench.export.text import valid
-from workbench.records import LatentRecords
+from workbench.results.records import LatentRecords
 from workbench.workspace import Item, Workspace
 
 

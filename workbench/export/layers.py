@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.universality import DirectionOptions, about
-from workbench.matches import MatchRecords
+from workbench.results.matches import MatchRecords
 from workbench.workspace import Item, Workspace
 
 

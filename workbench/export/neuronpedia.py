@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from workbench.export.text import valid
-from workbench.records import LatentRecords
+from workbench.results.records import LatentRecords
 
 _SITE = re.compile(r"L(\d+)(TC|[RAMS])")
 _SET = {"R": "res", "A": "att", "M": "mlp", "TC": "transcoder", "S": "mixer"}

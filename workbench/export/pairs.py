@@ -12,7 +12,7 @@ from sae.errors import UsageError
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.text import valid
 from workbench.export.universality import DirectionOptions, about
-from workbench.matches import MatchRecords
+from workbench.results.matches import MatchRecords
 from workbench.workspace import Item, Workspace
 
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest
-from workbench.lists import read_lists
-from workbench.records import LatentRecords
+from workbench.results.lists import read_lists
+from workbench.results.records import LatentRecords
 from workbench.workspace import Item, Workspace
 
 MOST = 500

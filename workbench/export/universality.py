@@ -12,7 +12,7 @@ from sae.errors import UsageError
 from sae.strict import StrictConfig, nearest
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.export.references import of_models
-from workbench.matches import MatchRecords
+from workbench.results.matches import MatchRecords
 from workbench.workspace import Item, Workspace
 
 Direction = Literal["ab", "ba"]

@@ -1,6 +1,6 @@
 """Small charts as HTML: they cost the browser a few milliseconds, follow the theme by themselves, and carry their table.
 
-Each takes what :class:`workbench.records.LatentRecords` returns. Larger figures are :mod:`workbench.export`'s.
+Each takes what :class:`workbench.results.records.LatentRecords` returns. Larger figures are :mod:`workbench.export`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from workbench.markup.tables import as_table
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, number
-from workbench.records import Histogram, LogitEffects
+from workbench.results.records import Histogram, LogitEffects
 
 
 def histogram(h: Histogram, *, log: bool = True, title: str = "Activations") -> str:

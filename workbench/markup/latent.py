@@ -12,7 +12,7 @@ from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, clip, escape, number, strip, visible
 
 if TYPE_CHECKING:
-    from workbench.records import Context, LatentRecords
+    from workbench.results.records import Context, LatentRecords
 
 GROUP_TITLES = {
     "top": ("Top activations", "strongest tokens, one per sequence"),

@@ -13,7 +13,7 @@ from workbench.markup.tokens import escape
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workbench.records import LatentRecords
+    from workbench.results.records import LatentRecords
 
 _LAYOUT = """
 .wb-page { color: var(--ink); background: var(--page); font: 15px/1.5 "Source Sans 3", system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }

@@ -83,7 +83,7 @@ def subject_of(recipe: str, workspace: Workspace, *, online: bool = False) -> Su
         from workbench.activations import HarvestRecipe
 
         return _harvest(parse_config(HarvestRecipe, values, where=str(path)))
-    from workbench.dry_run import store_or_plan
+    from workbench.planning.dry_run import store_or_plan
 
     if kind == "train":
         from workbench.training import TrainRecipe, jobs_of
@@ -116,8 +116,8 @@ def _pretraining(values: dict[str, Any], where: str) -> Subject:
 
 
 def _harvest(recipe: HarvestRecipe) -> Subject:
-    from workbench.dry_run import planned_spec
     from workbench.models.facts import deepest_layer, model_facts
+    from workbench.planning.dry_run import planned_spec
 
     spec = planned_spec(recipe)
     first = {s.model: s.revision for s in reversed(spec.sources)}
@@ -185,11 +185,11 @@ def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> floa
 
 
 def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
-    from workbench.analysis.snapshots import AT_ONCE
-    from workbench.dry_run import store_or_plan
+    from workbench.analysis.evolution.snapshots import AT_ONCE
     from workbench.evolve import resolve_sources
     from workbench.evolve_train import crosscoder_config
     from workbench.models.facts import deepest_layer, model_facts
+    from workbench.planning.dry_run import store_or_plan
 
     sources = resolve_sources(recipe)
     first = {s.model: s.revision for s in reversed(sources)}

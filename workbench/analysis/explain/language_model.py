@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from sae.files import sha256_json
-from workbench.analysis.encoded import Codes
 from workbench.analysis.explain import prompts as ask
 from workbench.analysis.explain.endpoint import Answer, Completer, Messages
 from workbench.analysis.explain.labels import NotALabel, check_label
+from workbench.analysis.latents.encoded import Codes
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.encoded import Codes
 from workbench.analysis.explain.surface import SURFACE, next_ids, previous_ids, surface
+from workbench.analysis.latents.encoded import Codes
 
 STRONG = 0.25  # of the latent's maximum
 SIZES = {"token": 5, "previous": 5, "next": 5, "pair": 4, "any": 1}

@@ -16,12 +16,12 @@ import pandas as pd
 
 from sae.errors import UsageError
 from sae.files import write_bytes
-from workbench.analysis.encoded import Codes, choose_rows, encode_store
 from workbench.analysis.explain.endpoint import Completer, Cost, EndpointConfig, estimate
 from workbench.analysis.explain.language_model import Material, Notebook, gather, label_by_model, questions
 from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
-from workbench.analysis.live import corpus_name, live_rows
+from workbench.analysis.latents.encoded import Codes, choose_rows, encode_store
+from workbench.analysis.latents.live import corpus_name, live_rows
 from workbench.analysis.subject import Subject, displayed_vocab
 from workbench.provenance import read_manifest, write_manifest
 from workbench.workspace import Item, Workspace, check_id
@@ -76,7 +76,7 @@ def explain_by_rule(
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
     if _reusable(workspace, id, subject, recipe):
         return workspace.get("explanations", id)
-    from workbench.analysis.complexity import complexity_table
+    from workbench.analysis.comparison.complexity import complexity_table
 
     have = encode_subject(workspace, subject, n_tokens=n_tokens, corpus=corpus, ctx=ctx)
     table = label_by_rule(have.codes, have.vocab, min_f1=min_f1)

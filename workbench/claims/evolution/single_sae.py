@@ -16,7 +16,7 @@ MARGIN = 0.03  # "a few points": also what the analysis of an evolution asks of 
 def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list[float]:
     """Held-out EV of Top-K SAEs on the last snapshot: as many latents, rows and steps as the crosscoder, on the same text."""
     from sae import TopKConfig, evaluate, train_many
-    from workbench.analysis.snapshots import OnlineBatches, Snapshots
+    from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
     from workbench.corpus import plan_tokens
     from workbench.evolve import EvolveRecipe, resolve_sources
     from workbench.models.load import load_tokenizer

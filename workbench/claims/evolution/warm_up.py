@@ -17,9 +17,9 @@ def _phase_end(lab: Lab, model: str) -> tuple[int, Any]:
     def make() -> tuple[int, Any]:
         import numpy as np
 
-        from workbench.analysis.ngrams import count_ngrams
-        from workbench.analysis.phases import end_of_ngram_phase, language_phases
-        from workbench.analysis.snapshots import Snapshots
+        from workbench.analysis.evolution.ngrams import count_ngrams
+        from workbench.analysis.evolution.phases import end_of_ngram_phase, language_phases
+        from workbench.analysis.evolution.snapshots import Snapshots
         from workbench.corpus import CorpusConfig, plan_tokens
         from workbench.evolve import EvolveRecipe, resolve_sources
         from workbench.models.load import load_tokenizer

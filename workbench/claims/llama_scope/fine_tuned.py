@@ -11,7 +11,7 @@ from workbench.claims.base import Claim, Finding, Measured, untestable
 from workbench.claims.lab import Lab
 
 if TYPE_CHECKING:
-    from workbench.analysis.evaluate import Evaluation
+    from workbench.analysis.evaluation.evaluate import Evaluation
 
 BASE, TUNED, OTHER = "mini-pythia", "mini-pythia-prose", "mini-pythia-s1"
 LAYERS, JUDGED = (0, 1, 2), 1
@@ -29,8 +29,8 @@ def lost(base: Evaluation, other: Evaluation, *, seed: int = 0) -> tuple[float, 
 
 def measure(lab: Lab) -> Finding:
     """EV lost on the fine-tuned model, layer by layer (the middle one is judged); control: on a second initialisation, trained alike."""
-    from workbench.analysis.evaluate import evaluate_in_model
-    from workbench.analysis.evaluate_run import Request, heldout_tokens
+    from workbench.analysis.evaluation.evaluate import evaluate_in_model
+    from workbench.analysis.evaluation.run import Request, heldout_tokens
     from workbench.analysis.subject import find_subject
     from workbench.models import load_model
     from workbench.models.load import bundled

@@ -11,15 +11,15 @@ from workbench.claims.base import Claim, Finding, Measured
 from workbench.claims.lab import Lab
 
 if TYPE_CHECKING:
-    from workbench.analysis.evaluate import Evaluation
+    from workbench.analysis.evaluation.evaluate import Evaluation
 
 DICTIONARY = "mini-pythia.L1R-8x"
 
 
 def measure(lab: Lab) -> Finding:
     """Loss added by the dictionary at positions beyond training minus inside, as a share of the latter; control: random directions."""
-    from workbench.analysis.evaluate import evaluate_in_model
-    from workbench.analysis.evaluate_run import Request, heldout_tokens
+    from workbench.analysis.evaluation.evaluate import evaluate_in_model
+    from workbench.analysis.evaluation.run import Request, heldout_tokens
     from workbench.analysis.subject import find_subject
     from workbench.models import load_model
 

@@ -15,8 +15,8 @@ def _table(lab: Lab) -> pd.DataFrame:
     """One row per latent of the Transformer: r, n_fired, complexity, monosemanticity (NaN below 30 firings)."""
 
     def make() -> pd.DataFrame:
-        from workbench.analysis.complexity import complexity_table
-        from workbench.analysis.encoded import Codes
+        from workbench.analysis.comparison.complexity import complexity_table
+        from workbench.analysis.latents.encoded import Codes
 
         records = lab.comparison()
         best = records.best[records.best.direction == "ab"]
@@ -35,7 +35,7 @@ def _table(lab: Lab) -> pd.DataFrame:
 def _measure(proxy: str) -> Callable[[Lab], Finding]:
     def measure(lab: Lab) -> Finding:
         """Spearman of the proxy and the best correlation, firing counts partialled out; control: partners exchanged at equal frequency."""
-        from workbench.analysis.emergence import partial_spearman
+        from workbench.analysis.evolution.emergence import partial_spearman
 
         table = _table(lab).dropna(subset=["r", proxy])
         frequency = np.log(table.n_fired.to_numpy())

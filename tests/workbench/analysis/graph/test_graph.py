@@ -1,0 +1,137 @@
+"""Edges are derivatives, pruning keeps the shares it says, and the file follows the published schema."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sae import TopKSAE
+from sae.errors import UsageError
+from workbench.analysis.graph.prune import prune
+from workbench.analysis.graph.trace import Graph, Node, trace
+from workbench.cli import app
+from workbench.models import load_model
+from workbench.provenance import write_manifest
+from workbench.workspace import Workspace
+
+
+def random_dictionaries(model, layers=(0, 1)):
+    """Top-K dictionaries with random directions; nothing here needs them to be trained."""
+    out = {}
+    for layer in layers:
+        sae = TopKSAE(model.cfg.d_model, 64, 4)
+        g = torch.Generator().manual_seed(layer)
+        with torch.no_grad():
+            sae.dec_FD.copy_(torch.nn.functional.normalize(torch.randn(64, model.cfg.d_model, generator=g), dim=1))
+            sae.enc_FD.copy_(sae.dec_FD)
+        out[f"blocks.{layer}.hook_resid_post"] = sae.requires_grad_(False)
+    return out
+
+
+@pytest.fixture(scope="module", params=["mini-pythia", "mini-mamba"])
+def traced(request):
+    model = load_model(request.param)
+    tokens = torch.randint(1, 500, (1, 7), generator=torch.Generator().manual_seed(3))
+    tokens[0, 0] = 0
+    dictionaries = random_dictionaries(model)
+    return model, tokens, dictionaries, trace(model, dictionaries, tokens, freeze=False, batch=8)
+
+
+def test_edges_are_the_effect_of_a_small_change(traced):
+    """Scaling one latent by 1 + h at its hook moves a latent's pre-activation two blocks later by h × edge."""
+    model, tokens, dictionaries, graph = traced
+    hooks = list(dictionaries)
+    first = [i for i, n in enumerate(graph.nodes) if n.kind == "latent" and n.stage == 1][::5][:4]
+    encoder = dictionaries[hooks[1]].W_enc
+    h = 3e-2
+    for i in first:
+        source = graph.nodes[i]
+        after = {}
+        for sign in (1, -1):
+
+            def change(x, hook, sign=sign, source=source):
+                x = x.clone()
+                x[0, source.position] += sign * h * source.value * dictionaries[hooks[0]].W_dec[source.index]
+                return x
+
+            with torch.no_grad():
+                _, cache = model.run_with_hooks(tokens, fwd_hooks=[(hooks[0], change)]), None
+                with model.hooks(fwd_hooks=[(hooks[0], change)]):
+                    _, cache = model.run_with_cache(tokens, names_filter=[hooks[1]])
+            after[sign] = cache[hooks[1]][0]
+        slope = ((after[1] - after[-1]) / (2 * h)) @ encoder  # [S, F]
+        targets = [j for j, n in enumerate(graph.nodes) if n.kind == "latent" and n.stage == 2]
+        want = torch.tensor([slope[graph.nodes[j].position, graph.nodes[j].index] for j in targets])
+        got = torch.tensor(graph.weights[targets, i])
+        assert want.abs().max() > 1e-3
+        torch.testing.assert_close(got, want, atol=2e-2 * float(want.abs().max()), rtol=5e-2)
+
+
+def test_parts_add_up_and_time_runs_forward(traced):
+    _, tokens, dictionaries, graph = traced
+    assert sum(n.kind == "embedding" for n in graph.nodes) == tokens.shape[1]
+    assert sum(n.kind == "error" for n in graph.nodes) == tokens.shape[1] * len(dictionaries)
+    targets, sources = graph.weights.nonzero()
+    for t, s in zip(targets, sources, strict=True):
+        assert graph.nodes[s].stage == graph.nodes[t].stage - 1 and graph.nodes[s].position <= graph.nodes[t].position
+
+
+def test_freezing_changes_edges_but_not_nodes(traced):
+    model, tokens, dictionaries, graph = traced
+    frozen = trace(model, dictionaries, tokens, freeze=True)
+    assert [n.index for n in frozen.nodes] == [n.index for n in graph.nodes]
+    assert not np.allclose(frozen.weights, graph.weights, atol=1e-4)
+
+
+def test_pruning_keeps_what_it_promises():
+    nodes = [
+        Node("embedding", 0, 0),
+        Node("embedding", 0, 1),
+        Node("latent", 1, 1, 5, 1.0),
+        Node("latent", 1, 1, 6, 1.0),
+        Node("logit", 2, 1, 9, 1.0),
+    ]
+    weights = np.zeros((5, 5), np.float32)
+    weights[4, 2], weights[4, 3] = 9.0, -1.0
+    weights[2, 0], weights[2, 1], weights[3, 0] = 3.0, 1.0, 1.0
+    whole = Graph(nodes, weights, ["h"], [0, 1], 1.0)
+    small = prune(whole, node_share=0.8, edge_share=1.0)
+    assert [n.index for n in small.nodes if n.kind == "latent"] == [5]  # 0.9 of the logit's input
+    assert small.influence[[n.index for n in small.nodes].index(5)] == pytest.approx(0.9)
+    assert small.kept_nodes >= 0.8
+    everything = prune(whole, node_share=1.0, edge_share=1.0)
+    assert len(everything.nodes) == 5 and np.array_equal(everything.weights, weights)
+
+
+def test_the_verb_writes_the_published_schema(tmp_path):
+    ws = Workspace(tmp_path / "ws")
+    for hook, sae in random_dictionaries(load_model("mini-pythia")).items():
+        layer = hook.split(".")[1]
+        folder = ws.path("dictionaries", f"mini-pythia.L{layer}R-1x")
+        sae.save(folder)
+        about = {"model_name": "mini-pythia", "revision": None, "hook_name": hook, "site": f"L{layer}R", "kind": "sae"}
+        write_manifest(folder, "dictionaries", folder.name, metadata=about)
+    args = ["graph", "def f(x):", "--model", "mini-pythia", "-w", str(ws.root), "--json"]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    document = json.loads((ws.path("graphs", said["id"]) / "graph.json").read_text())
+    assert set(document) == {"metadata", "qParams", "nodes", "links"}
+    assert {"slug", "scan", "prompt_tokens", "prompt"} <= set(document["metadata"])
+    ids = [n["node_id"] for n in document["nodes"]]
+    assert len(set(ids)) == len(ids) == said["nodes"]
+    assert all({"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"} <= set(n) for n in document["nodes"])
+    assert all(link["source"] in ids and link["target"] in ids for link in document["links"]) and document["links"]
+    assert CliRunner().invoke(app, args).stdout == result.stdout  # reused
+    empty = CliRunner().invoke(app, ["graph", " ", "-w", str(ws.root)])
+    assert empty.exit_code == 2 and "empty" in empty.output
+
+
+def test_only_residual_hooks_make_a_graph(traced):
+    model, tokens, dictionaries, _ = traced
+    with pytest.raises(UsageError, match="hook_in"):
+        trace(model, {"blocks.0.hook_in": next(iter(dictionaries.values()))}, tokens)

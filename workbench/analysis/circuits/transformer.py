@@ -1,0 +1,71 @@
+"""The Transformer's parts of `workbench circuits`: attention scores, heads to logit, reads by offset, heads to heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from workbench.analysis.circuits.heads import head_to_head, head_to_logit, read_profile
+from workbench.analysis.circuits.induction import Found, attention_scores, by_attention, by_effect, score_table
+from workbench.analysis.circuits.paths import FrozenPaths, collect
+from workbench.analysis.circuits.table import EXAMPLES, Circuits, peak_of
+
+
+def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], None]]:
+    """Named parts, to be run in this order; each adds to `found`."""
+    model, p = found.model, found.prompts
+    heads = {"layer": range(len(model.blocks)), "unit": range(model.cfg.n_heads)}
+    source = "control" if "B" in p.marks else "corrupt"
+    readers: dict[str, Any] = {}
+
+    def attention() -> None:
+        scores = attention_scores(model, p)
+        found.scores = score_table(scores)
+        readers["scores"] = scores
+        names = {f"blocks.{l}.attn.hook_pattern": (lambda v, rows: v) for l in range(len(model.blocks))}
+        found.arrays["maps"] = np.stack([v.numpy() for v in collect(model, p.clean[:EXAMPLES], names).values()], 1)
+
+    def to_logit() -> None:
+        for path in ("direct", "residual"):
+            effects = head_to_logit(model, p, paths, source=source, path=path, metrics=found.metrics)  # type: ignore[arg-type]
+            found.add("head_to_logit", path, effects, heads, source=source, site="z")
+
+    def reads() -> None:
+        effects = read_profile(model, p, paths, found.labels, metrics=found.metrics)
+        found.add("read_profile", "direct", effects, {**heads, "position": found.labels}, site="kv")
+        profile = effects["logit_diff"]
+        found.arrays["profile"] = profile.astype(np.float32)
+        found.numbers["read_peak"] = peak_of(profile, ("layer", "unit", "position"), found)
+        at = found.labels.index(p.focus) if p.focus in found.labels else None
+        readers["effect"] = by_effect(profile[..., at]) if at is not None else []
+
+    def to_head() -> None:
+        scores, top = readers["scores"], [h for h in readers["effect"] if h[0] > 0][:2]
+        receiving: list[tuple[Literal["k", "v", "q"], str]] = [("k", p.focus), ("v", p.focus), ("q", "last")]
+        sent: list[Any] = []
+        for layer, head in top:
+            for inputs, position in receiving:
+                effects = head_to_head(
+                    model,
+                    p,
+                    paths,
+                    (layer, head),
+                    inputs=inputs,
+                    position=position,
+                    source=source,
+                    metrics=found.metrics,  # type: ignore[arg-type]
+                )
+                axes = {"layer": range(layer), "unit": heads["unit"]}
+                found.add(
+                    "head_to_head", "total", effects, axes, source=source, site="z", position=position, receiver=f"L{layer}H{head}.{inputs}"
+                )
+                if inputs == "k" and not sent:
+                    sent.append(by_effect(effects["logit_diff"]))
+        if "B" in p.marks:
+            induction = Found("induction", by_attention(scores["induction"]), readers["effect"])
+            previous = Found("previous-token", by_attention(scores["previous"]), sent[0] if sent else [])
+            found.numbers["induction_heads"], found.numbers["previous_token_heads"] = induction.as_dict(), previous.as_dict()
+
+    return {"attention scores": attention, "heads to logit": to_logit, "reads by offset": reads, "heads to heads": to_head}

@@ -1,0 +1,192 @@
+"""The same tokens for every dictionary: rows of one store, read from it where it has them and computed where it has not.
+
+A comparison is made on the tokens of one reference store. A dictionary whose own store holds these very tokens (the same
+store, or another one harvested with the same plan) reads its rows; for any other its model is run on them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sae.errors import MissingError, UsageError
+from workbench.analysis.subject import Subject
+from workbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from workbench.activations import ActivationStore
+
+BATCH = 32  # sequences per forward pass
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Rows of a reference store: whole sequences, in order, excluded positions left out. Arrays are [n]."""
+
+    store: ActivationStore
+    numbers: np.ndarray  # row numbers in the store
+    ids: np.ndarray
+    seq: np.ndarray
+    pos: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def sequences(self) -> np.ndarray:
+        """Sequences of the store, ascending."""
+        return np.unique(self.seq)
+
+
+def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
+    """The last ``n_tokens`` rows in whole sequences: held-out ones first, then the end of the training part; None takes all.
+
+    Raises:
+        UsageError: the store has no usable row.
+    """
+    per_seq = store.spec.rows_per_seq
+    usable = np.setdiff1d(np.arange(store.n_seq), np.array(store.skipped, dtype=np.int64))
+    wanted = len(usable) if n_tokens is None else -(-n_tokens // per_seq)
+    chosen = usable[-wanted:] if wanted > 0 else usable[:0]
+    if not len(chosen):
+        raise UsageError(f"{store.path.name}: {n_tokens} tokens of {len(usable)} sequences is nothing to compare on.")
+    numbers = (chosen[:, None] * per_seq + np.arange(per_seq)).ravel()
+    return TokenSet(store, numbers, *store.tokens(numbers))
+
+
+class Rows(ABC):
+    """Activations of one source on a :class:`TokenSet`, numbered from 0; what :func:`~workbench.analysis.latents.encoded.encode_store` reads."""
+
+    def __init__(self, tokens: TokenSet):
+        self.of = tokens
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def tokens(self, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(token ids, sequence, position) of rows."""
+        return self.of.ids[rows], self.of.seq[rows], self.of.pos[rows]
+
+    @abstractmethod
+    def read(self, hook: Any, rows: Any = None, source: Any = None) -> torch.Tensor:
+        """[rows, width] float32."""
+
+
+class StoredRows(Rows):
+    """Rows read from a store that holds the same tokens."""
+
+    def __init__(self, tokens: TokenSet, store: ActivationStore):
+        super().__init__(tokens)
+        self.store = store
+
+    def read(self, hook: Any, rows: Any = None, source: Any = None) -> torch.Tensor:
+        """[rows, width] float32."""
+        return self.store.read(hook, self.of.numbers[slice(None) if rows is None else rows], source)
+
+
+class LiveRows(Rows):
+    """Rows computed by running a model on the tokens; one hook at a time is kept."""
+
+    def __init__(self, tokens: TokenSet, model: Any):
+        super().__init__(tokens)
+        self.model = model
+        self._kept: tuple[Any, torch.Tensor] | None = None
+
+    def read(self, hook: Any, rows: Any = None, source: Any = None) -> torch.Tensor:
+        """[rows, width] float32; ``source`` is not used."""
+        if self._kept is None or self._kept[0] != hook:
+            self._kept = hook, self._run([hook] if isinstance(hook, str) else list(hook))
+        return self._kept[1][slice(None) if rows is None else rows]
+
+    def _run(self, hooks: list[str]) -> torch.Tensor:
+        from workbench.activations.forward import capture
+
+        out = []
+        for batch, keep in token_batches(self.of):
+            seen = capture(self.model, batch, hooks)
+            rows = torch.cat([seen[h] for h in hooks], dim=-1).index_select(1, keep)
+            out.append(rows.reshape(-1, rows.shape[-1]).float())
+        return torch.cat(out)
+
+
+def token_batches(tokens: TokenSet, *, limit: int | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of whole sequences int64 [batch, ctx] with the positions that are rows; at most ``limit`` rows in all."""
+    keep = torch.from_numpy(tokens.store.spec.positions.astype(np.int64))
+    sequences = tokens.sequences
+    if limit is not None:
+        sequences = sequences[-max(1, limit // len(keep)) :]
+    out = []
+    for lo in range(0, len(sequences), BATCH):
+        ids = np.stack([tokens.store.sequence_tokens(int(i)) for i in sequences[lo : lo + BATCH]])
+        out.append((torch.from_numpy(ids.astype(np.int64)), keep))
+    return out
+
+
+class Activations:
+    """Where each dictionary's rows come from; models are loaded once, and one is held at a time."""
+
+    def __init__(self, workspace: Workspace, tokens: TokenSet):
+        self.workspace, self.tokens = workspace, tokens
+        self._model: tuple[tuple[str, str | None], Any] | None = None
+        self._stores: dict[str, bool] = {}
+
+    def rows(self, subject: Subject) -> tuple[Rows, Any, Any]:
+        """(rows, hook, source) for a dictionary."""
+        store = self._aligned_store(subject)
+        if store is not None:
+            hook = self._stored_hook(store, subject)
+            if hook is not None:
+                return StoredRows(self.tokens, store), hook, subject.source
+        if isinstance(subject.source, list):
+            raise UsageError(
+                f"{subject.id} reads several sources, which only its own store holds. Compare on it: --store {subject.metadata.get('store')}"
+            )
+        return LiveRows(self.tokens, self.model(subject.model_name, subject.revision)), subject.hook, None
+
+    def model(self, name: str, revision: str | None) -> Any:
+        """A loaded model."""
+        if self._model is None or self._model[0] != (name, revision):
+            from workbench.models import load_model
+
+            self._model = None
+            self._model = (name, revision), load_model(name, revision=revision)
+        return self._model[1]
+
+    def _aligned_store(self, subject: Subject) -> ActivationStore | None:
+        """The dictionary's own store, if these are its tokens too."""
+        if not subject.metadata.get("store"):
+            return None
+        if str(subject.metadata["store"]) == self.tokens.store.spec.id:
+            return self.tokens.store
+        try:
+            store = subject.store(self.workspace)
+        except MissingError:
+            return None
+        return store if self._same_tokens(store) else None
+
+    def _same_tokens(self, store: ActivationStore) -> bool:
+        key = str(store.path)
+        if key not in self._stores:
+            mine = self.tokens.store
+            same = store.spec.rows_per_seq == mine.spec.rows_per_seq and len(store) > int(self.tokens.numbers[-1])
+            if same:
+                ids, _, pos = store.tokens(self.tokens.numbers)
+                same = bool((ids == self.tokens.ids).all() and (pos == self.tokens.pos).all())
+                same = same and not np.isin(self.tokens.sequences, np.array(store.skipped, dtype=np.int64)).any()
+            self._stores[key] = same
+        return self._stores[key]
+
+    @staticmethod
+    def _stored_hook(store: ActivationStore, subject: Subject) -> Any:
+        """The store's name of the dictionary's hook: streams are named alike for all sources, and say where they are."""
+        if isinstance(subject.hook, list):
+            return subject.hook
+        sources = [subject.source] if isinstance(subject.source, str) else store.sources
+        for stream in store.spec.streams:
+            if stream.source in sources and subject.hook in (stream.at, stream.hook):
+                return stream.hook
+        return None

@@ -1,0 +1,251 @@
+"""Two models' latents on the same tokens: best partners in both directions, beside everything they should be judged by.
+
+:func:`compare` computes; :mod:`workbench.analysis.comparison.tables` turns the result into the tables of ``matches/<a>__<b>/``
+(their format is in :mod:`workbench.results.matches`). A *series* is one distribution of maximal correlations:
+
+    cross            latents against the other model's latents, over all its layers
+    even             the same with as many candidates in both directions
+    shuffle, shift   against the other model's codes with tokens permuted, or moved on by whole sequences: chance
+    random           random-weight encoders of both models with the dictionaries' densities
+    random partner   latents against the other model's random-weight encoder
+    neurons          the two models' neurons
+    untrained        dictionaries of the two models before training
+    model seed, sae seed   latents against the same architecture's from another seed: what is the most to be expected
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from pydantic import Field
+
+from sae.errors import MissingError, UsageError
+from sae.strict import StrictConfig
+from workbench.analysis.comparison.aligned import Activations, TokenSet, choose_tokens, token_batches
+from workbench.analysis.comparison.baselines import permuted, random_codes, rotated
+from workbench.analysis.comparison.depth import LayerBest, LayerMatches, even_candidates, match_layers, shifted_rows
+from workbench.analysis.comparison.matching import OneToOne, assign, pooled_candidates
+from workbench.analysis.comparison.neurons import match_neurons, neurons
+from workbench.analysis.comparison.sides import Group, model_seed_of, sae_seed_of, untrained_of
+from workbench.analysis.latents.encoded import encode_store
+from workbench.workspace import Workspace
+
+SERIES = ("random", "random partner", "shuffle", "shift", "neurons", "untrained", "cross", "even", "model seed", "sae seed")
+CHAIN = ("random", "neurons", "cross", "model seed", "sae seed")  # the order the paper's claim implies
+
+
+class CompareRecipe(StrictConfig):
+    """How two sides are compared. ``baselines`` are those to compute where the workspace has what they need."""
+
+    tokens: int = Field(100_000, ge=100)
+    min_firings: int = Field(30, ge=1)  # latents of either side that fire less take no part
+    level: float = Field(0.5, gt=-1, lt=1)  # r from which a pair counts as matched
+    baselines: tuple[str, ...] = tuple(s for s in SERIES if s != "cross")
+    shifts: tuple[int, ...] = (-2, -1, 0, 1, 2)
+    candidates: int = Field(50, ge=2, le=500)  # per latent, for the one-to-one assignment
+    neuron_tokens: int = Field(32_768, ge=100)
+    seed: int = 0
+    codes: bool = True  # keep the codes, so that any pair can be looked at on the same tokens
+
+
+@dataclass
+class Comparison:
+    """What :func:`compare` found. ``series[direction, name]`` lists one :class:`LayerBest` per layer of the side it is about."""
+
+    a: Group
+    b: Group
+    recipe: CompareRecipe
+    tokens: TokenSet
+    cross: LayerMatches
+    series: dict[tuple[str, str], list[LayerBest]] = field(default_factory=dict)
+    shifts: dict[int, tuple[list[LayerBest], list[LayerBest], int]] = field(default_factory=dict)
+    assigned: dict[str, OneToOne] = field(default_factory=dict)
+    codes: dict[str, Any] = field(default_factory=dict)  # dictionary id -> encoded.Codes
+    missing: dict[str, str] = field(default_factory=dict)  # series -> why it was not computed
+    groups: dict[str, Group] = field(default_factory=dict)  # skyline groups that were used, by "<series> <direction>"
+
+    def group(self, direction: str) -> Group:
+        """The side a direction starts from."""
+        return self.a if direction == "ab" else self.b
+
+
+Tick = Callable[[str], None]
+
+
+def compare(
+    workspace: Workspace,
+    a: Group,
+    b: Group,
+    recipe: CompareRecipe,
+    *,
+    store: str | None = None,
+    tick: Tick = lambda what: None,
+) -> Comparison:
+    """Compare two groups of dictionaries on the same tokens; nothing is written.
+
+    Args:
+        store: id of the store whose tokens are used (default: that of A's first dictionary).
+        tick: called with the name of each part when it is done.
+
+    Raises:
+        UsageError: an unknown baseline, or too few tokens. MissingError: a store or model that is needed is not there.
+    """
+    if unknown := [s for s in recipe.baselines if s not in SERIES]:
+        raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(s for s in SERIES if s != 'cross')}.")
+    from workbench.activations import ActivationStore
+
+    reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.subjects[0].store(workspace)
+    tokens = choose_tokens(reference, recipe.tokens)
+    return _Run(workspace, a, b, recipe, tokens, tick).all()
+
+
+class _Run:
+    def __init__(self, workspace: Workspace, a: Group, b: Group, recipe: CompareRecipe, tokens: TokenSet, tick: Tick):
+        self.workspace, self.a, self.b, self.recipe, self.tokens, self.tick = workspace, a, b, recipe, tokens, tick
+        self.rows = Activations(workspace, tokens)
+        self.codes: dict[str, Any] = {}
+        self.densities: dict[str, np.ndarray] = {}
+
+    def all(self) -> Comparison:
+        own_a, own_b = self._side(self.a), self._side(self.b)
+        cross = self._match(own_a, own_b, top=self.recipe.candidates)
+        self.tick("cross")
+        out = self.out = Comparison(self.a, self.b, self.recipe, self.tokens, cross)
+        self._both("cross", cross)
+        self._assign(cross)
+        for name in SERIES:
+            if name in self.recipe.baselines:
+                getattr(self, "_" + name.replace(" ", "_"))(own_a, own_b)
+                self.tick(name)
+        self._shifts(own_a, own_b)
+        out.codes = {s.id: self.codes[s.id] for g in (self.a, self.b) for s in g.subjects}
+        return out
+
+    def _both(self, name: str, matches: LayerMatches) -> None:
+        self.out.series["ab", name], self.out.series["ba", name] = matches.best_a(), matches.best_b()
+
+    def _match(self, a: Mapping[int, Any], b: Mapping[int, Any], **options: Any) -> LayerMatches:
+        return match_layers(a, b, min_firings=self.recipe.min_firings, **options)
+
+    def _side(self, group: Group) -> dict[int, sp.csr_array]:
+        """Codes per dictionary of the group (encoded once), as CSR [tokens, F]."""
+        for s in group.subjects:
+            if s.id not in self.codes:
+                rows, hook, source = self.rows.rows(s)
+                self.codes[s.id] = encode_store(s.load(), rows, hook, source=source)
+                self.tick(f"codes of {s.id}")
+        return {i: sp.csr_array(self.codes[s.id].matrix().tocsr()) for i, s in enumerate(group.subjects)}
+
+    def _rng(self, what: str) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, zlib.crc32(what.encode())])
+
+    def _assign(self, cross: LayerMatches) -> None:
+        """One-to-one over all layers at once, both directions from the same assignment."""
+        ids, r, _, offsets_b = pooled_candidates(cross, top=self.recipe.candidates)
+        forward = assign(ids, r, int(offsets_b[-1]))
+        back = OneToOne(np.full(int(offsets_b[-1]), -1), np.full(int(offsets_b[-1]), np.nan))
+        have = np.flatnonzero(forward.partner >= 0)
+        back.partner[forward.partner[have]], back.r[forward.partner[have]] = have, forward.r[have]
+        self.out.assigned = {"ab": forward, "ba": back}
+
+    def _even(self, a: dict, b: dict) -> None:
+        only_a, only_b = even_candidates(self.out.cross, seed=self.recipe.seed)
+        self._both("even", self._match(a, b, only_a=only_a, only_b=only_b))
+
+    def _shuffle(self, a: dict, b: dict) -> None:
+        order = self._rng("shuffle").integers(0, 2**63)
+        self._both("shuffle", self._match(a, {i: permuted(x, np.random.default_rng(order)) for i, x in b.items()}))
+
+    def _shift(self, a: dict, b: dict) -> None:
+        n = len(self.tokens.sequences)
+        if n < 3:
+            self.out.missing["shift"] = f"a circular shift needs at least three sequences; there are {n}"
+            return
+        by = self._rng("shift").integers(0, 2**63)
+        self._both(
+            "shift",
+            self._match(a, {i: rotated(x, self.tokens.seq, np.random.default_rng(by), at_least=max(1, n // 4)) for i, x in b.items()}),
+        )
+
+    def _random_side(self, group: Group) -> dict[int, sp.csr_array]:
+        import torch
+
+        out = {}
+        for i, s in enumerate(group.subjects):
+            rows, hook, source = self.rows.rows(s)
+            seed = int(self._rng(f"random {s.id}").integers(0, 2**62))
+            x = rows.read(hook, slice(0, len(self.tokens)), source)
+            out[i] = random_codes(x, self.codes[s.id].n_fired / len(self.tokens), generator=torch.Generator().manual_seed(seed))
+        return out
+
+    def _random(self, a: dict, b: dict) -> None:
+        self.random = self._random_side(self.a), self._random_side(self.b)
+        self._both("random", self._match(*self.random))
+
+    def _random_partner(self, a: dict, b: dict) -> None:
+        random_a, random_b = self.random if hasattr(self, "random") else (self._random_side(self.a), self._random_side(self.b))
+        self.out.series["ab", "random partner"] = self._match(a, random_b).best_a()
+        self.out.series["ba", "random partner"] = self._match(random_a, b).best_b()
+
+    def _neurons(self, a: dict, b: dict) -> None:
+        from workbench.models import load_model
+
+        batches = token_batches(self.tokens, limit=self.recipe.neuron_tokens)
+        sides = []
+        for g in (self.a, self.b):
+            try:
+                model = load_model(g.model[0], revision=g.model[1])
+                widths = [x.shape[1] for x in neurons(model, batches[0][0][:1], g.layers, batches[0][1])]
+            except (UsageError, MissingError) as e:
+                self.out.missing["neurons"] = f"{g.name}: {e}"
+                return
+            sides.append((_neuron_blocks(model, batches, g.layers), widths))
+        self.out.series["ab", "neurons"], self.out.series["ba", "neurons"] = match_neurons(*sides[0], *sides[1])
+
+    def _untrained(self, a: dict, b: dict) -> None:
+        groups = untrained_of(self.workspace, self.a), untrained_of(self.workspace, self.b)
+        if groups[0] is None or groups[1] is None:
+            self.out.missing["untrained"] = (
+                "dictionaries of both models at revision step0, on the same sites with the same sizes, are needed"
+            )
+            return
+        self.out.groups |= {"untrained ab": groups[0], "untrained ba": groups[1]}
+        self._both("untrained", self._match(self._side(groups[0]), self._side(groups[1])))
+
+    def _skyline(self, name: str, find: Callable[[Workspace, Group], Group | None], own: Sequence[dict], needed: str) -> None:
+        for direction, group, codes in (("ab", self.a, own[0]), ("ba", self.b, own[1])):
+            other = find(self.workspace, group)
+            if other is None:
+                self.out.missing[f"{name} {direction}"] = f"{group.name}: {needed}"
+                continue
+            self.out.groups[f"{name} {direction}"] = other
+            self.out.series[direction, name] = self._match(codes, self._side(other)).best_a()
+
+    def _model_seed(self, a: dict, b: dict) -> None:
+        self._skyline(
+            "model seed", model_seed_of, (a, b), "dictionaries of a model <name>-s<number> on the same sites with the same sizes are needed"
+        )
+
+    def _sae_seed(self, a: dict, b: dict) -> None:
+        self._skyline("sae seed", sae_seed_of, (a, b), "dictionaries of another seed on the same sites with the same sizes are needed")
+
+    def _shifts(self, a: dict, b: dict) -> None:
+        """a at token t against b at token t + s."""
+        for s in self.recipe.shifts:
+            if s == 0:
+                self.out.shifts[0] = self.out.series["ab", "cross"], self.out.series["ba", "cross"], len(self.tokens)
+            else:
+                ta, tb = shifted_rows(self.tokens.seq, self.tokens.pos, s)
+                m = self._match({i: x[ta] for i, x in a.items()}, {i: x[tb] for i, x in b.items()})
+                self.out.shifts[s] = m.best_a(), m.best_b(), len(ta)
+            self.tick(f"token shift {s:+d}")
+
+
+def _neuron_blocks(model: Any, batches: list[Any], layers: Sequence[int]) -> Callable[[Sequence[int]], Any]:
+    """Given indices into ``layers``, the neurons of these layers batch by batch."""
+    return lambda which: (neurons(model, ids, [layers[i] for i in which], keep) for ids, keep in batches)

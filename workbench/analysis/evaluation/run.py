@@ -1,0 +1,198 @@
+"""``workbench evaluate`` as a function: choose held-out sequences, measure, write ``evaluations/<id>/`` once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae.errors import MissingError, UsageError
+from sae.files import write_json
+from workbench.analysis.latents.live import corpus_name
+from workbench.analysis.subject import Subject
+from workbench.provenance import read_manifest
+from workbench.workspace import Item, Workspace, check_id
+
+HEADLINE = ("l0", "ev", "ev_uncentred", "delta_ce", "ce_recovered_zero", "ce_recovered_mean", "kl", "dead_share", "ultra_dense_share")
+FIRING_ROWS = 100_000  # dead: never fired in 100k tokens (Llama Scope, section 4.4)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure on. ``ctx`` and ``corpus`` None: the store's own held-out sequences, as the dictionary saw them."""
+
+    sequences: int = 64
+    ctx: int | None = None
+    model: str | None = None  # another model than the dictionary's own
+    revision: str | None = None
+    corpus: str | None = None  # a file or folder of text, JSONL or Parquet; "mini" or "prose": bundled
+    seed: int = 0
+    probing: bool = False
+
+    def suffix(self) -> str:
+        """What distinguishes this evaluation from the plain one, for its id."""
+        parts = [
+            f"ctx{self.ctx}" if self.ctx else "",
+            f"on-{_short(self.model)}" if self.model else "",
+            f"at-{self.revision}" if self.revision else "",
+        ]
+        parts += [f"text-{_short(self.corpus)}" if self.corpus else "", "probing" if self.probing else ""]
+        return "".join(f".{p}" for p in parts if p)
+
+
+def _short(name: str | None) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(str(name).rstrip("/")).name).strip(".-")[:40] or "x"
+
+
+def evaluate_dictionary(
+    workspace: Workspace,
+    subject: Subject,
+    request: Request,
+    *,
+    model: Any = None,
+    command: str = "",
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Item:
+    """Measure a dictionary inside its model (or another) and keep the result; a complete equal one is reused.
+
+    Raises:
+        UsageError: a dictionary over several sources, or too few held-out sequences for the context asked for.
+    """
+    if not isinstance(subject.hook, str) or isinstance(subject.source, list):
+        raise UsageError(f"{subject.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures crosscoders.")
+    id = check_id(subject.id + request.suffix())
+    recipe = {k: getattr(request, k) for k in request.__dataclass_fields__}
+    recipe["corpus"] = corpus_name(request.corpus) if request.corpus else None
+    if workspace.complete("evaluations", id):
+        have = read_manifest(workspace.path("evaluations", id))
+        if subject.input in have.inputs and have.recipe == recipe:
+            return workspace.get("evaluations", id)
+    from workbench.analysis.evaluation.evaluate import decoder_statistics, density_quantiles, evaluate_in_model, latent_shares
+    from workbench.models import load_model
+
+    name, revision = request.model or subject.model_name, request.revision or (None if request.model else subject.revision)
+    model = load_model(name, revision) if model is None else model
+    tokens, about = heldout_tokens(workspace, subject, request, model)
+    dictionary = subject.load()
+    result = evaluate_in_model(model, dictionary, subject.hook, tokens, hook_out=subject.hook_out, seed=request.seed, progress=progress)
+    n_fired, n_tokens = _firing(workspace, subject, request, dictionary) or (result.n_fired, result.n_tokens)
+    document = {
+        "metrics": {k: e.as_dict() for k, e in (result.estimates | latent_shares(n_fired, n_tokens)).items()},
+        "density": density_quantiles(n_fired, n_tokens),
+        "decoder": decoder_statistics(dictionary),
+    }
+    probing = None
+    if request.probing:
+        from workbench.analysis.evaluation.probing import probe_dictionary
+
+        probing = probe_dictionary(model, dictionary, subject.hook, tokens, seed=request.seed)
+        document["probing"] = probing.summary()
+    metadata = {
+        "dictionary": subject.id,
+        "model": name,
+        "revision": revision,
+        "hook": subject.hook,
+        "site": subject.metadata.get("site"),
+        **about,
+    }
+    numbers = {k: document["metrics"][k] for k in HEADLINE}
+    with workspace.create(
+        "evaluations", id, replace=True, command=command, recipe=recipe, inputs=[subject.input], numbers=numbers, metadata=metadata
+    ) as folder:
+        write_json(folder / "metrics.json", document)
+        result.bands.to_parquet(folder / "bands.parquet", index=False)
+        result.sums.to_parquet(folder / "sequences.parquet", index=False)
+        np.save(folder / "n_fired.npy", n_fired.astype(np.int64))
+        if probing is not None:
+            probing.table.to_parquet(folder / "probing.parquet", index=False)
+    return workspace.get("evaluations", id)
+
+
+def _firing(workspace: Workspace, subject: Subject, request: Request, dictionary: Any) -> tuple[np.ndarray, int] | None:
+    """(firings per latent, rows) on about 100,000 rows of the dictionary's own store; None where something else is measured.
+
+    A latent that is silent on a few thousand held-out tokens need not be dead, so shares of latents get more rows than losses.
+    """
+    if request.ctx or request.model or request.revision or request.corpus or (store := _store_or_none(workspace, subject)) is None:
+        return None
+    from workbench.analysis.latents.encoded import choose_rows, encode_store
+
+    rows = choose_rows(len(store), FIRING_ROWS, unit=store.spec.rows_per_seq)
+    codes = encode_store(dictionary, store, subject.hook, source=subject.source, rows=rows)
+    return codes.n_fired, codes.n_tokens
+
+
+def heldout_tokens(workspace: Workspace, subject: Subject, request: Request, model: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """(tokens [n, ctx], what they are): text no dictionary of the store was trained on.
+
+    Raises:
+        UsageError: fewer than two sequences. MissingError: neither store nor corpus is known.
+    """
+    if request.sequences < 1:
+        raise UsageError(f"--sequences {request.sequences} is not positive.")
+    store = _store_or_none(workspace, subject)
+    if request.corpus is None and request.ctx in (None, getattr(store, "ctx", None)) and store is not None:
+        chosen = [i for i in store.heldout if i not in set(store.skipped)][: request.sequences]
+        if len(chosen) < 2:
+            raise UsageError(f"the store of {subject.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh ones.")
+        return np.stack([store.sequence_tokens(i) for i in chosen]), {
+            "tokens": "held-out sequences of the store",
+            "ctx": store.ctx,
+            "n_sequences": len(chosen),
+        }
+    from workbench.corpus import CorpusConfig, plan_tokens
+
+    if request.corpus is not None:
+        config = corpus_config(request.corpus, request.seed)
+    elif store is not None:
+        config = CorpusConfig.model_validate({**store_corpus(store), "split": "heldout", "seed": request.seed})
+    else:
+        raise MissingError(f"the store of {subject.id} is not in {workspace.root}; give --corpus (a file, a folder, or mini).")
+    if getattr(model, "tokenizer", None) is None:
+        raise MissingError("the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json.")
+    ctx = request.ctx or (store.ctx if store is not None else 128)
+    limit = getattr(model.cfg, "n_ctx", None)
+    if limit and ctx > limit and str(getattr(model.cfg, "positional_embedding_type", "")) == "standard":
+        raise UsageError(f"--ctx {ctx} is longer than the {limit} positions the model has embeddings for.")
+    plan = plan_tokens(config, model.tokenizer, n_seq=request.sequences, ctx=ctx)
+    about = dict(plan.about)
+    about["config"] = {**about["config"], "paths": [corpus_name(p) for p in about["config"]["paths"]]}
+    return plan.tokens, {"tokens": about, "ctx": ctx, "n_sequences": len(plan.tokens)}
+
+
+def _store_or_none(workspace: Workspace, subject: Subject) -> Any:
+    if not subject.metadata.get("store"):
+        return None
+    try:
+        return subject.store(workspace)
+    except MissingError:
+        return None
+
+
+def store_corpus(store: Any) -> dict[str, Any]:
+    """The corpus configuration a store's token plan was cut from.
+
+    Raises:
+        MissingError: the store does not say.
+    """
+    about = store.spec.plan.get("about", store.spec.plan)
+    config = about.get("config") if isinstance(about, dict) else None
+    if not isinstance(config, dict):
+        raise MissingError("the store does not say which corpus its tokens come from; give --corpus (a file, a folder, or mini).")
+    return config
+
+
+def corpus_config(corpus: str, seed: int) -> Any:
+    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or ``prose``."""
+    from workbench.corpus import CorpusConfig
+
+    if corpus in ("mini", "prose"):
+        return CorpusConfig.model_validate({"kind": corpus, "split": "heldout", "seed": seed})
+    path = Path(corpus)
+    suffixes = {p.suffix for p in (path.rglob("*") if path.is_dir() else [path])}
+    kind = "jsonl" if suffixes & {".jsonl", ".json"} else "parquet" if ".parquet" in suffixes else "text"
+    plain = {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
+    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "all", "seed": seed, **plain})

@@ -1,0 +1,1 @@
+"""Attribution graphs of a prompt: choosing dictionaries, tracing, pruning, writing."""

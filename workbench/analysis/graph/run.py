@@ -1,0 +1,176 @@
+"""``workbench graph`` as a function: choose dictionaries, trace, prune, write ``graphs/<id>/``.
+
+``graph.json`` follows the attribution-graph schema that Neuronpedia publishes (metadata, qParams, nodes, links), so a graph can be
+opened there as it is; ``edges.parquet`` holds the same links as a table (source, target, weight, layers, positions).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from sae.errors import UsageError
+from sae.files import sha256_json, write_json
+from workbench import __version__
+from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
+from workbench.analysis.graph.prune import prune
+from workbench.analysis.graph.trace import Graph, Node, trace
+from workbench.analysis.graph.transcoders import trace_transcoders
+from workbench.workspace import Item, Workspace
+
+FEATURE_TYPES = {"embedding": "embedding", "latent": "cross layer transcoder", "error": "mlp reconstruction error", "logit": "logit"}
+
+
+def make_graph(
+    workspace: Workspace,
+    prompt: str,
+    model_name: str,
+    *,
+    revision: str | None = None,
+    site: str = "R",
+    dictionaries: Sequence[str] = (),
+    node_share: float = 0.8,
+    edge_share: float = 0.98,
+    freeze: bool = True,
+    max_tokens: int = 64,
+    command: str = "",
+) -> Item:
+    """Trace and prune the graph of a prompt and write it; a complete one is reused.
+
+    Args:
+        site: ``R`` for SAEs on the residual stream, ``TC`` for transcoders. dictionaries: ids; where given, they decide instead.
+
+    Raises:
+        UsageError: an empty prompt, or one longer than ``max_tokens``. UserError: see :mod:`workbench.analysis.graph.choose`.
+    """
+    from workbench.models import load_model, model_id
+
+    if not prompt.strip():
+        raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
+    if dictionaries:
+        site, items = dictionaries_named(workspace, dictionaries, model_name, revision)
+    else:
+        items = dictionaries_of(workspace, model_name, revision, site)
+    recipe = {
+        "prompt": prompt,
+        "model": model_name,
+        "revision": revision,
+        "node_share": node_share,
+        "edge_share": edge_share,
+        "freeze": freeze,
+    } | ({} if site == "R" else {"site": site})
+    inputs = [item.as_input() for item in items.values()]
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32] or "prompt"
+    id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{sha256_json([recipe, [i.digest for i in inputs]])[:8]}"
+    if workspace.complete("graphs", id):
+        return workspace.get("graphs", id)
+    import sae
+
+    model = load_model(model_name, revision)
+    tokens = model.to_tokens(prompt)
+    if tokens.shape[1] > max_tokens:
+        raise UsageError(
+            f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise --max-tokens."
+        )
+    follow = trace if site == "R" else trace_transcoders
+    full = follow(model, {hook: sae.load(item.path) for hook, item in items.items()}, tokens, freeze=freeze)
+    graph = prune(full, node_share=node_share, edge_share=edge_share)
+    strings = model.to_str_tokens(tokens[0])
+    vocabulary = [str(model.tokenizer.decode([n.index])) if n.kind == "logit" else "" for n in graph.nodes]
+    document = neuronpedia(graph, slug=id, scan=model_id(model_name), prompt=prompt, strings=strings, words=vocabulary, settings=recipe)
+    document["metadata"]["transcoder_list"] = [item.id for item in items.values()] if site == "TC" else []
+    numbers = {
+        "nodes": len(graph.nodes),
+        "edges": len(document["links"]),
+        "nodes_before": len(full.nodes),
+        "edges_before": int((full.weights != 0).sum()),
+        "node_influence_kept": round(graph.kept_nodes, 4),
+        "edge_influence_kept": round(graph.kept_edges, 4),
+        "logit_probability_covered": round(graph.logit_share, 4),
+        "n_tokens": int(tokens.shape[1]),
+    }
+    if full.largest_gap is not None:
+        numbers["largest_gap"] = float(f"{full.largest_gap:.3g}")
+    about = {
+        "model": model_name,
+        "revision": revision,
+        "dictionaries": {hook: item.id for hook, item in items.items()},
+        "prompt": prompt,
+        "site": site,
+    }
+    with workspace.create("graphs", id, command=command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about) as folder:
+        write_json(folder / "graph.json", document)
+        _table(graph, document).to_parquet(folder / "edges.parquet", index=False)
+    return workspace.get("graphs", id)
+
+
+def node_id(node: Node, layers: list[int]) -> str:
+    """``<layer>_<latent>_<position>``, ``E_<position>`` for embeddings, ``<layer>_err_<position>`` for errors."""
+    if node.kind == "embedding":
+        return f"E_{node.position}"
+    return f"{layers[node.stage]}_{'err' if node.kind == 'error' else node.index}_{node.position}"
+
+
+def neuronpedia(
+    graph: Graph, *, slug: str, scan: str, prompt: str, strings: list[str], words: list[str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The graph in Neuronpedia's schema. ``words``: the token of each logit node, empty for others."""
+    nodes: list[dict[str, Any]] = []
+    layers = graph.layers
+    for i, node in enumerate(graph.nodes):
+        nodes.append(
+            {
+                "node_id": node_id(node, layers),
+                "feature": node.index if node.index >= 0 else None,
+                "layer": "E" if node.kind == "embedding" else str(layers[node.stage]),
+                "ctx_idx": node.position,
+                "feature_type": FEATURE_TYPES[node.kind],
+                "jsNodeId": node_id(node, layers),
+                "clerp": f"output {words[i]!r} (p = {node.value:.3f})" if node.kind == "logit" else "",
+                "influence": float(graph.influence[i]),
+                "activation": node.value if node.kind == "latent" else None,
+                "token_prob": node.value if node.kind == "logit" else 0.0,
+                "is_target_logit": node.kind == "logit",
+            }
+        )
+    targets, sources = graph.weights.nonzero()
+    links = [
+        {"source": nodes[s]["node_id"], "target": nodes[t]["node_id"], "weight": float(graph.weights[t, s])}
+        for t, s in zip(targets.tolist(), sources.tolist(), strict=True)
+    ]
+    metadata = {
+        "slug": slug,
+        "scan": scan,
+        "prompt_tokens": strings,
+        "prompt": prompt,
+        "node_threshold": settings["node_share"],
+        "info": {"generator": {"name": "Interpretability Workbench", "version": __version__}},
+        "pruning_settings": {"node_threshold": settings["node_share"], "edge_threshold": settings["edge_share"]},
+    }
+    return {
+        "metadata": metadata,
+        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "nodes": nodes,
+        "links": links,
+    }
+
+
+def _table(graph: Graph, document: dict[str, Any]) -> pd.DataFrame:
+    """Links as a table, strongest first."""
+    layers = graph.layers
+    by_id = {node_id(n, layers): n for n in graph.nodes}
+    rows = [
+        {
+            **link,
+            "source_stage": by_id[link["source"]].stage,
+            "target_stage": by_id[link["target"]].stage,
+            "source_position": by_id[link["source"]].position,
+            "target_position": by_id[link["target"]].position,
+        }
+        for link in document["links"]
+    ]
+    columns = ["source", "target", "weight", "source_stage", "target_stage", "source_position", "target_position"]
+    return pd.DataFrame(rows, columns=columns).sort_values("weight", key=abs, ascending=False, kind="stable", ignore_index=True)

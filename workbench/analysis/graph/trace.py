@@ -1,0 +1,266 @@
+"""Attribution graph of a prompt: which latents make which latents, and which make the next token.
+
+At every dictionary's hook the residual stream is written as its parts, ``x = sum_i f_i d_i + b + error``, and cut: the blocks
+after it see these parts as their input. An edge from part i at one hook to latent j at the next is
+
+    f_i <d_i, dz_j/dx>        z_j = pre-activation of latent j (before its threshold)
+
+the direct effect, by the gradient of the blocks between (attribution = activation × gradient; Marks et al. 2024, arXiv
+2403.19647; Ameisen et al. 2025, *Circuit Tracing*). With ``freeze`` the nonlinearities that decide *where* information goes are
+held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ (and with it the decay), B, C and gate in a Mamba.
+What remains nonlinear (MLPs, the SiLU after a convolution) enters by its gradient. Reconstruction errors are nodes of their own.
+
+Graphs through transcoders: :mod:`workbench.analysis.graph.transcoders`; pruning: :mod:`workbench.analysis.graph.prune`.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae.errors import ConfigError, UsageError
+
+FROZEN = re.compile(r"(attn\.hook_pattern|hook_scale|mixer\.hook_(dt|B|C|gate))$")  # Δ fixes the decay
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node. ``kind``: embedding, latent, error or logit. ``stage`` 0 = embedding, then one per hook, then the logits.
+
+    ``index``: latent number, token id of a logit, else -1. ``value``: activation, or probability of a logit.
+    """
+
+    kind: str
+    stage: int
+    position: int
+    index: int = -1
+    value: float = 0.0
+
+
+@dataclass
+class Graph:
+    """Nodes, and ``weights[target, source]`` between them (zero where there is no edge).
+
+    ``totals``, where edges are shares (frozen, a transcoder for every MLP): what each target is, a pre-activation or a logit less the
+    mean logit; ``constants``: the share of all biases in it.
+    """
+
+    nodes: list[Node]
+    weights: np.ndarray
+    hooks: list[str]
+    tokens: list[int]
+    logit_share: float
+    influence: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    kept_nodes: float = 1.0
+    kept_edges: float = 1.0
+    constants: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    totals: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def layers(self) -> list[int]:
+        """The layer each stage belongs to: -1 for embeddings, one past the last for logits."""
+        at = [int(hook.split(".")[1]) for hook in self.hooks]
+        return [-1, *at, at[-1] + 1]
+
+    @property
+    def largest_gap(self) -> float | None:
+        """Largest difference between a target and the sum of what makes it, over the largest target; None where edges are no shares."""
+        if not len(self.totals):
+            return None
+        at = [i for i, n in enumerate(self.nodes) if n.kind in ("latent", "logit")]
+        gap = np.abs(self.weights[at].sum(1, dtype=np.float64) + self.constants[at] - self.totals[at])
+        return float(gap.max() / max(float(np.abs(self.totals[at]).max()), 1e-30))
+
+
+def trace(
+    model: Any,
+    dictionaries: dict[str, Any],
+    tokens: Tensor,
+    *,
+    logit_share: float = 0.95,
+    max_logits: int = 10,
+    freeze: bool = True,
+    batch: int = 32,
+) -> Graph:
+    """The full graph of one prompt.
+
+    Args:
+        model: a TransformerBridge. dictionaries: residual hook name -> dictionary, one per layer, any order.
+        tokens: [1, S] or [S]. logit_share: targets are the likeliest next tokens until they hold this probability.
+        batch: targets per backward pass.
+
+    Raises:
+        UsageError: no dictionary, an unknown hook, or a hook that is not a residual stream. ConfigError: a width that does not fit.
+    """
+    tokens = tokens.reshape(1, -1)
+    hooks = sorted(dictionaries, key=_layer_of)
+    if not hooks:
+        raise UsageError("a graph needs at least one dictionary on the residual stream. Train one: `workbench train`.")
+    for hook in hooks:
+        if hook not in model.hook_dict:
+            raise UsageError(f"the model has no hook {hook!r}.")
+    clean = _clean(model, dictionaries, hooks, tokens)
+    nodes, parts = _nodes(clean, dictionaries, hooks)
+    runner = _Runner(model, hooks, clean, dictionaries, freeze)
+    return connected(
+        nodes,
+        parts,
+        clean["logits"][0, -1],
+        hooks,
+        tokens,
+        lambda stage, some: {stage - 1: runner.gradients(stage, some)},
+        logit_share=logit_share,
+        max_logits=max_logits,
+        batch=batch,
+    )
+
+
+def connected(
+    nodes: list[Node],
+    parts: dict[int, Tensor],
+    logits: Tensor,
+    hooks: list[str],
+    tokens: Tensor,
+    gradients: Callable[[int, list[Node]], Mapping[int, Tensor]],
+    *,
+    logit_share: float,
+    max_logits: int,
+    batch: int,
+) -> Graph:
+    """The graph of given nodes and the vectors they add, with the likeliest next tokens as targets.
+
+    Args:
+        logits: [V] of the next token. hooks: one per stage between embedding and logits.
+        gradients: (stage, targets of it) -> earlier stage: [targets, S, D], for the stages that have edges to it.
+    """
+    targets, share = logit_targets(logits, logit_share, max_logits)
+    p, last = logits.softmax(-1), len(hooks) + 1
+    nodes = nodes + [Node("logit", last, tokens.shape[1] - 1, t, float(p[t])) for t in targets]
+    at = [[i for i, n in enumerate(nodes) if n.stage == stage] for stage in range(last + 1)]
+    weights = np.zeros((len(nodes), len(nodes)), np.float32)
+    for stage in range(1, last + 1):
+        wanted = [i for i in at[stage] if nodes[i].kind in ("latent", "logit")]
+        for start in range(0, len(wanted), batch):
+            some = wanted[start : start + batch]
+            for before, gradient in gradients(stage, [nodes[i] for i in some]).items():
+                weights[np.ix_(some, at[before])] = edges_of(gradient, at[before], nodes, parts).numpy()
+    return Graph(nodes, weights, hooks, tokens[0].tolist(), share)
+
+
+def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictionary: Any) -> Tensor:
+    """The sum of the targets' scalars, one per row of ``read`` [targets, S, D] (what their dictionary reads; None for logits).
+
+    A latent's scalar is its pre-activation, but for constants; a logit's is taken minus the mean logit, which the softmax does not see.
+    """
+    rows, places = torch.arange(len(targets)), torch.tensor([n.position for n in targets])
+    which = torch.tensor([n.index for n in targets])
+    if read is None:
+        return (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
+    return (read[rows, places] * dictionary.W_enc.detach().t()[which]).sum()
+
+
+def _layer_of(hook: str) -> int:
+    match = re.fullmatch(r"blocks\.(\d+)\.(hook_resid_post|hook_out)", hook)
+    if match is None:
+        raise UsageError(f"{hook!r} is not a residual stream after a block; graphs are drawn between those (sites L0R, L1R, …).")
+    return int(match[1])
+
+
+def _clean(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: Tensor) -> dict[str, Any]:
+    """Activations of the untouched forward pass, codes and errors at every hook. BOS (position 0) is all error."""
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(tokens, names_filter=["hook_embed", *hooks])
+        out: dict[str, Any] = {"logits": logits, "hook_embed": cache["hook_embed"].clone()}
+        for hook in hooks:
+            x = cache[hook].clone()
+            if x.shape[-1] != dictionaries[hook].d_in:
+                raise ConfigError(f"the dictionary at {hook} has width {dictionaries[hook].d_in}, the hook {x.shape[-1]}.")
+            values, indices = dictionaries[hook].encode_sparse(x)
+            values[:, 0] = 0
+            out[hook] = (x, values[0], indices[0])
+    return out
+
+
+def _nodes(clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]) -> tuple[list[Node], dict[int, Tensor]]:
+    """Nodes of all stages but the logits, and the vector [D] each adds to the residual stream, by node number."""
+    nodes: list[Node] = []
+    parts: dict[int, Tensor] = {}
+    for position, vector in enumerate(clean["hook_embed"][0]):
+        parts[len(nodes)] = vector
+        nodes.append(Node("embedding", 0, position))
+    for stage, hook in enumerate(hooks, start=1):
+        x, values, indices = clean[hook]
+        latent_nodes(nodes, parts, stage, x[0], values, indices, dictionaries[hook])
+    return nodes, parts
+
+
+def latent_nodes(
+    nodes: list[Node], parts: dict[int, Tensor], stage: int, x_SD: Tensor, values: Tensor, indices: Tensor, dictionary: Any
+) -> None:
+    """Append the nodes of one stage: active latents of every position, and what they and the bias leave of ``x_SD`` as the error."""
+    directions, bias = dictionary.W_dec.detach(), dictionary.b_dec.detach()
+    for position in range(len(x_SD)):
+        on = values[position] > 0
+        rest = x_SD[position].clone()
+        for value, latent in zip(values[position][on], indices[position][on], strict=True):
+            vector = value * directions[latent]
+            parts[len(nodes)] = vector
+            rest = rest - vector
+            nodes.append(Node("latent", stage, position, int(latent), float(value)))
+        parts[len(nodes)] = rest - bias if position else rest
+        nodes.append(Node("error", stage, position, value=float(parts[len(nodes)].norm())))
+
+
+def logit_targets(logits: Tensor, share: float, most: int) -> tuple[list[int], float]:
+    """(likeliest tokens until they hold ``share``, at most ``most``; the probability they hold together)."""
+    p = logits.softmax(-1)
+    order = p.argsort(descending=True)
+    n = min(most, int((p[order].cumsum(0) < share).sum()) + 1)
+    return order[:n].tolist(), float(p[order[:n]].sum())
+
+
+class _Runner:
+    """Forward passes of copies of the prompt, cut at one hook, and gradients of chosen scalars there."""
+
+    def __init__(self, model: Any, hooks: list[str], clean: dict[str, Any], dictionaries: dict[str, Any], freeze: bool):
+        self.model, self.hooks, self.clean, self.dictionaries = model, hooks, clean, dictionaries
+        self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+
+    def gradients(self, stage: int, targets: list[Node]) -> Tensor:
+        """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the stage before it."""
+        before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
+        x = self.clean[before] if stage == 1 else self.clean[before][0]
+        leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
+        at_end: dict[str, Tensor] = {}
+
+        def cut(value: Tensor, hook: Any) -> Tensor:
+            return leaf
+
+        def remember(value: Tensor, hook: Any) -> None:
+            at_end["x"] = value
+
+        fwd = [(name, lambda value, hook: value.detach()) for name in self.frozen]
+        fwd.append((before, cut))
+        tokens = torch.zeros(len(targets), x.shape[1], dtype=torch.int64)
+        if stage <= len(self.hooks):
+            fwd.append((self.hooks[stage - 1], remember))
+        with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=fwd):
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
+            logits = self.model(tokens)
+        dictionary = self.dictionaries[self.hooks[stage - 1]] if stage <= len(self.hooks) else None
+        scalar = scalar_of(targets, at_end.get("x"), logits, dictionary)
+        return torch.autograd.grad(scalar, leaf)[0].detach()
+
+
+def edges_of(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> Tensor:
+    """[targets, sources] from gradients [targets, S, D] and the vectors of the sources."""
+    vectors = torch.stack([parts[i] for i in sources])
+    places = torch.tensor([nodes[i].position for i in sources])
+    return torch.einsum("tsd,sd->ts", gradient[:, places], vectors)

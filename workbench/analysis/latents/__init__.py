@@ -1,0 +1,1 @@
+"""The latents of one dictionary: codes over a store, contexts, histograms, logits, records, geometry."""

@@ -1,0 +1,133 @@
+"""``workbench features`` as a function: find what is needed, build the records, write the folder once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import UserError
+from workbench.analysis.latents.live import corpus_name, live_rows
+from workbench.analysis.latents.logits import Readout, readout
+from workbench.analysis.latents.records_build import build_records
+from workbench.analysis.subject import Subject, displayed_vocab
+from workbench.provenance import read_manifest
+from workbench.workspace import Item, Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.activations import ActivationStore
+
+
+def make_records(
+    workspace: Workspace,
+    subject: Subject,
+    *,
+    model: Any = None,
+    n_tokens: int | None = 100_000,
+    k: int = 20,
+    window: int = 64,
+    seed: int = 0,
+    corpus: str | None = None,
+    ctx: int = 128,
+    command: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Item:
+    """Latent records of a dictionary in ``latents/<id>/``; complete records of the same dictionary are reused.
+
+    Args:
+        model: the language model, if the caller has loaded it already (needed for logit effects and token strings).
+        corpus: text to run the model on instead of reading a store (``mini``, ``prose``, a file or folder), in sequences of ``ctx`` tokens.
+    """
+    recipe: dict[str, Any] = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
+    recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
+    if workspace.complete("latents", subject.id):
+        have = read_manifest(workspace.path("latents", subject.id))
+        if subject.input in have.inputs and have.recipe == recipe:
+            return workspace.get("latents", subject.id)
+    from workbench.models import load_model
+
+    store: Any
+    if corpus:
+        name, revision, source = subject.model_name, subject.revision, None
+        model = load_model(name, revision) if model is None else model
+        store = live_rows(model, str(subject.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx, seed=seed)
+    else:
+        store = subject.store(workspace)
+        source = subject.source_in(store)
+        name, revision = _reading_model(subject, store, source)
+        model = load_model(name, revision) if model is None else model
+    dictionary = subject.load()
+    read = _readout(subject, model)
+    built = build_records(
+        dictionary,
+        store,
+        subject.hook,
+        model_vocab(model),
+        source=source,
+        read=read,
+        directions=_directions(dictionary),
+        n_tokens=n_tokens,
+        k=k,
+        window=window,
+        seed=seed,
+        progress=progress,
+    )
+    about = {
+        "dictionary": subject.id,
+        "model": subject.model_name,
+        "revision": subject.revision,
+        "hook": subject.hook,
+        "site": subject.metadata.get("site"),
+        "source": source,
+        "text": corpus_name(corpus) if corpus else subject.metadata.get("store"),
+        "logits_of": f"{name}@{revision}" if revision else name,
+        **built.metadata,
+    }
+    stores = [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
+    with workspace.create(
+        "latents",
+        subject.id,
+        replace=True,
+        command=command,
+        recipe=recipe,
+        inputs=[subject.input, *stores],
+        numbers=built.numbers,
+        metadata=about,
+    ) as folder:
+        built.write(folder)
+    return workspace.get("latents", subject.id)
+
+
+def _reading_model(subject: Subject, store: ActivationStore, source: Any) -> tuple[str, str | None]:
+    """Model and revision whose unembedding reads the latents; of several sources, the last one's."""
+    if isinstance(source, list):
+        last = next((s for s in store.spec.sources if s.name == source[-1]), None)
+        if last is not None:
+            return last.model, last.revision
+    return subject.model_name, subject.revision
+
+
+def _directions(dictionary: Any) -> torch.Tensor:
+    """[F, D] what a latent writes, in the model's own units; of several sources, into the last one."""
+    blocks = getattr(dictionary, "decoder_blocks", None)
+    return dictionary.W_dec if blocks is None else blocks(raw=True)[-1]
+
+
+def model_vocab(model: Any) -> list[str]:
+    """Displayed token strings of a bridge."""
+    return displayed_vocab(getattr(model, "tokenizer", None), int(model.cfg.d_vocab))
+
+
+def _readout(subject: Subject, model: Any) -> Readout | None:
+    """The readout where the dictionary writes into the residual stream, else None (not computed)."""
+    if not isinstance(subject.hook, str):
+        return None
+    from workbench.models import site_of
+
+    try:
+        if ".hook_resid_" not in subject.hook_out:
+            site_of(subject.hook_out)  # every site writes into the residual stream
+        return readout(model)
+    except UserError:
+        return None
