@@ -52,6 +52,11 @@ class Crosscoder(SAE):
         self.source_scale_S: Tensor
         self.gain_F: Tensor
 
+    def extra_repr(self) -> str:
+        """Width of every source, latents and activation, for ``print``."""
+        sources = ", ".join(f"{name}={width}" for name, width in zip(self.sources, self.widths, strict=True))
+        return f"{sources}, d_sae={self.d_sae}, activation={self.activation!r}"
+
     # --- what the blocks mean ------------------------------------------------------------------------------------
 
     @property

@@ -61,6 +61,11 @@ class SAE(nn.Module):
         self.log_threshold_F: nn.Parameter
         activation.attach(self)
 
+    def extra_repr(self) -> str:
+        """Sizes and activation, for ``print``."""
+        out = "" if self.d_out == self.d_in else f", d_out={self.d_out}"
+        return f"d_in={self.d_in}{out}, d_sae={self.d_sae}, activation={self.activation!r}"
+
     @property
     def W_enc(self) -> Tensor:
         """[d_in, d_sae]; a view, columns are latents."""

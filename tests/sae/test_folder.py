@@ -27,6 +27,11 @@ def raw_rows(n: int = 200) -> torch.Tensor:
     return torch.randn(n, 12, generator=torch.Generator().manual_seed(1)) * 40 + 100
 
 
+def test_print_says_sizes_and_activation(trained: Trainer) -> None:
+    d = trained.dictionary()
+    assert repr(d).startswith(f"TopKSAE(d_in={d.d_in}, d_sae={d.d_sae}, activation=TopK(k={d.k}")
+
+
 def test_raw_rows_in_and_out_after_saving(trained: Trainer, tmp_path: Path) -> None:
     sae, x = trained.dictionary(), raw_rows()
     assert sae.save(tmp_path / "a") == tmp_path / "a"
