@@ -120,8 +120,12 @@ def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, se
 
 
 def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np.ndarray, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Two phases: n-gram statistics first, then skills; the turning point of decoder directions; compression and expansion."""
+    """Two phases: n-gram statistics first, then skills; the turning point of decoder directions; compression and expansion.
+
+    A column without a single number (too few tokens for its statistic) counts as not measured: its claims are left out.
+    """
     S = len(phases)
+    phases = phases.dropna(axis=1, how="all")
     rows: list[dict[str, Any]] = []
 
     def fact(claim: str, value: float, ok: bool, note: str) -> None:
@@ -136,13 +140,14 @@ def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np
             0 < end < S - 1,
             f"step {steps[end]}",
         )
-        uni, bi = int(phases["kl_unigram"].argmin()), int(phases["kl_bigram"].argmin())
-        fact(
-            "unigram statistics are learnt before bigram statistics (minima of the divergences)",
-            bi - uni,
-            uni < bi,
-            f"steps {steps[uni]}, {steps[bi]}",
-        )
+        if {"kl_unigram", "kl_bigram"} <= set(phases.columns):
+            uni, bi = int(phases["kl_unigram"].argmin()), int(phases["kl_bigram"].argmin())
+            fact(
+                "unigram statistics are learnt before bigram statistics (minima of the divergences)",
+                bi - uni,
+                uni < bi,
+                f"steps {steps[uni]}, {steps[bi]}",
+            )
         for task in (c.removeprefix("accuracy_") for c in phases.columns if c.startswith("accuracy_")):
             solved = first_solved(phases[f"accuracy_{task}"])
             note = f"phase ends at step {steps[end]}, task solved " + (f"from step {steps[solved]}" if solved >= 0 else "nowhere")

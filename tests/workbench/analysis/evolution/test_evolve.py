@@ -255,6 +255,19 @@ def test_orders_are_found_where_planted_and_only_there():
     assert same["token latents emerge before induction latents"]["verdict"] == "not found"
 
 
+def test_phases_follow_what_was_measured():
+    """The n-gram phase ends before induction is solved; columns without a number leave their claims out."""
+    S = 5
+    phases = pd.DataFrame({"step": range(S), "dimensionality": [3.0, 1, 2, 3, 4], "accuracy_induction": [0.0, 0, 0, 0.9, 1]})
+    kl = {"kl_to_bigram": [3.0, 1, 2, 3, 4], "kl_unigram": [1.0, 2, 3, 4, 5], "kl_bigram": [4.0, 1, 2, 3, 4]}
+    rows = {r["claim"]: r for r in orders.phase_claims(phases.assign(**kl), None, np.ones(4, bool))}
+    assert [r["verdict"] for r in rows.values()] == ["found"] * 4
+    nothing = orders.phase_claims(phases.assign(**{name: np.nan for name in kl}), None, np.ones(4, bool))
+    assert [r["claim"] for r in nothing] == ["total dimensionality first falls, then grows (minimum inside the run)"]
+    late = phases.assign(**kl, accuracy_induction=[0.9, 1, 1, 1, 1])
+    assert "not found" in {r["verdict"] for r in orders.phase_claims(late, None, np.ones(4, bool))}
+
+
 def test_rows_shared_between_runs_are_those_of_the_models_and_made_once(monkeypatch):
     import workbench.activations.forward as forward
     from workbench.analysis.evolution.snapshots import OnlineBatches, RowCache, Snapshots
