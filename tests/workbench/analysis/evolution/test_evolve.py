@@ -262,7 +262,7 @@ def test_phases_follow_what_was_measured():
     kl = {"kl_to_bigram": [3.0, 1, 2, 3, 4], "kl_unigram": [1.0, 2, 3, 4, 5], "kl_bigram": [4.0, 1, 2, 3, 4]}
     rows = {r["claim"]: r for r in orders.phase_claims(phases.assign(**kl), None, np.ones(4, bool))}
     assert [r["verdict"] for r in rows.values()] == ["found"] * 4
-    nothing = orders.phase_claims(phases.assign(**{name: np.nan for name in kl}), None, np.ones(4, bool))
+    nothing = orders.phase_claims(phases.assign(**dict.fromkeys(kl, np.nan)), None, np.ones(4, bool))
     assert [r["claim"] for r in nothing] == ["total dimensionality first falls, then grows (minimum inside the run)"]
     late = phases.assign(**kl, accuracy_induction=[0.9, 1, 1, 1, 1])
     assert "not found" in {r["verdict"] for r in orders.phase_claims(late, None, np.ones(4, bool))}
