@@ -191,6 +191,8 @@ def circuit_curve(workspace: Workspace, item: Item, options: MetricOptions) -> F
 def circuit_taps(workspace: Workspace, item: Item, options: MetricOptions) -> FigureData:
     """Mamba: effects by offset and convolution tap, in the layer that writes most."""
     result = CircuitResult.open(item.path)
+    if not (result.effects["analysis"] == "conv_profile").any():
+        raise MissingError(f"{item.id} has no convolution taps: they belong to a Mamba. Choose a circuits result of one.")
     found = _by_offset(result, "conv_profile", options.metric, item)
     layer = int(found.loc[found["effect"].abs().idxmax(), "layer"])
     found = found[found["layer"] == layer].sort_values(["tap", "offset"])
