@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests.ui.browsing import CHROMIUM, Visit, serve
 from tests.ui.synthetic import make_workspace, remove_files, vocabulary, write_records
 from tests.ui.synthetic_results import add_all
 from workbench.workspace import Workspace
@@ -123,3 +126,29 @@ def param(at: AppTest, key: str) -> str:
     """One value of the page's address."""
     value = at.query_params[key]
     return value if isinstance(value, str) else value[0]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; without one these tests are skipped with a reason, except in CI, where they fail."""
+    if not Path(CHROMIUM).exists():
+        why = f"{CHROMIUM} is not installed (apt-get install chromium)"
+        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        found = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def site(full: Workspace) -> Iterator[str]:
+    yield from serve(full)
+
+
+@pytest.fixture
+def visit(browser: Any, site: str) -> Iterator[Visit]:
+    found = Visit(browser, site)
+    yield found
+    found.context.close()
+    assert found.troubles == []
