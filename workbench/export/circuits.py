@@ -192,7 +192,7 @@ def circuit_taps(workspace: Workspace, item: Item, options: MetricOptions) -> Fi
     """Mamba: effects by offset and convolution tap, in the layer that writes most."""
     result = CircuitResult.open(item.path)
     if not (result.effects["analysis"] == "conv_profile").any():
-        raise MissingError(f"{item.id} has no convolution taps: they belong to a Mamba. Choose a circuits result of one.")
+        raise UsageError(f"{item.id} has no convolution taps (analysis 'conv_profile'), which belong to a Mamba. Choose a result of one.")
     found = _by_offset(result, "conv_profile", options.metric, item)
     layer = int(found.loc[found["effect"].abs().idxmax(), "layer"])
     found = found[found["layer"] == layer].sort_values(["tap", "offset"])

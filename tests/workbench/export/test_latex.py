@@ -68,6 +68,8 @@ def tables_of(ws: Workspace) -> dict[str, str]:
     out = {}
     for name, kind in kinds().items():
         for item in [] if kind.document else ws.items(kind.source):
+            if (name, item.id) == ("circuit_taps", "mini-pythia.induction"):  # a Transformer has no convolution
+                continue
             options = {"dictionary": "mini-pythia.L2R-8x", "latent": 1} if name == "pair" else {}
             try:
                 data = build(FigureSpec(figure=name, source=f"{kind.source}/{item.id}", options=options), ws)
