@@ -1,6 +1,6 @@
 """Time of the circuit analyses: 64 prompts of 64 tokens, every layer, head and position, on the bundled models.
 
-    python benchmarks/circuits.py [--threads 2] [--transformer mini-pythia] [--mamba mini-mamba]
+    python benchmarks/circuits.py [--threads 2] [--transformer mini-pythia] [--mamba mini-mamba] [--quick]
 
 Prints wall and processor seconds of direct effects (what every head reads from every position, and head to logit), of total effects
 (every head's and every layer's output at every position), and of the Mamba's write profile over all layers and 12 offsets.
@@ -37,11 +37,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--transformer", default="mini-pythia")
     parser.add_argument("--mamba", default="mini-mamba")
+    parser.add_argument("--quick", action="store_true", help="8 prompts instead of 64")
     args = parser.parse_args()
+    n = 8 if args.quick else 64
     torch.set_num_threads(args.threads)
 
     model = load_model(args.transformer)
-    prompts = make_prompts(read_task("induction"), 64, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=64)
+    prompts = make_prompts(read_task("induction"), n, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=64)
     everywhere = [str(p) for p in range(64)]
     layers, heads = range(len(model.blocks)), range(model.cfg.n_heads)
 
@@ -56,7 +58,7 @@ def main() -> None:
     timed(f"{args.transformer}: total effects, {len(patches)} patches", lambda: patch_effects(model, prompts, patches))
 
     mamba = load_model(args.mamba)
-    prompts = make_prompts(read_task("induction"), 64, vocab_size=mamba.cfg.d_vocab, tokenizer=mamba.tokenizer, length=64)
+    prompts = make_prompts(read_task("induction"), n, vocab_size=mamba.cfg.d_vocab, tokenizer=mamba.tokenizer, length=64)
     labels = [label_of("B", o) for o in OFFSETS]
     timed(
         f"{args.mamba}: write profile, {len(mamba.blocks)} layers x {len(labels)} offsets",

@@ -51,8 +51,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="sequences per step")
     parser.add_argument("--loop-batch", type=int, default=4, help="sequences per step of Hugging Face's loop")
     parser.add_argument("--steps", type=int, default=3, help="steps per competitor; the best counts")
+    parser.add_argument("--quick", action="store_true", help="one step of each, one sequence for Hugging Face's loop")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.quick:
+        args.steps = args.loop_batch = 1
     if args.only:
         print(json.dumps(race(args.only, args.batch, args.steps)))
         return
