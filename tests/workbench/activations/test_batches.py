@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from sae.errors import UsageError
 from tests.workbench.activations.small import SPEC, TOKENS, content, in_child, make, make_spec, producer_of, truth
@@ -56,6 +57,22 @@ def test_every_row_once_per_epoch(pristine, window, memory):
     for epoch in range(3):
         assert rows_of(got[epoch * n : (epoch + 1) * n]) == rows_of(expected)
     assert not torch.equal(got[:n], got[n : 2 * n]) and not torch.equal(got[:n], expected)
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 700])
+def test_the_shuffle_reaches_across_shards(pristine, memory):
+    """Where a row comes from says nothing about when it is read: rank correlation near zero, every shard in the first quarter."""
+    s = ActivationStore.open(pristine)
+    index = {row.tobytes(): i for i, row in enumerate(truth(SPEC, "h000"))}
+    shard_of = np.searchsorted([SPEC.rows(i)[1] for i in range(SPEC.n_shards)], np.arange(SPEC.n_rows), side="right")
+    correlations, seen = [], []
+    for seed in range(40):
+        rows = all_of(s.batches("x", 8, seed=seed, source="a", epochs=1, memory_limit=memory)).numpy()
+        order = [index[row.tobytes()] for row in rows]
+        correlations.append(spearmanr(np.arange(len(order)), order).statistic)
+        seen.append(len(set(shard_of[order[: len(order) // 4]])))
+    assert abs(np.mean(correlations)) < 0.1 and np.max(np.abs(correlations)) < 0.8
+    assert np.mean(seen) > SPEC.n_shards - 1.5
 
 
 def test_splits_do_not_meet(pristine):
