@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_gaps_name_commands(index: Index) -> None:
     assert all(re.fullmatch(r"workbench \w+ \S.* --workspace full", c) for c in commands)
     verbs = {c.split()[1] for c in commands}
     assert verbs <= set(VERBS) and not verbs & {"compare", "circuits", "evolve", "map", "graph"}  # these exist already
+
+
+def test_no_command_is_named_that_cannot_work(index: Index) -> None:
+    """A crosscoder trained while its models ran has no rows to make latent records from, one over an aligned store has."""
+    bare = index.dictionaries["mini-mamba.L2S-8x"]
+    entry = bare.entry
+    assert bare.has_rows and entry is not None
+
+    def crosscoder(store: str | None) -> Index:
+        metadata = {**entry.metadata, "sources": ["step0", "step512"], "store": store}
+        changed = replace(entry, manifest=entry.manifest.model_copy(update={"metadata": metadata}))
+        return replace(index, entries={**index.entries, "dictionaries": {bare.id: changed}})
+
+    online, kept = crosscoder(None), crosscoder("aligned")
+    assert not online.dictionaries[bare.id].has_rows and kept.dictionaries[bare.id].has_rows
+    assert not any("features" in g.command for g in gaps(online))
+    assert f"workbench features {bare.id} --workspace full" in [g.command for g in gaps(kept)]
 
 
 def test_histogram_says_n_and_counts(records: LatentRecords) -> None:

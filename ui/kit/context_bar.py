@@ -125,7 +125,12 @@ def version_banner(d: Dictionary) -> None:
 def browsable(d: Dictionary) -> LatentRecords | None:
     """The records of a dictionary, or None with a panel that names the command."""
     records = data.records(d)
-    if records is None:
+    if records is None and not d.has_rows:
+        panels.note(
+            f"{escape(d.id)} reads {len(d.about['sources'])} models at once and was trained while they ran: "
+            "no store holds their rows, so it has no contexts. What its latents do is on the page <em>Training</em>."
+        )
+    elif records is None:
         panels.not_computed(
             f"Latents of {d.id}",
             f"workbench features {d.id} --workspace {data.workspace_folder().name}",

@@ -86,6 +86,11 @@ class Dictionary:
         """Metadata of the dictionary and of its records (the records win)."""
         return {**(self.entry.metadata if self.entry else {}), **(self.records.metadata if self.records else {})}
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether latent records can be made: not where several models were read while they ran, and no store holds their rows."""
+        return bool(self.about.get("store")) or not self.about.get("sources")
+
 
 @dataclass(frozen=True)
 class Index:

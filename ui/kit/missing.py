@@ -30,7 +30,7 @@ def gaps(index: Index) -> list[Gap]:
     if not dictionaries:
         return [Gap("Dictionaries", "Makes models, stores, dictionaries and latents in about three minutes.", f"workbench demo {where}")]
     found = [(verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)]
-    bare = [d for d in dictionaries if d.records is None]
+    bare = [d for d in dictionaries if d.records is None and d.has_rows]
     if bare:
         others = f", and of {len(bare) - 1} more" if len(bare) > 1 else ""
         found.append(
