@@ -96,6 +96,9 @@ def _check_compression(source: str, files: list[str] | None) -> None:
 def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     """(name, text) of a hub dataset, in its (seeded) order.
 
+    A document is named by its text's SHA-256, so that the held-out split is the same wherever the dataset lies and however it is
+    shuffled, and copies of one text never stand on both sides.
+
     Raises:
         CorruptError: a record without the text field. See :func:`hub_dataset`.
     """
@@ -103,7 +106,8 @@ def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     for i, record in enumerate(found):
         if config.text_field not in record:
             raise CorruptError(f"dataset {config.dataset!r}: record {i} has no field {config.text_field!r} (it has {', '.join(record)}).")
-        yield f"{config.dataset}#{i}", as_text(record[config.text_field])
+        text = as_text(record[config.text_field])
+        yield hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16], text
 
 
 def as_text(value: Any) -> str:

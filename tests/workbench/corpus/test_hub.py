@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from sae.errors import ConfigError, MissingError, UsageError
 from sae.strict import parse_config
 from workbench.config import data_dir
-from workbench.corpus import CorpusConfig, bos_id, documents, plan_tokens
-from workbench.corpus.hub import as_text, packed
+from workbench.corpus import CorpusConfig, bos_id, documents, in_split, plan_tokens
+from workbench.corpus.hub import as_text, hub_documents, packed
 from workbench.tokenizer import read_tokenizer
 
 
@@ -59,8 +60,25 @@ def test_a_dataset_folder_is_read_like_the_hub(dataset, tokenizer):
     assert (plan_tokens(config, tokenizer, n_seq=10, ctx=48).tokens == plan.tokens[:10]).all()
     shuffled = config.model_copy(update={"shuffle_buffer": 50, "seed": 3})
     assert plan_tokens(shuffled, tokenizer, n_seq=20, ctx=48).digest != plan.digest
-    held = plan_tokens(config.model_copy(update={"split": "heldout"}), tokenizer, n_seq=2, ctx=48)
-    assert not {tuple(r) for r in held.tokens.tolist()} & {tuple(r) for r in plan.tokens.tolist()}
+
+
+def test_the_split_depends_on_the_texts_alone(dataset, tokenizer, tmp_path):
+    """Not on where the folder lies, nor on the order the records come in: else one seed's training texts are another's held-out ones."""
+    values = {"kind": "hub", "dataset": str(dataset), "packing": "documents"}
+    config = parse_config(CorpusConfig, values, where="x")
+    held = config.model_copy(update={"split": "heldout"})
+    plan = plan_tokens(config, tokenizer, n_seq=20, ctx=48)
+    moved = shutil.copytree(dataset, tmp_path / "elsewhere")
+    assert plan_tokens(config.model_copy(update={"dataset": str(moved)}), tokenizer, n_seq=20, ctx=48).digest == plan.digest
+
+    def texts(config):
+        return {text for name, text in hub_documents(config) if in_split(name, config.split)}
+
+    shuffled = [{"shuffle_buffer": 50, "seed": seed} for seed in (3, 4)]
+    assert texts(held) and texts(held) | texts(config) == {t for _, t in hub_documents(config)}
+    assert all(texts(held.model_copy(update=s)) == texts(held) for s in shuffled)
+    assert not any(texts(config.model_copy(update=s)) & texts(held) for s in shuffled)
+    assert plan_tokens(held, tokenizer, n_seq=2, ctx=48).tokens.shape == (2, 48)
 
 
 def test_refusals_name_the_remedy(dataset, tokenizer):
