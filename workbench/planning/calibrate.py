@@ -12,11 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.planning.machine import Machine
+
+if TYPE_CHECKING:
+    from workbench.activations.spec import StoreSpec
 
 SMALL = ((32, 256, 4, 64), (128, 2048, 16, 512))  # d_in, d_sae, k, rows: one that is mostly fixed time, one that is mostly arithmetic
 _TRAIN = """
@@ -27,16 +31,22 @@ with tempfile.TemporaryDirectory() as folder:
     train(TopKConfig(d_in=8, d_sae=64, k=2), (torch.randn(16, 8) for _ in range(2)), total_steps=2, out=folder, progress=False)
 """
 _MODEL = """
-import torch
+import numpy, torch
 import workbench.activations.harvesting
 from workbench import load_model
-from workbench.activations.forward import capture
+from workbench.activations.forward import ModelProducer
+from workbench.activations.spec import Source, StoreSpec, Stream
 from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.models import load_tokenizer
 plan_tokens(CorpusConfig(), load_tokenizer("mini-pythia"), n_seq=64, ctx=128)
-model = load_model("mini-pythia")
-run = lambda n: capture(model, torch.ones(n, 128, dtype=torch.int64), ["blocks.1.hook_resid_post"])
-run(1)
+names, at = ["h000", "h001", "h002"], "blocks.1.hook_resid_post"
+spec = StoreSpec(
+    id="s", plan={}, n_seq=256, ctx=128, batch_size=32, seqs_per_shard=256, sources=tuple(Source(name=n, model="m") for n in names),
+    streams=tuple(Stream(key=n, source=n, hook=at, at=at, width=128) for n in names),
+)
+run = ModelProducer(spec, numpy.ones((256, 128), numpy.int32), {n: load_model("mini-pythia") for n in names})
+torch.set_num_threads(1)
+next(run(0, 1))
 """
 _HERE = """
 import pathlib, psutil
@@ -46,18 +56,28 @@ def memory():
     return max([psutil.Process().memory_info().rss, *peak])
 before = psutil.Process().memory_info().rss
 """
-_AT_WORK = "for _ in range(4): run(32)"  # the first pass does not yet show all that the allocator will keep
+_AT_WORK = (
+    "for _ in run(0, 256): pass"  # several models in turn, several times: the first passes do not show all that the allocator will keep
+)
 BEGIN = {"train": _TRAIN + _HERE, "model": _MODEL + _HERE + _AT_WORK, "both": _TRAIN + _MODEL + _HERE + _AT_WORK}
 HELD_BY = 32 * 128 * 128 * 4  # bytes of one number per token and unit of width in that batch
 
 
 def this_machine(
-    d_in: int = 256, d_sae: int = 4096, k: int = 32, rows: int = 1024, *, models: Any = (), disk: Path | None = None, kind: str = "train"
+    d_in: int = 256,
+    d_sae: int = 4096,
+    k: int = 32,
+    rows: int = 1024,
+    *,
+    models: Sequence[RunModel] = (),
+    store: StoreSpec | None = None,
+    disk: Path | None = None,
+    kind: str = "train",
 ) -> Machine:
     """Rates of this machine, measured now in a few seconds, at the shapes that will be used where they are given.
 
-    ``models``: (bridge, hooks, tokens) per model whose forward pass is to be timed. ``kind`` of work (``train``, ``model`` or ``both``):
-    what its process keeps in memory is measured in one of its own.
+    ``models`` are loaded and run as a harvest does it; ``store``: what a shard to be written looks like. ``kind`` of work (``train``,
+    ``model`` or ``both``): what its process keeps in memory is measured in one of its own.
     """
     import psutil
     import torch
@@ -74,8 +94,30 @@ def this_machine(
         measured=True,
         unified=True,
         **{name: rate / stretch for name, rate in operations(d_in, d_sae, k, rows).items()},
-        **_disk_rates(disk),
-        forward=_forward_rate(models),
+        **_disk_rates(disk, store or _a_store()),
+        **_model_rates(models),
+    )
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A language model that a recipe runs, as it runs it."""
+
+    name: str
+    revision: str | None
+    hooks: tuple[str, ...]  # this model's own names
+    n_seq: int  # sequences of a batch
+    ctx: int
+    threads: int
+
+
+def _a_store() -> StoreSpec:
+    """The document of a store of one stream of 256 numbers."""
+    from workbench.activations.spec import Source, StoreSpec, Stream
+
+    stream = Stream(key="h000", source="m", hook="h", at="h", width=256)
+    return StoreSpec(
+        id="s", sources=(Source(name="m", model="m"),), streams=(stream,), plan={}, n_seq=1, ctx=128, batch_size=8, seqs_per_shard=1
     )
 
 
@@ -122,8 +164,8 @@ def _small_steps(shape: tuple[int, int, int, int], stream: float) -> tuple[float
 
 
 def memory(kind: str) -> dict[str, float]:
-    """Bytes a fresh process holds after the least of a kind of work (libraries, a tiny model, the default text), and what a forward
-    pass of a batch adds, as numbers per token and unit of width."""
+    """Bytes a fresh process holds after the least of a kind of work (libraries, tiny models, the default text), and what forward
+    passes of batches add, as numbers per token and unit of width."""
     done = subprocess.run([sys.executable, "-c", BEGIN[kind] + "\nprint(before, memory())"], stdout=subprocess.PIPE, check=True, text=True)
     before, after = (float(n) for n in done.stdout.split()[-2:])
     return {"resident": before} | ({} if kind == "train" else {"held": max(1.0, (after - before) / HELD_BY)})
@@ -166,26 +208,50 @@ def operations(d: int, f: int, k: int, rows: int) -> dict[str, float]:
     }
 
 
-def _disk_rates(folder: Path | None) -> dict[str, float]:
-    """Writing with digests to the disk and reading with digests, as the store does."""
-    import blake3
+def _disk_rates(folder: Path | None, store: StoreSpec) -> dict[str, float]:
+    """Writing shards as a harvest does, reading with digests as training does, and checkpoints."""
     import xxhash
 
     data = os.urandom(2**24)
     with tempfile.NamedTemporaryFile(dir=folder) as f:
-
-        def write() -> None:
-            blake3.blake3(data).digest()
-            f.seek(0)
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        f.write(data)
+        f.flush()
 
         def read() -> None:
             f.seek(0)
             xxhash.xxh3_64_digest(f.read())
 
-        return {"disk_write": len(data) / average(write, least=3), "disk_read": len(data) / average(read, least=3), **_saving(folder)}
+        return {"disk_read": len(data) / average(read, least=3), **_writing(folder, store), **_saving(folder)}
+
+
+def _writing(folder: Path | None, store: StoreSpec) -> dict[str, float]:
+    """Bytes per second that a shard of a store takes, digests and statistics included, and its seconds however small it is."""
+    import numpy as np
+
+    from workbench.activations.shard import SHARDS
+    from workbench.activations.writer import write_shard
+
+    row = sum(s.width for s in store.streams) * store.itemsize
+    seconds, sizes = [], []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for part in (SHARDS, "tmp"):
+            Path(place, part).mkdir()
+        for wanted in (1, 2**24):
+            n = max(1, wanted // (row * store.rows_per_seq))
+            batch = min(n, store.batch_size)
+            n -= n % batch
+            spec = store.model_copy(update={"n_seq": n, "seqs_per_shard": n, "heldout_seqs": 0})
+            kind = np.uint16 if store.dtype == "bfloat16" else np.float32
+            rows = {s.key: np.ones((batch * store.rows_per_seq, s.width), kind) for s in store.streams}
+            tokens = np.zeros((n, store.ctx), np.int32)
+
+            def write(spec: StoreSpec = spec, tokens: np.ndarray = tokens, rows: dict = rows, times: int = n // batch) -> None:  # type: ignore[type-arg]
+                write_shard(Path(place), spec, 0, tokens, lambda lo, hi: iter([rows] * times))
+                Path(place, SHARDS, spec.shard_name(0)).unlink()
+
+            seconds.append(average(write, least=3))
+            sizes.append(n * store.rows_per_seq * row)
+    return {"shard": seconds[0], "disk_write": (sizes[1] - sizes[0]) / max(seconds[1] - seconds[0], 1e-4)}
 
 
 def _saving(folder: Path | None) -> dict[str, float]:
@@ -199,17 +265,30 @@ def _saving(folder: Path | None) -> dict[str, float]:
     return {"commit": each[0], "disk_save": 2**24 / max(each[1] - each[0], 1e-3)}
 
 
-def _forward_rate(models: Any) -> float:
-    """FLOP/s of harvesting one batch with every model; 0 where none is given."""
-    from workbench.activations.forward import capture
+def _model_rates(models: Sequence[RunModel]) -> dict[str, float]:
+    """Seconds that loading a model takes, and FLOP/s of a batch of a harvest, over models together; nothing where none is given."""
+    import torch
+
+    from workbench.activations.forward import capture, weights_of_files
+    from workbench.models import load_model
     from workbench.models.facts import deepest_layer, model_facts
 
-    flops = seconds = 0.0
-    for name, revision, bridge, hooks, tokens in models:
-        facts = model_facts(name, revision)
-        flops += tokens.numel() * facts.forward_flops(tokens.shape[1], deepest_layer(hooks))
-        seconds += average(partial(capture, bridge, tokens, hooks), 0.3, 3)
-    return flops / seconds if seconds else 0.0
+    flops = seconds = loading = 0.0
+    usual = torch.get_num_threads()
+    load_model(models[0].name, models[0].revision) if models else None  # libraries are loaded once
+    for m in models:
+        began = time.perf_counter()
+        bridge = load_model(m.name, m.revision)
+        weights_of_files(m.name, m.revision)
+        loading += time.perf_counter() - began
+        tokens = torch.ones(m.n_seq, m.ctx, dtype=torch.int64)
+        torch.set_num_threads(m.threads)
+        try:
+            seconds += average(partial(capture, bridge, tokens, list(m.hooks)), 0.3, 3)
+        finally:
+            torch.set_num_threads(usual)
+        flops += tokens.numel() * model_facts(m.name, m.revision).forward_flops(m.ctx, deepest_layer(m.hooks))
+    return {"forward": flops / seconds, "load": loading / len(models)} if models else {}
 
 
 def average(action: Callable[[], Any], seconds: float = 0.06, least: int = 5) -> float:

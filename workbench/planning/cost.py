@@ -15,7 +15,9 @@ LABELS = {
     "bfloat16": "arithmetic", "float32": "arithmetic", "forward": "arithmetic", "stream": "memory bandwidth", "gather": "memory bandwidth",
     "select": "memory bandwidth", "decode": "memory bandwidth", "dots": "memory bandwidth", "scatter": "memory bandwidth",
     "adam": "memory bandwidth", "sort": "memory bandwidth", "disk_write": "disk", "disk_read": "disk", "network": "communication", "steps": "calls", "disk_save": "disk", "commits": "disk",
+    "shards": "disk", "loads": "loading models",
 }  # fmt: skip
+NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ ONE = Layout()
 class Part:
     """One part of the work of one device: amounts by resource, bytes sent, collectives.
 
-    ``group``: how many devices exchange with each other; ``one_of``: of so many devices one does this part, and the others wait;
-    ``fixed``: seconds that do not depend on any rate.
+    ``group``: how many devices exchange with each other; ``one_of``: of so many devices one does this part, and the others wait.
     """
 
     name: str
@@ -52,7 +53,6 @@ class Part:
     collectives: float = 0.0
     group: int = 1
     one_of: int = 1
-    fixed: float = 0.0
 
     def seconds(self, machine: Machine, devices: int = 1) -> tuple[float, str]:
         """(seconds, binding constraint) on a machine; ``devices`` work at once, so those of a node share its disk."""
@@ -62,9 +62,9 @@ class Part:
             link = machine.within if self.group <= machine.devices_per_node else machine.between
             costs["network"] = self.sent / link + self.collectives * machine.latency
         if not costs:
-            return self.fixed, "fixed"
+            return 0.0, NOTHING
         slowest = max(costs, key=lambda r: costs[r])
-        return costs[slowest] + self.fixed, LABELS.get(slowest, slowest)
+        return costs[slowest], LABELS.get(slowest, slowest)
 
 
 @dataclass(frozen=True)

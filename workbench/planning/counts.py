@@ -207,19 +207,18 @@ def plan_harvest(
     batch_size: int,
     compute: str = "float32",
     workers: int = 1,
-    setup: float = 0.0,
 ) -> Plan:
-    """Harvesting: every model on every token as far as its last hook; workers share shards and nothing else."""
+    """Harvesting: every model on every token as far as its last hook; workers share shards and nothing else, each loads all models."""
     rows, tokens = n_seq * rows_per_seq, n_seq * ctx
     row_bytes = sum(sum(r.widths) for r in runs) * itemsize
     stored = stored_bytes(rows, row_bytes, tokens)
     flops = sum(r.facts.forward_flops(ctx, r.blocks) for r in runs) * tokens
-    shard = seqs_per_shard * rows_per_seq * row_bytes
+    shards, shard = -(-n_seq // seqs_per_shard), seqs_per_shard * rows_per_seq * row_bytes
     width = max(r.facts.d_model for r in runs)
     weights = SIZES[compute]
     return Plan(
         "harvest",
-        {"sources": len(runs), "tokens": tokens, "rows": rows, "shards": -(-n_seq // seqs_per_shard), "flops": flops},
+        {"sources": len(runs), "tokens": tokens, "rows": rows, "shards": shards, "flops": flops},
         disk_bytes=stored,
         memory={
             "language models": float(sum(r.facts.resident for r in runs) * weights),
@@ -228,9 +227,10 @@ def plan_harvest(
         unit=float(batch_size * ctx * width * weights),
         host={"a shard being written": float(min(shard, 2**26)), "token plan": 4.0 * tokens},
         parts=[
-            Part("start", fixed=setup),
+            Part("loading models", {"loads": float(len(runs))}),
             Part("forward passes", {"forward" if compute == "float32" else compute: flops / workers}),
             Part("writing shards", {"disk_write": stored / workers}),
+            Part("making them durable", {"shards": (shards + 1.0) / workers}),  # and the token plan
         ],
         layout=Layout(jobs=workers),
     )

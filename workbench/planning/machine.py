@@ -34,10 +34,12 @@ class Machine(StrictConfig):
     adam: float = Field(0, ge=0)
     sort: float = Field(2e9, gt=0, description="kept entries sorted per second")
     forward: float = Field(0, ge=0, description="FLOP/s of a model's forward pass, where measured")
-    disk_write: float = Field(gt=0, description="of one node, digests included")
+    disk_write: float = Field(gt=0, description="of one node: rows of a store, digests and statistics included")
     disk_read: float = Field(gt=0)
     disk_save: float = Field(0, ge=0, description="checkpoints: weights and optimiser state with digests; 0 = as disk_write")
     commit: float = Field(0, ge=0, description="seconds that making one checkpoint durable takes, however small")
+    shard: float = Field(0, ge=0, description="seconds that making one shard of a store durable takes, however small")
+    load: float = Field(0, ge=0, description="seconds that loading one language model of a recipe takes, digest included")
     within: float = Field(1e10, gt=0, description="per device, to others of its node")
     between: float = Field(1e9, gt=0, description="per device, to other nodes")
     latency: float = Field(1e-4, ge=0, description="of one collective")
@@ -48,9 +50,9 @@ class Machine(StrictConfig):
     measured: bool = False
 
     def rate(self, resource: str) -> float:
-        """Rate of a resource of :class:`workbench.planning.cost.Part`; training steps and checkpoints have one too."""
-        if resource in ("steps", "commits"):
-            each = self.step if resource == "steps" else self.commit
+        """Rate of a resource of :class:`workbench.planning.cost.Part`; what is counted one by one (steps, checkpoints, shards, models) has one too."""
+        each = {"steps": self.step, "commits": self.commit, "shards": self.shard, "loads": self.load}.get(resource)
+        if each is not None:
             return 1 / each if each else float("inf")
         own = getattr(self, resource)
         if own:

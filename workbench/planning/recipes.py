@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae.errors import ConfigError
 from sae.strict import parse_config, read_toml
-from workbench.planning.calibrate import this_machine
+from workbench.planning.calibrate import RunModel, this_machine
 from workbench.planning.cost import ONE, Layout, Plan
 from workbench.planning.counts import SIZES, Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
 from workbench.planning.machine import Machine
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workbench.training import Job, TrainRecipe
     from workbench.workspace import Workspace
 
+TRIED = 2**22  # numbers of a batch (tokens times width) with which a model is timed, at most
 MEASURED_TRAIN_ROWS = 100_000  # rows counted for dead latents after training (workbench.training.DEAD_ROWS)
 
 
@@ -240,29 +241,36 @@ def _powers(dictionaries: list[Dictionary]) -> int:
 
 def measured_here(subject: Subject, workspace: Workspace) -> Machine:
     """This machine, measured at the shapes of a recipe: its dictionary, and a batch of each model that is on this machine."""
-    import torch
-
-    models: list[Any] = []
+    models, store = _models_of(subject), None
     if subject.kind == "harvest":
-        from workbench.activations.forward import resolve_hooks
-        from workbench.models import load_model
-        from workbench.models.facts import fetched
+        from workbench.planning.dry_run import planned_spec
 
-        recipe = subject.recipe
-        for s in recipe.sources:
-            if fetched(s.model, s.revision) and recipe.device == "cpu":
-                model = load_model(s.model, s.revision)
-                tokens = torch.ones(min(recipe.batch_size, 8), recipe.ctx, dtype=torch.int64)
-                models.append((s.model, s.revision, model, list(dict.fromkeys(resolve_hooks(model, *recipe.hooks_of(s)).values())), tokens))
+        store = planned_spec(subject.recipe)
     root = workspace.root if workspace.root.is_dir() else None
     read, kind = _reading_rate(subject, workspace), _work(subject)
     if subject.shape is None:
-        return this_machine(models=models, disk=root, kind=kind)
+        return this_machine(models=models, store=store, disk=root, kind=kind)
     d, f, k = subject.shape
     if d * f > 2**26:  # a dictionary this machine is not meant for: its rates at a size it can hold
         d, f = min(d, 4096), 2**14
     here = this_machine(d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root, kind=kind)
     return here.model_copy(update={"disk_read": read}) if read else here
+
+
+def _models_of(subject: Subject) -> list[RunModel]:
+    """The models of a harvest that are on this machine, at batches of a size they can be tried at."""
+    from workbench.activations.forward import resolve_hooks
+    from workbench.models.facts import fetched, meta_model
+
+    recipe, found = subject.recipe, []
+    if subject.kind == "harvest" and recipe.device == "cpu":
+        for s in recipe.sources:
+            if fetched(s.model, s.revision):
+                model = meta_model(s.model, s.revision)
+                hooks = tuple(dict.fromkeys(resolve_hooks(model, *recipe.hooks_of(s)).values()))
+                n = max(1, min(recipe.batch_size, TRIED // (recipe.ctx * int(model.cfg.d_model))))
+                found.append(RunModel(s.model, s.revision, hooks, n, recipe.ctx, recipe.threads))
+    return found
 
 
 def _work(subject: Subject) -> str:

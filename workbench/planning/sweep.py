@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UsageError
-from workbench.planning.cost import Layout
+from workbench.planning.cost import NOTHING, Layout
 from workbench.planning.machine import Machine
 from workbench.planning.recipes import Subject
 
@@ -101,7 +101,7 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     fits = [r for r in rows if r["fits"]]
     if not fits:
         raise UsageError("no number of devices in the sweep holds this recipe; there is nothing to draw.")
-    causes = list(dict.fromkeys(c for r in fits for c in r["causes"] if c != "fixed"))
+    causes = list(dict.fromkeys(c for r in fits for c in r["causes"] if c != NOTHING))
     with plt.rc_context({"svg.hashsalt": "workbench", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
         x, below = range(len(fits)), [0.0] * len(fits)

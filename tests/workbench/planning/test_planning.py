@@ -74,9 +74,33 @@ def test_harvest_and_training_match_what_is_made(tmp_path):
     on_disk = sum(p.stat().st_size for p in (ws.path("stores", "s")).rglob("*") if p.is_file())
     assert plan.amounts["rows"] == len(store) and plan.amounts["shards"] == 4
     assert plan.disk_bytes == pytest.approx(on_disk, rel=0.1)
+    counted = {p.name: p.amounts for p in plan.parts}
+    assert counted["loading models"] == {"loads": 1.0} and counted["making them durable"] == {"shards": 5.0}, (
+        "four shards and the token plan"
+    )
     made = plan_recipe(str(tmp_path / "t.toml"), ws)
     assert made.amounts["steps"] == 11 and made.amounts["dictionaries"] == 4 and made.amounts["passes"] == 2
     assert made.amounts["flops"] == 2 * 1100 * 128 * (2 * 128 + 4 * 128) * 2
+
+
+def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, monkeypatch):
+    """Two threads make a model of a harvest that runs on one look faster than it is; a large batch takes longer per token than a small one."""
+    import torch
+
+    from workbench.activations import forward
+    from workbench.planning import calibrate, measured_here
+
+    (tmp_path / "h.toml").write_text('id="s"\nhooks=["L0R"]\nn_seq=64\nctx=32\nbatch_size=16\n[[sources]]\nmodel="mini-pythia"\n')
+    seen, capture, threads = [], forward.capture, torch.get_num_threads()
+    monkeypatch.setattr(forward, "capture", lambda m, t, h: seen.append((torch.get_num_threads(), tuple(t.shape))) or capture(m, t, h))
+    monkeypatch.setattr(calibrate, "memory", lambda kind: {"resident": 1.0})
+    ws = Workspace(tmp_path / "ws")
+    here = measured_here(subject_of(str(tmp_path / "h.toml"), ws), ws)
+    assert set(seen) == {(1, (16, 32))} and torch.get_num_threads() == threads
+    assert here.forward > 0 and 0 < here.load < 10 and 0 < here.shard < 1 and here.disk_write > 1e6
+    plan = plan_recipe(str(tmp_path / "h.toml"), ws)
+    slow = here.model_copy(update={"load": here.load + 1, "shard": here.shard + 1})
+    assert plan.on(slow)["seconds"] - plan.on(here)["seconds"] == pytest.approx(1 + 2), "one model; one shard and the token plan"
 
 
 def test_layouts_deal_the_work_and_pay_for_what_they_send():
