@@ -23,18 +23,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
+from crosscoders import Crosscoder, evaluate_sources
 from crosscoders import evolution as ev
-from sae import SAE, TopKConfig, train, train_many
+from sae import SAE, train, train_many
 from sae.refit import refit
 from workbench.analysis.evolution import orders
-from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
+from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots, Source
 from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
 from workbench.evolve import EvolveRecipe, resolve_sources
 from workbench.evolve_rows import Tail
+from workbench.evolve_train import crosscoder_config
 from workbench.models import load_tokenizer
-from workbench.tracking import measure_gaps
+from workbench.tracking import alone_config, measure_gaps
 
 
 class Apart:
@@ -66,31 +67,24 @@ class Strongest:
 
 
 def compare(
-    cc_config: dict[str, Any],
-    names: list[str],
-    widths: list[int],
-    train_on: OnlineBatches,
-    test_on: list[Tensor],
-    steps: int,
-    kept: int,
-    fit: int,
-) -> dict:
+    recipe: EvolveRecipe, sources: list[Source], widths: list[int], train_on: OnlineBatches, test_on: list[Tensor], kept: int
+) -> dict[str, Any]:
     """One crosscoder and one SAE per source; their gap (see :func:`workbench.tracking.measure_gaps`)."""
     began = time.perf_counter()
-    shared = cc_config | {"k": kept or cc_config["k"]}
-    tail = Tail(train_on, fit)
-    cc = train(CrosscoderConfig(widths=widths, sources=names, **shared), tail, total_steps=steps, progress=False)
-    cc = refit(cc, tail.rows(steps)) if fit else cc
+    names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
+    tail = Tail(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))
+    config = crosscoder_config(recipe.model_copy(update={"k": kept or k}), sources, widths)
+    cc = train(config, tail, total_steps=steps, progress=False)
+    cc = refit(cc, tail.rows(steps)) if recipe.refit else cc
     seconds = time.perf_counter() - began
     assert isinstance(cc, Crosscoder)
-    F, k, seed = cc_config["d_sae"], cc_config["k"], cc_config["seed"]
     alone: dict[str, SAE] = train_many(
-        {n: TopKConfig(d_in=w, d_sae=F, k=k, seed=seed, dead_after=50_000) for n, w in zip(names, widths, strict=True)},
+        {n: alone_config(recipe, w) for n, w in zip(names, widths, strict=True)},
         Apart(train_on, names, widths),
         total_steps=steps,
         progress=False,
     )
-    if fit:
+    if recipe.refit:
         alone = {n: refit(alone[n], (x.split(widths, dim=1)[s] for x in tail.rows(steps))) for s, n in enumerate(names)}
     seen: Any = Strongest(cc, k) if kept else cc
     gaps = measure_gaps(seen, [alone[n] for n in names], names, test_on)
@@ -98,9 +92,9 @@ def compare(
     cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()])
     every, *late = orders.gap_claims(gaps, cosines, fired > 0)
     out = {
-        "F": F,
+        "F": config.d_sae,
         "k": k,
-        "lr": cc_config["lr"],
+        "lr": config.peak_lr,
         "steps": steps,
         "seconds of the crosscoder": round(seconds, 1),
         "dead": float((fired == 0).mean()),
@@ -113,7 +107,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 snapshots, little text: shows that it runs, not what the gap is")
-    parser.add_argument("--recipe", default="mini-evolve", help="whose model, site, batch size and crosscoder settings are taken")
+    parser.add_argument("--recipe", default="mini-evolve", help="whose model, site, batch size and settings are taken")
     parser.add_argument("--snapshots", type=int, default=10, help="0 = all")
     parser.add_argument("--after", type=int, default=0, help="only snapshots from this training step on")
     parser.add_argument("--kept", type=int, default=0, help="latents the crosscoder shares where each source uses k of them; 0 = k")
@@ -130,11 +124,9 @@ def main() -> None:
     if args.quick:
         args.snapshots, args.sequences, args.rows, args.latents = 4, 128, 15_000, [256]
     began = time.perf_counter()
-    recipe = read_recipe(EvolveRecipe, args.recipe).model_copy(update={"snapshots": args.snapshots, "n_seq": args.sequences})
-    if args.batch:
-        recipe = recipe.model_copy(update={"batch_size": args.batch})
-    steps = -(-args.rows // recipe.batch_size)
-    fit = min(steps, -(-(recipe.refit if args.refit is None else args.refit) // recipe.batch_size))
+    size: dict[str, Any] = {"snapshots": args.snapshots, "n_seq": args.sequences, "tokens": args.rows}
+    size |= {k: v for k, v in {"batch_size": args.batch, "refit": args.refit}.items() if v is not None}
+    recipe = read_recipe(EvolveRecipe, args.recipe).model_copy(update=size)
     sources = [s for s in resolve_sources(recipe) if s.step is not None and s.step >= args.after]
     snapshots, names = Snapshots(sources), [s.name for s in sources]
     tokenizer = load_tokenizer(recipe.model, sources[-1].revision)
@@ -146,12 +138,16 @@ def main() -> None:
     test_on = [rows.rows_of(np.arange(i, i + 4)) for i in range(0, len(held), 4)]
     group = max(64, recipe.batch_size // 32)
     train_on = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=True)
+    widths = snapshots.widths()
     done = []
-    for F, k, lr in itertools.product(args.latents, args.k, args.lr or [recipe.crosscoder.get("lr", 1e-3)]):
+    for F, k, lr in itertools.product(args.latents, args.k, args.lr or [None]):
+        if F % widths[0]:
+            parser.error(f"--latents {F}: not a multiple of the width {widths[0]}")
         if time.perf_counter() - began > args.seconds:
             break
-        config = recipe.crosscoder | {"d_sae": F, "k": k, "seed": recipe.seed, "lr": lr, "dead_after": 50_000}
-        done.append(compare(config, names, snapshots.widths(), train_on, test_on, steps, args.kept, fit))
+        own = recipe.crosscoder | ({} if lr is None else {"lr": lr})
+        one = recipe.model_copy(update={"expansion": F // widths[0], "k": k, "crosscoder": own})
+        done.append(compare(one, sources, widths, train_on, test_on, args.kept))
         if not args.json:
             _tell(done[-1], names)
     if args.json:

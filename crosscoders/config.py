@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sae import presets
 from sae.config import Start, TrainingConfig
 from sae.errors import ConfigError
 from sae.strict import nearest
@@ -87,6 +88,9 @@ class CrosscoderConfig(TrainingConfig):
         return cc
 
 
+FEW_STEPS = "few-steps"
+DEAD_AFTER = 50_000  # rows without firing after which a latent of a short run counts as dead
+
 # Published settings; sizes, widths and step counts are left to the caller.
 PRESETS: dict[str, dict[str, Any]] = {
     # the paper's formulas (arXiv 2509.17196): one gate for all snapshots, tanh-quad penalty
@@ -115,11 +119,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, **values: Any) -> CrosscoderConfig:
-    """A published setting by name, with your sizes: ``preset("anthropic-l1", widths=[768, 768], d_sae=8192)``.
+    """A setting by name, with your sizes: ``preset("anthropic-l1", widths=[768, 768], d_sae=8192)``.
+
+    ``few-steps`` is that of :mod:`sae.presets` at a fifth of its rate: a code that many sources share has more to lose by latents that
+    die (``benchmarks/gap.py``, 10 and 16 snapshots). The others are published.
 
     Raises:
         ConfigError: no such preset (the nearest is named).
     """
+    if name == FEW_STEPS:
+        sized = CrosscoderConfig(**values)
+        few = presets.preset(FEW_STEPS, d_in=sum(sized.widths), d_sae=sized.d_sae, k=sized.k)
+        return CrosscoderConfig(**{"dead_after": DEAD_AFTER, **few, "lr": few["lr"] / 5, **values})
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} does not exist ({nearest(name, list(PRESETS))})")
+        raise ConfigError(f"preset {name!r} does not exist ({nearest(name, [FEW_STEPS, *PRESETS])})")
     return CrosscoderConfig(**{**PRESETS[name], **values})

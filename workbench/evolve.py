@@ -57,7 +57,9 @@ class EvolveRecipe(StrictConfig):
         description="directions mean the same at all sources of one width (false for unrelated models, such as a Transformer and a Mamba)",
     )
 
-    preset: str = Field("", description="a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk); empty = Top-K")
+    preset: str = Field(
+        "", description="a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk), or few-steps; empty = Top-K"
+    )
     expansion: int = Field(8, ge=1)
     k: int = Field(16, ge=1)
     seed: int = 0

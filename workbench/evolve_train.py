@@ -29,16 +29,12 @@ def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[
         ConfigError: an unknown preset or key; the nearest is named.
     """
     from crosscoders import CrosscoderConfig, preset
+    from crosscoders.config import DEAD_AFTER
+    from sae.presets import merged
 
-    base = preset(recipe.preset).model_dump(exclude_defaults=True) if recipe.preset else {"dead_after": 50_000}
-    values = base | recipe.crosscoder
-    values |= {
-        "widths": widths,
-        "sources": [s.name for s in sources],
-        "d_sae": recipe.expansion * widths[0],
-        "k": recipe.k,
-        "seed": recipe.seed,
-    }
+    sizes = {"widths": widths, "d_sae": recipe.expansion * widths[0], "k": recipe.k}
+    base = preset(recipe.preset, **sizes).model_dump(exclude_defaults=True) if recipe.preset else {"dead_after": DEAD_AFTER}
+    values = merged(base, recipe.crosscoder) | sizes | {"sources": [s.name for s in sources], "seed": recipe.seed}
     return parse_config(CrosscoderConfig, values, where="[crosscoder]")
 
 

@@ -20,8 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from crosscoders.config import DEAD_AFTER, FEW_STEPS
 from sae import SAE, TopKConfig, TopKSAE
 from sae import train as train_sae
+from sae.presets import preset
 from sae.refit import refit
 from workbench.analysis.bootstrap import Estimate
 from workbench.provenance import write_manifest
@@ -68,6 +70,13 @@ def warm_start(model: SAE, previous: SAE, previous_scale: float, x_BD: Tensor, g
 BASELINES = ("alone", "warm")
 
 
+def alone_config(recipe: EvolveRecipe, width: int) -> WarmTopKConfig:
+    """An SAE of one snapshot: as many latents, the same k, seed and (``few-steps``) preset as the recipe's crosscoder."""
+    sizes = {"d_in": width, "d_sae": recipe.expansion * width, "k": recipe.k}
+    few = preset(recipe.preset, d_in=width, d_sae=sizes["d_sae"], k=recipe.k) if recipe.preset == FEW_STEPS else {}
+    return WarmTopKConfig(**few, **sizes, seed=recipe.seed, dead_after=DEAD_AFTER)
+
+
 def tracked_id(recipe: EvolveRecipe, source: Source, kind: str) -> str:
     """``<model>@<revision>.<site>-<n>x[.s<seed>].k<k>.n<steps>.alone`` or ``.warm``."""
     from workbench.models.load import model_id
@@ -96,14 +105,9 @@ def track(
         width = one.widths()[0]
         batches = OnlineBatches(one, tokens, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32), cache=True)
         for kind in kinds:
-            config = WarmTopKConfig(
-                d_in=width,
-                d_sae=recipe.expansion * width,
-                k=recipe.k,
-                seed=recipe.seed,
-                lr=None if kind == "alone" else 1e-3,
-                dead_after=50_000,
-            )
+            config = alone_config(recipe, width)
+            if kind == "warm":  # it need not find its directions
+                config = config.model_copy(update={"lr": 1e-3})
             before = ids[kind][-1] if kind == "warm" and ids[kind] else None
             if before:
                 config = config.model_copy(update={"start": start, "start_scale": start_scale})
@@ -180,24 +184,29 @@ def measure_gaps(
 
     ``gap`` = SAE - crosscoder, with a 95 % bootstrap interval over batches (``n`` of them, ``rows`` rows); both L0 beside it.
     """
-    shifts: list[Tensor] = []
-    sums: list[np.ndarray] = []
-    l0 = np.zeros((2, len(names)))
-    rows = 0
+    errors: list[np.ndarray] = []  # [2, S] of every batch, squared
+    squares: list[list[float]] = []
+    summed: list[list[Tensor]] = []
+    l0, counts = np.zeros((2, len(names))), []
     for x in batches:
         values, indices = cc.encode_sparse(x)
         mine, parts = cc.split(cc.decode_sparse(values, indices)), cc.split(x)
-        shifts = shifts or [p.double().mean(0) for p in parts]
-        one = np.zeros((3, len(names)))
+        one = np.zeros((2, len(names)))
         for s, (part, sae) in enumerate(zip(parts, dictionaries, strict=True)):
             v, i = sae.encode_sparse(part)
-            one[:, s] = [
-                float(t.double().square().sum()) for t in (part - mine[s], part - sae.decode_sparse(v, i), part.double() - shifts[s])
-            ]
+            one[:, s] = [float(t.double().square().sum()) for t in (part - mine[s], part - sae.decode_sparse(v, i))]
             l0[:, s] += int((values > 0).sum()), int((v > 0).sum())
-        sums.append(one)
-        rows += len(x)
-    total = np.stack(sums)  # [batches, 3, S]; the shift is one batch's mean, close enough to the mean of all for a common denominator
+        errors.append(one)
+        squares.append([float(p.double().square().sum()) for p in parts])
+        summed.append([p.double().sum(0) for p in parts])
+        counts.append(len(x))
+    rows = sum(counts)
+    spread = np.zeros((len(counts), len(names)))  # around the mean of all rows
+    for s in range(len(names)):
+        total_D = torch.stack([one[s] for one in summed])
+        mean_D = total_D.sum(0) / rows
+        spread[:, s] = np.array(squares)[:, s] - 2 * (total_D @ mean_D).numpy() + np.array(counts) * float(mean_D @ mean_D)
+    total = np.concatenate([np.stack(errors), spread[:, None]], axis=1)  # [batches, 3, S]
     ev = 1 - total.sum(0)[:2] / total.sum(0)[2]
     weights = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
     drawn = np.einsum("rb,bqs->rqs", weights, total)

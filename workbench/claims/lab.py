@@ -283,7 +283,7 @@ class Lab:
 
             size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
             if self.quick:
-                size |= {"tokens": 150_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
+                size |= {"tokens": 300_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
             id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
             recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
             hooks = [hooks_of(site)[1] for site in (recipe.site, *recipe.also)]

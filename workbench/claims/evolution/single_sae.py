@@ -15,11 +15,14 @@ MARGIN = 0.03  # "a few points": also what the analysis of an evolution asks of 
 
 def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list[float]:
     """Held-out EV of Top-K SAEs on the last snapshot: as many latents, rows and steps as the crosscoder, on the same text."""
-    from sae import TopKConfig, evaluate, train_many
+    from sae import evaluate, train_many
+    from sae.refit import refit
     from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
     from workbench.corpus import plan_tokens
     from workbench.evolve import EvolveRecipe, resolve_sources
+    from workbench.evolve_rows import Tail
     from workbench.models.load import load_tokenizer
+    from workbench.tracking import alone_config
 
     recipe = EvolveRecipe.model_validate(evolution.manifest.recipe)
     tokenizer, last = load_tokenizer(recipe.model), Snapshots(resolve_sources(recipe)[-1:])
@@ -33,8 +36,11 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
 
     text = tokens("train", recipe.n_seq)
     batches = OnlineBatches(last, text, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32))
-    configs = {str(k): TopKConfig(d_in=width, d_sae=recipe.expansion * width, k=k, seed=seed) for k in ks}
-    made = train_many(configs, batches, total_steps=recipe.steps, progress=False)
+    configs = {str(k): alone_config(recipe.model_copy(update={"k": k, "seed": seed}), width) for k in ks}
+    tail = Tail(batches, -(-recipe.refit // recipe.batch_size))
+    made = train_many(configs, tail, total_steps=recipe.steps, progress=False)
+    if recipe.refit:  # as the crosscoder's decoders were
+        made = {name: refit(sae, tail.rows(recipe.steps)) for name, sae in made.items()}
     held = tokens("heldout", recipe.heldout_seqs)
     rows = OnlineBatches(last, held, 1, seed=0)
     parts = [rows.rows_of(np.arange(i, min(i + 32, len(held)))) for i in range(0, len(held), 32)]
