@@ -46,26 +46,25 @@ def matched(cc: Crosscoder, world: World) -> tuple[np.ndarray, np.ndarray, np.nd
     return partner.numpy(), best.numpy(), (f > 0).sum(0).numpy()
 
 
-@pytest.mark.parametrize("activation, k", [("topk", 3), pytest.param("batchtopk", 2, marks=pytest.mark.slow)])
-def test_latents_planted_in_some_sources_are_classified(activation, k):
-    """Presence at every source by relative norm > 0.5, against the planted presence: precision and recall at least 0.95."""
+@pytest.mark.parametrize("activation, k, seeds", [("topk", 3, 1), pytest.param("batchtopk", 2, 3, marks=pytest.mark.slow)])
+def test_latents_planted_in_some_sources_are_classified(activation, k, seeds):
+    """Presence at every source by relative norm > 0.5, against the planted presence: precision and recall at least 0.95 over the seeds."""
     present = torch.ones(3, 40)
     present[0, 24:30] = 0  # born at the second snapshot
     present[1:, 30:35] = 0  # die after the first
     present[:2, 35:] = 0  # born at the third
-    world = World([32, 32, 32], present, rate=0.04)
-    cc = trained(world, 3, 500, d_sae=96, k=k, k_aux=8, activation=activation, lr=5e-3)
-    partner, r, fired = matched(cc, world)
-    used = np.flatnonzero((fired > 30) & (r > 0.8))
-    said = relative_norms(cc.decoder_norms())[:, used] > 0.5
-    truth = present.numpy()[:, partner[used]] > 0
-    absent_said, absent_truth = ~said.all(0), ~truth.all(0)
-    right = (said == truth).all(0)
-    assert (right & absent_said).sum() / absent_said.sum() >= 0.95, "precision"
-    planted = set(range(24, 40))
-    found = {int(p) for p, ok in zip(partner[used], right, strict=True) if ok and p >= 24}
-    assert absent_truth.any() and len(found) / len(planted) >= 0.95, "recall"
-    born, classes = ~truth[0], classify(relative_norms(cc.decoder_norms())[:, used])
-    assert ((classes == "emergent") == born).mean() >= 0.95, (
-        "what is absent at first falls below a tenth of its norm, and nothing else does"
-    )
+    planted, precise, found, classes = 16, [], 0, []
+    for seed in range(seeds):
+        world = World([32, 32, 32], present, rate=0.04)
+        cc = trained(world, 3, 500, d_sae=96, k=k, k_aux=8, activation=activation, lr=5e-3, seed=seed)
+        partner, r, fired = matched(cc, world)
+        used = np.flatnonzero((fired > 30) & (r > 0.8))
+        relative = relative_norms(cc.decoder_norms())[:, used]
+        said, truth = relative > 0.5, present.numpy()[:, partner[used]] > 0
+        right = (said == truth).all(0)
+        precise += right[~said.all(0)].tolist()
+        found += len({int(p) for p, ok in zip(partner[used], right, strict=True) if ok and p >= 40 - planted})
+        classes += ((classify(relative) == "emergent") == ~truth[0]).tolist()
+    assert len(precise) >= 10 * seeds and np.mean(precise) >= 0.95, "precision"
+    assert found / (planted * seeds) >= 0.95, "recall"
+    assert np.mean(classes) >= 0.95, "what is absent at first falls below a tenth of its norm, and nothing else does"
