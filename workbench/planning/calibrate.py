@@ -231,27 +231,39 @@ def _writing(folder: Path | None, store: StoreSpec) -> dict[str, float]:
     from workbench.activations.shard import SHARDS
     from workbench.activations.writer import write_shard
 
+    def write(folder: Path, spec: StoreSpec, tokens: np.ndarray, batches: list[dict[str, np.ndarray]]) -> None:
+        write_shard(folder, spec, 0, tokens, lambda lo, hi: iter(batches))
+        (folder / SHARDS / spec.shard_name(0)).unlink()
+
+    store = _tried(store)
     row = sum(s.width for s in store.streams) * store.itemsize
+    kind = np.uint16 if store.dtype == "bfloat16" else np.float32
     seconds, sizes = [], []
     with tempfile.TemporaryDirectory(dir=folder) as place:
         for part in (SHARDS, "tmp"):
             Path(place, part).mkdir()
-        for wanted in (1, 2**24):
-            n = max(1, wanted // (row * store.rows_per_seq))
-            batch = min(n, store.batch_size)
-            n -= n % batch
+        for n_batches, batch in ((1, 1), (max(2, 2**24 // (row * store.rows_per_seq * store.batch_size)), store.batch_size)):
+            n = n_batches * batch
             spec = store.model_copy(update={"n_seq": n, "seqs_per_shard": n, "heldout_seqs": 0})
-            kind = np.uint16 if store.dtype == "bfloat16" else np.float32
             rows = {s.key: np.ones((batch * store.rows_per_seq, s.width), kind) for s in store.streams}
             tokens = np.zeros((n, store.ctx), np.int32)
 
-            def write(spec: StoreSpec = spec, tokens: np.ndarray = tokens, rows: dict = rows, times: int = n // batch) -> None:  # type: ignore[type-arg]
-                write_shard(Path(place), spec, 0, tokens, lambda lo, hi: iter([rows] * times))
-                Path(place, SHARDS, spec.shard_name(0)).unlink()
-
-            seconds.append(average(write, least=3))
+            seconds.append(average(partial(write, Path(place), spec, tokens, [rows] * n_batches), least=3))
             sizes.append(n * store.rows_per_seq * row)
     return {"shard": seconds[0], "disk_write": (sizes[1] - sizes[0]) / max(seconds[1] - seconds[0], 1e-4)}
+
+
+def _tried(store: StoreSpec) -> StoreSpec:
+    """A store like a recipe's, but of short sequences, small batches, and as few streams as make a batch of eight megabytes at most."""
+    short = store.model_copy(update={"ctx": min(store.ctx, 128), "exclude": (0,)})
+    each = short.rows_per_seq * short.itemsize
+    kept = [store.streams[0]]
+    for s in store.streams[1:]:
+        if (sum(k.width for k in kept) + s.width) * each > 2**23:
+            break
+        kept.append(s)
+    batch = max(1, min(store.batch_size, 2**23 // (sum(k.width for k in kept) * each)))
+    return short.model_copy(update={"streams": tuple(kept), "batch_size": batch})
 
 
 def _saving(folder: Path | None) -> dict[str, float]:
@@ -275,7 +287,8 @@ def _model_rates(models: Sequence[RunModel]) -> dict[str, float]:
 
     flops = seconds = loading = 0.0
     usual = torch.get_num_threads()
-    load_model(models[0].name, models[0].revision) if models else None  # libraries are loaded once
+    if models:
+        load_model("mini-pythia")  # the libraries
     for m in models:
         began = time.perf_counter()
         bridge = load_model(m.name, m.revision)

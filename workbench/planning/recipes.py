@@ -258,13 +258,13 @@ def measured_here(subject: Subject, workspace: Workspace) -> Machine:
 
 
 def _models_of(subject: Subject) -> list[RunModel]:
-    """The models of a harvest that are on this machine, at batches of a size they can be tried at."""
+    """The models of a harvest that are on this machine, at batches of a size they can be tried at; of snapshots of one model the first."""
     from workbench.activations.forward import resolve_hooks
     from workbench.models.facts import fetched, meta_model
 
     recipe, found = subject.recipe, []
     if subject.kind == "harvest" and recipe.device == "cpu":
-        for s in recipe.sources:
+        for s in {s.model: s for s in reversed(recipe.sources)}.values():
             if fetched(s.model, s.revision):
                 model = meta_model(s.model, s.revision)
                 hooks = tuple(dict.fromkeys(resolve_hooks(model, *recipe.hooks_of(s)).values()))

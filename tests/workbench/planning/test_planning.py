@@ -103,6 +103,20 @@ def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, mon
     assert plan.on(slow)["seconds"] - plan.on(here)["seconds"] == pytest.approx(1 + 2), "one model; one shard and the token plan"
 
 
+def test_a_store_of_any_size_is_tried_with_little(tmp_path):
+    """A sequence of Llama-3.1-8B's whole suite is 1.1 GB: what is written to learn the rate is not."""
+    from workbench.config import read_recipe
+    from workbench.planning.calibrate import _tried, _writing
+    from workbench.planning.dry_run import planned_spec
+
+    spec = planned_spec(read_recipe(HarvestRecipe, "llama-scope-harvest"))
+    tried = _tried(spec)
+    size = sum(s.width for s in tried.streams) * tried.rows_per_seq * tried.itemsize * tried.batch_size
+    assert size <= 2**23 < sum(s.width for s in spec.streams) * spec.rows_per_seq * spec.itemsize
+    rates = _writing(tmp_path, spec)
+    assert rates["disk_write"] > 1e6 and 0 < rates["shard"] < 5 and not list(tmp_path.iterdir())
+
+
 def test_layouts_deal_the_work_and_pay_for_what_they_send():
     two = [Dictionary(64, 4096, 16)] * 2
     plans = {
