@@ -66,6 +66,7 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
         "Series",
         known,
         selection_mode="multi",
+        wrap=True,
         label_visibility="collapsed",
         format_func=lambda s: SHOWN.get(s, s),
         **state.tie_many("base", known, start),
