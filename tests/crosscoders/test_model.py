@@ -139,6 +139,13 @@ def test_contradictions_are_named(values, message):
         CrosscoderConfig(**values)
 
 
+def test_the_preset_for_few_steps_is_that_of_saes_at_a_fifth_of_the_rate():
+    alone, mine = sae.presets.preset("few-steps", d_in=8, d_sae=4096, k=2), preset("few-steps", widths=[4, 4], d_sae=4096, k=2)
+    assert mine.lr == pytest.approx(alone["lr"] / 5) and (mine.beta1, mine.beta2) == (alone["beta1"], alone["beta2"])
+    assert mine.details.encoder_rate == alone["details"]["encoder_rate"] and mine.dead_after == 50_000
+    assert preset("few-steps", widths=[4, 4], lr=0.5).lr == 0.5
+
+
 def test_presets_and_constant_sources():
     assert preset("batchtopk", widths=[4, 4], d_sae=64).activation == "batchtopk"
     with pytest.raises(ConfigError, match="evolution-paper"):

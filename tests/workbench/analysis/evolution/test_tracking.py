@@ -14,9 +14,10 @@ from tests.crosscoders.worlds import World
 from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
 from workbench.corpus import plan_tokens
 from workbench.evolve import EvolveRecipe, evolve, resolve_sources
+from workbench.evolve_train import crosscoder_config
 from workbench.models import load_tokenizer
 from workbench.results.evolution import Evolution
-from workbench.tracking import WarmTopKConfig, measure_gaps
+from workbench.tracking import WarmTopKConfig, alone_config, measure_gaps
 from workbench.workspace import Workspace
 
 
@@ -63,6 +64,17 @@ def test_the_gap_is_measured_on_the_same_rows(world):
     assert t["gap"].abs().max() < 0.2
     late = found.mean(slice(1, 2))
     assert late.value == pytest.approx(t["gap"][1]) and late.low == pytest.approx(t["low"][1]) and late.high == pytest.approx(t["high"][1])
+
+
+def test_the_sae_beside_a_crosscoder_has_its_sizes_and_preset():
+    recipe = EvolveRecipe(preset="few-steps", expansion=4, k=8, seed=3)
+    crosscoder, alone = crosscoder_config(recipe, resolve_sources(recipe)[:2], [128, 128]), alone_config(recipe, 128)
+    assert (alone.d_in, alone.d_sae, alone.k, alone.seed) == (128, crosscoder.d_sae, crosscoder.k, crosscoder.seed) == (128, 512, 8, 3)
+    assert alone.beta2 == crosscoder.beta2 == 0.95 and alone.dead_after == crosscoder.dead_after
+    assert alone_config(recipe.model_copy(update={"preset": ""}), 128).beta2 != 0.95
+    own = recipe.model_copy(update={"crosscoder": {"lr": 0.5, "details": {"bias_rate": 0.2}}})
+    told = crosscoder_config(own, resolve_sources(recipe)[:2], [128, 128])
+    assert told.lr == 0.5 and told.details.bias_rate == 0.2 and told.details.encoder_rate == crosscoder.details.encoder_rate
 
 
 def rows_of_the_run(recipe: EvolveRecipe) -> list[torch.Tensor]:
