@@ -4,8 +4,8 @@ Both see the same rows as often, with the same number of latents F and the same 
 mean gap over all snapshots and over those from the turning point on, each with a 95 % bootstrap interval over held-out batches,
 and the gap of every snapshot. All activations are computed once and kept in memory.
 
-    python benchmarks/gap.py --latents 512 1024 2048 --k 16          # against F
-    python benchmarks/gap.py --latents 1024 --k 8 16 32              # against k
+    python benchmarks/gap.py --write docs/benchmarks-gap.md           # against F with the first k, then against k at the middle F
+    python benchmarks/gap.py --latents 1024 --k 16                   # one comparison
     python benchmarks/gap.py --after 768                             # a crosscoder over the later snapshots alone
     python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its k strongest
 """
@@ -17,6 +17,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,15 +115,16 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=1600, help="of unique training text")
     parser.add_argument("--refit", type=int, default=None, help="rows to which decoders are fitted at the end; default: the recipe's")
     parser.add_argument("--batch", type=int, default=None, help="rows per step; default: the recipe's")
-    parser.add_argument("--rows", type=int, default=500_000, help="rows trained on")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows trained on")
     parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
-    parser.add_argument("--k", type=int, nargs="+", default=[16])
+    parser.add_argument("--k", type=int, nargs="+", default=[16, 8, 32])
     parser.add_argument("--lr", type=float, nargs="+", default=None, help="of the crosscoder; default: the recipe's")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further comparison after so long")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", type=Path, help="also write a table of all comparisons, as Markdown")
     args = parser.parse_args()
     if args.quick:
-        args.snapshots, args.sequences, args.rows, args.latents = 4, 128, 15_000, [256]
+        args.snapshots, args.sequences, args.rows, args.latents, args.k = 4, 128, 15_000, [256], [16]
     began = time.perf_counter()
     size: dict[str, Any] = {"snapshots": args.snapshots, "n_seq": args.sequences, "tokens": args.rows}
     size |= {k: v for k, v in {"batch_size": args.batch, "refit": args.refit}.items() if v is not None}
@@ -140,7 +142,8 @@ def main() -> None:
     train_on = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=True)
     widths = snapshots.widths()
     done = []
-    for F, k, lr in itertools.product(args.latents, args.k, args.lr or [None]):
+    sizes = [(F, args.k[0]) for F in args.latents] + [(args.latents[len(args.latents) // 2], k) for k in args.k[1:]]
+    for (F, k), lr in itertools.product(sizes, args.lr or [None]):
         if F % widths[0]:
             parser.error(f"--latents {F}: not a multiple of the width {widths[0]}")
         if time.perf_counter() - began > args.seconds:
@@ -150,18 +153,40 @@ def main() -> None:
         done.append(compare(one, sources, widths, train_on, test_on, args.kept))
         if not args.json:
             _tell(done[-1], names)
+    if args.write:
+        args.write.write_text(table(done, names, args.rows))
     if args.json:
         print(json.dumps(done, indent=2))
 
 
-def _tell(found: dict[str, Any], names: list[str]) -> None:
-    def points(row: dict[str, Any] | None) -> str:
-        return "not known" if row is None else f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}] points"
+def table(done: list[dict[str, Any]], names: list[str], rows: int) -> str:
+    """The comparisons as Markdown."""
+    lines = [
+        "# What sharing one code over snapshots costs",
+        "",
+        f"Written by `python benchmarks/gap.py --write`: crosscoders over {len(names)} snapshots of mini-pythia at L2R ({names[0]} to {names[-1]}),",
+        f"beside one SAE per snapshot with as many latents F, the same k, and the same {rows:,} rows. Held-out explained variance, mean over",
+        "snapshots; gap in points with a 95 % bootstrap interval over held-out batches, over all snapshots and over those from the turning point on.",
+        "",
+        "| F | k | crosscoder | alone | gap | late gap | dead |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in done:
+        cells = [one["F"], one["k"], f"{one['EV crosscoder']:.3f}", f"{one['EV alone']:.3f}", _points(one["gap"]), _points(one["late"])]
+        cells.append(f"{one['dead']:.0%}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
 
+
+def _points(row: dict[str, Any] | None) -> str:
+    return "not known" if row is None else f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def _tell(found: dict[str, Any], names: list[str]) -> None:
     print(
         f"F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps ({found['seconds of the crosscoder']} s, {found['dead']:.0%} dead): "
-        f"EV {found['EV crosscoder']:.3f}, alone {found['EV alone']:.3f}; gap {points(found['gap'])}, "
-        f"from the turning point on {points(found['late'])}"
+        f"EV {found['EV crosscoder']:.3f}, alone {found['EV alone']:.3f}; gap {_points(found['gap'])} points, "
+        f"from the turning point on {_points(found['late'])}"
     )
     print("   " + "  ".join(f"{n} {100 * g:.1f}" for n, g in zip(names, found["by source"], strict=True)), flush=True)
 

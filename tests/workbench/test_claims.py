@@ -285,6 +285,9 @@ def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
     page = tmp_path / "RESULTS.md"
     runner = CliRunner()
     assert runner.invoke(app, [*args, "--write", str(page)]).exit_code == 0
+    assert "--write RESULTS.md`" in page.read_text() and str(tmp_path) not in page.read_text(), (
+        "the page tells its own command, and no place"
+    )
     numbers = json.loads((tmp_path / "RESULTS.json").read_text())
     assert numbers["quick"] is True and numbers["claims"][0]["claim"] == VARIANTS[2] and "version" not in numbers["claims"][0]
     same = runner.invoke(app, [*args, "--against", str(page)])
@@ -294,7 +297,10 @@ def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
     altered = runner.invoke(app, [*args, "--against", str(page), "--json"])
     assert altered.exit_code == 1 and json.loads(altered.stdout)["differ"][0]["claim"] == VARIANTS[2]
     other = runner.invoke(app, [*args[:-4], "--seeds", "2", "-w", str(tmp_path / "ws"), "--against", str(page)])
-    assert other.exit_code == 2 and "--seeds 1 --quick" in other.output
+    assert other.exit_code == 2 and "--seeds 1 --quick" in other.output and "or compare" not in other.output
+    (tmp_path / "RESULTS-two.json").write_text(json.dumps(numbers | {"seeds": 2}))
+    other = runner.invoke(app, [*args[:-4], "--seeds", "2", "-w", str(tmp_path / "ws"), "--against", str(page)])
+    assert other.exit_code == 2 and "or compare with" in other.output and "RESULTS-two.md" in other.output
     (tmp_path / "RESULTS.json").write_text("{}")
     assert runner.invoke(app, [*args, "--against", str(page)]).exit_code == 1
     assert runner.invoke(app, [*args, "--against", str(tmp_path / "none.md")]).exit_code == 1

@@ -52,16 +52,31 @@ def read_results(path: Path) -> dict[str, Any]:
     return document
 
 
-def check_size(earlier: dict[str, Any], *, seeds: int, quick: bool, retrain: bool) -> None:
-    """Refuse to compare runs of different size.
+def check_size(path: Path, *, seeds: int, quick: bool, retrain: bool) -> dict[str, Any]:
+    """The results document of ``path`` (see :func:`read_results`), if it is of a run of this size.
 
     Raises:
-        UsageError: seeds, quick or retrain differ; the message has the options to give.
+        UsageError: seeds, quick or retrain differ; the message has the options to give, or the page beside it that is of this size.
     """
-    mine, theirs = (seeds, quick, retrain), tuple(earlier.get(k) for k in ("seeds", "quick", "retrain"))
+    earlier = read_results(path)
+    mine, theirs = (seeds, quick, retrain), _size(earlier)
     if mine != theirs:
         options = f"--seeds {theirs[0]}{' --quick' if theirs[1] else ''}{' --retrain' if theirs[2] else ''}"
-        raise UsageError(f"those results were made with {options}; run with the same options to compare.")
+        fitting = [p for p in sorted(path.parent.glob(f"{path.stem}*.json")) if p != path.with_suffix(".json") and _is_of(p, mine)]
+        other = f", or compare with {fitting[0].with_suffix('.md')}" if fitting else ""
+        raise UsageError(f"those results were made with {options}; run with the same options to compare{other}.")
+    return earlier
+
+
+def _size(document: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(document.get(k) for k in ("seeds", "quick", "retrain"))
+
+
+def _is_of(file: Path, size: tuple[Any, ...]) -> bool:
+    try:
+        return _size(read_results(file)) == size
+    except (CorruptError, MissingError):
+        return False
 
 
 def disagreements(documents: Sequence[dict[str, Any]], earlier: dict[str, Any], *, complete: bool = True) -> list[Disagreement]:

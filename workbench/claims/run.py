@@ -135,20 +135,26 @@ def shown(m: dict[str, Any] | None) -> str:
 
 
 def markdown(
-    documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, retrain: bool = False, pictures: Mapping[str, str] | None = None
+    documents: Sequence[dict[str, Any]],
+    *,
+    seeds: int,
+    quick: bool,
+    retrain: bool = False,
+    page: str = "docs/RESULTS.md",
+    pictures: Mapping[str, str] | None = None,
 ) -> str:
     """The results page: a summary, a table per paper, and every claim with its control and criterion.
 
-    ``pictures``: paper -> path of its figure, relative to the page.
+    ``page``: where it will lie, as its own text says; ``pictures``: paper -> path of its figure, relative to the page.
     """
     counts = {v: sum(d["verdict"] == v for d in documents) for v in VERDICTS}
     size = f"{' --quick' if quick else ''}{' --retrain' if retrain else ''}"
     lines = [
         "# Three papers in miniature",
         "",
-        f"Made by `workbench reproduce all --seeds {seeds}{size} --write docs/RESULTS.md` on the bundled models. "
+        f"Made by `workbench reproduce all --seeds {seeds}{size} --write {page}` on the bundled models. "
         "Criteria are fixed in `workbench/claims/` before a run. Intervals are 95 %. The numbers are in the JSON file beside this page; "
-        f"`workbench reproduce all --seeds {seeds}{size} --against docs/RESULTS.md` measures them again and ends with 1 where one differs by "
+        f"`workbench reproduce all --seeds {seeds}{size} --against {page}` measures them again and ends with 1 where one differs by "
         "more than its interval.",
         "",
         f"{len(documents)} claims: {counts['found']} found, {counts['not found']} not found, {counts['not testable here']} not testable here.",
@@ -208,7 +214,8 @@ def write_page(
         write_bytes(target, render(build(spec, workspace), spec.style, formats=("svg",))["svg"])
         pictures[paper] = f"{target.parent.name}/{target.name}"
         written.append(target)
-    write_bytes(path, markdown(documents, seeds=seeds, quick=quick, retrain=retrain, pictures=pictures).encode())
+    name = path.name if path.is_absolute() else path.as_posix()
+    write_bytes(path, markdown(documents, seeds=seeds, quick=quick, retrain=retrain, page=name, pictures=pictures).encode())
     numbers = path.with_suffix(".json")
     write_json(numbers, results_document(documents, seeds=seeds, quick=quick, retrain=retrain))
     return [path, numbers, *written]

@@ -15,7 +15,7 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 def reproduce(
     paper: Annotated[str, typer.Argument(help="llama-scope, universality, evolution or all.")] = "all",
     seeds: Annotated[int, typer.Option(help="Repetitions of every training.", min=1, max=20)] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a tenth of the time.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a third of the time.")] = False,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Also train the small variants of the bundled models: about an hour more on two quiet cores.")
     ] = False,
@@ -37,12 +37,12 @@ def reproduce(
     Criteria are fixed beforehand, one small file per claim in `workbench/claims/`. A *not found* is a result, not a failure: the exit code
     is 0 whatever the verdicts. Complete claims are reused; an interrupted run goes on.
 
-    Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against docs/RESULTS.md`
+    Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against docs/RESULTS-quick.md`
     """
     from sae.errors import UsageError
     from sae.strict import nearest
     from workbench.claims import PAPERS, all_claims
-    from workbench.claims.agreement import check_size, disagreements, read_results
+    from workbench.claims.agreement import check_size, disagreements
     from workbench.claims.run import cores, run_all, shown, write_bundles, write_page
     from workbench.workspace import Workspace
 
@@ -54,9 +54,7 @@ def reproduce(
         if not claims:
             raise UsageError(f"claim {only!r} does not exist ({nearest(only, [c.id for c in all_claims(paper)])})")
 
-    earlier = None if against is None else read_results(against)
-    if earlier is not None:
-        check_size(earlier, seeds=seeds, quick=quick, retrain=retrain)
+    earlier = None if against is None else check_size(against, seeds=seeds, quick=quick, retrain=retrain)
 
     def done(d: dict[str, Any]) -> None:
         say(f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {shown(d['control_measured'])}  n = {d['n']:,}")
