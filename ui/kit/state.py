@@ -94,8 +94,21 @@ def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any]) -> dic
 
 
 def tie_page(key: str, pages: int) -> dict[str, Any]:
-    """:func:`tie` for the number of a page, 1 to ``pages``."""
-    return tie(key, get_int(key, 1, pages, 1), 1, str)
+    """:func:`tie` for ``st.pagination`` over ``pages`` pages. It has a default always, and Streamlit warns of a default beside a
+    value set by the program: so the address is the default, and a widget that says otherwise (the address went back) is replaced.
+    """
+    asked = get_int(key, 1, pages, 1) or 1
+    turn = int(st.session_state.get(f"{key}_turn", 0))
+    if st.session_state.get(f"{key}_{turn}", asked) != asked:
+        turn += 1
+        st.session_state[f"{key}_turn"] = turn
+    widget = f"{key}_{turn}"
+
+    def copy() -> None:
+        chosen = st.session_state[widget]
+        put(**{key: None if chosen == 1 else chosen})
+
+    return {"key": widget, "default": asked, "on_change": copy}
 
 
 def choose(**values: Any) -> None:
