@@ -211,8 +211,8 @@ def test_lists_round_trip_and_refuse_nonsense(tmp_path: Path) -> None:
     item = lists.ListItem(dictionary="a.L0R-4x", latent=3, version="12345678", note="<b>$x$")
     id = lists.save_list(tmp_path, lists.LatentList(name="../../evil ünï <script>"))
     assert id.startswith("evil-uni-script-") and list(tmp_path.rglob("*.json")) == [tmp_path / "lists" / f"{id}.json"]
-    lists.add_to_list(tmp_path, id, item)
-    lists.add_to_list(tmp_path, id, item.model_copy(update={"note": "new"}))
+    lists.add_to_list(tmp_path, id, [item])
+    lists.add_to_list(tmp_path, id, [item.model_copy(update={"note": "new"})])
     known, problems = lists.read_lists(tmp_path)
     assert [x.note for x in known[id].items] == ["new"] and not problems
     again = lists.import_list(known[id].model_dump_json().encode())
@@ -220,7 +220,7 @@ def test_lists_round_trip_and_refuse_nonsense(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         lists.save_list(tmp_path, again, "../out")
     with pytest.raises(MissingError):
-        lists.add_to_list(tmp_path, "no-such", item)
+        lists.add_to_list(tmp_path, "no-such", [item])
     for data in (b"{", b"[1]", b'{"workbench_schema": 1, "name": "x", "items": [], "more": 1}', b'{"workbench_schema": 9, "name": "x"}'):
         with pytest.raises(UsageError if b"more" in data else CorruptError):
             lists.import_list(data)
@@ -233,7 +233,7 @@ def test_list_is_made_filled_and_emptied_in_the_pages(open_page: Open, minimal: 
     at.text_input(key="li_new").set_value("my *list*").run()
     at.button(key="li_create").click().run()
     (id,) = lists.read_lists(minimal.root)[0]
-    lists.add_to_list(minimal.root, id, lists.ListItem(dictionary="m.L0R-4x", latent=4, version="old", note="n"))
+    lists.add_to_list(minimal.root, id, [lists.ListItem(dictionary="m.L0R-4x", latent=4, version="old", note="n")])
     at = open_page(minimal, "lists", list=id)
     at.text_input(key=f"li_name_{id}").set_value("another  name").run()
     at.button(key="li_rename").click().run()

@@ -11,11 +11,10 @@ from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.documents import share_buttons
 from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
+from ui.kit.listing import add_button
 from ui.kit.pins import pin_button, pin_line
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, WINDOWS, contexts_html, interesting, label_line, neighbours_html, stats_strip
-from workbench.results.lists import LatentList, ListItem, read_lists, save_list
-from workbench.results.lists import add_to_list as add_item
 from workbench.results.records import LatentRecords
 
 
@@ -96,7 +95,7 @@ def actions(d: Dictionary, latent: int) -> None:
     """What one does with a latent: keep it, or take it to a paper."""
     with st.container(horizontal=True, gap="small"):
         pin_button(d, latent)
-        add_to_list(d, latent)
+        add_button("Add to list", 1, lambda: [(d, latent)], what=f"Latent {latent:,}")
         if d.entry is not None and st.button(
             "Try a text",
             icon=":material/edit_note:",
@@ -109,28 +108,6 @@ def actions(d: Dictionary, latent: int) -> None:
             "Export", icon=":material/ios_share:", key="wb_export", shortcut="E", help="Its contexts as a figure with data and provenance"
         ):
             st.switch_page("app_pages/export.py", query_params=state.link(d, i=latent, f="latent_contexts", src=f"latents/{d.id}"))
-
-
-def add_to_list(d: Dictionary, latent: int) -> None:
-    """A small form: which list, and a note."""
-    with st.popover("Add to list", icon=":material/bookmark_add:", on_change="rerun", key="wb_lists") as box:
-        if not box.open:
-            return
-        known, _ = read_lists(data.workspace_folder())
-        name = st.selectbox(
-            "List",
-            [x.name for x in known.values()],
-            key="al_list",
-            accept_new_options=True,
-            placeholder="choose or type a new name",
-            index=0 if known else None,
-        )
-        note = st.text_area("Note", key="al_note", max_chars=2000, height=90)
-        if st.button("Add", key="al_add", disabled=not (name or "").strip()):
-            clean = " ".join(str(name).split())[:120]
-            id = next((i for i, x in known.items() if x.name == name), None) or save_list(data.workspace_folder(), LatentList(name=clean))
-            add_item(data.workspace_folder(), id, ListItem(dictionary=d.id, latent=latent, version=d.version, note=note or ""))
-            st.toast(f"Latent {latent} added", icon=":material/bookmark_added:")
 
 
 def _jump() -> None:

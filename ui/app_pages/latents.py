@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from ui.kit import data, latent_table, panels, state
+from ui.kit import data, latent_table, listing, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
+from ui.kit.index import Dictionary
 from ui.kit.latent_table import DENSITIES, SORTS, Query
+from ui.kit.listing import add_button, latents_of
 from workbench.export.tables import to_csv
+from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords
 
 PAGE = 50
@@ -33,15 +36,14 @@ def body() -> None:
         if records is None or d.records is None:
             return
         st.html(f'<div class="wb-title"><h1>Latents</h1><div>{badges(d)}</div></div>')
-        query = controls()
+        query = controls(d)
         ids = latent_table.select(str(d.records.path), d.key, query)
         pages = max(1, -(-len(ids) // PAGE))
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             dead = int((records.table["n_fired"] == 0).sum())
-            st.html(
-                f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {len(records):,} latents · '
-                f"{dead:,} never fired on {records.n_tokens:,} tokens</div></div>"
-            )
+            whole = f"{len(records):,} latents · {dead:,} never fired on {records.n_tokens:,} tokens"
+            of = whole if query.latents is None else list_line(d, query.latents)
+            st.html(f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {of}</div></div>')
             page = st.pagination(pages, max_visible_pages=7, **state.tie_page("page", pages)) if pages > 1 else 1
         if not len(ids):
             panels.note("No latent fits. Widen the filters or clear the search.", "info")
@@ -59,17 +61,23 @@ def body() -> None:
             lazy=False,
             placeholder="–",
         )
-        st.download_button(
-            f"All {len(ids):,} as CSV",
-            lambda: as_csv(records, ids),
-            file_name=f"{d.id}.csv",
-            mime="text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-            key="la_csv",
-            type="tertiary",
-            help="Every latent that fits the search and the filters, in this order, with all its numbers; tokens are JSON strings",
-        )
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            st.download_button(
+                f"All {len(ids):,} as CSV",
+                lambda: as_csv(records, ids),
+                file_name=f"{d.id}.csv",
+                mime="text/csv",
+                icon=":material/download:",
+                on_click="ignore",
+                key="la_csv",
+                help="Every latent that fits the search and the filters, in this order, with all its numbers; tokens are JSON strings",
+            )
+            add_button(
+                f"Add all {len(ids):,} to a list",
+                len(ids),
+                lambda: ((d, i) for i in ids.tolist()),
+                help="Every latent that fits the search and the filters, in this order",
+            )
         picked = event.selection.rows
         if picked and picked[0] < len(shown):
             st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(shown[picked[0]])))
@@ -81,8 +89,25 @@ def as_csv(records: LatentRecords, ids: np.ndarray) -> bytes:
     return to_csv(part, [c for c in ("peak_text", "promoted_text") if c in part])
 
 
-def controls() -> Query:
+def list_line(d: Dictionary, latents: tuple[int, ...]) -> str:
+    """Which list the table is narrowed to, and what of it this dictionary does not show, as HTML."""
+    chosen = data.lists()[0][state.get("list") or ""]
+    old = sum(x.dictionary == d.id and x.version != d.version for x in chosen.items)
+    n = sum(x.dictionary == d.id for x in chosen.items)
+    parts = [f"{len(latents):,} latents in the list <b>{escape(chosen.name)}</b>"]
+    if n < len(chosen.items):
+        parts.append(f"{len(chosen.items) - n:,} more are of other dictionaries")
+    if old:
+        parts.append(f"{old:,} were added on other data and may mean something else")
+    return " · ".join(parts)
+
+
+def controls(d: Dictionary) -> Query:
     """Search, sort and filters; their values live in the address."""
+    known, _ = data.lists()
+    asked = state.get("list")
+    if asked and asked not in known:
+        panels.note(f"The list <b>{escape(clip(asked, 80))}</b> is not in this workspace; showing all latents.", "warn")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         text = st.text_input(
             "Search", type="search", max_chars=100, placeholder="label, peak token or promoted token", width=330, **state.tie_text("q", 100)
@@ -95,6 +120,19 @@ def controls() -> Query:
             strength = st.slider("Max activation, percentile", 0, 100, **state.tie_range("fm", range(101), (0, 100)))
             alive = st.toggle("hide latents that never fired", **state.tie_flag("al", True))
             labelled = st.toggle("labelled only", **state.tie_flag("lb"))
+            called = {"": "any or none", **listing.names(known)}
+            chosen = st.selectbox(
+                "In the list", list(called), format_func=lambda i: called.get(i, str(i)), **state.tie_choice("list", list(called), "")
+            )
+        if chosen:
+            st.button(
+                "All latents",
+                icon=":material/filter_alt_off:",
+                key="la_unlist",
+                help="Show the latents outside of the list too",
+                on_click=state.put,
+                kwargs={"list": None},
+            )
     return Query(
         str(text or "")[:100],
         sort,
@@ -103,6 +141,7 @@ def controls() -> Query:
         (int(strength[0]), int(strength[1])),
         alive,
         labelled,
+        latents_of(known[chosen], d) if chosen in known else None,
     )
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 import streamlit as st
 
 from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.documents import share_buttons
+from ui.kit.index import Dictionary
+from ui.kit.listing import edited, latents_of, names
 from ui.kit.matching import fires_on
-from workbench.markup.tokens import clip, visible
-from workbench.results.lists import LatentList, ListItem, delete_list, import_list, list_id, read_lists, save_list
+from workbench.markup.tokens import clip, markdown, visible
+from workbench.results.lists import LatentList, delete_list, import_list, read_lists, save_list
 
 
 @st.fragment(key="lists_body")
 def body() -> None:
     """Choose or make a list; its latents below."""
     with panels.guarded("The lists"):
-        panels.page_title("Lists", "latents with notes, as JSON in this workspace; add from a latent's page")
+        panels.page_title(
+            "Lists", "latents with notes, as JSON in this workspace; add them on a latent's page, all of a table, or a piece of the map"
+        )
         root = data.workspace_folder()
         known, problems = read_lists(root)
         for name, why in problems:
@@ -26,13 +32,13 @@ def body() -> None:
         if not known:
             panels.note("There is no list yet. Name one above, or choose <b>Add to list</b> on a latent's page.")
             return
-        ids = list(known)
+        ids, called = list(known), names(known)
         st.session_state["li_choice"] = state.get_choice("list", ids, ids[0])
         id = st.selectbox(
             "List",
             ids,
             key="li_choice",
-            format_func=lambda i: visible(f"{known[i].name} · {len(known[i].items)}"),
+            format_func=lambda i: f"{called[i]} · {len(known[i].items):,}" if i in known else visible(str(i)),
             on_change=_choose,
             width=420,
         )
@@ -52,8 +58,7 @@ def make(known: dict[str, LatentList]) -> None:
             found = st.file_uploader("A list as JSON", type=["json"], key="li_file")
             if found is not None and st.button("Add this list", key="li_import"):
                 taken = import_list(found.getvalue())
-                id = list_id(taken.name)
-                if id in known:
+                if any(x.name == taken.name for x in known.values()):
                     taken = taken.model_copy(update={"name": f"{clip(taken.name, 100)} (imported)"})
                 state.put(list=save_list(data.workspace_folder(), taken))
                 st.rerun(scope="fragment")
@@ -64,10 +69,8 @@ def _create() -> None:
     if not name:
         return
     root = data.workspace_folder()
-    id = list_id(name)
     try:
-        if id not in read_lists(root)[0]:
-            save_list(root, LatentList(name=name))
+        id = next((i for i, x in read_lists(root)[0].items() if x.name == name), None) or save_list(root, LatentList(name=name))
     except UserError as e:
         st.toast(visible(str(e)))
         return
@@ -78,8 +81,9 @@ def _create() -> None:
 def show(id: str, chosen: LatentList) -> None:
     """The latents of a list, notes editable; stale versions are named."""
     known = data.index().dictionaries
+    words = _fires_on(chosen)
     rows = []
-    for x in chosen.items:
+    for j, x in enumerate(chosen.items, 1):
         d = known.get(x.dictionary)
         now = (
             "not in this workspace"
@@ -90,24 +94,30 @@ def show(id: str, chosen: LatentList) -> None:
         )
         rows.append(
             {
+                "no.": j,
                 "open": False,
                 "dictionary": visible(x.dictionary),
                 "latent": x.latent,
-                "fires on": fires_on(data.index(), x.dictionary, [x.latent])[0] if d is not None and d.version == x.version else "",
+                "fires on": words.get((x.dictionary, x.latent), "") if d is not None and d.version == x.version else "",
                 "note": visible(x.note),
                 "data": now,
                 "remove": False,
             }
         )
     if not rows:
-        panels.note("This list is empty. Choose <b>Add to list</b> on a latent's page.")
+        panels.note(
+            "This list is empty. Choose <b>Add to list</b> on a latent's page, or <b>Add all to a list</b> below a table of latents."
+        )
     else:
-        edited = st.data_editor(
+        # Edits belong to row numbers and outlive a change of the data: another order needs another table.
+        key = f"li_table_{id}_{st.session_state.get('li_turn', 0)}_{hash(tuple((x.dictionary, x.latent) for x in chosen.items))}"
+        table = st.data_editor(
             pd.DataFrame(rows),
-            key=f"li_table_{id}",
+            key=key,
             hide_index=True,
             disabled=["dictionary", "latent", "fires on", "data"],
             column_config={
+                "no.": st.column_config.NumberColumn("no.", format="%d", width=56, help="Type another number to move the latent there"),
                 "open": st.column_config.CheckboxColumn("open", width=60, help="Tick to open the latent"),
                 "fires on": st.column_config.TextColumn("fires on", width=210, help="Its label, else the token on which it fires most"),
                 "data": st.column_config.TextColumn("data", help="Whether the latents are still those the list was made on"),
@@ -115,9 +125,10 @@ def show(id: str, chosen: LatentList) -> None:
                 "remove": st.column_config.CheckboxColumn("remove", width=80),
             },
         )
-        _apply(id, chosen, edited)
+        _apply(id, chosen, table, key)
     with st.container(horizontal=True, gap="small"):
         if rows:
+            table_buttons(chosen)
             share_buttons("", {"list": id}, f"li_{id}")
         text = chosen.model_dump_json(indent=2)
         st.download_button(
@@ -137,25 +148,54 @@ def show(id: str, chosen: LatentList) -> None:
             st.button("Delete this list", on_click=_delete, args=(id,), key="li_delete")
 
 
-def _apply(id: str, chosen: LatentList, edited: pd.DataFrame) -> None:
+def _fires_on(chosen: LatentList) -> dict[tuple[str, int], str]:
+    """What the latents of a list fire on, asked once per dictionary: a list may hold thousands."""
+    known = data.index().dictionaries
+    found: dict[tuple[str, int], str] = {}
+    for id in dict.fromkeys(x.dictionary for x in chosen.items):
+        records = data.records(known[id]) if id in known else None
+        latents = [i for i in latents_of(chosen, known[id]) if i < len(records)] if records is not None else []
+        found |= {(id, i): text for i, text in zip(latents, fires_on(data.index(), id, latents), strict=True)}
+    return found
+
+
+def table_buttons(chosen: LatentList) -> None:
+    """The list as a filter of the table of latents: one button per dictionary of it."""
+    known = data.index().dictionaries
+    found = Counter(x.dictionary for x in chosen.items if x.dictionary in known and known[x.dictionary].records is not None)
+    if len(found) == 1:
+        _table_button(known[next(iter(found))], "Open as a table")
+    elif found:
+        with st.popover("Open as a table", icon=":material/table_rows:"):
+            for id, n in found.items():
+                _table_button(known[id], f"{markdown(id)} · {n:,}")
+
+
+def _table_button(d: Dictionary, label: str) -> None:
+    if st.button(
+        label, icon=":material/table_rows:", key=f"li_table_of_{d.id}", help="Its latents with all their numbers, to sort and search"
+    ):
+        st.switch_page("app_pages/latents.py", query_params=state.link(d, list=state.get("list") or st.session_state["li_choice"]))
+
+
+def _apply(id: str, chosen: LatentList, table: pd.DataFrame, key: str) -> None:
     """Write what was edited; open the latent that was ticked."""
     known = data.index().dictionaries
-    for item, row in zip(chosen.items, edited.to_dict("records"), strict=False):
+    rows = table.to_dict("records")
+    for item, row in zip(chosen.items, rows, strict=False):
         if row["open"] and item.dictionary in known:
             st.switch_page("app_pages/latent.py", query_params=state.link(known[item.dictionary], i=item.latent))
-    kept = []
-    for item, row in zip(chosen.items, edited.to_dict("records"), strict=False):
-        if not row["remove"]:
-            note = str(row["note"] or "")
-            kept.append(
-                item
-                if note == visible(item.note)
-                else ListItem(dictionary=item.dictionary, latent=item.latent, version=item.version, note=note[:2000])
-            )
-    if tuple(kept) != chosen.items:
-        save_list(data.workspace_folder(), chosen.model_copy(update={"items": tuple(kept)}), id)
-        del st.session_state[f"li_table_{id}"]
-        st.rerun(scope="fragment")
+    items = edited(chosen.items, rows)
+    renumbered = any(row["no."] != j for j, row in enumerate(rows, 1))
+    if items == chosen.items and not renumbered:
+        return
+    if items != chosen.items:
+        save_list(data.workspace_folder(), chosen.model_copy(update={"items": items}), id)
+    if key in st.session_state:
+        del st.session_state[key]
+    if renumbered or len(items) != len(chosen.items):
+        st.session_state["li_turn"] = st.session_state.get("li_turn", 0) + 1
+    st.rerun()
 
 
 def _rename(id: str) -> None:

@@ -14,6 +14,8 @@ from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
 from ui.kit.figures import CONFIG, below, table
 from ui.kit.index import Entry
+from ui.kit.listing import add_button
+from ui.kit.picking import inside
 from ui.kit.plotting import COLOURS, SMALL, plot
 from workbench.export.maps import nearest_panel, read_table
 from workbench.markup.tags import div
@@ -49,14 +51,17 @@ def _read(path: str, name: str, version: str) -> pd.DataFrame | None:
 
 
 def layout(entry: Entry) -> None:
-    """Density of all points and a sample of them; a click opens the latent."""
+    """Density of all points and a sample of them; a click opens the latent, a box or lasso offers a list."""
     points = _read(str(entry.path), "points", entry.version)
     if points is None:
         panels.not_computed("Layout", entry.manifest.command.replace(" --no-layout", "") or "workbench map DICTIONARY")
         return
-    panels.heading("Layout", f"one point per latent (n {len(points):,}) · hover for what it fires on · a click opens it")
+    panels.heading(
+        "Layout", f"one point per latent (n {len(points):,}) · hover for what it fires on · a click opens it · a box or lasso chooses many"
+    )
+    row = st.container(horizontal=True, vertical_alignment="center", gap="medium")  # what is drawn below adds to it, and moves nothing
     quantity = (
-        st.segmented_control(
+        row.segmented_control(
             "Colour",
             list(COLOURED),
             default="density",
@@ -72,20 +77,36 @@ def layout(entry: Entry) -> None:
         scatter(entry, points, shown, quantity),
         key=f"ma_{entry.id}",
         on_select="rerun",
-        selection_mode="points",
-        config={"displaylogo": False, "scrollZoom": True},
+        selection_mode=("points", "box", "lasso"),
+        config={"displaylogo": False, "scrollZoom": True, "displayModeBar": True},
         alt="Two-dimensional layout of decoder directions",
     )
+    drawn = event.selection
+    if drawn.box or drawn.lasso:
+        with row:
+            chosen_latents(points, drawn)
     method = str(entry.metadata.get("layout") or "")
     sample = f"{len(shown):,} of {len(points):,} latents; grey shade: density of all." if len(shown) < len(points) else ""
     st.html(div("wb-head", div("sub", escape(f"{method} {sample}"))))
     below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}")
-    picked = event.selection.points
-    if picked and picked[0].get("customdata"):
-        name, latent = picked[0]["customdata"][:2]
+    if not (drawn.box or drawn.lasso) and drawn.points and drawn.points[0].get("customdata"):
+        name, latent = drawn.points[0]["customdata"][:2]
         d = data.index().dictionaries.get(str(name))
         if d is not None:
             st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(latent)))
+
+
+def chosen_latents(points: pd.DataFrame, drawn: Any) -> None:
+    """How many latents a box or lasso holds, those that are not drawn included, and the way into a list."""
+    shown = {str(p["customdata"][0]) for p in drawn.points if p.get("customdata")}  # what the legend hides is not chosen
+    found = points[inside(points, drawn.box, drawn.lasso) & points["dictionary"].isin(shown)]
+    known = data.index().dictionaries
+    here = found[found["dictionary"].isin(list(known))]
+    gone = f" · {len(found) - len(here):,} of a dictionary that is not in this workspace" if len(here) < len(found) else ""
+    latents = [(known[str(name)], int(i)) for name, i in zip(here["dictionary"], here["latent"], strict=True)]
+    st.html(div("wb-head", div("sub", f"<b>{len(found):,}</b> latents chosen{gone}")), width="content")
+    if latents:
+        add_button("Add to a list", len(latents), lambda: latents)
 
 
 def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: str) -> Any:
@@ -123,7 +144,11 @@ def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: s
             )
         )
     figure.update_layout(
-        height=560, margin={"l": 4, "r": 4, "t": 4, "b": 4}, legend={"orientation": "h", "font": SMALL}, dragmode="pan", uirevision=entry.id
+        height=600,
+        margin={"l": 4, "r": 4, "t": 40, "b": 4},
+        legend={"orientation": "h", "font": SMALL},
+        dragmode="pan",
+        uirevision=entry.id,
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import streamlit as st
 from sae.errors import MissingError
 from ui.kit import index as _index_module
 from ui.kit.index import Dictionary, Index, read_index
+from workbench.results.lists import LatentList, read_lists
 
 if TYPE_CHECKING:
     from workbench.results.records import LatentRecords
@@ -42,6 +44,20 @@ def index() -> Index:
 @st.cache_resource(show_spinner=False, max_entries=2)
 def _index(root: str, signature: tuple[tuple[str, int, int], ...], exists: bool) -> Index:
     return read_index(root)
+
+
+def lists() -> tuple[dict[str, LatentList], list[tuple[str, str]]]:
+    """:func:`workbench.results.lists.read_lists` of the workspace, read again when a file of them changes. Not to be written to."""
+    root = workspace_folder()
+    found = []
+    with contextlib.suppress(OSError):
+        found = sorted((e.name, s.st_mtime_ns, s.st_ino) for e in os.scandir(root / "lists") for s in [e.stat(follow_symlinks=False)])
+    return _lists(str(root), tuple(found))
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _lists(root: str, signature: tuple[tuple[str, int, int], ...]) -> tuple[dict[str, LatentList], list[tuple[str, str]]]:
+    return read_lists(Path(root))
 
 
 def records(d: Dictionary) -> LatentRecords | None:

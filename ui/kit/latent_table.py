@@ -43,6 +43,7 @@ class Query:
     strength: tuple[int, int] = (0, 100)
     alive: bool = True
     labelled: bool = False
+    latents: tuple[int, ...] | None = None  # only these, if any are named
 
 
 @st.cache_resource(show_spinner=False, max_entries=16)
@@ -81,6 +82,8 @@ def select(folder: str, version: str, query: Query) -> np.ndarray:
         keep &= (columns["percentile"] >= query.strength[0]) & (columns["percentile"] <= query.strength[1])
     if query.labelled:
         keep &= columns.get("labelled", np.zeros(len(keep), dtype=bool))
+    if query.latents is not None:
+        keep &= np.isin(columns["latent"], np.asarray(query.latents, dtype=columns["latent"].dtype))
     if query.text.strip():
         keep &= data.holding(folder, version, query.text.strip())
     order = _order(folder, version, SORTS.get(query.sort, "latent"))

@@ -6,15 +6,17 @@ are free text; file names are made from them and can never leave the folder.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from sae.errors import ConfigError, CorruptError, MissingError, UsageError
-from sae.files import parse_json, read_json, sha256_json, write_json
+from sae.files import disk_errors, parse_json, read_json, sha256_json, write_json
 from sae.strict import StrictConfig, parse_config
 
 SCHEMA = 1
@@ -38,21 +40,30 @@ class LatentList(StrictConfig):
     name: str = Field(min_length=1, max_length=120)
     items: tuple[ListItem, ...] = Field(default=(), max_length=MAX_ITEMS)
 
-    def with_item(self, item: ListItem) -> LatentList:
-        """The list with ``item`` at its end; a latent that is already in it gets the new note and version in its place."""
-        same = [j for j, x in enumerate(self.items) if (x.dictionary, x.latent) == (item.dictionary, item.latent)]
-        items = [*self.items]
-        if same:
-            items[same[0]] = item
-        else:
-            items.append(item)
-        if len(items) > MAX_ITEMS:
-            raise UsageError(f"a list holds at most {MAX_ITEMS:,} latents.")
-        return self.model_copy(update={"items": tuple(items)})
+    def with_items(self, items: Sequence[ListItem]) -> LatentList:
+        """The list with ``items`` at its end, in their order. A latent that is already in it keeps its place and takes the new
+        version, and the new note unless that is empty.
+
+        Raises:
+            UsageError: more than :data:`MAX_ITEMS` latents together.
+        """
+        out = [*self.items]
+        places: dict[tuple[str, int], int] = {}
+        for j, x in enumerate(out):
+            places.setdefault((x.dictionary, x.latent), j)
+        for x in items:
+            j = places.setdefault((x.dictionary, x.latent), len(out))
+            if j == len(out):
+                out.append(x)
+            else:
+                out[j] = x if x.note else x.model_copy(update={"note": out[j].note})
+        if len(out) > MAX_ITEMS:
+            raise UsageError(f"a list holds at most {MAX_ITEMS:,} latents; {self.name!r} would hold {len(out):,}. Choose fewer.")
+        return self.model_copy(update={"items": tuple(out)})
 
 
 def list_id(name: str) -> str:
-    """File name of a list: letters, digits and dashes of its name, plus four digits of its digest so that names never collide."""
+    """File name of a list: letters, digits and dashes of its name, plus four digits of its digest, which names that look alike differ in."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-").lower()[:60]
     return f"{slug or 'list'}-{sha256_json(name)[:4]}"
@@ -82,13 +93,23 @@ def _parse(values: Any, where: str) -> LatentList:
 
 
 def save_list(root: Path, chosen: LatentList, id: str | None = None) -> str:
-    """Write a list atomically and return its id. A new list gets an id from its name; an existing one keeps its own."""
-    id = id or list_id(chosen.name)
+    """Write a list atomically and return its id. A new list gets an id from its name that no file has; an existing one keeps its own."""
+    id = id or _free_id(root, chosen.name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", id) or ".." in id:
         raise UsageError(f"{id!r} is not the name of a list.")
     folder = root / "lists"
-    folder.mkdir(exist_ok=True)
+    with disk_errors(str(folder)):
+        folder.mkdir(exist_ok=True)
     write_json(folder / f"{id}.json", chosen.model_dump(mode="json"))
+    return id
+
+
+def _free_id(root: Path, name: str) -> str:
+    """:func:`list_id`, numbered where a list that was renamed, or a file that cannot be read, has it."""
+    id = list_id(name)
+    taken = (f"{id}-{n}" for n in range(2, 10 * MAX_LISTS))
+    while os.path.lexists(root / "lists" / f"{id}.json"):
+        id = next(taken)
     return id
 
 
@@ -98,16 +119,17 @@ def delete_list(root: Path, id: str) -> None:
         (root / "lists" / f"{id}.json").unlink()
 
 
-def add_to_list(root: Path, id: str, item: ListItem) -> LatentList:
-    """Add a latent to an existing list, or change its note there.
+def add_to_list(root: Path, id: str, items: Sequence[ListItem]) -> LatentList:
+    """Add latents to an existing list in one write; see :meth:`LatentList.with_items`.
 
     Raises:
         MissingError: no list has this id.
+        UsageError: too many latents; nothing is written.
     """
     known, _ = read_lists(root)
     if id not in known:
         raise MissingError(f"list {id!r} is not in this workspace.")
-    changed = known[id].with_item(item)
+    changed = known[id].with_items(items)
     save_list(root, changed, id)
     return changed
 
