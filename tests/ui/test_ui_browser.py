@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import statistics
@@ -13,6 +14,7 @@ import pytest
 
 from tests.ui.browsing import Visit, heading
 from tests.ui.serving import SCRUB
+from workbench.results.labels import save_label
 from workbench.results.lists import delete_list, read_lists
 from workbench.workspace import Workspace
 
@@ -195,3 +197,104 @@ def test_list_is_made_and_annotated_from_a_latent(visit: Visit, full: Workspace)
         assert page.locator("[data-testid=stDataFrame] canvas").count() > 0
     finally:
         delete_list(full.root, id)
+
+
+def test_all_of_a_table_go_into_a_list_that_is_put_in_order(visit: Visit, full: Workspace) -> None:
+    page = visit.open("latents?d=mini-pythia.L1R-8x&q=pattern+1&o=latent+number&dir=low+first")
+    page.get_by_role("button", name=re.compile(r"^Add all \d+ to a list")).click()
+    name = page.get_by_role("combobox", name="List")
+    name.fill("All of it")
+    name.press("Enter")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_text(re.compile(r"\d+ latents added to All of it")).wait_for()
+    (id,) = [i for i, x in read_lists(full.root)[0].items() if x.name == "All of it"]
+
+    def kept() -> list[int]:
+        return [x.latent for x in read_lists(full.root)[0][id].items]
+
+    try:
+        was = kept()
+        assert len(was) > 5 and was == sorted(was)
+        page = visit.open(f"lists?list={id}")
+        for step in range(2):  # the second edit meets a table that must have forgotten the first
+            table, editor = page.locator("[data-testid=stDataFrame]"), page.locator("input.gdg-input")
+            for _ in range(20):  # a table that was just drawn may not hear yet
+                table.click(position={"x": 28, "y": 35 + 35 * 2 + 17})
+                page.keyboard.press("Enter")
+                page.wait_for_timeout(500)
+                if editor.count():
+                    break
+            editor.fill("1")
+            editor.press("Enter")
+            want = [was[2], *was[:2], *was[3:]]
+            for _ in range(100):
+                if kept() == want:
+                    break
+                page.wait_for_timeout(100)
+            visit.settle()
+            assert kept() == want, step
+            was = want
+        page.get_by_role("button", name="Open as a table").click()
+        heading(page, "Latents")
+        visit.settle()
+        assert f"list={id}" in page.url
+        assert f"{len(was)} of {len(was)} latents in the list All of it" in page.locator(".wb-head .sub").first.inner_text()
+    finally:
+        delete_list(full.root, id)
+
+
+def test_a_box_on_the_map_offers_a_list_and_a_click_opens_the_latent(visit: Visit) -> None:
+    page = visit.open("map")
+    chart = page.locator(".js-plotly-plot").first
+    chart.locator("path.point").first.wait_for()
+    assert page.get_by_text("latents chosen").count() == 0
+    for tool, corners in (("Box Select", ((0.3, 0.3), (0.7, 0.7))), ("Lasso Select", ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))):
+        chart.locator(f".modebar-btn[data-title='{tool}']").click()
+        box = chart.locator(".nsewdrag").first.bounding_box()
+        spots = [(box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in corners]
+        page.mouse.move(*spots[0])
+        page.mouse.down()
+        for spot in (*spots[1:], *(spots[:1] if len(spots) > 2 else ())):
+            page.mouse.move(*spot, steps=8)
+        page.mouse.up()
+        page.get_by_text(re.compile(r"^\d+ latents chosen")).wait_for()
+        visit.settle()
+        n = int(re.findall(r"(\d+) latents chosen", page.locator(".wb-head .sub", has_text="latents chosen").inner_text())[0])
+        assert 0 < n < 256 and "/map" in page.url
+        assert page.get_by_role("button", name="Add to a list").is_visible()
+    page.mouse.dblclick(box["x"] + 0.05 * box["width"], box["y"] + 0.05 * box["height"])  # lets go of what was drawn
+    page.get_by_text("latents chosen").wait_for(state="detached")
+    chart.locator(".modebar-btn[data-title='Pan']").click()
+    chart.locator("path.point").nth(40).click(force=True)
+    page.wait_for_url(re.compile(r"/latent\?.*i=\d+"))
+
+
+def test_pages_of_the_table_and_back(visit: Visit) -> None:
+    page = visit.open("latents?d=mini-pythia.L1R-8x")
+    page.get_by_role("button", name="Page 3", exact=True).click()
+    page.wait_for_url(re.compile("page=3"))
+    visit.settle()
+    page.get_by_role("button", name="Page 2", exact=True).click()
+    page.wait_for_url(re.compile("page=2"))
+    visit.settle()
+    page.go_back()
+    page.wait_for_url(re.compile("page=3"))
+    visit.settle()
+    assert page.locator("[data-testid=stPagination] [aria-current]").inner_text() == "3"
+
+
+def test_a_node_is_given_a_label(visit: Visit, full: Workspace) -> None:
+    (graph,) = [i.id for i in full.items("graphs")]
+    page = visit.open(f"graph?gr={graph}&pin=3_17_7")
+    field = page.get_by_label("Your label")
+    field.fill("<b>mine</b> *x*")
+    field.press("Enter")
+    try:
+        page.get_by_text("“<b>mine</b> *x*”").first.wait_for()
+        visit.settle()
+        with page.expect_download() as caught:
+            page.get_by_role("button", name="Graph as JSON").click()
+        document = json.loads(Path(caught.value.path()).read_text())
+        assert [n["clerp"] for n in document["nodes"] if n["node_id"] == "3_17_7"] == ["<b>mine</b> *x*"]
+    finally:
+        save_label(full.root, graph, "3_17_7", "", "")

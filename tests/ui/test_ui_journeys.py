@@ -18,6 +18,7 @@ from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
 from ui.kit.pages import PAGES
 from workbench.export import FigureSpec, bundle
+from workbench.results.labels import save_label
 from workbench.results.lists import LatentList, ListItem, add_to_list, save_list
 from workbench.workspace import Workspace
 
@@ -162,13 +163,16 @@ def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple
     bad = hostile_tokens(url)
     add_all(workspace, vocab=vocabulary(hostile=True, beacon=url), text=" ".join(bad[:6]))
     id = save_list(workspace.root, LatentList(name=bad[1][:120]))
-    add_to_list(workspace.root, id, ListItem(dictionary="mini-pythia.L1R-8x", latent=3, note=" ".join(bad)))
+    add_to_list(workspace.root, id, [ListItem(dictionary="mini-pythia.L1R-8x", latent=3, note=" ".join(bad))])
+    graph = workspace.items("graphs")[0]
+    save_label(workspace.root, graph.id, "3_17_7", bad[1][:120], graph.version)
     for site in serve(workspace):
         tab = Visit(browser, site)
         for path in (
             "",
             "latents",
             "latents?q=%3Cimg%20src%3Dx%3E",
+            f"latents?d=mini-pythia.L1R-8x&list={id}",
             "latent?i=3&w=Full",
             "latent?d=%3Cscript%3Ewindow.__pwn=9%3C/script%3E",
             "mppc",
@@ -177,6 +181,7 @@ def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple
             "training",
             "results",
             "graph",
+            "graph?pin=3_17_7",
             "map",
             "lists",
             "probe?text=%3Cimg%20src%3Dx%20onerror%3Dwindow.__pwn%3D1%3E",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,29 +116,33 @@ def dictionary_of(about: dict[str, Any], layer: int) -> str | None:
     return None
 
 
-def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any]) -> str:
-    """What a node is, as plain text: the token, the latent with its label or peak token, the output."""
+def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapping[str, str] | None = None) -> str:
+    """What a node is, as plain text: the token, the latent with its label or peak token, the output.
+
+    A reader's ``own`` label (node id -> text) stands in quotation marks, in place of a latent's label or behind the others.
+    """
     token = cell(graph.tokens[node.position], 20) if 0 <= node.position < len(graph.tokens) else "?"
-    if node.kind == "embedding":
-        return f"token {token}"
-    if node.kind == "error":
-        return f"error of layer {node.layer} at {token}"
-    if node.kind == "logit":
-        return visible(node.text) or "output"
+    label = f"“{visible(own[node.id])}”" if own and node.id in own else ""
+    if node.kind != "latent":
+        known = {"embedding": f"token {token}", "error": f"error of layer {node.layer} at {token}"}
+        text = known.get(node.kind) or visible(node.text) or "output"
+        return f"{text} · {label}" if label else text
     d = data.index().dictionaries.get(dictionary_of(about, node.layer) or "")
     records = data.records(d) if d else None
-    known = ""
-    if records is not None and node.latent is not None and 0 <= node.latent < len(records):
+    named = label
+    if not named and records is not None and node.latent is not None and 0 <= node.latent < len(records):
         row = records.row(node.latent)
-        known = next((clip(visible(str(row[c])), 50) for c in ("label", "peak_text") if isinstance(row.get(c), str)), "")
+        named = next((clip(visible(str(row[c])), 50) for c in ("label", "peak_text") if isinstance(row.get(c), str)), "")
     return (
         f"L{node.layer} #{node.latent} at {token}"
-        + (f" · {known}" if known else "")
+        + (f" · {named}" if named else "")
         + (f" · {number(node.activation)}" if node.activation else "")
     )
 
 
-def picture(graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influence: float, chosen: str | None) -> Any:
+def picture(
+    graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influence: float, chosen: str | None, own: Mapping[str, str] | None = None
+) -> Any:
     """Nodes over tokens (across) and layers (up), the strongest links between shown nodes; the chosen node's links stand out."""
     import plotly.graph_objects as go
 
@@ -164,7 +169,7 @@ def picture(graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influe
         part_nodes = [n for n in shown if n.kind == kind]
         if part_nodes:
             size = [14 if n.id == chosen else 9 for n in part_nodes]
-            text = [escape(describe(n, graph, about)) for n in part_nodes]
+            text = [escape(describe(n, graph, about, own)) for n in part_nodes]
             figure.add_trace(
                 go.Scatter(
                     x=[at[n.id][0] for n in part_nodes],

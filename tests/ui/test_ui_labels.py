@@ -1,0 +1,168 @@
+"""A reader's own labels of a graph's nodes: kept beside the graph, shown wherever the node is, carried by its download."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from sae.errors import ConfigError, CorruptError, UsageError
+from tests.ui.conftest import page_text
+from ui.kit.graphs import parse_graph
+from workbench.results.labels import GraphLabels, NodeLabel, read_labels, save_label, with_labels
+from workbench.workspace import KINDS, Workspace
+
+Open = Callable[..., AppTest]
+GRAPH = "mini-pythia.prompt.12345678"
+
+
+@pytest.fixture
+def copy(full: Workspace, tmp_path: Path) -> Workspace:
+    shutil.copytree(full.root, tmp_path / "copy")
+    return Workspace(tmp_path / "copy")
+
+
+@pytest.fixture
+def node(copy: Workspace) -> str:
+    """A latent that some strong link touches."""
+    document = json.loads((copy.path("graphs", GRAPH) / "graph.json").read_text())
+    return str(next(n["node_id"] for n in document["nodes"] if n["layer"] == "2" and n["feature"] is not None))
+
+
+def test_labels_are_kept_changed_and_removed(tmp_path: Path) -> None:
+    assert read_labels(tmp_path, "g") == GraphLabels(graph="g") and not list(tmp_path.iterdir())
+    save_label(tmp_path, "g", "1_2_3", "  a \n function ", "v1")
+    save_label(tmp_path, "g", "E_0", "start", "v2")
+    path = tmp_path / "labels" / "g.json"
+    assert json.loads(path.read_text()) == {
+        "workbench_schema": 1,
+        "graph": "g",
+        "labels": {"1_2_3": {"text": "a function", "version": "v1"}, "E_0": {"text": "start", "version": "v2"}},
+    }
+    save_label(tmp_path, "g", "1_2_3", "", "v2")
+    assert list(read_labels(tmp_path, "g").labels) == ["E_0"]
+    was = path.stat().st_mtime_ns
+    save_label(tmp_path, "g", "E_0", "start", "v2")  # nothing new, nothing written
+    assert path.stat().st_mtime_ns == was and [p.name for p in path.parent.iterdir()] == ["g.json"]
+
+
+def test_labels_refuse_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for graph in ("../out", "a/b", ""):
+        with pytest.raises(UsageError):
+            save_label(tmp_path, graph, "n", "x", "v")
+    with pytest.raises(UsageError, match="at most 120 characters, this one 121"):
+        save_label(tmp_path, "g", "n", "x" * 121, "v")
+    monkeypatch.setattr("workbench.results.labels.MAX_LABELS", 1)
+    save_label(tmp_path, "g", "n", "x", "v")
+    with pytest.raises(UsageError, match="at most 1 labels"):
+        save_label(tmp_path, "g", "m", "x", "v")
+    folder = tmp_path / "labels"
+    (tmp_path / "outside.json").write_text((folder / "g.json").read_text().replace('"g"', '"link"'))
+    (folder / "link.json").symlink_to(tmp_path / "outside.json")
+    before = (tmp_path / "outside.json").read_bytes()
+    assert read_labels(tmp_path, "link").labels == {}
+    with pytest.raises(UsageError, match="is a link"):
+        save_label(tmp_path, "link", "n", "y", "v")
+    (folder / "dir.json").mkdir()
+    assert read_labels(tmp_path, "dir").labels == {}
+    assert (tmp_path / "outside.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "bad",
+    (
+        "{",
+        "[1]",
+        '{"labels": {}}',
+        '{"workbench_schema": 9, "graph": "g"}',
+        '{"workbench_schema": 1, "graph": "other"}',
+        '{"workbench_schema": 1, "graph": "g", "more": 1}',
+        '{"workbench_schema": 1, "graph": "g", "labels": {"n": {"text": "", "version": "v"}}}',
+        '{"workbench_schema": 1, "graph": "g", "labels": {"n": {"text": "%s", "version": "v"}}}' % ("x" * 121),
+        '{"workbench_schema": 1, "graph": "g", "labels": {"n": "x"}}',
+    ),
+)
+def test_files_that_are_not_labels_are_left_alone(bad: str, open_page: Open, copy: Workspace, node: str) -> None:
+    path = copy.root / "labels" / f"{GRAPH}.json"
+    path.parent.mkdir()
+    path.write_text(bad.replace('"g"', f'"{GRAPH}"'))
+    before = path.read_bytes()
+    with pytest.raises((CorruptError, ConfigError)):
+        read_labels(copy.root, GRAPH)
+    with pytest.raises((CorruptError, ConfigError)):
+        save_label(copy.root, GRAPH, node, "x", "v")
+    at = open_page(copy, "graph", pin=node)
+    assert not at.exception and f"labels/{GRAPH}.json cannot be read" in page_text(at) and "Made by" in page_text(at)
+    assert not [t for t in at.text_input if t.key == "gr_label"] and path.read_bytes() == before
+
+
+def test_a_label_is_given_on_the_page_and_shown_everywhere(
+    open_page: Open, copy: Workspace, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: list[Callable[[], bytes]] = []
+    real = st.download_button
+    monkeypatch.setattr(st, "download_button", lambda label, content, *a, **kw: (caught.append(content), real(label, content, *a, **kw))[1])
+    path = copy.path("graphs", GRAPH) / "graph.json"
+    before = path.read_bytes()
+    at = open_page(copy, "graph", pin=node)
+    assert caught[-1]() == before
+    bad = "<img src=x onerror=alert(1)> \u202e :red[x] $y$"
+    at.text_input(key="gr_label").set_value(bad).run()
+    version = copy.get("graphs", GRAPH).version
+    kept = " ".join(bad.split())
+    assert read_labels(copy.root, GRAPH).labels == {node: NodeLabel(text=kept, version=version)}
+    text = page_text(at)
+    shown = "“&lt;img src=x onerror=alert(1)&gt; ⟨U+202E⟩ :red[x] $y$”"
+    assert not at.exception and shown in text and "<img" not in text and "\u202e" not in text
+    (spec,) = [c.proto.spec for c in at.get("plotly_chart")]
+    hover = [t for trace in json.loads(spec)["data"] for t in trace.get("text") or []]
+    assert sum(shown in t for t in hover) == 1 and "<img" not in spec
+
+    document = json.loads(caught[-1]())
+    assert {n["node_id"]: n["clerp"] for n in document["nodes"] if n["clerp"]}[node] == kept
+    assert parse_graph(document, "x").links == parse_graph(json.loads(before), "x").links and path.read_bytes() == before
+
+    at = open_page(copy, "graph")  # among the strongest links, or of a neighbour
+    document = parse_graph(json.loads(before), "x")
+    other = next(s if t == node else t for s, t, _ in document.links if node in (s, t))
+    assert shown in page_text(open_page(copy, "graph", pin=other))
+
+    at = open_page(copy, "graph", pin=node)
+    assert at.text_input(key="gr_label").value == kept
+    at.text_input(key="gr_label").set_value(" ").run()
+    assert read_labels(copy.root, GRAPH).labels == {} and shown not in page_text(at)
+    assert caught[-1]() == before
+
+
+def test_labels_of_other_data_are_named_as_such(open_page: Open, copy: Workspace, node: str) -> None:
+    save_label(copy.root, GRAPH, node, "old meaning", "0ld0ld00")
+    save_label(copy.root, GRAPH, "E_0", "new meaning", copy.get("graphs", GRAPH).version)
+    text = page_text(open_page(copy, "graph", pin=node))
+    assert "“old meaning (labelled on data version 0ld0ld00)”" in text
+    assert "1 of 2 labels of your own were given on another data version" in text
+    document: dict[str, Any] = json.loads((copy.path("graphs", GRAPH) / "graph.json").read_text())
+    made = with_labels(document, read_labels(copy.root, GRAPH), copy.get("graphs", GRAPH).version)
+    names = {n["node_id"]: n["clerp"] for n in made["nodes"]}
+    assert names[node] == "old meaning (labelled on data version 0ld0ld00)" and names["E_0"] == "new meaning"
+
+
+def test_labels_are_no_result_and_hide_none(copy: Workspace, open_page: Open) -> None:
+    """Every label is a file of its reader's, made by no command: nothing that lists results may take it for one."""
+    save_label(copy.root, GRAPH, "E_0", "x", "v")
+    assert "labels" not in KINDS
+    at = open_page(copy)
+    assert not at.exception and "cannot be read" not in page_text(at)
+
+
+def test_output_and_token_keep_their_names_beside_the_label(open_page: Open, copy: Workspace) -> None:
+    version = copy.get("graphs", GRAPH).version
+    save_label(copy.root, GRAPH, "3_17_7", "the answer", version)
+    assert "output plain · “the answer”" in page_text(open_page(copy, "graph", pin="3_17_7"))
+    save_label(copy.root, GRAPH, "E_0", "the start", version)
+    assert " · “the start”" in page_text(open_page(copy, "graph", pin="E_0"))
