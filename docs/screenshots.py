@@ -54,6 +54,18 @@ def choose_node(page: Any) -> None:
     page.get_by_text("Chosen node").wait_for(timeout=60_000)
 
 
+def box(page: Any) -> None:
+    """Draw a box on the map."""
+    chart = page.locator(".js-plotly-plot").first
+    chart.locator(".modebar-btn[data-title='Box Select']").click()
+    at = chart.locator(".nsewdrag").first.bounding_box()
+    page.mouse.move(at["x"] + 0.35 * at["width"], at["y"] + 0.35 * at["height"])
+    page.mouse.down()
+    page.mouse.move(at["x"] + 0.6 * at["width"], at["y"] + 0.6 * at["height"], steps=10)
+    page.mouse.up()
+    page.get_by_text("latents chosen").wait_for(timeout=60_000)
+
+
 def unfold(page: Any) -> None:
     """Open the first table below a chart."""
     page.get_by_text("Show as table").first.click()
@@ -67,6 +79,7 @@ SCENES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "mppc-brushed": ("mppc", brush),
     "mppc-table": ("mppc", unfold),
     "graph-node": ("graph", choose_node),
+    "map-box": ("map", box),
     "latents-searched": ("latents?q=self", None),
     "latents-nothing": ("latents?q=nothing+fires+on+this", None),
     "latent-old-link": ("latent?i=999999&v=deadbeef", None),
