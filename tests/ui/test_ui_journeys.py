@@ -16,6 +16,7 @@ from tests.ui.browsing import CONTRAST, OUTSIDE, Visit, heading, query_of, serve
 from tests.ui.serving import CLICK_TO_PAINT
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
+from ui.kit.history import COMPLETED
 from ui.kit.pages import PAGES
 from workbench.export import FigureSpec, bundle
 from workbench.results.labels import save_label
@@ -54,6 +55,7 @@ def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme
             heading(page, title)
             state = query_of(page.url)
             assert state.items() >= query_of(f"{site}/{link}").items(), stem
+            assert set(state) - set(query_of(f"{site}/{link}")) <= set(COMPLETED.get(stem, ())), stem
             assert page.evaluate(CONTRAST) == [] and page.evaluate(OUTSIDE) == [], stem
             assert page.evaluate("document.documentElement.scrollWidth") <= 1440, stem
             other = "Latents" if stem == "overview" else "Overview"
@@ -97,6 +99,25 @@ def test_back_leads_through_the_pages_as_they_were(visit: Visit) -> None:
         visit.settle(2)
     assert page.url.endswith("arch=Mamba")
     assert page.get_by_role("button", name="Transformer").get_attribute("data-selected") in (None, "false")
+
+
+def test_a_write_that_comes_after_a_step_back_is_no_step_on(visit: Visit) -> None:
+    """What the server still owes from the page before; what the reader does next is a step again."""
+    page = visit.open("latent?d=mini-pythia.L2R-8x&i=7")
+    was = page.locator(".wb-title h1").inner_text()
+    page.get_by_role("button", name="Next").click()
+    page.wait_for_function("was => document.querySelector('.wb-title h1')?.textContent !== was", arg=was)
+    visit.settle(2)
+    page.go_back()
+    page.wait_for_function("was => document.querySelector('.wb-title h1')?.textContent === was", arg=was)
+    visit.settle(2)
+    late = "() => history.pushState(null, '', location.href.replace(/([?&]i=)7/, '$18'))"
+    url = page.url
+    page.evaluate(late)
+    assert page.url == url and query_of(page.url)["i"] == "7"
+    page.keyboard.press("Shift")
+    page.evaluate(late)
+    assert query_of(page.url)["i"] == "8"
 
 
 @pytest.mark.slow
