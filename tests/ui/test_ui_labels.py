@@ -90,7 +90,7 @@ def test_labels_refuse_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_files_that_are_not_labels_are_left_alone(bad: str, open_page: Open, copy: Workspace, node: str) -> None:
     path = copy.root / "labels" / f"{GRAPH}.json"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text(bad.replace('"g"', f'"{GRAPH}"'))
     before = path.read_bytes()
     with pytest.raises((CorruptError, ConfigError)):
