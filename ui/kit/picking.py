@@ -12,8 +12,10 @@ import pandas as pd
 def inside(points: pd.DataFrame, boxes: Sequence[dict[str, Any]], lassos: Sequence[dict[str, Any]]) -> np.ndarray:
     """Which rows of ``points`` (``x``, ``y``) lie in any of the shapes, each an ``x`` and a ``y`` sequence: bool [points].
 
-    A box is two corners; a lasso is a polygon, inside by the even-odd rule. Shapes that are neither hold nothing.
+    A box is two corners; a lasso is a polygon. Shapes that are neither hold nothing.
     """
+    from matplotlib.path import Path
+
     x, y = points["x"].to_numpy(dtype=np.float64), points["y"].to_numpy(dtype=np.float64)
     found = np.zeros(len(x), dtype=bool)
     for shape, corners in (*((b, 2) for b in boxes), *((s, 3) for s in lassos)):
@@ -21,14 +23,5 @@ def inside(points: pd.DataFrame, boxes: Sequence[dict[str, Any]], lassos: Sequen
         if len(a) < corners or len(a) != len(b):
             continue
         near = np.flatnonzero((x >= a.min()) & (x <= a.max()) & (y >= b.min()) & (y <= b.max()))
-        found[near if corners == 2 else near[_in_polygon(x[near], y[near], a, b)]] = True
+        found[near if corners == 2 else near[Path(np.c_[a, b]).contains_points(np.c_[x[near], y[near]])]] = True
     return found
-
-
-def _in_polygon(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Even-odd rule: whether a ray to the right of each point crosses the polygon's sides an odd number of times."""
-    odd = np.zeros(len(x), dtype=bool)
-    for a0, b0, a1, b1 in zip(a, b, np.roll(a, -1), np.roll(b, -1), strict=True):
-        if b0 != b1:
-            odd ^= ((b0 > y) != (b1 > y)) & (x < (a1 - a0) * (y - b0) / (b1 - b0) + a0)
-    return odd
