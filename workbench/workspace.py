@@ -127,12 +127,13 @@ class Workspace:
         self.root = Path(root).expanduser().absolute()
         marker = self.root / "workspace.json"
         if not self.root.is_dir():
-            if self.root.exists():
-                raise UserError(f"{root} is a file; a workspace is a folder.")
-            if not create:
+            if not create and not self.root.exists():
                 raise MissingError(f"workspace {root} does not exist. `workbench demo --workspace {root}` makes one.")
-            with disk_errors(str(root)):
-                self.root.mkdir(parents=True)
+            try:
+                with disk_errors(str(root)):
+                    self.root.mkdir(parents=True, exist_ok=True)  # processes that begin together may all make it
+            except FileExistsError as e:
+                raise UserError(f"{root} is a file; a workspace is a folder.") from e
         if marker.exists():
             schema = read_json(marker).get("schema", 0)
             if schema > _SCHEMA:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,19 @@ def make(ws, id="mini-pythia.L2R-8x", kind="dictionaries", **about):
     with ws.create(kind, id, command="test", numbers=lambda: {"l0": 16.0}, **about) as folder:
         (folder / "weights.bin").write_bytes(b"abc")
     return ws.get(kind, id)
+
+
+def test_processes_that_begin_together_all_make_the_workspace(tmp_path, monkeypatch):
+    """Those torchrun starts: another one makes the folder between this one's look and its own making."""
+    real = Path.mkdir
+
+    def beaten(self, *args, **kwargs):
+        if not self.is_dir():
+            os.makedirs(self)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", beaten)
+    assert Workspace(tmp_path / "ws").root.is_dir()
 
 
 def test_create_then_get(ws):
