@@ -9,7 +9,7 @@ from ui.kit import data, latent_table, listing, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.index import Dictionary
 from ui.kit.latent_table import DENSITIES, SORTS, Query
-from ui.kit.listing import add_button, latents_of
+from ui.kit.listing import add_button, part_of
 from workbench.export.tables import to_csv
 from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords
@@ -42,7 +42,7 @@ def body() -> None:
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             dead = int((records.table["n_fired"] == 0).sum())
             whole = f"{len(records):,} latents · {dead:,} never fired on {records.n_tokens:,} tokens"
-            of = whole if query.latents is None else list_line(d, query.latents)
+            of = whole if query.latents is None else list_line(d)
             st.html(f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {of}</div></div>')
             page = st.pagination(pages, max_visible_pages=7, **state.tie_page("page", pages)) if pages > 1 else 1
         if not len(ids):
@@ -89,16 +89,15 @@ def as_csv(records: LatentRecords, ids: np.ndarray) -> bytes:
     return to_csv(part, [c for c in ("peak_text", "promoted_text") if c in part])
 
 
-def list_line(d: Dictionary, latents: tuple[int, ...]) -> str:
+def list_line(d: Dictionary) -> str:
     """Which list the table is narrowed to, and what of it this dictionary does not show, as HTML."""
-    chosen = data.lists()[0][state.get("list") or ""]
-    old = sum(x.dictionary == d.id and x.version != d.version for x in chosen.items)
-    n = sum(x.dictionary == d.id for x in chosen.items)
-    parts = [f"{len(latents):,} latents in the list <b>{escape(chosen.name)}</b>"]
-    if n < len(chosen.items):
-        parts.append(f"{len(chosen.items) - n:,} more are of other dictionaries")
-    if old:
-        parts.append(f"{old:,} were added on other data and may mean something else")
+    id = state.get("list") or ""
+    part = part_of(id, d)
+    parts = [f"{len(part.latents):,} latents in the list <b>{escape(data.lists()[0][id].name)}</b>"]
+    if part.others:
+        parts.append(f"{part.others:,} more are of other dictionaries")
+    if part.old:
+        parts.append(f"{part.old:,} were added on other data and may mean something else")
     return " · ".join(parts)
 
 
@@ -141,7 +140,7 @@ def controls(d: Dictionary) -> Query:
         (int(strength[0]), int(strength[1])),
         alive,
         labelled,
-        latents_of(known[chosen], d) if chosen in known else None,
+        part_of(chosen, d).latents if chosen in known else None,
     )
 
 

@@ -11,7 +11,7 @@ from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.documents import share_buttons
 from ui.kit.index import Dictionary
-from ui.kit.listing import edited, latents_of, names
+from ui.kit.listing import edited, names
 from ui.kit.matching import fires_on
 from workbench.markup.tokens import clip, markdown, visible
 from workbench.results.lists import LatentList, delete_list, import_list, read_lists, save_list
@@ -154,7 +154,8 @@ def _fires_on(chosen: LatentList) -> dict[tuple[str, int], str]:
     found: dict[tuple[str, int], str] = {}
     for id in dict.fromkeys(x.dictionary for x in chosen.items):
         records = data.records(known[id]) if id in known else None
-        latents = [i for i in latents_of(chosen, known[id]) if i < len(records)] if records is not None else []
+        n = 0 if records is None else len(records)
+        latents = list(dict.fromkeys(x.latent for x in chosen.items if x.dictionary == id and x.latent < n))
         found |= {(id, i): text for i, text in zip(latents, fires_on(data.index(), id, latents), strict=True)}
     return found
 

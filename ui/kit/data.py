@@ -48,11 +48,16 @@ def _index(root: str, signature: tuple[tuple[str, int, int], ...], exists: bool)
 
 def lists() -> tuple[dict[str, LatentList], list[tuple[str, str]]]:
     """:func:`workbench.results.lists.read_lists` of the workspace, read again when a file of them changes. Not to be written to."""
+    return _lists(*lists_now())
+
+
+def lists_now() -> tuple[str, tuple[tuple[str, int, int], ...]]:
+    """What caches of lists depend on: the workspace, and which files of lists there are now."""
     root = workspace_folder()
     found = []
     with contextlib.suppress(OSError):
         found = sorted((e.name, s.st_mtime_ns, s.st_ino) for e in os.scandir(root / "lists") for s in [e.stat(follow_symlinks=False)])
-    return _lists(str(root), tuple(found))
+    return str(root), tuple(found)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -88,9 +89,26 @@ def names(known: dict[str, LatentList]) -> dict[str, str]:
     return {i: name if often[name] == 1 else f"{name} · {i}" for i, name in seen.items()}
 
 
-def latents_of(chosen: LatentList, d: Dictionary) -> tuple[int, ...]:
-    """The latents of a dictionary in a list, each once, whatever data they were added on."""
-    return tuple(dict.fromkeys(x.latent for x in chosen.items if x.dictionary == d.id and x.latent < 2**31))
+@dataclass(frozen=True)
+class Part:
+    """Of a list what belongs to one dictionary: its latents, each once, how many of its items were added on ``old`` data, and of ``others``."""
+
+    latents: tuple[int, ...]
+    old: int
+    others: int
+
+
+def part_of(id: str, d: Dictionary) -> Part:
+    """The part of the list ``id`` that is of a dictionary; kept until a file of lists changes."""
+    return _part(*data.lists_now(), id, d.id, d.version)
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _part(root: str, signature: tuple[tuple[str, int, int], ...], id: str, dictionary: str, version: str) -> Part:
+    items = data.lists()[0][id].items
+    mine = [x for x in items if x.dictionary == dictionary]
+    latents = tuple(dict.fromkeys(x.latent for x in mine if x.latent < 2**31))
+    return Part(latents, sum(x.version != version for x in mine), len(items) - len(mine))
 
 
 def edited(items: Sequence[ListItem], rows: Sequence[dict[str, Any]]) -> tuple[ListItem, ...]:
