@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -80,6 +80,20 @@ class Visit:
         self.page.wait_for_selector(".wb-foot")
         self.settle()
         return self.page
+
+    def until(self, act: Callable[[], None], seen: Callable[[float], object], tries: int = 4) -> None:
+        """Do something until it has been seen: a chart that is drawn anew at that moment does not hear it. ``seen`` takes milliseconds."""
+        from playwright.sync_api import TimeoutError as Unseen
+
+        for left in reversed(range(tries)):
+            self.settle()
+            act()
+            try:
+                seen(PATIENCE if not left else PATIENCE / 4)
+                return
+            except Unseen:
+                if not left:
+                    raise
 
     def settle(self, quiet: float = 0.4) -> None:
         """Wait until the page has neither worked nor changed its address for ``quiet`` seconds together."""

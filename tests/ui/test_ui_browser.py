@@ -248,25 +248,33 @@ def test_a_box_on_the_map_offers_a_list_and_a_click_opens_the_latent(visit: Visi
     chart = page.locator(".js-plotly-plot").first
     chart.locator("path.point").first.wait_for()
     assert page.get_by_text("latents chosen").count() == 0
-    for tool, corners in (("Box Select", ((0.3, 0.3), (0.7, 0.7))), ("Lasso Select", ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))):
-        chart.locator(f".modebar-btn[data-title='{tool}']").click()
+    said = page.get_by_text(re.compile(r"^\d+ latents chosen"))
+
+    def spot(a: float, b: float) -> tuple[float, float]:
         box = chart.locator(".nsewdrag").first.bounding_box()
-        spots = [(box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in corners]
-        page.mouse.move(*spots[0])
+        return box["x"] + a * box["width"], box["y"] + b * box["height"]
+
+    def drawn(tool: str, corners: tuple[tuple[float, float], ...]) -> None:
+        chart.locator(f".modebar-btn[data-title='{tool}']").click()
+        page.mouse.move(*spot(*corners[0]))
         page.mouse.down()
-        for spot in (*spots[1:], *(spots[:1] if len(spots) > 2 else ())):
-            page.mouse.move(*spot, steps=8)
+        for corner in (*corners[1:], *(corners[:1] if len(corners) > 2 else ())):
+            page.mouse.move(*spot(*corner), steps=8)
         page.mouse.up()
-        page.get_by_text(re.compile(r"^\d+ latents chosen")).wait_for()
+
+    for tool, corners in (("Box Select", ((0.3, 0.3), (0.7, 0.7))), ("Lasso Select", ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))):
+        visit.until(lambda t=tool, c=corners: drawn(t, c), lambda ms: said.wait_for(timeout=ms))
         visit.settle()
         n = int(re.findall(r"(\d+) latents chosen", page.locator(".wb-head .sub", has_text="latents chosen").inner_text())[0])
         assert 0 < n < 256 and "/map" in page.url
         assert page.get_by_role("button", name="Add to a list").is_visible()
-    page.mouse.dblclick(box["x"] + 0.05 * box["width"], box["y"] + 0.05 * box["height"])  # lets go of what was drawn
-    page.get_by_text("latents chosen").wait_for(state="detached")
-    chart.locator(".modebar-btn[data-title='Pan']").click()
-    chart.locator("path.point").nth(40).click(force=True)
-    page.wait_for_url(re.compile(r"/latent\?.*i=\d+"))
+    visit.until(lambda: page.mouse.dblclick(*spot(0.05, 0.05)), lambda ms: said.wait_for(state="detached", timeout=ms))  # lets go of it
+
+    def clicked() -> None:
+        chart.locator(".modebar-btn[data-title='Pan']").click()
+        chart.locator("path.point").nth(40).click(force=True)
+
+    visit.until(clicked, lambda ms: page.wait_for_url(re.compile(r"/latent\?.*i=\d+"), timeout=ms))
 
 
 def test_pages_of_the_table_and_back(visit: Visit) -> None:
