@@ -1,8 +1,9 @@
 """The pages on a generated dictionary of 100,000 latents: ``python benchmarks/browser.py``.
 
-Prints, beside its budget: memory of the server after browsing (600 MiB), click to paint of the next latent in headless Chromium
-(median 200 ms), the first page from nothing (3 s), a step of the training scrubber (10 ms), and the server's own work per rerun of the
-latent page, the table and a search (40 ms of CPU); and click to paint while another session digests a file of 512 MiB (200 ms). ``--quick`` takes 10,000 latents and fewer clicks. Exits 1 where a budget is missed
+Prints, beside its budget: memory of the server after browsing (600 MiB), click to paint of the next latent in headless
+Chromium (median 200 ms), the first page from nothing (3 s), a step of the training scrubber (10 ms), and the server's
+own work per rerun of the latent page, the table and a search (40 ms of CPU); and click to paint while another session
+digests a file of 512 MiB (200 ms). ``--quick`` takes 10,000 latents and fewer clicks. Exits 1 where a budget is missed
 with ``--strict``, and without Chromium prints only what needs none.
 """
 
@@ -83,7 +84,12 @@ def server_work(workspace: Workspace, times: int) -> list[tuple[str, float, floa
     needles = iter([f"pattern {j}" for j in range(100)])
     return [
         ("server work, next latent", cpu(lambda: latent.button(key="wb_next").click().run()), 40, "ms"),
-        ("server work, sort the table", cpu(lambda: table.segmented_control(key="dir").set_value(next(sides)).run()), 40, "ms"),
+        (
+            "server work, sort the table",
+            cpu(lambda: table.segmented_control(key="dir").set_value(next(sides)).run()),
+            40,
+            "ms",
+        ),
         ("server work, a new search", cpu(lambda: search.text_input(key="q").set_value(next(needles)).run()), 40, "ms"),
     ]
 

@@ -2,8 +2,9 @@
 
     python benchmarks/circuits.py [--threads 2] [--transformer mini-pythia] [--mamba mini-mamba] [--quick]
 
-Prints wall and processor seconds of direct effects (what every head reads from every position, and head to logit), of total effects
-(every head's and every layer's output at every position), and of the Mamba's write profile over all layers and 12 offsets.
+Prints wall and processor seconds of direct effects (what every head reads from every position, and head to logit), of
+total effects (every head's and every layer's output at every position), and of the Mamba's write profile over all
+layers and 12 offsets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def timed(label: str, work: Callable[[], object]) -> None:
     """Run and print."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
-    print(f"{label:64} {time.perf_counter() - wall:7.1f} s wall {time.process_time() - processor:7.1f} s processor", flush=True)
+    print(
+        f"{label:64} {time.perf_counter() - wall:7.1f} s wall {time.process_time() - processor:7.1f} s processor",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -43,7 +47,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     model = load_model(args.transformer)
-    prompts = make_prompts(read_task("induction"), n, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=64)
+    prompts = make_prompts(
+        read_task("induction"), n, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=64
+    )
     everywhere = [str(p) for p in range(64)]
     layers, heads = range(len(model.blocks)), range(model.cfg.n_heads)
 
@@ -58,7 +64,9 @@ def main() -> None:
     timed(f"{args.transformer}: total effects, {len(patches)} patches", lambda: patch_effects(model, prompts, patches))
 
     mamba = load_model(args.mamba)
-    prompts = make_prompts(read_task("induction"), n, vocab_size=mamba.cfg.d_vocab, tokenizer=mamba.tokenizer, length=64)
+    prompts = make_prompts(
+        read_task("induction"), n, vocab_size=mamba.cfg.d_vocab, tokenizer=mamba.tokenizer, length=64
+    )
     labels = [label_of("B", o) for o in OFFSETS]
     timed(
         f"{args.mamba}: write profile, {len(mamba.blocks)} layers x {len(labels)} offsets",

@@ -29,7 +29,9 @@ def made_up_codes(n_tokens: int, n_latents: int, k: int, seed: int) -> sp.csr_ar
     ids = np.searchsorted(edges, rng.random((n_tokens, k), dtype=np.float32)).clip(0, n_latents - 1).astype(np.int32)
     ids.sort(axis=1)
     values = rng.lognormal(0, 0.5, (n_tokens, k)).astype(np.float32)
-    x = sp.csr_array((values.ravel(), ids.ravel(), np.arange(0, n_tokens * k + 1, k, dtype=np.int32)), shape=(n_tokens, n_latents))
+    x = sp.csr_array(
+        (values.ravel(), ids.ravel(), np.arange(0, n_tokens * k + 1, k, dtype=np.int32)), shape=(n_tokens, n_latents)
+    )
     x.sum_duplicates()
     return x
 
@@ -85,7 +87,11 @@ def main() -> int:
     layers = time.perf_counter() - start
     print(f"layers   4 x 4 pairs of 1,024 latents, k 32, 100,000 tokens: {layers:.1f} s")
     full = o.tokens >= 1_000_000 and o.latents >= 24_576
-    missed = [name for name, bad in (("60 s", seconds > 60), ("4 GiB", gib > 4), ("30 s for the layers", layers > 30)) if full and bad]
+    missed = [
+        name
+        for name, bad in (("60 s", seconds > 60), ("4 GiB", gib > 4), ("30 s for the layers", layers > 30))
+        if full and bad
+    ]
     print("targets  " + (f"missed: {', '.join(missed)}" if missed else "met" if full else "apply to the full size"))
     return 1 if missed else 0
 

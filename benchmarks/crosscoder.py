@@ -1,9 +1,10 @@
 """What a crosscoder's training step costs, in units of one product (B, sum(D)) x (sum(D), F), and a peer beside it.
 
-``python benchmarks/crosscoder.py`` measures forward, backward, Adam, decoder handling and counters together, in the same
-process as the product, alternating, on one thread (medians of CPU time), and counts dense products and the largest tensor.
-Beside it the BatchTopK crosscoder of science-of-finetuning on identical weights and rows: the same mean squared error is
-asked for (within 1e-5, else exit status 1), and its forward and backward pass with Adam is timed. It is no dependency of this
+``python benchmarks/crosscoder.py`` measures forward, backward, Adam, decoder handling and counters together, in the
+same process as the product, alternating, on one thread (medians of CPU time), and counts dense products and the largest
+tensor. Beside it the BatchTopK crosscoder of science-of-finetuning on identical weights and rows: the same mean squared
+error is asked for (within 1e-5, else exit status 1), and its forward and backward pass with Adam is timed. It is no
+dependency of this
 project: clone it anywhere outside and name the folder, for this script or for ``make bench``:
 
     git clone https://github.com/science-of-finetuning/dictionary_learning /path/to/peer
@@ -152,7 +153,16 @@ def main() -> None:
             t, x = trainer(SHAPES[name], gate)
             seconds, units = ratio(t, x, repeats)
             dense, _, counter = count_step(t, x)
-            row = {"shape": name, "B": b, "sources": s, "D": d, "F": f, "k": k, "gate": gate, "step / product": round(units, 3)}
+            row = {
+                "shape": name,
+                "B": b,
+                "sources": s,
+                "D": d,
+                "F": f,
+                "k": k,
+                "gate": gate,
+                "step / product": round(units, 3),
+            }
             row |= {
                 "seconds": round(seconds, 4),
                 "dense products": round(dense, 3),
@@ -169,16 +179,19 @@ def main() -> None:
         head = f"{row['shape']:>6} B {row['B']} x {row['sources']} sources of {row['D']}, F {row['F']}, k {row['k']}"
         limit = f" (aim <= {row['limit']})" if row["limit"] else ""
         print(
-            f"{head}  {row['gate']:>20}: {row['step / product']:.2f} products{limit}, {row['dense products']:.2f} counted, largest tensor {row['largest tensor / BF']:.2f} BF"
+            f"{head}  {row['gate']:>20}: {row['step / product']:.2f} products{limit}, {row['dense products']:.2f}"
+            f" counted, largest tensor {row['largest tensor / BF']:.2f} BF"
         )
     if race is None:
         print(
-            "science-of-finetuning's crosscoder is not installed: clone https://github.com/science-of-finetuning/dictionary_learning "
-            "outside this repository and set CROSSCODER_PEER to the folder"
+            "science-of-finetuning's crosscoder is not installed: clone"
+            " https://github.com/science-of-finetuning/dictionary_learning outside this repository and set"
+            " CROSSCODER_PEER to the folder"
         )
     else:
         print(
-            f"identical weights and rows: mean squared error {race['ours']:.8f} here, {race['theirs']:.8f} there (difference {abs(race['ours'] - race['theirs']):.1e}); their step {race['ratio']:.2f} products"
+            f"identical weights and rows: mean squared error {race['ours']:.8f} here, {race['theirs']:.8f} there"
+            f" (difference {abs(race['ours'] - race['theirs']):.1e}); their step {race['ratio']:.2f} products"
         )
     sys.exit(0 if _same(race) else f"the two losses on identical weights and rows differ by more than {SAME}")
 

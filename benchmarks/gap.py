@@ -1,13 +1,16 @@
-"""What sharing one code over all snapshots costs: explained variance of a crosscoder beside one SAE per snapshot, over F and k.
+"""What sharing one code over all snapshots costs: explained variance of a crosscoder beside one SAE per snapshot, over
+F and k.
 
-Both see the same rows as often, with the same number of latents F and the same k (so the same L0 at every source). Printed are the
-mean gap over all snapshots and over those from the turning point on, each with a 95 % bootstrap interval over held-out batches,
-and the gap of every snapshot. All activations are computed once and kept in memory.
+Both see the same rows as often, with the same number of latents F and the same k (so the same L0 at every source).
+Printed are the mean gap over all snapshots and over those from the turning point on, each with a 95 % bootstrap
+interval over held-out batches, and the gap of every snapshot. All activations are computed once and kept in memory.
 
-    python benchmarks/gap.py --write docs/benchmarks-gap.md           # against F with the first k, then against k at the middle F
+    python benchmarks/gap.py --write docs/benchmarks-gap.md           # against F with the first k, then against k at
+                                                                      the middle F
     python benchmarks/gap.py --latents 1024 --k 16                   # one comparison
     python benchmarks/gap.py --after 768                             # a crosscoder over the later snapshots alone
-    python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its k strongest
+    python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its
+                                                                     k strongest
 """
 
 from __future__ import annotations
@@ -51,7 +54,10 @@ class Apart:
 
 
 class Strongest:
-    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by z_i n_si: L0 is k at every source."""
+    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by z_i n_si.
+
+    L0 is k at every source.
+    """
 
     def __init__(self, cc: Crosscoder, k: int):
         self.cc, self.k, self.encode_sparse, self.split = cc, k, cc.encode_sparse, cc.split
@@ -68,7 +74,12 @@ class Strongest:
 
 
 def compare(
-    recipe: EvolveRecipe, sources: list[Source], widths: list[int], train_on: OnlineBatches, test_on: list[Tensor], kept: int
+    recipe: EvolveRecipe,
+    sources: list[Source],
+    widths: list[int],
+    train_on: OnlineBatches,
+    test_on: list[Tensor],
+    kept: int,
 ) -> dict[str, Any]:
     """One crosscoder and one SAE per source; their gap (see :func:`workbench.tracking.measure_gaps`)."""
     began = time.perf_counter()
@@ -107,13 +118,19 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="4 snapshots, little text: shows that it runs, not what the gap is")
+    parser.add_argument(
+        "--quick", action="store_true", help="4 snapshots, little text: shows that it runs, not what the gap is"
+    )
     parser.add_argument("--recipe", default="mini-evolve", help="whose model, site, batch size and settings are taken")
     parser.add_argument("--snapshots", type=int, default=10, help="0 = all")
     parser.add_argument("--after", type=int, default=0, help="only snapshots from this training step on")
-    parser.add_argument("--kept", type=int, default=0, help="latents the crosscoder shares where each source uses k of them; 0 = k")
+    parser.add_argument(
+        "--kept", type=int, default=0, help="latents the crosscoder shares where each source uses k of them; 0 = k"
+    )
     parser.add_argument("--sequences", type=int, default=1600, help="of unique training text")
-    parser.add_argument("--refit", type=int, default=None, help="rows to which decoders are fitted at the end; default: the recipe's")
+    parser.add_argument(
+        "--refit", type=int, default=None, help="rows to which decoders are fitted at the end; default: the recipe's"
+    )
     parser.add_argument("--batch", type=int, default=None, help="rows per step; default: the recipe's")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows trained on")
     parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
@@ -134,7 +151,10 @@ def main() -> None:
     tokenizer = load_tokenizer(recipe.model, sources[-1].revision)
     tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=args.sequences, ctx=recipe.ctx).tokens
     held = plan_tokens(
-        recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=32 if args.quick else 160, ctx=recipe.ctx
+        recipe.corpus.model_copy(update={"split": "heldout"}),
+        tokenizer,
+        n_seq=32 if args.quick else 160,
+        ctx=recipe.ctx,
     ).tokens
     rows = OnlineBatches(snapshots, held, 1, seed=0)
     test_on = [rows.rows_of(np.arange(i, i + 4)) for i in range(0, len(held), 4)]
@@ -164,15 +184,31 @@ def table(done: list[dict[str, Any]], names: list[str], rows: int) -> str:
     lines = [
         "# What sharing one code over snapshots costs",
         "",
-        f"Written by `python benchmarks/gap.py --write`: crosscoders over {len(names)} snapshots of mini-pythia at L2R ({names[0]} to {names[-1]}),",
-        f"beside one SAE per snapshot with as many latents F, the same k, and the same {rows:,} rows. Held-out explained variance, mean over",
-        "snapshots; gap in points with a 95 % bootstrap interval over held-out batches, over all snapshots and over those from the turning point on.",
+        (
+            f"Written by `python benchmarks/gap.py --write`: crosscoders over {len(names)} snapshots of mini-pythia at"
+            f" L2R ({names[0]} to {names[-1]}),"
+        ),
+        (
+            f"beside one SAE per snapshot with as many latents F, the same k, and the same {rows:,} rows. Held-out"
+            " explained variance, mean over"
+        ),
+        (
+            "snapshots; gap in points with a 95 % bootstrap interval over held-out batches, over all snapshots and over"
+            " those from the turning point on."
+        ),
         "",
         "| F | k | crosscoder | alone | gap | late gap | dead |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in done:
-        cells = [one["F"], one["k"], f"{one['EV crosscoder']:.3f}", f"{one['EV alone']:.3f}", _points(one["gap"]), _points(one["late"])]
+        cells = [
+            one["F"],
+            one["k"],
+            f"{one['EV crosscoder']:.3f}",
+            f"{one['EV alone']:.3f}",
+            _points(one["gap"]),
+            _points(one["late"]),
+        ]
         cells.append(f"{one['dead']:.0%}")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
@@ -184,9 +220,10 @@ def _points(row: dict[str, Any] | None) -> str:
 
 def _tell(found: dict[str, Any], names: list[str]) -> None:
     print(
-        f"F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps ({found['seconds of the crosscoder']} s, {found['dead']:.0%} dead): "
-        f"EV {found['EV crosscoder']:.3f}, alone {found['EV alone']:.3f}; gap {_points(found['gap'])} points, "
-        f"from the turning point on {_points(found['late'])}"
+        f"F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps"
+        f" ({found['seconds of the crosscoder']} s, {found['dead']:.0%} dead): EV {found['EV crosscoder']:.3f}, alone"
+        f" {found['EV alone']:.3f}; gap {_points(found['gap'])} points, from the turning point on"
+        f" {_points(found['late'])}"
     )
     print("   " + "  ".join(f"{n} {100 * g:.1f}" for n, g in zip(names, found["by source"], strict=True)), flush=True)
 

@@ -1,8 +1,8 @@
 """Counts what a training step does instead of timing it: dense products and passes over (B, F).
 
-``python benchmarks/opcount.py`` prints the counts of one step; the test suite holds them to their limits on any machine.
-A *dense unit* is the encoder product, 2 B D F floating-point operations; matrix-vector products count too. A *pass* is one
-full read or write of a (B, F) array; an operation that picks elements (gather) counts what it picks.
+``python benchmarks/opcount.py`` prints the counts of one step; the test suite holds them to their limits on any
+machine. A *dense unit* is the encoder product, 2 B D F floating-point operations; matrix-vector products count too. A
+*pass* is one full read or write of a (B, F) array; an operation that picks elements (gather) counts what it picks.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ MADE_ONLY = ("mm", "addmm", "mv", "addmv", "gather", "index_select", "index.", "
 class OpCounter(TorchDispatchMode):
     """Counts FLOPs of products and elements moved of arrays whose last axis is as wide as the dictionary.
 
-    Attributes: flops; moved (elements of wide arrays read or written); by_op (elements per operation); widest (largest number
-    of elements of any tensor made).
+    Attributes: flops; moved (elements of wide arrays read or written); by_op (elements per operation); widest (largest
+    number of elements of any tensor made).
     """
 
     def __init__(self, d_sae: int) -> None:
@@ -46,7 +46,9 @@ class OpCounter(TorchDispatchMode):
         self.d_sae, self.flops, self.moved, self.widest = d_sae, 0, 0, 0
         self.by_op: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = str(func).removeprefix("aten.")
         tensors = [a for a in torch.utils._pytree.tree_leaves((args, kwargs or {})) if isinstance(a, Tensor)]
@@ -94,7 +96,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the smaller shape only")
     args = parser.parse_args()
     shapes = [(1024, 256, 4096, 32)] if args.quick else [(1024, 256, 4096, 32), (2048, 512, 16384, 32)]
-    print(f"{'B':>6} {'D':>5} {'F':>6} {'k':>3}  {'latents':>8} {'dense units':>12} {'(B,F) passes':>13} {'largest tensor / BF':>20}")
+    print(
+        f"{'B':>6} {'D':>5} {'F':>6} {'k':>3}  {'latents':>8} {'dense units':>12} {'(B,F) passes':>13}"
+        f" {'largest tensor / BF':>20}"
+    )
     for b, d, f, k in shapes:
         trainer = Trainer(TopKConfig(d_in=d, d_sae=f, k=k))
         x = torch.randn(b, d, generator=torch.Generator().manual_seed(0))

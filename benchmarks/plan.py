@@ -1,8 +1,10 @@
-"""The plan against the clock: three small recipes planned and run, interleaved, medians of three. `python benchmarks/plan.py`
+"""The plan against the clock: three small recipes planned and run, interleaved, medians of three. `python
+benchmarks/plan.py`
 
-A harvest, a Top-K dictionary and a crosscoder over snapshots, each run in a fresh process whose peak memory is what the system says
-it was. Right after every run the machine is measured again, in the same process, so the plan and the run see the same neighbours;
-the plan knows nothing of the run. Exit code 1 where a median misses its limit: 25 % for time, 10 % for memory and disk.
+A harvest, a Top-K dictionary and a crosscoder over snapshots, each run in a fresh process whose peak memory is what the
+system says it was. Right after every run the machine is measured again, in the same process, so the plan and the run
+see the same neighbours; the plan knows nothing of the run. Exit code 1 where a median misses its limit: 25 % for time,
+10 % for memory and disk.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from pathlib import Path
 
 LIMITS = {"seconds": 0.25, "memory": 0.10, "disk": 0.10}
 RECIPES = {
-    "harvest": """
+    "harvest": (
+        """
 id = "bench"
 hooks = ["L1R"]
 n_seq = 1536
@@ -33,8 +36,10 @@ model = "mini-pythia"
 revision = "step1664"
 [[sources]]
 model = "mini-pythia"
-""",
-    "train": """
+"""
+    ),
+    "train": (
+        """
 store = "bench"
 sources = ["mini-pythia"]
 sites = ["L1R"]
@@ -42,8 +47,10 @@ expansions = [32]
 ks = [16]
 batch_size = 1024
 tokens = 400_000
-""",
-    "evolve": """
+"""
+    ),
+    "evolve": (
+        """
 id = "bench-cc"
 model = "mini-pythia"
 revisions = ["step256", "step1664", "step9000"]
@@ -53,7 +60,8 @@ expansion = 16
 k = 16
 tokens = 300_000
 batch_size = 1024
-""",
+"""
+    ),
 }
 
 
@@ -90,20 +98,33 @@ def child(name: str, folder: Path) -> None:
 
 
 def judged(found: dict[str, list[dict]]) -> list[dict]:
-    """For every recipe and quantity the medians of its runs: planned, measured, their relative difference, and whether it keeps the limit."""
+    """For every recipe and quantity the medians of its runs.
+
+    Planned, measured, their relative difference, and whether it keeps the limit.
+    """
     rows = []
     for name, runs in found.items():
         for quantity, limit in LIMITS.items():
             off = statistics.median(r["plan"][quantity] / r["run"][quantity] - 1 for r in runs)
             plan, run = (statistics.median(r[which][quantity] for r in runs) for which in ("plan", "run"))
             rows.append(
-                {"recipe": name, "quantity": quantity, "plan": plan, "run": run, "off": off, "limit": limit, "met": abs(off) <= limit}
+                {
+                    "recipe": name,
+                    "quantity": quantity,
+                    "plan": plan,
+                    "run": run,
+                    "off": off,
+                    "limit": limit,
+                    "met": abs(off) <= limit,
+                }
             )
     return rows
 
 
 def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
-    """(what to time, the folder it makes), with everything loaded that a plan does not speak of (text, tokenizer, the trainer's libraries)."""
+    """(what to time, the folder it makes), with everything loaded that a plan does not speak of (text, tokenizer, the
+    trainer's libraries).
+    """
     import torch
 
     from sae import TopKConfig, Trainer
@@ -165,7 +186,10 @@ def main() -> int:
     for r in rows:
         shown = (lambda v: f"{v:.1f} s") if r["quantity"] == "seconds" else (lambda v: f"{v / 1e6:.1f} MB")
         mark = "" if r["met"] else " **missed**"
-        print(f"| {r['recipe']} | {r['quantity']} | {shown(r['plan'])} | {shown(r['run'])} | {r['off']:+.0%}{mark} | {r['limit']:.0%} |")
+        print(
+            f"| {r['recipe']} | {r['quantity']} | {shown(r['plan'])} | {shown(r['run'])} | {r['off']:+.0%}{mark} |"
+            f" {r['limit']:.0%} |"
+        )
     if options.parts:
         print(json.dumps({n: {k: r[-1][k] for k in ("parts", "items")} for n, r in found.items()}, indent=1))
     missed = sum(not r["met"] for r in rows)

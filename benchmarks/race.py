@@ -1,14 +1,15 @@
-"""Side by side with SAELens, sparsify and dictionary_learning: cost of a training step, and error on the same activations.
+"""Side by side with SAELens, sparsify and dictionary_learning: cost of a training step, and error on the same
+activations.
 
     python benchmarks/race.py --peers-python /path/to/venv/bin/python
 
 The peers are no dependency of this project: install them in an environment of their own (``pip install sae-lens
 eai-sparsify dictionary-learning``) and name its interpreter; everything, ours included, then runs in one process there.
-Each library takes its own whole step, optimiser and bookkeeping included, on one thread. For quality all see the same cached
-activations of the bundled models (``--store``: those of a demo store that is there already), each row once, in the same order,
-scaled alike, with the same k, warm-up and decay. Every rate of one grid is run in every library, and two are told of each: that of
-the lowest error, and that of the lowest error with at most 5 % dead latents. Ours runs without a choice of rate too: at its defaults, and with the
-preset ``few-steps``. A latent is dead that
+Each library takes its own whole step, optimiser and bookkeeping included, on one thread. For quality all see the same
+cached activations of the bundled models (``--store``: those of a demo store that is there already), each row once, in
+the same order, scaled alike, with the same k, warm-up and decay. Every rate of one grid is run in every library, and
+two are told of each: that of the lowest error, and that of the lowest error with at most 5 % dead latents. Ours runs
+without a choice of rate too: at its defaults, and with the preset ``few-steps``. A latent is dead that
 fires on none of the training rows.
 """
 
@@ -35,14 +36,20 @@ RATES = (3e-3, 1e-2, 3e-2)
 SETTINGS = ("default", "few-steps")  # ours without a rate to choose: the defaults, and a preset
 DEAD = 0.05  # share of dead latents a dictionary may have
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of seeds
-Runner = tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]  # (step(x), reconstruct(x), dense latents(x))
+Runner = tuple[
+    Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]
+]  # (step(x), reconstruct(x), dense latents(x))
 
 
 def ours(d: int, f: int, k: int, lr: float | str, steps: int, seed: int, first: Any) -> Runner:
     from sae import TopKConfig, Trainer
     from sae.presets import preset
 
-    own = {"default": {}, "few-steps": preset("few-steps", d_in=d, d_sae=f, k=k)}[lr] if isinstance(lr, str) else {"lr": lr}
+    own = (
+        {"default": {}, "few-steps": preset("few-steps", d_in=d, d_sae=f, k=k)}[lr]
+        if isinstance(lr, str)
+        else {"lr": lr}
+    )
     config = TopKConfig(**{"d_in": d, "d_sae": f, "k": k, "warmup_steps": steps // 10, "seed": seed, **own})
     trainer = Trainer(config, total_steps=steps)
     return trainer.step, lambda x: trainer.dictionary()(x), lambda x: trainer.dictionary().encode(x)
@@ -58,11 +65,25 @@ def saelens(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any
     model = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=f, k=k))
     model.b_dec.data = first.mean(0)
     config = SAETrainerConfig(
-        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=steps * len(first), device="cpu",
-        autocast=False, lr=lr, lr_end=lr / 1000, lr_scheduler_name="constant", lr_warm_up_steps=steps // 10, adam_beta1=0.9, adam_beta2=0.999,
-        lr_decay_steps=steps // 5, n_restart_cycles=1, train_batch_size_samples=len(first), dead_feature_window=1000,
-        feature_sampling_window=2000, logger=LoggingConfig(log_to_wandb=False),
-    )  # fmt: skip
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=steps * len(first),
+        device="cpu",
+        autocast=False,
+        lr=lr,
+        lr_end=lr / 1000,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=steps // 10,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=steps // 5,
+        n_restart_cycles=1,
+        train_batch_size_samples=len(first),
+        dead_feature_window=1000,
+        feature_sampling_window=2000,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
     trainer = SAETrainer(config, model, data_provider=iter(()))
 
     def step(x: Any) -> None:
@@ -81,7 +102,9 @@ def sparsify(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: An
     model = SparseCoder(d, SparseCoderConfig(num_latents=f, k=k))
     model.b_dec.data = first.mean(0)
     adam = torch.optim.Adam(model.parameters(), lr=lr)
-    rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda s: min(1.0, (s + 1) / (steps / 10), max(0.0, (steps - s) / (steps / 5))))
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda s: min(1.0, (s + 1) / (steps / 10), max(0.0, (steps - s) / (steps / 5)))
+    )
     since = torch.zeros(f, dtype=torch.long)
 
     def step(x: Any) -> None:  # as its trainer does for optimizer="adam", auxk_alpha=1/32
@@ -107,12 +130,29 @@ def sparsify(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: An
 def dictionary_learning(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
     from dictionary_learning.trainers.top_k import TopKTrainer
 
-    trainer = TopKTrainer(steps, d, f, k, layer=0, lm_name="rows", lr=lr, warmup_steps=steps // 10, decay_start=steps * 4 // 5, seed=seed, device="cpu")  # fmt: skip
+    trainer = TopKTrainer(
+        steps,
+        d,
+        f,
+        k,
+        layer=0,
+        lm_name="rows",
+        lr=lr,
+        warmup_steps=steps // 10,
+        decay_start=steps * 4 // 5,
+        seed=seed,
+        device="cpu",
+    )
     counter = iter(range(10**9))
     return lambda x: trainer.update(next(counter), x), trainer.ae, trainer.ae.encode
 
 
-LIBRARIES: dict[str, Callable[..., Runner]] = {"workbench": ours, "sparsify": sparsify, "dictionary_learning": dictionary_learning, "SAELens": saelens}  # fmt: skip
+LIBRARIES: dict[str, Callable[..., Runner]] = {
+    "workbench": ours,
+    "sparsify": sparsify,
+    "dictionary_learning": dictionary_learning,
+    "SAELens": saelens,
+}
 
 
 def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -> Iterator[dict[str, Any]]:
@@ -139,7 +179,10 @@ def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -
 
 
 def activations(store: Path | None, steps: int, out: Path) -> None:
-    """Write the rows that all libraries see, of both sites: ``steps`` batches of training rows, each row once, and held-out rows."""
+    """Write the rows that all libraries see, of both sites.
+
+    ``steps`` batches of training rows, each row once, and held-out rows.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -149,7 +192,9 @@ def activations(store: Path | None, steps: int, out: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if store is None:
-            recipe = read_recipe(HarvestRecipe, "demo-harvest").model_copy(update={"n_seq": HELD_OUT_TOO * steps, "threads": 1})
+            recipe = read_recipe(HarvestRecipe, "demo-harvest").model_copy(
+                update={"n_seq": HELD_OUT_TOO * steps, "threads": 1}
+            )
             store = harvest(recipe, Workspace(folder))
         rows: dict[str, torch.Tensor] = {}
         opened = ActivationStore.open(store)
@@ -190,11 +235,23 @@ def quality(rows_file: Path, seeds: int, k: int, expansion: int, libraries: list
                         fired = torch.stack([(latents(x) > 0).any(0) for x in train.split(4096)]).any(0)
                         dead.append(1 - float(fired.float().mean()))
                 spread = statistics.stdev(fvus) if seeds > 1 else float("nan")
-                yield {"site": site, "library": name, "lr": lr, "fvu": statistics.mean(fvus), "half_interval": T95.get(seeds, float("nan")) * spread / seeds**0.5, "dead": statistics.mean(dead), "seeds": seeds, "all": fvus}  # fmt: skip
+                yield {
+                    "site": site,
+                    "library": name,
+                    "lr": lr,
+                    "fvu": statistics.mean(fvus),
+                    "half_interval": T95.get(seeds, float("nan")) * spread / seeds**0.5,
+                    "dead": statistics.mean(dead),
+                    "seeds": seeds,
+                    "all": fvus,
+                }
 
 
 def chosen(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of the table: for each site and library the rate of least error, that with few dead latents, and our defaults."""
+    """Lines of the table.
+
+    For each site and library the rate of least error, that with few dead latents, and our defaults.
+    """
     for site, library in dict.fromkeys((r["site"], r["library"]) for r in rows):
         of = [r for r in rows if (r["site"], r["library"]) == (site, library)]
         tuned = [r for r in of if not isinstance(r["lr"], str)]
@@ -206,7 +263,10 @@ def chosen(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def told(row: dict[str, Any]) -> str:
     """A row of the table."""
-    return f"{row['site']} {row['library']:20} lr {row['lr']:<9} FVU {row['fvu']:.4f} ± {row['half_interval']:.4f}  dead {row['dead']:6.1%}"
+    return (
+        f"{row['site']} {row['library']:20} lr {row['lr']:<9} FVU {row['fvu']:.4f} ± {row['half_interval']:.4f}  dead"
+        f" {row['dead']:6.1%}"
+    )
 
 
 def here(args: argparse.Namespace) -> None:
@@ -215,11 +275,18 @@ def here(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     shape = (1024, 256, 4096, 32)
     results: dict[str, Any] = {"torch": torch.__version__, "shape": shape, "cost": [], "quality": []}
-    print(f"full training step at (B, D, F, k) = {shape}, one thread, torch {torch.__version__}, no dead latents", file=sys.stderr)
+    print(
+        f"full training step at (B, D, F, k) = {shape}, one thread, torch {torch.__version__}, no dead latents",
+        file=sys.stderr,
+    )
     libraries = args.only or list(LIBRARIES)
     for row in cost(shape, 5 if args.quick else 15, libraries):
         results["cost"].append(row)
-        print(f"{row['library']:22} {row['step_ms']:8.1f} ms = {row['units']:5.2f} encoder products", file=sys.stderr, flush=True)
+        print(
+            f"{row['library']:22} {row['step_ms']:8.1f} ms = {row['units']:5.2f} encoder products",
+            file=sys.stderr,
+            flush=True,
+        )
     seeds = 1 if args.quick else 3
     print(f"held-out FVU, k = 16, 8x, {seeds} seeds (t interval), every library at lr {RATES}", file=sys.stderr)
     for row in quality(args.rows, seeds, 16, 8, libraries):
@@ -234,11 +301,15 @@ def here(args: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--peers-python", default=os.environ.get("PEERS_PYTHON"), help="interpreter with the three libraries (or PEERS_PYTHON)"
+        "--peers-python",
+        default=os.environ.get("PEERS_PYTHON"),
+        help="interpreter with the three libraries (or PEERS_PYTHON)",
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats, one seed")
     parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), help="these libraries only")
-    parser.add_argument("--store", type=Path, help="a store of the demo's hooks; without it one is harvested for the race")
+    parser.add_argument(
+        "--store", type=Path, help="a store of the demo's hooks; without it one is harvested for the race"
+    )
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -248,11 +319,19 @@ def main() -> int:
         return 0
     if not args.peers_python:
         print(
-            "no peers to race against: install sae-lens, eai-sparsify and dictionary-learning in an environment of their own and pass --peers-python"
+            "no peers to race against: install sae-lens, eai-sparsify and dictionary-learning in an environment of"
+            " their own and pass --peers-python"
         )
         return 0
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    flags = [f"--{name}" for name in ("quick", "json") if getattr(args, name)] + (["--only", *args.only] if args.only else [])
+    env = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "disabled",
+        "HF_HUB_OFFLINE": "1",
+    }
+    flags = [f"--{name}" for name in ("quick", "json") if getattr(args, name)] + (
+        ["--only", *args.only] if args.only else []
+    )
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.safetensors"
         activations(args.store, QUICK_STEPS if args.quick else STEPS, rows)

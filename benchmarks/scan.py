@@ -3,9 +3,9 @@
     python benchmarks/scan.py            # ours and Hugging Face's own loop; mambapy too where it is installed
     python benchmarks/scan.py --batch 16 --steps 3
 
-Every competitor runs in its own process, so peak memory is its own; time is processor time of that one thread, so other work on the
-machine matters little. Hugging Face's loop takes minutes per step and runs on fewer sequences (its time is proportional to them).
-Prints tokens per second, the memory a step adds, and ratios.
+Every competitor runs in its own process, so peak memory is its own; time is processor time of that one thread, so other
+work on the machine matters little. Hugging Face's loop takes minutes per step and runs on fewer sequences (its time is
+proportional to them). Prints tokens per second, the memory a step adds, and ratios.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def race(kind: str, batch: int, steps: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = MambaConfig(vocab_size=512, hidden_size=128, num_hidden_layers=4, state_size=16, use_mambapy=kind == "mambapy")
+    config = MambaConfig(
+        vocab_size=512, hidden_size=128, num_hidden_layers=4, state_size=16, use_mambapy=kind == "mambapy"
+    )
     model = MambaForCausalLM(config).train()
     if kind == "workbench":
         repair_mamba(model, hooks=False)
@@ -67,12 +69,16 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         results[kind] = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"{kind:12} {results[kind]['tokens_per_second']:9,.0f} tokens/s   step memory {results[kind]['step_mib']:7,.0f} MiB", flush=True
+            f"{kind:12} {results[kind]['tokens_per_second']:9,.0f} tokens/s   step memory"
+            f" {results[kind]['step_mib']:7,.0f} MiB",
+            flush=True,
         )
     ours = results["workbench"]
     for kind in kinds[1:]:
         speed = ours["tokens_per_second"] / results[kind]["tokens_per_second"]
-        memory = "" if kind == "huggingface" else f", in {ours['step_mib'] / results[kind]['step_mib']:.2f} of its memory"
+        memory = (
+            "" if kind == "huggingface" else f", in {ours['step_mib'] / results[kind]['step_mib']:.2f} of its memory"
+        )
         print(f"workbench is {speed:.1f}x as fast as {kind}{memory}")
 
 

@@ -1,9 +1,9 @@
 """What a full training step costs, in units of the one fp32 encoder product at the same shape.
 
 ``python benchmarks/step.py`` measures forward, backward, Adam, decoder normalisation and counters together, in the same
-process as ``torch.mm`` at the same shape, alternating, on one thread. Medians of CPU time: ratios stand up to other work on
-the machine better than wall time does. The product is PyTorch's own ``mm``; a step below one unit is possible where
-oneDNN's product, which the step uses, is the faster library.
+process as ``torch.mm`` at the same shape, alternating, on one thread. Medians of CPU time: ratios stand up to other
+work on the machine better than wall time does. The product is PyTorch's own ``mm``; a step below one unit is possible
+where oneDNN's product, which the step uses, is the faster library.
 """
 
 from __future__ import annotations
@@ -83,10 +83,24 @@ def main() -> None:
             unit, cost, ratio = measured(shape, prepared(shape, **changes), repeats)  # type: ignore[arg-type]
             base = base or ratio
             limit = LIMITS[name].get(label) if label != "30% dead, k_aux = k" else DEAD_LIMIT * base
-            results.append({"shape": shape, "row": label, "unit_ms": unit * 1e3, "step_ms": cost * 1e3, "units": ratio, "of_step": ratio / base, "limit_units": limit})  # fmt: skip
+            results.append(
+                {
+                    "shape": shape,
+                    "row": label,
+                    "unit_ms": unit * 1e3,
+                    "step_ms": cost * 1e3,
+                    "units": ratio,
+                    "of_step": ratio / base,
+                    "limit_units": limit,
+                }
+            )
             if not args.json:
                 verdict = "" if limit is None else f"limit {limit:.2f}: {'kept' if ratio <= limit else 'MISSED'}"
-                print(f"{shape!s:24} {label:22} unit {unit * 1e3:8.1f} ms  step {cost * 1e3:8.1f} ms = {ratio:5.2f} units, {ratio / base:4.2f} x step  {verdict}", flush=True)  # fmt: skip
+                print(
+                    f"{shape!s:24} {label:22} unit {unit * 1e3:8.1f} ms  step {cost * 1e3:8.1f} ms = {ratio:5.2f}"
+                    f" units, {ratio / base:4.2f} x step  {verdict}",
+                    flush=True,
+                )
     about = {"onednn": onednn_linear(), "bf16_instructions": bf16, "threads": 1, "torch": torch.__version__}
     print(json.dumps({"about": about, "results": results}, indent=2) if args.json else f"{about}")
 

@@ -4,11 +4,12 @@
     python benchmarks/store.py --quick             # 128 MiB, for `make bench`
     python benchmarks/store.py --write             # also writes the table to docs/benchmarks-store.md
 
-Rows are bfloat16 activations of 2,048 numbers (4 KiB). "Cold" means that the file's pages were flushed and dropped from this machine's
-cache. Speeds are the best of the rounds. A shared disk's speed wanders, so a promise is the median over rounds of the ratio within
-a round, where the plain file and the store take turns, now one first, now the other; the lowest and the highest ratio stand
-beside it. Two more plain readers say what the disk gives at most: one past the cache, and one that reads the store's own blocks in the
-order of an epoch and does nothing with them. Peers are run by their own libraries where the row says so, otherwise their access pattern is imitated.
+Rows are bfloat16 activations of 2,048 numbers (4 KiB). "Cold" means that the file's pages were flushed and dropped from
+this machine's cache. Speeds are the best of the rounds. A shared disk's speed wanders, so a promise is the median over
+rounds of the ratio within a round, where the plain file and the store take turns, now one first, now the other; the
+lowest and the highest ratio stand beside it. Two more plain readers say what the disk gives at most: one past the
+cache, and one that reads the store's own blocks in the order of an epoch and does nothing with them. Peers are run by
+their own libraries where the row says so, otherwise their access pattern is imitated.
 """
 
 from __future__ import annotations
@@ -38,16 +39,23 @@ from workbench.activations.workers import fill
 
 WIDTH, CTX = 2048, 129
 ROW = WIDTH * 2
-SEQUENTIAL, EPOCH, WARM = "plain sequential read, cold", "store: first shuffled epoch, cold", "store: shuffled epoch, warm"
+SEQUENTIAL, EPOCH, WARM = (
+    "plain sequential read, cold",
+    "store: first shuffled epoch, cold",
+    "store: shuffled epoch, warm",
+)
 RUNNING = "store: later shuffled epoch, cold"
-PAST_CACHE, PAST_CACHE_SHUFFLED = "plain sequential read past the cache, cold", "plain shuffled read past the cache, cold"
+PAST_CACHE, PAST_CACHE_SHUFFLED = (
+    "plain sequential read past the cache, cold",
+    "plain shuffled read past the cache, cold",
+)
 BATCH = 4096
 BUFFERS = 128 << 20
 
 
 @dataclass
 class Table:
-    """Measured speeds in bytes per second (of every round) and processor seconds per 1e9 bytes (the best), by row name."""
+    """Measured bytes per second (of every round) and processor seconds per 1e9 bytes (the best), by row name."""
 
     speeds: dict[str, list[float]] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
@@ -120,7 +128,10 @@ def read_plain(path: Path, buffer: np.ndarray) -> int:
 
 
 def read_bare(shards: list[Path], block: int, threads: int) -> int:
-    """Read every whole block of files past the cache and do nothing with it: one thread from start to end, several in random order."""
+    """Read every whole block of files past the cache and do nothing with it.
+
+    One thread from start to end, several in random order.
+    """
     files = [os.open(p, os.O_RDONLY | os.O_DIRECT) for p in shards]
     places = [(fd, at) for fd in files for at in range(0, os.fstat(fd).st_size // block * block, block)]
     if threads > 1:
@@ -150,7 +161,8 @@ def epoch(batches: Iterator[torch.Tensor], n_rows: int) -> int:
 
 
 def cold_epochs(store: ActivationStore, seed: int, table: Table) -> None:
-    """The first epoch of an iteration, which begins with nothing (fresh buffers, no open file), and the second, as in the middle of training.
+    """The first epoch of an iteration, which begins with nothing (fresh buffers, no open file), and the second, as in
+    the middle of training.
 
     The store counts as larger than the memory, so that no epoch is kept in the cache.
     """
@@ -172,7 +184,7 @@ def resident() -> int:
 
 
 def memory_of_an_epoch(store: ActivationStore) -> tuple[int, int]:
-    """(most resident bytes above the start, bytes of the stated buffers) while an epoch is read with 64 MiB of buffers."""
+    """(most resident bytes above the start, bytes of the stated buffers) reading an epoch with 64 MiB of buffers."""
     batches = store.batches("x", BATCH, seed=9, epochs=1, memory_limit=64 << 20)
     before, peak = resident(), 0
     for _ in batches:
@@ -207,7 +219,9 @@ def ours(folder: Path, table: Table, n_seq: int, rounds: int) -> ActivationStore
     shards = sorted((folder / "store" / "shards").iterdir())
     for r in range(rounds):
         cold: list[Callable[[], None]] = [
-            lambda: table.measure(SEQUENTIAL, lambda: read_plain(folder / "plain", buffer), "4 MiB at a time, the system reading ahead"),
+            lambda: table.measure(
+                SEQUENTIAL, lambda: read_plain(folder / "plain", buffer), "4 MiB at a time, the system reading ahead"
+            ),
             lambda r=r: cold_epochs(store, r, table),
             lambda: table.measure(PAST_CACHE, lambda: read_bare(shards, 4 << 20, 1), "O_DIRECT, 4 MiB at a time"),
             lambda: table.measure(
@@ -286,7 +300,9 @@ def peers(folder: Path, table: Table, n: int, rounds: int) -> None:
     for r in range(rounds):
         drop(folder / "peer.h5")
         table.measure(
-            "h5py fancy index, contiguous, cold", lambda r=r: fancy("contiguous", few, r), "h5py itself; 512 sorted random rows at a time"
+            "h5py fancy index, contiguous, cold",
+            lambda r=r: fancy("contiguous", few, r),
+            "h5py itself; 512 sorted random rows at a time",
         )
         table.measure("h5py fancy index, chunks of 128 rows", lambda r=r: fancy("chunked", few // 4, r), "h5py itself")
         drop(folder / "peer.bin")
@@ -315,9 +331,20 @@ def harvest_overhead(folder: Path, rounds: int) -> tuple[float, float, float]:
     from workbench.corpus import TokenPlan
 
     n = 256
-    plan = TokenPlan(np.random.default_rng(0).integers(1, 500, (n, 128)).astype(np.int32), np.zeros(n, np.int32), np.zeros(n, np.uint8))
+    plan = TokenPlan(
+        np.random.default_rng(0).integers(1, 500, (n, 128)).astype(np.int32),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.uint8),
+    )
     recipe = HarvestRecipe.model_validate(
-        {"id": "b", "sources": [{"model": "mini-pythia"}], "hooks": ["*R"], "n_seq": n, "dtype": "bfloat16", "seqs_per_shard": 128}
+        {
+            "id": "b",
+            "sources": [{"model": "mini-pythia"}],
+            "hooks": ["*R"],
+            "n_seq": n,
+            "dtype": "bfloat16",
+            "seqs_per_shard": 128,
+        }
     )
     spec, plan, models = prepare(recipe, plan)
     producer = ModelProducer(spec, plan.tokens, models)
@@ -351,7 +378,11 @@ def spread(values: np.ndarray, form: str) -> str:
 
 def verdict(values: np.ndarray, least: float | None, form: str) -> str:
     """Whether the median reaches what was promised, if anything was."""
-    return "no promise" if least is None else f"≥ {form.format(least)} {'met' if np.median(values) >= least else '**missed**'}"
+    return (
+        "no promise"
+        if least is None
+        else f"≥ {form.format(least)} {'met' if np.median(values) >= least else '**missed**'}"
+    )
 
 
 def report(table: Table, overhead: tuple[float, float, float], memory: tuple[int, int], nbytes: int) -> str:
@@ -360,12 +391,19 @@ def report(table: Table, overhead: tuple[float, float, float], memory: tuple[int
     lines = [
         "# Activation store: measured",
         "",
-        f"`python benchmarks/store.py --write` on {platform.system()} {platform.release()}, {os.cpu_count()} processors (load {os.getloadavg()[0]:.1f} meanwhile), "
-        f"Python {platform.python_version()}, torch {torch.__version__}; {nbytes / 2**20:,.0f} MiB of bfloat16 rows of {WIDTH} numbers (4 KiB). Best of the rounds; other programs shared the machine, so read the ratios.",
+        (
+            f"`python benchmarks/store.py --write` on {platform.system()} {platform.release()}, {os.cpu_count()}"
+            f" processors (load {os.getloadavg()[0]:.1f} meanwhile), Python {platform.python_version()}, torch"
+            f" {torch.__version__}; {nbytes / 2**20:,.0f} MiB of bfloat16 rows of {WIDTH} numbers (4 KiB). Best of the"
+            " rounds; other programs shared the machine, so read the ratios."
+        ),
         "",
         "| what | MB/s | processor s/GB | note |",
         "|---|---:|---:|---|",
-        *(f"| {name} | {speed / 1e6:,.0f} | {table.cost[name]:.2f} | {table.notes[name]} |" for name, speed in best.items()),
+        *(
+            f"| {name} | {speed / 1e6:,.0f} | {table.cost[name]:.2f} | {table.notes[name]} |"
+            for name, speed in best.items()
+        ),
         "",
         "| promise | measured | |",
         "|---|---:|---|",
@@ -378,14 +416,19 @@ def report(table: Table, overhead: tuple[float, float, float], memory: tuple[int
         ("later, of the bare shuffled read", RUNNING, PAST_CACHE_SHUFFLED, None),
     ]
     for what, name, of, least in ratios:
-        lines.append(f"| {what} | {spread(table.ratios(name, of), '{:.0%}')} | {verdict(table.ratios(name, of), least, '{:.0%}')} |")
+        lines.append(
+            f"| {what} | {spread(table.ratios(name, of), '{:.0%}')} |"
+            f" {verdict(table.ratios(name, of), least, '{:.0%}')} |"
+        )
     warm = np.array(table.speeds[WARM]) / 1e9
     lines.append(f"| warm shuffled epoch, GB/s | {spread(warm, '{:.2f}')} | {verdict(warm, 1.0, '{:.0f}')} |")
     lines.append(
-        f"| reader's memory above its {memory[1] / 2**20:.0f} MiB of buffers | {(memory[0] - memory[1]) / 2**20:.0f} MiB | ≤ 64 MiB {'met' if memory[0] - memory[1] <= 64 << 20 else '**missed**'} |"
+        f"| reader's memory above its {memory[1] / 2**20:.0f} MiB of buffers | {(memory[0] - memory[1]) / 2**20:.0f}"
+        f" MiB | ≤ 64 MiB {'met' if memory[0] - memory[1] <= 64 << 20 else '**missed**'} |"
     )
     lines.append(
-        f"| harvest over the forward pass (processor time, mini-pythia, residual stream of every layer) | {overhead[2] - 1:+.1%} | ≤ 10 % {'met' if overhead[2] <= 1.1 else '**missed**'} |"
+        "| harvest over the forward pass (processor time, mini-pythia, residual stream of every layer) |"
+        f" {overhead[2] - 1:+.1%} | ≤ 10 % {'met' if overhead[2] <= 1.1 else '**missed**'} |"
     )
     return "\n".join(lines) + "\n"
 

@@ -1,10 +1,11 @@
-"""Every kind of activation at its defaults on real activations: L0, explained variance and dead latents of held-out rows.
+"""Every kind of activation at its defaults on real activations: L0, explained variance and dead latents of held-out
+rows.
 
     python benchmarks/variants.py                            # residual streams of mini-pythia, three seeds
     python benchmarks/variants.py --kind l1 --coefficient 0.5 1 2 4
 
-Says whether the defaults of those that pay for sparsity (L1, JumpReLU; :class:`sae.config.Variant`) reach a sensible L0 without
-collapse on something other than planted directions, and what another coefficient or learning rate would give.
+Says whether the defaults of those that pay for sparsity (L1, JumpReLU; :class:`sae.config.Variant`) reach a sensible L0
+without collapse on something other than planted directions, and what another coefficient or learning rate would give.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def main() -> None:
     parser.add_argument("--sites", nargs="+", default=["L1R", "L2R"])
     parser.add_argument("--kind", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--penalty", default=None, help="of jumprelu")
-    parser.add_argument("--coefficient", nargs="+", type=float, default=[None], help="of l1 or jumprelu, instead of the default")
+    parser.add_argument(
+        "--coefficient", nargs="+", type=float, default=[None], help="of l1 or jumprelu, instead of the default"
+    )
     parser.add_argument("--threshold-lr", nargs="+", type=float, default=[None])
     parser.add_argument("--lr", nargs="+", type=float, default=[None], help="instead of the default")
     parser.add_argument("--expansion", nargs="+", type=int, default=[8])
@@ -72,26 +75,35 @@ def main() -> None:
     rows = rows_of(args.model, args.sites, n_seq=512 if args.quick else 2048)
     n = len(next(iter(rows.values())))
     print(
-        f"{args.model}, {args.steps} steps of {args.batch} rows, {n - n * 9 // 10:,} held-out rows, {args.seeds} seeds: mean (least to most)"
+        f"{args.model}, {args.steps} steps of {args.batch} rows, {n - n * 9 // 10:,} held-out rows, {args.seeds} seeds:"
+        " mean (least to most)"
     )
     print(
-        f"{'site':5} {'x':>3} {'k':>3} {'kind':10} {'coefficient':>11} {'t-lr':>5} {'lr':>7} {'L0':>22} {'EV':>22} {'dead':>20} {'ms/step':>8}"
+        f"{'site':5} {'x':>3} {'k':>3} {'kind':10} {'coefficient':>11} {'t-lr':>5} {'lr':>7} {'L0':>22} {'EV':>22}"
+        f" {'dead':>20} {'ms/step':>8}"
     )
-    grid = itertools.product(args.sites, args.expansion, args.k, args.kind, args.coefficient, args.threshold_lr, args.lr)
+    grid = itertools.product(
+        args.sites, args.expansion, args.k, args.kind, args.coefficient, args.threshold_lr, args.lr
+    )
     for site, expansion, k, kind, coefficient, threshold_lr, lr in grid:
         given = {"coefficient": coefficient, "threshold_lr": threshold_lr, "penalty": args.penalty}
         variant = Variant(kind=kind, **{key: value for key, value in given.items() if value is not None})
         rate = {} if lr is None else {"lr": lr}
         d = rows[site].shape[1]
         found = [
-            measure(rows[site], SAEConfig(d_in=d, d_sae=expansion * d, k=k, activation=variant, seed=s, **rate), args.steps, args.batch)
+            measure(
+                rows[site],
+                SAEConfig(d_in=d, d_sae=expansion * d, k=k, activation=variant, seed=s, **rate),
+                args.steps,
+                args.batch,
+            )
             for s in range(args.seeds)
         ]
         cells = [_span([f[key] for f in found], form) for key, form in (("l0", ".1f"), ("ev", ".3f"), ("dead", ".3f"))]
         names = [("" if v is None else f"{v:g}") for v in (coefficient, threshold_lr, lr)]
         print(
-            f"{site:5} {expansion:3} {k:3} {kind:10} {names[0]:>11} {names[1]:>5} {names[2]:>7} {cells[0]:>22} {cells[1]:>22} {cells[2]:>20} "
-            f"{statistics.median(f['ms'] for f in found):8.1f}",
+            f"{site:5} {expansion:3} {k:3} {kind:10} {names[0]:>11} {names[1]:>5} {names[2]:>7} {cells[0]:>22}"
+            f" {cells[1]:>22} {cells[2]:>20} {statistics.median(f['ms'] for f in found):8.1f}",
             flush=True,
         )
 

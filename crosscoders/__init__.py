@@ -28,7 +28,15 @@ _HOME = {
     "preset": "crosscoders.config",
 }
 
-__all__ = ["PRESETS", "Crosscoder", "CrosscoderConfig", "ScalingMeter", "SourceEvaluation", "evaluate_sources", "preset"]
+__all__ = [
+    "PRESETS",
+    "Crosscoder",
+    "CrosscoderConfig",
+    "ScalingMeter",
+    "SourceEvaluation",
+    "evaluate_sources",
+    "preset",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,14 +28,20 @@ class CrosscoderConfig(TrainingConfig):
     widths: tuple[int, ...] = Field((128, 128), min_length=1, description="width D_s of every source, in order")
     sources: tuple[str, ...] = Field((), description="their names")
     activation: Literal["topk", "batchtopk", "l1", "jumprelu"] = "topk"
-    gate: Literal["shared", "per-source"] = Field("shared", description="per-source: jumprelu only, each source opens its own gate")
+    gate: Literal["shared", "per-source"] = Field(
+        "shared", description="per-source: jumprelu only, each source opens its own gate"
+    )
     coefficient: float | None = Field(None, ge=0, description="weight of the penalty; None = 2 (l1), 0.3 (jumprelu)")
     penalty_warmup: int = Field(0, ge=0, description="steps over which the penalty grows from 0")
     threshold: float = Field(0.1, gt=0, description="jumprelu: initial threshold")
     threshold_lr: float = Field(0.1, gt=0, description="jumprelu: learning rate of log thresholds relative to lr")
     window: float = Field(4.0, gt=0, description="jumprelu: width of the straight-through window")
-    scaling: Literal["centred", "mean-norm"] = Field("centred", description="every source to length sqrt(D_s): centred rms, or mean norm")
-    start_norm: float = Field(1.0, gt=0, description="norm of a latent's row at each source at the start (l1, jumprelu)")
+    scaling: Literal["centred", "mean-norm"] = Field(
+        "centred", description="every source to length sqrt(D_s): centred rms, or mean norm"
+    )
+    start_norm: float = Field(
+        1.0, gt=0, description="norm of a latent's row at each source at the start (l1, jumprelu)"
+    )
     shared_start: bool = Field(True, description="one random direction per latent at all sources of one width")
     shared_latents: int = Field(0, ge=0, description="the first so many latents have one decoder row for all sources")
     shared_penalty: float = Field(0.15, ge=0, le=1, description="penalty of those, relative to the others")
@@ -51,7 +57,8 @@ class CrosscoderConfig(TrainingConfig):
             raise ConfigError(f"shared_latents tie decoder rows, which needs equal widths, not {list(self.widths)}.")
         if self.shared_latents + self.dedicated * len(self.widths) > self.d_sae:
             raise ConfigError(
-                f"shared_latents = {self.shared_latents} and dedicated = {self.dedicated} for {len(self.widths)} sources exceed d_sae = {self.d_sae}."
+                f"shared_latents = {self.shared_latents} and dedicated = {self.dedicated} for {len(self.widths)}"
+                f" sources exceed d_sae = {self.d_sae}."
             )
         if self.gate == "per-source" and self.activation != "jumprelu":
             raise ConfigError(f"gate = 'per-source' goes with activation = 'jumprelu', not {self.activation!r}.")
@@ -72,7 +79,9 @@ class CrosscoderConfig(TrainingConfig):
         elif self.activation == "batchtopk":
             activation = BatchTopK(k)
         elif self.activation == "l1":
-            activation = L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.penalty_warmup)
+            activation = L1(
+                k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.penalty_warmup
+            )
         else:
             activation = (PerSource if self.gate == "per-source" else JumpReLU)(
                 k,
@@ -121,8 +130,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, **values: Any) -> CrosscoderConfig:
     """A setting by name, with your sizes: ``preset("anthropic-l1", widths=[768, 768], d_sae=8192)``.
 
-    ``few-steps`` is that of :mod:`sae.presets` at a fifth of its rate: a code that many sources share has more to lose by latents that
-    die (``benchmarks/gap.py``, 10 and 16 snapshots). The others are published.
+    ``few-steps`` is that of :mod:`sae.presets` at a fifth of its rate: a code that many sources share has more to lose
+    by latents that die (``benchmarks/gap.py``, 10 and 16 snapshots). The others are published.
 
     Raises:
         ConfigError: no such preset (the nearest is named).

@@ -1,8 +1,8 @@
 """What a crosscoder over training snapshots says about each latent: when it appears, how long it lives, how it turns.
 
 Everything here is computed from decoder arrays (numpy) and nothing else. Axes: S sources in training order, F latents,
-D width. ``norms_SF`` are decoder norms in the scale the crosscoder trained in (:meth:`Crosscoder.decoder_norms`), because
-raw norms also follow the growth of the residual stream.
+D width. ``norms_SF`` are decoder norms in the scale the crosscoder trained in (:meth:`Crosscoder.decoder_norms`),
+because raw norms also follow the growth of the residual stream.
 
 The definitions are operational; where *Evolution of Concepts* (arXiv 2509.17196) gives a number it is used:
 
@@ -89,8 +89,8 @@ def projections(blocks: Sequence[npt.ArrayLike]) -> Array:
 class TurningPoint:
     """The split of the snapshots into *before* and *after* that the decoder directions themselves suggest.
 
-    ``index`` is the first source of the second group, -1 where nothing can be said; ``contrast`` = mean cosine within the
-    groups minus mean cosine between them; ``contrasts`` holds it for every admissible split (NaN elsewhere).
+    ``index`` is the first source of the second group, -1 where nothing can be said; ``contrast`` = mean cosine within
+    the groups minus mean cosine between them; ``contrasts`` holds it for every admissible split (NaN elsewhere).
     """
 
     index: int
@@ -99,7 +99,8 @@ class TurningPoint:
 
 
 def split_contrasts(cosine_SS: npt.ArrayLike, *, min_group: int = 2) -> npt.NDArray[np.float64]:
-    """For every split s (groups [0, s) and [s, S)): mean cosine within groups minus between. ``cosine`` [..., S, S] -> [..., S].
+    """For every split s (groups [0, s) and [s, S)): mean cosine within groups minus between. ``cosine`` [..., S, S] ->
+    [..., S].
 
     Groups smaller than ``min_group`` are not admitted, since a single odd snapshot (step 0) would always win.
     """
@@ -131,20 +132,26 @@ def turning_points(cosines_FSS: Array, *, min_group: int = 2) -> Ints:
 
 
 def dimensionality(block_FD: npt.ArrayLike, *, chunk: int = 2048) -> npt.NDArray[np.float64]:
-    """Feature dimensionality D_i = |W_i|^2 / sum_j (unit(W_i) . W_j)^2 of every latent of one source; NaN for zero rows.
+    """Feature dimensionality D_i = |W_i|^2 / sum_j (unit(W_i) . W_j)^2 of every latent of one source; NaN for zero
+    rows.
 
-    Source: Elhage et al. 2022, *Toy Models of Superposition*. A latent alone on its direction has 1, one of m latents on
-    the same direction 1/m. The sum over latents, divided by the width, is the share of the space in use.
+    Source: Elhage et al. 2022, *Toy Models of Superposition*. A latent alone on its direction has 1, one of m latents
+    on the same direction 1/m. The sum over latents, divided by the width, is the share of the space in use.
     """
     W = np.asarray(block_FD, dtype=np.float64)
     norm = np.linalg.norm(W, axis=1)
     unit = W / np.where(norm > 0, norm, np.nan)[:, None]
     gram = W.T @ W  # [D, D]: sum_j (u . W_j)^2 = u' (W'W) u, so no [F, F] matrix is needed
-    crowd = np.concatenate([np.einsum("fd,de,fe->f", u, gram, u, optimize=True) for u in np.split(unit, range(chunk, len(unit), chunk))])
+    crowd = np.concatenate(
+        [np.einsum("fd,de,fe->f", u, gram, u, optimize=True) for u in np.split(unit, range(chunk, len(unit), chunk))]
+    )
     return norm**2 / crowd
 
 
 def total_dimensionality(block_FD: npt.ArrayLike) -> float:
-    """Share of the space in use at one source: sum of :func:`dimensionality` over latents with a decoder, over the width."""
+    """Share of the space in use at one source.
+
+    Sum of :func:`dimensionality` over latents with a decoder, over the width.
+    """
     W = np.asarray(block_FD)
     return float(np.nansum(dimensionality(W)) / W.shape[1])

@@ -1,8 +1,9 @@
-"""A crosscoder on disk: the two files of an ordinary SAE on concatenated rows, and one more for what only a crosscoder has.
+"""A crosscoder on disk: the two files of an ordinary SAE on concatenated rows, and one more for what only a crosscoder
+has.
 
 ``cfg.json`` and ``sae_weights.safetensors`` load in SAELens as a Top-K (or JumpReLU) SAE with ``d_in = sum(widths)``;
-``metadata.sources`` names the blocks. ``crosscoder.safetensors`` holds ``source_scale`` [S] and ``gain`` [F], with which
-decoder norms are given in training scale. A gate per source is not an SAE: such a folder names the architecture
+``metadata.sources`` names the blocks. ``crosscoder.safetensors`` holds ``source_scale`` [S] and ``gain`` [F], with
+which decoder norms are given in training scale. A gate per source is not an SAE: such a folder names the architecture
 ``jumprelu-per-source``, which SAELens refuses rather than misreads.
 """
 
@@ -28,10 +29,12 @@ PER_SOURCE = PerSource.architecture
 
 
 def save(cc: Crosscoder, path: str | Path) -> Path:
-    """Fold, write, read back and compare outputs and norms. A new folder appears whole; in an existing one files are replaced.
+    """Fold, write, read back and compare outputs and norms. A new folder appears whole; in an existing one files are
+    replaced.
 
     Raises:
-        CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written stays.
+        CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written
+        stays.
     """
     out = cc.folded()
     compare(cc, out, where="folding")
@@ -53,7 +56,9 @@ def _write(folder: Path, out: Crosscoder) -> None:
 
 @torch.no_grad()
 def compare(a: Crosscoder, b: Crosscoder, *, where: str) -> None:
-    """Raise :class:`CorruptError` unless both reconstruct alike and have the same norms in training scale and in raw units."""
+    """Raise :class:`CorruptError` unless both reconstruct alike and have the same norms in training scale and in raw
+    units.
+    """
     sae_folder.compare(a, b, where=where)
     for raw in (False, True):
         if not torch.allclose(a.decoder_norms(raw=raw), b.decoder_norms(raw=raw), rtol=1e-4, atol=1e-7):
@@ -72,10 +77,17 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
         names, widths = [str(s["name"]) for s in metadata["sources"]], [int(s["width"]) for s in metadata["sources"]]
         k = int(cfg.get("k", metadata.get("k", 0)))
     except (KeyError, TypeError, ValueError) as e:
-        raise CorruptError(f"{where}/{CFG}: d_in, d_sae, k and metadata.sources (name, width) are needed ({e!r}).") from e
+        raise CorruptError(
+            f"{where}/{CFG}: d_in, d_sae, k and metadata.sources (name, width) are needed ({e!r})."
+        ) from e
     if sum(widths) != d_in or min(widths, default=0) < 1:
         raise CorruptError(f"{where}/{CFG}: sources of widths {widths} do not add up to d_in = {d_in}.")
-    expected: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
+    expected: dict[str, tuple[int, ...]] = {
+        "W_enc": (d_in, d_sae),
+        "W_dec": (d_sae, d_in),
+        "b_enc": (d_sae,),
+        "b_dec": (d_in,),
+    }
     gated = cfg["architecture"] != "topk"
     if gated:
         expected["threshold"] = (d_sae,)

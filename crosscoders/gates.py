@@ -1,7 +1,8 @@
 """The one gate that only a crosscoder can have: each source opens its own.
 
-f_si = z_i 1[z_i n_si > t_i] with n_si the norm of latent i's decoder row at source s in training scale, as the published code of
-*Evolution of Concepts* (arXiv 2509.17196) does; its paper's shared gate is :class:`sae.penalised.JumpReLU`.
+f_si = z_i 1[z_i n_si > t_i] with n_si the norm of latent i's decoder row at source s in training scale, as the
+published code of *Evolution of Concepts* (arXiv 2509.17196) does; its paper's shared gate is
+:class:`sae.penalised.JumpReLU`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PerSource(JumpReLU):
-    """JumpReLU whose thresholds are compared with z_i n_si at each source; a latent is on where its loosest source opens."""
+    """JumpReLU whose thresholds are compared with z_i n_si at each source.
+
+    A latent is on where its loosest source opens.
+    """
 
     architecture: str = "jumprelu-per-source"
 
@@ -47,7 +51,9 @@ class PerSource(JumpReLU):
 
         parts, p = [], torch.zeros_like(model.b_enc)
         for n, block in zip(sizes, model.dec_FD.split(model.blocks, dim=1), strict=True):
-            y_s, p_s = checkpoint(one, z, n, t, block, use_reentrant=False)  # one (B, F) at a time, also for the backward pass
+            y_s, p_s = checkpoint(
+                one, z, n, t, block, use_reentrant=False
+            )  # one (B, F) at a time, also for the backward pass
             parts.append(y_s)
             p = p + p_s / len(sizes)
         open_ = Threshold.thresholds(self, model) if model.folded_in else self.thresholds(model)

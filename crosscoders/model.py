@@ -1,8 +1,8 @@
 """One latent space over several sources: snapshots, layers, two models, a Transformer and a Mamba.
 
-A crosscoder is an SAE on the concatenation of its sources' rows. One product of shape (B, sum(D)) x (sum(D), F) gives one
-(B, F) result that all sources share; what belongs to a source is its block of columns. It trains, evaluates, saves and
-loads as the SAE it is; this class adds what the blocks mean.
+A crosscoder is an SAE on the concatenation of its sources' rows. One product of shape (B, sum(D)) x (sum(D), F) gives
+one (B, F) result that all sources share; what belongs to a source is its block of columns. It trains, evaluates, saves
+and loads as the SAE it is; this class adds what the blocks mean.
 
 Axes: B rows, S sources, F latents, D the concatenated width, D_s the width of source s.
 """
@@ -37,13 +37,21 @@ class Crosscoder(SAE):
     kind = "crosscoder"
 
     def __init__(
-        self, widths: Sequence[int], d_sae: int, activation: Activation, *, sources: Sequence[str] = (), dtype: torch.dtype = torch.float32
+        self,
+        widths: Sequence[int],
+        d_sae: int,
+        activation: Activation,
+        *,
+        sources: Sequence[str] = (),
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__(sum(widths), d_sae, activation, dtype=dtype)
         self.widths = tuple(int(w) for w in widths)
         self.sources = tuple(sources) or tuple(f"source-{i}" for i in range(len(self.widths)))
         if len(self.sources) != len(self.widths):
-            raise ConfigError(f"{len(self.sources)} source names for {len(self.widths)} widths. Give one name per width.")
+            raise ConfigError(
+                f"{len(self.sources)} source names for {len(self.widths)} widths. Give one name per width."
+            )
         self.scaling, self.shared_start = "centred", True
         self.shared_latents, self.shared_penalty, self.dedicated = 0, 1.0, 0
         self.folded_in = False
@@ -75,7 +83,10 @@ class Crosscoder(SAE):
         return x.split(self.widths, dim=-1)
 
     def decoder_blocks(self, *, raw: bool = False) -> list[Tensor]:
-        """Decoder rows [F, D_s] of every source, in training scale (``raw``: in the model's own units); the same before and after a save."""
+        """Decoder rows [F, D_s] of every source, in training scale (``raw``: in the model's own units).
+
+        The same before and after a save.
+        """
         blocks = self.dec_FD.detach().split(self.widths, dim=1)
         gain = self.gain_F[:, None]
         wanted = [s.reciprocal() if raw else torch.ones_like(s) for s in self.source_scale_S]
@@ -85,10 +96,12 @@ class Crosscoder(SAE):
     def decoder_norms(self, *, raw: bool = False) -> Tensor:
         """Norms [n_sources, d_sae] of the decoder rows in training scale, before and after a save alike.
 
-        Training scale has every source at the same size, so growth of the residual stream does not look like a latent being
-        born; ``raw`` gives the norms in the model's own units.
+        Training scale has every source at the same size, so growth of the residual stream does not look like a latent
+        being born; ``raw`` gives the norms in the model's own units.
         """
-        norms = torch.stack([torch.linalg.vector_norm(b, dim=1) for b in self.dec_FD.detach().split(self.widths, dim=1)])
+        norms = torch.stack(
+            [torch.linalg.vector_norm(b, dim=1) for b in self.dec_FD.detach().split(self.widths, dim=1)]
+        )
         factor = torch.ones_like(self.source_scale_S)
         if self.folded_in:
             factor = factor * self.source_scale_S
@@ -99,13 +112,17 @@ class Crosscoder(SAE):
     # --- use -----------------------------------------------------------------------------------------------------
 
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Raw activations [..., D] from kept latents; with a gate per source each source leaves out what its own gate closes."""
+        """Raw activations [..., D] from kept latents.
+
+        With a gate per source each source leaves out what its own gate closes.
+        """
         if not isinstance(self.activation, PerSource):
             return super().decode_sparse(values, indices)
         norms = self.decoder_norms() / self.gain_F
         level = self.opening() * norms.amax(0)  # the common threshold t_i on z n_si
         open_ = [
-            torch.where(values * norms[s][indices] > level[indices], values, torch.zeros_like(values)) for s in range(len(self.widths))
+            torch.where(values * norms[s][indices] > level[indices], values, torch.zeros_like(values))
+            for s in range(len(self.widths))
         ]
         parts = [self.split(super(Crosscoder, self).decode_sparse(v, indices))[s] for s, v in enumerate(open_)]
         return torch.cat(parts, dim=-1)
@@ -117,7 +134,10 @@ class Crosscoder(SAE):
         return threshold.detach()
 
     def codes_at(self, f: Tensor, source: int, latents: Tensor) -> Tensor:
-        """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``: all of it, unless the gate is per source."""
+        """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``.
+
+        All of it, unless the gate is per source.
+        """
         if not isinstance(self.activation, PerSource):
             return f
         norms = (self.decoder_norms() / self.gain_F)[:, latents]
@@ -133,13 +153,17 @@ class Crosscoder(SAE):
     # --- training ------------------------------------------------------------------------------------------------
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
-        """[D] factors that bring every source to length sqrt(D_s): root-mean-square of centred rows, or mean norm (``scaling``)."""
+        """[D] factors that bring every source to length sqrt(D_s).
+
+        Root-mean-square of centred rows, or mean norm (``scaling``).
+        """
         scales = []
         for name, part in zip(self.sources, self.split(x_BD), strict=True):
             centred = part - part.mean(0)
             if not centred.square().mean() > TINY * part.square().mean():
                 raise UserError(
-                    f"the rows of source {name!r} are all the same: there is nothing to learn. Choose another hook or snapshot."
+                    f"the rows of source {name!r} are all the same: there is nothing to learn. Choose another hook or"
+                    " snapshot."
                 )
             mean_norm = part.norm(dim=1).mean() / part.shape[1] ** 0.5
             scales.append((mean_norm if self.scaling == "mean-norm" else centred.square().mean().sqrt()).reciprocal())
@@ -147,8 +171,8 @@ class Crosscoder(SAE):
         return self.source_scale_S.repeat_interleave(torch.tensor(self.widths, device=x_BD.device))
 
     def directions(self, n: int, generator: torch.Generator, wanted: slice = slice(None)) -> Tensor:
-        """The ``wanted`` of ``n`` random directions [n, d_in] in float64, of unit norm at every source; with ``shared_start`` the same
-        at sources of one width."""
+        """The ``wanted`` of ``n`` random directions [n, d_in] in float64, of unit norm at every source; with
+        ``shared_start`` the same at sources of one width."""
         drawn: dict[int, Tensor] = {}
         blocks = []
         for width in self.widths:
@@ -160,10 +184,11 @@ class Crosscoder(SAE):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """After every step: closed blocks stay zero, tied ones equal, and with Top-K the concatenated rows keep unit norm.
+        """After every step: closed blocks stay zero, tied ones equal, and with Top-K the concatenated rows keep unit
+        norm.
 
-        Top-K scores f sum_s n_si do not change when a latent's decoder grows and its encoder shrinks, so one norm is free;
-        in a penalised crosscoder the norms are what the penalty acts on, and are left alone.
+        Top-K scores f sum_s n_si do not change when a latent's decoder grows and its encoder shrinks, so one norm is
+        free; in a penalised crosscoder the norms are what the penalty acts on, and are left alone.
         """
         blocks = self.dec_FD.split(self.widths, dim=1)
         if self.shared_latents:
@@ -195,9 +220,9 @@ class Crosscoder(SAE):
         if not self.folded_in:
             norms = self.decoder_norms().sum(0) if isinstance(self.activation, NormTopK) else gain
             gain, scale = torch.where(norms > TINY, norms, gain), self.scale_D
-        out = type(self)(self.widths, self.d_sae, self.activation.fold(gain), sources=self.sources, dtype=self.enc_FD.dtype).to(
-            self.enc_FD.device
-        )
+        out = type(self)(
+            self.widths, self.d_sae, self.activation.fold(gain), sources=self.sources, dtype=self.enc_FD.dtype
+        ).to(self.enc_FD.device)
         out.enc_FD.copy_(self.enc_FD * gain[:, None] * scale)
         out.b_enc.copy_(self.b_enc * gain)
         out.dec_FD.copy_(self.dec_FD / gain[:, None] / scale)
@@ -213,7 +238,9 @@ class Crosscoder(SAE):
     # --- disk ----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write the SAELens folder of the concatenated SAE and ``crosscoder.safetensors`` beside it (see :mod:`crosscoders.folder`)."""
+        """Write the SAELens folder of the concatenated SAE and ``crosscoder.safetensors`` beside it (see
+        :mod:`crosscoders.folder`).
+        """
         from crosscoders.folder import save
 
         return save(self, path)
@@ -223,7 +250,8 @@ class Crosscoder(SAE):
         """Read a crosscoder from a folder.
 
         Raises:
-            MissingError, CorruptError: see :func:`sae.folder.load`. ConfigError: the folder holds another kind of dictionary.
+            MissingError, CorruptError: see :func:`sae.folder.load`. ConfigError: the folder holds another kind of
+            dictionary.
         """
         import crosscoders.folder  # noqa: F401  # registers the readers
 
@@ -233,7 +261,9 @@ class Crosscoder(SAE):
         """What ``cfg.json`` says about the sources."""
         scales = self.source_scale_S.double().tolist()
         return {
-            "sources": [{"name": n, "width": w, "scale": s} for n, w, s in zip(self.sources, self.widths, scales, strict=True)],
+            "sources": [
+                {"name": n, "width": w, "scale": s} for n, w, s in zip(self.sources, self.widths, scales, strict=True)
+            ],
             "shared_latents": self.shared_latents,
             "dedicated_latents": self.dedicated,
         }

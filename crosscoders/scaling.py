@@ -6,13 +6,13 @@ little (*complete shrinkage*), or leave it out because other latents cover it (*
 
     beta = argmin sum_t |beta f_t d - y_t|^2 = d . (sum_t f_t y_t) / (|d|^2 sum_t f_t^2)
 
-with two targets: the *error* target, what the other latents leave over (x - x^ + f W_s), and the *reconstruction* target,
-the reconstruction x^ without its bias. Ratios of betas between two sources are nu^eps and nu^r; a latent is truly
-specific to one source where nu^eps < 0.2 and nu^r < 0.5 in the other.
+with two targets: the *error* target, what the other latents leave over (x - x^ + f W_s), and the *reconstruction*
+target, the reconstruction x^ without its bias. Ratios of betas between two sources are nu^eps and nu^r; a latent is
+truly specific to one source where nu^eps < 0.2 and nu^r < 0.5 in the other.
 
 Two directions are offered. ``reference``: one decoder row for all sources (usually the one of the latent's peak), as in
-the paper; it needs equal widths. ``own``: each source's own row; beta_own * |W_s| is then the length that reconstruction
-alone would give the row, and it does not punish a latent for turning.
+the paper; it needs equal widths. ``own``: each source's own row; beta_own * |W_s| is then the length that
+reconstruction alone would give the row, and it does not punish a latent for turning.
 
 Axes: B rows, S sources, F latents, D a source's width. One pass over rows accumulates two [F, sum(D)] sums.
 """
@@ -28,7 +28,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scaling:
-    """Betas of every latent at every source, both targets, [S, F]; NaN where the latent never fired or has no direction.
+    """Betas of every latent at every source, both targets, [S, F]; NaN where the latent never fired or has no
+    direction.
 
     ``own_norms`` [S, F]: the norm-free norms max(beta_own_error, 0) * |W_s|. ``n_fired`` [F].
     """
@@ -53,8 +54,8 @@ class ScalingMeter:
 
     Args:
         blocks: S decoder blocks [F, D_s].
-        reference: per latent, the source whose row is the common direction ([F] int64, usually the peak); None where the
-            widths differ, then ``error`` and ``reconstruction`` use each source's own row.
+        reference: per latent, the source whose row is the common direction ([F] int64, usually the peak); None where
+            the widths differ, then ``error`` and ``reconstruction`` use each source's own row.
     """
 
     def __init__(self, blocks: list[Tensor], reference: Tensor | None = None):
@@ -67,12 +68,23 @@ class ScalingMeter:
         self.residual = torch.zeros(F, sum(self.widths), dtype=torch.float64, device=device)
         self.reconstruction = torch.zeros_like(self.residual)
         self.ff = torch.zeros(F, dtype=torch.float64, device=device)
-        self.arrived = torch.zeros(len(blocks), F, dtype=torch.float64, device=device)  # sum_t f_t f_st, f_st what reaches source s
+        self.arrived = torch.zeros(
+            len(blocks), F, dtype=torch.float64, device=device
+        )  # sum_t f_t f_st, f_st what reaches source s
         self.n = torch.zeros(F, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(self, values: Tensor, indices: Tensor, x: Tensor, x_hat: Tensor, bias: Tensor, at: Sequence[Tensor] | None = None) -> None:
-        """Add rows: codes ([B, k] values, indices; zero = not active), inputs and reconstructions [B, sum(D)], decoder bias.
+    def update(
+        self,
+        values: Tensor,
+        indices: Tensor,
+        x: Tensor,
+        x_hat: Tensor,
+        bias: Tensor,
+        at: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Add rows: codes ([B, k] values, indices; zero = not active), inputs and reconstructions [B, sum(D)], decoder
+        bias.
 
         With a gate per source, ``at`` says what of the values reaches each source, S tensors [B, k]; None: all of it.
         """

@@ -1,8 +1,8 @@
 """Pictures of every page of a workspace, in both themes and two widths: ``python docs/screenshots.py WORKSPACE OUT``.
 
 Starts ``workbench ui`` on a free port, opens each page in Chromium, waits until nothing loads any more, and writes
-``OUT/<page>-<theme>-<width>.png``. Pages are also taken in use (:data:`SCENES`): a range brushed, a text read and steered, a node
-chosen, a link made on other data, a search without results. Nothing is written into the workspace.
+``OUT/<page>-<theme>-<width>.png``. Pages are also taken in use (:data:`SCENES`): a range brushed, a text read and
+steered, a node chosen, a link made on other data, a search without results. Nothing is written into the workspace.
 Exits 1 where a page shows an exception, asks another host for anything, or logs an error.
 """
 
@@ -93,7 +93,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Pictures of every page of a workspace.")
     parser.add_argument("workspace", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="*", metavar="PAGE[?QUERY]", help="pages (with an address where wanted) and scenes; all by default")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        metavar="PAGE[?QUERY]",
+        help="pages (with an address where wanted) and scenes; all by default",
+    )
     parser.add_argument("--theme", nargs="*", default=["light", "dark"], choices=["light", "dark"])
     parser.add_argument("--width", nargs="*", type=int, default=[1440, 1024])
     parser.add_argument("--height", type=int, default=0, help="pixels; 0 takes the whole page")
@@ -108,7 +113,9 @@ def main() -> int:
         port = s.getsockname()[1]
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-    server = subprocess.Popen([sys.executable, "-m", "workbench", "ui", "-w", str(args.workspace), "-p", str(port)], env=environment)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "workbench", "ui", "-w", str(args.workspace), "-p", str(port)], env=environment
+    )
     try:
         _wait(port)
         return take(f"http://127.0.0.1:{port}", pages, args)
@@ -136,10 +143,14 @@ def take(site: str, pages: list[str], args: argparse.Namespace) -> int:
         browser = p.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
         for theme in args.theme:
             for width in args.width:
-                context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": args.height or 950})
+                context = browser.new_context(
+                    color_scheme=theme, viewport={"width": width, "height": args.height or 950}
+                )
                 page = context.new_page()
                 page.on("pageerror", lambda e: troubles.append(f"page error: {e}"))
-                page.on("console", lambda m: troubles.append(m.text) if m.type == "error" and "404" not in m.text else None)
+                page.on(
+                    "console", lambda m: troubles.append(m.text) if m.type == "error" and "404" not in m.text else None
+                )
                 page.on(
                     "request",
                     lambda r: (
@@ -157,7 +168,9 @@ def take(site: str, pages: list[str], args: argparse.Namespace) -> int:
                         act(page)
                         _settle(page)
                     if not args.height:
-                        tall = page.evaluate("Math.max(...[...document.querySelectorAll('section, .stMain')].map(e => e.scrollHeight))")
+                        tall = page.evaluate(
+                            "Math.max(...[...document.querySelectorAll('section, .stMain')].map(e => e.scrollHeight))"
+                        )
                         page.set_viewport_size({"width": width, "height": min(2600, max(700, int(tall) + 8))})
                         page.wait_for_timeout(500)
                     if page.locator(".stException").count():

@@ -1,7 +1,8 @@
 """Sparse dictionary learning on activations: raw activations in, raw activations out.
 
 Knows torch and safetensors only. Everything public is named here and loaded on first use, so importing the package
-is free. Shape suffixes used throughout: ``B`` rows (tokens), ``D`` width of a row, ``F`` latents, ``K`` latents kept per row.
+is free. Shape suffixes used throughout: ``B`` rows (tokens), ``D`` width of a row, ``F`` latents, ``K`` latents kept
+per row.
 """
 
 from __future__ import annotations

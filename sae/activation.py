@@ -1,10 +1,11 @@
 """The activation of a dictionary: which pre-activations survive, what that costs in the loss, how it folds.
 
-A variant of the SAE is one such object; the model, the step and the trainer stay the same. Here are those that keep a fixed
-number of latents, and the plain threshold; :mod:`sae.penalised` has those that pay for their sparsity in the loss,
-:mod:`sae.matryoshka` nested prefixes.
+A variant of the SAE is one such object; the model, the step and the trainer stay the same. Here are those that keep a
+fixed number of latents, and the plain threshold; :mod:`sae.penalised` has those that pay for their sparsity in the
+loss, :mod:`sae.matryoshka` nested prefixes.
 
-n_i is the norm of latent i's decoder row in training scale (summed over the sources of a crosscoder), z its pre-activation.
+n_i is the norm of latent i's decoder row in training scale (summed over the sources of a crosscoder), z its
+pre-activation.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ class Activation(Protocol):
         """How many latents per row the step keeps, given the scheduled ``k_now``."""
 
     def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
-        """The training step's forward pass on rows in training scale. ``target_BD`` is ``x_BD``, but for transcoders."""
+        """The training step's forward pass on rows in training scale.
+
+        ``target_BD`` is ``x_BD``, but for transcoders.
+        """
 
     def fold(self, factor_F: Tensor) -> Activation:
         """The same activation after pre-activation f has been multiplied by ``factor_F[f]``."""
@@ -117,7 +121,8 @@ class NormTopK(TopK):
 
 @dataclass(frozen=True)
 class BatchTopK(NormTopK):
-    """The k * B largest z_i n_i of the batch (Bussmann et al. 2024, arXiv 2412.06410; crosscoders: Minder et al. 2025, 2504.02922).
+    """The k * B largest z_i n_i of the batch (Bussmann et al. 2024, arXiv 2412.06410; crosscoders: Minder et al. 2025,
+    2504.02922).
 
     Outside training a latent is on above a running minimum of the kept scores, whose memory is ``decay``.
     """
@@ -158,7 +163,10 @@ class BatchTopK(NormTopK):
 
 @dataclass(frozen=True)
 class Threshold(TopK):
-    """f = z 1[z > threshold], z rectified: JumpReLU in use, or a ReLU (``standard``). ``k`` is the nominal L0 (0: not known)."""
+    """f = z 1[z > threshold], z rectified: JumpReLU in use, or a ReLU (``standard``). ``k`` is the nominal L0 (0.
+
+    Not known).
+    """
 
     k: int = 0
     architecture: str = "jumprelu"
@@ -171,7 +179,10 @@ class Threshold(TopK):
         return model.threshold_F
 
     def fold(self, factor_F: Tensor) -> Activation:
-        """What is left of any gate once its thresholds are folded (see :meth:`sae.model.SAE.folded`): the thresholds alone."""
+        """What is left of any gate once its thresholds are folded (see :meth:`sae.model.SAE.folded`).
+
+        The thresholds alone.
+        """
         return Threshold(self.k, self.architecture)
 
     def cfg(self) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from sae.parallel import ALONE, Ranks
 
 
 def batch_top_k(x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan) -> Kept:
-    """Exactly the k * B highest positive scores of the batch, as (values, indices) [B, K] with K the fullest row's count.
+    """Exactly the k * B highest positive scores of the batch, as (values, indices) [B, K] with K the fullest row's
+    count.
 
-    Each row offers its best ``plan.candidates``; should a row use all of them, the search is repeated with twice as many, so the
-    result does not depend on that number. (Half again as many as the fullest row of the last batch needed is seldom too few.)
+    Each row offers its best ``plan.candidates``; should a row use all of them, the search is repeated with twice as
+    many, so the result does not depend on that number. (Half again as many as the fullest row of the last batch needed
+    is seldom too few.)
     """
     ranks, n_latents, rows = plan.ranks, len(bias) * plan.ranks.latents, plan.rows or len(x)
     weights = torch.ones_like(bias) if plan.selection_F is None else plan.selection_F
@@ -28,7 +30,9 @@ def batch_top_k(x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan) -> Kept:
         if width == n_latents or fullest(on, ranks) < width:
             break
         width = min(2 * width, n_latents)
-    place = torch.topk(torch.where(on, scores, torch.zeros_like(scores)), max(1, fullest(on)), dim=1, sorted=False).indices
+    place = torch.topk(
+        torch.where(on, scores, torch.zeros_like(scores)), max(1, fullest(on)), dim=1, sorted=False
+    ).indices
     place = place.sort(dim=1).values  # latents ascending within a row, as the backends expect
     v, i = torch.where(on, v, torch.zeros_like(v)).gather(1, place), i.gather(1, place)
     return v.contiguous(), i.contiguous(), v_aux, i_aux

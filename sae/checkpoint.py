@@ -1,8 +1,8 @@
 """Checkpoints of our training: folders that appear whole or not at all, and resume to the bit.
 
-``step_00001234/`` holds ``state.safetensors`` (weights, optimiser, counters, generator, log), ``state.json`` (step, data
-position, config) and, written last, ``MANIFEST.json`` with size and SHA-256 of both. Resume takes the newest folder
-whose manifest verifies. The two newest are always kept.
+``step_00001234/`` holds ``state.safetensors`` (weights, optimiser, counters, generator, log), ``state.json`` (step,
+data position, config) and, written last, ``MANIFEST.json`` with size and SHA-256 of both. Resume takes the newest
+folder whose manifest verifies. The two newest are always kept.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             or (path / name).stat().st_size != entry.get("bytes")
             or sha256_file(path / name) != entry.get("sha256")
         ):
-            raise CorruptError(f"{path / name} is not what its manifest says. Remove {path}; an older checkpoint will be used.")
+            raise CorruptError(
+                f"{path / name} is not what its manifest says. Remove {path}; an older checkpoint will be used."
+            )
     return read_tensors(path / FILES[0]), read_json(path / FILES[1])
 
 

@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 class Start(StrictConfig):
     """How a dictionary starts from its first batch."""
 
-    scaling: Literal["centred", "mean-norm"] = Field("centred", description="rows to length sqrt(d): centred rms, or mean norm")
-    norm: float | Literal["search"] = Field(
-        1.0, description="of decoder rows where they are free; search: the common norm of encoders and decoders with least error"
+    scaling: Literal["centred", "mean-norm"] = Field(
+        "centred", description="rows to length sqrt(d): centred rms, or mean norm"
     )
-    encoder: Literal["fitted", "tied"] = Field("fitted", description="tied: as long as the decoders; fitted: the length with least error")
+    norm: float | Literal["search"] = Field(
+        1.0,
+        description=(
+            "of decoder rows where they are free; search: the common norm of encoders and decoders with least error"
+        ),
+    )
+    encoder: Literal["fitted", "tied"] = Field(
+        "fitted", description="tied: as long as the decoders; fitted: the length with least error"
+    )
     bias: Literal["mean", "zero"] = Field("mean", description="decoder bias at the start")
     pre_bias: bool = Field(True, description="subtract the decoder bias from the input")
 
@@ -37,10 +44,14 @@ class Start(StrictConfig):
 class Details(StrictConfig):
     """Particulars of published recipes that the defaults do without."""
 
-    end_factor: float = Field(0.0, ge=0, le=1, description="the decay of the learning rate ends at this share of its peak")
+    end_factor: float = Field(
+        0.0, ge=0, le=1, description="the decay of the learning rate ends at this share of its peak"
+    )
     clip: float = Field(0.0, ge=0, description="largest norm of the gradient of all parameters together; 0 = as it is")
     encoder_rate: float = Field(1.0, ge=0, description="learning rate of the encoders relative to lr")
-    bias_rate: float = Field(1.0, ge=0, description="learning rate of the decoder bias, which moves all latents at once, relative to lr")
+    bias_rate: float = Field(
+        1.0, ge=0, description="learning rate of the decoder bias, which moves all latents at once, relative to lr"
+    )
     error: Literal["mean", "per-length"] = Field(
         "mean", description="per-length: every row's squared error divided by the length of the centred row"
     )
@@ -64,9 +75,13 @@ class TrainingConfig(StrictConfig):
     seed: int = Field(0, description="of the initial directions; the data order has its own")
     dtype: Literal["float32", "float64"] = "float32"
 
-    lr: float | None = Field(1e-3, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))")
+    lr: float | None = Field(
+        1e-3, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))"
+    )
     warmup_steps: int = Field(100, ge=0, description="linear warm-up; at most a tenth of total_steps")
-    decay_share: float = Field(0.2, ge=0, le=1, description="last share of the steps: linear decay to zero (needs total_steps)")
+    decay_share: float = Field(
+        0.2, ge=0, le=1, description="last share of the steps: linear decay to zero (needs total_steps)"
+    )
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     k_start: int = Field(0, ge=0, description="K-annealing: kept per row at step 0, 0 = off (needs total_steps)")
@@ -75,16 +90,26 @@ class TrainingConfig(StrictConfig):
     k_aux: int | None = Field(None, ge=0, description="dead latents used per row by the AuxK loss; None = k, 0 = off")
     aux_coefficient: float = Field(1 / 32, ge=0)
     aux_every: int = Field(
-        4, ge=1, description="AuxK looks at every n-th row of the batch: the same gradient in expectation, a fraction of the cost"
+        4,
+        ge=1,
+        description=(
+            "AuxK looks at every n-th row of the batch: the same gradient in expectation, a fraction of the cost"
+        ),
     )
     dead_after: int = Field(20_000, ge=1, description="rows without firing after which a latent counts as dead")
 
     revive: bool = Field(True, description="start latents anew that AuxK has not reached in ten times dead_after rows")
 
-    outlier_factor: float = Field(10.0, ge=0, description="rows longer than this many median norms are left out; 0 = keep all")
+    outlier_factor: float = Field(
+        10.0, ge=0, description="rows longer than this many median norms are left out; 0 = keep all"
+    )
     backend: Literal["auto", "cpu", "fallback", "triton", "dense"] = "auto"
-    tile_rows: int = Field(0, ge=0, description="rows per tile of the encoder; 0 = chosen so that a tile stays in cache")
-    bf16_preselect: bool = Field(False, description="find 2k candidates in bfloat16, decide among them in full precision")
+    tile_rows: int = Field(
+        0, ge=0, description="rows per tile of the encoder; 0 = chosen so that a tile stays in cache"
+    )
+    bf16_preselect: bool = Field(
+        False, description="find 2k candidates in bfloat16, decide among them in full precision"
+    )
 
     details: Details = Field(default_factory=Details)
 
@@ -94,16 +119,18 @@ class TrainingConfig(StrictConfig):
             raise ConfigError(f"k = {self.k} latents per row cannot be kept of d_sae = {self.d_sae}. Use k <= d_sae.")
         if self.k_start and not self.k <= self.k_start <= self.d_sae:
             raise ConfigError(
-                f"k_start = {self.k_start} must lie between k = {self.k} and d_sae = {self.d_sae} (or be 0 for no annealing)."
+                f"k_start = {self.k_start} must lie between k = {self.k} and d_sae = {self.d_sae} (or be 0 for no"
+                " annealing)."
             )
         return self
 
     @property
     def peak_lr(self) -> float:
-        """``lr``, or the rate derived from the number of latents: proportional to its inverse root (Gao et al. 2024, figure 3).
+        """``lr``, or the rate derived from the number of latents: proportional to its inverse root (Gao et al. 2024,
+        figure 3).
 
-        The constant is five times the one public libraries use for runs of billions of rows, and half of what gave the lowest
-        held-out error in runs of 300 to 900 steps with 1,024 and 4,096 latents: beyond that latents die.
+        The constant is five times the one public libraries use for runs of billions of rows, and half of what gave the
+        lowest held-out error in runs of 300 to 900 steps with 1,024 and 4,096 latents: beyond that latents die.
         """
         return min(0.01, 1e-3 * math.sqrt(2**14 / self.d_sae)) if self.lr is None else self.lr
 
@@ -123,7 +150,9 @@ class TopKConfig(TrainingConfig):
     """
 
     d_in: int = Field(256, ge=1, description="width D of a row")
-    lr: float | None = Field(None, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))")
+    lr: float | None = Field(
+        None, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))"
+    )
 
     def build(self) -> SAE:
         """An untrained :class:`sae.model.TopKSAE` whose directions come from ``seed``."""
@@ -154,19 +183,34 @@ PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
 class Variant(StrictConfig):
-    """Which latents are on, and what that costs. In a recipe ``activation = "batchtopk"``, or a table with ``kind`` and settings."""
+    """Which latents are on, and what that costs.
+
+    In a recipe ``activation = "batchtopk"``, or a table with ``kind`` and settings.
+    """
 
     kind: Literal["topk", "norm-topk", "batchtopk", "matryoshka", "l1", "jumprelu"] = "topk"
-    decay: float | None = Field(None, ge=0, lt=1, description="batchtopk: memory of the threshold used outside training; None = 0.99")
-    prefixes: tuple[float, ...] | None = Field(
-        None, description="Matryoshka: shares of the latents that reconstruct alone, ascending; None = none, or 1/16 ... 1/2 (matryoshka)"
+    decay: float | None = Field(
+        None, ge=0, lt=1, description="batchtopk: memory of the threshold used outside training; None = 0.99"
     )
-    coefficient: float | None = Field(None, ge=0, description="weight of the penalty; None = 2 (l1), by penalty (jumprelu)")
+    prefixes: tuple[float, ...] | None = Field(
+        None,
+        description=(
+            "Matryoshka: shares of the latents that reconstruct alone, ascending; None = none, or 1/16 ... 1/2"
+            " (matryoshka)"
+        ),
+    )
+    coefficient: float | None = Field(
+        None, ge=0, description="weight of the penalty; None = 2 (l1), by penalty (jumprelu)"
+    )
     warmup: int | None = Field(None, ge=0, description="steps over which the penalty grows; None = 0")
-    penalty: Literal["tanh-quad", "tanh", "l0", "l0-target"] | None = Field(None, description="jumprelu; None = l0-target")
+    penalty: Literal["tanh-quad", "tanh", "l0", "l0-target"] | None = Field(
+        None, description="jumprelu; None = l0-target"
+    )
     window: float | None = Field(None, gt=0, description="jumprelu: width of the straight-through window")
     threshold: float | None = Field(None, gt=0, description="jumprelu: threshold at the start")
-    threshold_lr: float | None = Field(None, gt=0, description="jumprelu: learning rate of log thresholds relative to lr; None = 2 (l0), 1")
+    threshold_lr: float | None = Field(
+        None, gt=0, description="jumprelu: learning rate of log thresholds relative to lr; None = 2 (l0), 1"
+    )
 
     @model_validator(mode="after")
     def _belongs(self) -> Variant:
@@ -174,7 +218,9 @@ class Variant(StrictConfig):
             if getattr(self, name) is not None and name not in _SETTINGS[self.kind]:
                 kinds = [k for k, settings in _SETTINGS.items() if name in settings]
                 raise ConfigError(f"activation {self.kind!r} has no {name}; it goes with {' or '.join(kinds)}.")
-        if self.prefixes is not None and (list(self.prefixes) != sorted(set(self.prefixes)) or not all(0 < p < 1 for p in self.prefixes)):
+        if self.prefixes is not None and (
+            list(self.prefixes) != sorted(set(self.prefixes)) or not all(0 < p < 1 for p in self.prefixes)
+        ):
             raise ConfigError(f"prefixes = {list(self.prefixes)} must be shares between 0 and 1 in ascending order.")
         return self
 
@@ -216,7 +262,9 @@ class SAEConfig(TopKConfig):
         ConfigError: a setting that does not go with the activation; the message names those it goes with.
     """
 
-    lr: float | None = Field(1e-3, gt=0, description="peak learning rate of Adam; None = as a plain Top-K SAE derives it")
+    lr: float | None = Field(
+        1e-3, gt=0, description="peak learning rate of Adam; None = as a plain Top-K SAE derives it"
+    )
     activation: Variant = Field(default_factory=Variant)
     start: Start = Field(default_factory=Start)
 
@@ -229,10 +277,14 @@ class SAEConfig(TopKConfig):
     def _together(self) -> SAEConfig:
         kind = self.activation.kind
         if self.k_start and kind in ("l1", "jumprelu"):
-            raise ConfigError(f"k_start = {self.k_start} anneals a number of latents, which {kind} does not fix. Use activation.warmup.")
+            raise ConfigError(
+                f"k_start = {self.k_start} anneals a number of latents, which {kind} does not fix. Use"
+                " activation.warmup."
+            )
         if kind in ("topk", "batchtopk", "matryoshka") and self.start.norm != 1.0:
             raise ConfigError(
-                f"start.norm = {self.start.norm}: decoders of {kind} have norm 1. Use activation = 'norm-topk', l1 or jumprelu."
+                f"start.norm = {self.start.norm}: decoders of {kind} have norm 1. Use activation = 'norm-topk', l1 or"
+                " jumprelu."
             )
         return self
 
@@ -242,13 +294,16 @@ class SAEConfig(TopKConfig):
 
         from sae.model import plain
 
-        model = plain(self.d_in, self.d_sae, self.activation.build(self.k, self.d_sae), dtype=getattr(torch, self.dtype))
+        model = plain(
+            self.d_in, self.d_sae, self.activation.build(self.k, self.d_sae), dtype=getattr(torch, self.dtype)
+        )
         model.start, model.centred = self.start, self.start.pre_bias
         return model
 
 
 class TranscoderConfig(SAEConfig):
-    """A transcoder: reads rows of width ``d_in``, reconstructs others of width ``d_out`` (Dunefsky et al. 2024, arXiv 2406.11944).
+    """A transcoder: reads rows of width ``d_in``, reconstructs others of width ``d_out`` (Dunefsky et al. 2024, arXiv
+    2406.11944).
 
     Training rows are both side by side, [B, d_in + d_out].
     """
@@ -259,7 +314,10 @@ class TranscoderConfig(SAEConfig):
     @model_validator(mode="after")
     def _not_tied(self) -> TranscoderConfig:
         if self.start.encoder == "tied":
-            raise ConfigError("start.encoder = 'tied' ties what is read to what is written; a transcoder's are two places. Use 'fitted'.")
+            raise ConfigError(
+                "start.encoder = 'tied' ties what is read to what is written; a transcoder's are two places. Use"
+                " 'fitted'."
+            )
         return self
 
     def build(self) -> SAE:
@@ -269,6 +327,13 @@ class TranscoderConfig(SAEConfig):
         from sae.transcoder import Transcoder
 
         activation = self.activation.build(self.k, self.d_sae)
-        out = Transcoder(self.d_in, self.d_sae, activation, d_out=self.d_out or None, skip=self.skip, dtype=getattr(torch, self.dtype))
+        out = Transcoder(
+            self.d_in,
+            self.d_sae,
+            activation,
+            d_out=self.d_out or None,
+            skip=self.skip,
+            dtype=getattr(torch, self.dtype),
+        )
         out.start = self.start
         return out

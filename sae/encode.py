@@ -1,8 +1,8 @@
 """From rows to kept latents, tile by tile: the pre-activations of a tile stay in cache and are gone before the next.
 
-With ``bf16_preselect`` the dense product runs in bfloat16 and proposes 2k candidates per row; these are computed again in
-full precision and the best k of them kept. A row is *certain* where the k-th kept value beats the lowest proposal by more
-than the largest rounding error seen among that row's candidates; ``plan.doubts`` collects how many rows are not.
+With ``bf16_preselect`` the dense product runs in bfloat16 and proposes 2k candidates per row; these are computed again
+in full precision and the best k of them kept. A row is *certain* where the k-th kept value beats the lowest proposal by
+more than the largest rounding error seen among that row's candidates; ``plan.doubts`` collects how many rows are not.
 """
 
 from __future__ import annotations
@@ -35,16 +35,22 @@ class StepPlan:
     centred: bool = True  # the decoder's bias is subtracted from the input
     ranks: Ranks = ALONE  # who holds the other latents, and the other rows
     rows: int = 0  # rows of all processes; 0: those given are all
-    doubts: list[int] = field(default_factory=list, compare=False)  # encode() with bf16_preselect appends how many rows are not certain
+    doubts: list[int] = field(
+        default_factory=list, compare=False
+    )  # encode() with bf16_preselect appends how many rows are not certain
 
     def for_aux(self, t: Tensor, start: int = 0) -> Tensor:
-        """Those rows of ``t`` that AuxK looks at; ``t`` begins at row ``start`` (a multiple of ``aux_every``) of the batch."""
+        """Those rows of ``t`` that AuxK looks at.
+
+        ``t`` begins at row ``start`` (a multiple of ``aux_every``) of the batch.
+        """
         if self.aux_rows is None:
             return t[:: self.aux_every]
         return t[self.aux_rows[(self.aux_rows >= start) & (self.aux_rows < start + len(t))] - start]
 
 
-# kept pre-activations (values, indices) [B, K], latents ascending; then the same for dead latents of every n-th row, or None
+# kept pre-activations (values, indices) [B, K], latents ascending; then the same for dead latents of every n-th row, or
+# None
 Kept = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
@@ -56,10 +62,14 @@ def tile_size(n_latents: int, itemsize: int = 4, cache_bytes: int = 4 * 2**20) -
 def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Kept:
     """Pre-activations ``x @ W_enc.T + bias`` of the kept latents, not yet rectified.
 
-    Where the dictionary is dealt to several processes these are this one's, numbered from its first latent: those of its
-    candidates that are among the k best of all, each row padded with others at -inf.
+    Where the dictionary is dealt to several processes these are this one's, numbered from its first latent: those of
+    its candidates that are among the k best of all, each row padded with others at -inf.
     """
-    weight, bias = (W_enc_FD, bias_F) if plan.selection_F is None else (W_enc_FD * plan.selection_F[:, None], bias_F * plan.selection_F)
+    weight, bias = (
+        (W_enc_FD, bias_F)
+        if plan.selection_F is None
+        else (W_enc_FD * plan.selection_F[:, None], bias_F * plan.selection_F)
+    )
     fast = (weight.bfloat16(), bias.bfloat16()) if plan.bf16_preselect else None
     rows = plan.tile_rows or tile_size(len(weight), 2 if fast else x_BD.element_size())
     rows += -rows % plan.aux_every
@@ -92,7 +102,10 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
 
 
 def _of_dead(pre_BF: Tensor, dead: Tensor, padding: int, plan: StepPlan) -> tuple[Tensor, Tensor]:
-    """The k_aux largest of the dead latents; where other processes hold some too, as many candidates from each, at -inf if need be."""
+    """The k_aux largest of the dead latents.
+
+    Where other processes hold some too, as many candidates from each, at -inf if need be.
+    """
     n = len(dead) - padding
     of_dead = pre_BF.gather(1, dead.expand(len(pre_BF), len(dead)))
     of_dead[:, n:] = -torch.inf
@@ -116,10 +129,15 @@ def _joined(parts: list[tuple[Tensor, Tensor]], plan: StepPlan, k: int) -> tuple
 
 
 def _best_of_all(scores: Tensor, indices: Tensor, k: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """This process's candidates [B, K'] that are among the k best of all; as wide as the fullest row, the rest at -inf."""
+    """This process's candidates [B, K'] that are among the k best of all.
+
+    As wide as the fullest row, the rest at -inf.
+    """
     kept = ranks.best(scores, k)
     width = max(1, int(kept.sum(1).max())) if len(kept) else 1
-    place = kept.byte().sort(dim=1, descending=True, stable=True).indices[:, :width].sort(dim=1).values  # latents ascend
+    place = (
+        kept.byte().sort(dim=1, descending=True, stable=True).indices[:, :width].sort(dim=1).values
+    )  # latents ascend
     return torch.where(kept, scores, -torch.inf).gather(1, place), indices.gather(1, place)
 
 
@@ -129,8 +147,12 @@ def _untied(x_BN: Tensor) -> Tensor:
     return bits.bitwise_or_(torch.arange(x_BN.shape[1], dtype=torch.int32, device=x_BN.device)).view(torch.float32)
 
 
-def _rescored(pre_BF: Tensor, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor, int]:
-    """The k best of 2k bfloat16 candidates in full precision, and in how many rows those candidates may not have been enough."""
+def _rescored(
+    pre_BF: Tensor, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, plan: StepPlan
+) -> tuple[Tensor, Tensor, int]:
+    """The k best of 2k bfloat16 candidates in full precision, and in how many rows those candidates may not have been
+    enough.
+    """
     n = pre_BF.shape[1]
     m, k = min(2 * plan.k, n), min(plan.k, n)
     proposed, candidates = bf16_candidates(pre_BF, m)
@@ -143,7 +165,10 @@ def _rescored(pre_BF: Tensor, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, p
 
 
 def bf16_candidates(pre_BF: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """The m largest of bfloat16 rows in two stages (see :mod:`sae.backends.select`): (values as float32, ascending columns)."""
+    """The m largest of bfloat16 rows in two stages (see :mod:`sae.backends.select`).
+
+    (values as float32, ascending columns).
+    """
     rows, n = pre_BF.shape
     if n % 16 or n // 16 < m or n // 16 > 2**16:
         return top_k(_untied(pre_BF) if n <= 2**16 else pre_BF.float(), m)

@@ -41,9 +41,16 @@ class OutOfSpace(UserError):
     """The disk is full, or would be."""
 
     def __init__(self, what: str, needed: int | None = None, free: int | None = None):
-        sizes = "" if needed is None else f": {needed:,} bytes needed, {free:,} free" if free is not None else f": {needed:,} bytes needed"
+        sizes = (
+            ""
+            if needed is None
+            else f": {needed:,} bytes needed, {free:,} free"
+            if free is not None
+            else f": {needed:,} bytes needed"
+        )
         super().__init__(
-            f"no space left for {what}{sizes}. Free some space, or choose a workspace on another disk, and run the same command again."
+            f"no space left for {what}{sizes}. Free some space, or choose a workspace on another disk, and run the same"
+            " command again."
         )
         self.needed, self.free = needed, free
 

@@ -54,7 +54,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_json(text: str | bytes, *, where: str, remedy: str = "Remove it and run the command that made it again.") -> Any:
+def parse_json(
+    text: str | bytes, *, where: str, remedy: str = "Remove it and run the command that made it again."
+) -> Any:
     """Parse JSON strictly. ``where`` names the source in the error, ``remedy`` what to do about it.
 
     Raises:
@@ -72,7 +74,9 @@ def read_json(path: str | Path) -> Any:
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
-            raise CorruptError(f"{path} has {size:,} bytes; JSON files here stay below {MAX_JSON_BYTES:,}. It is not one of ours.")
+            raise CorruptError(
+                f"{path} has {size:,} bytes; JSON files here stay below {MAX_JSON_BYTES:,}. It is not one of ours."
+            )
         return parse_json(path.read_bytes(), where=str(path))
     except (FileNotFoundError, NotADirectoryError) as e:
         raise MissingError(f"{path} does not exist.") from e
@@ -93,7 +97,9 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        short = e.errno is None and re.search(r"\d+ requested and \d+ written", str(e))  # all NumPy says of a short write
+        short = e.errno is None and re.search(
+            r"\d+ requested and \d+ written", str(e)
+        )  # all NumPy says of a short write
         if short or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutOfSpace(what) from e
         if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -128,8 +134,9 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Build a folder in full before it exists under its final name.
 
     Yields a temporary folder beside ``final``. On a clean exit all files are fsynced and the folder is renamed into
-    place; on any error it is removed. With ``replace`` an existing folder changes places with the new one in a single step
-    (where the file system can) and is removed afterwards, so that at every moment one of the two is whole under ``final``.
+    place; on any error it is removed. With ``replace`` an existing folder changes places with the new one in a single
+    step (where the file system can) and is removed afterwards, so that at every moment one of the two is whole under
+    ``final``.
 
     Raises:
         FileExistsError: ``final`` exists and ``replace`` is false.
@@ -161,7 +168,10 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two paths change places in one step: Linux' ``renameat2`` with RENAME_EXCHANGE. False where that does not exist."""
+    """Let two paths change places in one step: Linux' ``renameat2`` with RENAME_EXCHANGE.
+
+    False where that does not exist.
+    """
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

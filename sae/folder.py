@@ -24,7 +24,10 @@ SAE_LENS_VERSION = "6.0.0"
 
 Reader = Callable[[dict[str, Any], dict[str, Tensor], str], SAE]
 _READERS: dict[tuple[str, str], Reader] = {}
-_PROVIDERS = {"crosscoder": "crosscoders.folder", "transcoder": "sae.transcoder"}  # kinds whose readers register when imported
+_PROVIDERS = {
+    "crosscoder": "crosscoders.folder",
+    "transcoder": "sae.transcoder",
+}  # kinds whose readers register when imported
 
 
 def register(architecture: str, kind: str, reader: Reader) -> None:
@@ -60,7 +63,9 @@ def dimensions(cfg: dict[str, Any], where: str, *more: str) -> tuple[int, ...]:
     try:
         return tuple(int(cfg[key]) for key in ("d_in", "d_sae", *more))
     except (KeyError, TypeError, ValueError) as e:
-        raise CorruptError(f"{where}/{CFG}: {', '.join(('d_in', 'd_sae', *more))} must be whole numbers ({e!r}).") from e
+        raise CorruptError(
+            f"{where}/{CFG}: {', '.join(('d_in', 'd_sae', *more))} must be whole numbers ({e!r})."
+        ) from e
 
 
 def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
@@ -93,7 +98,8 @@ def load(path: str | Path) -> SAE:
     """The dictionary in a folder, of the class its ``cfg.json`` names; frozen (no gradients).
 
     Raises:
-        MissingError: no such folder or file. CorruptError: files that contradict each other, or an unknown architecture.
+        MissingError: no such folder or file. CorruptError: files that contradict each other, or an unknown
+        architecture.
     """
     path = Path(path)
     cfg = read_json(path / CFG)
@@ -107,7 +113,9 @@ def load(path: str | Path) -> SAE:
     reader = _READERS.get(key) or (_READERS.get((key[0], "sae")) if key[0] == "topk" else None)
     if reader is None:
         known = ", ".join(f"{a} ({k})" for a, k in sorted(_READERS))
-        raise CorruptError(f"{path / CFG}: architecture {key[0]!r} of kind {key[1]!r} is not known here. Known: {known}.")
+        raise CorruptError(
+            f"{path / CFG}: architecture {key[0]!r} of kind {key[1]!r} is not known here. Known: {known}."
+        )
     sae = reader(cfg, read_tensors(path / WEIGHTS), str(path))
     sae.metadata = metadata
     return sae.requires_grad_(False).eval()
@@ -153,7 +161,8 @@ def save(sae: SAE, path: str | Path) -> Path:
     """Fold, write, read back and compare. A new folder appears whole; in an existing one the two files are replaced.
 
     Raises:
-        CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written stays.
+        CorruptError: what was read back is not what was written. OutOfSpace: the disk is full; nothing half-written
+        stays.
     """
     out = sae.folded()
     compare(sae, out, where="folding")
@@ -172,7 +181,7 @@ def place(path: Path, write: Callable[[Path], None]) -> Path:
 
 @torch.no_grad()
 def compare(a: SAE, b: SAE, *, where: str, rows: int = 64) -> None:
-    """Raise :class:`CorruptError` unless both reconstruct the same raw rows alike (rows made from ``a``'s own latents)."""
+    """Raise :class:`CorruptError` unless both reconstruct raw rows alike (rows made from ``a``'s own latents)."""
     g = torch.Generator().manual_seed(0)
     n = min(a.d_sae, max(1, 2 * a.k))
     latents = torch.randint(0, a.d_sae, (rows, n), generator=g).to(a.enc_FD.device)
@@ -181,4 +190,6 @@ def compare(a: SAE, b: SAE, *, where: str, rows: int = 64) -> None:
     ya, yb = a(x), b(x)
     worst = (ya - yb).norm(dim=1) / (ya - a.b_dec / a.target_scale).norm(dim=1).clamp_min(1e-30)
     if not bool((worst < 1e-3).double().mean() >= 0.95):  # near-ties may swap a latent in single rows
-        raise CorruptError(f"{where}: the dictionary changed on the way (relative difference {worst.max():.2g}). Nothing was kept.")
+        raise CorruptError(
+            f"{where}: the dictionary changed on the way (relative difference {worst.max():.2g}). Nothing was kept."
+        )

@@ -44,7 +44,8 @@ class Table:
         """
         if saved.ndim != 2 or saved.shape[1] != len(COLUMNS):
             raise ConfigError(
-                f"the checkpoint's log has shape {tuple(saved.shape)}, this version writes {len(COLUMNS)} columns. Start anew."
+                f"the checkpoint's log has shape {tuple(saved.shape)}, this version writes {len(COLUMNS)} columns."
+                " Start anew."
             )
         self.rows = saved.tolist()
 
@@ -60,7 +61,8 @@ class Table:
             values = [r[j] for r in self.rows]
             whole = name in ("step", "rows", "masked", "dead", "k", "rows_seen", "doubtful")
             columns[name] = pa.array(
-                [None if math.isnan(v) else int(v) if whole else v for v in values], type=pa.int64() if whole else pa.float64()
+                [None if math.isnan(v) else int(v) if whole else v for v in values],
+                type=pa.int64() if whole else pa.float64(),
             )
         sink = io.BytesIO()
         pq.write_table(pa.table(columns), sink)
@@ -74,7 +76,9 @@ class TensorBoardLogger:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as e:
-            raise MissingError("TensorBoard logging needs the package 'tensorboard'. Install it, or leave the logger out.") from e
+            raise MissingError(
+                "TensorBoard logging needs the package 'tensorboard'. Install it, or leave the logger out."
+            ) from e
         self.writer = SummaryWriter(str(folder))
 
     def log(self, name: str, row: dict[str, float]) -> None:

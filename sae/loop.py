@@ -47,7 +47,10 @@ class _Run:
         self.trainer.model.metadata = {"seed": config.seed, **metadata}
 
     def resume(self, source: Path | None) -> int:
-        """Restore the newest checkpoint in ``source`` (a checkpoint, or a folder of them); the number of steps already done."""
+        """Restore the newest checkpoint in ``source`` (a checkpoint, or a folder of them).
+
+        The number of steps already done.
+        """
         if source is None:
             return 0
         found = self.ranks.attempt(lambda: self._found(source) if self.ranks.leader else None)
@@ -59,7 +62,8 @@ class _Run:
         for key, value in expected.items():
             if plain.get(key) != value:
                 raise ConfigError(
-                    f"{path} was trained with {key} = {plain.get(key)}, now it is {value}. Use the same recipe, or another output folder."
+                    f"{path} was trained with {key} = {plain.get(key)}, now it is {value}. Use the same recipe, or"
+                    " another output folder."
                 )
         self.table.restore(tensors.pop("log"))
         self.trainer.restore(tensors, plain)
@@ -81,10 +85,13 @@ class _Run:
         assert self.out is not None
         if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
             raise NonFiniteError(
-                f"weights or optimiser state became NaN or infinite by step {self.trainer.steps_done}: not saved. Lower lr."
+                f"weights or optimiser state became NaN or infinite by step {self.trainer.steps_done}: not saved."
+                " Lower lr."
             )
         plain |= {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
-        checkpoint.write(self.out / "checkpoints", self.trainer.steps_done, {**tensors, "log": self.table.tensor()}, plain)
+        checkpoint.write(
+            self.out / "checkpoints", self.trainer.steps_done, {**tensors, "log": self.table.tensor()}, plain
+        )
         checkpoint.prune(self.out / "checkpoints", keep)
 
     def finish(self) -> SAE:
@@ -99,7 +106,10 @@ class _Run:
 
 
 def _from(batches: Iterable[Batch], start: int, ranks: Ranks) -> Iterator[Batch]:
-    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise; this process's share where it deals them."""
+    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise.
+
+    This process's share where it deals them.
+    """
     dealt = getattr(batches, "share", None)
     if dealt is not None and ranks.data > 1:
         batches = dealt(ranks.data_rank, ranks.data)
@@ -155,27 +165,34 @@ def train_many(
 
     Args:
         configs: what to train, by name. Each comes out exactly as if trained alone.
-        batches: any iterable of tensors [B, d_in]; of pairs (rows, keep [B] bool); or, for several sites, of mappings from
-            name to either. One with ``.starting_at(step)`` is asked for its later part on resume, others are skipped through.
-        out: folder for ``cfg.json``, ``sae_weights.safetensors``, ``metrics.parquet`` and ``checkpoints/``, a sub-folder per name.
-        resume: a checkpoint, a folder of them, or True for those in ``out``. Where there is none, training starts at step 0.
+        batches: any iterable of tensors [B, d_in]; of pairs (rows, keep [B] bool); or, for several sites, of mappings
+            from name to either. One with ``.starting_at(step)`` is asked for its later part on resume, others are
+            skipped through.
+        out: folder for ``cfg.json``, ``sae_weights.safetensors``, ``metrics.parquet`` and ``checkpoints/``, a
+        sub-folder per name.
+        resume: a checkpoint, a folder of them, or True for those in ``out``. Where there is none, training starts at
+        step 0.
         metadata: plain values for ``cfg.json`` (model_name, hook_name, ...); those of one dictionary under its name.
         checkpoint_every: steps between checkpoints for resuming; None = a tenth of the run. Two are kept.
         checkpoint_series: steps whose checkpoints are kept for good, e.g. ``sae.checkpoint.log_spaced(total_steps)``.
         progress: show a bar; None = where standard error is a terminal.
-        ranks: the processes that train together (see :mod:`sae.parallel`). All call this with the same arguments and get the same
-            dictionaries; the leader alone writes and tells. Batches that have ``.share(part, parts)`` are asked for this process's
-            :class:`sae.rows.Share` of each, of others it takes its rows. The number of processes may change between runs.
+        ranks: the processes that train together (see :mod:`sae.parallel`). All call this with the same arguments and
+            get the same dictionaries; the leader alone writes and tells. Batches that have ``.share(part, parts)`` are
+            asked for this process's :class:`sae.rows.Share` of each, of others it takes its rows. The number of
+            processes may change between runs.
 
     Raises:
-        UserError: the batches end early. ConfigError, NonFiniteError, OutOfSpace: see :meth:`sae.trainer.Trainer.step`; the last
-            good checkpoint stays.
+        UserError: the batches end early. ConfigError, NonFiniteError, OutOfSpace: see :meth:`sae.trainer.Trainer.step`;
+            the last good checkpoint stays.
     """
     from sae.progress import Progress
 
     device = str(ranks.device) if ranks.world > 1 else device  # of several GPUs this process's own
     folder = None if out is None else Path(out)
-    runs = [_Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs), ranks) for n, c in configs.items()]
+    runs = [
+        _Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs), ranks)
+        for n, c in configs.items()
+    ]
     source = folder if resume is True else Path(resume) if resume else None
     if resume is True and folder is None:
         raise ConfigError("resume = True needs out, the folder that holds the checkpoints.")
@@ -191,7 +208,9 @@ def train_many(
         for step in range(begin, total_steps):
             batch = ranks.attempt(lambda: next(stream, None))
             if batch is None:
-                raise UserError(f"the batches ended after {step} of {total_steps} steps. Use fewer steps or more rows (epochs).")
+                raise UserError(
+                    f"the batches ended after {step} of {total_steps} steps. Use fewer steps or more rows (epochs)."
+                )
             for run in runs:
                 if run.trainer.steps_done > step:
                     continue  # its checkpoint was newer than another run's

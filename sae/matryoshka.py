@@ -1,7 +1,9 @@
-"""Matryoshka prefixes: the first latents must reconstruct alone, so that wide dictionaries keep general latents in front.
+"""Matryoshka prefixes: the first latents must reconstruct alone, so that wide dictionaries keep general latents in
+front.
 
 The loss adds, for every prefix m, the error of the reconstruction from the kept latents below m
-(Bussmann et al. 2025, arXiv 2503.17547, eq. 5). Selection is that of the Top-K or BatchTopK underneath, and everything stays sparse.
+(Bussmann et al. 2025, arXiv 2503.17547, eq. 5). Selection is that of the Top-K or BatchTopK underneath, and everything
+stays sparse.
 """
 
 from __future__ import annotations
@@ -53,16 +55,26 @@ def prefix_errors(
     """Sum over prefixes of the mean squared error of their reconstructions."""
     ranks = plan.ranks
     here = tuple(ranks.local(slice(0, p), model.d_sae).stop for p in prefixes)
-    ys = ranks.sum_latents(PrefixDecode.apply(values_BK, indices_BK, model.dec_FD, own_bias(model, plan), here, plan.backend))
+    ys = ranks.sum_latents(
+        PrefixDecode.apply(values_BK, indices_BK, model.dec_FD, own_bias(model, plan), here, plan.backend)
+    )
     return ranks.sum_data((ys - target_BD).square().sum()) / ((plan.rows or len(target_BD)) * target_BD.shape[1])
 
 
 class PrefixDecode(torch.autograd.Function):
-    """(values, indices [B, K], W_dec [F, D], b_dec [D]) -> reconstructions [M, B, D] from the latents below each of M ascending prefixes."""
+    """(values, indices [B, K], W_dec [F, D], b_dec [D]) -> reconstructions [M, B, D] from the latents below each of M
+    ascending prefixes.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, prefixes: tuple[int, ...], backend: Backend
+        ctx: Any,
+        values: Tensor,
+        indices: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        prefixes: tuple[int, ...],
+        backend: Backend,
     ) -> Tensor:
         part = torch.bucketize(
             indices, torch.tensor(prefixes, device=indices.device), right=True

@@ -28,7 +28,10 @@ def mean_row(x_BD: Tensor, ranks: Ranks = ALONE, n: int | None = None) -> Tensor
 
 
 def l0(values_BK: Tensor, ranks: Ranks = ALONE, n: int | None = None) -> Tensor:
-    """Mean number of active latents per row, from kept values (zero = not active). With ``ranks`` over the ``n`` rows of all processes."""
+    """Mean number of active latents per row, from kept values (zero = not active).
+
+    With ``ranks`` over the ``n`` rows of all processes.
+    """
     if n is None or ranks.world == 1:
         return (values_BK > 0).sum(-1).float().mean()
     return ranks.sum_all((values_BK > 0).sum()).float() / n
@@ -52,7 +55,8 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(sae: SAE, batches: Iterable[Tensor]) -> Evaluation:
-    """Stream raw rows [B, d_in] through a dictionary (a transcoder's hold the output beside). Sums are float64, so the result does not depend on the batching.
+    """Stream raw rows [B, d_in] through a dictionary (a transcoder's hold the output beside). Sums are float64, so the
+    result does not depend on the batching.
 
     Raises:
         UserError: no rows, or rows without variance.

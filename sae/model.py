@@ -31,11 +31,13 @@ class SAE(nn.Module):
     """``f = act((x * scale - b_dec) W_enc + b_enc)``, ``y = (f W_dec + b_dec) / scale``.
 
     Args:
-        d_in: width D of a row. d_sae: latents F. activation: see :mod:`sae.activation`. d_out: width of what is reconstructed.
+        d_in: width D of a row. d_sae: latents F. activation: see :mod:`sae.activation`. d_out: width of what is
+        reconstructed.
 
     Attributes:
         scale_D: factors on the input while training; all one in a saved dictionary.
-        centred: whether b_dec is subtracted from the input (in a saved dictionary it is). start: how :meth:`initialise` starts.
+        centred: whether b_dec is subtracted from the input (in a saved dictionary it is). start: how :meth:`initialise`
+        starts.
         metadata: plain values that go into ``cfg.json`` (model_name, hook_name, seed, ...).
         ranks: the processes this dictionary is dealt to; the tensors with a row per latent then hold those of this one.
     """
@@ -43,7 +45,15 @@ class SAE(nn.Module):
     kind = "sae"
     ranks: Ranks = ALONE
 
-    def __init__(self, d_in: int, d_sae: int, activation: Activation, *, d_out: int | None = None, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        activation: Activation,
+        *,
+        d_out: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.d_in, self.d_sae, self.d_out, self.activation = d_in, d_sae, d_out or d_in, activation
         self.enc_FD = nn.Parameter(torch.zeros(d_sae, d_in, dtype=dtype))
@@ -116,7 +126,8 @@ class SAE(nn.Module):
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
             raise ConfigError(
-                f"rows have width {x.shape[-1]}, this dictionary expects {self.d_in}. Use activations of the hook it was trained on."
+                f"rows have width {x.shape[-1]}, this dictionary expects {self.d_in}. Use activations of the hook it"
+                " was trained on."
             )
         return x.to(self.enc_FD.dtype) * self.scale_D
 
@@ -126,13 +137,16 @@ class SAE(nn.Module):
         Behind thresholds the last axis is as long as the fullest of these rows needs.
 
         Args:
-            x: raw activations [..., d_in], any leading shape. Values are differentiable in ``x`` where it asks for that.
+            x: raw activations [..., d_in], any leading shape. Values are differentiable in ``x`` where it asks for
+            that.
         """
         threshold = self.thresholds()
         if threshold is not None:
             return self._encode_gated(x, threshold)
         rows = self._rows(x).reshape(-1, self.d_in)
-        plan = StepPlan(self.activation.keep(self.k), pick("auto", rows), self.activation.selection_weights(self), ranks=self.ranks)
+        plan = StepPlan(
+            self.activation.keep(self.k), pick("auto", rows), self.activation.selection_weights(self), ranks=self.ranks
+        )
         with torch.no_grad():
             values, indices, _, _ = encode(rows, self.enc_FD, self.bias(), plan)
         if torch.is_grad_enabled() and (x.requires_grad or self.enc_FD.requires_grad):
@@ -142,9 +156,13 @@ class SAE(nn.Module):
     def _encode_gated(self, x: Tensor, threshold_F: Tensor) -> tuple[Tensor, Tensor]:
         """Active latents of each row, a bounded number of rows at a time."""
         kept = [active_entries(self._gated(rows, threshold_F)) for rows in x.reshape(-1, self.d_in).split(ROWS)]
-        kept = kept or [(x.new_zeros(0, 1, dtype=self.enc_FD.dtype), torch.zeros(0, 1, dtype=torch.int64, device=x.device))]
+        kept = kept or [
+            (x.new_zeros(0, 1, dtype=self.enc_FD.dtype), torch.zeros(0, 1, dtype=torch.int64, device=x.device))
+        ]
         width = max(v.shape[1] for v, _ in kept)
-        values, indices = (torch.cat([nnf.pad(t, (0, width - t.shape[1])) for t in ts]) for ts in zip(*kept, strict=True))
+        values, indices = (
+            torch.cat([nnf.pad(t, (0, width - t.shape[1])) for t in ts]) for ts in zip(*kept, strict=True)
+        )
         return values.reshape(*x.shape[:-1], width), indices.reshape(*x.shape[:-1], width)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -162,7 +180,9 @@ class SAE(nn.Module):
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Raw activations [..., d_out] from kept latents (values, indices) [..., k]."""
         k = values.shape[-1]
-        y = self.ranks.sum_latents(pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD))
+        y = self.ranks.sum_latents(
+            pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD)
+        )
         return ((y + self.b_dec) / self.target_scale).reshape(*values.shape[:-1], self.d_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +197,10 @@ class SAE(nn.Module):
     # --- several processes ---------------------------------------------------------------------------------------
 
     def dealt(self, ranks: Ranks) -> Self:
-        """This dictionary, reduced to the latents of this process. Encoding gives these alone, numbered from the first; decoding sums all."""
+        """This dictionary, reduced to the latents of this process.
+
+        Encoding gives these alone, numbered from the first; decoding sums all.
+        """
         if ranks.latents > 1:
             self._replace_rows(lambda t: t[ranks.mine(self.d_sae)].clone())
         self.ranks = ranks
@@ -212,7 +235,10 @@ class SAE(nn.Module):
         return self.scale_D
 
     def pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(what is read [..., d_in], what is reconstructed [..., d_out]) of raw training rows: the same, but for transcoders."""
+        """(what is read [..., d_in], what is reconstructed [..., d_out]) of raw training rows.
+
+        The same, but for transcoders.
+        """
         return rows, rows
 
     def rows_of(self, strength: Tensor, latents: Tensor) -> Tensor:
@@ -229,10 +255,16 @@ class SAE(nn.Module):
         return self.activation.reconstruct(self, x_BD, plan, x_BD if target_BD is None else target_BD)
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
-        """[D] factors that give rows [B, D] the length sqrt(D): the root-mean-square of centred rows, or the mean (``start.scaling``)."""
+        """[D] factors that give rows [B, D] the length sqrt(D).
+
+        The root-mean-square of centred rows, or the mean (``start.scaling``).
+        """
         mean_square = (x_BD - x_BD.mean(0)).square().mean()
         if not mean_square > TINY * x_BD.square().mean():
-            raise UserError("the rows of the first batch are all the same: a constant site has nothing to learn. Choose another hook.")
+            raise UserError(
+                "the rows of the first batch are all the same: a constant site has nothing to learn. Choose another"
+                " hook."
+            )
         mean_norm = self.start.scaling == "mean-norm"
         scale = x_BD.shape[1] ** 0.5 / x_BD.norm(dim=1).mean() if mean_norm else mean_square.rsqrt()
         return scale.expand(x_BD.shape[1]).clone()
@@ -244,7 +276,8 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x_BD: Tensor, generator: torch.Generator) -> None:
-        """Data-dependent start on raw rows: scale, mean as bias, random decoders of one norm, tied encoders of the best common length.
+        """Data-dependent start on raw rows: scale, mean as bias, random decoders of one norm, tied encoders of the best
+        common length.
 
         Raises:
             UserError: constant rows. NonFiniteError: the scale overflows.
@@ -252,7 +285,9 @@ class SAE(nn.Module):
         x = x_BD.to(self.enc_FD.dtype)
         self.measure(x)
         if not (torch.isfinite(self.scale_D).all() and torch.isfinite(self.target_scale).all()):
-            raise NonFiniteError("the scale of the first batch is not finite: its rows are too large for this precision.")
+            raise NonFiniteError(
+                "the scale of the first batch is not finite: its rows are too large for this precision."
+            )
         self.b_enc.zero_()
         norm = self.start.norm
         drawn = self.directions(self.d_sae, generator, self.ranks.mine(self.d_sae))
@@ -263,7 +298,8 @@ class SAE(nn.Module):
             self._fit_length(x[:1024])
 
     def _fit_length(self, x_BD: Tensor) -> None:
-        """Give all encoders the common length of least error on raw rows: exact for Top-K, which is homogeneous; a start for the others.
+        """Give all encoders the common length of least error on raw rows: exact for Top-K, which is homogeneous; a
+        start for the others.
 
         With ``start.norm = "search"`` encoders and decoders share it.
         """
@@ -282,16 +318,22 @@ class SAE(nn.Module):
         return decoders
 
     def directions(self, n: int, generator: torch.Generator, wanted: slice = slice(None)) -> Tensor:
-        """The ``wanted`` of ``n`` random unit directions [n, d_out] in float64. Which are wanted changes none of them."""
+        """The ``wanted`` of ``n`` random unit directions [n, d_out] in float64.
+
+        Which are wanted changes none of them.
+        """
         return nnf.normalize(torch.randn(n, self.d_out, generator=generator, dtype=torch.float64)[wanted], dim=1)
 
     @torch.no_grad()
-    def revive(self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator, part: Part | None = None) -> None:
-        """Start dead latents anew where the reconstruction is worst (Bricken et al. 2023, *Towards Monosemanticity*, resampling).
+    def revive(
+        self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator, part: Part | None = None
+    ) -> None:
+        """Start dead latents anew where the reconstruction is worst (Bricken et al. 2023, *Towards Monosemanticity*,
+        resampling).
 
-        Each takes the direction of the residual of a row drawn with probability proportional to its squared error, plus noise;
-        its encoder is half as long as the others' mean, so that AuxK rather than an abrupt start brings it in. ``part`` says where
-        these rows stand among those of all processes; each process gives its own dead latents.
+        Each takes the direction of the residual of a row drawn with probability proportional to its squared error, plus
+        noise; its encoder is half as long as the others' mean, so that AuxK rather than an abrupt start brings it in.
+        ``part`` says where these rows stand among those of all processes; each process gives its own dead latents.
         """
         part = part or Part(residual_BD, len(residual_BD), 0)
         n, before = self.ranks.offset(len(latents_N))
@@ -299,7 +341,9 @@ class SAE(nn.Module):
         error = part.spread(residual_BD.square().sum(1).double()).cpu()
         chosen = torch.multinomial(error, n, replacement=True, generator=generator).to(residual_BD.device)[mine]
         noise = self.directions(n, generator, mine).to(residual_BD)
-        direction = nnf.normalize(nnf.normalize(part.fetch(residual_BD, chosen), dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1)
+        direction = nnf.normalize(
+            nnf.normalize(part.fetch(residual_BD, chosen), dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1
+        )
         length = self.ranks.sum_latents(torch.linalg.vector_norm(self.enc_FD, dim=1).mean()) / self.ranks.latents
         self.dec_FD[latents_N] = direction
         self.enc_FD[latents_N] = self.encoder_start(direction) * (0.5 * length)
@@ -313,9 +357,11 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> SAE:
-        """A copy without a scale and with the same raw input-output behaviour: a plain Top-K, or a threshold for every latent.
+        """A copy without a scale and with the same raw input-output behaviour: a plain Top-K, or a threshold for every
+        latent.
 
-        Free decoder norms go into the encoder. With one common scale decoders are then unit-norm and activations are in raw
+        Free decoder norms go into the encoder. With one common scale decoders are then unit-norm and activations are in
+        raw
         units: f is the length a latent adds. Thresholds follow (forgetting them multiplies L0).
         """
         gain, threshold = self._gain(), self.thresholds()
@@ -327,7 +373,10 @@ class SAE(nn.Module):
         return out
 
     def _gain(self) -> Tensor:
-        """[F] by what folding multiplies activations: back to raw units where one scale serves all, times a free decoder norm."""
+        """[F] by what folding multiplies activations.
+
+        Back to raw units where one scale serves all, times a free decoder norm.
+        """
         s = self.target_scale
         gain = s.reciprocal()[:1] if bool((s == s[0]).all()) else torch.ones_like(s[:1])
         if self.activation.folds_norms:
@@ -342,7 +391,9 @@ class SAE(nn.Module):
         out.b_dec.copy_(self.b_dec / self.scale_D)
 
     def like(self, activation: Activation) -> SAE:
-        """An empty dictionary of the same shape, precision and device with another activation, of the class that belongs to it."""
+        """An empty dictionary of the same shape, precision and device with another activation, of the class that
+        belongs to it.
+        """
         return plain(self.d_in, self.d_sae, activation, dtype=self.enc_FD.dtype).to(self.enc_FD.device)
 
     def extras(self) -> dict[str, Tensor]:
@@ -352,7 +403,7 @@ class SAE(nn.Module):
     # --- disk ----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write ``cfg.json`` and ``sae_weights.safetensors`` (see :mod:`sae.folder`), folded, read back and compared."""
+        """Write ``cfg.json`` and ``sae_weights.safetensors`` (:mod:`sae.folder`), folded, read back and compared."""
         from sae.folder import save
 
         return save(self, path)
@@ -362,7 +413,8 @@ class SAE(nn.Module):
         """Read a dictionary of this class from a folder.
 
         Raises:
-            MissingError, CorruptError, NewerSchemaError: see :func:`sae.folder.load`. ConfigError: it is of another class.
+            MissingError, CorruptError, NewerSchemaError: see :func:`sae.folder.load`. ConfigError: it is of another
+            class.
         """
         from sae.folder import load
 
@@ -380,7 +432,10 @@ class TopKSAE(SAE):
 
 
 def plain(d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32) -> SAE:
-    """An empty SAE of the class that belongs to an activation: :class:`TopKSAE`, :class:`sae.threshold.ThresholdSAE`, or SAE itself."""
+    """An empty SAE of the class that belongs to an activation.
+
+    :class:`TopKSAE`, :class:`sae.threshold.ThresholdSAE`, or SAE itself.
+    """
     from sae.threshold import ThresholdSAE
 
     if type(activation) is TopK:

@@ -1,12 +1,13 @@
 """Where this process stands among several that train one dictionary, and the few things they ask of each other.
 
-Processes form a mesh of ``data x latents``. Along *data* each has its part of every batch and gradients are summed; along
-*latents* each has its part of the dictionary: d_sae / latents consecutive latents, with their optimiser state. The kept
-latents of a row are the exact k best of all parts. A single process is the mesh 1 x 1 (:data:`ALONE`), where every method
-returns its argument: the code that trains reads, and computes, the same.
+Processes form a mesh of ``data x latents``. Along *data* each has its part of every batch and gradients are summed;
+along *latents* each has its part of the dictionary: d_sae / latents consecutive latents, with their optimiser state.
+The kept latents of a row are the exact k best of all parts. A single process is the mesh 1 x 1 (:data:`ALONE`), where
+every method returns its argument: the code that trains reads, and computes, the same.
 
-Gradients: :meth:`Ranks.sum_data` and :meth:`Ranks.sum_latents` hand the gradient of a sum to each summand unchanged, since
-every process differentiates the same loss. Parameters that all processes hold receive their parts on several of them.
+Gradients: :meth:`Ranks.sum_data` and :meth:`Ranks.sum_latents` hand the gradient of a sum to each summand unchanged,
+since every process differentiates the same loss. Parameters that all processes hold receive their parts on several of
+them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Ranks:
             ConfigError: they cannot be dealt evenly.
         """
         if n_latents % self.latents:
-            raise ConfigError(f"d_sae = {n_latents} latents cannot be dealt evenly to {self.latents} processes. Choose a multiple.")
+            raise ConfigError(
+                f"d_sae = {n_latents} latents cannot be dealt evenly to {self.latents} processes. Choose a multiple."
+            )
         width = n_latents // self.latents
         return slice(self.latents_rank * width, (self.latents_rank + 1) * width)
 
@@ -99,7 +102,10 @@ class Ranks:
         return t if self.world == 1 else self.reduce(self.reduce(t, 0, "max"), 1, "max")
 
     def offset(self, n: int) -> tuple[int, int]:
-        """Of a list spread over the parts of the dictionary, ``n`` entries here: its length, and how many come before these."""
+        """Of a list spread over the parts of the dictionary, ``n`` entries here.
+
+        Its length, and how many come before these.
+        """
         if self.latents == 1:
             return n, 0
         counts = self.gather_latents(torch.tensor([n], device=self.device)).flatten().tolist()
@@ -120,7 +126,8 @@ class Ranks:
     def best(self, scores_BK: Tensor, k: int) -> Tensor:
         """[B, K] bool: which of this part's candidates are among the ``k`` best of a row's candidates in all parts.
 
-        Every part gives its own k best, or all it has; so nothing is approximated. Of equal scores the lower latent wins.
+        Every part gives its own k best, or all it has; so nothing is approximated. Of equal scores the lower latent
+        wins.
         """
         rows, width = scores_BK.shape
         everyone = self.gather_latents(scores_BK).transpose(0, 1).reshape(rows, self.latents * width)
@@ -181,7 +188,10 @@ class Ranks:
         return torch.device(self.mesh.device_type, torch.accelerator.current_device_index())
 
     def reduce(self, t: Tensor, axis: int, op: Op = "sum") -> Tensor:
-        """A collective over one axis of the mesh (0 data, 1 latents); returns a new tensor, or ``t`` where the axis has one process."""
+        """A collective over one axis of the mesh (0 data, 1 latents).
+
+        Returns a new tensor, or ``t`` where the axis has one process.
+        """
         if self.mesh.size(axis) == 1:
             return t
         from torch.distributed import _functional_collectives as collectives
@@ -222,21 +232,24 @@ def started_together() -> int:
 
 @contextmanager
 def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterator[Ranks]:
-    """The mesh of the processes that torchrun started: gloo between CPUs, NCCL between GPUs. ALONE where there is one process.
+    """The mesh of the processes that torchrun started: gloo between CPUs, NCCL between GPUs. ALONE where there is one
+    process.
 
-    Inside of one ``with together()`` another may make a mesh of another form; the outer one takes leave. All processes are through
-    making the groups before any goes on, and all have done their work before any leaves in order: the one that keeps the others'
-    addresses would take them along.
+    Inside of one ``with together()`` another may make a mesh of another form; the outer one takes leave. All processes
+    are through making the groups before any goes on, and all have done their work before any leaves in order: the one
+    that keeps the others' addresses would take them along.
 
     Args:
         data, latents: the mesh; ``data = 0`` is as many as there are processes for.
         device: ``cpu`` or ``cuda``; every process of a machine takes its own GPU.
 
     Raises:
-        ConfigError: the mesh is not that of the processes there are. ProcessLost: a process ended while others waited for it.
+        ConfigError: the mesh is not that of the processes there are. ProcessLost: a process ended while others waited
+        for it.
 
     Example:
-        ``with together() as everyone: recipe = everyone.attempt(read)`` and in it ``with together(recipe.data, recipe.latents) as ranks: …``
+        ``with together() as everyone: recipe = everyone.attempt(read)`` and in it ``with together(recipe.data,
+        recipe.latents) as ranks: …``
     """
     world = started_together()
     data = data or max(1, world // latents)

@@ -1,16 +1,20 @@
-"""Activations that pay for their sparsity in the loss: L1 and JumpReLU. The number of active latents differs from row to row.
+"""Activations that pay for their sparsity in the loss: L1 and JumpReLU. The number of active latents differs from row
+to row.
 
-- :class:`L1`        f = relu(z), penalty sum_i f_i n_i (Anthropic, *Circuits Updates* April 2024; crosscoders: the sum over sources)
-- :class:`JumpReLU`  f = z 1[z > t], thresholds learnt by a rectangle-window straight-through estimator. Its penalty is one of
+- :class:`L1`        f = relu(z), penalty sum_i f_i n_i (Anthropic, *Circuits Updates* April 2024;
+                crosscoders: the sum over sources)
+- :class:`JumpReLU`  f = z 1[z > t], thresholds learnt by a rectangle-window straight-through estimator. Its penalty is
+  one of
 
-  ``tanh-quad``  sum_i p_i (1 + p_i / s), p_i = mean tanh(c f_i n_i) over batch and sources (*Evolution of Concepts*, arXiv 2509.17196)
-  ``tanh``       sum_i p_i (Anthropic, *Circuits Updates* January 2025)
-  ``l0``         the mean number of active latents (Rajamanoharan et al. 2024, arXiv 2407.14435; Gemma Scope, arXiv 2408.05147)
+  ``tanh-quad``  sum_i p_i (1 + p_i / s), p_i = mean tanh(c f_i n_i) over batch and sources (*Evolution of Concepts*,
+  arXiv 2509.17196) ``tanh``       sum_i p_i (Anthropic, *Circuits Updates* January 2025)
+  ``l0``         the mean number of active latents (Rajamanoharan et al. 2024, arXiv 2407.14435; Gemma Scope, arXiv
+                 2408.05147)
   ``l0-target``  (that number / k - 1)^2 (the same paper's loss for a chosen sparsity)
 
-The trainer's own error term is the mean over B and D of rows whose mean square is about one. Penalties that their papers state
-beside an error summed over rows of length sqrt(D) are divided by D; those of the L0 kind are stated for rows of length one
-and are not. Gradients are dense.
+The trainer's own error term is the mean over B and D of rows whose mean square is about one. Penalties that their
+papers state beside an error summed over rows of length sqrt(D) are divided by D; those of the L0 kind are stated for
+rows of length one and are not. Gradients are dense.
 """
 
 from __future__ import annotations
@@ -62,8 +66,8 @@ class L1(Threshold):
 class JumpReLU(L1):
     """Learnt thresholds: ``threshold`` at the start, their logarithms at ``threshold_rate`` times the learning rate.
 
-    ``window`` is the width of the straight-through window, ``penalty`` one of those in the module docstring. Decoders keep unit norm
-    under the L0 penalties, which do not see their length.
+    ``window`` is the width of the straight-through window, ``penalty`` one of those in the module docstring. Decoders
+    keep unit norm under the L0 penalties, which do not see their length.
     """
 
     architecture: str = "jumprelu"
@@ -99,10 +103,14 @@ class JumpReLU(L1):
         sizes = norms(model)
         rows, columns = f.detach().nonzero(as_tuple=True)  # tanh only where it is not zero ...
         on = f[rows, columns]
-        p = self.c * torch.stack(sizes).sum(0) * (f * (f.detach() == 0)).sum(0)  # ... its slope there moves thresholds all the same
+        p = (
+            self.c * torch.stack(sizes).sum(0) * (f * (f.detach() == 0)).sum(0)
+        )  # ... its slope there moves thresholds all the same
         for n in sizes:
             p = p.index_add(0, columns, torch.tanh(self.c * on * n[columns]))
-        return everything(x_BD, f, self.quad(model, batch_mean(p, plan, len(f)) / len(sizes), plan), decoded(model, f, plan))
+        return everything(
+            x_BD, f, self.quad(model, batch_mean(p, plan, len(f)) / len(sizes), plan), decoded(model, f, plan)
+        )
 
     def quad(self, model: SAE, p_F: Tensor, plan: StepPlan) -> Tensor:
         """The tanh or tanh-quad penalty of mean activities p [F]."""
@@ -114,11 +122,16 @@ class JumpReLU(L1):
         weight, ranks = self.weight(model), plan.ranks
         if self.penalty == "l0":
             return ranks.sum_latents((weight * share_F).sum())
-        return ranks.sum_latents(weight.mean()) / ranks.latents * (ranks.sum_latents(share_F.sum()) / self.k - 1).square()
+        return (
+            ranks.sum_latents(weight.mean()) / ranks.latents * (ranks.sum_latents(share_F.sum()) / self.k - 1).square()
+        )
 
 
 class JumpCount(torch.autograd.Function):
-    """[F] number of rows with z > t, and dt = -g sum 1[|z - t| < window / 2] / window (rectangle kernel); nothing flows to z."""
+    """[F] number of rows with z > t, and dt = -g sum 1[|z - t| < window / 2] / window (rectangle).
+
+    Nothing flows to z.
+    """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, t: Tensor, window: float) -> Tensor:
@@ -134,7 +147,7 @@ class JumpCount(torch.autograd.Function):
 
 
 class JumpStep(torch.autograd.Function):
-    """z 1[z > t] with dz = g 1[z > t] and dt = -sum g (t / window) 1[|z - t| < window / 2, z > 0] (rectangle kernel)."""
+    """z 1[z > t] with dz = g 1[z > t] and dt = -sum g (t / window) 1[|z - t| < window / 2, z > 0] (rectangle)."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, t: Tensor, window: float) -> Tensor:
@@ -166,7 +179,10 @@ def batch_mean(sum_F: Tensor, plan: StepPlan, n: int) -> Tensor:
 
 
 def own_bias(model: SAE, plan: StepPlan) -> Tensor:
-    """The decoder's bias in the first of several parts of a dictionary, zeros in the others: their reconstructions are summed."""
+    """The decoder's bias in the first of several parts of a dictionary, zeros in the others.
+
+    Their reconstructions are summed.
+    """
     return torch.zeros_like(model.b_dec) if plan.ranks.latents_rank else model.b_dec
 
 

@@ -1,7 +1,8 @@
-"""The next batches on their way to a GPU while it works on this one: pinned memory, a stream of its own, a bounded queue.
+"""The next batches on their way to a GPU while it works on this one: pinned memory, a stream of its own, a bounded
+queue.
 
-On the CPU, batches pass through untouched. A background thread takes batches from the source in order, so what is trained on does not
-change; an error of the source is raised where its batch would have come.
+On the CPU, batches pass through untouched. A background thread takes batches from the source in order, so what is
+trained on does not change; an error of the source is raised where its batch would have come.
 """
 
 from __future__ import annotations
@@ -30,14 +31,19 @@ def on_device(batches: Iterable[B], device: str | torch.device, *, depth: int = 
 
 
 class Copier:
-    """Copies a batch to a GPU on a stream of its own, from pinned memory; what it returns makes the reader's stream wait for the copy."""
+    """Copies a batch to a GPU on a stream of its own, from pinned memory.
+
+    What it returns makes the reader's stream wait for the copy.
+    """
 
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
 
     def __call__(self, batch: Any) -> Callable[[], Any]:
         with torch.cuda.stream(self.stream):
-            copied = each_tensor(batch, lambda t: t.pin_memory().to(self.device, non_blocking=True) if t.device.type == "cpu" else t)
+            copied = each_tensor(
+                batch, lambda t: t.pin_memory().to(self.device, non_blocking=True) if t.device.type == "cpu" else t
+            )
             done = torch.cuda.Event()
             done.record(self.stream)
 
@@ -55,7 +61,9 @@ class Copier:
 
 
 def each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A batch (tensor, a process's share of one, tuple of those or None, or mapping of those) with every tensor changed."""
+    """A batch (tensor, a process's share of one, tuple of those or None, or mapping of those) with every tensor
+    changed.
+    """
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Share):
@@ -67,8 +75,11 @@ def each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return batch
 
 
-def fetched_ahead(batches: Iterable[Any], start: Callable[[Any], Callable[[], Any]], *, depth: int = 2) -> Iterator[Any]:
-    """Batches in order, each begun by ``start`` in a background thread, at most ``depth`` ahead of the reader, and awaited on delivery.
+def fetched_ahead(
+    batches: Iterable[Any], start: Callable[[Any], Callable[[], Any]], *, depth: int = 2
+) -> Iterator[Any]:
+    """Batches in order, each begun by ``start`` in a background thread, at most ``depth`` ahead of the reader, and
+    awaited on delivery.
 
     Closing the iterator ends the thread and closes the source.
     """

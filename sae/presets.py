@@ -1,13 +1,14 @@
 """Recipes by name, for given sizes: published ones, and our own for few steps.
 
-``few-steps``: a Top-K dictionary in a few hundred steps. There the rate of least error is so high that Adam's noise kills latents: a
-latent that seldom fires moves far at every firing, and the decoder bias shifts all pre-activations at once. So the moments forget
-sooner, encoders are slower than decoders, and the bias is slower still (``benchmarks/race.py`` has the figures, for 1,024 latents).
+``few-steps``: a Top-K dictionary in a few hundred steps. There the rate of least error is so high that Adam's noise
+kills latents: a latent that seldom fires moves far at every firing, and the decoder bias shifts all pre-activations at
+once. So the moments forget sooner, encoders are slower than decoders, and the bias is slower still
+(``benchmarks/race.py`` has the figures, for 1,024 latents).
 
 Of published recipes, where paper and code of one work disagree there is a preset for each.
 
-Llama Scope (arXiv 2410.20526): selection by z_i n_i with free decoder norms, no pre-encoder bias, scale sqrt(d) over the mean norm of
-the rows, encoders tied at the start, K annealed over the first tenth of the steps, no AuxK.
+Llama Scope (arXiv 2410.20526): selection by z_i n_i with free decoder norms, no pre-encoder bias, scale sqrt(d) over
+the mean norm of the rows, encoders tied at the start, K annealed over the first tenth of the steps, no AuxK.
 
 ================  ==========================  =============================
                   ``llama-scope-paper``       ``llama-scope-code``
@@ -44,9 +45,11 @@ NAMES = ("few-steps", "llama-scope-paper", "llama-scope-code")
 
 
 def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False) -> dict[str, Any]:
-    """The fields of :class:`sae.SAEConfig` (or :class:`sae.TranscoderConfig`, whose encoders are not tied) that a recipe sets.
+    """The fields of :class:`sae.SAEConfig` (or :class:`sae.TranscoderConfig`, whose encoders are not tied) that a
+    recipe sets.
 
-    Those of ``few-steps`` are fields of :class:`sae.TopKConfig` too. In the published ones K starts at no more than all latents and no less than ``k``.
+    Those of ``few-steps`` are fields of :class:`sae.TopKConfig` too. In the published ones K starts at no more than all
+    latents and no less than ``k``.
 
     Raises:
         ConfigError: no such preset (the nearest is named).
@@ -66,9 +69,14 @@ def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False
 
 
 def merged(published: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A preset under a user's own settings; tables are merged key by key, but for ``activation``, which is one choice."""
+    """A preset under a user's own settings.
+
+    Tables are merged key by key, but for ``activation``, which is one choice.
+    """
     out = dict(published)
     for key, value in own.items():
         below = out.get(key)
-        out[key] = {**below, **value} if key != "activation" and isinstance(below, dict) and isinstance(value, dict) else value
+        out[key] = (
+            {**below, **value} if key != "activation" and isinstance(below, dict) and isinstance(value, dict) else value
+        )
     return out

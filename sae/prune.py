@@ -15,7 +15,10 @@ from sae.model import SAE
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller dictionary; ``kept[i]`` is the number that its latent i had. Counts are of latents left out, on ``n`` rows."""
+    """A smaller dictionary; ``kept[i]`` is the number that its latent i had.
+
+    Counts are of latents left out, on ``n`` rows.
+    """
 
     dictionary: SAE
     kept: Tensor
@@ -30,34 +33,46 @@ def prune(sae: SAE, batches: Iterable[Tensor], *, min_firings: int = 1, max_dens
     Without latents that never fire the codes of those rows stay what they were, for every kind of activation.
 
     Args:
-        batches: raw rows [B, d_in] (a transcoder's with the output beside). min_firings: latents that fire on fewer rows go.
+        batches: raw rows [B, d_in] (a transcoder's with the output beside). min_firings: latents that fire on fewer
+        rows go.
         max_density: latents that fire on a larger share of the rows go.
 
     Raises:
         UserError: no rows, bounds out of range, or nothing would be left (a Top-K dictionary needs k latents).
     """
     if min_firings < 0 or not 0 < max_density <= 1:
-        raise UserError(f"min_firings = {min_firings} must not be negative, max_density = {max_density} must be above 0 and at most 1.")
+        raise UserError(
+            f"min_firings = {min_firings} must not be negative, max_density = {max_density} must be above 0 and at"
+            " most 1."
+        )
     measured = evaluate(sae, batches)
     dead, dense = measured.fired_F < min_firings, measured.fired_F > max_density * measured.n
     kept = (~(dead | dense)).nonzero().flatten()
     if len(kept) < max(1, sae.k if sae.thresholds() is None else 1):
-        raise UserError(f"only {len(kept)} of {sae.d_sae} latents would be left. Lower min_firings, raise max_density, or take more rows.")
+        raise UserError(
+            f"only {len(kept)} of {sae.d_sae} latents would be left. Lower min_firings, raise max_density, or take more"
+            " rows."
+        )
     return Pruned(select(sae, kept), kept, int(dead.sum()), int((dense & ~dead).sum()), measured.n)
 
 
 @torch.no_grad()
 def select(sae: SAE, latents: Tensor) -> SAE:
-    """The dictionary of some latents [n] of another, in the order given; frozen. ``metadata.pruned_from`` says how many there were.
+    """The dictionary of some latents [n] of another, in the order given; frozen. ``metadata.pruned_from`` says how many
+    there were.
 
     Raises:
         UserError: a crosscoder, whose latents also have places among its sources.
     """
     if sae.kind == "crosscoder":
-        raise UserError("latents of a crosscoder cannot be left out one by one: partitions over its sources would move.")
+        raise UserError(
+            "latents of a crosscoder cannot be left out one by one: partitions over its sources would move."
+        )
     whole = sae.folded()
     extra: dict[str, object] = (
-        {"d_out": whole.d_out, "skip": getattr(whole, "skip_DD", None) is not None} if whole.kind == "transcoder" else {}
+        {"d_out": whole.d_out, "skip": getattr(whole, "skip_DD", None) is not None}
+        if whole.kind == "transcoder"
+        else {}
     )
     out = _empty(whole, len(latents), extra)
     target = dict(out.named_parameters()) | dict(out.named_buffers())

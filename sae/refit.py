@@ -1,12 +1,13 @@
 """The decoder of least error for the codes a dictionary already has, in closed form.
 
-A step of Adam moves a decoder row a little each time its latent fires, so after a short training a rare latent still carries some
-of the random row it began with, most of all in a crosscoder, whose row is as long as all its sources together. Encoder and
-codes stay as they are; decoder W and bias b become the minimum over some rows of
+A step of Adam moves a decoder row a little each time its latent fires, so after a short training a rare latent still
+carries some of the random row it began with, most of all in a crosscoder, whose row is as long as all its sources
+together. Encoder and codes stay as they are; decoder W and bias b become the minimum over some rows of
 
     sum_t |x_t - b - f_t W|^2 + sum_i lambda_i |W_i|^2,     lambda_i = ridge * mean f_i^2 where latent i is on
 
-``ridge`` is in firings: a latent on its own that fired n times is shrunk by n / (n + ridge). Latents that never fired keep their row.
+``ridge`` is in firings: a latent on its own that fired n times is shrunk by n / (n + ridge). Latents that never fired
+keep their row.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ D = TypeVar("D", bound=SAE)
 
 @torch.no_grad()
 def refit(sae: D, batches: Iterable[Tensor], *, ridge: float = 1.0) -> D:
-    """A copy of a folded dictionary with the decoder and decoder bias of least error on raw rows [B, d_in]; the same codes.
+    """A copy of a folded dictionary with the decoder and decoder bias of least error on raw rows [B, d_in]; the same
+    codes.
 
     Raises:
-        ConfigError: a negative ridge, or a dictionary that reconstructs something else than what it reads. UserError: no rows.
+        ConfigError: a negative ridge, or a dictionary that reconstructs something else than what it reads. UserError:
+        no rows.
     """
     if ridge < 0:
         raise ConfigError(f"ridge = {ridge} must not be negative.")

@@ -12,9 +12,15 @@ from sae.parallel import ALONE, Ranks
 
 
 def check_rows(x: Tensor, d_in: int, *, where: str) -> None:
-    """Raise unless ``x`` is [B, d_in] with at least one row and finite throughout; the message names ``where`` and the row."""
+    """Raise unless ``x`` is [B, d_in] with at least one row and finite throughout.
+
+    The message names ``where`` and the row.
+    """
     if x.ndim != 2 or x.shape[1] != d_in:
-        raise ConfigError(f"{where}: rows of shape {tuple(x.shape)}, expected [rows, {d_in}]. Set the width to that of the store's hook.")
+        raise ConfigError(
+            f"{where}: rows of shape {tuple(x.shape)}, expected [rows, {d_in}]. Set the width to that of the store's"
+            " hook."
+        )
     if len(x) == 0:
         raise ConfigError(f"{where}: an empty batch.")
     if not torch.isfinite(x.sum()):  # one cheap pass; a finite sum cannot hide NaN or infinity
@@ -22,7 +28,8 @@ def check_rows(x: Tensor, d_in: int, *, where: str) -> None:
         if len(bad):
             shown = ", ".join(str(i) for i in bad[:5].tolist())
             raise NonFiniteError(
-                f"{where}: {len(bad)} of {len(x)} rows hold NaN or infinity (rows {shown}). Check the store, or the model that made it."
+                f"{where}: {len(bad)} of {len(x)} rows hold NaN or infinity (rows {shown}). Check the store, or the"
+                " model that made it."
             )
 
 
@@ -32,7 +39,9 @@ def median_norm(x: Tensor) -> float:
 
 
 def ordinary(x: Tensor, yardstick: float, factor: float) -> Tensor | None:
-    """[B] bool, False for rows longer than ``factor`` yardsticks (attention sinks and the like), or None where all are ordinary."""
+    """[B] bool, False for rows longer than ``factor`` yardsticks (attention sinks and the like), or None where all are
+    ordinary.
+    """
     if factor <= 0:
         return None
     keep = torch.linalg.vector_norm(x, dim=1) <= factor * yardstick
@@ -41,7 +50,10 @@ def ordinary(x: Tensor, yardstick: float, factor: float) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Share:
-    """One process's part of a batch of ``of`` rows: ``rows`` [n, d_in], their ``places`` [n] in it (int64; None: they are all of it)."""
+    """One process's part of a batch of ``of`` rows: ``rows`` [n, d_in], their ``places`` [n] in it (int64; None.
+
+    They are all of it).
+    """
 
     rows: Tensor
     places: Tensor | None
@@ -50,7 +62,10 @@ class Share:
 
     @classmethod
     def of_batch(cls, x: Tensor | Share, keep: Tensor | None, ranks: Ranks) -> Share:
-        """This process's rows of a batch that all have, or have their shares of; ``keep`` [B] bool speaks of the whole batch."""
+        """This process's rows of a batch that all have, or have their shares of.
+
+        ``keep`` [B] bool speaks of the whole batch.
+        """
         if isinstance(x, Share):
             share = x
         elif ranks.data == 1:
@@ -81,7 +96,9 @@ class Share:
 
     def to(self, device: torch.device) -> Share:
         """The same on another device."""
-        return Share(self.rows.to(device), None if self.places is None else self.places.to(device), self.of, self.problem)
+        return Share(
+            self.rows.to(device), None if self.places is None else self.places.to(device), self.of, self.problem
+        )
 
     def _only(self, kept: Tensor) -> Share:
         return Share(self.rows[kept], None if self.places is None else self.places[kept], self.of, self.problem)
@@ -139,7 +156,9 @@ class Part:
         """Rows ``chosen`` of the whole batch from the processes that hold them, ``x`` [n, D] being those of these."""
         if self.order is None:
             return x[chosen]
-        where = self.order.new_full((self.total,), -1).index_copy_(0, self.order, torch.arange(len(x), device=x.device))[chosen]
+        where = self.order.new_full((self.total,), -1).index_copy_(
+            0, self.order, torch.arange(len(x), device=x.device)
+        )[chosen]
         out = x.new_zeros(len(chosen), x.shape[1])
         out[where >= 0] = x[where[where >= 0]]
         return self.ranks.sum_data(out)

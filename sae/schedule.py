@@ -8,8 +8,8 @@ from sae.config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, total_steps: int | None) -> float:
-    """Learning rate of step ``step`` (from 0): linear warm-up, constant, linear decay over the last ``decay_share`` of the steps
-    to ``details.end_factor``.
+    """Learning rate of step ``step`` (from 0): linear warm-up, constant, linear decay over the last ``decay_share`` of
+    the steps to ``details.end_factor``.
 
     Without ``total_steps`` there is no decay.
     """

@@ -2,8 +2,8 @@
 
 Forward, with kept set S_b of row b:  f = relu((x - b_dec) W_enc + b_enc)[S_b],  y = f W_dec + b_dec.
 Without ``plan.centred`` b_dec is not subtracted from x, and W_dec may have another width than W_enc (transcoders).
-Nothing of shape (B, F) outlives a tile of the forward pass, and no gradient of that shape is ever formed: the gradient of
-a Top-K SAE touches kept entries only. Weights are (F, D), row-major, so each latent is one contiguous row.
+Nothing of shape (B, F) outlives a tile of the forward pass, and no gradient of that shape is ever formed: the gradient
+of a Top-K SAE touches kept entries only. Weights are (F, D), row-major, so each latent is one contiguous row.
 
 AuxK (Gao et al. 2024, appendix A.2): the k_aux largest *dead* latents of a row reconstruct the residual the live ones
 leave. Their pre-activations are columns of the same product, so no second one is needed, and their entries join the
@@ -23,7 +23,10 @@ from sae.encode import StepPlan, encode
 
 
 def _decode(plan: StepPlan, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
-    """``sum_k values[b, k] * W_dec[indices[b, k]]``; rows of unequal length (BatchTopK) without the zeros that fill them up."""
+    """``sum_k values[b, k] * W_dec[indices[b, k]]``.
+
+    Rows of unequal length (BatchTopK) without the zeros that fill them up.
+    """
     if not plan.candidates:
         return plan.backend.decode(values, indices, W_dec)
     on = values > 0
@@ -40,9 +43,13 @@ class SparseStep(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan
+    ) -> tuple[Tensor, ...]:
         select = batch_top_k if plan.candidates else encode
-        v, i, v_aux, i_aux = select(x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1) if plan.centred else b_enc, plan)
+        v, i, v_aux, i_aux = select(
+            x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1) if plan.centred else b_enc, plan
+        )
         y = plan.ranks.sum_latents(_decode(plan, v.clamp_min_(0), i, W_dec)).add_(b_dec)
         aux_y = x.new_zeros(0)
         if v_aux is not None and i_aux is not None:
@@ -71,8 +78,12 @@ class SparseStep(torch.autograd.Function):
         g_aux = None
         if i_aux is not None and grads[1] is not None:  # the entries of the dead latents join the list
             g_aux = be.dots(grads[1].contiguous(), W_dec, i_aux).mul_(v_aux > 0)
-            latents, values, slopes = (torch.cat([a, b.flatten()]) for a, b in ((latents, i_aux), (values, v_aux), (slopes, g_aux)))
-            hits = torch.cat([source, (len(x) + torch.arange(len(i_aux), device=x.device)).repeat_interleave(i_aux.shape[1])])
+            latents, values, slopes = (
+                torch.cat([a, b.flatten()]) for a, b in ((latents, i_aux), (values, v_aux), (slopes, g_aux))
+            )
+            hits = torch.cat(
+                [source, (len(x) + torch.arange(len(i_aux), device=x.device)).repeat_interleave(i_aux.shape[1])]
+            )
             source = torch.cat([source, plan.for_aux(rows).repeat_interleave(i_aux.shape[1])])
             upstream = torch.cat([gy, grads[1]])
         t = be.transpose(latents, len(W_dec))
@@ -85,7 +96,9 @@ class SparseStep(torch.autograd.Function):
             if g_aux is not None:
                 gx.index_add_(0, plan.for_aux(rows), be.decode(g_aux, i_aux, W_enc))
             gx = plan.ranks.sum_latents(gx)
-        gb_dec = gy.sum(0) if plan.ranks.latents_rank == 0 else torch.zeros_like(b_dec)  # its parts are summed over all processes
+        gb_dec = (
+            gy.sum(0) if plan.ranks.latents_rank == 0 else torch.zeros_like(b_dec)
+        )  # its parts are summed over all processes
         if plan.centred:
             gW_enc.addr_(gb_enc, b_dec, alpha=-1)
             gb_dec -= gb_enc @ W_enc  # reduce over the batch, then multiply: no second dense product

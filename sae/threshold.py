@@ -1,7 +1,8 @@
 """A dictionary whose latents open at a threshold each (JumpReLU; a ReLU is a threshold of zero).
 
-What BatchTopK, L1 and JumpReLU dictionaries are once they are trained, how Top-K dictionaries become JumpReLU ones (Llama Scope
-§3.3.4), and how other libraries' ReLU and JumpReLU dictionaries live here. The number of active latents differs from row to row.
+What BatchTopK, L1 and JumpReLU dictionaries are once they are trained, how Top-K dictionaries become JumpReLU ones
+(Llama Scope §3.3.4), and how other libraries' ReLU and JumpReLU dictionaries live here. The number of active latents
+differs from row to row.
 """
 
 from __future__ import annotations
@@ -24,30 +25,38 @@ class ThresholdSAE(SAE):
     """``f = z 1[z > threshold_F]``, ``z = relu((x * scale - b_dec) W_enc + b_enc)``.
 
     Args:
-        k: nominal L0, 0 where it is not known. architecture: ``jumprelu``, or ``standard`` (a ReLU: thresholds are zero).
+        k: nominal L0, 0 where it is not known. architecture: ``jumprelu``, or ``standard`` (a ReLU: thresholds are
+        zero).
     """
 
-    def __init__(self, d_in: int, d_sae: int, *, k: int = 0, architecture: str = "jumprelu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, d_in: int, d_sae: int, *, k: int = 0, architecture: str = "jumprelu", dtype: torch.dtype = torch.float32
+    ):
         super().__init__(d_in, d_sae, Threshold(k, architecture), dtype=dtype)
 
 
 @torch.no_grad()
 def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) -> SAE:
-    """Turn a Top-K dictionary into a JumpReLU one with a single threshold at which ``k`` latents fire per row on average.
+    """Turn a Top-K dictionary into a JumpReLU one with a single threshold at which ``k`` latents fire per row on
+    average.
 
-    The threshold is the quantile of all positive pre-activations over every row given (Llama Scope §3.3.4 takes one batch; many lower
-    the variance between documents), read off counts on a logarithmic grid of relative width 1e-4, so memory does not grow with rows.
+    The threshold is the quantile of all positive pre-activations over every row given (Llama Scope §3.3.4 takes one
+    batch; many lower the variance between documents), read off counts on a logarithmic grid of relative width 1e-4, so
+    memory does not grow with rows.
 
     Args:
         sae: a Top-K SAE or transcoder, with unit decoders or not; pre-activations are compared as they are.
-        batches: raw rows [B, d_in] (a transcoder's may hold the output beside). k: target mean L0; the dictionary's own by default.
+        batches: raw rows [B, d_in] (a transcoder's may hold the output beside). k: target mean L0; the dictionary's own
+        by default.
 
     Raises:
         UserError: no rows, or a dictionary that has thresholds already.
     """
     folded = sae.folded()
     if folded.thresholds() is not None:
-        raise UserError("this dictionary has thresholds already (ReLU, JumpReLU or BatchTopK): there is nothing to convert.")
+        raise UserError(
+            "this dictionary has thresholds already (ReLU, JumpReLU or BatchTopK): there is nothing to convert."
+        )
     target = float(folded.k if k is None else k)
     out = folded.like(Threshold(round(target)))
     for name, p in folded.named_parameters():
@@ -77,7 +86,12 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
     from sae.folder import check_shapes, dimensions
 
     d_in, d_sae = dimensions(cfg, where)
-    expected: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
+    expected: dict[str, tuple[int, ...]] = {
+        "W_enc": (d_in, d_sae),
+        "W_dec": (d_sae, d_in),
+        "b_enc": (d_sae,),
+        "b_dec": (d_in,),
+    }
     if cfg.get("architecture") != "standard":
         expected["threshold"] = (d_sae,)
     check_shapes(tensors, expected, where)

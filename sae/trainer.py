@@ -22,7 +22,9 @@ from sae.parallel import ALONE, Ranks, per_latent
 from sae.rows import Part, Share, median_norm
 from sae.schedule import kept, learning_rate
 
-REVIVE_AFTER = 10  # times dead_after: earlier, latents that AuxK is still bringing back are thrown away and the error grows
+REVIVE_AFTER = (
+    10  # times dead_after: earlier, latents that AuxK is still bringing back are thrown away and the error grows
+)
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,21 @@ class Trainer:
     Args:
         config: what to train. total_steps: for decay and K-annealing; without it the learning rate stays constant.
         device: where the model lives; rows are moved there.
-        ranks: this process among those that train this dictionary together. Each calls :meth:`step` with the same batch, or with
-            its :class:`sae.rows.Share` of it; each gets the same report.
+        ranks: this process among those that train this dictionary together. Each calls :meth:`step` with the same
+            batch, or with its :class:`sae.rows.Share` of it; each gets the same report.
 
     Example:
         ``trainer = Trainer(TopKConfig(d_in=256)); trainer.step(x); sae = trainer.dictionary()``
     """
 
-    def __init__(self, config: TrainingConfig, *, total_steps: int | None = None, device: str | torch.device = "cpu", ranks: Ranks = ALONE):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        total_steps: int | None = None,
+        device: str | torch.device = "cpu",
+        ranks: Ranks = ALONE,
+    ):
         if total_steps is not None and total_steps < 1:
             raise ConfigError(f"total_steps = {total_steps} must be at least 1.")
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
@@ -84,7 +93,8 @@ class Trainer:
             keep: [B] bool, False for rows to leave out (BOS and the like); they are counted in the report.
 
         Raises:
-            ConfigError: another width, no rows left. NonFiniteError: NaN or infinity in the rows or in the loss; the model is as before.
+            ConfigError: another width, no rows left. NonFiniteError: NaN or infinity in the rows or in the loss; the
+            model is as before.
         """
         part = self._part(x, keep)
         k = self.model.activation.keep(kept(self.config, self.steps_done, self.total_steps))
@@ -132,18 +142,26 @@ class Trainer:
             dead=n_dead,
             k=k,
             lr=lr,
-            doubtful=float(ranks.sum_data(torch.tensor(sum(plan.doubts), device=target.device))) if plan.doubts else math.nan,
+            doubtful=(
+                float(ranks.sum_data(torch.tensor(sum(plan.doubts), device=target.device))) if plan.doubts else math.nan
+            ),
         )
         self.steps_done += 1
         self.rows_seen += part.total
         return report
 
     def dictionary(self) -> SAE:
-        """A folded copy: raw activations in, raw activations out. Of a dictionary dealt to several processes all of it, in each."""
+        """A folded copy: raw activations in, raw activations out.
+
+        Of a dictionary dealt to several processes all of it, in each.
+        """
         return self.model.undealt().folded().requires_grad_(False).eval()
 
     def _part(self, x: Tensor | Share, keep: Tensor | None) -> Part:
-        """This process's rows of a batch; at step 0 the yardstick for outliers and the start of the model come from the whole batch."""
+        """This process's rows of a batch.
+
+        At step 0 the yardstick for outliers and the start of the model come from the whole batch.
+        """
         where, first = f"training step {self.steps_done}", self.steps_done == 0
         share = Share.of_batch(x, keep, self.ranks).checked(self.model.row_width, where).to(self.model.enc_FD.device)
         if first:
@@ -151,7 +169,8 @@ class Trainer:
         part = Part.of_all(share.without(self.yardstick, self.config.outlier_factor), self.ranks)
         if part.total == 0:
             raise ConfigError(
-                f"{where}: every row is longer than {self.config.outlier_factor:g} median norms. Raise outlier_factor (0 keeps all)."
+                f"{where}: every row is longer than {self.config.outlier_factor:g} median norms. Raise outlier_factor"
+                " (0 keeps all)."
             )
         if first:
             self.model.initialise(part.gathered(), self.generator)
@@ -161,7 +180,10 @@ class Trainer:
         return (self.since_F > self.config.dead_after).nonzero().flatten()
 
     def _share_gradients(self) -> None:
-        """Sum what every process found: over the batch, and over the dictionary where latents contribute to one bias."""
+        """Sum what every process found.
+
+        Over the batch, and over the dictionary where latents contribute to one bias.
+        """
         if self.ranks.world > 1:
             for name, p in self.model.named_parameters():
                 assert p.grad is not None
@@ -179,8 +201,14 @@ class Trainer:
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), longest, square.sqrt())
 
     def _revive(self, dead: Tensor, residual: Tensor, part: Part) -> None:
-        """Latents that AuxK could not reach (none of their pre-activations is positive) start anew, with a fresh optimiser."""
-        lost = dead[self.since_F[dead] > REVIVE_AFTER * self.config.dead_after] if self.config.revive and len(dead) else dead[:0]
+        """Latents that AuxK could not reach (none of their pre-activations is positive) start anew, with a fresh
+        optimiser.
+        """
+        lost = (
+            dead[self.since_F[dead] > REVIVE_AFTER * self.config.dead_after]
+            if self.config.revive and len(dead)
+            else dead[:0]
+        )
         if self.ranks.offset(len(lost))[0] == 0:
             return
         self.model.revive(lost, residual, self.generator, part)
@@ -217,18 +245,24 @@ class Trainer:
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise NonFiniteError(
-                f"the loss became {loss.item()} in training step {self.steps_done} (learning rate {self.config.peak_lr:g}). "
-                "Lower lr or outlier_factor, or resume from the last checkpoint with another data seed."
+                f"the loss became {loss.item()} in training step {self.steps_done} (learning rate"
+                f" {self.config.peak_lr:g}). Lower lr or outlier_factor, or resume from the last checkpoint with"
+                " another data seed."
             )
 
     def _count(self, values: Tensor, indices: Tensor, rows: int) -> None:
-        times = torch.bincount(indices.flatten(), weights=(values > 0).flatten().to(values.dtype), minlength=len(self.since_F))
+        times = torch.bincount(
+            indices.flatten(), weights=(values > 0).flatten().to(values.dtype), minlength=len(self.since_F)
+        )
         self.since_F.add_(rows).masked_fill_(self.ranks.max_data(times) > 0, 0)
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values): all that :meth:`restore` needs to go on bit for bit, of the whole dictionary in every process."""
+        """(tensors, plain values).
+
+        All that :meth:`restore` needs to go on bit for bit, of the whole dictionary in every process.
+        """
         tensors = {f"model.{name}": self._whole(name, t) for name, t in self.model.state_dict().items()}
         for name, p in self.model.named_parameters():
             for key, value in self.optimizer.state.get(p, {}).items():
@@ -240,16 +274,26 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Continue from a :meth:`state` of the same config, whatever the number of processes it comes from."""
         self.model.load_state_dict(
-            {(name := n.removeprefix("model.")): self._mine(name, t) for n, t in tensors.items() if n.startswith("model.")}
+            {
+                (name := n.removeprefix("model.")): self._mine(name, t)
+                for n, t in tensors.items()
+                if n.startswith("model.")
+            }
         )
         for name, p in self.model.named_parameters():
             prefix = f"adam.{name}."
-            state = {n.removeprefix(prefix): self._mine(name, t).clone() for n, t in tensors.items() if n.startswith(prefix)}
+            state = {
+                n.removeprefix(prefix): self._mine(name, t).clone() for n, t in tensors.items() if n.startswith(prefix)
+            }
             if state:
                 self.optimizer.state[p] = state
         self.since_F.copy_(self._mine("since_F", tensors["since_F"]))
         self.generator.set_state(tensors["generator"])
-        self.steps_done, self.rows_seen, self.yardstick = int(plain["steps_done"]), int(plain["rows_seen"]), float(plain["yardstick"])
+        self.steps_done, self.rows_seen, self.yardstick = (
+            int(plain["steps_done"]),
+            int(plain["rows_seen"]),
+            float(plain["yardstick"]),
+        )
 
     def _whole(self, name: str, t: Tensor) -> Tensor:
         """All rows of a tensor that has one per latent; others as they are."""

@@ -31,7 +31,8 @@ RIDGE = 0.1  # of the mean input variance, in the linear map that starts the enc
 
 
 class Transcoder(SAE):
-    """``f = act((x * scale - mean) W_enc + b_enc)``, ``y = (f W_dec + b_dec [+ (x * scale - mean) W_skip]) / out_scale``.
+    """``f = act((x * scale - mean) W_enc + b_enc)``, ``y = (f W_dec + b_dec [+ (x * scale - mean) W_skip]) /
+    out_scale``.
 
     Args:
         d_out: width of what is reconstructed (d_in where not given). skip: a linear connection past the latents.
@@ -56,7 +57,9 @@ class Transcoder(SAE):
         self.centred = False
         self.register_buffer("mean_D", torch.zeros(d_in, dtype=dtype))
         self.register_buffer("out_scale_D", torch.ones(self.d_out, dtype=dtype))
-        self.register_buffer("map_DD", torch.zeros(self.d_out, d_in, dtype=dtype))  # decoder direction -> input that predicts it
+        self.register_buffer(
+            "map_DD", torch.zeros(self.d_out, d_in, dtype=dtype)
+        )  # decoder direction -> input that predicts it
         self.register_parameter("skip_DD", nn.Parameter(torch.zeros(d_in, self.d_out, dtype=dtype)) if skip else None)
         self.skip_DD: nn.Parameter | None
         self.mean_D: Tensor
@@ -77,7 +80,8 @@ class Transcoder(SAE):
         """(what is read, what is reconstructed) of raw training rows [..., d_in + d_out]."""
         if rows.shape[-1] != self.row_width:
             raise ConfigError(
-                f"rows have width {rows.shape[-1]}; this transcoder needs input and output side by side, {self.d_in} + {self.d_out}."
+                f"rows have width {rows.shape[-1]}; this transcoder needs input and output side by side, {self.d_in} +"
+                f" {self.d_out}."
             )
         return rows[..., : self.d_in], rows[..., self.d_in :]
 
@@ -102,11 +106,15 @@ class Transcoder(SAE):
         """See :meth:`sae.model.SAE.reconstruct`; the latents reconstruct what the skip connection leaves."""
         assert target_BD is not None
         past = None if self.skip_DD is None else x_BD @ self.skip_DD
-        y, aux_y, values, indices, penalty = super().reconstruct(x_BD, plan, target_BD if past is None else target_BD - past)
+        y, aux_y, values, indices, penalty = super().reconstruct(
+            x_BD, plan, target_BD if past is None else target_BD - past
+        )
         return y if past is None else y + past, aux_y, values, indices, penalty
 
     def measure(self, x_BD: Tensor) -> None:
-        """Scales, means, and the ridge regression of the output on the input, which tells an encoder where its decoder's output comes from."""
+        """Scales, means, and the ridge regression of the output on the input, which tells an encoder where its
+        decoder's output comes from.
+        """
         read, target = self.pair(x_BD)
         self.scale_D.copy_(self.measure_scale(read))
         self.out_scale_D.copy_(self.measure_scale(target))
@@ -153,7 +161,12 @@ def read_transcoder(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str)
     d_out = int(cfg.get("d_out") or d_in)
     name = str(cfg["architecture"])
     base = "topk" if name.startswith("topk") else "jumprelu" if name.startswith("jumprelu") else "standard"
-    expected: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}
+    expected: dict[str, tuple[int, ...]] = {
+        "W_enc": (d_in, d_sae),
+        "W_dec": (d_sae, d_out),
+        "b_enc": (d_sae,),
+        "b_dec": (d_out,),
+    }
     if base == "jumprelu":
         expected["threshold"] = (d_sae,)
     skip = "W_skip" in tensors
@@ -179,7 +192,11 @@ def read_transcoder(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str)
     return out
 
 
-for _architecture in (*NAMES.values(), "jumprelu", "standard"):  # the last two with kind = transcoder: folders of earlier versions
+for _architecture in (
+    *NAMES.values(),
+    "jumprelu",
+    "standard",
+):  # the last two with kind = transcoder: folders of earlier versions
     register(_architecture, "transcoder", read_transcoder)
     if "transcoder" in _architecture:
         register(_architecture, "sae", read_transcoder)

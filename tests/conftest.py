@@ -1,4 +1,7 @@
-"""Shared by all tests: one thread (so that timings and sums do not depend on the machine), no network, no global seed."""
+"""Shared by all tests.
+
+One thread (so that timings and sums do not depend on the machine), no network, no global seed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that: tests that send it need it heard.
+# A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that: tests that send it
+# need it heard.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)

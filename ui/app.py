@@ -1,4 +1,7 @@
-"""The router: look, navigation and footer. Every page is a file of ``app_pages/`` and keeps its state in the address."""
+"""The router: look, navigation and footer.
+
+Every page is a file of ``app_pages/`` and keeps its state in the address.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ HERE = Path(__file__).parent
 def main() -> None:
     """Run once per visit and page change; fragments inside pages rerun alone."""
     st.set_page_config(
-        page_title="Interpretability Workbench", page_icon=str(HERE / "kit" / "icon.svg"), layout="wide", initial_sidebar_state="collapsed"
+        page_title="Interpretability Workbench",
+        page_icon=str(HERE / "kit" / "icon.svg"),
+        layout="wide",
+        initial_sidebar_state="collapsed",
     )
     st.html(_css())
     st.logo(str(HERE / "kit" / "logo.svg"), size="medium")

@@ -62,9 +62,18 @@ class SecurityHeaders:
             await send(message)
 
         if scope["type"] == "http" and len(scope.get("query_string", b"")) + len(scope.get("raw_path") or b"") > 16_384:
-            await with_headers({"type": "http.response.start", "status": 414, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
             await with_headers(
-                {"type": "http.response.body", "body": b"This address is too long. Open the start page and go on from there."}
+                {
+                    "type": "http.response.start",
+                    "status": 414,
+                    "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+                }
+            )
+            await with_headers(
+                {
+                    "type": "http.response.body",
+                    "body": b"This address is too long. Open the start page and go on from there.",
+                }
             )
             return
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)

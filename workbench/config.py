@@ -25,7 +25,8 @@ def data_dir() -> Path:
         if (candidate / "recipes").is_dir():
             return candidate
     raise MissingError(
-        f"the bundled data is missing beside {here}. Reinstall the package: pip install --force-reinstall interpretability-workbench"
+        f"the bundled data is missing beside {here}. Reinstall the package: pip install --force-reinstall"
+        " interpretability-workbench"
     )
 
 
@@ -43,7 +44,9 @@ def find_recipe(recipe: str | Path) -> Path:
         return bundled[path.stem]
     if str(recipe) in bundled:
         return bundled[str(recipe)]
-    raise MissingError(f"recipe {str(recipe)!r} is neither a file nor a bundled recipe ({nearest(path.stem, list(bundled))})")
+    raise MissingError(
+        f"recipe {str(recipe)!r} is neither a file nor a bundled recipe ({nearest(path.stem, list(bundled))})"
+    )
 
 
 def read_recipe(model: type[C], recipe: str | Path) -> C:

@@ -1,6 +1,8 @@
-"""The main job on the bundled models: activations, dictionaries, latent records and a first run of every analysis, then the browser.
+"""The main job on the bundled models: activations, dictionaries, latent records and a first run of every analysis, then
+the browser.
 
-Every step writes one kind of result and reuses what is complete, so a second run takes seconds and an interrupted one goes on.
+Every step writes one kind of result and reuses what is complete, so a second run takes seconds and an interrupted one
+goes on.
 """
 
 from __future__ import annotations
@@ -59,8 +61,14 @@ def register_models(workspace: Workspace, say: Callable[[str], None]) -> list[st
         if workspace.complete("models", name):
             continue
         card = read_manifest(data_dir() / "models" / name)
-        pointer = {"bundled": name, "revisions": revisions(name), "manifest_sha256": sha256_json(card.model_dump(mode="json"))}
-        with workspace.create("models", name, command="workbench demo", numbers=_headline(card.numbers), metadata=pointer) as folder:
+        pointer = {
+            "bundled": name,
+            "revisions": revisions(name),
+            "manifest_sha256": sha256_json(card.model_dump(mode="json")),
+        }
+        with workspace.create(
+            "models", name, command="workbench demo", numbers=_headline(card.numbers), metadata=pointer
+        ) as folder:
             write_json(folder / "pointer.json", pointer)
     return names
 

@@ -1,7 +1,7 @@
 """Follow latents over training: train a crosscoder over snapshots (or reuse it), analyse it, write ``evolution/<id>/``.
 
-What the folder holds is described in :mod:`workbench.results.evolution`, its reader. The same recipe serves other sources (layers,
-two models): quantities that suppose training steps are then read along the order of the sources.
+What the folder holds is described in :mod:`workbench.results.evolution`, its reader. The same recipe serves other
+sources (layers, two models): quantities that suppose training steps are then read along the order of the sources.
 """
 
 from __future__ import annotations
@@ -40,25 +40,40 @@ class EvolveRecipe(StrictConfig):
     id: str = Field("", description="id of both results; empty = from model, sources, site, expansion and seed")
     model: str = "mini-pythia"
     revisions: tuple[str, ...] = Field((), description="snapshots in training order; empty = all")
-    snapshots: int = Field(0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all")
+    snapshots: int = Field(
+        0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all"
+    )
     site: str = "L1R"
     also: tuple[str, ...] = Field(
         (),
-        description="further sites, each with a crosscoder of its own over the same snapshots; the order of kinds of latents counts theirs too",
+        description=(
+            "further sites, each with a crosscoder of its own over the same snapshots; the order of kinds of latents"
+            " counts theirs too"
+        ),
     )
     sources: tuple[SourceRecipe, ...] = Field((), description="instead of model and revisions: any models and sites")
     store: str = Field(
         "",
-        description="id of an aligned store to train from, harvested where the workspace lacks it; empty = run all snapshots on each batch",
+        description=(
+            "id of an aligned store to train from, harvested where the workspace lacks it; empty = run all snapshots on"
+            " each batch"
+        ),
     )
 
     common_basis: bool = Field(
         True,
-        description="directions mean the same at all sources of one width (false for unrelated models, such as a Transformer and a Mamba)",
+        description=(
+            "directions mean the same at all sources of one width (false for unrelated models, such as a Transformer"
+            " and a Mamba)"
+        ),
     )
 
     preset: str = Field(
-        "", description="a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk), or few-steps; empty = Top-K"
+        "",
+        description=(
+            "a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk), or few-steps; empty ="
+            " Top-K"
+        ),
     )
     expansion: int = Field(8, ge=1)
     k: int = Field(16, ge=1)
@@ -68,15 +83,24 @@ class EvolveRecipe(StrictConfig):
     refit: int = Field(
         0,
         ge=0,
-        description="of these the last so many, to which the finished codes' decoder is fitted in closed form (sae.refit); 0 = none",
+        description=(
+            "of these the last so many, to which the finished codes' decoder is fitted in closed form (sae.refit); 0 ="
+            " none"
+        ),
     )
-    n_seq: int = Field(3968, ge=2, description="sequences of unique training text (a store that is harvested holds out a tenth of them)")
+    n_seq: int = Field(
+        3968,
+        ge=2,
+        description="sequences of unique training text (a store that is harvested holds out a tenth of them)",
+    )
     ctx: int = Field(128, ge=8)
     batch_size: int = Field(1024, ge=1)
     corpus: CorpusConfig = CorpusConfig()
 
     heldout_seqs: int = Field(256, ge=8, description="held-out sequences every analysis runs on")
-    loss_seqs: int = Field(64, ge=0, description="of those, how many the reconstruction is spliced into each source for; 0 = none")
+    loss_seqs: int = Field(
+        64, ge=0, description="of those, how many the reconstruction is spliced into each source for; 0 = none"
+    )
     ngram_seqs: int = Field(8000, ge=8, description="sequences the n-gram tables are counted on")
     contexts: int = Field(4, ge=0, description="contexts per latent for the scrubber")
     tasks: tuple[str, ...] = ("induction", "agreement")
@@ -87,9 +111,13 @@ class EvolveRecipe(StrictConfig):
     )
     draws: int = Field(3, ge=1, description="draws of each random control")
     permutations: int = Field(500, ge=0)
-    baseline: bool = Field(False, description="also one SAE per snapshot, alone and warm-started, and the gaps of explained variance")
+    baseline: bool = Field(
+        False, description="also one SAE per snapshot, alone and warm-started, and the gaps of explained variance"
+    )
     threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
-    parallel: MeshConfig = Field(default_factory=MeshConfig, description="how the processes torchrun started share the training")
+    parallel: MeshConfig = Field(
+        default_factory=MeshConfig, description="how the processes torchrun started share the training"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> EvolveRecipe:
@@ -126,7 +154,8 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
         named = [(recipe.model, resolve_revision(recipe.model, r), recipe.site) for r in known]
     if len(named) < 2:
         raise UsageError(
-            f"a crosscoder needs at least two sources; {recipe.model!r} offers {len(named)}. Name sources, or a model with snapshots."
+            f"a crosscoder needs at least two sources; {recipe.model!r} offers {len(named)}. Name sources, or a model"
+            " with snapshots."
         )
     models, sites = len({n[0] for n in named}), len({n[2] for n in named})
     out = []
@@ -137,7 +166,9 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
             + [site] * (sites > 1)
         )
         match = re.fullmatch(r"step(\d+)", revision or "")
-        out.append(Source("/".join(parts) or model, model, revision, hooks_of(site)[1], int(match[1]) if match else None))
+        out.append(
+            Source("/".join(parts) or model, model, revision, hooks_of(site)[1], int(match[1]) if match else None)
+        )
     if len({s.name for s in out}) != len(out):
         raise UsageError(f"two sources are the same: {', '.join(s.name for s in out)}")
     return out
@@ -158,14 +189,19 @@ def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
         return new_id(recipe.id)
     models = list(dict.fromkeys(model_id(s.model) for s in sources))
     what = "snapshots" if len(models) == 1 and all(s.step is not None for s in sources) else "sources"
-    name = dictionary_id("+".join(models), recipe.site, recipe.expansion, revision=f"{len(sources)}-{what}", seed=recipe.seed)
+    name = dictionary_id(
+        "+".join(models), recipe.site, recipe.expansion, revision=f"{len(sources)}-{what}", seed=recipe.seed
+    )
     return check_id(f"{name}.{recipe.preset}") if recipe.preset else name
 
 
 def companions(recipe: EvolveRecipe) -> list[EvolveRecipe]:
     """A recipe for each further site: the same crosscoder there, and of the analyses those that describe latents."""
     alone = {"also": (), "prompts": 0, "loss_seqs": 0, "baseline": False}
-    return [recipe.model_copy(update=alone | {"site": site, "id": f"{recipe.id}.{site}" if recipe.id else ""}) for site in recipe.also]
+    return [
+        recipe.model_copy(update=alone | {"site": site, "id": f"{recipe.id}.{site}" if recipe.id else ""})
+        for site in recipe.also
+    ]
 
 
 def evolve(
@@ -203,7 +239,10 @@ def evolve(
         torch.set_num_threads(recipe.threads)
     if recipe.also:
         train_sites([recipe, *companions(recipe)], workspace, command=command, progress=progress, cache=cache, say=say)
-    beside = [evolve(other, workspace, command=command, progress=progress, cache=cache, say=say) for other in companions(recipe)]
+    beside = [
+        evolve(other, workspace, command=command, progress=progress, cache=cache, say=say)
+        for other in companions(recipe)
+    ]
     snapshots = Snapshots(sources, cache=cache)
     tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
     train_tokens = None
@@ -243,7 +282,9 @@ def evolve(
     ) as folder:
         paths = {kind: [workspace.path("dictionaries", t) for t in ids] for kind, ids in tracked.items()}
         others = {i: Evolution.open(workspace.get("evolution", i).path) for i in beside}
-        more, more_about = analyse(recipe, cc, snapshots, tokenizer, Path(folder), tracked=paths, beside=others, progress=progress, say=say)
+        more, more_about = analyse(
+            recipe, cc, snapshots, tokenizer, Path(folder), tracked=paths, beside=others, progress=progress, say=say
+        )
         numbers |= more
         about |= more_about
     return id

@@ -1,4 +1,7 @@
-"""The rows that crosscoders of an evolution recipe train on, on their way: from an aligned store, dealt to several sites, the last of them remembered."""
+"""The rows that crosscoders of an evolution recipe train on, on their way.
+
+From an aligned store, dealt to several sites, the last of them remembered.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16; else what ``batches`` is."""
+    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16.
+
+    Else what ``batches`` is.
+    """
 
     def __init__(self, batches: Any, n: int):
         self.batches = batches
@@ -41,10 +47,15 @@ class Tail:
             yield x
 
     def rows(self, steps: int) -> Iterator[Tensor]:
-        """The last ``n`` of ``steps`` batches; those that an interrupted run saw before it was resumed are made again."""
+        """The last ``n`` of ``steps`` batches.
+
+        Those that an interrupted run saw before it was resumed are made again.
+        """
         assert self.last.maxlen is not None
         if len(self.last) < self.last.maxlen:
-            self.last.extend(x.half() for x in itertools.islice(self.batches.starting_at(steps - self.last.maxlen), self.last.maxlen))
+            self.last.extend(
+                x.half() for x in itertools.islice(self.batches.starting_at(steps - self.last.maxlen), self.last.maxlen)
+            )
         return (x.float() for x in self.last)
 
 
@@ -65,7 +76,9 @@ class Columns:
         return ({name: x[:, part] for name, part in self.columns.items()} for x in batches)
 
 
-def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]) -> ActivationStore:
+def aligned_store(
+    recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]
+) -> ActivationStore:
     """The recipe's store; where the workspace lacks it, it is harvested from the recipe's own sources, site and text.
 
     Raises:
@@ -77,7 +90,8 @@ def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapsho
     hooks = {s.hook for s in snapshots.sources}
     if len(hooks) > 1:
         raise UsageError(
-            f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the models instead."
+            f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the"
+            " models instead."
         )
     if not workspace.complete("stores", recipe.store):
         say(f"harvesting store {recipe.store!r} of {len(snapshots)} sources")
@@ -97,14 +111,19 @@ def aligned_store(recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapsho
 
 
 def store_batches(recipe: EvolveRecipe, store: ActivationStore, snapshots: Snapshots) -> tuple[Any, list[int]]:
-    """Shuffled batches of an aligned store and its widths. Sources are matched by model and the revision they resolve to."""
+    """Shuffled batches of an aligned store and its widths.
+
+    Sources are matched by model and the revision they resolve to.
+    """
     from workbench.models.load import resolve_revision
 
     hook = snapshots.sources[0].hook
     there = {(s.model, resolve_revision(s.model, s.revision)): s.name for s in store.spec.sources}
     missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
     if missing:
-        raise UsageError(f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})")
+        raise UsageError(
+            f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})"
+        )
     names = [there[s.model, s.revision] for s in snapshots.sources]
     widths = [store.width(hook, n) for n in names]
     return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths

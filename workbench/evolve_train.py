@@ -1,4 +1,7 @@
-"""The crosscoder of an evolution recipe: its configuration, its rows (online, or an aligned store), its training, by several processes too."""
+"""The crosscoder of an evolution recipe.
+
+Its configuration, its rows (online, or an aligned store), its training, by several processes too.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,11 @@ def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[
     from sae.presets import merged
 
     sizes = {"widths": widths, "d_sae": recipe.expansion * widths[0], "k": recipe.k}
-    base = preset(recipe.preset, **sizes).model_dump(exclude_defaults=True) if recipe.preset else {"dead_after": DEAD_AFTER}
+    base = (
+        preset(recipe.preset, **sizes).model_dump(exclude_defaults=True)
+        if recipe.preset
+        else {"dead_after": DEAD_AFTER}
+    )
     values = merged(base, recipe.crosscoder) | sizes | {"sources": [s.name for s in sources], "seed": recipe.seed}
     return parse_config(CrosscoderConfig, values, where="[crosscoder]")
 
@@ -66,7 +73,9 @@ def train_crosscoder(
         return Crosscoder.load(folder)
     inputs: list[Input] = []
     if recipe.store:
-        ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.leader else None)  # one harvests, all read
+        ranks.attempt(
+            lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.leader else None
+        )  # one harvests, all read
         store = ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say))
         batches, widths = store_batches(recipe, store, snapshots)
         inputs.append(Input(kind="stores", id=recipe.store, digest=store.digest))
@@ -85,9 +94,17 @@ def train_crosscoder(
     config, about = planned(recipe, list(snapshots.sources), widths)
     folder.mkdir(parents=True, exist_ok=True)
     seen = Tail(batches, _last_batches(recipe))
-    cc = sae_room.train(config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks)
+    cc = sae_room.train(
+        config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks
+    )
     assert isinstance(cc, Crosscoder)
-    ranks.attempt(lambda: _finish(recipe, workspace, id, cc, seen.rows(recipe.steps), inputs, about, command) if ranks.leader else None)
+    ranks.attempt(
+        lambda: (
+            _finish(recipe, workspace, id, cc, seen.rows(recipe.steps), inputs, about, command)
+            if ranks.leader
+            else None
+        )
+    )
     return ranks.attempt(lambda: Crosscoder.load(folder))
 
 
@@ -100,7 +117,8 @@ def planned(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> t
     config = crosscoder_config(recipe, sources, widths)
     if recipe.refit and (config.activation not in ("topk", "batchtopk") or config.shared_latents or config.dedicated):
         raise ConfigError(
-            f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or batchtopk, all latents free."
+            f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or"
+            " batchtopk, all latents free."
         )
     about = {
         "kind": "crosscoder",
@@ -155,10 +173,15 @@ def _finish(
 
 
 def train_together(
-    recipe: EvolveRecipe, workspace: Workspace, ranks: Ranks, *, command: str = "", say: Callable[[str], None] = lambda line: None
+    recipe: EvolveRecipe,
+    workspace: Workspace,
+    ranks: Ranks,
+    *,
+    command: str = "",
+    say: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Train the crosscoders of a recipe by all processes of ``ranks``; returns the id of its own. What :func:`workbench.evolve.evolve` does
-    after that takes one process, which finds the crosscoder complete.
+    """Train the crosscoders of a recipe by all processes of ``ranks``; returns the id of its own. What
+    :func:`workbench.evolve.evolve` does after that takes one process, which finds the crosscoder complete.
 
     Raises:
         UserError: in every process, that of the first in which something failed.
@@ -197,9 +220,11 @@ def train_sites(
     cache: RowCache | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """The crosscoders of recipes that differ in their site, from one pass over the text: a model is run once for all of them.
+    """The crosscoders of recipes that differ in their site, from one pass over the text: a model is run once for all of
+    them.
 
-    Each comes out as :func:`train_crosscoder` alone would make it. Complete ones are left out; a single one is left to that function.
+    Each comes out as :func:`train_crosscoder` alone would make it. Complete ones are left out; a single one is left to
+    that function.
     """
     from crosscoders import Crosscoder
     from sae import train_many
@@ -213,8 +238,13 @@ def train_sites(
     if len(wanted) < 2:
         return
     recipe, sources = next(iter(wanted.values()))
-    say(f"crosscoders at {', '.join(r.site for r, _ in wanted.values())} over {len(sources)} sources: {', '.join(s.name for s in sources)}")
-    tokens = plan_tokens(recipe.corpus, load_tokenizer(sources[-1].model, sources[-1].revision), n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
+    say(
+        f"crosscoders at {', '.join(r.site for r, _ in wanted.values())} over {len(sources)} sources:"
+        f" {', '.join(s.name for s in sources)}"
+    )
+    tokens = plan_tokens(
+        recipe.corpus, load_tokenizer(sources[-1].model, sources[-1].revision), n_seq=recipe.n_seq, ctx=recipe.ctx
+    ).tokens
     snapshots = Snapshots([s for _, some in wanted.values() for s in some], cache=cache)
     widths = snapshots.widths()
     group, again = max(64, recipe.batch_size // 32), recipe.tokens > 1.1 * len(tokens) * (recipe.ctx - 1)

@@ -37,7 +37,10 @@ _HF_HOOKS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What a reference means. ``repository`` is None for a local folder; ``known`` holds metadata the reference itself implies."""
+    """What a reference means. ``repository`` is None for a local folder.
+
+    ``known`` holds metadata the reference itself implies.
+    """
 
     folder: str
     repository: str | None = None
@@ -55,12 +58,18 @@ def parse_reference(text: str) -> Reference:
         return Reference(str(Path(text).expanduser()), id=_slug(Path(text).expanduser().resolve().name))
     match = re.fullmatch(r"([\w.-]+/[\w.-]+):([\w./-]+)", text)
     if match is None or ".." in match[2]:
-        raise UsageError(f"{text!r} is neither an existing folder nor <hub repository>:<folder>, for example fnlp/Llama-Scope:L15R-8x.")
+        raise UsageError(
+            f"{text!r} is neither an existing folder nor <hub repository>:<folder>, for example"
+            " fnlp/Llama-Scope:L15R-8x."
+        )
     repository, folder = match[1], match[2].strip("/")
     if repository == "fnlp/Llama-Scope":
         scope = LLAMA_SCOPE.fullmatch(folder)
         if scope is None:
-            raise UsageError(f"{folder!r} is not a Llama Scope dictionary. They are named L<layer><R|A|M|TC>-<8|32>x, for example L15R-8x.")
+            raise UsageError(
+                f"{folder!r} is not a Llama Scope dictionary. They are named L<layer><R|A|M|TC>-<8|32>x, for example"
+                " L15R-8x."
+            )
         layer, site, width = scope.groups()
         return Reference(
             f"Llama3_1-8B-Base-L{layer}{site}-{width}x",
@@ -89,18 +98,27 @@ def locate(reference: Reference) -> Path:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     offline = os.environ["HF_HUB_OFFLINE"].lower() not in ("0", "false", "no", "")
     try:
-        root = snapshot_download(reference.repository, allow_patterns=[f"{reference.folder}/*"], local_files_only=offline)
+        root = snapshot_download(
+            reference.repository, allow_patterns=[f"{reference.folder}/*"], local_files_only=offline
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
         how = " Fetch it: HF_HUB_OFFLINE=0 workbench import …" if offline else ""
-        raise MissingError(f"{reference.repository}:{reference.folder} is not on this machine ({type(e).__name__}).{how}") from e
+        raise MissingError(
+            f"{reference.repository}:{reference.folder} is not on this machine ({type(e).__name__}).{how}"
+        ) from e
     folder = Path(root) / reference.folder
     if not folder.is_dir():
-        raise MissingError(f"{reference.repository} has no folder {reference.folder!r} here. Fetch it: HF_HUB_OFFLINE=0 workbench import …")
+        raise MissingError(
+            f"{reference.repository} has no folder {reference.folder!r} here. Fetch it: HF_HUB_OFFLINE=0 workbench"
+            " import …"
+        )
     return folder
 
 
 def hook_of(metadata: dict[str, Any]) -> str | None:
-    """TransformerLens hook name of an imported dictionary, from its own or from its Hugging Face module name (``layers.6.mlp``)."""
+    """TransformerLens hook name of an imported dictionary, from its own or from its Hugging Face module name
+    (``layers.6.mlp``).
+    """
     if metadata.get("hook_name"):
         return str(metadata["hook_name"])
     match = re.fullmatch(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)(\.\w+)?", str(metadata.get("hf_hook_name") or ""))
@@ -139,14 +157,20 @@ def import_dictionary(
     folder = locate(reference)
     library = library or detect(folder)
     digest = sha256_json(
-        {p.name: sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in (".safetensors", ".pt", ".json")}
+        {
+            p.name: sha256_file(p)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.suffix in (".safetensors", ".pt", ".json")
+        }
     )
     origin = Input(kind="imported", id=text if reference.repository else folder.name, digest=digest)
     if workspace.complete("dictionaries", name):
         item = workspace.get("dictionaries", name)
         if origin in item.manifest.inputs and item.manifest.metadata.get("imported_from") == library:
             return item
-        raise UsageError(f"{name} exists in {workspace.root.name} and was made from something else. Give another name with --id.")
+        raise UsageError(
+            f"{name} exists in {workspace.root.name} and was made from something else. Give another name with --id."
+        )
     dictionary = to_dictionary(read(folder, library))
     about = {**dictionary.metadata, **reference.known}
     about |= {k: v for k, v in {"model_name": model, "hook_name": hook, "store": store, "source": source}.items() if v}
@@ -173,7 +197,8 @@ def _site_or_none(site_of: Any, hook: str) -> str | None:
 def push_to_hub(workspace: Workspace, id: str, repository: str, *, private: bool = True, api: Any = None) -> str:
     """Upload a dictionary's SAELens folder and manifest to ``repository`` under its id; returns the commit's address.
 
-    Needs ``HF_HUB_OFFLINE=0`` and a token (``hf auth login``). ``api`` replaces :class:`huggingface_hub.HfApi` in tests.
+    Needs ``HF_HUB_OFFLINE=0`` and a token (``hf auth login``). ``api`` replaces :class:`huggingface_hub.HfApi` in
+    tests.
 
     Raises:
         MissingError: no such dictionary. UsageError: the hub is switched off.

@@ -1,8 +1,8 @@
 """What made a folder: the manifest that is written last into every result.
 
-``manifest.json`` names its schema, the kind and id of the result, what made it, the digests of its inputs and of its own
-files, and its headline numbers. It holds no time stamp and no absolute path, so the same inputs give the same bytes and
-a workspace may be copied. The first eight hex digits of its SHA-256 are the *data version* that pages, figures and
+``manifest.json`` names its schema, the kind and id of the result, what made it, the digests of its inputs and of its
+own files, and its headline numbers. It holds no time stamp and no absolute path, so the same inputs give the same bytes
+and a workspace may be copied. The first eight hex digits of its SHA-256 are the *data version* that pages, figures and
 tables show.
 """
 
@@ -92,7 +92,10 @@ def write_manifest(
     files = {
         p.relative_to(folder).as_posix(): FileDigest(bytes=p.stat().st_size, sha256=sha256_file(p))
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != MANIFEST and not p.name.startswith(".") and "checkpoints" not in p.relative_to(folder).parts
+        if p.is_file()
+        and p.name != MANIFEST
+        and not p.name.startswith(".")
+        and "checkpoints" not in p.relative_to(folder).parts
     }
     manifest = Manifest(
         kind=kind,
@@ -122,9 +125,12 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not isinstance(values, dict) or not isinstance(values.get("workbench_schema"), int):
         raise CorruptError(f"{path} is not a manifest of this program.")
     if values["workbench_schema"] > SCHEMA:
-        made = (values.get("code") or {}).get("version", "unknown") if isinstance(values.get("code"), dict) else "unknown"
+        made = (
+            (values.get("code") or {}).get("version", "unknown") if isinstance(values.get("code"), dict) else "unknown"
+        )
         raise NewerSchemaError(
-            f"{path} has schema {values['workbench_schema']} (made by version {made}); this is version {__version__}, which reads up to schema {SCHEMA}. Upgrade: pip install -U interpretability-workbench"
+            f"{path} has schema {values['workbench_schema']} (made by version {made}); this is version {__version__},"
+            f" which reads up to schema {SCHEMA}. Upgrade: pip install -U interpretability-workbench"
         )
     try:
         return parse_config(Manifest, values, where=str(path))

@@ -1,7 +1,7 @@
 """The miniature models' tokenizer: byte-level BPE, trained once on the training split of the standard library.
 
-Every byte has its own token, so any text survives encoding and decoding; id 0 is the BOS token and never comes from text.
-``python -m workbench.tokenizer FOLDER`` trains it again from the running Python.
+Every byte has its own token, so any text survives encoding and decoding; id 0 is the BOS token and never comes from
+text. ``python -m workbench.tokenizer FOLDER`` trains it again from the running Python.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ def train_tokenizer(texts: list[str], vocab: int = 512) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=[BOS], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=[BOS], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return wrap(tokenizer)
 
 
 def wrap(tokenizer: Any) -> Any:
-    """A ``tokenizers.Tokenizer`` as transformers' fast tokenizer, which puts BOS first (not with ``add_special_tokens=False``).
+    """A ``tokenizers.Tokenizer`` as transformers' fast tokenizer, which puts BOS first (not with
+    ``add_special_tokens=False``).
 
     ``<|bos|>`` written in a text is plain text, not BOS. A tokenizer that has no such token is wrapped as it is.
     """

@@ -1,9 +1,11 @@
-"""The baselines beside a crosscoder: one Top-K SAE per snapshot, *alone* or *warm*. Same latents F, same k, same batches.
+"""The baselines beside a crosscoder: one Top-K SAE per snapshot, *alone* or *warm*. Same latents F, same k, same
+batches.
 
-*alone*: each from random directions. It sees exactly the rows the crosscoder sees, as often, so the gap of explained variance
-between the two is what sharing one code over all snapshots costs.
-*warm*: each starts from the one before, so latent i of one snapshot's SAE is the descendant of latent i of the one before, and
-latents are followed without a shared code (the route of *SAE-Track*). The last of S has been trained S times as long.
+*alone*: each from random directions. It sees exactly the rows the crosscoder sees, as often, so the gap of explained
+variance between the two is what sharing one code over all snapshots costs.
+*warm*: each starts from the one before, so latent i of one snapshot's SAE is the descendant of latent i of the one
+before, and latents are followed without a shared code (the route of *SAE-Track*). The last of S has been trained S
+times as long.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class WarmTopKConfig(TopKConfig):
 
 @torch.no_grad()
 def warm_start(model: SAE, previous: SAE, previous_scale: float, x_BD: Tensor, generator: torch.Generator) -> None:
-    """Give ``model`` the weights that ``previous`` (folded) was trained with, around the mean of the new rows in their own scale.
+    """Give ``model`` the weights that ``previous`` (folded) was trained with, around the mean of the new rows in their
+    own scale.
 
     Both trainings see rows of one size, so a residual stream that has grown meanwhile changes nothing.
     """
@@ -71,7 +74,10 @@ BASELINES = ("alone", "warm")
 
 
 def alone_config(recipe: EvolveRecipe, width: int) -> WarmTopKConfig:
-    """An SAE of one snapshot: as many latents, the same k, seed and (``few-steps``) preset as the recipe's crosscoder."""
+    """An SAE of one snapshot.
+
+    As many latents, the same k, seed and (``few-steps``) preset as the recipe's crosscoder.
+    """
     sizes = {"d_in": width, "d_sae": recipe.expansion * width, "k": recipe.k}
     few = preset(recipe.preset, d_in=width, d_sae=sizes["d_sae"], k=recipe.k) if recipe.preset == FEW_STEPS else {}
     return WarmTopKConfig(**few, **sizes, seed=recipe.seed, dead_after=DEAD_AFTER)
@@ -81,7 +87,9 @@ def tracked_id(recipe: EvolveRecipe, source: Source, kind: str) -> str:
     """``<model>@<revision>.<site>-<n>x[.s<seed>].k<k>.n<steps>.alone`` or ``.warm``."""
     from workbench.models.load import model_id
 
-    id = dictionary_id(model_id(source.model), recipe.site, recipe.expansion, revision=source.revision, seed=recipe.seed)
+    id = dictionary_id(
+        model_id(source.model), recipe.site, recipe.expansion, revision=source.revision, seed=recipe.seed
+    )
     return f"{id}.k{recipe.k}.n{recipe.steps}.{kind}"
 
 
@@ -95,7 +103,10 @@ def track(
     command: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, list[str]]:
-    """Train the SAEs in order (complete ones are reused); their ids by kind. ``tokens`` [n_seq, ctx] as for the crosscoder."""
+    """Train the SAEs in order (complete ones are reused); their ids by kind.
+
+    ``tokens`` [n_seq, ctx] as for the crosscoder.
+    """
     from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
 
     ids: dict[str, list[str]] = {kind: [] for kind in kinds}
@@ -103,7 +114,9 @@ def track(
     for source in sources:
         one = Snapshots([source])
         width = one.widths()[0]
-        batches = OnlineBatches(one, tokens, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32), cache=True)
+        batches = OnlineBatches(
+            one, tokens, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32), cache=True
+        )
         for kind in kinds:
             config = alone_config(recipe, width)
             if kind == "warm":  # it need not find its directions
@@ -119,7 +132,10 @@ def track(
             _train_one(recipe, workspace, source, config, batches, id, before, command)
         if "warm" in kinds:
             first = next(iter(batches))  # the batch that set this SAE's scale
-            start, start_scale = str(workspace.path("dictionaries", ids["warm"][-1])), float(TopKSAE(width, 1, 1).measure_scale(first)[0])
+            start, start_scale = (
+                str(workspace.path("dictionaries", ids["warm"][-1])),
+                float(TopKSAE(width, 1, 1).measure_scale(first)[0]),
+            )
     return ids
 
 
@@ -145,7 +161,9 @@ def _train_one(
     folder = workspace.path("dictionaries", id)
     folder.mkdir(parents=True, exist_ok=True)
     made = train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
-    if recipe.refit and not before and id.endswith(".alone"):  # as the crosscoder's; the warm chain goes on from trained decoders
+    if (
+        recipe.refit and not before and id.endswith(".alone")
+    ):  # as the crosscoder's; the warm chain goes on from trained decoders
         n = min(-(-recipe.refit // recipe.batch_size), recipe.steps)
         refit(made, itertools.islice(batches.starting_at(recipe.steps - n), n)).save(folder)
     write_manifest(
@@ -163,7 +181,10 @@ def _train_one(
 
 @dataclass(frozen=True)
 class Gaps:
-    """``table``: one row per source (see :func:`measure_gaps`); ``drawn`` [resamples, S] the gaps of every bootstrap draw."""
+    """``table``: one row per source (see :func:`measure_gaps`).
+
+    ``drawn`` [resamples, S] the gaps of every bootstrap draw.
+    """
 
     table: pd.DataFrame
     drawn: np.ndarray
@@ -173,16 +194,31 @@ class Gaps:
         part, drawn = self.table[sources], self.drawn[:, sources].mean(1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         unit = f"batches of held-out rows ({int(part['rows'].iloc[0])} rows)"
-        return Estimate(float(part["gap"].mean()), float(low), float(high), int(part["n"].iloc[0]), unit, "bootstrap over batches, 95 %")
+        return Estimate(
+            float(part["gap"].mean()),
+            float(low),
+            float(high),
+            int(part["n"].iloc[0]),
+            unit,
+            "bootstrap over batches, 95 %",
+        )
 
 
 @torch.no_grad()
 def measure_gaps(
-    cc: Crosscoder, dictionaries: list[SAE], names: list[str], batches: Iterable[Tensor], *, resamples: int = 500, seed: int = 0
+    cc: Crosscoder,
+    dictionaries: list[SAE],
+    names: list[str],
+    batches: Iterable[Tensor],
+    *,
+    resamples: int = 500,
+    seed: int = 0,
 ) -> Gaps:
-    """Explained variance of the crosscoder and of each snapshot's own SAE on the same held-out rows [B, sum(D)]; one row per source.
+    """Explained variance of the crosscoder and of each snapshot's own SAE on the same held-out rows [B, sum(D)]; one
+    row per source.
 
-    ``gap`` = SAE - crosscoder, with a 95 % bootstrap interval over batches (``n`` of them, ``rows`` rows); both L0 beside it.
+    ``gap`` = SAE - crosscoder, with a 95 % bootstrap interval over batches (``n`` of them, ``rows`` rows); both L0
+    beside it.
     """
     errors: list[np.ndarray] = []  # [2, S] of every batch, squared
     squares: list[list[float]] = []
@@ -205,7 +241,9 @@ def measure_gaps(
     for s in range(len(names)):
         total_D = torch.stack([one[s] for one in summed])
         mean_D = total_D.sum(0) / rows
-        spread[:, s] = np.array(squares)[:, s] - 2 * (total_D @ mean_D).numpy() + np.array(counts) * float(mean_D @ mean_D)
+        spread[:, s] = (
+            np.array(squares)[:, s] - 2 * (total_D @ mean_D).numpy() + np.array(counts) * float(mean_D @ mean_D)
+        )
     total = np.concatenate([np.stack(errors), spread[:, None]], axis=1)  # [batches, 3, S]
     ev = 1 - total.sum(0)[:2] / total.sum(0)[2]
     weights = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
@@ -213,5 +251,7 @@ def measure_gaps(
     gaps = (drawn[:, 0] - drawn[:, 1]) / drawn[:, 2]
     low, high = np.quantile(gaps, [0.025, 0.975], axis=0)
     columns = {"source": names, "ev_crosscoder": ev[0], "ev_sae": ev[1], "gap": ev[1] - ev[0], "low": low, "high": high}
-    table = pd.DataFrame(columns | {"l0_crosscoder": l0[0] / rows, "l0_sae": l0[1] / rows, "n": len(total), "rows": rows})
+    table = pd.DataFrame(
+        columns | {"l0_crosscoder": l0[0] / rows, "l0_sae": l0[1] / rows, "n": len(total), "rows": rows}
+    )
     return Gaps(table, gaps)

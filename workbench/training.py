@@ -34,8 +34,8 @@ class TrainRecipe(StrictConfig):
 
     ``sae`` overrides fields of :class:`sae.SAEConfig` (activation, lr, k_aux, k_start, …), at transcoder sites of
     :class:`sae.TranscoderConfig`, after ``preset`` (see :mod:`sae.presets`); widths, k and seeds come from the lists.
-    ``harvest`` names the harvest recipe that makes the store where it is missing; with ``evaluate`` each dictionary is then
-    measured inside its model, and ``summary`` exports the figure of all of them.
+    ``harvest`` names the harvest recipe that makes the store where it is missing; with ``evaluate`` each dictionary is
+    then measured inside its model, and ``summary`` exports the figure of all of them.
     """
 
     store: str = Field("demo", description="id of a store in the workspace")
@@ -48,10 +48,14 @@ class TrainRecipe(StrictConfig):
     tokens: int = Field(600_000, ge=1, description="rows trained on, over as many epochs as that needs")
     data_seed: int = Field(0, ge=0)
     device: str = "cpu"
-    parallel: MeshConfig = Field(default_factory=MeshConfig, description="how the processes torchrun started share the work")
+    parallel: MeshConfig = Field(
+        default_factory=MeshConfig, description="how the processes torchrun started share the work"
+    )
     sae: dict[str, Any] = Field(default_factory=dict)
     harvest: str = Field("", description="harvest recipe of the store, a file or a bundled name")
-    evaluate: int = Field(0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not")
+    evaluate: int = Field(
+        0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not"
+    )
     summary: bool = Field(False, description="export the figure of all dictionaries of the store (needs evaluate)")
 
     @field_validator("sae")
@@ -75,7 +79,10 @@ class TrainRecipe(StrictConfig):
 
 @dataclass(frozen=True)
 class Job:
-    """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks: input, output."""
+    """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks.
+
+    Input, output.
+    """
 
     id: str
     source: str
@@ -133,7 +140,8 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
     """All dictionaries a recipe names, in order of source, site, expansion, k, seed.
 
     Raises:
-        UsageError: a source or site the store does not have; the message names the nearest. ConfigError: a bad ``[sae]`` key.
+        UsageError: a source or site the store does not have; the message names the nearest. ConfigError: a bad
+        ``[sae]`` key.
     """
     from workbench.models.load import model_id
 
@@ -157,10 +165,13 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
                 jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, hooks, site, config))
     if not jobs:
         raise UsageError(
-            f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has {', '.join(sorted(sites_seen)) or 'none'})"
+            f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has"
+            f" {', '.join(sorted(sites_seen)) or 'none'})"
         )
     if len({j.id for j in jobs}) != len(jobs):
-        raise ConfigError(f"two sources of store {recipe.store!r} give dictionaries of the same name; train them by separate recipes.")
+        raise ConfigError(
+            f"two sources of store {recipe.store!r} give dictionaries of the same name; train them by separate recipes."
+        )
     return jobs
 
 
@@ -186,7 +197,13 @@ def train_recipe(
 
     ranks = ranks or ALONE
     if recipe.harvest:
-        ranks.attempt(lambda: _harvest(recipe, workspace, say) if ranks.leader and not workspace.complete("stores", recipe.store) else None)
+        ranks.attempt(
+            lambda: (
+                _harvest(recipe, workspace, say)
+                if ranks.leader and not workspace.complete("stores", recipe.store)
+                else None
+            )
+        )
     store = ActivationStore.open(workspace.get("stores", recipe.store).path)
     jobs = jobs_of(recipe, store)
     complete = ranks.tell([workspace.complete("dictionaries", job.id) for job in jobs])
@@ -206,7 +223,8 @@ def train_recipe(
 
 
 def check_memory(together: list[Job], parts: int = 1) -> None:
-    """Refuse dictionaries that are trained together and cannot be held: weights, gradients and moments against this machine's memory.
+    """Refuse dictionaries that are trained together and cannot be held: weights, gradients and moments against this
+    machine's memory.
 
     Args:
         parts: processes that share the latents.
@@ -218,11 +236,15 @@ def check_memory(together: list[Job], parts: int = 1) -> None:
 
     have = psutil.virtual_memory().total
     configs = [job.config for job in together]
-    need = sum(4 * (8 if c.dtype == "float64" else 4) * c.d_sae * (c.d_in + (getattr(c, "d_out", 0) or c.d_in)) // parts for c in configs)
+    need = sum(
+        4 * (8 if c.dtype == "float64" else 4) * c.d_sae * (c.d_in + (getattr(c, "d_out", 0) or c.d_in)) // parts
+        for c in configs
+    )
     if need > have:
         raise UsageError(
-            f"{', '.join(job.id for job in together)}: weights, gradients and moments need {need / 1e9:,.0f} GB, this machine has "
-            f"{have / 1e9:,.0f} GB. Choose smaller expansions; `workbench plan RECIPE` says what a recipe needs."
+            f"{', '.join(job.id for job in together)}: weights, gradients and moments need {need / 1e9:,.0f} GB, this"
+            f" machine has {have / 1e9:,.0f} GB. Choose smaller expansions; `workbench plan RECIPE` says what a recipe"
+            " needs."
         )
 
 
@@ -234,13 +256,16 @@ def _harvest(recipe: TrainRecipe, workspace: Workspace, say: Callable[[str], Non
     plan = read_recipe(HarvestRecipe, recipe.harvest)
     if plan.id != recipe.store:
         raise ConfigError(
-            f"harvest recipe {recipe.harvest!r} makes the store {plan.id!r}, the recipe trains on {recipe.store!r}. Name one."
+            f"harvest recipe {recipe.harvest!r} makes the store {plan.id!r}, the recipe trains on {recipe.store!r}."
+            " Name one."
         )
     say(f"harvesting {plan.id}")
     harvest(plan, workspace)
 
 
-def _evaluate(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]) -> None:
+def _evaluate(
+    recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]
+) -> None:
     """Every dictionary inside its model; each model is loaded once, complete evaluations are reused."""
     from workbench.analysis.evaluation.run import Request, evaluate_dictionary
     from workbench.analysis.subject import find_subject
@@ -255,10 +280,15 @@ def _evaluate(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], comman
             model = load_model(*at)
         item = evaluate_dictionary(workspace, subject, Request(sequences=recipe.evaluate), model=model, command=command)
         n = item.manifest.numbers
-        say(f"{job.id}: EV {n['ev']['value']:.3f}, L0 {n['l0']['value']:.1f}, delta LM loss {n['delta_ce']['value']:.3f} nats")
+        say(
+            f"{job.id}: EV {n['ev']['value']:.3f}, L0 {n['l0']['value']:.1f}, delta LM loss"
+            f" {n['delta_ce']['value']:.3f} nats"
+        )
 
 
-def _finish(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]) -> None:
+def _finish(
+    recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]
+) -> None:
     """What follows the last dictionary, where the recipe asks for it."""
     if recipe.evaluate:
         _evaluate(recipe, workspace, jobs, command, say)
@@ -266,7 +296,9 @@ def _finish(recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command:
         from workbench.export.bundle import bundle, write_bundle
         from workbench.export.spec import FigureSpec
 
-        spec = FigureSpec.model_validate({"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": 10.0}})
+        spec = FigureSpec.model_validate(
+            {"figure": "suite_summary", "source": f"stores/{recipe.store}", "style": {"width": 10.0}}
+        )
         say(f"figure: {write_bundle(bundle(spec, workspace), workspace, command=command).path}")
 
 
@@ -320,8 +352,18 @@ def _train_group(
             recipe=recipe.model_dump(mode="json"),
             inputs=[Input(kind="stores", id=recipe.store, digest=store.digest)],
             numbers=measure(made[job.id], store, list(hooks), source)
-            | {"d_in": job.config.d_in, "d_sae": job.config.d_sae, "k": job.config.k, "steps": recipe.steps},
-            metadata=metadata | {"kind": made[job.id].kind, "seed": job.config.seed, "activation": job.config.activation.kind},
+            | {
+                "d_in": job.config.d_in,
+                "d_sae": job.config.d_sae,
+                "k": job.config.k,
+                "steps": recipe.steps,
+            },
+            metadata=metadata
+            | {
+                "kind": made[job.id].kind,
+                "seed": job.config.seed,
+                "activation": job.config.activation.kind,
+            },
         )
         shutil.rmtree(folders[job.id] / "checkpoints", ignore_errors=True)
 
@@ -340,7 +382,10 @@ def measure(
 
     heldout = evaluate(dictionary, store.batches(hook, batch_size, seed=0, source=source, split="heldout", epochs=1))
     n_batches = -(-min(DEAD_ROWS, len(store)) // batch_size)
-    firing = evaluate(dictionary, itertools.islice(iter(store.batches(hook, batch_size, seed=1, source=source, split="train")), n_batches))
+    firing = evaluate(
+        dictionary,
+        itertools.islice(iter(store.batches(hook, batch_size, seed=1, source=source, split="train")), n_batches),
+    )
     return {
         "explained_variance": round(heldout.ev, 6),
         "l0": round(heldout.l0, 4),

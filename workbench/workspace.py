@@ -63,13 +63,15 @@ def check_id(id: str) -> str:
     """
     if not isinstance(id, str) or not _ID.fullmatch(id) or ".." in id or id.count("__") > 1:
         raise UsageError(
-            f"{id!r} is not an id. Ids are letters, digits and @ . _ + -, at most 120 characters, starting with a letter or digit."
+            f"{id!r} is not an id. Ids are letters, digits and @ . _ + -, at most 120 characters, starting with a"
+            " letter or digit."
         )
     return id
 
 
 def new_id(id: str) -> str:
-    """Return ``id`` if a result made now may be called so: ``__`` joins the two sides of a comparison and is in no other id.
+    """Return ``id`` if a result made now may be called so: ``__`` joins the two sides of a comparison and is in no
+    other id.
 
     Raises:
         UsageError: see :func:`check_id`, or ``__`` in it.
@@ -138,7 +140,8 @@ class Workspace:
             schema = read_json(marker).get("schema", 0)
             if schema > _SCHEMA:
                 raise NewerSchemaError(
-                    f"workspace {root} has schema {schema}; version {__version__} reads up to {_SCHEMA}. Upgrade: pip install -U interpretability-workbench"
+                    f"workspace {root} has schema {schema}; version {__version__} reads up to {_SCHEMA}. Upgrade: pip"
+                    " install -U interpretability-workbench"
                 )
         elif create:
             write_json(marker, {"schema": _SCHEMA})

@@ -59,4 +59,6 @@ def pick(name: str, like: Tensor) -> Backend:
     try:
         return _named(chosen)
     except ImportError as e:
-        raise MissingError(f"backend {name!r} needs the package {e.name!r}. Install the extra 'cuda', or use backend = 'auto'.") from e
+        raise MissingError(
+            f"backend {name!r} needs the package {e.name!r}. Install the extra 'cuda', or use backend = 'auto'."
+        ) from e

@@ -16,14 +16,20 @@ from sae.backends.select import top_k
 
 @dataclass(frozen=True)
 class Transposed:
-    """A flat list of kept entries regrouped by latent: the p-th is entry ``order[p]``, latent f owns places ``crow[f]:crow[f+1]``."""
+    """A flat list of kept entries regrouped by latent.
+
+    The p-th is entry ``order[p]``, latent f owns places ``crow[f]:crow[f+1]``.
+    """
 
     order_N: Tensor
     crow_F1: Tensor
 
 
 class Backend:
-    """Sparse arithmetic on ``values_BK, indices_BK``: K kept latents for each of B rows. A value of zero means "not active"."""
+    """Sparse arithmetic on ``values_BK, indices_BK``: K kept latents for each of B rows.
+
+    A value of zero means "not active".
+    """
 
     name = "fallback"
 
@@ -44,7 +50,9 @@ class Backend:
         out = rows_BD.new_empty(indices_BK.shape)
         step = max(1, 2**18 // max(1, indices_BK.shape[1] * rows_BD.shape[1])) if rows_BD.device.type == "cpu" else 1024
         for i in range(0, len(rows_BD), step):
-            out[i : i + step] = torch.bmm(weight_FD[indices_BK[i : i + step]], rows_BD[i : i + step, :, None]).squeeze(2)
+            out[i : i + step] = torch.bmm(weight_FD[indices_BK[i : i + step]], rows_BD[i : i + step, :, None]).squeeze(
+                2
+            )
         return out
 
     def transpose(self, indices_N: Tensor, n_latents: int) -> Transposed:
@@ -57,5 +65,10 @@ class Backend:
     def scatter(self, t: Transposed, values_N: Tensor, source_N: Tensor, rows_BD: Tensor) -> Tensor:
         """``out[f] = sum over entries n of latent f of values[n] * rows[source[n]]``, [F, D]: a weight gradient."""
         return nnf.embedding_bag(
-            source_N[t.order_N], rows_BD, t.crow_F1, mode="sum", per_sample_weights=values_N[t.order_N], include_last_offset=True
+            source_N[t.order_N],
+            rows_BD,
+            t.crow_F1,
+            mode="sum",
+            per_sample_weights=values_N[t.order_N],
+            include_last_offset=True,
         )

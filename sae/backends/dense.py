@@ -31,5 +31,7 @@ class DenseBackend(Backend):
     def scatter(self, t: Transposed, values_N: Tensor, source_N: Tensor, rows_BD: Tensor) -> Tensor:
         latent_N = torch.empty_like(t.order_N)
         latent_N[t.order_N] = torch.repeat_interleave(torch.arange(len(t.crow_F1) - 1), t.crow_F1.diff())
-        codes_FB = values_N.new_zeros(len(t.crow_F1) - 1, len(rows_BD)).index_put_((latent_N, source_N), values_N, accumulate=True)
+        codes_FB = values_N.new_zeros(len(t.crow_F1) - 1, len(rows_BD)).index_put_(
+            (latent_N, source_N), values_N, accumulate=True
+        )
         return codes_FB @ rows_BD

@@ -1,9 +1,9 @@
 """Exact top-k of wide rows in two stages.
 
-A row is seen as ``g`` strided groups of columns ``j, j + F/g, j + 2F/g, ...``; only the k groups with the largest maxima
-can hold the k largest entries (each of those k maxima is an entry no smaller than anything in any other group). So the
-expensive selection runs over ``F / g`` maxima and then over ``k * g`` candidates instead of F entries, and the maxima of
-strided groups are a vectorised reduction.
+A row is seen as ``g`` strided groups of columns ``j, j + F/g, j + 2F/g, ...``; only the k groups with the largest
+maxima can hold the k largest entries (each of those k maxima is an entry no smaller than anything in any other group).
+So the expensive selection runs over ``F / g`` maxima and then over ``k * g`` candidates instead of F entries, and the
+maxima of strided groups are a vectorised reduction.
 
 On the CPU the selection itself is ``numpy.partition``, which NumPy vectorises: it finds the k-th largest value, and a
 comparison with it finds the columns, already in ascending order. Rows with a tie at that value take the slow road.
@@ -17,7 +17,10 @@ from torch import Tensor
 
 
 def group_count(n: int, k: int) -> int:
-    """The power of two g dividing n for which ``n/g + 1.5 k g`` (the measured cost) is smallest; 1 = select directly."""
+    """The power of two g dividing n for which ``n/g + 1.5 k g`` (the measured cost) is smallest.
+
+    1 = select directly.
+    """
     best, cost, g = 1, float(n), 2
     while n % g == 0 and n // g >= k:
         c = n / g + 1.5 * k * g
@@ -34,7 +37,9 @@ def places(x_BN: Tensor, k: int) -> Tensor:
         return torch.arange(n, device=x_BN.device).expand(rows, n)
     if x_BN.device.type == "cpu" and x_BN.dtype in (torch.float32, torch.float64):
         a = x_BN.numpy()
-        ordered = np.sort(a, axis=1) if n <= 512 else np.partition(a, n - k, axis=1)  # vectorised; short rows sort faster
+        ordered = (
+            np.sort(a, axis=1) if n <= 512 else np.partition(a, n - k, axis=1)
+        )  # vectorised; short rows sort faster
         kth = ordered[:, n - k, None]
         flat = np.flatnonzero(a >= kth)
         if flat.size == rows * k:

@@ -33,7 +33,9 @@ def _dots(rows, weight, indices, out, k, d, BLOCK: tl.constexpr):
         for start in range(0, d, BLOCK):
             cols = start + tl.arange(0, BLOCK)
             inside = cols < d
-            total += tl.load(rows + row * d + cols, mask=inside, other=0.0) * tl.load(weight + latent * d + cols, mask=inside, other=0.0)
+            total += tl.load(rows + row * d + cols, mask=inside, other=0.0) * tl.load(
+                weight + latent * d + cols, mask=inside, other=0.0
+            )
         tl.store(out + row * k + j, tl.sum(total, axis=0))
 
 
@@ -61,7 +63,9 @@ class TritonBackend(Backend):
     def decode(self, values_BK: Tensor, indices_BK: Tensor, weight_FD: Tensor) -> Tensor:
         (n, k), d = indices_BK.shape, weight_FD.shape[1]
         out, block = values_BK.new_empty(n, d), _block(d)
-        _decode[(n, triton.cdiv(d, block))](values_BK.contiguous(), indices_BK.contiguous(), weight_FD, out, k, d, BLOCK=block)
+        _decode[(n, triton.cdiv(d, block))](
+            values_BK.contiguous(), indices_BK.contiguous(), weight_FD, out, k, d, BLOCK=block
+        )
         return out
 
     def dots(self, rows_BD: Tensor, weight_FD: Tensor, indices_BK: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Dictionaries of other libraries: readers by number, not by trust, and writers where the other side can hold what we have.
+"""Dictionaries of other libraries: readers by number, not by trust, and writers where the other side can hold what we
+have.
 
 ``read(folder)`` gives the normal form of a SAELens, sparsify, dictionary_learning, OpenMOSS or Llama Scope folder;
-``to_dictionary`` makes it one of ours, ``write_sparsify`` goes the other way (our own folders load in SAELens as they are), and
-``BenchSAE`` is what SAEBench takes.
+``to_dictionary`` makes it one of ours, ``write_sparsify`` goes the other way (our own folders load in SAELens as they
+are), and ``BenchSAE`` is what SAEBench takes.
 """
 
 from __future__ import annotations

@@ -19,7 +19,11 @@ from sae.transcoder import Transcoder
 def to_dictionary(form: NormalForm) -> SAE:
     """A dictionary of this package that computes what the normal form says, in its precision; frozen."""
     (d_in, f), d_out, dtype = form.W_enc.shape, form.W_dec.shape[1], form.W_enc.dtype
-    activation = TopK(form.k or 0) if form.act == "topk" else Threshold(form.k or 0, "standard" if form.act == "relu" else "jumprelu")
+    activation = (
+        TopK(form.k or 0)
+        if form.act == "topk"
+        else Threshold(form.k or 0, "standard" if form.act == "relu" else "jumprelu")
+    )
     elsewhere = form.metadata.get("hook_name_out") not in (None, form.metadata.get("hook_name"))
     if elsewhere or d_out != d_in or form.W_skip is not None:
         out: SAE = Transcoder(d_in, f, activation, d_out=d_out, skip=form.W_skip is not None, dtype=dtype)
@@ -44,11 +48,14 @@ def to_normal(sae: SAE) -> NormalForm:
     threshold, skip = out.thresholds(), getattr(out, "skip_DD", None)
     act: Any = "topk" if threshold is None else "relu" if out.activation.architecture == "standard" else "jumprelu"
     k, gate = (out.k, None) if threshold is None else (None, None if act == "relu" else threshold)
-    return NormalForm(act, out.W_enc, out.bias(), out.W_dec, out.b_dec, k=k, threshold=gate, W_skip=skip, metadata=dict(out.metadata))
+    return NormalForm(
+        act, out.W_enc, out.bias(), out.W_dec, out.b_dec, k=k, threshold=gate, W_skip=skip, metadata=dict(out.metadata)
+    )
 
 
 def write_sparsify(sae: SAE, path: str | Path) -> Path:
-    """Write a Top-K SAE as a sparsify hook folder (``cfg.json`` + ``sae.safetensors``); loads with ``SparseCoder.load_from_disk``.
+    """Write a Top-K SAE as a sparsify hook folder (``cfg.json`` + ``sae.safetensors``); loads with
+    ``SparseCoder.load_from_disk``.
 
     Raises:
         UsageError: not a plain Top-K dictionary, which is all sparsify has. FileExistsError: the folder exists.

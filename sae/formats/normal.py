@@ -47,7 +47,9 @@ class NormalForm:
         for name, shape in want.items():
             tensor = getattr(self, name)
             if tensor is not None and tuple(tensor.shape) != shape:
-                raise CorruptError(f"{where}: {name} has shape {tuple(tensor.shape)}, W_enc {tuple(self.W_enc.shape)} wants {shape}.")
+                raise CorruptError(
+                    f"{where}: {name} has shape {tuple(tensor.shape)}, W_enc {tuple(self.W_enc.shape)} wants {shape}."
+                )
         if self.act == "topk" and not (self.k and 1 <= self.k <= f):
             raise CorruptError(f"{where}: k = {self.k} is not between 1 and {f} latents.")
         if self.act == "jumprelu" and self.threshold is None:
@@ -55,7 +57,9 @@ class NormalForm:
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip"):
             tensor = getattr(self, name)
             if tensor is not None and not tensor.is_floating_point():
-                raise CorruptError(f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers.")
+                raise CorruptError(
+                    f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers."
+                )
             if tensor is not None and not torch.isfinite(tensor).all():
                 raise CorruptError(f"{where}: {name} holds NaN or infinity.")
         return self
@@ -106,4 +110,10 @@ class NormalForm:
         """
         norm = self.W_dec.norm(dim=1).clamp_min(torch.finfo(self.W_dec.dtype).tiny)
         threshold = self.threshold if self.threshold is None or threshold_is_weighted else self.threshold * norm
-        return replace(self, W_enc=self.W_enc * norm, b_enc=self.b_enc * norm, W_dec=self.W_dec / norm[:, None], threshold=threshold)
+        return replace(
+            self,
+            W_enc=self.W_enc * norm,
+            b_enc=self.b_enc * norm,
+            W_dec=self.W_dec / norm[:, None],
+            threshold=threshold,
+        )

@@ -1,8 +1,8 @@
 """A dictionary as SAEBench takes it: an object with its tensors, three methods and a ``cfg`` that names model and hook.
 
-SAEBench (github.com/adamkarvonen/SAEBench, ``sae_bench/custom_saes/base_sae.py``) asks of a custom SAE ``W_enc`` [d_in, d_sae],
-``W_dec`` [d_sae, d_in], ``b_enc``, ``b_dec``, ``encode``, ``decode``, ``forward``, ``to``, ``device``, ``dtype`` and ``cfg``. It checks
-unit-norm decoders; raw activations go in and come out. Its package is not needed here.
+SAEBench (github.com/adamkarvonen/SAEBench, ``sae_bench/custom_saes/base_sae.py``) asks of a custom SAE ``W_enc`` [d_in,
+d_sae], ``W_dec`` [d_sae, d_in], ``b_enc``, ``b_dec``, ``encode``, ``decode``, ``forward``, ``to``, ``device``,
+``dtype`` and ``cfg``. It checks unit-norm decoders; raw activations go in and come out. Its package is not needed here.
 """
 
 from __future__ import annotations
@@ -58,22 +58,29 @@ class BenchSAE(nn.Module):
         ``run_eval(..., selected_saes=[("ours", BenchSAE(sae.load("runs/a")))])``
 
     Args:
-        sae: any SAE. model_name, hook_name: where its metadata does not say (a model TransformerLens knows, and its hook).
+        sae: any SAE. model_name, hook_name: where its metadata does not say (a model TransformerLens knows, and its
+        hook).
 
     Raises:
-        UsageError: model or hook unknown, a hook without a layer, or a dictionary that does not reconstruct its own input.
+        UsageError: model or hook unknown, a hook without a layer, or a dictionary that does not reconstruct its own
+        input.
     """
 
     def __init__(self, sae: SAE, *, model_name: str | None = None, hook_name: str | None = None):
         super().__init__()
         model_name, hook_name = model_name or sae.metadata.get("model_name"), hook_name or sae.metadata.get("hook_name")
         if not model_name or not hook_name:
-            raise UsageError(f"SAEBench needs a model and a hook; the dictionary says {model_name!r} and {hook_name!r}. Pass them.")
+            raise UsageError(
+                f"SAEBench needs a model and a hook; the dictionary says {model_name!r} and {hook_name!r}. Pass them."
+            )
         layer = re.search(r"\d+", hook_name)
         if layer is None:
             raise UsageError(f"hook {hook_name!r} names no layer, which SAEBench needs.")
         if sae.kind != "sae" or getattr(sae, "skip_DD", None) is not None:
-            raise UsageError(f"SAEBench evaluates SAEs that read what they reconstruct; this is a {sae.kind} or has a skip connection.")
+            raise UsageError(
+                f"SAEBench evaluates SAEs that read what they reconstruct; this is a {sae.kind} or has a skip"
+                " connection."
+            )
         self.inner = _unit(sae.folded()).requires_grad_(False).eval()
         self.cfg = BenchConfig(
             model_name,
@@ -134,7 +141,8 @@ class BenchSAE(nn.Module):
 
 @torch.no_grad()
 def _unit(sae: SAE) -> SAE:
-    """``sae`` with unit decoder rows: each norm moves into its latent. Unchanged where rows are unit already or compete (top-k).
+    """``sae`` with unit decoder rows: each norm moves into its latent. Unchanged where rows are unit already or compete
+    (top-k).
 
     Top-k over latents of other scales would select others, so such a dictionary is refused.
 
@@ -146,7 +154,9 @@ def _unit(sae: SAE) -> SAE:
         return sae
     alike = bool((norm / norm[0] - 1).abs().max() < 1e-5)
     if sae.activation.architecture == "topk" and not alike:
-        raise UsageError("its decoder rows differ in length and its latents compete as they are: unit rows would select others.")
+        raise UsageError(
+            "its decoder rows differ in length and its latents compete as they are: unit rows would select others."
+        )
     sae.enc_FD.mul_(norm[:, None])
     sae.b_enc.mul_(norm)
     sae.dec_FD.div_(norm[:, None])

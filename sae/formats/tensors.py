@@ -1,4 +1,5 @@
-"""Reading weights, our own as strictly as anybody else's: safetensors directly, pickles only in a limited child process.
+"""Reading weights, our own as strictly as anybody else's: safetensors directly, pickles only in a limited child
+process.
 
 A safetensors file cannot run code, but it may hide a duplicate key (the last one silently wins), so its header is read
 strictly first. A ``.pt`` file is a pickle: it is opened with ``weights_only=True`` in a child process with limits on
@@ -44,10 +45,12 @@ def read_safetensors(path: str | Path, *, mine: bool = False) -> dict[str, Tenso
     """All tensors of a safetensors file whose header is whole, unique and consistent.
 
     Args:
-        mine: the file should be one of our own: then what is wrong with it is damage (CorruptError), not distrust (UntrustedFile).
+        mine: the file should be one of our own: then what is wrong with it is damage (CorruptError), not distrust
+        (UntrustedFile).
 
     Raises:
-        MissingError: no such file. UntrustedFile, CorruptError: not a whole, well-formed safetensors file, or a duplicate key.
+        MissingError: no such file. UntrustedFile, CorruptError: not a whole, well-formed safetensors file, or a
+        duplicate key.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -109,12 +112,18 @@ def read_state_dict(path: str | Path, *, max_bytes: int | None = None) -> dict[s
                 timeout=2 * CHILD_SECONDS,
                 preexec_fn=limits,
                 cwd=Path(__file__).resolve().parent.parent.parent,
-                env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={
+                    "PATH": os.environ.get("PATH", ""),
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                },
             )
         except subprocess.TimeoutExpired as e:
             raise UntrustedFile(f"{path} took longer than {2 * CHILD_SECONDS} s to read.") from e
         if child.returncode or not out.exists():
-            raise UntrustedFile(f"{path} is refused: {_reason(child)}. Only tensors and plain values are read from pickles.")
+            raise UntrustedFile(
+                f"{path} is refused: {_reason(child)}. Only tensors and plain values are read from pickles."
+            )
         return load_and_forget(out)
 
 
@@ -153,5 +162,6 @@ def need(tensors: dict[str, Tensor], names: list[str], where: str, library: str)
     missing = [n for n in names if n not in tensors]
     if missing:
         raise CorruptError(
-            f"{where} is not a {library} dictionary: {', '.join(missing)} missing, found {', '.join(sorted(tensors)) or 'nothing'}."
+            f"{where} is not a {library} dictionary: {', '.join(missing)} missing, found"
+            f" {', '.join(sorted(tensors)) or 'nothing'}."
         )

@@ -1,4 +1,7 @@
-"""What a crosscoder must say where the truth is planted: nothing changes, or some latents exist in some sources only."""
+"""What a crosscoder must say where the truth is planted.
+
+Nothing changes, or some latents exist in some sources only.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ def trained(world: World, n_sources: int, steps: int, *, copies: int = 1, **valu
 def test_copies_of_one_snapshot_give_flat_norms_and_cosine_one(activation, shared_start, tolerance):
     """Also where every source began with decoder directions of its own."""
     world = World([24], torch.ones(1, 40), rate=0.04)
-    # Latents that start anew late, each source with noise of its own, have no time left to agree: only shared starts may revive.
+    # Latents that start anew late, each source with noise of its own, have no time left to agree: only shared starts
+    # may revive.
     values = {"activation": activation, "shared_start": shared_start, "revive": shared_start}
     cc = trained(world, 4, 450, copies=4, d_sae=48, k=2, lr=1e-2, **values)
     e = evaluate_sources(cc, [world.batch(3000)[0].repeat(1, 4)])
@@ -46,9 +50,14 @@ def matched(cc: Crosscoder, world: World) -> tuple[np.ndarray, np.ndarray, np.nd
     return partner.numpy(), best.numpy(), (f > 0).sum(0).numpy()
 
 
-@pytest.mark.parametrize("activation, k, seeds", [("topk", 3, 1), pytest.param("batchtopk", 2, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "activation, k, seeds", [("topk", 3, 1), pytest.param("batchtopk", 2, 3, marks=pytest.mark.slow)]
+)
 def test_latents_planted_in_some_sources_are_classified(activation, k, seeds):
-    """Presence at every source by relative norm > 0.5, against the planted presence: precision and recall at least 0.95 over the seeds."""
+    """Presence at every source by relative norm > 0.5, against the planted presence.
+
+    Precision and recall at least 0.95 over the seeds.
+    """
     present = torch.ones(3, 40)
     present[0, 24:30] = 0  # born at the second snapshot
     present[1:, 30:35] = 0  # die after the first

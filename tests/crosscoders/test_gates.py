@@ -16,7 +16,9 @@ WIDTHS, F, K, B = [6, 9], 40, 3, 50
 
 def model(activation: str, **values) -> Crosscoder:
     """An untrained float64 crosscoder with generic weights."""
-    cc = CrosscoderConfig(widths=WIDTHS, d_sae=F, k=K, activation=activation, dtype="float64", window=1.5, **values).build()
+    cc = CrosscoderConfig(
+        widths=WIDTHS, d_sae=F, k=K, activation=activation, dtype="float64", window=1.5, **values
+    ).build()
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in (cc.enc_FD, cc.dec_FD, cc.b_dec):
@@ -101,7 +103,14 @@ def test_batch_top_k_repeats_its_search_when_one_row_takes_everything():
 
 def test_penalty_warms_up_and_spares_shared_latents():
     cc = CrosscoderConfig(
-        widths=[5, 5], d_sae=8, k=2, activation="l1", penalty_warmup=4, shared_latents=8, shared_penalty=0.5, dtype="float64"
+        widths=[5, 5],
+        d_sae=8,
+        k=2,
+        activation="l1",
+        penalty_warmup=4,
+        shared_latents=8,
+        shared_penalty=0.5,
+        dtype="float64",
     ).build()
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -115,7 +124,11 @@ def test_penalty_warms_up_and_spares_shared_latents():
 
 
 @pytest.mark.parametrize(
-    "values", [{"activation": "batchtopk"}, {"activation": "jumprelu", "gate": "per-source", "coefficient": 0.1, "start_norm": 0.5}]
+    "values",
+    [
+        {"activation": "batchtopk"},
+        {"activation": "jumprelu", "gate": "per-source", "coefficient": 0.1, "start_norm": 0.5},
+    ],
 )
 def test_gated_crosscoders_train_and_survive_their_folder(values, tmp_path):
     world = World([12, 12], torch.ones(2, 30))

@@ -56,10 +56,14 @@ def test_folding_saving_and_loading_change_neither_outputs_nor_norms(trained, tm
             assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3 * float(theirs.detach().std()))
         for raw in (False, True):
             assert torch.allclose(cc.decoder_norms(raw=raw), model.decoder_norms(raw=raw), rtol=1e-4)
-            assert torch.allclose(torch.stack([b.norm(dim=1) for b in cc.decoder_blocks(raw=raw)]), cc.decoder_norms(raw=raw), rtol=1e-4)
+            assert torch.allclose(
+                torch.stack([b.norm(dim=1) for b in cc.decoder_blocks(raw=raw)]), cc.decoder_norms(raw=raw), rtol=1e-4
+            )
     assert cc.decoder_norms().shape == (3, 96)
     ratio = (loaded.decoder_norms(raw=True) / loaded.decoder_norms()).mean(1)
-    assert ratio[1] / ratio[0] == pytest.approx(40, rel=0.3), "raw norms follow the sources' scales, training norms do not"
+    assert ratio[1] / ratio[0] == pytest.approx(40, rel=0.3), (
+        "raw norms follow the sources' scales, training norms do not"
+    )
 
 
 def test_the_folder_is_an_ordinary_top_k_sae(trained, tmp_path):
@@ -113,7 +117,9 @@ def test_permuting_the_sources_permutes_the_weights():
 
 def test_tied_and_dedicated_latents_stay_what_they_are():
     world = World([10, 10], torch.ones(2, 40))
-    trainer = sae.Trainer(CrosscoderConfig(widths=[10, 10], d_sae=48, k=4, shared_latents=8, dedicated=6, shared_start=False))
+    trainer = sae.Trainer(
+        CrosscoderConfig(widths=[10, 10], d_sae=48, k=4, shared_latents=8, dedicated=6, shared_start=False)
+    )
     for _ in range(20):
         trainer.step(world.batch(128)[0])
     cc = trainer.dictionary()
@@ -140,7 +146,10 @@ def test_contradictions_are_named(values, message):
 
 
 def test_the_preset_for_few_steps_is_that_of_saes_at_a_fifth_of_the_rate():
-    alone, mine = sae.presets.preset("few-steps", d_in=8, d_sae=4096, k=2), preset("few-steps", widths=[4, 4], d_sae=4096, k=2)
+    alone, mine = (
+        sae.presets.preset("few-steps", d_in=8, d_sae=4096, k=2),
+        preset("few-steps", widths=[4, 4], d_sae=4096, k=2),
+    )
     assert mine.lr == pytest.approx(alone["lr"] / 5) and (mine.beta1, mine.beta2) == (alone["beta1"], alone["beta2"])
     assert mine.details.encoder_rate == alone["details"]["encoder_rate"] and mine.dead_after == 50_000
     assert preset("few-steps", widths=[4, 4], lr=0.5).lr == 0.5

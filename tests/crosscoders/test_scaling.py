@@ -12,7 +12,9 @@ F, D, B, K = 10, 16, 4000, 3
 
 @pytest.fixture(scope="module")
 def world():
-    """Codes, a two-source truth, and a decoder whose row 0 was shrunk to nothing in source 0 although the latent is there."""
+    """Codes, a two-source truth, and a decoder whose row 0 was shrunk to nothing in source 0 although the latent is
+    there.
+    """
     g = torch.Generator().manual_seed(0)
     indices = torch.stack([torch.randperm(F, generator=g)[:K] for _ in range(B)])
     values = torch.rand(B, K, generator=g) + 0.5
@@ -42,7 +44,9 @@ def test_betas_equal_least_squares(world):
         for source, cols in enumerate((slice(0, D), slice(D, 2 * D))):
             y = (x - x_hat)[:, cols] + codes[:, i : i + 1] * fitted[source][i]
             z = (codes[:, i : i + 1] * fitted[1][i]).reshape(-1, 1)
-            assert float(s.error[source, i]) == pytest.approx(float(torch.linalg.lstsq(z, y.reshape(-1, 1)).solution), abs=1e-4)
+            assert float(s.error[source, i]) == pytest.approx(
+                float(torch.linalg.lstsq(z, y.reshape(-1, 1)).solution), abs=1e-4
+            )
 
 
 def test_shrinkage_is_told_from_absence(world):
@@ -55,7 +59,9 @@ def test_shrinkage_is_told_from_absence(world):
 def test_own_direction_survives_rotation_and_unequal_widths(world):
     s = metered(world, None)
     assert s.own_error[1] == pytest.approx(torch.ones(F), abs=1e-4), "nothing is left over in source 1"
-    assert s.own_error[0, 2:] == pytest.approx(torch.ones(F - 2), abs=0.15), "latents that co-fire with the missing one take a little of it"
+    assert s.own_error[0, 2:] == pytest.approx(torch.ones(F - 2), abs=0.15), (
+        "latents that co-fire with the missing one take a little of it"
+    )
     assert s.own_norms[1] == pytest.approx(world[3][1].norm(dim=1), rel=1e-3)
     assert s.own_error[0, 0].isnan(), "a zero row has no direction"
     with pytest.raises(ValueError, match="equal widths"):

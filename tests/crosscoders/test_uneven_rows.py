@@ -21,7 +21,9 @@ def test_uneven_rows_give_the_dense_gradients(backend):
     cc = trainer.model
     cc.zero_grad()
     target = x * cc.scale_D
-    y, _, values, _indices, _ = cc.reconstruct(target, StepPlan(5, pick(backend, target), cc.activation.selection_weights(cc)))
+    y, _, values, _indices, _ = cc.reconstruct(
+        target, StepPlan(5, pick(backend, target), cc.activation.selection_weights(cc))
+    )
     counts = (values > 0).sum(1)
     assert counts.min() < counts.max() and counts.sum() == 5 * 40, "rows of unequal length are the point of this test"
     (y - target).square().sum().backward()

@@ -32,7 +32,9 @@ class World:
     def batch(self, n: int) -> tuple[Tensor, Tensor]:
         """(rows [n, sum(widths)], codes [n, n_latents])."""
         shape = (n, self.present.shape[1])
-        codes = (torch.rand(shape, generator=self.generator) < self.rate) * (0.5 + torch.rand(shape, generator=self.generator))
+        codes = (torch.rand(shape, generator=self.generator) < self.rate) * (
+            0.5 + torch.rand(shape, generator=self.generator)
+        )
         parts = []
         for s, (rows, scale) in enumerate(zip(self.rows, self.scales, strict=True)):
             clean = (codes * self.present[s]) @ rows

@@ -22,7 +22,9 @@ def trainer(**changes: object) -> tuple[Trainer, torch.Tensor]:
 @pytest.mark.parametrize("backend", ["auto", "fallback"])
 @pytest.mark.parametrize("dead", [0, int(0.3 * F)], ids=["live", "30% dead"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_one_dense_product_and_three_passes(backend: str, dead: int, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_dense_product_and_three_passes(
+    backend: str, dead: int, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     t, x = trainer(backend=backend, bf16_preselect=bf16)
     t.since_F[:dead] = t.config.dead_after + 1
     selected = []

@@ -49,9 +49,18 @@ def test_the_folder_is_saelens_layout(trained: Trainer, tmp_path: Path) -> None:
     sae = trained.dictionary()
     sae.save(tmp_path / "a")
     cfg = json.loads((tmp_path / "a/cfg.json").read_text())
-    assert {k: cfg[k] for k in ("architecture", "d_in", "d_sae", "k", "dtype", "apply_b_dec_to_input", "normalize_activations")} == {
-        "architecture": "topk", "d_in": 12, "d_sae": 48, "k": 5, "dtype": "float32", "apply_b_dec_to_input": True, "normalize_activations": "none",
-    }  # fmt: skip
+    assert {
+        k: cfg[k]
+        for k in ("architecture", "d_in", "d_sae", "k", "dtype", "apply_b_dec_to_input", "normalize_activations")
+    } == {
+        "architecture": "topk",
+        "d_in": 12,
+        "d_sae": 48,
+        "k": 5,
+        "dtype": "float32",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+    }
     assert cfg["metadata"]["kind"] == "sae"
     assert int(cfg["metadata"]["sae_lens_version"].split(".")[0]) >= 6
     tensors = sae_folder.read_tensors(tmp_path / "a/sae_weights.safetensors")
@@ -63,7 +72,9 @@ def test_the_folder_is_saelens_layout(trained: Trainer, tmp_path: Path) -> None:
 
 
 def test_saelens_loads_it(trained: Trainer, tmp_path: Path) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed; its reading of the folder is checked by formula above")
+    sae_lens = pytest.importorskip(
+        "sae_lens", reason="SAELens is not installed; its reading of the folder is checked by formula above"
+    )
     sae, x = trained.dictionary(), raw_rows()
     sae.save(tmp_path / "a")
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "a"))
@@ -87,7 +98,9 @@ def test_saving_over_a_folder_replaces_both_files(trained: Trainer, tmp_path: Pa
     assert (tmp_path / "a/checkpoints").is_dir()
 
 
-def test_a_save_that_does_not_read_back_is_refused(trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_does_not_read_back_is_refused(
+    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = sae_folder.tensors_of
     monkeypatch.setattr(sae_folder, "tensors_of", lambda sae: {**honest(sae), "b_enc": honest(sae)["b_enc"] - 300})
     with pytest.raises(CorruptError, match="changed on the way"):
@@ -102,9 +115,17 @@ def _edit(folder: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize(
     "changes,message",
-    [({"d_sae": 47}, "promises"), ({"k": 49}, "k = 49"), ({"architecture": "gated"}, "'gated'"), ({"k": None}, "whole numbers"), ({"metadata": 3}, "not the configuration")],
-)  # fmt: skip
-def test_configs_that_contradict_the_tensors(trained: Trainer, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    [
+        ({"d_sae": 47}, "promises"),
+        ({"k": 49}, "k = 49"),
+        ({"architecture": "gated"}, "'gated'"),
+        ({"k": None}, "whole numbers"),
+        ({"metadata": 3}, "not the configuration"),
+    ],
+)
+def test_configs_that_contradict_the_tensors(
+    trained: Trainer, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     trained.dictionary().save(tmp_path / "a")
     _edit(tmp_path / "a", **changes)
     with pytest.raises(CorruptError, match=message):

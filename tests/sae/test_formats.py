@@ -51,7 +51,13 @@ def llama_scope_folder(folder, act="jumprelu"):
     t |= {"encoder.bias": torch.randn(f, generator=g) / 4, "decoder.bias": torch.randn(d, generator=g)}
     (folder / "checkpoints").mkdir(parents=True)
     save_file({k: v.bfloat16() for k, v in t.items()}, folder / "checkpoints" / "final.safetensors")
-    cfg = {"d_model": d, "d_sae": f, "act_fn": act, "top_k": 5, "jump_relu_threshold": 0.7 if act == "jumprelu" else None}
+    cfg = {
+        "d_model": d,
+        "d_sae": f,
+        "act_fn": act,
+        "top_k": 5,
+        "jump_relu_threshold": 0.7 if act == "jumprelu" else None,
+    }
     cfg |= {"dataset_average_activation_norm": {"in": 20.0, "out": 5.0}, "norm_activation": "dataset-wise"}
     cfg |= {
         "hook_point_in": "blocks.15.hook_resid_post",
@@ -64,7 +70,10 @@ def llama_scope_folder(folder, act="jumprelu"):
 
 @pytest.mark.parametrize("act", ["jumprelu", "topk"])
 def test_llama_scope_folds_scales_and_thresholds(tmp_path, act):
-    """Against the definition: scale the input, encode, threshold on the scaled input, decode, unscale (papers' §3.3.4)."""
+    """Against the definition.
+
+    Scale the input, encode, threshold on the scaled input, decode, unscale (papers' §3.3.4).
+    """
     t, cfg = llama_scope_folder(tmp_path / "L15R-8x", act)
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(2)) * 8
     s_in, s_out = math.sqrt(6) / 20, math.sqrt(6) / 5

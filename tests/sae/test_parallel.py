@@ -13,7 +13,16 @@ from sae import SAEConfig, TopKConfig, TranscoderConfig
 from tests.sae.worlds import in_processes, trained
 
 STEPS = 20
-COMMON = {"dtype": "float64", "d_sae": 32, "k": 3, "lr": 2e-2, "dead_after": 40, "aux_every": 2, "k_start": 6, "k_anneal_share": 0.4}
+COMMON = {
+    "dtype": "float64",
+    "d_sae": 32,
+    "k": 3,
+    "lr": 2e-2,
+    "dead_after": 40,
+    "aux_every": 2,
+    "k_start": 6,
+    "k_anneal_share": 0.4,
+}
 TWO = {"widths": (8, 8), **COMMON}
 CONFIGS = {
     "sae": TopKConfig(d_in=12, **COMMON),
@@ -57,7 +66,9 @@ def alone() -> dict[str, Any]:
 def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for world in MESHES:
-        each = in_processes(world, lambda together, world=world: _all(together, world), tmp_path_factory.mktemp("world"))
+        each = in_processes(
+            world, lambda together, world=world: _all(together, world), tmp_path_factory.mktemp("world")
+        )
         found |= {name: [one[name] for one in each] for name in each[0]}
     return found
 
@@ -71,11 +82,15 @@ def test_the_single_process_meets_every_case(alone: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "mesh"), CASES, ids=lambda v: v if isinstance(v, str) else f"{v[0]}x{v[1]}")
-def test_same_as_one_process(name: str, mesh: tuple[int, int], alone: dict[str, Any], several: dict[str, list[Any]]) -> None:
+def test_same_as_one_process(
+    name: str, mesh: tuple[int, int], alone: dict[str, Any], several: dict[str, list[Any]]
+) -> None:
     want, each = alone[name], several[f"{name}-{mesh[0]}-{mesh[1]}"]
     for got in each:
         assert got["plain"] == want["plain"] and got["tensors"].keys() == want["tensors"].keys()
         for key, tensor in want["tensors"].items():
-            torch.testing.assert_close(got["tensors"][key], tensor, rtol=1e-8, atol=1e-8, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(
+                got["tensors"][key], tensor, rtol=1e-8, atol=1e-8, msg=lambda m, key=key: f"{key}: {m}"
+            )
         for a, b in zip(got["reports"], want["reports"], strict=True):
             assert a == pytest.approx(b, rel=1e-8, nan_ok=True)

@@ -42,7 +42,16 @@ class Batches:
 
 
 def run(out: Path, ranks: Ranks = ALONE, batches: Batches | None = None, config: TopKConfig = CONFIG) -> None:
-    train(config, batches or Batches(), total_steps=STEPS, out=out, resume=True, checkpoint_every=4, log_every=1, ranks=ranks)
+    train(
+        config,
+        batches or Batches(),
+        total_steps=STEPS,
+        out=out,
+        resume=True,
+        checkpoint_every=4,
+        log_every=1,
+        ranks=ranks,
+    )
 
 
 def result(out: Path) -> dict[str, Tensor]:
@@ -82,7 +91,9 @@ def test_a_killed_process_leaves_a_checkpoint_that_any_number_continues(mesh, th
     want, got = result(tmp_path / "whole"), result(out)
     assert got.keys() == want.keys()
     for name, tensor in want.items():
-        torch.testing.assert_close(got[name], tensor, rtol=1e-8, atol=1e-8, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            got[name], tensor, rtol=1e-8, atol=1e-8, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}"
+        )
     assert (out / "cfg.json").read_bytes() == (tmp_path / "whole" / "cfg.json").read_bytes()
 
 
@@ -125,7 +136,9 @@ def _appears(path: Path, within: float = 1.0) -> bool:
 
 
 def test_none_goes_on_before_all_have_made_the_groups_and_none_leaves_before_all_are_done(tmp_path):
-    """The process that keeps the addresses must not end while another still asks for them (a config error once came that early)."""
+    """The process that keeps the addresses must not end while another still asks for them (a config error once came
+    that early).
+    """
 
     def task(together: Any) -> list[bool]:
         import torch.distributed.device_mesh as device_mesh
@@ -233,7 +246,9 @@ def _first(config: TopKConfig, ranks: Ranks) -> dict[str, Any]:
     trainer.model.reconstruct = reconstruct  # type: ignore[method-assign]
     losses = [trainer.step(rows(step, WIDTH, dtype=torch.float32)).row()["loss"] for step in range(3)]
     values, indices, _ = seen[1]
-    kept = torch.zeros(len(values), config.d_sae // ranks.latents, dtype=torch.int64).scatter_add_(1, indices, (values > 0).long())
+    kept = torch.zeros(len(values), config.d_sae // ranks.latents, dtype=torch.int64).scatter_add_(
+        1, indices, (values > 0).long()
+    )
     mine = torch.zeros(len(kept), config.d_sae, dtype=torch.int64)
     mine[:, ranks.mine(config.d_sae)] = kept
     total = ranks.sum_latents(mine)

@@ -32,7 +32,8 @@ x, out = load_file(sys.argv[2])["x"], {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     theirs = SAE.load_from_disk(folder)
     f = theirs.encode(x)
-    out |= {f"{folder.name} f": f.contiguous(), f"{folder.name} y": theirs.decode(f).contiguous(), f"{folder.name} forward": theirs(x).contiguous()}
+    y, forward = theirs.decode(f).contiguous(), theirs(x).contiguous()
+    out |= {f"{folder.name} f": f.contiguous(), f"{folder.name} y": y, f"{folder.name} forward": forward}
     theirs.save_model(Path(sys.argv[4]) / folder.name)
 save_file(out, sys.argv[3])
 """
@@ -47,7 +48,8 @@ theirs = SparseCoder.load_from_disk(Path(sys.argv[1]), device="cpu")
 x = load_file(sys.argv[2])["x"]
 out = theirs(x)
 f = torch.zeros(len(x), theirs.num_latents).scatter(1, out.latent_indices, out.latent_acts)
-save_file({"f": f.detach(), "y": out.sae_out.detach().contiguous(), "forward": out.sae_out.detach().clone()}, sys.argv[3])
+y = out.sae_out.detach()
+save_file({"f": f.detach(), "y": y.contiguous(), "forward": y.clone()}, sys.argv[3])
 theirs.save_to_disk(Path(sys.argv[4]))
 """
 
@@ -58,7 +60,9 @@ def has(package: str) -> bool:
     if not PYTHON or shutil.which(PYTHON) is None:
         return False
     return (
-        subprocess.run([PYTHON, "-c", f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"]).returncode
+        subprocess.run(
+            [PYTHON, "-c", f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"]
+        ).returncode
         == 0
     )
 
@@ -118,7 +122,15 @@ def theirs(script: str, folder: Path, tmp: Path) -> tuple[dict[str, torch.Tensor
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
     }
-    command = [PYTHON, "-c", script, str(folder), str(tmp / "x.safetensors"), str(tmp / "out.safetensors"), str(tmp / "written")]
+    command = [
+        PYTHON,
+        "-c",
+        script,
+        str(folder),
+        str(tmp / "x.safetensors"),
+        str(tmp / "out.safetensors"),
+        str(tmp / "written"),
+    ]
     done = subprocess.run(command, env=env, cwd=tmp, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return load_file(tmp / "out.safetensors"), tmp / "written"
@@ -142,7 +154,11 @@ def test_saelens_loads_our_folders_as_they_are_and_we_load_what_it_saves(trained
         ours.save(tmp_path / "ours" / name)
     want, written = theirs(SAELENS, tmp_path / "ours", tmp_path)
     for name, ours in made.items():
-        found = {key.removeprefix(f"{name} "): t for key, t in want.items() if key.removeprefix(f"{name} ") in ("f", "y", "forward")}
+        found = {
+            key.removeprefix(f"{name} "): t
+            for key, t in want.items()
+            if key.removeprefix(f"{name} ") in ("f", "y", "forward")
+        }
         for again in (ours, sae.load(tmp_path / "ours" / name), to_dictionary(read(written / name, "saelens"))):
             try:
                 compare(again, found)

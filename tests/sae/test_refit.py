@@ -15,8 +15,8 @@ from tests.crosscoders.worlds import World
 
 @pytest.fixture(scope="module")
 def made():
-    """A crosscoder after a short training over two sources, the first of which lacks ten of forty latents; rows [4000, 40] twice;
-    which latents are among those ten."""
+    """A crosscoder after a short training over two sources, the first of which lacks ten of forty latents; rows [4000,
+    40] twice; which latents are among those ten."""
     present = torch.ones(2, 40)
     present[0, 30:] = 0
     world = World([20, 20], present, rate=0.05)
@@ -48,7 +48,11 @@ def test_a_latent_absent_from_a_source_loses_the_row_it_began_with(made):
     cc, x, _, absent = made
     before, after = (relative_norms(d.decoder_norms().numpy())[0] for d in (cc, refit(cc, [x])))
     assert absent.sum() >= 5
-    assert after[absent].mean() < 0.5 * before[absent].mean() and before[absent].mean() > 0.25 and after[absent].mean() < 0.15
+    assert (
+        after[absent].mean() < 0.5 * before[absent].mean()
+        and before[absent].mean() > 0.25
+        and after[absent].mean() < 0.15
+    )
 
 
 def test_latents_that_never_fire_keep_their_row_and_bad_input_is_named(made):

@@ -1,4 +1,7 @@
-"""Resume to the bit: interrupted anywhere, a run ends with the weights, optimiser, counters and log it would have had."""
+"""Resume to the bit.
+
+Interrupted anywhere, a run ends with the weights, optimiser, counters and log it would have had.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,11 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         step = self.start
         while True:
-            x = torch.randn(64, 12, generator=torch.Generator().manual_seed(step)) @ torch.diag(torch.linspace(0.2, 3, 12)) + 4
+            x = (
+                torch.randn(64, 12, generator=torch.Generator().manual_seed(step))
+                @ torch.diag(torch.linspace(0.2, 3, 12))
+                + 4
+            )
             if step == self.poison:
                 x[5, 5] = torch.nan
             yield x
@@ -65,7 +72,10 @@ def assert_same(a: Path, b: Path) -> None:
     (ta, pa), (tb, pb) = final_state(a), final_state(b)
     assert pa == pb
     assert ta.keys() == tb.keys()
-    assert all(torch.equal(ta[n], tb[n]) or (n == "log" and torch.equal(ta[n].nan_to_num(-1), tb[n].nan_to_num(-1))) for n in ta)
+    assert all(
+        torch.equal(ta[n], tb[n]) or (n == "log" and torch.equal(ta[n].nan_to_num(-1), tb[n].nan_to_num(-1)))
+        for n in ta
+    )
     for name in ("cfg.json", "sae_weights.safetensors", "metrics.parquet"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
@@ -124,12 +134,22 @@ def test_batches_without_a_position_are_skipped_through(whole: Path, tmp_path: P
     shutil.copytree(whole, tmp_path / "run")
     for path in checkpoint.steps_in(tmp_path / "run/checkpoints")[-1:]:
         shutil.rmtree(path)
-    train(CONFIG, (x for x in Batches()), total_steps=STEPS, out=tmp_path / "run", resume=True, checkpoint_every=5, log_every=1)
+    train(
+        CONFIG,
+        (x for x in Batches()),
+        total_steps=STEPS,
+        out=tmp_path / "run",
+        resume=True,
+        checkpoint_every=5,
+        log_every=1,
+    )
     assert_same(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no-manifest", "no-state"])
-def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    whole: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     newest = checkpoint.steps_in(out / "checkpoints")[-1]
@@ -150,7 +170,14 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, damage
 
 
 def test_a_series_is_kept(tmp_path: Path) -> None:
-    train(CONFIG, Batches(), total_steps=STEPS, out=tmp_path, checkpoint_every=5, checkpoint_series=checkpoint.log_spaced(STEPS))
+    train(
+        CONFIG,
+        Batches(),
+        total_steps=STEPS,
+        out=tmp_path,
+        checkpoint_every=5,
+        checkpoint_series=checkpoint.log_spaced(STEPS),
+    )
     assert [int(p.name[5:]) for p in checkpoint.steps_in(tmp_path / "checkpoints")] == [1, 2, 4, 8, 16, 20, 24]
     assert checkpoint.log_spaced(8) == [1, 2, 4, 8]
 
@@ -203,19 +230,29 @@ def test_state_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pyte
 
 # --- faults that need a process of their own -------------------------------------------------------------------------
 
-CHILD = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; import test_resume; test_resume.run(Path(sys.argv[1]), batches=eval(sys.argv[2]), resume=True)"
+CHILD = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; import test_resume;"
+    " test_resume.run(Path(sys.argv[1]), batches=eval(sys.argv[2]), resume=True)"
+)
 
 
 def child(out: Path, *prefix: str, batches: str = "None", **options: object) -> subprocess.Popen[bytes]:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", CHILD, str(out), batches], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
+        [*prefix, sys.executable, "-c", CHILD, str(out), batches],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        **options,
     )  # type: ignore[call-overload]
 
 
 @pytest.mark.faults
 def test_a_full_disk_during_a_checkpoint(whole: Path, tmp_path: Path) -> None:
-    """No file may grow beyond what the first checkpoints need: a later one fails, an earlier one stays, and the run goes on later."""
+    """No file may grow beyond what the first checkpoints need.
+
+    A later one fails, an earlier one stays, and the run goes on later.
+    """
     out = tmp_path / "run"
     with pytest.raises(Stop):
         run(out, batches=Stopping(13))
@@ -261,7 +298,9 @@ def killed_and_resumed(whole: Path, out: Path, *prefix: str) -> int:
     return code
 
 
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: no kill at a chosen system call")
+needs_strace = pytest.mark.skipif(
+    shutil.which("strace") is None, reason="strace is not installed: no kill at a chosen system call"
+)
 CALLS = ("rename", "fsync", "write")
 
 
@@ -269,7 +308,17 @@ CALLS = ("rename", "fsync", "write")
 @needs_strace
 @pytest.mark.parametrize("call,nth", [("rename", 2), ("fsync", 9)])
 def test_killed_inside_a_checkpoint(whole: Path, tmp_path: Path, call: str, nth: int) -> None:
-    injection = ("strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={nth}")
+    injection = (
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        os.devnull,
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:signal=SIGKILL:when={nth}",
+    )
     code = killed_and_resumed(whole, tmp_path / "run", *injection)
     assert code != 0, "the kill did not happen"
 

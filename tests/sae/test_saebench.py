@@ -45,7 +45,11 @@ def trained() -> SAE:
     trainer = Trainer(TopKConfig(d_in=8, d_sae=32, k=4))
     for i in range(5):
         trainer.step(rows(64, i))
-    trainer.model.metadata = {"model_name": "pythia-70m-deduped", "hook_name": "blocks.3.hook_resid_post", "context_size": 128}
+    trainer.model.metadata = {
+        "model_name": "pythia-70m-deduped",
+        "hook_name": "blocks.3.hook_resid_post",
+        "context_size": 128,
+    }
     return trainer.dictionary()
 
 
@@ -66,7 +70,12 @@ def test_the_adapter_is_the_dictionary(trained: SAE, kind: str) -> None:
 def test_the_config_has_every_field_and_can_be_set(trained: SAE) -> None:
     cfg = BenchSAE(trained).cfg
     assert set(FIELDS) <= set(cfg.to_dict())
-    assert (cfg.model_name, cfg.hook_layer, cfg.hook_name, cfg.context_size) == ("pythia-70m-deduped", 3, "blocks.3.hook_resid_post", 128)
+    assert (cfg.model_name, cfg.hook_layer, cfg.hook_name, cfg.context_size) == (
+        "pythia-70m-deduped",
+        3,
+        "blocks.3.hook_resid_post",
+        128,
+    )
     cfg.dtype = "bfloat16"
     half = BenchSAE(trained).to(device="cpu", dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16 and half.encode(rows(3)).dtype == torch.bfloat16

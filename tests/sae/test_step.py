@@ -13,7 +13,10 @@ from sae.encode import StepPlan, encode
 from sae.step import SparseStep
 
 BACKENDS = [
-    pytest.param("cpu", marks=pytest.mark.skipif(not works_here(), reason="this build of PyTorch has no sparse CSR products (MKL)")),
+    pytest.param(
+        "cpu",
+        marks=pytest.mark.skipif(not works_here(), reason="this build of PyTorch has no sparse CSR products (MKL)"),
+    ),
     "fallback",
     "dense",
 ]
@@ -28,7 +31,9 @@ def problem(seed: int = 0, *, rows: int = 24, d: int = 6, f: int = 32, shift: fl
     return [make(rows, d) + 1, make(f, d), make(f) + shift, make(f, d), make(d)]
 
 
-def dense_step(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor]:
+def dense_step(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, plan: StepPlan
+) -> tuple[Tensor, Tensor]:
     """The definition, left to autograd: reconstruction, and what the dead latents make of the residual."""
     pre = (x - b_dec) @ W_enc.t() + b_enc
     weight = torch.ones_like(b_enc) if plan.selection_F is None else plan.selection_F
@@ -64,10 +69,14 @@ def gradients(step, tensors: list[Tensor], plan: StepPlan) -> list[Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("k", [1, 5, 32])
 @pytest.mark.parametrize("shift", [0.0, -4.0], ids=["dense-positive", "few-positive"])
-@pytest.mark.parametrize("dead", [None, [3], [0, 7, 8, 31], list(range(32))], ids=["no-dead", "one-dead", "some-dead", "all-dead"])
+@pytest.mark.parametrize(
+    "dead", [None, [3], [0, 7, 8, 31], list(range(32))], ids=["no-dead", "one-dead", "some-dead", "all-dead"]
+)
 def test_gradients_equal_dense_autograd(backend: str, k: int, shift: float, dead: list[int] | None) -> None:
     tensors = problem(shift=shift)
-    plan = StepPlan(k, pick(backend, tensors[0]), dead_N=None if dead is None else torch.tensor(dead), k_aux=3, tile_rows=7)
+    plan = StepPlan(
+        k, pick(backend, tensors[0]), dead_N=None if dead is None else torch.tensor(dead), k_aux=3, tile_rows=7
+    )
     for got, want in zip(gradients(SparseStep.apply, tensors, plan), gradients(dense_step, tensors, plan), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
@@ -76,7 +85,9 @@ def test_gradients_equal_dense_autograd(backend: str, k: int, shift: float, dead
 def test_selection_weights_and_every_second_row(backend: str) -> None:
     tensors = problem(1)
     weights = torch.linspace(0.3, 3, 32, dtype=torch.float64)
-    plan = StepPlan(4, pick(backend, tensors[0]), selection_F=weights, dead_N=torch.arange(9), k_aux=4, aux_every=2, tile_rows=5)
+    plan = StepPlan(
+        4, pick(backend, tensors[0]), selection_F=weights, dead_N=torch.arange(9), k_aux=4, aux_every=2, tile_rows=5
+    )
     for got, want in zip(gradients(SparseStep.apply, tensors, plan), gradients(dense_step, tensors, plan), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
@@ -92,7 +103,9 @@ def test_ties_keep_k_latents_with_exact_gradients() -> None:
     mask = torch.zeros(24, 32, dtype=torch.float64).scatter(1, indices, 1.0)
     y_dense = (torch.relu((x - b_dec) @ W_enc.t() + b_enc) * mask) @ W_dec + b_dec
     torch.testing.assert_close(y, y_dense)
-    for got, want in zip(torch.autograd.grad(y.square().sum(), leaves), torch.autograd.grad(y_dense.square().sum(), leaves), strict=True):
+    for got, want in zip(
+        torch.autograd.grad(y.square().sum(), leaves), torch.autograd.grad(y_dense.square().sum(), leaves), strict=True
+    ):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
@@ -150,7 +163,9 @@ def test_dots_of_latents_in_any_order(backend: str) -> None:
     torch.testing.assert_close(pick(backend, x).dots(x, weight, indices), want)
 
 
-@pytest.mark.parametrize("shape,k", [((7, 4096), 32), ((3, 24576), 32), ((5, 48), 48), ((4, 30), 7), ((6, 1000), 3), ((2, 64), 1)])
+@pytest.mark.parametrize(
+    "shape,k", [((7, 4096), 32), ((3, 24576), 32), ((5, 48), 48), ((4, 30), 7), ((6, 1000), 3), ((2, 64), 1)]
+)
 def test_two_stage_top_k_is_exact(shape: tuple[int, int], k: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(5))
     x[0] = torch.linspace(0, 1, shape[1])  # the winners all sit in few groups

@@ -1,4 +1,7 @@
-"""Hostile weights: every damaged safetensors header is refused, ours as strictly as foreign ones, and no pickle runs code."""
+"""Hostile weights.
+
+Every damaged safetensors header is refused, ours as strictly as foreign ones, and no pickle runs code.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,12 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda d: d[:-3],
     "empty": lambda d: b"",
     "trailing bytes": lambda d: rebuilt(d, tail=b"more"),
-    "hole": lambda d: rebuilt(d[:-4] + b"\0" * 8, lambda h: next(iter(sorted(h.values(), key=lambda e: -e["data_offsets"][1])))["data_offsets"].__setitem__(slice(None), [len(d), len(d) + 4])),
+    "hole": lambda d: rebuilt(
+        d[:-4] + b"\0" * 8,
+        lambda h: next(iter(sorted(h.values(), key=lambda e: -e["data_offsets"][1])))["data_offsets"].__setitem__(
+            slice(None), [len(d), len(d) + 4]
+        ),
+    ),
     "overlap": lambda d: rebuilt(d, change("b_dec", "data_offsets", [0, 24])),
     "shape overflow": lambda d: rebuilt(d, change("b_dec", "shape", [2**62, 2**62])),
     "shape of another size": lambda d: rebuilt(d, change("b_dec", "shape", [7])),
@@ -62,7 +70,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "not JSON": lambda d: rebuilt(d, header=b"not json"),
     "a pickle": lambda d: b"\x80\x04}.",
     "duplicate key": duplicate,
-}  # fmt: skip
+}
 
 
 @pytest.mark.faults
@@ -73,7 +81,9 @@ def test_a_damaged_header_is_refused_in_our_folders_as_in_foreign_ones(tmp_path:
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     with pytest.raises(CorruptError, match=r"sae_weights\.safetensors is not a whole safetensors file.*make it again"):
         sae.load(tmp_path / "a")
-    with pytest.raises(UntrustedFile, match=r"sae_weights\.safetensors is not a whole safetensors file.*Download it again"):
+    with pytest.raises(
+        UntrustedFile, match=r"sae_weights\.safetensors is not a whole safetensors file.*Download it again"
+    ):
         read(tmp_path / "a", "saelens")
 
 

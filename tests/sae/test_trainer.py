@@ -16,7 +16,10 @@ from sae.schedule import learning_rate
 
 
 class Toy:
-    """Rows that are sparse non-negative sums of G unit features in D < G dimensions, firing by Zipf's law; off-centre."""
+    """Rows that are sparse non-negative sums of G unit features in D < G dimensions, firing by Zipf's law.
+
+    Off-centre.
+    """
 
     def __init__(self, seed: int, *, d: int = 32, features: int = 64, mean_active: float = 4.0, noise: float = 0.01):
         self.generator = torch.Generator().manual_seed(seed)
@@ -40,7 +43,10 @@ class Toy:
 
 
 def dense_training(config: TopKConfig, batches: list[Tensor], like: Trainer, dead: Tensor) -> list[Tensor]:
-    """What the trainer does, the plain way: autograd over dense codes, torch's Adam, unit-norm rows. Losses per step."""
+    """What the trainer does, the plain way: autograd over dense codes, torch's Adam, unit-norm rows.
+
+    Losses per step.
+    """
     start = Trainer(config)
     start.model.initialise(batches[0], start.generator)
     m = start.model
@@ -71,13 +77,22 @@ def dense_training(config: TopKConfig, batches: list[Tensor], like: Trainer, dea
 
 
 @pytest.mark.parametrize(
-    "backend,details", [("auto", {}), ("fallback", {}), ("dense", {}), ("auto", {"encoder_rate": 0.5, "bias_rate": 0.1})]
+    "backend,details",
+    [("auto", {}), ("fallback", {}), ("dense", {}), ("auto", {"encoder_rate": 0.5, "bias_rate": 0.1})],
 )
 def test_trainer_equals_a_dense_trainer_step_for_step(backend: str, details: dict[str, float]) -> None:
     toy = Toy(0, d=12, features=24)
     batches = [toy.rows(64).double() for _ in range(25)]
     config = TopKConfig(
-        d_in=12, d_sae=48, k=4, k_aux=3, aux_every=2, warmup_steps=5, dtype="float64", backend=backend, details=Details(**details)
+        d_in=12,
+        d_sae=48,
+        k=4,
+        k_aux=3,
+        aux_every=2,
+        warmup_steps=5,
+        dtype="float64",
+        backend=backend,
+        details=Details(**details),
     )
     trainer, dead = Trainer(config), torch.arange(5, 17)
     losses = []
@@ -92,7 +107,10 @@ def test_trainer_equals_a_dense_trainer_step_for_step(backend: str, details: dic
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_toy_superposition_is_recovered(seed: int) -> None:
-    """Twice as many features as dimensions, firing by Zipf's law. (The trainer's seed is another: equal draws would be the truth.)"""
+    """Twice as many features as dimensions, firing by Zipf's law. (The trainer's seed is another.
+
+    Equal draws would be the truth.)
+    """
     toy = Toy(seed, d=64, features=128)
     trainer = Trainer(TopKConfig(d_in=64, d_sae=128, k=4, seed=seed + 100, dead_after=10_000))
     for _ in range(1500):
@@ -106,11 +124,16 @@ def test_toy_superposition_is_recovered(seed: int) -> None:
 
 @pytest.mark.parametrize("shift", [3.0, 100.0])
 def test_dead_latents_revive(shift: float) -> None:
-    """Half the latents are switched off by their bias; the defaults bring them back, and without them they stay dead."""
+    """Half the latents are switched off by their bias.
+
+    The defaults bring them back, and without them they stay dead.
+    """
     alive = {}
     for on in (False, True):
         toy = Toy(3)
-        trainer = Trainer(TopKConfig(d_in=32, d_sae=128, k=4, k_aux=None if on else 0, revive=on, lr=3e-3, dead_after=2_000))
+        trainer = Trainer(
+            TopKConfig(d_in=32, d_sae=128, k=4, k_aux=None if on else 0, revive=on, lr=3e-3, dead_after=2_000)
+        )
         for _ in range(20):
             trainer.step(toy.rows(512))
         with torch.no_grad():
@@ -143,7 +166,10 @@ def test_several_from_one_pass_equal_single_runs() -> None:
     together = train_many(configs, batches, total_steps=30)
     for name, config in configs.items():
         alone = train_many({"x": config}, batches, total_steps=30)["x"]
-        assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), together[name].state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(alone.state_dict().values(), together[name].state_dict().values(), strict=True)
+        )
 
 
 def test_several_sites_take_their_own_rows() -> None:
@@ -228,7 +254,11 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_model() -> N
     before = {n: t.clone() for n, t in trainer.state()[0].items()}
     with pytest.raises(NonFiniteError, match="the loss became nan in training step 1"):
         trainer.step(toy.rows(64))
-    assert all(torch.equal(t.nan_to_num(7), before[n].nan_to_num(7)) for n, t in trainer.state()[0].items() if t.is_floating_point())
+    assert all(
+        torch.equal(t.nan_to_num(7), before[n].nan_to_num(7))
+        for n, t in trainer.state()[0].items()
+        if t.is_floating_point()
+    )
 
 
 def test_other_bad_requests() -> None:

@@ -1,4 +1,7 @@
-"""Transcoders: a planted map is learnt; folding, saving and loading change nothing; widths may differ; the skip carries the linear part."""
+"""Transcoders: a planted map is learnt; folding, saving and loading change nothing; widths may differ.
+
+The skip carries the linear part.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ class World:
         self.map = linear * torch.randn(IN, OUT, generator=self.g)
 
     def batch(self, rows):
-        on = (torch.rand(rows, len(self.read), generator=self.g) < 0.1) * (0.5 + torch.rand(rows, len(self.read), generator=self.g))
+        on = (torch.rand(rows, len(self.read), generator=self.g) < 0.1) * (
+            0.5 + torch.rand(rows, len(self.read), generator=self.g)
+        )
         noise = torch.randn(rows, IN, generator=self.g)
         x = 5 * on @ self.read + 3 + noise * (1.0 if self.map.any() else 0.05)
         return torch.cat([x, 40 * on @ self.write + (noise @ self.map) - 7], 1)
@@ -38,7 +43,9 @@ def trained(world, steps=300, **values):
     return trainer
 
 
-@pytest.mark.parametrize("values", [{}, {"skip": True}, {"activation": "batchtopk"}, {"activation": "jumprelu", "skip": True}], ids=str)
+@pytest.mark.parametrize(
+    "values", [{}, {"skip": True}, {"activation": "batchtopk"}, {"activation": "jumprelu", "skip": True}], ids=str
+)
 def test_learns_folds_saves_and_loads(values, tmp_path):
     world = World()
     trainer = trained(world, **values)
@@ -51,16 +58,27 @@ def test_learns_folds_saves_and_loads(values, tmp_path):
         assert (out(x) - target).square().sum() < 0.25 * (target - target.mean(0)).square().sum()
     out.metadata = {"hook_name": "in", "hook_name_out": "out"}
     loaded = sae.load(out.save(tmp_path / "t"))
-    assert isinstance(loaded, sae.Transcoder) and torch.equal(loaded(x), out(x)) and loaded.metadata["hook_name_out"] == "out"
+    assert (
+        isinstance(loaded, sae.Transcoder)
+        and torch.equal(loaded(x), out(x))
+        and loaded.metadata["hook_name_out"] == "out"
+    )
     cfg = json.loads((tmp_path / "t/cfg.json").read_text())
-    assert (cfg["d_in"], cfg["d_out"], cfg["apply_b_dec_to_input"], cfg["metadata"]["kind"]) == (IN, OUT, False, "transcoder")
+    assert (cfg["d_in"], cfg["d_out"], cfg["apply_b_dec_to_input"], cfg["metadata"]["kind"]) == (
+        IN,
+        OUT,
+        False,
+        "transcoder",
+    )
     with pytest.raises(ConfigError, match="12 \\+ 10"):
         sae.evaluate(loaded, [x])
 
 
 def test_the_skip_connection_carries_a_linear_part():
     world = World(linear=8.0)
-    with_skip, without = (sae.evaluate(trained(world, skip=s).dictionary(), [world.batch(2000)]).ev for s in (True, False))
+    with_skip, without = (
+        sae.evaluate(trained(world, skip=s).dictionary(), [world.batch(2000)]).ev for s in (True, False)
+    )
     assert with_skip > without + 0.05
 
 

@@ -26,19 +26,24 @@ def test_kernels_equal_the_fallback(d: int, dtype: torch.dtype) -> None:
     n, k, f = 9, 4, 16
     rows, weight = (torch.randn(m, d, generator=g, dtype=torch.float64).to(DEVICE, dtype) for m in (n, f))
     values = torch.rand(n, k, generator=g, dtype=torch.float64).to(DEVICE, dtype)
-    indices = torch.stack([torch.randperm(f - 2, generator=g)[:k].sort().values for _ in range(n)]).to(DEVICE)  # two latents stay empty
+    indices = torch.stack([torch.randperm(f - 2, generator=g)[:k].sort().values for _ in range(n)]).to(
+        DEVICE
+    )  # two latents stay empty
     fast, plain = pick("triton", rows), pick("fallback", rows)
     torch.testing.assert_close(fast.decode(values, indices, weight), plain.decode(values, indices, weight))
     torch.testing.assert_close(fast.dots(rows, weight, indices), plain.dots(rows, weight, indices))
     t = plain.transpose(indices.flatten(), f)
     source = torch.arange(n, device=DEVICE).repeat_interleave(k)
-    torch.testing.assert_close(fast.scatter(t, values.flatten(), source, rows), plain.scatter(t, values.flatten(), source, rows))
+    torch.testing.assert_close(
+        fast.scatter(t, values.flatten(), source, rows), plain.scatter(t, values.flatten(), source, rows)
+    )
 
 
 def test_training_steps_equal_the_fallback() -> None:
     batches = [torch.randn(16, 12, generator=torch.Generator().manual_seed(s)).double() for s in range(4)]
     trainers = [
-        Trainer(TopKConfig(d_in=12, d_sae=24, k=3, aux_every=2, dtype="float64", backend=b), device=DEVICE) for b in ("triton", "fallback")
+        Trainer(TopKConfig(d_in=12, d_sae=24, k=3, aux_every=2, dtype="float64", backend=b), device=DEVICE)
+        for b in ("triton", "fallback")
     ]
     for x in batches:
         for t in trainers:

@@ -21,7 +21,9 @@ CONTEXT = multiprocessing.get_context("fork")
 PATIENCE = 200  # seconds for all processes of a world; most need two
 
 
-def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: Path, parent: Connection, stay: bool) -> None:
+def _one(
+    rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: Path, parent: Connection, stay: bool
+) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
     import torch.distributed as dist
@@ -31,7 +33,9 @@ def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: 
         dist.init_process_group("gloo", init_method=f"file://{out / 'addresses'}", rank=rank, world_size=world)
         torch.save(task(together), out / f"{rank}.pt")
         parent.send("done")
-        parent.poll(PATIENCE if stay else 0)  # all leave together: one that leaves early may cut off the last messages of the others
+        parent.poll(
+            PATIENCE if stay else 0
+        )  # all leave together: one that leaves early may cut off the last messages of the others
         os._exit(0)  # a group of which one is gone could not be left in order
     except BaseException:
         (out / f"{rank}.txt").write_text(f"process {rank}: {traceback.format_exc()}")
@@ -41,11 +45,14 @@ def _one(rank: int, world: int, task: Callable[[Callable[..., Any]], Any], out: 
 def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Path, *, killed: int = -1) -> list[Any]:
     """What ``task(together)`` returns in each of ``world`` processes; process ``killed`` is expected to die of SIGKILL.
 
-    Then each of the others leaves when it has noticed, as after an error: that is how those hear of it that wait for these.
+    Then each of the others leaves when it has noticed, as after an error: that is how those hear of it that wait for
+    these.
     """
     out.mkdir(parents=True, exist_ok=True)
     pipes = [CONTEXT.Pipe() for _ in range(world)]
-    processes = [CONTEXT.Process(target=_one, args=(rank, world, task, out, pipes[rank][1], killed < 0)) for rank in range(world)]
+    processes = [
+        CONTEXT.Process(target=_one, args=(rank, world, task, out, pipes[rank][1], killed < 0)) for rank in range(world)
+    ]
     for p in processes:
         p.start()
     busy, end = set(range(world)), time.monotonic() + PATIENCE
@@ -59,7 +66,9 @@ def in_processes(world: int, task: Callable[[Callable[..., Any]], Any], out: Pat
         p.join()
         for side in pipes[n]:
             side.close()
-    problems = [f.read_text() for f in sorted(out.glob("*.txt"))] + [f"process {n} was not done in {PATIENCE} s" for n in sorted(busy)]
+    problems = [f.read_text() for f in sorted(out.glob("*.txt"))] + [
+        f"process {n} was not done in {PATIENCE} s" for n in sorted(busy)
+    ]
     assert not problems, "\n".join(problems)
     assert [p.exitcode for p in processes] == [-signal.SIGKILL if rank == killed else 0 for rank in range(world)]
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(world) if rank != killed]
@@ -86,4 +95,9 @@ def trained(config: Any, steps: int, ranks: Ranks = ALONE, dtype: torch.dtype = 
         reports.append(trainer.step(rows(step, trainer.model.row_width, dtype=dtype), keep).row())
     tensors, plain = trainer.state()
     folded = {f"folded.{n}": t for n, t in trainer.dictionary().state_dict().items()}
-    return {"tensors": {**{n: t.clone() for n, t in tensors.items()}, **folded}, "plain": plain, "reports": reports, "revived": revived}
+    return {
+        "tensors": {**{n: t.clone() for n, t in tensors.items()}, **folded},
+        "plain": plain,
+        "reports": reports,
+        "revived": revived,
+    }

@@ -1,4 +1,7 @@
-"""A tab of a real Chromium over the pages: it waits for them to rest, records what went wrong, and measures what can be read."""
+"""A tab of a real Chromium over the pages.
+
+It waits for them to rest, records what went wrong, and measures what can be read.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,9 @@ class Visit:
         self.page, self.site, self.troubles = self.context.new_page(), site, []
         self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda e: self.troubles.append(f"page error: {e}"))
-        self.page.on("console", lambda m: self.troubles.append(m.text) if m.type == "error" and "404" not in m.text else None)
+        self.page.on(
+            "console", lambda m: self.troubles.append(m.text) if m.type == "error" and "404" not in m.text else None
+        )
         self.sent: list[int] = []
         self.page.on("websocket", lambda ws: ws.on("framesent", lambda frame: self.sent.append(len(frame))))
         self.page.on("request", self._request)
@@ -82,7 +87,10 @@ class Visit:
         return self.page
 
     def until(self, act: Callable[[], None], seen: Callable[[float], object], tries: int = 4) -> None:
-        """Do something until it has been seen: a chart that is drawn anew at that moment does not hear it. ``seen`` takes milliseconds."""
+        """Do something until it has been seen: a chart that is drawn anew at that moment does not hear it.
+
+        ``seen`` takes milliseconds.
+        """
         from playwright.sync_api import TimeoutError as Unseen
 
         for left in reversed(range(tries)):

@@ -45,7 +45,11 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def minimal(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One dictionary's records without logit effects and neighbours, and no dictionary beside them."""
     ws = Workspace(tmp_path_factory.mktemp("minimal") / "minimal")
-    meta = {"groups": ["top", "q1", "q2", "q3", "q4", "random", "near_miss"], "n_tokens": 100_000, "vocab": "vocab.json"}
+    meta = {
+        "groups": ["top", "q1", "q2", "q3", "q4", "random", "near_miss"],
+        "n_tokens": 100_000,
+        "vocab": "vocab.json",
+    }
     with ws.create("latents", "m.L0R-4x", metadata=meta) as tmp:
         write_records(tmp, latents=40, contexts=20, per_group=1, vocab=vocabulary(128))
     remove_files(ws.path("latents", "m.L0R-4x"), *OptionalParts)
@@ -91,7 +95,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         width = load_model(model).cfg.d_model
         sae = TopKSAE(width, 64, 4)
         with torch.no_grad():
-            rows = torch.nn.functional.normalize(torch.randn(64, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+            rows = torch.nn.functional.normalize(
+                torch.randn(64, width, generator=torch.Generator().manual_seed(seed)), dim=1
+            )
             sae.enc_FD.copy_(rows)
             sae.dec_FD.copy_(rows)
         sae.metadata = {"kind": "sae", "model_name": model, "hook_name": "blocks.1.hook_resid_post", "site": "L1R"}
@@ -105,7 +111,9 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     """``open_page(workspace, "latent", d=…, i=…)`` runs the page as a visitor with that address would see it."""
 
     def run(workspace: Workspace | Path, page: str = "overview", **address: object) -> AppTest:
-        monkeypatch.setenv("WORKBENCH_WORKSPACE", str(workspace.root if isinstance(workspace, Workspace) else workspace))
+        monkeypatch.setenv(
+            "WORKBENCH_WORKSPACE", str(workspace.root if isinstance(workspace, Workspace) else workspace)
+        )
         at = AppTest.from_file(str(APP), default_timeout=60).run()
         if page != "overview" or address:
             at.switch_page(f"app_pages/{page}.py")

@@ -30,7 +30,9 @@ def start(workspace: Path, port: int, **env: str) -> subprocess.Popen[bytes]:
     """`workbench ui` as a person starts it, without a terminal."""
     command = [sys.executable, "-m", "workbench", "ui", "--workspace", str(workspace), "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    return subprocess.Popen(command, cwd=workspace.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=workspace.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def wait_until_up(port: int, process: subprocess.Popen[bytes], seconds: float = 60) -> None:

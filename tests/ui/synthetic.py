@@ -76,8 +76,29 @@ def hostile_tokens(beacon: str = "http://127.0.0.1:9/beacon") -> list[str]:
 
 
 def vocabulary(size: int = 512, *, hostile: bool = False, beacon: str = "http://127.0.0.1:9/beacon") -> list[str]:
-    """``size`` token strings: words with and without a leading space, whitespace tokens, then hostile ones where asked."""
-    tokens = ["<bos>", "\n", "\n\n", "\t", "    ", "(", ")", ":", ",", ".", "def", " self", " return", " import", " numpy", "é", " naïve"]
+    """``size`` token strings.
+
+    Words with and without a leading space, whitespace tokens, then hostile ones where asked.
+    """
+    tokens = [
+        "<bos>",
+        "\n",
+        "\n\n",
+        "\t",
+        "    ",
+        "(",
+        ")",
+        ":",
+        ",",
+        ".",
+        "def",
+        " self",
+        " return",
+        " import",
+        " numpy",
+        "é",
+        " naïve",
+    ]
     tokens += [f" {w}" for w in WORDS] + WORDS
     tokens += [f" w{i}" for i in range(size - len(tokens))]
     tokens = tokens[:size]
@@ -100,18 +121,25 @@ def write_records(
     labels: list[str] | None = None,
     seed: int = 0,
 ) -> None:
-    """Write the files of one ``latents/<id>`` folder, without its manifest: vectorised, so 100k latents take seconds."""
+    """Write the files of one ``latents/<id>`` folder, without its manifest.
+
+    Vectorised, so 100k latents take seconds.
+    """
     rng = np.random.default_rng(seed)
     vocab = vocab or vocabulary()
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=True))
     tokens = rng.integers(0, len(vocab), (contexts, width), dtype=np.int32)
     tokens[: contexts // 10, -3:] = -1  # windows at the end of a sequence are padded
     np.save(folder / "contexts_tok.npy", tokens)
-    np.save(folder / "contexts_seq.npy", np.stack([np.arange(contexts), rng.integers(1, 200, contexts)], 1).astype(np.int32))
+    np.save(
+        folder / "contexts_seq.npy", np.stack([np.arange(contexts), rng.integers(1, 200, contexts)], 1).astype(np.int32)
+    )
 
     G, K = len(GROUPS), per_group
     dead = np.arange(latents) % 37 == 36
-    group_ctx = np.stack([rng.integers(0, contexts, (latents, G, K)), rng.integers(0, width - 4, (latents, G, K))], -1).astype(np.int32)
+    group_ctx = np.stack(
+        [rng.integers(0, contexts, (latents, G, K)), rng.integers(0, width - 4, (latents, G, K))], -1
+    ).astype(np.int32)
     group_ctx[dead] = -1
     np.save(folder / "group_ctx.npy", group_ctx)
     n_fired = np.maximum(rng.lognormal(5, 1.6, latents).astype(np.int64), 7)
@@ -143,9 +171,13 @@ def write_records(
     size = np.sort(rng.gamma(2, 0.6, (latents, 2, TOP_LOGITS)), -1)[..., ::-1]
     np.save(folder / "logits_val.npy", (size * np.array([1, -1])[None, :, None]).astype(np.float32))
     near = NEIGHBOURS
-    ids = (np.arange(latents)[:, None] + 1 + rng.integers(0, max(1, latents - near), (latents, 1)) + np.arange(near)) % latents
+    ids = (
+        np.arange(latents)[:, None] + 1 + rng.integers(0, max(1, latents - near), (latents, 1)) + np.arange(near)
+    ) % latents
     np.save(folder / "nbr_cos_id.npy", ids.astype(np.int32))
-    np.save(folder / "nbr_cos_val.npy", np.sort(rng.uniform(0.05, 0.9, (latents, near)), -1)[:, ::-1].astype(np.float32))
+    np.save(
+        folder / "nbr_cos_val.npy", np.sort(rng.uniform(0.05, 0.9, (latents, near)), -1)[:, ::-1].astype(np.float32)
+    )
 
     frame = pd.DataFrame(
         {
@@ -160,18 +192,30 @@ def write_records(
             "n_sequences": np.minimum(n_fired, contexts),
             "peak_token": (peak_token := np.where(dead, -1, rng.integers(0, len(vocab), latents)).astype(np.int32)),
             "peak_text": pd.array(np.where(dead, None, np.array(vocab, dtype=object)[peak_token]), dtype="string"),
-            "promoted_text": pd.array(np.array(vocab, dtype=object)[np.load(folder / "logits_id.npy")[:, 0, 0]], dtype="string"),
+            "promoted_text": pd.array(
+                np.array(vocab, dtype=object)[np.load(folder / "logits_id.npy")[:, 0, 0]], dtype="string"
+            ),
             "decoder_norm": np.ones(latents, dtype=np.float32),
             "nearest": ids[:, 0].astype(np.int32),
             "nearest_cos": np.load(folder / "nbr_cos_val.npy")[:, 0],
-            "label": labels if labels is not None else [f"pattern {i % 97}" if i % 3 == 0 else None for i in range(latents)],
+            "label": labels
+            if labels is not None
+            else [f"pattern {i % 97}" if i % 3 == 0 else None for i in range(latents)],
         }
     )
     frame.to_parquet(folder / "latents.parquet", index=False)
 
 
 def add_dictionary(
-    ws: Workspace, id: str, *, model: str, revision: str | None, site: str, records: bool = True, hook: str = "", **kw: object
+    ws: Workspace,
+    id: str,
+    *,
+    model: str,
+    revision: str | None,
+    site: str,
+    records: bool = True,
+    hook: str = "",
+    **kw: object,
 ) -> None:
     """One dictionary with plausible numbers and, where ``records`` is true, its latent records."""
     vocab = kw.pop("vocab", None) or vocabulary()
@@ -187,10 +231,19 @@ def add_dictionary(
         "dictionaries",
         id,
         command=f"workbench train {id}",
-        numbers={"explained_variance": 0.87, "l0": 15.9, "dead_share": 0.02, "d_sae": latents, "k": 16, "n_heldout": 40_000},
+        numbers={
+            "explained_variance": 0.87,
+            "l0": 15.9,
+            "dead_share": 0.02,
+            "d_sae": latents,
+            "k": 16,
+            "n_heldout": 40_000,
+        },
         metadata=about,
     ) as tmp:
-        (tmp / "cfg.json").write_text(json.dumps({"architecture": "topk", "d_in": 64, "d_sae": latents, "metadata": about}))
+        (tmp / "cfg.json").write_text(
+            json.dumps({"architecture": "topk", "d_in": 64, "d_sae": latents, "metadata": about})
+        )
     if not records:
         return
     meta = {
@@ -205,12 +258,19 @@ def add_dictionary(
         "logits": {"computed": True, "final_norm_folded": True, "note": "final norm folded into the unembedding"},
         "vocab": "vocab.json",
     }
-    with ws.create("latents", id, command=f"workbench features {id}", inputs=[ws.get("dictionaries", id).as_input()], metadata=meta) as tmp:
+    with ws.create(
+        "latents", id, command=f"workbench features {id}", inputs=[ws.get("dictionaries", id).as_input()], metadata=meta
+    ) as tmp:
         write_records(tmp, vocab=vocab, **kw)  # type: ignore[arg-type]
 
 
 def make_workspace(
-    root: Path, *, latents: int = 256, hostile: bool = False, beacon: str = "http://127.0.0.1:9/beacon", big: bool = False
+    root: Path,
+    *,
+    latents: int = 256,
+    hostile: bool = False,
+    beacon: str = "http://127.0.0.1:9/beacon",
+    big: bool = False,
 ) -> Workspace:
     """A workspace of two architectures, three layers, two snapshots, one dictionary without records."""
     ws = Workspace(root)
@@ -226,11 +286,28 @@ def make_workspace(
             metadata={"architecture": model.split("-")[1]},
         ) as tmp:
             (tmp / "config.json").write_text("{}")
-    add_dictionary(ws, "mini-pythia.L1R-8x", model="mini-pythia", revision=None, site="L1R", latents=latents, vocab=vocab, labels=labels)
+    add_dictionary(
+        ws,
+        "mini-pythia.L1R-8x",
+        model="mini-pythia",
+        revision=None,
+        site="L1R",
+        latents=latents,
+        vocab=vocab,
+        labels=labels,
+    )
     if big:
         return ws
     add_dictionary(
-        ws, "mini-pythia.L2R-8x", model="mini-pythia", revision=None, site="L2R", latents=latents, vocab=vocab, labels=labels, seed=1
+        ws,
+        "mini-pythia.L2R-8x",
+        model="mini-pythia",
+        revision=None,
+        site="L2R",
+        latents=latents,
+        vocab=vocab,
+        labels=labels,
+        seed=1,
     )
     add_dictionary(
         ws,
@@ -244,9 +321,19 @@ def make_workspace(
         seed=2,
     )
     add_dictionary(
-        ws, "mini-mamba.L2R-8x", model="mini-mamba", revision=None, site="L2R", latents=latents, vocab=vocab, labels=labels, seed=3
+        ws,
+        "mini-mamba.L2R-8x",
+        model="mini-mamba",
+        revision=None,
+        site="L2R",
+        latents=latents,
+        vocab=vocab,
+        labels=labels,
+        seed=3,
     )
-    add_dictionary(ws, "mini-mamba.L2S-8x", model="mini-mamba", revision=None, site="L2S", latents=latents, records=False)
+    add_dictionary(
+        ws, "mini-mamba.L2S-8x", model="mini-mamba", revision=None, site="L2S", latents=latents, records=False
+    )
     return ws
 
 
@@ -257,7 +344,9 @@ def remove_files(folder: Path, *names: str) -> None:
     m = read_manifest(folder)
     for name in names:
         (folder / name).unlink()
-    write_manifest(folder, m.kind, m.id, command=m.command, inputs=list(m.inputs), numbers=m.numbers, metadata=m.metadata)
+    write_manifest(
+        folder, m.kind, m.id, command=m.command, inputs=list(m.inputs), numbers=m.numbers, metadata=m.metadata
+    )
 
 
 def main() -> None:
@@ -267,7 +356,13 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=256)
     parser.add_argument("--hostile", metavar="BEACON_URL", help="use hostile strings that point to this address")
     args = parser.parse_args()
-    ws = make_workspace(args.folder, latents=args.latents, hostile=bool(args.hostile), beacon=args.hostile or "", big=args.latents > 20_000)
+    ws = make_workspace(
+        args.folder,
+        latents=args.latents,
+        hostile=bool(args.hostile),
+        beacon=args.hostile or "",
+        big=args.latents > 20_000,
+    )
     print(f"{ws.root}: {len(ws.items('latents'))} dictionaries with {args.latents:,} latents each")
 
 

@@ -30,7 +30,9 @@ def _latents(ws: Workspace, id: str) -> int:
     return len(pd.read_parquet(ws.path("latents", id) / "latents.parquet"))
 
 
-def add_matches(ws: Workspace, a: str, b: str, vocab: list[str], *, sequences: int = 40, ctx: int = 32, seed: int = 0) -> None:
+def add_matches(
+    ws: Workspace, a: str, b: str, vocab: list[str], *, sequences: int = 40, ctx: int = 32, seed: int = 0
+) -> None:
     """A comparison in which latent i of A and of B read the same tokens, plus noise; baselines are noise."""
     rng = np.random.default_rng(seed)
     n = {a: _latents(ws, a), b: _latents(ws, b)}
@@ -43,7 +45,13 @@ def add_matches(ws: Workspace, a: str, b: str, vocab: list[str], *, sequences: i
         "missing": {"sae seed": "needs another seed"},
     }
     for side, id in (("a", a), ("b", b)):
-        meta[side] = {"name": id.split(".")[0], "model": id.split(".")[0], "revision": None, "dictionaries": [id], "layers": [2]}
+        meta[side] = {
+            "name": id.split(".")[0],
+            "model": id.split(".")[0],
+            "revision": None,
+            "dictionaries": [id],
+            "layers": [2],
+        }
     with ws.create("matches", f"{a}__{b}", command=f"workbench compare {a} {b}", metadata=meta) as out:
         common = [rng.choice(rows, size=rng.integers(4, 30), replace=False) for _ in range(max(n.values()))]
         for id in (a, b):
@@ -65,17 +73,44 @@ def add_matches(ws: Workspace, a: str, b: str, vocab: list[str], *, sequences: i
             fired = rng.integers(3, 400, n[own])
             frames.append(
                 pd.DataFrame(
-                    {"direction": direction, "dictionary": own, "layer": 2, "latent": np.arange(n[own]), "n_fired": fired, "density": fired / rows, "r": r}
+                    {
+                        "direction": direction,
+                        "dictionary": own,
+                        "layer": 2,
+                        "latent": np.arange(n[own]),
+                        "n_fired": fired,
+                        "density": fired / rows,
+                        "r": r,
+                    }
                 ).assign(
-                    partner_dictionary=other, partner_layer=2, partner=partner, partner_fired=fired, n_cofire=fired // 2, second_r=r * 0.8,
-                    second_dictionary=other, second=partner, null_q99=0.1, matched=r > 0.5, mutual=~np.isnan(r) & (np.arange(n[own]) % 2 == 0),
-                    one_to_one_dictionary=other, one_to_one=partner, one_to_one_r=r, even_r=r,
+                    partner_dictionary=other,
+                    partner_layer=2,
+                    partner=partner,
+                    partner_fired=fired,
+                    n_cofire=fired // 2,
+                    second_r=r * 0.8,
+                    second_dictionary=other,
+                    second=partner,
+                    null_q99=0.1,
+                    matched=r > 0.5,
+                    mutual=~np.isnan(r) & (np.arange(n[own]) % 2 == 0),
+                    one_to_one_dictionary=other,
+                    one_to_one=partner,
+                    one_to_one_r=r,
+                    even_r=r,
                 )
-            )  # fmt: skip
+            )
             for series, values in (("cross", r), ("shuffle", rng.beta(1, 12, n[own])), ("neurons", rng.beta(2, 4, 64))):
                 base.append(
                     pd.DataFrame(
-                        {"direction": direction, "series": series, "layer": 2, "latent": np.arange(len(values)), "n_fired": 9, "r": values}
+                        {
+                            "direction": direction,
+                            "series": series,
+                            "layer": 2,
+                            "latent": np.arange(len(values)),
+                            "n_fired": 9,
+                            "r": values,
+                        }
                     )
                 )
         baselines = pd.concat(base)
@@ -166,7 +201,11 @@ def add_circuits(ws: Workspace, model: str, architecture: str, vocab: list[str],
     peak = {"layer": 2, "position": "B+1" if mamba else "B", "effect": estimate, "share": estimate, "same": 0.99} | (
         {} if mamba else {"unit": 3}
     )
-    numbers = {"accuracy": estimate, "clean_logit_diff": estimate | {"value": 4.2}, "write_peak" if mamba else "read_peak": peak}
+    numbers = {
+        "accuracy": estimate,
+        "clean_logit_diff": estimate | {"value": 4.2},
+        "write_peak" if mamba else "read_peak": peak,
+    }
     numbers |= (
         {"conv_peak": {"tap": 1, "layer": 2, "source_offset": 0, "share": estimate}}
         if mamba
@@ -206,7 +245,9 @@ def add_circuits(ws: Workspace, model: str, architecture: str, vocab: list[str],
         n=32,
     )
     frame["offset"] = frame["offset"].astype("Int16")
-    with ws.create("circuits", f"{model}.induction", command=f"workbench circuits {model}", numbers=numbers, metadata=about) as out:
+    with ws.create(
+        "circuits", f"{model}.induction", command=f"workbench circuits {model}", numbers=numbers, metadata=about
+    ) as out:
         frame.to_parquet(out / "effects.parquet", index=False)
         np.savez(out / "arrays.npz", profile=np.zeros((2, 3), np.float32))
         prompt = {
@@ -230,7 +271,9 @@ def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latent
     birth = rng.uniform(1, 8, latents)
     norms = 1 / (1 + np.exp(-(np.log2(steps + 1)[None] - birth[:, None]) * 2))
     norms[::7] *= np.linspace(1, 0, S)[None]
-    with ws.create("evolution", id, command="workbench evolve", metadata={"sources": [f"step{s}" for s in steps], "dictionary": id}) as out:
+    with ws.create(
+        "evolution", id, command="workbench evolve", metadata={"sources": [f"step{s}" for s in steps], "dictionary": id}
+    ) as out:
         np.save(out / "steps.npy", steps)
         for name in ("decnorm", "decnorm_raw"):
             np.save(out / f"{name}.npy", norms.astype(np.float32))
@@ -248,7 +291,12 @@ def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latent
             }
         ).to_parquet(out / "latents.parquet", index=False)
         pd.DataFrame(
-            {"step": steps, "loss": np.linspace(6, 3, S), "mean_norm": norms.mean(0), "accuracy_induction": np.linspace(0, 1, S)}
+            {
+                "step": steps,
+                "loss": np.linspace(6, 3, S),
+                "mean_norm": norms.mean(0),
+                "accuracy_induction": np.linspace(0, 1, S),
+            }
         ).to_parquet(out / "phases.parquet", index=False)
         pd.DataFrame(
             [
@@ -300,9 +348,9 @@ def add_map(ws: Workspace, dictionary: str, *, seed: int = 0) -> None:
         metadata={"dictionaries": [dictionary], "layout": "UMAP: for finding one's way."},
     ) as out:
         xy = rng.normal(size=(n, 2))
-        pd.DataFrame({"dictionary": dictionary, "latent": np.arange(n, dtype=np.int32), "x": xy[:, 0], "y": xy[:, 1]}).to_parquet(
-            out / "points.parquet", index=False
-        )
+        pd.DataFrame(
+            {"dictionary": dictionary, "latent": np.arange(n, dtype=np.int32), "x": xy[:, 0], "y": xy[:, 1]}
+        ).to_parquet(out / "points.parquet", index=False)
         edges = np.linspace(-1, 1, 81)
         rows = [
             {"series": s, "left": edges[i], "right": edges[i + 1], "count": int(c), "n": n, "dictionary": dictionary}
@@ -323,7 +371,11 @@ def add_labels(ws: Workspace, dictionary: str, text: str) -> None:
         metadata={"dictionary": dictionary, "explainer": "rules"},
     ) as out:
         pd.DataFrame(
-            {"latent": np.arange(n), "label": pd.array(label, dtype="string"), "label_score": np.where(np.arange(n) % 3 == 0, 0.75, np.nan)}
+            {
+                "latent": np.arange(n),
+                "label": pd.array(label, dtype="string"),
+                "label_score": np.where(np.arange(n) % 3 == 0, 0.75, np.nan),
+            }
         ).to_parquet(out / "labels.parquet", index=False)
 
 
@@ -331,7 +383,15 @@ def add_graph(ws: Workspace, model: str, vocab: list[str], text: str, *, seed: i
     """A pruned attribution graph over eight tokens and two layers."""
     rng = np.random.default_rng(seed)
     nodes = [
-        {"node_id": f"E_{p}", "feature": None, "layer": "E", "ctx_idx": p, "feature_type": "embedding", "clerp": "", "influence": 0.1}
+        {
+            "node_id": f"E_{p}",
+            "feature": None,
+            "layer": "E",
+            "ctx_idx": p,
+            "feature_type": "embedding",
+            "clerp": "",
+            "influence": 0.1,
+        }
         for p in range(8)
     ]
     for layer in (1, 2):
@@ -375,7 +435,9 @@ def add_graph(ws: Workspace, model: str, vocab: list[str], text: str, *, seed: i
     )
     ids = [n["node_id"] for n in nodes]
     links = [
-        {"source": ids[i], "target": ids[j], "weight": float(rng.normal())} for i in range(len(ids)) for j in range(i + 1, len(ids), 5)
+        {"source": ids[i], "target": ids[j], "weight": float(rng.normal())}
+        for i in range(len(ids))
+        for j in range(i + 1, len(ids), 5)
     ]
     document = {
         "metadata": {"slug": "s", "scan": model, "prompt_tokens": vocab[:8], "prompt": text},
@@ -388,8 +450,16 @@ def add_graph(ws: Workspace, model: str, vocab: list[str], text: str, *, seed: i
         "prompt": text,
         "dictionaries": {f"blocks.{layer}.hook_resid_post": f"{model}.L{layer}R-8x" for layer in (1, 2)},
     }
-    numbers = {"nodes": len(nodes), "edges": len(links), "nodes_before": 900, "edges_before": 9000, "node_influence_kept": 0.8}
-    with ws.create("graphs", f"{model}.prompt.12345678", command="workbench graph", numbers=numbers, metadata=about) as out:
+    numbers = {
+        "nodes": len(nodes),
+        "edges": len(links),
+        "nodes_before": 900,
+        "edges_before": 9000,
+        "node_influence_kept": 0.8,
+    }
+    with ws.create(
+        "graphs", f"{model}.prompt.12345678", command="workbench graph", numbers=numbers, metadata=about
+    ) as out:
         (out / "graph.json").write_text(json.dumps(document))
 
 
@@ -422,4 +492,6 @@ def add_claims(ws: Workspace, text: str) -> None:
         numbers = {"verdict": verdict, "n": effect["n"], "effect": effect}
         with ws.create("claims", id, command="workbench reproduce", numbers=numbers) as folder:
             (folder / "finding.json").write_text(json.dumps(document))
-            pd.DataFrame({"seed": [0, 1], "value": [0.5, 0.6], "what": text}).to_parquet(folder / "table.parquet", index=False)
+            pd.DataFrame({"seed": [0, 1], "value": [0.5, 0.6], "what": text}).to_parquet(
+                folder / "table.parquet", index=False
+            )

@@ -55,9 +55,15 @@ def test_matches_page_agrees_with_the_tables(open_page: Open, full: Workspace) -
 
 
 def test_distribution_is_a_distribution(full: Workspace) -> None:
-    frame = figure(full, "mppc_distribution", f"matches/{MATCH}", series=["cross", "shuffle"], view="histogram").panels[0].frame
+    frame = (
+        figure(full, "mppc_distribution", f"matches/{MATCH}", series=["cross", "shuffle"], view="histogram")
+        .panels[0]
+        .frame
+    )
     assert frame.groupby("series")["share"].sum().to_numpy() == pytest.approx([1, 1])
-    above = figure(full, "mppc_distribution", f"matches/{MATCH}", series=["cross"], view="above").panels[0].frame["share"]
+    above = (
+        figure(full, "mppc_distribution", f"matches/{MATCH}", series=["cross"], view="above").panels[0].frame["share"]
+    )
     assert above.is_monotonic_decreasing and above.iloc[0] == 1.0
 
 
@@ -110,14 +116,22 @@ def test_range_of_r_lists_its_latents(open_page: Open, full: Workspace) -> None:
 
 def test_pairs_name_what_both_latents_fire_on(open_page: Open, full: Workspace) -> None:
     row = open_page(full, "mppc").dataframe[0].value.iloc[0]
-    for dictionary, latent, name in (("dictionary", "latent", "fires on"), ("partner_dictionary", "partner", "partner fires on")):
+    for dictionary, latent, name in (
+        ("dictionary", "latent", "fires on"),
+        ("partner_dictionary", "partner", "partner fires on"),
+    ):
         table = LatentRecords.open(full.path("latents", row[dictionary])).row(int(row[latent]))
         assert row[name] == (table.get("label") or cell(table["peak_text"]))
 
 
 def test_one_tall_series_does_not_flatten_the_others() -> None:
     frame = pd.DataFrame(
-        {"r": [0.0, 0.5, 1.0] * 2, "share": [0.02, 0.03, 0.01, 0.9, 0.1, 0.0], "series": ["a"] * 3 + ["chance"] * 3, "n": 7}
+        {
+            "r": [0.0, 0.5, 1.0] * 2,
+            "share": [0.02, 0.03, 0.01, 0.9, 0.1, 0.0],
+            "series": ["a"] * 3 + ["chance"] * 3,
+            "n": 7,
+        }
     )
     figure = plot(Panel("step", frame, "r", "share", series="series"))
     assert figure.layout.yaxis.range[1] == pytest.approx(0.045)
@@ -200,7 +214,8 @@ def test_graph_page_shows_the_chosen_node(open_page: Open, full: Workspace) -> N
 
 
 @pytest.mark.parametrize(
-    "bad", ({}, {"nodes": 3, "links": []}, {"nodes": [{"layer": "x"}], "links": []}, [1], {"nodes": [{}] * 6000, "links": []})
+    "bad",
+    ({}, {"nodes": 3, "links": []}, {"nodes": [{"layer": "x"}], "links": []}, [1], {"nodes": [{}] * 6000, "links": []}),
 )
 def test_foreign_graphs_are_refused(bad: Any) -> None:
     with pytest.raises(CorruptError):
@@ -221,7 +236,12 @@ def test_lists_round_trip_and_refuse_nonsense(tmp_path: Path) -> None:
         lists.save_list(tmp_path, again, "../out")
     with pytest.raises(MissingError):
         lists.add_to_list(tmp_path, "no-such", [item])
-    for data in (b"{", b"[1]", b'{"workbench_schema": 1, "name": "x", "items": [], "more": 1}', b'{"workbench_schema": 9, "name": "x"}'):
+    for data in (
+        b"{",
+        b"[1]",
+        b'{"workbench_schema": 1, "name": "x", "items": [], "more": 1}',
+        b'{"workbench_schema": 9, "name": "x"}',
+    ):
         with pytest.raises(UsageError if b"more" in data else CorruptError):
             lists.import_list(data)
     lists.delete_list(tmp_path, id)
@@ -281,11 +301,18 @@ def test_self_test_finds_a_changed_file(open_page: Open, full: Workspace, tmp_pa
 
 def test_plotly_labels_are_text() -> None:
     frame = pd.DataFrame(
-        {"what": ["<b>x</b>", "the", "<i>", "the "], "effect": [1.0, 2, 3, 4], "low": [0.0, 1, 2, 3], "high": [2.0, 3, 4, 5]}
+        {
+            "what": ["<b>x</b>", "the", "<i>", "the "],
+            "effect": [1.0, 2, 3, 4],
+            "low": [0.0, 1, 2, 3],
+            "high": [2.0, 3, 4, 5],
+        }
     )
     figure = plot(Panel("points", frame, "what", "effect", low="low", high="high"))
     assert list(figure.layout.yaxis.ticktext) == ["&lt;b&gt;x&lt;/b&gt;", "the", "&lt;i&gt;", "the "]
     assert list(figure.data[0].y) == [0, 1, 2, 3]  # equal-looking labels stay two rows
     assert list(figure.data[0].error_x.array) == [1.0] * 4
-    heat = plot(Panel("heat", pd.DataFrame({"a": [2, 1, 1], "b": [0, 0, 1], "v": [5.0, 6.0, 7.0]}), "a", "b", value="v"))
+    heat = plot(
+        Panel("heat", pd.DataFrame({"a": [2, 1, 1], "b": [0, 0, 1], "v": [5.0, 6.0, 7.0]}), "a", "b", value="v")
+    )
     assert list(heat.data[0].z[0]) == [6.0, 5.0] and heat.data[0].z[1][0] == 7.0 and heat.data[0].z[1][1] is None

@@ -132,7 +132,8 @@ def test_aligned_strips_answer_without_the_server(visit: Visit) -> None:
     widths = "rows => [...rows.querySelectorAll('.c span')].map(s => s.style.borderBottomWidth)"
     before, r = page.locator(".pair .rows").evaluate(widths), page.locator(".wb-stats .v").first.inner_text()
     after = page.locator(".pair").evaluate(
-        f"pair => {{ pair.querySelector('button[data-s=\"1\"]').click(); return ({widths})(pair.querySelector('.rows')) }}"
+        "pair => { pair.querySelector('button[data-s=\"1\"]').click(); return"
+        f" ({widths})(pair.querySelector('.rows')) }}"
     )
     assert before != after  # repainted within the click, before any answer
     page.wait_for_function("was => document.querySelector('.wb-stats .v').textContent !== was", arg=r)
@@ -157,7 +158,9 @@ def test_exported_figure_opens_and_embeds_its_fonts(visit: Visit, tmp_path: Path
         assert z.read(pdf).startswith(b"%PDF") and b"/Type3" not in z.read(pdf)
         (tmp_path / "figure.pdf").write_bytes(z.read(pdf))
     if shutil.which("pdffonts"):
-        said = subprocess.run(["pdffonts", str(tmp_path / "figure.pdf")], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            ["pdffonts", str(tmp_path / "figure.pdf")], capture_output=True, text=True, check=True
+        ).stdout
         assert "TrueType" in said and "Type 3" not in said
 
 
@@ -238,7 +241,10 @@ def test_all_of_a_table_go_into_a_list_that_is_put_in_order(visit: Visit, full: 
         heading(page, "Latents")
         visit.settle()
         assert f"list={id}" in page.url
-        assert f"{len(was)} of {len(was)} latents in the list All of it" in page.locator(".wb-head .sub").first.inner_text()
+        assert (
+            f"{len(was)} of {len(was)} latents in the list All of it"
+            in page.locator(".wb-head .sub").first.inner_text()
+        )
     finally:
         delete_list(full.root, id)
 
@@ -262,13 +268,22 @@ def test_a_box_on_the_map_offers_a_list_and_a_click_opens_the_latent(visit: Visi
             page.mouse.move(*spot(*corner), steps=8)
         page.mouse.up()
 
-    for tool, corners in (("Box Select", ((0.3, 0.3), (0.7, 0.7))), ("Lasso Select", ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))):
+    for tool, corners in (
+        ("Box Select", ((0.3, 0.3), (0.7, 0.7))),
+        ("Lasso Select", ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7))),
+    ):
         visit.until(lambda t=tool, c=corners: drawn(t, c), lambda ms: said.wait_for(timeout=ms))
         visit.settle()
-        n = int(re.findall(r"(\d+) latents chosen", page.locator(".wb-head .sub", has_text="latents chosen").inner_text())[0])
+        n = int(
+            re.findall(r"(\d+) latents chosen", page.locator(".wb-head .sub", has_text="latents chosen").inner_text())[
+                0
+            ]
+        )
         assert 0 < n < 256 and "/map" in page.url
         assert page.get_by_role("button", name="Add to a list").is_visible()
-    visit.until(lambda: page.mouse.dblclick(*spot(0.05, 0.05)), lambda ms: said.wait_for(state="detached", timeout=ms))  # lets go of it
+    visit.until(
+        lambda: page.mouse.dblclick(*spot(0.05, 0.05)), lambda ms: said.wait_for(state="detached", timeout=ms)
+    )  # lets go of it
 
     def clicked() -> None:
         chart.locator(".modebar-btn[data-title='Pan']").click()

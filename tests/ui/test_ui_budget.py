@@ -63,7 +63,9 @@ def test_search_within_budget(open_page: Open, big: Workspace) -> None:
 
 def test_a_list_as_filter_within_budget(open_page: Open, big: Workspace) -> None:
     id = next(iter(big.items("latents"))).id
-    chosen = save_list(big.root, LatentList(name="many", items=tuple(ListItem(dictionary=id, latent=i) for i in range(0, 100_000, 10))))
+    chosen = save_list(
+        big.root, LatentList(name="many", items=tuple(ListItem(dictionary=id, latent=i) for i in range(0, 100_000, 10)))
+    )
     at = open_page(big, "latents", d=id, list=chosen)
     seconds = cpu(lambda: at.segmented_control(key="dir").set_value("low first").run())
     delete_list(big.root, chosen)

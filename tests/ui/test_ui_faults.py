@@ -1,4 +1,7 @@
-"""Results that change while somebody looks: replaced, deleted, half-written; and two sessions that do not wait for each other."""
+"""Results that change while somebody looks: replaced, deleted, half-written.
+
+And two sessions that do not wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def copy(full: Workspace, tmp_path: Path) -> Workspace:
 
 @pytest.mark.parametrize("page", RESULTS)
 def test_half_written_then_deleted_under_the_page(page: str, open_page: Open, copy: Workspace) -> None:
-    """Every file cut in half while the page is open (a rewrite in place, then a crash), then the result gone: notices, no traceback."""
+    """Every file cut in half while the page is open (a rewrite in place, then a crash), then the result gone.
+
+    Notices, no traceback.
+    """
     folder = copy.root / RESULTS[page]
     at = open_page(copy, page, d="mini-pythia.L1R-8x")
     assert not at.exception and "cannot be shown" not in page_text(at)
@@ -62,7 +68,9 @@ def test_replaced_records_are_read_anew_and_the_link_says_so(open_page: Open, co
     at = open_page(copy, "latent", d="mini-pythia.L1R-8x", i=3)
     old = param(at, "v")
     about = copy.get("latents", "mini-pythia.L1R-8x").manifest
-    with copy.create("latents", about.id, replace=True, command="again", metadata={**about.metadata, "n_tokens": 7_777_777}) as folder:
+    with copy.create(
+        "latents", about.id, replace=True, command="again", metadata={**about.metadata, "n_tokens": 7_777_777}
+    ) as folder:
         write_records(folder, latents=40, contexts=20, seed=9)
     at.run()
     text = page_text(at)
@@ -85,8 +93,13 @@ def test_a_result_appears_while_the_page_is_open(open_page: Open, copy: Workspac
     assert ".part" not in page_text(at) and len(GROUPS) == 7
 
 
-def test_a_session_does_not_wait_for_the_large_read_of_another(open_page: Open, full: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One session is held in the middle of its self-test, as on a slow disk; the other opens and turns pages meanwhile."""
+def test_a_session_does_not_wait_for_the_large_read_of_another(
+    open_page: Open, full: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One session is held in the middle of its self-test, as on a slow disk.
+
+    The other opens and turns pages meanwhile.
+    """
     import workbench.provenance
 
     inside, let_go = threading.Event(), threading.Event()

@@ -1,4 +1,7 @@
-"""Whole ways through the pages in a real Chromium: every page by link and back, hostile text everywhere, exported pages offline."""
+"""Whole ways through the pages in a real Chromium.
+
+Every page by link and back, hostile text everywhere, exported pages offline.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ LINKS = {
 
 @pytest.mark.parametrize("scheme", ("light", pytest.param("dark", marks=pytest.mark.slow)))
 def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme: str) -> None:
-    """Deep link, state, another page, back: the same page in the same state; text large and dark enough, nothing outside of its place."""
+    """Deep link, state, another page, back: the same page in the same state.
+
+    Text large and dark enough, nothing outside of its place.
+    """
     assert set(LINKS) == {p.stem for p in PAGES}
     tab = Visit(browser, site, scheme)
     try:
@@ -67,7 +73,9 @@ def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme
             tab.settle()
             assert query_of(page.url).items() >= query_of(f"{site}/{link}").items(), stem
             assert page.locator(".stException").count() == 0
-        page.evaluate("document.querySelector('.wb-foot span').style.cssText = 'color: #777; background: #888; font-size: 11px'")
+        page.evaluate(
+            "document.querySelector('.wb-foot span').style.cssText = 'color: #777; background: #888; font-size: 11px'"
+        )
         assert any("11px" in text for text in page.evaluate(CONTRAST)), "the check itself must see bad text"
         assert tab.troubles == []
     finally:
@@ -75,13 +83,17 @@ def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme
 
 
 def test_back_leads_through_the_pages_as_they_were(visit: Visit) -> None:
-    """One step back per page or latent, whatever the pages wrote into the address by themselves; filters come back, too."""
+    """One step back per page or latent, whatever the pages wrote into the address by themselves.
+
+    Filters come back, too.
+    """
     page = visit.open("?arch=Mamba")
     seen = [page.url]
     for name, title in (("Latents", "Latents"), ("Latent", None), ("Text probe", "Text probe"), ("Overview", "full")):
         page.get_by_role("link", name=name, exact=True).first.click()
         page.wait_for_function(
-            "t => { const h = document.querySelector('.wb-title h1')?.textContent; return t ? h === t : h?.startsWith('Latent ') }",
+            "t => { const h = document.querySelector('.wb-title h1')?.textContent; return t ? h === t :"
+            " h?.startsWith('Latent ') }",
             arg=title,
         )
         visit.settle(2)  # a write that the server still owes would come after the next step
@@ -140,8 +152,12 @@ def test_text_is_typed_read_and_steered(browser: Any, real: Workspace) -> None:
 
 
 @pytest.mark.parametrize("scheme", ("light", "dark"))
-def test_exported_page_is_readable_offline_and_asks_nobody(browser: Any, full: Workspace, scheme: str, tmp_path: Path) -> None:
-    spec = FigureSpec.model_validate({"figure": "latents_page", "source": "latents/mini-pythia.L2R-8x", "options": {"latents": [3, 7]}})
+def test_exported_page_is_readable_offline_and_asks_nobody(
+    browser: Any, full: Workspace, scheme: str, tmp_path: Path
+) -> None:
+    spec = FigureSpec.model_validate(
+        {"figure": "latents_page", "source": "latents/mini-pythia.L2R-8x", "options": {"latents": [3, 7]}}
+    )
     (tmp_path / "latents.html").write_bytes(bundle(spec, full).files["latents.html"])
     context = browser.new_context(color_scheme=scheme, offline=True, viewport={"width": 1024, "height": 900})
     page, asked, said = context.new_page(), [], []
@@ -178,7 +194,9 @@ def beacon() -> Iterator[tuple[str, list[str]]]:
     listener.shutdown()
 
 
-def test_hostile_strings_run_nothing_and_call_nobody(browser: Any, beacon: tuple[str, list[str]], tmp_path: Path) -> None:
+def test_hostile_strings_run_nothing_and_call_nobody(
+    browser: Any, beacon: tuple[str, list[str]], tmp_path: Path
+) -> None:
     url, hits = beacon
     workspace = make_workspace(tmp_path / "hostile", hostile=True, beacon=url)
     bad = hostile_tokens(url)

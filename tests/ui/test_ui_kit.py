@@ -77,7 +77,7 @@ def test_gaps_name_commands(index: Index) -> None:
 
 
 def test_no_command_is_named_that_cannot_work(index: Index) -> None:
-    """A crosscoder trained while its models ran has no rows to make latent records from, one over an aligned store has."""
+    """A crosscoder trained while its models ran has no rows for latent records, one over an aligned store has."""
     bare = index.dictionaries["mini-mamba.L2S-8x"]
     entry = bare.entry
     assert bare.has_rows and entry is not None
@@ -107,7 +107,9 @@ def test_histogram_scales() -> None:
     h = Histogram(counts, np.geomspace(0.01, 10, 65).astype(np.float32), int(counts.sum()), 2000)
     heights = [float(x) for x in re.findall(r'<i style="height:([\d.]+)%', histogram(h))]
     assert (
-        heights[0] == pytest.approx(100 * np.log10(2) / 3, abs=0.06) and max(heights) == 100 and heights[-1] == pytest.approx(33.3, abs=0.1)
+        heights[0] == pytest.approx(100 * np.log10(2) / 3, abs=0.06)
+        and max(heights) == 100
+        and heights[-1] == pytest.approx(33.3, abs=0.1)
     )
     assert max(float(x) for x in re.findall(r'<i style="height:([\d.]+)%', histogram(h, log=False))[1:]) == 100
 
@@ -162,7 +164,9 @@ def brute(records: LatentRecords, query: Query) -> list[int]:
     ),
 )
 def test_select_equals_plain_pandas(records: LatentRecords, query: Query) -> None:
-    query = Query(query.text.strip(), query.sort, query.descending, query.density, query.strength, query.alive, query.labelled)
+    query = Query(
+        query.text.strip(), query.sort, query.descending, query.density, query.strength, query.alive, query.labelled
+    )
     got = select(str(records.folder), records.version, query).tolist()
     assert got == brute(records, query) and got
 

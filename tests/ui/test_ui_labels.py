@@ -1,4 +1,7 @@
-"""A reader's own labels of a graph's nodes: kept beside the graph, shown wherever the node is, carried by its download."""
+"""A reader's own labels of a graph's nodes.
+
+Kept beside the graph, shown wherever the node is, carried by its download.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,11 @@ def test_a_label_is_given_on_the_page_and_shown_everywhere(
 ) -> None:
     caught: list[Callable[[], bytes]] = []
     real = st.download_button
-    monkeypatch.setattr(st, "download_button", lambda label, content, *a, **kw: (caught.append(content), real(label, content, *a, **kw))[1])
+    monkeypatch.setattr(
+        st,
+        "download_button",
+        lambda label, content, *a, **kw: (caught.append(content), real(label, content, *a, **kw))[1],
+    )
     path = copy.path("graphs", GRAPH) / "graph.json"
     before = path.read_bytes()
     at = open_page(copy, "graph", pin=node)
@@ -126,7 +133,9 @@ def test_a_label_is_given_on_the_page_and_shown_everywhere(
 
     document = json.loads(caught[-1]())
     assert {n["node_id"]: n["clerp"] for n in document["nodes"] if n["clerp"]}[node] == kept
-    assert parse_graph(document, "x").links == parse_graph(json.loads(before), "x").links and path.read_bytes() == before
+    assert (
+        parse_graph(document, "x").links == parse_graph(json.loads(before), "x").links and path.read_bytes() == before
+    )
 
     at = open_page(copy, "graph")  # among the strongest links, or of a neighbour
     document = parse_graph(json.loads(before), "x")

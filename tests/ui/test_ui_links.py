@@ -16,7 +16,12 @@ from workbench.export.figures import Kind, kinds, make
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]
-OPTIONS = {"latents_page": {"latents": [3]}, "neuronpedia": {"latents": [3]}, "evolution_norms": {"latents": [5, 9]}, "pair": {"latent": 3}}
+OPTIONS = {
+    "latents_page": {"latents": [3]},
+    "neuronpedia": {"latents": [3]},
+    "evolution_norms": {"latents": [5, 9]},
+    "pair": {"latent": 3},
+}
 VERSIONS = ("v", "mv", "tfv", "mbv", "evv", "grv", "mapv", "cv")
 
 
@@ -59,7 +64,8 @@ UNSHOWN = ("mppc_chance", "mppc_depth", "evolution_attribution", "suite_summary"
 
 
 @pytest.mark.parametrize(
-    "page, key", (("mppc", "m"), ("training", "ev"), ("graph", "gr"), ("map", "map"), ("results", "c"), ("induction", "mb"))
+    "page, key",
+    (("mppc", "m"), ("training", "ev"), ("graph", "gr"), ("map", "map"), ("results", "c"), ("induction", "mb")),
 )
 def test_old_and_foreign_links_to_results(page: str, key: str, open_page: Open, full: Workspace) -> None:
     at = open_page(full, page)

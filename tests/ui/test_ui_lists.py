@@ -89,7 +89,11 @@ def test_a_new_list_takes_no_file_of_another(tmp_path: Path, monkeypatch: pytest
     assert lists.save_list(tmp_path, LatentList(name="b")) == f"{lists.list_id('b')}-2"
     lists.save_list(tmp_path, LatentList(name="a"))
     called = listing.names(lists.read_lists(tmp_path)[0])
-    assert len(set(called.values())) == len(called) == 4 and called[first] == "renamed" and called[second] == f"a · {second}"
+    assert (
+        len(set(called.values())) == len(called) == 4
+        and called[first] == "renamed"
+        and called[second] == f"a · {second}"
+    )
 
 
 def test_latent_page_adds_one_and_keeps_its_note(open_page: Open, copy: Workspace) -> None:
@@ -115,7 +119,9 @@ def test_latents_page_adds_all_that_fit_in_their_order(open_page: Open, copy: Wo
     assert at.toast[0].value == f"{len(want):,} latents added to mine"
 
 
-def test_too_many_latents_are_refused_in_words(open_page: Open, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_latents_are_refused_in_words(
+    open_page: Open, copy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = lists.save_list(copy.root, LatentList(name="mine", items=(item(199), item(198))))
     monkeypatch.setattr(lists, "MAX_ITEMS", 2)
     at = fill(open_page(copy, "latent", d=L1, i=3), id)
@@ -128,7 +134,13 @@ def test_too_many_latents_are_refused_in_words(open_page: Open, copy: Workspace,
 
 def test_a_list_is_a_filter_of_the_latents_page(open_page: Open, copy: Workspace) -> None:
     version = copy.get("latents", L1).version
-    items = (item(7, version=version), item(3, version="old"), item(5, dictionary=L2), item(36, version=version), item(9_999_999))
+    items = (
+        item(7, version=version),
+        item(3, version="old"),
+        item(5, dictionary=L2),
+        item(36, version=version),
+        item(9_999_999),
+    )
     id = lists.save_list(copy.root, LatentList(name="<b>mine", items=items))
     at = open_page(copy, "latents", d=L1, list=id)
     text = page_text(at)
@@ -146,14 +158,19 @@ def test_a_list_is_a_filter_of_the_latents_page(open_page: Open, copy: Workspace
 
 
 def test_lists_page_opens_the_table_of_each_dictionary(open_page: Open, copy: Workspace) -> None:
-    id = lists.save_list(copy.root, LatentList(name="mine", items=(item(7), item(3), item(1, dictionary="gone.L1R-8x"))))
+    id = lists.save_list(
+        copy.root, LatentList(name="mine", items=(item(7), item(3), item(1, dictionary="gone.L1R-8x")))
+    )
     at = open_page(copy, "lists", list=id)
     at.button(key=f"li_table_of_{L1}").click().run()
     assert "<h1>Latents</h1>" in page_text(at) and (param(at, "d"), param(at, "list")) == (L1, id)
     assert set(at.dataframe[0].value["latent"]) == {7, 3}
     lists.add_to_list(copy.root, id, [item(5, dictionary=L2)])
     at = open_page(copy, "lists", list=id)
-    assert [b.label for b in at.button if "li_table_of" in str(b.key)] == [r"mini\-pythia\.L1R\-8x · 2", r"mini\-pythia\.L2R\-8x · 1"]
+    assert [b.label for b in at.button if "li_table_of" in str(b.key)] == [
+        r"mini\-pythia\.L1R\-8x · 2",
+        r"mini\-pythia\.L2R\-8x · 1",
+    ]
     at.button(key=f"li_table_of_{L2}").click().run()
     assert at.dataframe[0].value["latent"].tolist() == [5]
 
@@ -201,7 +218,9 @@ def test_lists_page_writes_the_new_order(open_page: Open, copy: Workspace, monke
 
 
 def test_large_lists_open_within_seconds(open_page: Open, copy: Workspace) -> None:
-    id = lists.save_list(copy.root, LatentList(name="mine", items=tuple(item(j, dictionary=f"d{j // 200}") for j in range(9_800))))
+    id = lists.save_list(
+        copy.root, LatentList(name="mine", items=tuple(item(j, dictionary=f"d{j // 200}") for j in range(9_800)))
+    )
     version = copy.get("latents", L1).version
     lists.add_to_list(copy.root, id, [item(j, version=version) for j in range(200)])
     open_page(copy, "lists", list=id)
@@ -221,8 +240,13 @@ def test_inside_a_box_or_lasso() -> None:
 
 
 @pytest.mark.parametrize("drawn", (None, 20))
-def test_a_piece_of_the_map_goes_into_a_list(open_page: Open, copy: Workspace, monkeypatch: pytest.MonkeyPatch, drawn: int | None) -> None:
-    """A box over two dictionaries and one that is gone: all latents inside, drawn or not, except those the legend hides."""
+def test_a_piece_of_the_map_goes_into_a_list(
+    open_page: Open, copy: Workspace, monkeypatch: pytest.MonkeyPatch, drawn: int | None
+) -> None:
+    """A box over two dictionaries and one that is gone.
+
+    All latents inside, drawn or not, except those the legend hides.
+    """
     path = copy.path("maps", L1) / "points.parquet"
     points = pd.read_parquet(path)
     n = len(points)
@@ -238,13 +262,20 @@ def test_a_piece_of_the_map_goes_into_a_list(open_page: Open, copy: Workspace, m
     monkeypatch.setattr(
         st,
         "plotly_chart",
-        lambda *a, key="", **kw: PlotlyState({"selection": PlotlySelectionState(state)}) if key.startswith("ma_m") else None,
+        lambda *a, key="", **kw: (
+            PlotlyState({"selection": PlotlySelectionState(state)}) if key.startswith("ma_m") else None
+        ),
     )
     at = open_page(copy, "map")
-    assert f"<b>{(~hidden).sum()}</b> latents chosen · {(~hidden).sum() - len(here)} of a dictionary that is not" in page_text(at)
+    assert (
+        f"<b>{(~hidden).sum()}</b> latents chosen · {(~hidden).sum() - len(here)} of a dictionary that is not"
+        in page_text(at)
+    )
     fill(at, id, "a family")
     items = lists.read_lists(copy.root)[0][id].items
-    assert not at.exception and [(x.dictionary, x.latent) for x in items] == list(zip(here["dictionary"], here["latent"], strict=True))
+    assert not at.exception and [(x.dictionary, x.latent) for x in items] == list(
+        zip(here["dictionary"], here["latent"], strict=True)
+    )
     assert {x.version for x in items} == {copy.get("latents", d).version for d in (L1, L2)} and len(items) > 10
 
 
@@ -253,13 +284,17 @@ def test_a_click_on_the_map_opens_the_latent(open_page: Open, full: Workspace, m
     monkeypatch.setattr(
         st,
         "plotly_chart",
-        lambda *a, key="", **kw: PlotlyState({"selection": PlotlySelectionState(state)}) if key.startswith("ma_m") else None,
+        lambda *a, key="", **kw: (
+            PlotlyState({"selection": PlotlySelectionState(state)}) if key.startswith("ma_m") else None
+        ),
     )
     at = open_page(full, "map")
     assert "Latent 7" in page_text(at) and (param(at, "d"), param(at, "i")) == (L1, "7")
 
 
-def test_pages_follow_the_address_without_a_warning(open_page: Open, full: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_follow_the_address_without_a_warning(
+    open_page: Open, full: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr(policies, "_shown_default_value_warning", False)  # said once per process otherwise
     monkeypatch.setattr(policies._LOGGER, "warning", lambda text, *a, **kw: said.append(text % a))

@@ -135,7 +135,8 @@ def test_dead_latent_shows_no_zeros(open_page: Open, full: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ({"d": "../../etc/passwd"}, {"d": "x" * 100_000}, {"i": "../../etc/passwd"}, {"i": "999999999"}, {"i": "-1"})
+    "address",
+    ({"d": "../../etc/passwd"}, {"d": "x" * 100_000}, {"i": "../../etc/passwd"}, {"i": "999999999"}, {"i": "-1"}),
 )
 def test_nonsense_addresses(address: dict[str, str], open_page: Open, full: Workspace) -> None:
     at = open_page(full, "latent", **{"d": "mini-pythia.L1R-8x", **address})
@@ -196,7 +197,18 @@ def test_hostile_strings_stay_text(open_page: Open, hostile: Workspace) -> None:
     for page in PAGES:
         at = open_page(hostile, page, d="mini-pythia.L1R-8x")
         text = page_text(at)
-        for bad in ("<script", "<img", "<svg", "<style>body", "<form", "<h1 class='pwned'", "onerror='", "\u202e", "\x00", "\u200b"):
+        for bad in (
+            "<script",
+            "<img",
+            "<svg",
+            "<style>body",
+            "<form",
+            "<h1 class='pwned'",
+            "onerror='",
+            "\u202e",
+            "\x00",
+            "\u200b",
+        ):
             assert bad not in text, (page, bad)
         for element in (*at.markdown, *at.caption, *at.button, *at.selectbox):
             shown = str(getattr(element, "value", "")) + str(getattr(element, "label", ""))

@@ -1,4 +1,7 @@
-"""The text probe with the bundled models: what is shown is what the models compute, and steering changes what it says it changes."""
+"""The text probe with the bundled models.
+
+What is shown is what the models compute, and steering changes what it says it changes.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,9 @@ def test_link_with_a_text_shows_it_read_and_one_asked_for_latent_first(open_page
     found = probe(*computed(real, "mini-mamba.L1R-1x"), "x = [1, 2]")
     silent = next(i for i in range(64) if max(found.activations(i)) == 0)
     text = page_text(open_page(real, "probe", d="mini-mamba.L1R-1x", i=silent, text="x = [1, 2]"))
-    assert text.index("The latent you came with") < text.index(f"<b>silent</b>#{silent}") < text.index("Strongest latents")
+    assert (
+        text.index("The latent you came with") < text.index(f"<b>silent</b>#{silent}") < text.index("Strongest latents")
+    )
     assert "x = [1, 2]" in re.sub(r"<[^>]+>", "", text)
 
 
@@ -73,14 +78,20 @@ def test_steering_says_what_the_push_does(open_page: Open, real: Workspace) -> N
     assert "pushed by" not in page_text(at)
 
 
-def test_colour_and_unit_are_of_the_corpus_where_records_exist(open_page: Open, real: Workspace, tmp_path: Path) -> None:
+def test_colour_and_unit_are_of_the_corpus_where_records_exist(
+    open_page: Open, real: Workspace, tmp_path: Path
+) -> None:
     """The latent one came with is drawn on its own corpus maximum, not on what this text happens to hold."""
     id = "mini-pythia.L1R-1x"
     ws = Workspace(Path(shutil.copytree(real.root, tmp_path / "ws")))
     meta = {"groups": GROUPS, "n_tokens": 1000, "vocab": "vocab.json"}
     with ws.create("latents", id, command="test", metadata=meta) as folder:
         write_records(folder, latents=64, contexts=20)
-    longer = TEXT + ", mode='rb') as f:\n        yield from (line.split()[0] for line in f if line)\n\nclass Writer(Base, X):\n    pass"
+    longer = (
+        TEXT
+        + ", mode='rb') as f:\n        yield from (line.split()[0] for line in f if line)\n\nclass Writer(Base, X):\n  "
+        "  pass"
+    )
     found = probe(*computed(ws, id), longer)
     latent = found.latents(64)[-1][0]  # far from the strongest
     assert len(found.latents(64)) > 20

@@ -73,8 +73,9 @@ def test_rebound_host_gets_no_session(server: tuple[int, subprocess.Popen[bytes]
     def handshake(host: str) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as s:
             s.sendall(
-                f"GET /_stcore/stream HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: streamlit\r\n\r\n".encode()
+                f"GET /_stcore/stream HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade:"
+                " websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key:"
+                " dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: streamlit\r\n\r\n".encode()
             )
             return s.recv(100).split(b"\r\n")[0]
 
@@ -102,7 +103,12 @@ def test_port_in_use_is_one_line_that_names_a_free_one(full: Workspace) -> None:
         process = start(full.root, taken.getsockname()[1])
         said = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 1
-    assert said.startswith("error: port ") and "is in use" in said and "--port " in said.split("try")[1] and said.count("\n") == 1
+    assert (
+        said.startswith("error: port ")
+        and "is in use" in said
+        and "--port " in said.split("try")[1]
+        and said.count("\n") == 1
+    )
 
 
 def test_newer_workspace_is_one_line(tmp_path: Path) -> None:
@@ -132,5 +138,13 @@ def test_browser_only_from_a_terminal() -> None:
 
 
 def test_pages_import_without_torch() -> None:
-    code = "import sys, ui.kit.data, ui.kit.latent_table, workbench.markup.latent, ui.kit.context_bar, ui.server, workbench.cli.ui; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode == 0
+    code = (
+        "import sys, ui.kit.data, ui.kit.latent_table, workbench.markup.latent, ui.kit.context_bar, ui.server,"
+        " workbench.cli.ui; sys.exit('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+        ).returncode
+        == 0
+    )

@@ -36,9 +36,13 @@ class Parsed(HTMLParser):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(ANY, min_size=1, max_size=12), st.data())
 def test_strip_holds_only_our_own_tags(tokens: list[str], data: st.DataObject) -> None:
-    acts = data.draw(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=len(tokens), max_size=len(tokens)))
+    acts = data.draw(
+        st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=len(tokens), max_size=len(tokens))
+    )
     peak = data.draw(st.integers(0, len(tokens) - 1))
-    markup = strip(tokens, acts, data.draw(st.floats(0, 10)), peak=peak, window=data.draw(st.sampled_from([None, 2])), breaks=True)
+    markup = strip(
+        tokens, acts, data.draw(st.floats(0, 10)), peak=peak, window=data.draw(st.sampled_from([None, 2])), breaks=True
+    )
     parsed = Parsed(markup)
     assert {t for t, _ in parsed.tags} <= {"div", "b", "br", "span"}
     assert {a for _, attrs in parsed.tags for a in attrs} <= {"class", "data-v", "data-x"}
@@ -93,5 +97,10 @@ def test_levels_cover_the_ramp() -> None:
 
 def test_numbers_say_when_they_are_absent() -> None:
     assert number(None) == "–" and number(float("nan")) == "–" and number(float("inf")) == "–"
-    assert number(0) == "0" and number(1234567) == "1,234,567" and number(0.12345) == "0.123" and number(1e-7) == "1.00e-07"
+    assert (
+        number(0) == "0"
+        and number(1234567) == "1,234,567"
+        and number(0.12345) == "0.123"
+        and number(1e-7) == "1.00e-07"
+    )
     assert clip("abcdef", 4) == "abc…" and clip("abc", 4) == "abc"

@@ -24,16 +24,23 @@ SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2}
 
 
 def tiny(kind: str, seed: int = 0, scale: float = 0.1, **overrides: object) -> torch.nn.Module:
-    """An unrepaired Hugging Face model: "neox", "mamba", "falcon" or "mamba2"; parameters are perturbed so that none is trivial."""
+    """An unrepaired Hugging Face model: "neox", "mamba", "falcon" or "mamba2".
+
+    Parameters are perturbed so that none is trivial.
+    """
     torch.manual_seed(seed)
     shape = {**SHAPE, **overrides}
     if kind == "neox":
         model = GPTNeoXForCausalLM(
-            GPTNeoXConfig(**{"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 128, **shape})
+            GPTNeoXConfig(
+                **{"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 128, **shape}
+            )
         )
     elif kind == "mamba2":
         model = Mamba2ForCausalLM(
-            Mamba2Config(**{"state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1, "expand": 2, "chunk_size": 8, **shape})
+            Mamba2Config(
+                **{"state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1, "expand": 2, "chunk_size": 8, **shape}
+            )
         )
     elif kind == "falcon":
         model = FalconMambaForCausalLM(FalconMambaConfig(**{"state_size": 4, "time_step_rank": 3, **shape}))

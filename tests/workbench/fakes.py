@@ -21,7 +21,9 @@ class FakeStore:
     def random(cls, n_seq: int = 40, ctx: int = 33, d: int = 16, vocab: int = 50, seed: int = 0) -> FakeStore:
         rng = np.random.default_rng(seed)
         g = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(n_seq * (ctx - 1), d, generator=g), rng.integers(1, vocab, (n_seq, ctx)).astype(np.int32), ctx)
+        return cls(
+            torch.randn(n_seq * (ctx - 1), d, generator=g), rng.integers(1, vocab, (n_seq, ctx)).astype(np.int32), ctx
+        )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -73,7 +75,11 @@ class FakeBridge(torch.nn.Module):
         self.W_E = torch.randn(vocab, d, generator=g)
         self.mix = [0.5 * torch.randn(d, d, generator=g) for _ in range(2)]
         self.W_U = torch.randn(d, vocab, generator=g)
-        self.hook_dict = {f"blocks.{layer}.{kind}": [] for layer in range(2) for kind in ("hook_resid_post", "hook_mlp_in", "hook_mlp_out")}
+        self.hook_dict = {
+            f"blocks.{layer}.{kind}": []
+            for layer in range(2)
+            for kind in ("hook_resid_post", "hook_mlp_in", "hook_mlp_out")
+        }
 
     @contextmanager
     def hooks(self, fwd_hooks):

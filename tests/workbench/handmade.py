@@ -10,21 +10,32 @@ VOCAB = 16
 
 @torch.no_grad()
 def induction_transformer() -> GPTNeoXForCausalLM:
-    """Two layers of three heads: L0H0 copies the previous token, L1H1 finds it and copies what is there; every other head writes zero.
+    """Two layers of three heads: L0H0 copies the previous token, L1H1 finds it and copies what is there; every other
+    head writes zero.
 
-    Residual stream of 96: the token (0..15), the previous token (16..31), the prediction (32..47). Heads have 32 dimensions, of which the
-    first 16 are rotated by position and the last 16 carry a token.
+    Residual stream of 96: the token (0..15), the previous token (16..31), the prediction (32..47). Heads have 32
+    dimensions, of which the first 16 are rotated by position and the last 16 carry a token.
     """
     config = GPTNeoXConfig(
-        vocab_size=VOCAB, hidden_size=96, num_hidden_layers=2, num_attention_heads=3, intermediate_size=8, max_position_embeddings=64,
-        rotary_pct=0.5, use_parallel_residual=True, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=8,
+        max_position_embeddings=64,
+        rotary_pct=0.5,
+        use_parallel_residual=True,
+        tie_word_embeddings=False,
+    )
     model = GPTNeoXForCausalLM(config).eval()
     for p in model.parameters():
         p.zero_()
     body, eye = model.gpt_neox, torch.eye(VOCAB)
     body.embed_in.weight[:, :16] = eye
-    for norm in [body.final_layer_norm, *(n for layer in body.layers for n in (layer.input_layernorm, layer.post_attention_layernorm))]:
+    for norm in [
+        body.final_layer_norm,
+        *(n for layer in body.layers for n in (layer.input_layernorm, layer.post_attention_layernorm)),
+    ]:
         norm.weight.fill_(1.0)
     # fused rows per head: 32 of q, 32 of k, 32 of v
     first, second = body.layers[0].attention, body.layers[1].attention
@@ -46,14 +57,23 @@ def induction_transformer() -> GPTNeoXForCausalLM:
 
 @torch.no_grad()
 def storing_mamba(offset: int) -> MambaForCausalLM:
-    """One layer that stores (token A -> token B) `offset` positions after B, and reads it when A returns; offset 0, 1 or 2.
+    """One layer that stores (token A -> token B) `offset` positions after B, and reads it when A returns; offset 0, 1
+    or 2.
 
-    48 channels: values (token `offset` back), keys (token `offset` + 1 back), queries (the token itself); 16 states, one per key.
+    48 channels: values (token `offset` back), keys (token `offset` + 1 back), queries (the token itself); 16 states,
+    one per key.
     """
     config = MambaConfig(
-        vocab_size=VOCAB, hidden_size=48, num_hidden_layers=1, state_size=16, expand=1, conv_kernel=4, time_step_rank=1, use_bias=True,
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=1,
+        state_size=16,
+        expand=1,
+        conv_kernel=4,
+        time_step_rank=1,
+        use_bias=True,
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
     model = MambaForCausalLM(config).eval()
     for p in model.parameters():
         p.zero_()

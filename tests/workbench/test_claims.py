@@ -36,7 +36,9 @@ def test_the_registry_covers_three_papers_and_every_claim_names_its_control():
     assert len(claims) >= 20 and len(BY_ID) == len(claims)
     assert {c.paper for c in claims} == set(PAPERS)
     for c in claims:
-        assert c.id.startswith(c.paper) and all((c.statement, c.paper_number, c.experiment, c.control, c.criterion, c.section))
+        assert c.id.startswith(c.paper) and all(
+            (c.statement, c.paper_number, c.experiment, c.control, c.criterion, c.section)
+        )
     assert {c.paper for c in all_claims("evolution")} == {"evolution"}
 
 
@@ -75,7 +77,11 @@ CASES = [
         (measured(0.05, 0.03, 0.07), measured(0.0, -0.01, 0.01), None),
         (measured(0.05, 0.03, 0.07), measured(0.05, 0.02, 0.08), None),
     ),
-    ("llama-scope.norm-selection", (measured(0.0, -0.01, 0.01), measured(-0.1), None), (measured(0.06, 0.05, 0.07), measured(-0.1), None)),
+    (
+        "llama-scope.norm-selection",
+        (measured(0.0, -0.01, 0.01), measured(-0.1), None),
+        (measured(0.06, 0.05, 0.07), measured(-0.1), None),
+    ),
     (
         "llama-scope.k-annealing",
         (measured(0.2, 0.1, 0.3), measured(0.0, -0.02, 0.02), None),
@@ -102,16 +108,36 @@ CASES = [
         (measured(0.43, 0.41, 0.45), measured(0.07), None),
         (measured(0.43, 0.41, 0.45), measured(0.5), None),
     ),
-    ("universality.off-by-one", (measured(0.95, 0.9, 0.98), measured(1 / 12), None), (measured(0.2, 0.1, 0.3), measured(1 / 12), None)),
-    ("evolution.emergent-latents", (measured(0.4, 0.3, 0.5), None, seeds["found"]), (measured(0.4, 0.3, 0.5), None, seeds["not found"])),
+    (
+        "universality.off-by-one",
+        (measured(0.95, 0.9, 0.98), measured(1 / 12), None),
+        (measured(0.2, 0.1, 0.3), measured(1 / 12), None),
+    ),
+    (
+        "evolution.emergent-latents",
+        (measured(0.4, 0.3, 0.5), None, seeds["found"]),
+        (measured(0.4, 0.3, 0.5), None, seeds["not found"]),
+    ),
     (
         "llama-scope.k-annealing-error",
         (measured(0.0, -0.005, 0.005), measured(-0.06), None),
         (measured(-0.1, -0.12, -0.08), measured(-0.06), None),
     ),
-    ("llama-scope.fine-tuned", (measured(0.02, 0.01, 0.03), measured(0.9), None), (measured(0.3, 0.2, 0.4), measured(0.9), None)),
-    ("universality.mamba-few-layers", (measured(0.95, 0.9, 1.0), measured(0.0), None), (measured(0.5, 0.4, 0.6), measured(0.0), None)),
-    ("evolution.single-sae-gap", (measured(0.02, 0.01, 0.025), measured(0.08), None), (measured(0.05, 0.04, 0.06), measured(0.1), None)),
+    (
+        "llama-scope.fine-tuned",
+        (measured(0.02, 0.01, 0.03), measured(0.9), None),
+        (measured(0.3, 0.2, 0.4), measured(0.9), None),
+    ),
+    (
+        "universality.mamba-few-layers",
+        (measured(0.95, 0.9, 1.0), measured(0.0), None),
+        (measured(0.5, 0.4, 0.6), measured(0.0), None),
+    ),
+    (
+        "evolution.single-sae-gap",
+        (measured(0.02, 0.01, 0.025), measured(0.08), None),
+        (measured(0.05, 0.04, 0.06), measured(0.1), None),
+    ),
     ("evolution.axes", (measured(0, 0, 1), measured(3), None), (measured(2, 1, 3), measured(3), None)),
     ("evolution.two-groups", (measured(0.995), measured(0.5), None), (measured(0.6), measured(0.5), None)),
     (
@@ -119,7 +145,11 @@ CASES = [
         (measured(0.8, 0.7, 0.9), measured(0.5, 0.4, 0.6), None),
         (measured(0.5, 0.4, 0.6), measured(0.5, 0.4, 0.6), None),
     ),
-    ("evolution.same-snapshot-control", (measured(0.02, 0.01, 0.03), measured(0.6), None), (measured(0.5, 0.4, 0.6), measured(0.6), None)),
+    (
+        "evolution.same-snapshot-control",
+        (measured(0.02, 0.01, 0.03), measured(0.6), None),
+        (measured(0.5, 0.4, 0.6), measured(0.6), None),
+    ),
 ]
 
 
@@ -143,12 +173,25 @@ def test_the_l1_frontier_leaves_out_points_that_others_beat():
 
     points = pd.DataFrame({"arm": "l1", "l0": [10.0, 20.0, 20.0, 40.0, 30.0], "ev": [0.5, 0.7, 0.6, 0.65, 0.9]})
     assert frontier(points)[["l0", "ev"]].to_numpy().tolist() == [[10, 0.5], [20, 0.7], [30, 0.9]]
-    topk = pd.DataFrame({"arm": ["topk", "topk", "l1"], "knob": [8, 8, 8], "l0": [8.0, 8.0, 8.0], "ev": [0.4, 0.6, 0.9]})
+    topk = pd.DataFrame(
+        {"arm": ["topk", "topk", "l1"], "knob": [8, 8, 8], "l0": [8.0, 8.0, 8.0], "ev": [0.4, 0.6, 0.9]}
+    )
     assert best(topk).ev.tolist() == [0.6]
 
 
 def toy(measure):
-    return Claim("llama-scope.toy", "llama-scope", "0", "A toy.", "1", "None.", "None.", "Positive.", measure, positive_beyond_control)
+    return Claim(
+        "llama-scope.toy",
+        "llama-scope",
+        "0",
+        "A toy.",
+        "1",
+        "None.",
+        "None.",
+        "Positive.",
+        measure,
+        positive_beyond_control,
+    )
 
 
 def test_claims_are_written_once_and_errors_become_reasons(tmp_path):
@@ -181,9 +224,14 @@ def test_the_verb_names_what_does_not_exist(tmp_path):
     assert result.exit_code == 2 and "llama-scope.folding" in result.output
 
 
-# --- several processes -------------------------------------------------------------------------------------------------
+# --- several processes
+# -------------------------------------------------------------------------------------------------
 
-VARIANTS = ["universality.state-size", "universality.layers-needed", "evolution.warm-up"]  # without --retrain they say at once why not
+VARIANTS = [
+    "universality.state-size",
+    "universality.layers-needed",
+    "evolution.warm-up",
+]  # without --retrain they say at once why not
 
 
 def test_tasks_come_after_what_they_need_and_the_longest_first():
@@ -196,7 +244,10 @@ def test_tasks_come_after_what_they_need_and_the_longest_first():
     assert sorted(c for t in tasks for c in t.claims) == sorted(BY_ID)
     assert set(by_name["comparison"].after) == {"demo dictionaries", "seed dictionaries", "baseline dictionaries"}
     assert tasks[0].alone and all(after in by_name for t in tasks for after in t.after)
-    assert {t.name for t in tasks_of([BY_ID["evolution.dimensionality"]])} == {"evolution", "workbench.claims.evolution.statistics"}
+    assert {t.name for t in tasks_of([BY_ID["evolution.dimensionality"]])} == {
+        "evolution",
+        "workbench.claims.evolution.statistics",
+    }
     finished, busy, order = set(), {}, []
     while len(order) < len(tasks):  # one worker at a time
         (task,) = startable([t for t in tasks if t.name not in finished], finished, busy, 1)
@@ -231,11 +282,17 @@ def test_a_failing_or_killed_worker_ends_the_run_with_its_reason(tmp_path):
 
     lab.say = shoot
     with pytest.raises(RuntimeError, match="was killed; run the same command"):
-        run_tasks([Task("a", claims=tuple(VARIANTS[:1])), Task("b", claims=tuple(VARIANTS[1:]), after=("a",))], lab, 1, lambda _: None)
+        run_tasks(
+            [Task("a", claims=tuple(VARIANTS[:1])), Task("b", claims=tuple(VARIANTS[1:]), after=("a",))],
+            lab,
+            1,
+            lambda _: None,
+        )
     assert not multiprocessing.active_children()
 
 
-# --- results held against earlier ones ---------------------------------------------------------------------------------
+# --- results held against earlier ones
+# ---------------------------------------------------------------------------------
 
 
 def result(claim="llama-scope.toy", verdict=FOUND, effect=(0.5, 0.4, 0.6), control=(0.0, None, None)):
@@ -260,7 +317,10 @@ def result(claim="llama-scope.toy", verdict=FOUND, effect=(0.5, 0.4, 0.6), contr
         (result(control=(1e-12, None, None)), ""),
         (result(control=(0.3, None, None)), "control 0.3, earlier 0"),
         (result(control=None), "control none, earlier 0"),
-        (result(effect=(float("nan"), None, None)) | {"effect": {"value": None}}, "effect none, earlier 0.5 [0.4, 0.6]"),
+        (
+            result(effect=(float("nan"), None, None)) | {"effect": {"value": None}},
+            "effect none, earlier 0.5 [0.4, 0.6]",
+        ),
     ],
 )
 def test_results_agree_within_their_intervals(new, differs):
@@ -269,7 +329,9 @@ def test_results_agree_within_their_intervals(new, differs):
 
 
 def test_numbers_without_intervals_agree_within_half_and_missing_claims_are_told():
-    earlier = results_document([result(effect=(0.04, None, None)), result("llama-scope.other")], seeds=3, quick=True, retrain=False)
+    earlier = results_document(
+        [result(effect=(0.04, None, None)), result("llama-scope.other")], seeds=3, quick=True, retrain=False
+    )
     assert disagreements([result(effect=(0.06, None, None))], earlier, complete=False) == []
     assert [str(d) for d in disagreements([result(effect=(0.1, None, None)), result("llama-scope.new")], earlier)] == [
         "llama-scope.toy: effect 0.1, earlier 0.04",
@@ -289,7 +351,11 @@ def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
         "the page tells its own command, and no place"
     )
     numbers = json.loads((tmp_path / "RESULTS.json").read_text())
-    assert numbers["quick"] is True and numbers["claims"][0]["claim"] == VARIANTS[2] and "version" not in numbers["claims"][0]
+    assert (
+        numbers["quick"] is True
+        and numbers["claims"][0]["claim"] == VARIANTS[2]
+        and "version" not in numbers["claims"][0]
+    )
     same = runner.invoke(app, [*args, "--against", str(page)])
     assert same.exit_code == 0 and "0 differ by more than the intervals" in same.output
     numbers["claims"][0]["verdict"] = FOUND
@@ -306,7 +372,8 @@ def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
     assert runner.invoke(app, [*args, "--against", str(tmp_path / "none.md")]).exit_code == 1
 
 
-# --- statistics of single claims: what they must see, and what they must not -------------------------------------------
+# --- statistics of single claims: what they must see, and what they must not
+# -------------------------------------------
 
 
 def test_the_turning_point_moves_with_the_axis_only_for_directions_that_drift():
@@ -367,9 +434,14 @@ def test_what_fine_tuning_costs_is_resampled_in_pairs():
 
     rng = np.random.default_rng(0)
     error = rng.uniform(1, 9, 40)
-    base, other = (SimpleNamespace(sums=pd.DataFrame({"sequence": range(40), "error": e, "centred": 100.0})) for e in (error, error + 3))
+    base, other = (
+        SimpleNamespace(sums=pd.DataFrame({"sequence": range(40), "error": e, "centred": 100.0}))
+        for e in (error, error + 3)
+    )
     value, low, high = lost(base, other)
-    assert value == pytest.approx(0.03) and low == pytest.approx(0.03) == high  # the same loss in every sequence: no doubt
+    assert (
+        value == pytest.approx(0.03) and low == pytest.approx(0.03) == high
+    )  # the same loss in every sequence: no doubt
 
 
 @pytest.mark.slow
@@ -379,7 +451,17 @@ def test_retrain_trains_a_variant_and_judges_it(tmp_path, monkeypatch):
     read = config.read_recipe
     tiny = {"steps": 6, "batch": 2, "ctx": 64, "d_model": 16, "n_layers": 1, "kind_weights": (), "snapshots": ()}
     monkeypatch.setattr(config, "read_recipe", lambda kind, name: read(kind, name).model_copy(update=tiny))
-    args = ["reproduce", "--only", "universality.layers-needed", "--seeds", "1", "--quick", "--json", "-w", str(tmp_path / "ws")]
+    args = [
+        "reproduce",
+        "--only",
+        "universality.layers-needed",
+        "--seeds",
+        "1",
+        "--quick",
+        "--json",
+        "-w",
+        str(tmp_path / "ws"),
+    ]
     without = json.loads(CliRunner().invoke(app, args).stdout)["claims"][0]
     assert without["verdict"] == NOT_TESTABLE and "--retrain" in without["note"]
     result = CliRunner().invoke(app, [*args, "--retrain"])
@@ -391,7 +473,17 @@ def test_retrain_trains_a_variant_and_judges_it(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_one_claim_from_start_to_end(tmp_path):
-    args = ["reproduce", "--only", "llama-scope.folding", "--seeds", "1", "--quick", "--json", "-w", str(tmp_path / "ws")]
+    args = [
+        "reproduce",
+        "--only",
+        "llama-scope.folding",
+        "--seeds",
+        "1",
+        "--quick",
+        "--json",
+        "-w",
+        str(tmp_path / "ws"),
+    ]
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 0, result.output
     claim = json.loads(result.stdout)["claims"][0]

@@ -41,7 +41,10 @@ def test_info_on_an_empty_and_a_missing_workspace(tmp_path):
 
 
 def test_importing_workbench_is_cheap():
-    code = "import sys, workbench, workbench.cli; print([m for m in ('torch', 'h5py', 'streamlit', 'transformers', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, workbench, workbench.cli; print([m for m in ('torch', 'h5py', 'streamlit', 'transformers',"
+        " 'pandas') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -1,4 +1,7 @@
-"""What a clumsy user types: one line that quotes the value and says what to do, the right exit code, never a traceback."""
+"""What a clumsy user types.
+
+One line that quotes the value and says what to do, the right exit code, never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -52,26 +55,42 @@ def told(result: Result, code: int, *words: str) -> None:
         (["features", ".."], 1, ["'..'", "neither"]),
         (["features", "a__b"], 1, ["'a__b'"]),
         (["compare", "mini-pythia.L1R-8x", "mini-pythia.L1R-8x"], 2, ["same dictionaries", "Name two"]),
-        (["map", "mini-pythia.L2R-8x", "mini-mamba.L2R-8x", "--no-layout"], 2, ["different spaces", "models", "workbench compare"]),
+        (
+            ["map", "mini-pythia.L2R-8x", "mini-mamba.L2R-8x", "--no-layout"],
+            2,
+            ["different spaces", "models", "workbench compare"],
+        ),
         (["explain", "mini-pythia.L1R-8x", "--latents", "1,2"], 2, ["--latents", "--llm"]),
-        (["explain", "mini-pythia.L1R-8x", "--llm", "x", "--endpoint", "notaurl"], 2, ["'notaurl'", "http://127.0.0.1"]),
+        (
+            ["explain", "mini-pythia.L1R-8x", "--llm", "x", "--endpoint", "notaurl"],
+            2,
+            ["'notaurl'", "http://127.0.0.1"],
+        ),
         (["explain", "mini-pythia.L1R-8x", "--llm", "x", "--latents", "1,x"], 2, ["'1,x'", "3,17,40"]),
         (["explain", "mini-pythia.L1R-8x", "--store", "nope"], 1, ["stores/nope"]),
         (["train", "mini-harvest"], 2, ["mini-harvest.toml", "`workbench harvest mini-harvest`"]),
         (["harvest", "mini-train"], 2, ["`workbench train mini-train`"]),
         (["pretrain", "mini-evolve"], 2, ["`workbench evolve mini-evolve`"]),
         (["train", "mini-trian"], 1, ["did you mean 'mini-train'"]),
-        (["evolve", "mini-pythia-s1"], 2, ["at least two sources", "mini-pythia-s1"]),  # a bundled model and a pre-training recipe of one name
+        (
+            ["evolve", "mini-pythia-s1"],
+            2,
+            ["at least two sources", "mini-pythia-s1"],
+        ),  # a bundled model and a pre-training recipe of one name
         (["evolve", "mini-evolv"], 1, ["did you mean 'mini-evolve'", "model"]),
         (["circuits", "mini-pythia", "--control", "step98"], 2, ["'step98'", "did you mean 'step9"]),
         (["circuits", "mini-pythia", "--task", "nope"], 1, ["'nope'", "ioi"]),
         (["import", GOLDEN / "saelens-topk", "--library", "saelense"], 2, ["did you mean 'saelens'"]),
         (["import", GOLDEN / "saelens-topk", "--id", "a__b"], 2, ["'a__b'", "comparison"]),
         (["import", GOLDEN / "saelens-topk", "--store", "nope"], 1, ["stores/nope"]),
-        (["export", "latent_contexts", "--source", "latents/mini-pythia.L1R-8x", "--set", "latent"], 2, ["'latent'", "key=value"]),
+        (
+            ["export", "latent_contexts", "--source", "latents/mini-pythia.L1R-8x", "--set", "latent"],
+            2,
+            ["'latent'", "key=value"],
+        ),
         (["graph", ""], 2, ["prompt is empty"]),
     ],
-)  # fmt: skip
+)
 def test_one_line(ws: Workspace, args: list[Any], code: int, words: list[str]) -> None:
     result = typed(*args, "-w", ws.root)
     told(result, code, *words)
@@ -88,7 +107,12 @@ def test_places_that_are_no_workspace(ws: Workspace, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     (tmp_path / "read-only").mkdir(mode=0o555)
-    told(typed("import", GOLDEN / "saelens-topk", "-w", tmp_path / "read-only" / "ws"), 1, "cannot write", "Choose a folder")
+    told(
+        typed("import", GOLDEN / "saelens-topk", "-w", tmp_path / "read-only" / "ws"),
+        1,
+        "cannot write",
+        "Choose a folder",
+    )
 
 
 def test_the_version_and_every_help_with_an_example() -> None:
@@ -138,13 +162,32 @@ def test_more_than_the_machine_has_is_one_line(ws: Workspace, tmp_path: Path) ->
 
 def test_short_text_is_not_repeated(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short\n")
-    told(typed("features", "mini-pythia.L1R-8x", "--corpus", tmp_path / "short.txt", "-w", ws.root), 2, "short.txt", "tokens", "--ctx 128")
+    told(
+        typed("features", "mini-pythia.L1R-8x", "--corpus", tmp_path / "short.txt", "-w", ws.root),
+        2,
+        "short.txt",
+        "tokens",
+        "--ctx 128",
+    )
 
 
 def test_a_bundle_goes_into_a_folder_too(ws: Workspace, tmp_path: Path) -> None:
-    done = typed("export", "latent_densities", "--source", "latents/mini-pythia.L1R-8x", "--out", tmp_path, "-w", ws.root, "--json")
+    done = typed(
+        "export",
+        "latent_densities",
+        "--source",
+        "latents/mini-pythia.L1R-8x",
+        "--out",
+        tmp_path,
+        "-w",
+        ws.root,
+        "--json",
+    )
     assert done.exit_code == 0, done.output
-    assert Path(json.loads(done.stdout)["zip"]).parent == tmp_path and len(list(tmp_path.glob("latent_densities*.zip"))) == 1
+    assert (
+        Path(json.loads(done.stdout)["zip"]).parent == tmp_path
+        and len(list(tmp_path.glob("latent_densities*.zip"))) == 1
+    )
 
 
 def changed(folder: Path, library: str, **cfg: Any) -> Path:
@@ -167,7 +210,10 @@ def hostile(tmp: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
         "no k": (changed(tmp / "2", "saelens-topk", k="absent"), ("'k' is missing",)),
         "k out of range": (changed(tmp / "3", "saelens-topk", k=0), ("k = 0",)),
         "architecture is a list": (changed(tmp / "4", "saelens-topk", architecture=["topk"]), ("['topk']",)),
-        "unknown architecture": (changed(tmp / "5", "saelens-topk", architecture="temporal"), ("'temporal'", "jumprelu")),
+        "unknown architecture": (
+            changed(tmp / "5", "saelens-topk", architecture="temporal"),
+            ("'temporal'", "jumprelu"),
+        ),
         "metadata is a list": (changed(tmp / "6", "saelens-topk", metadata=[1]), ("saelens", "list")),
         "widths contradict": (changed(tmp / "7", "saelens-topk", d_sae=99), ("99", "(6, 12)")),
         "trainer is a number": (changed(tmp / "8", "dl-topk", trainer=3), ("dictionary-learning", "int")),
@@ -183,7 +229,9 @@ def hostile(tmp: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
     length = struct.unpack("<Q", data[:8])[0]
     header = data[8 : 8 + length].decode().rstrip()
     header = header[:-1] + ', "b_dec": ' + json.dumps(json.loads(header)["b_dec"]) + "}"
-    (twice / "sae_weights.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode() + data[8 + length :])
+    (twice / "sae_weights.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header.encode() + data[8 + length :]
+    )
     evil, text, nothing = changed(tmp / "14", "dl-topk"), changed(tmp / "15", "dl-topk"), tmp / "16"
     torch.save({"encoder.weight": Runs()}, evil / "ae.pt")
     (text / "ae.pt").write_text("hello")

@@ -39,9 +39,18 @@ def ws(tmp_path_factory):
     rng = np.random.default_rng(0)
     tokens = np.stack([[0, *ids[a : a + 39]] for a in rng.integers(0, len(ids) - 40, 64)]).astype(np.int32)
     plan = TokenPlan(tokens, np.arange(64, dtype=np.int32), np.zeros(64, np.uint8), {"made": "by a test"})
-    recipe = {"id": "small", "hooks": ["L1R"], "n_seq": 64, "ctx": 40, "seqs_per_shard": 64, "sources": [{"model": "mini-pythia"}]}
+    recipe = {
+        "id": "small",
+        "hooks": ["L1R"],
+        "n_seq": 64,
+        "ctx": 40,
+        "seqs_per_shard": 64,
+        "sources": [{"model": "mini-pythia"}],
+    }
     harvest(HarvestRecipe.model_validate(recipe), ws, plan=plan)
-    train_recipe(TrainRecipe(store="small", expansions=(1, 2), ks=(4,), batch_size=256, tokens=256 * 20), ws, progress=False)
+    train_recipe(
+        TrainRecipe(store="small", expansions=(1, 2), ks=(4,), batch_size=256, tokens=256 * 20), ws, progress=False
+    )
     return ws
 
 
@@ -49,7 +58,9 @@ def test_features_writes_records_of_the_stores_own_rows_and_reuses_them(ws):
     made = json.loads(call("features", WIDE, "-w", ws.root, "--window", 16, "--json").stdout)
     records = LatentRecords.open(made["path"], verify=True)
     assert (
-        records.version == made["version"] and records.metadata["hook"] == "blocks.1.hook_resid_post" and records.metadata["site"] == "L1R"
+        records.version == made["version"]
+        and records.metadata["hook"] == "blocks.1.hook_resid_post"
+        and records.metadata["site"] == "L1R"
     )
     store, sae = ActivationStore.open(ws.path("stores", "small")), TopKSAE.load(ws.path("dictionaries", WIDE))
     assert records.n_tokens == len(store) == 64 * 39
@@ -63,9 +74,14 @@ def test_features_writes_records_of_the_stores_own_rows_and_reuses_them(ws):
     direction = sae.W_dec[latent].detach()
     logits = (direction - direction.mean()) * model.ln_final.original_component.weight @ model.W_U
     token, _, value = effects.promoted[0]
-    assert value == pytest.approx(float((logits - logits.mean()).detach()[token]), rel=1e-4) and "LayerNorm folded" in effects.note
+    assert (
+        value == pytest.approx(float((logits - logits.mean()).detach()[token]), rel=1e-4)
+        and "LayerNorm folded" in effects.note
+    )
     manifest = (ws.path("latents", WIDE) / "manifest.json").stat().st_mtime_ns
-    assert json.loads(call("features", WIDE, "-w", ws.root, "--window", 16, "--json").stdout)["version"] == made["version"]
+    assert (
+        json.loads(call("features", WIDE, "-w", ws.root, "--window", 16, "--json").stdout)["version"] == made["version"]
+    )
     assert (ws.path("latents", WIDE) / "manifest.json").stat().st_mtime_ns == manifest, "complete records are reused"
 
 
@@ -94,7 +110,9 @@ def test_evaluate_agrees_with_the_store_and_takes_other_snapshots(ws, tmp_path):
     assert check_files(item.path) == [] and item.manifest.numbers["ev"] == metrics["ev"]
     text = tmp_path / "story.txt"
     text.write_text("The cat sat on the mat, and the dog saw it. " * 400)
-    longer = json.loads(call("evaluate", WIDE, "-w", ws.root, "--ctx", 60, "--corpus", text, "--sequences", 4, "--json").stdout)
+    longer = json.loads(
+        call("evaluate", WIDE, "-w", ws.root, "--ctx", 60, "--corpus", text, "--sequences", 4, "--json").stdout
+    )
     assert longer["metrics"]["l0"]["n"] == 4 * 58
     folder = ws.path("evaluations", longer["id"])
     assert all(
@@ -136,13 +154,21 @@ def test_estimates_ask_nothing(ws):
     )
     cost = json.loads(out.stdout)
     assert 0 < cost["requests"] == 3 * cost["latents"] and cost["usd"] > 0
-    refused = call("explain", NARROW, "-w", ws.root, "--endpoint", "http://127.0.0.1:9/v1", "--llm", "x", "--max-usd", 1, code=2)
+    refused = call(
+        "explain", NARROW, "-w", ws.root, "--endpoint", "http://127.0.0.1:9/v1", "--llm", "x", "--max-usd", 1, code=2
+    )
     assert "price unknown" in refused.output
-    assert "not a list of numbers" in call("explain", NARROW, "-w", ws.root, "--llm", "x", "--latents", "a,b", code=2).output
+    assert (
+        "not a list of numbers"
+        in call("explain", NARROW, "-w", ws.root, "--llm", "x", "--latents", "a,b", code=2).output
+    )
 
 
 def test_a_local_model_can_be_asked(ws):
-    """A miniature model writes no labels worth having; they are refused or kept by the same rules, and nothing breaks."""
+    """A miniature model writes no labels worth having.
+
+    They are refused or kept by the same rules, and nothing breaks.
+    """
     made = json.loads(call("explain", NARROW, "-w", ws.root, "--llm", "mini-pythia", "--sample", 2, "--json").stdout)
     n = made["numbers"]
     assert n["n_latents"] == 2 and n["n_labelled"] + n["n_refused"] == 2
@@ -154,7 +180,9 @@ def test_map_of_two_widths_without_layout(ws):
     pair = made["numbers"][f"{NARROW}->{WIDE}"]
     assert pair["n_narrow"] == 128 and pair["n_wide"] == 256 and 0 <= pair["share_with_parent"] <= 1
     folder = ws.path("maps", f"{NARROW}__{WIDE}")
-    assert (folder / "families.parquet").is_file() and not (folder / "umap.npy").exists(), "what was not computed is absent"
+    assert (folder / "families.parquet").is_file() and not (folder / "umap.npy").exists(), (
+        "what was not computed is absent"
+    )
     assert "distinct" in call("map", WIDE, WIDE, "-w", ws.root, "--no-layout", code=2).output
 
 
@@ -170,7 +198,9 @@ def test_a_dictionary_without_a_store_is_read_on_text_as_it_would_be_from_one(ws
     for name in ("ids", "seq", "pos"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     difference = abs(a.matrix() - b.matrix())
-    assert (difference > 1e-2).sum() < 0.01 * len(a.value), "only near-ties may differ: the store was computed in other batches"
+    assert (difference > 1e-2).sum() < 0.01 * len(a.value), (
+        "only near-ties may differ: the store was computed in other batches"
+    )
     copy = tmp_path / "foreign"
     shutil.copytree(ws.path("dictionaries", WIDE), copy)
     (copy / "manifest.json").unlink()
@@ -179,9 +209,16 @@ def test_a_dictionary_without_a_store_is_read_on_text_as_it_would_be_from_one(ws
     (copy / "cfg.json").write_text(json.dumps(cfg))
     text = tmp_path / "story.txt"
     text.write_text("The cat sat on the mat, and the dog saw it. " * 400)
-    made = json.loads(call("features", copy, "-w", ws.root, "--corpus", text, "--tokens", 2000, "--ctx", 60, "--json").stdout)
+    made = json.loads(
+        call("features", copy, "-w", ws.root, "--corpus", text, "--tokens", 2000, "--ctx", 60, "--json").stdout
+    )
     assert made["metadata"]["text"] == "story.txt" and made["numbers"]["n_tokens"] == 33 * 59
-    assert json.loads(call("explain", copy, "-w", ws.root, "--corpus", text, "--tokens", 2000, "--json").stdout)["numbers"]["n_judged"] > 0
+    assert (
+        json.loads(call("explain", copy, "-w", ws.root, "--corpus", text, "--tokens", 2000, "--json").stdout)[
+            "numbers"
+        ]["n_judged"]
+        > 0
+    )
 
 
 def test_a_crosscoder_over_snapshots_has_records_too(ws):
@@ -226,7 +263,11 @@ def test_a_crosscoder_over_snapshots_has_records_too(ws):
 
 @pytest.mark.parametrize(
     "name, hook",
-    [("mini-pythia", "blocks.1.hook_resid_post"), ("mini-pythia", "blocks.1.attn.hook_z"), ("mini-mamba", "blocks.1.hook_mixer_out")],
+    [
+        ("mini-pythia", "blocks.1.hook_resid_post"),
+        ("mini-pythia", "blocks.1.attn.hook_z"),
+        ("mini-mamba", "blocks.1.hook_mixer_out"),
+    ],
 )
 def test_the_splice_is_exact_in_real_models_of_both_architectures(name, hook):
     model = load_model(name, "step0")
@@ -245,5 +286,8 @@ def test_the_splice_is_exact_in_real_models_of_both_architectures(name, hook):
 
 def test_a_hook_that_is_switched_off_is_named():
     model = load_model("mini-pythia", "step0")
-    with pytest.raises(UsageError, match="use_hook_mlp_in"), splice(model, {"blocks.0.hook_mlp_in": TopKSAE(128, 8, 2)}, keep_error=True):
+    with (
+        pytest.raises(UsageError, match="use_hook_mlp_in"),
+        splice(model, {"blocks.0.hook_mlp_in": TopKSAE(128, 8, 2)}, keep_error=True),
+    ):
         pass

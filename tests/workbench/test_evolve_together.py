@@ -1,4 +1,7 @@
-"""``workbench evolve`` by two processes: they train one crosscoder, that of a single process; then the first analyses alone."""
+"""``workbench evolve`` by two processes: they train one crosscoder, that of a single process.
+
+Then the first analyses alone.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, torc
 
 
 @pytest.mark.parametrize("latents", [1, 2])
-def test_two_processes_follow_the_latents_of_one(tmp_path: Path, latents: int, alone: tuple[str, dict[str, torch.Tensor]]) -> None:
+def test_two_processes_follow_the_latents_of_one(
+    tmp_path: Path, latents: int, alone: tuple[str, dict[str, torch.Tensor]]
+) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.format(latents=latents))
 
@@ -63,7 +68,8 @@ def test_two_processes_follow_the_latents_of_one(tmp_path: Path, latents: int, a
     (code, said), (other, nothing) = in_processes(2, task, tmp_path / "world")
     assert code == other == 0, said + nothing
     assert (
-        f"2 processes train a crosscoder over 2 sources: data {2 // latents} x latents {latents}" in said and said.count("analysing") == 1
+        f"2 processes train a crosscoder over 2 sources: data {2 // latents} x latents {latents}" in said
+        and said.count("analysing") == 1
     )
     assert nothing.strip() == ""
     id, want = alone

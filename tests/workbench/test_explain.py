@@ -1,4 +1,7 @@
-"""Labels: rules on planted latents, and a language model played by a local endpoint that misbehaves in every way it can."""
+"""Labels.
+
+Rules on planted latents, and a language model played by a local endpoint that misbehaves in every way it can.
+"""
 
 import json
 import re
@@ -27,7 +30,11 @@ N_SEQ, CTX = 240, 50
 
 @pytest.fixture(scope="module")
 def codes():
-    """Latents: 0 two tokens, 1 a previous token, 2 a pair, 3 a token inside brackets, 4 repeated pairs, 5 noise, 6 rare, 7 digits weakly everywhere, 8 a next token."""
+    """Latents.
+
+    0 two tokens, 1 a previous token, 2 a pair, 3 a token inside brackets, 4 repeated pairs, 5 noise, 6 rare, 7 digits
+    weakly everywhere, 8 a next token.
+    """
     rng = np.random.default_rng(0)
     ids = rng.integers(1, len(VOCAB), (N_SEQ, CTX))
     before = np.concatenate([np.zeros((N_SEQ, 1), int), ids[:, :-1]], axis=1)
@@ -81,7 +88,10 @@ def test_rule_numbers_are_counts_on_the_odd_sequences(codes):
 
 
 def test_a_rule_that_only_fits_by_chance_does_not_survive_the_other_half():
-    """Two hundred random latents: choosing the best of thousands of rules looks good on one half; the table must not."""
+    """Two hundred random latents: choosing the best of thousands of rules looks good on one half.
+
+    The table must not.
+    """
     rng = np.random.default_rng(1)
     ids, seq, pos = rng.integers(1, 16, 1000), np.repeat(np.arange(20), 50), np.tile(np.arange(1, 51), 20)
     dense = (rng.random((1000, 200)) < 0.04).astype(np.float32)
@@ -105,7 +115,13 @@ def test_surface_reads_text_causally():
 
 @pytest.mark.parametrize(
     "answer, why",
-    [("", "empty"), ("a\nb", "2 lines"), ("word " * 26, "26 words"), ("x" * 301, "at most 25"), ("tab\there", "control")],
+    [
+        ("", "empty"),
+        ("a\nb", "2 lines"),
+        ("word " * 26, "26 words"),
+        ("x" * 301, "at most 25"),
+        ("tab\there", "control"),
+    ],
 )
 def test_what_is_no_label_is_refused(answer, why):
     with pytest.raises(NotALabel, match=why):
@@ -129,7 +145,10 @@ def test_answers_are_read_strictly():
 
 
 class Server:
-    """An endpoint that answers like a model that sees only the words: explains by the commonest marked token, detects by it."""
+    """An endpoint that answers like a model that sees only the words.
+
+    Explains by the commonest marked token, detects by it.
+    """
 
     def __init__(self):
         self.seen, self.fail, self.explain_with = [], [], None
@@ -140,7 +159,10 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 owner.seen.append((self.path, self.headers.get("Authorization"), body))
                 status, headers = owner.fail.pop(0) if owner.fail else (200, {})
-                reply = {"model": "fake-1", "choices": [{"message": {"content": owner.answer(body["messages"][-1]["content"])}}]}
+                reply = {
+                    "model": "fake-1",
+                    "choices": [{"message": {"content": owner.answer(body["messages"][-1]["content"])}}],
+                }
                 data = json.dumps(reply | {"usage": {"prompt_tokens": 7, "completion_tokens": 3}}).encode()
                 self.send_response(status)
                 for k, v in ({"Content-Length": str(len(data))} | headers).items():
@@ -176,7 +198,9 @@ def server():
 
 def endpoint(server, **options):
     waits = []
-    config = EndpointConfig(base_url=server.url, model="fake", requests_per_minute=6000, key_env="TEST_EXPLAIN_KEY", **options)
+    config = EndpointConfig(
+        base_url=server.url, model="fake", requests_per_minute=6000, key_env="TEST_EXPLAIN_KEY", **options
+    )
     return Endpoint(config, sleep=waits.append), waits
 
 
@@ -187,7 +211,10 @@ def subject():
 def ask(workspace, codes, server, latents, **options):
     materials = language_model.gather(codes, VOCAB, latents, window=6)
     completer, _ = endpoint(server, **options)
-    return run.explain_by_model(workspace, subject(), codes, materials, completer, recipe={"latents": latents}), materials
+    return (
+        run.explain_by_model(workspace, subject(), codes, materials, completer, recipe={"latents": latents}),
+        materials,
+    )
 
 
 def test_materials_keep_the_halves_apart_and_zeros_are_zeros(codes):
@@ -196,7 +223,9 @@ def test_materials_keep_the_halves_apart_and_zeros_are_zeros(codes):
     assert all(max(e.levels) > 0 for e in m.shown + m.positives) and max(max(e.levels) for e in m.shown) == 10
     assert all(max(e.levels) == 0 and e.value == 0 for e in m.zeros)
     assert language_model.gather(codes, VOCAB, [6]) == [], "one firing cannot be explained and scored"
-    assert not language_model.gather(codes, VOCAB, [7], window=6)[0].zeros, "a latent that always fires has no true zeros"
+    assert not language_model.gather(codes, VOCAB, [7], window=6)[0].zeros, (
+        "a latent that always fires has no true zeros"
+    )
 
 
 def test_labels_are_scored_on_held_out_text_and_everything_is_kept(codes, server, tmp_path, monkeypatch):
@@ -212,7 +241,9 @@ def test_labels_are_scored_on_held_out_text_and_everything_is_kept(codes, server
     assert (table["monosemanticity"] == 4).all() and (table["complexity"] == 1).all()
     assert server.seen[0][0] == "/v1/chat/completions" and server.seen[0][1] == "Bearer secret-key"
     answers = [json.loads(line) for line in (item.path / "answers.jsonl").read_text().splitlines()]
-    assert len(answers) == 9 and all(a["messages"] and a["answer"] and a["model"] == "fake-1" and a["tokens_in"] == 7 for a in answers)
+    assert len(answers) == 9 and all(
+        a["messages"] and a["answer"] and a["model"] == "fake-1" and a["tokens_in"] == 7 for a in answers
+    )
     assert not any("secret-key" in p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())
     before = len(server.seen)
     again, _ = ask(workspace, codes, server, [0, 2, 5])
@@ -272,7 +303,9 @@ def test_requests_keep_their_distance(server):
         waits.append(seconds)
         now[0] += seconds
 
-    completer = Endpoint(EndpointConfig(base_url=server.url, model="m", requests_per_minute=30), clock=lambda: now[0], sleep=sleep)
+    completer = Endpoint(
+        EndpointConfig(base_url=server.url, model="m", requests_per_minute=30), clock=lambda: now[0], sleep=sleep
+    )
     for _ in range(3):
         completer.complete([{"role": "user", "content": "Rate the unit"}], max_tokens=5)
     assert waits == [2.0, 2.0]
@@ -282,7 +315,11 @@ def test_the_estimate_bounds_what_is_asked(codes, server):
     materials = language_model.gather(codes, VOCAB, [0, 2, 3], window=6)
     config = EndpointConfig(base_url=server.url, model="fake", usd_per_million_in=1.0, usd_per_million_out=2.0)
     cost = run.cost_of(materials, config)
-    assert cost.requests == 9 and cost.minutes == 9 / 60 and cost.usd == pytest.approx((cost.tokens_in + 2 * cost.tokens_out) / 1e6)
+    assert (
+        cost.requests == 9
+        and cost.minutes == 9 / 60
+        and cost.usd == pytest.approx((cost.tokens_in + 2 * cost.tokens_out) / 1e6)
+    )
     completer, _ = endpoint(server)
     for m in materials:
         for kind, messages in language_model.questions(m):
@@ -312,7 +349,10 @@ def test_labels_reach_the_records_by_key(tmp_path):
 
     folder = tmp_path / "latents" / "d"
     folder.mkdir(parents=True)
-    for name, rows in {"rules": [(0, "rule zero", 0.9), (2, "rule two", 0.8)], "a-model": [(2, "model two", 0.7)]}.items():
+    for name, rows in {
+        "rules": [(0, "rule zero", 0.9), (2, "rule two", 0.8)],
+        "a-model": [(2, "model two", 0.7)],
+    }.items():
         place = tmp_path / "explanations" / f"d.{name}"
         place.mkdir(parents=True)
         labels = pd.DataFrame(rows[::-1], columns=["latent", "label", "label_score"])

@@ -43,7 +43,9 @@ def noise(n: int) -> np.ndarray:
 def records(n: int) -> BuiltRecords:
     none = np.zeros(0, np.int64)
     table = pd.DataFrame({"latent": np.arange(4)})
-    return BuiltRecords(table, {"act_val": noise(n).astype(np.float32)}, ["a"], {}, {}, Codes(0, none, none, none, none, none, none))
+    return BuiltRecords(
+        table, {"act_val": noise(n).astype(np.float32)}, ["a"], {}, {}, Codes(0, none, none, none, none, none, none)
+    )
 
 
 WRITERS: dict[str, Callable[[Path, int], None]] = {

@@ -71,7 +71,15 @@ def test_the_hub_is_off_unless_asked_for(tmp_path, monkeypatch):
 
 
 def test_the_verb_prints_one_document(tmp_path):
-    args = ["import", str(GOLDEN / "dl-jumprelu"), "--hook", "blocks.3.hook_resid_post", "-w", str(tmp_path / "ws"), "--json"]
+    args = [
+        "import",
+        str(GOLDEN / "dl-jumprelu"),
+        "--hook",
+        "blocks.3.hook_resid_post",
+        "-w",
+        str(tmp_path / "ws"),
+        "--json",
+    ]
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
@@ -82,8 +90,15 @@ def test_push_sends_the_saelens_folder(tmp_path):
     ws = Workspace(tmp_path / "ws")
     item = import_dictionary(ws, str(GOLDEN / "saelens-topk"))
     sent = {}
-    api = SimpleNamespace(create_repo=lambda *a, **k: sent.update(repo=a[0], **k), upload_folder=lambda **k: sent.update(k) or "commit")
+    api = SimpleNamespace(
+        create_repo=lambda *a, **k: sent.update(repo=a[0], **k), upload_folder=lambda **k: sent.update(k) or "commit"
+    )
     assert push_to_hub(ws, item.id, "me/saes", api=api) == "commit"
-    assert sent["repo"] == "me/saes" and sent["private"] and sent["path_in_repo"] == item.id and "cfg.json" in sent["allow_patterns"]
+    assert (
+        sent["repo"] == "me/saes"
+        and sent["private"]
+        and sent["path_in_repo"] == item.id
+        and "cfg.json" in sent["allow_patterns"]
+    )
     with pytest.raises(UsageError, match="switched off"):
         push_to_hub(ws, item.id, "me/saes")

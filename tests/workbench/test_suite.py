@@ -1,4 +1,7 @@
-"""The suite in small: one recipe makes the store, SAEs and transcoders, their evaluations and the figure; run again it reuses all."""
+"""The suite in small: one recipe makes the store, SAEs and transcoders, their evaluations and the figure.
+
+Run again it reuses all.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,16 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("suite")
     (folder / "tiny.toml").write_text(HARVEST)
     recipe = TrainRecipe(
-        store="tiny", harvest=str(folder / "tiny.toml"), expansions=(2,), ks=(4,), batch_size=128, tokens=128 * 10, evaluate=2, summary=True,
+        store="tiny",
+        harvest=str(folder / "tiny.toml"),
+        expansions=(2,),
+        ks=(4,),
+        batch_size=128,
+        tokens=128 * 10,
+        evaluate=2,
+        summary=True,
         sae={"activation": "batchtopk", "skip": True},
-    )  # fmt: skip
+    )
     ws = Workspace(folder / "ws")
     return recipe, ws, train_recipe(recipe, ws)
 
@@ -48,9 +58,16 @@ def test_every_site_is_trained_measured_and_drawn(made):
         numbers = ws.get("evaluations", id).manifest.numbers
         assert numbers["ev"]["n"] == 2 * 30 and numbers["delta_ce"]["value"] is not None
     tc = ws.get("dictionaries", "mini-pythia.L1TC-2x")
-    assert tc.manifest.metadata["hook_name"] == "blocks.1.ln2.hook_out" and tc.manifest.metadata["hook_name_out"] == "blocks.1.hook_mlp_out"
+    assert (
+        tc.manifest.metadata["hook_name"] == "blocks.1.ln2.hook_out"
+        and tc.manifest.metadata["hook_name_out"] == "blocks.1.hook_mlp_out"
+    )
     loaded = sae.load(tc.path)
-    assert isinstance(loaded, sae.Transcoder) and loaded.skip_DD is not None and tc.manifest.metadata["kind"] == "transcoder"
+    assert (
+        isinstance(loaded, sae.Transcoder)
+        and loaded.skip_DD is not None
+        and tc.manifest.metadata["kind"] == "transcoder"
+    )
     (figure,) = ws.items("exports")
     table = (figure.path / "data.csv").read_text()
     assert all(id in table for id in ids) and (figure.path / "figure.pdf").is_file()
@@ -69,8 +86,16 @@ def test_presets_and_contradictions(made):
         return {j.site: j.config for j in jobs_of(recipe.model_copy(update={"sae": values}), store)}
 
     paper, code = configs(preset="llama-scope-paper")["L1R"], configs(preset="llama-scope-code", lr=1e-3)["L1R"]
-    assert paper.activation.kind == "norm-topk" and paper.start.norm == 1.0 and paper.k_start == 128 and paper.k_aux == 0
-    assert (code.lr, code.beta2, code.start.norm, code.k_start, code.details.end_factor) == (1e-3, 0.9999, 0.5, 64, 0.01)
+    assert (
+        paper.activation.kind == "norm-topk" and paper.start.norm == 1.0 and paper.k_start == 128 and paper.k_aux == 0
+    )
+    assert (code.lr, code.beta2, code.start.norm, code.k_start, code.details.end_factor) == (
+        1e-3,
+        0.9999,
+        0.5,
+        64,
+        0.01,
+    )
     assert configs(preset="llama-scope-paper")["L1TC"].start.encoder == "fitted"
     few = configs(preset="few-steps", details={"bias_rate": 0.2})["L1R"]
     assert (few.beta1, few.beta2, few.details.encoder_rate, few.details.bias_rate) == (0.5, 0.95, 0.6, 0.2)
@@ -89,4 +114,8 @@ def test_the_bundled_suite_names_what_it_makes():
     from workbench.activations import HarvestRecipe
 
     recipe = read_recipe(TrainRecipe, "mini-llama-scope")
-    assert read_recipe(HarvestRecipe, recipe.harvest).id == recipe.store and recipe.expansions == (8, 32) and recipe.summary
+    assert (
+        read_recipe(HarvestRecipe, recipe.harvest).id == recipe.store
+        and recipe.expansions == (8, 32)
+        and recipe.summary
+    )

@@ -1,4 +1,7 @@
-"""``torchrun -m workbench train``: the dictionaries of one process; a killed process ends the job and leaves what another number continues."""
+"""``torchrun -m workbench train``: the dictionaries of one process.
+
+A killed process ends the job and leaves what another number continues.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ from workbench.corpus import TokenPlan
 from workbench.workspace import Workspace
 
 ID = "mini-pythia.L1R-2x"
-STEPS = 1200  # enough for a kill to come before the end; processes in step with each other are slow where cores are scarce
+STEPS = (
+    1200  # enough for a kill to come before the end; processes in step with each other are slow where cores are scarce
+)
 PATIENCE = 500  # seconds for one job on a busy machine
 RECIPE = """
 store = "small"
@@ -44,7 +49,14 @@ def ws(tmp_path):
     tokens = np.random.default_rng(0).integers(1, 500, (64, 48)).astype(np.int32)
     tokens[:, 0] = 0
     plan = TokenPlan(tokens, np.arange(64, dtype=np.int32), np.zeros(64, np.uint8), {"made": "random"})
-    values = {"id": "small", "hooks": ["L1R"], "n_seq": 64, "ctx": 48, "seqs_per_shard": 32, "sources": [{"model": "mini-pythia"}]}
+    values = {
+        "id": "small",
+        "hooks": ["L1R"],
+        "n_seq": 64,
+        "ctx": 48,
+        "seqs_per_shard": 32,
+        "sources": [{"model": "mini-pythia"}],
+    }
     harvest(HarvestRecipe.model_validate(values), home, plan=plan)
     return home
 
@@ -54,7 +66,11 @@ def start(ws: Workspace, processes: int, tokens: int, latents: int = 1) -> subpr
     recipe.write_text(RECIPE.format(tokens=tokens, latents=latents))
     begin = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     command = [sys.executable, *begin, "-m", "workbench", "train", str(recipe), "--workspace", str(ws.root)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
 
 
@@ -94,7 +110,9 @@ def test_a_killed_process_ends_the_job_and_another_number_goes_on(ws, then):
     while not list(folder.glob("step_*/MANIFEST.json")):
         assert job.poll() is None and time.monotonic() - begin < PATIENCE
         time.sleep(0.05)
-    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True, check=True).stdout.split()
+    workers = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
     os.kill(int(workers[-1]), signal.SIGKILL)
     said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode != 0 and "SIGKILL" in said

@@ -16,7 +16,9 @@ from workbench.provenance import check_files
 from workbench.training import TrainRecipe, jobs_of, train_recipe
 from workbench.workspace import Workspace
 
-RECIPE = TrainRecipe(store="small", sites=("L1R",), expansions=(2,), ks=(4, 8), batch_size=256, tokens=256 * 12, sae={"lr": 2e-3})
+RECIPE = TrainRecipe(
+    store="small", sites=("L1R",), expansions=(2,), ks=(4, 8), batch_size=256, tokens=256 * 12, sae={"lr": 2e-3}
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def test_every_combination_becomes_a_complete_folder(ws):
         item = ws.get("dictionaries", id)
         assert check_files(item.path) == [] and not (item.path / "checkpoints").exists()
         numbers, metadata = item.manifest.numbers, item.manifest.metadata
-        assert numbers["n_heldout"] == 6 * 47 and 0 < numbers["explained_variance"] < 1 and numbers["l0"] <= numbers["k"]
+        assert (
+            numbers["n_heldout"] == 6 * 47 and 0 < numbers["explained_variance"] < 1 and numbers["l0"] <= numbers["k"]
+        )
         assert metadata["hook_name"].startswith("blocks.1.") and metadata["site"] == "L1R" and metadata["kind"] == "sae"
     before = {id: ws.get("dictionaries", id).digest for id in ids}
     said = []

@@ -70,7 +70,9 @@ def test_missing_names_the_nearest(ws):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("bad", ["../x", "/abs", "..\\x", "a\0b", "a\nb", "x" * 300, "a/b", "\u202ex", "", ".hidden", "a__b__c", "a..b"])
+@pytest.mark.parametrize(
+    "bad", ["../x", "/abs", "..\\x", "a\0b", "a\nb", "x" * 300, "a/b", "\u202ex", "", ".hidden", "a__b__c", "a..b"]
+)
 def test_hostile_ids_are_refused(ws, bad):
     with pytest.raises(UsageError):
         ws.path("latents", bad)

@@ -29,9 +29,15 @@ def body() -> None:
         left, right = st.columns(2, gap="large")
         with left:
             panels.heading("Versions")
-            st.html(panels.table(["", ""], [[name, f"<code>{html.escape(value)}</code>"] for name, value in versions()]))
+            st.html(
+                panels.table(["", ""], [[name, f"<code>{html.escape(value)}</code>"] for name, value in versions()])
+            )
             panels.heading("Keys")
-            st.html(panels.table(["key", "does"], [[f'<span class="wb-keys"><kbd>{k}</kbd></span>', what] for k, what in KEYS]))
+            st.html(
+                panels.table(
+                    ["key", "does"], [[f'<span class="wb-keys"><kbd>{k}</kbd></span>', what] for k, what in KEYS]
+                )
+            )
         with right:
             panels.heading("How to cite")
             from workbench.export.references import bibtex
@@ -82,7 +88,9 @@ def check() -> None:
     for where, files in bad:
         panels.problem(f"{where} changed since it was written", ", ".join(files))
     if not bad:
-        panels.note(f"All files of {len(entries)} results are as they were written. Stores: <code>workbench check STORE</code>.")
+        panels.note(
+            f"All files of {len(entries)} results are as they were written. Stores: <code>workbench check STORE</code>."
+        )
 
 
 body()

@@ -28,11 +28,17 @@ from workbench.workspace import Workspace
 def body() -> None:
     """Choices on the left, the figure on the right."""
     with panels.guarded("The export"):
-        panels.page_title("Export", "the same bytes as <code>workbench export</code>, with provenance inside every file")
+        panels.page_title(
+            "Export", "the same bytes as <code>workbench export</code>, with provenance inside every file"
+        )
         index = data.index()
-        usable = {name: kind for name, kind in sorted(kinds().items(), key=lambda x: _place(x[1])) if index.of(kind.source)}
+        usable = {
+            name: kind for name, kind in sorted(kinds().items(), key=lambda x: _place(x[1])) if index.of(kind.source)
+        }
         if not usable:
-            panels.not_computed("Anything to export", "workbench demo", "Figures are drawn from the results of this workspace.")
+            panels.not_computed(
+                "Anything to export", "workbench demo", "Figures are drawn from the results of this workspace."
+            )
             return
         kind, source = choose(usable)
         if kind.document:
@@ -40,7 +46,9 @@ def body() -> None:
             return
         options = form(kind.options, f"opt_{kind.name}", _from_address(kind), _known(kind, source))
         style, caption = styling()
-        spec = FigureSpec.model_validate({"figure": kind.name, "source": source, "options": options, "style": style, "caption": caption})
+        spec = FigureSpec.model_validate(
+            {"figure": kind.name, "source": source, "options": options, "style": style, "caption": caption}
+        )
         preview(spec)
 
 
@@ -114,7 +122,11 @@ def _known(kind: Kind, source: str) -> dict[str, dict[str, str]]:
     with panels.guarded("The effects of this result"):
         effects = open_circuit(str(found.path), found.version).effects
         profiles = kind.name == "circuit_profile"
-        analyses = [a for a in NAMES if a in set(effects["analysis"]) and a.endswith("_profile") == profiles and a != "conv_profile"]
+        analyses = [
+            a
+            for a in NAMES
+            if a in set(effects["analysis"]) and a.endswith("_profile") == profiles and a != "conv_profile"
+        ]
         return {
             "analysis": {a: NAMES[a] for a in analyses},
             "metric": {m: metric_name(m) for m in dict.fromkeys(effects["metric"])},
@@ -129,9 +141,15 @@ def styling() -> tuple[dict[str, Any], str]:
             "Width", ["single", "double"], default="single", key="ex_width", required=True, help="3.25 or 6.75 inches"
         )
         size = st.number_input("Type, points", 5.0, 24.0, 8.0, 0.5, key="ex_size", width=130)
-        palette = st.segmented_control("Colours", ["okabe-ito", "greys"], default="okabe-ito", key="ex_palette", required=True)
+        palette = st.segmented_control(
+            "Colours", ["okabe-ito", "greys"], default="okabe-ito", key="ex_palette", required=True
+        )
         caption = st.text_input(
-            "Caption (first sentence)", key="ex_caption", max_chars=600, placeholder="written from the data unless you write one", width=420
+            "Caption (first sentence)",
+            key="ex_caption",
+            max_chars=600,
+            placeholder="written from the data unless you write one",
+            width=420,
         )
     return {"width": width, "font_size": size, "palette": palette}, caption or ""
 
@@ -206,7 +224,9 @@ def command(spec: FigureSpec) -> str:
     """The command line that writes the same bundle into the workspace."""
     defaults = Style().model_dump()
     styled = any(spec.style.model_dump()[k] != defaults[k] for k in defaults) or spec.caption
-    sets = "".join(f" --set {shlex.quote(f'{k}={json.dumps(v) if isinstance(v, list) else v}')}" for k, v in spec.options.items())
+    sets = "".join(
+        f" --set {shlex.quote(f'{k}={json.dumps(v) if isinstance(v, list) else v}')}" for k, v in spec.options.items()
+    )
     source = f" --source {spec.source}" if spec.source else ""
     where = f"--workspace {data.workspace_folder().name}"
     return (

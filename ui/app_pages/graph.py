@@ -23,7 +23,9 @@ def body() -> None:
     """Choice of graph, thresholds, the picture, the chosen node."""
     with panels.guarded("The graph"):
         panels.page_title("Graph", "latent to latent, token to output: what makes the next token")
-        entry = choose("graphs", "Prompt", "gr", what="Graphs", command="graph PROMPT", text=_text, clears=("pin",), width=560)
+        entry = choose(
+            "graphs", "Prompt", "gr", what="Graphs", command="graph PROMPT", text=_text, clears=("pin",), width=560
+        )
         if entry is None:
             return
         check_version(entry, "gr")
@@ -33,7 +35,9 @@ def body() -> None:
         numbers(entry)
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             most = max(10, min(2000, len(graph.links)))
-            n_links = st.slider("Links shown, strongest first", 10, most + 1, min(150, most), 10, key=f"gr_links_{entry.id}", width=320)
+            n_links = st.slider(
+                "Links shown, strongest first", 10, most + 1, min(150, most), 10, key=f"gr_links_{entry.id}", width=320
+            )
             share = st.slider(
                 "Nodes with at least this influence",
                 0.0,
@@ -66,7 +70,10 @@ def body() -> None:
 def _text(e: Entry) -> str:
     """The prompt, the model that read it, and what the graph is drawn over where that is not the residual stream."""
     over = "  ·  transcoders" if e.metadata.get("site") == "TC" else ""
-    return f"{clip(visible(str(e.metadata.get('prompt') or e.id)), 60)}  ·  {visible(str(e.metadata.get('model', '')))}{over}"
+    return (
+        f"{clip(visible(str(e.metadata.get('prompt') or e.id)), 60)}  · "
+        f" {visible(str(e.metadata.get('model', '')))}{over}"
+    )
 
 
 def numbers(entry: Entry) -> None:
@@ -104,28 +111,37 @@ def labels_of(entry: Entry) -> GraphLabels | None:
     return found
 
 
-def node(entry: Entry, graph: GraphFile, chosen: str | None, labels: GraphLabels | None, own: Mapping[str, str]) -> None:
+def node(
+    entry: Entry, graph: GraphFile, chosen: str | None, labels: GraphLabels | None, own: Mapping[str, str]
+) -> None:
     """The chosen node with its strongest sources and targets; before a choice, the strongest links."""
     if chosen is None:
         panels.heading("Strongest links", "click a node to see its own")
         links = graph.links[:25]
         if _by_layer():
             links = sorted(links, key=lambda x: (graph.by_id[x[1]].layer, graph.by_id[x[0]].layer))
-        rows = [[_name(entry, graph, graph.by_id[s], own), _name(entry, graph, graph.by_id[t], own), f"{w:+.3g}"] for s, t, w in links]
+        rows = [
+            [_name(entry, graph, graph.by_id[s], own), _name(entry, graph, graph.by_id[t], own), f"{w:+.3g}"]
+            for s, t, w in links
+        ]
         st.html(panels.table(["from", "to", "weight"], rows, numeric=frozenset({2})))
     else:
         panels.heading("Chosen node", _name(entry, graph, graph.by_id[chosen], own))
         if labels is not None:
             label_field(entry, chosen, labels)
         by_layer = _by_layer()
-        for column, incoming, title in zip(st.columns(2, gap="large"), (True, False), ("Made by", "Makes"), strict=True):
+        for column, incoming, title in zip(
+            st.columns(2, gap="large"), (True, False), ("Made by", "Makes"), strict=True
+        ):
             with column:
                 found = neighbours_of(graph, chosen, entry.metadata, incoming=incoming)
                 if by_layer:
                     found = sorted(found, key=lambda x: x[0].layer)
                 rows = [[_name(entry, graph, other, own), f"{w:+.3g}"] for other, w, _ in found]
                 st.html(
-                    panels.table([title, "weight"], rows, numeric=frozenset({1})) if rows else '<div class="wb-panel info">none kept</div>'
+                    panels.table([title, "weight"], rows, numeric=frozenset({1}))
+                    if rows
+                    else '<div class="wb-panel info">none kept</div>'
                 )
         st.button("Clear the choice", on_click=state.put, kwargs={"pin": None}, key="gr_clear")
 
@@ -159,7 +175,9 @@ def download(entry: Entry, labels: GraphLabels | None) -> None:
     def content() -> bytes:
         if labels is None or not labels.labels:
             return path.read_bytes()
-        return (json.dumps(with_labels(read_json(path), labels, entry.version), indent=2, ensure_ascii=False) + "\n").encode()
+        return (
+            json.dumps(with_labels(read_json(path), labels, entry.version), indent=2, ensure_ascii=False) + "\n"
+        ).encode()
 
     st.download_button(
         "Graph as JSON",
@@ -177,7 +195,10 @@ def _by_layer() -> bool:
     """Whether lists of links are sorted by layer instead of weight."""
     orders = ["strongest first", "by layer"]
     return (
-        st.segmented_control("Order", orders, default=orders[0], key="gr_order", required=True, label_visibility="collapsed") == "by layer"
+        st.segmented_control(
+            "Order", orders, default=orders[0], key="gr_order", required=True, label_visibility="collapsed"
+        )
+        == "by layer"
     )
 
 

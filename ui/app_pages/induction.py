@@ -19,8 +19,11 @@ from workbench.results.circuits import CircuitResult
 
 SIDES = (("transformer", "Transformer", "tf"), ("mamba", "Mamba", "mb"))
 ABOUT = {
-    "induction": "The prompt holds a pair of tokens <b>A B</b>, later <b>A</b> again, and the model has to say <b>B</b>. Each effect is what "
-    "changes when one path carries the activations of a prompt with another pair: a strong effect means that the answer goes that way."
+    "induction": (
+        "The prompt holds a pair of tokens <b>A B</b>, later <b>A</b> again, and the model has to say <b>B</b>. Each"
+        " effect is what changes when one path carries the activations of a prompt with another pair: a strong effect"
+        " means that the answer goes that way."
+    )
 }
 
 
@@ -31,7 +34,9 @@ def body() -> None:
         panels.page_title("Induction & state", "where a Transformer reads and where a Mamba writes what it needs")
         entries = data.index().of("circuits")
         if not entries:
-            panels.not_computed("Circuits", f"workbench circuits mini-pythia --workspace {data.workspace_folder().name}")
+            panels.not_computed(
+                "Circuits", f"workbench circuits mini-pythia --workspace {data.workspace_folder().name}"
+            )
             return
         task, shown, metric, shared = controls(entries)
         for entry, key in shown:
@@ -50,10 +55,17 @@ def controls(entries: list[Entry]) -> tuple[str, list[tuple[Entry, str]], str, b
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.session_state["in_task"] = state.get_choice("task", tasks, tasks[0])
         task = st.selectbox(
-            "Task", tasks, key="in_task", format_func=visible, on_change=lambda: state.put(task=st.session_state["in_task"]), width=200
+            "Task",
+            tasks,
+            key="in_task",
+            format_func=visible,
+            on_change=lambda: state.put(task=st.session_state["in_task"]),
+            width=200,
         )
         state.put(task=task)
-        here = sorted((e for e in entries if task_of(e.id) == task), key=lambda e: (len(e.id), e.id))  # a model before its seeds
+        here = sorted(
+            (e for e in entries if task_of(e.id) == task), key=lambda e: (len(e.id), e.id)
+        )  # a model before its seeds
         shown = []
         for architecture, name, key in SIDES:
             group = [e for e in here if e.metadata.get("architecture") == architecture]
@@ -117,7 +129,14 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
     with panels.guarded("The effects"):
         panels.heading(NAMES[OWN.get(name.lower(), "read_profile")])
         options = {"metric": metric}
-        chart(f"in_profile_{key}", "circuit_profile", entry, options, height=_height("circuit_profile", entry, options), scale=largest)
+        chart(
+            f"in_profile_{key}",
+            "circuit_profile",
+            entry,
+            options,
+            height=_height("circuit_profile", entry, options),
+            scale=largest,
+        )
         panels.heading("Its strongest row", "band: 95 % interval over prompts")
         chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250)
         if name == "Mamba":
@@ -133,7 +152,9 @@ def ranking(entry: Entry, result: CircuitResult, metric: str, key: str) -> None:
     if not known:
         return
     panels.heading("Single effects", "largest first, with 95 % intervals over prompts")
-    what = st.selectbox("Effects", known, key=f"in_what_{key}", format_func=lambda a: NAMES[a], label_visibility="collapsed", width=300)
+    what = st.selectbox(
+        "Effects", known, key=f"in_what_{key}", format_func=lambda a: NAMES[a], label_visibility="collapsed", width=300
+    )
     options: dict[str, Any] = {"metric": metric, "analysis": what}
     chart(f"in_rank_{key}", "circuit_effects", entry, options, height=_height("circuit_effects", entry, options))
 

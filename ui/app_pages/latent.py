@@ -65,7 +65,10 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
     last = int(records.table["latent"].iloc[-1])
     left, right = st.columns([5, 4], vertical_alignment="bottom")
     with left:
-        st.html(f'<div class="wb-title"><h1>Latent {latent:,}</h1>{label_line(records.row(latent))}<div>{badges(d)}</div></div>')
+        st.html(
+            '<div class="wb-title"><h1>Latent'
+            f" {latent:,}</h1>{label_line(records.row(latent))}<div>{badges(d)}</div></div>"
+        )
     with right, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="bottom", gap="small"):
         st.button(
             "Previous",
@@ -77,7 +80,9 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
             kwargs={"i": max(0, latent - 1)},
         )
         st.session_state["wb_jump"] = latent
-        st.number_input("Latent", 0, last, key="wb_jump", step=1, on_change=_jump, label_visibility="collapsed", width=118)
+        st.number_input(
+            "Latent", 0, last, key="wb_jump", step=1, on_change=_jump, label_visibility="collapsed", width=118
+        )
         st.button(
             "Next",
             icon=":material/chevron_right:",
@@ -105,9 +110,15 @@ def actions(d: Dictionary, latent: int) -> None:
             st.switch_page("app_pages/probe.py", query_params=state.link(d, i=latent))
         share_buttons(f"latents/{d.id}", {"latents": [latent]}, "wb_share")
         if st.button(
-            "Export", icon=":material/ios_share:", key="wb_export", shortcut="E", help="Its contexts as a figure with data and provenance"
+            "Export",
+            icon=":material/ios_share:",
+            key="wb_export",
+            shortcut="E",
+            help="Its contexts as a figure with data and provenance",
         ):
-            st.switch_page("app_pages/export.py", query_params=state.link(d, i=latent, f="latent_contexts", src=f"latents/{d.id}"))
+            st.switch_page(
+                "app_pages/export.py", query_params=state.link(d, i=latent, f="latent_contexts", src=f"latents/{d.id}")
+            )
 
 
 def _jump() -> None:
@@ -133,7 +144,9 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
     with right, panels.guarded("The logit effects"):
         effects = records.logits(latent)
         if effects is None:
-            panels.not_computed("Direct logit effect", f"workbench features {d.id}", "The records were made without the language model.")
+            panels.not_computed(
+                "Direct logit effect", f"workbench features {d.id}", "The records were made without the language model."
+            )
         else:
             st.html(logit_bars(effects, 8))
     left, right = st.columns([5, 3], gap="large")
@@ -156,18 +169,28 @@ def contexts(records: LatentRecords, latent: int, vmax: float) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         view = (
             st.segmented_control(
-                "Groups", list(VIEWS), required=True, label_visibility="collapsed", **state.tie_choice("g", list(VIEWS), "All")
+                "Groups",
+                list(VIEWS),
+                required=True,
+                label_visibility="collapsed",
+                **state.tie_choice("g", list(VIEWS), "All"),
             )
             or "All"
         )
         width = (
             st.segmented_control(
-                "Width", list(WINDOWS), required=True, label_visibility="collapsed", **state.tie_choice("w", list(WINDOWS), "±16")
+                "Width",
+                list(WINDOWS),
+                required=True,
+                label_visibility="collapsed",
+                **state.tie_choice("w", list(WINDOWS), "±16"),
             )
             or "±16"
         )
         breaks = st.toggle("line breaks", **state.tie_flag("br"))
-        more = st.toggle("show more", help="20 contexts of each group instead of 5 (10 of one group)", **state.tie_flag("more"))
+        more = st.toggle(
+            "show more", help="20 contexts of each group instead of 5 (10 of one group)", **state.tie_flag("more")
+        )
     n = 20 if more else 5 if view == "All" else 10
     with panels.guarded("The contexts"):
         st.html(contexts_html(records, latent, view, n=n, window=WINDOWS[width], breaks=breaks, vmax=vmax))
@@ -180,7 +203,10 @@ def provenance(d: Dictionary) -> None:
         ["dictionary", panels.escape(d.id)],
         ["hook", panels.escape(about.get("hook") or about.get("hook_name") or "–")],
         ["tokens", f"{int(about['n_tokens']):,}" if about.get("n_tokens") else "–"],
-        ["made by", f"<code>{panels.escape(panels.clip((d.records.manifest.command if d.records else '') or '–', 90))}</code>"],
+        [
+            "made by",
+            f"<code>{panels.escape(panels.clip((d.records.manifest.command if d.records else '') or '–', 90))}</code>",
+        ],
         ["data version", f"<code>{panels.escape(d.version)}</code>"],
     ]
     with st.expander("Where these numbers come from", key="prov"):

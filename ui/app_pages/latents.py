@@ -70,7 +70,10 @@ def body() -> None:
                 icon=":material/download:",
                 on_click="ignore",
                 key="la_csv",
-                help="Every latent that fits the search and the filters, in this order, with all its numbers; tokens are JSON strings",
+                help=(
+                    "Every latent that fits the search and the filters, in this order, with all its numbers; tokens are"
+                    " JSON strings"
+                ),
             )
             add_button(
                 f"Add all {len(ids):,} to a list",
@@ -109,19 +112,29 @@ def controls(d: Dictionary) -> Query:
         panels.note(f"The list <b>{escape(clip(asked, 80))}</b> is not in this workspace; showing all latents.", "warn")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         text = st.text_input(
-            "Search", type="search", max_chars=100, placeholder="label, peak token or promoted token", width=330, **state.tie_text("q", 100)
+            "Search",
+            type="search",
+            max_chars=100,
+            placeholder="label, peak token or promoted token",
+            width=330,
+            **state.tie_text("q", 100),
         )
         sort = st.selectbox("Sort by", list(SORTS), width=200, **state.tie_choice("o", list(SORTS), next(iter(SORTS))))
         order = st.segmented_control("Order", ORDERS, required=True, **state.tie_choice("dir", ORDERS, ORDERS[0]))
         with st.popover("Filters", icon=":material/tune:"):
             every = (DENSITIES[0], DENSITIES[-1])
-            density = st.select_slider("Density (share of tokens)", DENSITIES, **state.tie_range("fd", DENSITIES, every))
+            density = st.select_slider(
+                "Density (share of tokens)", DENSITIES, **state.tie_range("fd", DENSITIES, every)
+            )
             strength = st.slider("Max activation, percentile", 0, 100, **state.tie_range("fm", range(101), (0, 100)))
             alive = st.toggle("hide latents that never fired", **state.tie_flag("al", True))
             labelled = st.toggle("labelled only", **state.tie_flag("lb"))
             called = {"": "any or none", **listing.names(known)}
             chosen = st.selectbox(
-                "In the list", list(called), format_func=lambda i: called.get(i, str(i)), **state.tie_choice("list", list(called), "")
+                "In the list",
+                list(called),
+                format_func=lambda i: called.get(i, str(i)),
+                **state.tie_choice("list", list(called), ""),
             )
         if chosen:
             st.button(

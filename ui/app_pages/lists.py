@@ -22,7 +22,9 @@ def body() -> None:
     """Choose or make a list; its latents below."""
     with panels.guarded("The lists"):
         panels.page_title(
-            "Lists", "latents with notes, as JSON in this workspace; add them on a latent's page, all of a table, or a piece of the map"
+            "Lists",
+            "latents with notes, as JSON in this workspace; add them on a latent's page, all of a table, or a piece of"
+            " the map",
         )
         root = data.workspace_folder()
         known, problems = read_lists(root)
@@ -70,7 +72,9 @@ def _create() -> None:
         return
     root = data.workspace_folder()
     try:
-        id = next((i for i, x in read_lists(root)[0].items() if x.name == name), None) or save_list(root, LatentList(name=name))
+        id = next((i for i, x in read_lists(root)[0].items() if x.name == name), None) or save_list(
+            root, LatentList(name=name)
+        )
     except UserError as e:
         st.toast(visible(str(e)))
         return
@@ -106,21 +110,29 @@ def show(id: str, chosen: LatentList) -> None:
         )
     if not rows:
         panels.note(
-            "This list is empty. Choose <b>Add to list</b> on a latent's page, or <b>Add all to a list</b> below a table of latents."
+            "This list is empty. Choose <b>Add to list</b> on a latent's page, or <b>Add all to a list</b> below a"
+            " table of latents."
         )
     else:
         # Edits belong to row numbers and outlive a change of the data: another order needs another table.
-        key = f"li_table_{id}_{st.session_state.get('li_turn', 0)}_{hash(tuple((x.dictionary, x.latent) for x in chosen.items))}"
+        shown = hash(tuple((x.dictionary, x.latent) for x in chosen.items))
+        key = f"li_table_{id}_{st.session_state.get('li_turn', 0)}_{shown}"
         table = st.data_editor(
             pd.DataFrame(rows),
             key=key,
             hide_index=True,
             disabled=["dictionary", "latent", "fires on", "data"],
             column_config={
-                "no.": st.column_config.NumberColumn("no.", format="%d", width=56, help="Type another number to move the latent there"),
+                "no.": st.column_config.NumberColumn(
+                    "no.", format="%d", width=56, help="Type another number to move the latent there"
+                ),
                 "open": st.column_config.CheckboxColumn("open", width=60, help="Tick to open the latent"),
-                "fires on": st.column_config.TextColumn("fires on", width=210, help="Its label, else the token on which it fires most"),
-                "data": st.column_config.TextColumn("data", help="Whether the latents are still those the list was made on"),
+                "fires on": st.column_config.TextColumn(
+                    "fires on", width=210, help="Its label, else the token on which it fires most"
+                ),
+                "data": st.column_config.TextColumn(
+                    "data", help="Whether the latents are still those the list was made on"
+                ),
                 "note": st.column_config.TextColumn("note", width=330, max_chars=2000),
                 "remove": st.column_config.CheckboxColumn("remove", width=80),
             },
@@ -163,7 +175,9 @@ def _fires_on(chosen: LatentList) -> dict[tuple[str, int], str]:
 def table_buttons(chosen: LatentList) -> None:
     """The list as a filter of the table of latents: one button per dictionary of it."""
     known = data.index().dictionaries
-    found = Counter(x.dictionary for x in chosen.items if x.dictionary in known and known[x.dictionary].records is not None)
+    found = Counter(
+        x.dictionary for x in chosen.items if x.dictionary in known and known[x.dictionary].records is not None
+    )
     if len(found) == 1:
         _table_button(known[next(iter(found))], "Open as a table")
     elif found:
@@ -174,9 +188,14 @@ def table_buttons(chosen: LatentList) -> None:
 
 def _table_button(d: Dictionary, label: str) -> None:
     if st.button(
-        label, icon=":material/table_rows:", key=f"li_table_of_{d.id}", help="Its latents with all their numbers, to sort and search"
+        label,
+        icon=":material/table_rows:",
+        key=f"li_table_of_{d.id}",
+        help="Its latents with all their numbers, to sort and search",
     ):
-        st.switch_page("app_pages/latents.py", query_params=state.link(d, list=state.get("list") or st.session_state["li_choice"]))
+        st.switch_page(
+            "app_pages/latents.py", query_params=state.link(d, list=state.get("list") or st.session_state["li_choice"])
+        )
 
 
 def _apply(id: str, chosen: LatentList, table: pd.DataFrame, key: str) -> None:

@@ -57,9 +57,13 @@ def layout(entry: Entry) -> None:
         panels.not_computed("Layout", entry.manifest.command.replace(" --no-layout", "") or "workbench map DICTIONARY")
         return
     panels.heading(
-        "Layout", f"one point per latent (n {len(points):,}) · hover for what it fires on · a click opens it · a box or lasso chooses many"
+        "Layout",
+        f"one point per latent (n {len(points):,}) · hover for what it fires on · a click opens it · a box or lasso"
+        " chooses many",
     )
-    row = st.container(horizontal=True, vertical_alignment="center", gap="medium")  # what is drawn below adds to it, and moves nothing
+    row = st.container(
+        horizontal=True, vertical_alignment="center", gap="medium"
+    )  # what is drawn below adds to it, and moves nothing
     quantity = (
         row.segmented_control(
             "Colour",
@@ -86,7 +90,9 @@ def layout(entry: Entry) -> None:
         with row:
             chosen_latents(points, drawn)
     method = str(entry.metadata.get("layout") or "")
-    sample = f"{len(shown):,} of {len(points):,} latents; grey shade: density of all." if len(shown) < len(points) else ""
+    sample = (
+        f"{len(shown):,} of {len(points):,} latents; grey shade: density of all." if len(shown) < len(points) else ""
+    )
     st.html(div("wb-head", div("sub", escape(f"{method} {sample}"))))
     below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}")
     if not (drawn.box or drawn.lasso) and drawn.points and drawn.points[0].get("customdata"):
@@ -98,11 +104,15 @@ def layout(entry: Entry) -> None:
 
 def chosen_latents(points: pd.DataFrame, drawn: Any) -> None:
     """How many latents a box or lasso holds, those that are not drawn included, and the way into a list."""
-    shown = {str(p["customdata"][0]) for p in drawn.points if p.get("customdata")}  # what the legend hides is not chosen
+    shown = {
+        str(p["customdata"][0]) for p in drawn.points if p.get("customdata")
+    }  # what the legend hides is not chosen
     found = points[inside(points, drawn.box, drawn.lasso) & points["dictionary"].isin(shown)]
     known = data.index().dictionaries
     here = found[found["dictionary"].isin(list(known))]
-    gone = f" · {len(found) - len(here):,} of a dictionary that is not in this workspace" if len(here) < len(found) else ""
+    gone = (
+        f" · {len(found) - len(here):,} of a dictionary that is not in this workspace" if len(here) < len(found) else ""
+    )
     latents = [(known[str(name)], int(i)) for name, i in zip(here["dictionary"], here["latent"], strict=True)]
     st.html(div("wb-head", div("sub", f"<b>{len(found):,}</b> latents chosen{gone}")), width="content")
     if latents:
@@ -193,12 +203,15 @@ def neighbours(entry: Entry) -> None:
     """Cosine of nearest neighbours beside measured chance."""
     panels.heading(
         "Nearest neighbours",
-        "cosine, beside random directions: isotropic, and with the decoder's own covariance (matched); above: share of latents beyond 99.9 % of matched",
+        "cosine, beside random directions: isotropic, and with the decoder's own covariance (matched); above: share of"
+        " latents beyond 99.9 % of matched",
     )
     frame = _read(str(entry.path), "nearest_hist", entry.version)
     if frame is not None:
         picture = plot(replace(nearest_panel(frame), title=""), height=320)
-        st.plotly_chart(picture, key="ma_hist", config=CONFIG, alt="Cosines of nearest neighbours and of random directions")
+        st.plotly_chart(
+            picture, key="ma_hist", config=CONFIG, alt="Cosines of nearest neighbours and of random directions"
+        )
         below("ma_near", frame)
     rows = []
     for name, n in entry.numbers.items():

@@ -25,7 +25,9 @@ def body() -> None:
     """Selectors, what came out, distributions, layers, and the latents behind a bin."""
     with panels.guarded("The comparison"):
         panels.page_title(
-            "Matches", "which latents of one model are found again in the other: best correlation on the same tokens, beside baselines"
+            "Matches",
+            "which latents of one model are found again in the other: best correlation on the same tokens, beside"
+            " baselines",
         )
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             found = chosen()
@@ -51,14 +53,20 @@ def choose_direction(m: MatchRecords) -> str:
     a, b = m.names("ab")
     names = {"ab": f"{a} → {b}", "ba": f"{b} → {a}"}
     asked = st.segmented_control(
-        "Direction", list(names), format_func=lambda d: visible(names[d]), required=True, **state.tie_choice("way", list(names), "ab")
+        "Direction",
+        list(names),
+        format_func=lambda d: visible(names[d]),
+        required=True,
+        **state.tie_choice("way", list(names), "ab"),
     )
     return asked or "ab"
 
 
 def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
     """Maximal correlations beside the chosen baselines; dragging over the chart chooses a range of r."""
-    panels.heading("Distribution", "of each latent's best partner · drag across the chart to list the latents in that range")
+    panels.heading(
+        "Distribution", "of each latent's best partner · drag across the chart to list the latents in that range"
+    )
     summary = m.table("summary")
     known = [s for s in SERIES if s in set(summary[summary["direction"] == direction]["series"])]
     start = [s for s in ("cross", "shuffle", "random", "neurons", "model seed", "sae seed") if s in known]
@@ -76,7 +84,9 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
     event = chart("mx_dist", "mppc_distribution", entry, options, height=400, brush=True)
     brushed(event)
     with st.expander("What the series are", key="mx_words"):
-        st.html(panels.table(["series", "correlation with"], [[escape(SHOWN.get(s, s)), escape(SERIES[s])] for s in known]))
+        st.html(
+            panels.table(["series", "correlation with"], [[escape(SHOWN.get(s, s)), escape(SERIES[s])] for s in known])
+        )
 
 
 def brushed(event: Any) -> None:
@@ -109,7 +119,11 @@ def pairs(m: MatchRecords, direction: str) -> None:
         lo, hi = st.session_state["mx_r"]
         own = sorted(m.best[m.best["direction"] == direction]["layer"].unique().tolist())
         layer = st.selectbox(
-            "Layer", [None, *own], key="mx_layer", format_func=lambda v: "all layers" if v is None else f"layer {v}", width=150
+            "Layer",
+            [None, *own],
+            key="mx_layer",
+            format_func=lambda v: "all layers" if v is None else f"layer {v}",
+            width=150,
         )
         mutual = st.toggle("mutual only", key="mx_mutual", help="Each is the other's best partner")
     found = rows(m, direction, lo, hi, mutual=mutual, layer=layer)
@@ -133,7 +147,9 @@ def pairs(m: MatchRecords, direction: str) -> None:
             **{name: c.Column(title, help=help) for name, (title, help) in COLUMNS.items()},
             "fires on": c.TextColumn("fires on", width=190, help=COLUMNS["fires on"][1]),
             "partner fires on": c.TextColumn("partner fires on", width=190, help=COLUMNS["partner fires on"][1]),
-            "r": c.ProgressColumn("max r", width=120, min_value=0.0, max_value=1.0, format="%.3f", help=COLUMNS["r"][1]),
+            "r": c.ProgressColumn(
+                "max r", width=120, min_value=0.0, max_value=1.0, format="%.3f", help=COLUMNS["r"][1]
+            ),
             "null_q99": c.NumberColumn("chance 99 %", format="%.3f", help=COLUMNS["null_q99"][1]),
             "second_r": c.NumberColumn("second best r", format="%.3f", help=COLUMNS["second_r"][1]),
             "n_fired": c.NumberColumn("fired", format="localized", help=COLUMNS["n_fired"][1]),
@@ -171,7 +187,8 @@ def baselines(m: MatchRecords, direction: str) -> None:
     if len(order):
         panels.heading(
             "Order of the baselines",
-            "expected: random &lt; neurons &lt; cross &lt; seeds; each step with the 95 % interval of its difference of means",
+            "expected: random &lt; neurons &lt; cross &lt; seeds; each step with the 95 % interval of its difference of"
+            " means",
         )
         cells = [
             [

@@ -42,7 +42,9 @@ def body() -> None:
     """Everything on one page."""
     with panels.guarded("The overview"):
         index = data.index()
-        panels.page_title(index.root.name, "workspace · what Transformers and Mambas learn: features, their twins, their history")
+        panels.page_title(
+            index.root.name, "workspace · what Transformers and Mambas learn: features, their twins, their history"
+        )
         st.html(flow(index))
         ways(index)
         if index.dictionaries:
@@ -72,7 +74,9 @@ def ways(index: Index) -> None:
     with st.container(horizontal=True, gap="small", key="wb_ways"):
         for stem, question in QUESTIONS:
             if stem in shown:
-                st.page_link(f"app_pages/{stem}.py", label=question, icon=f":material/{shown[stem].icon}:", width="content")
+                st.page_link(
+                    f"app_pages/{stem}.py", label=question, icon=f":material/{shown[stem].icon}:", width="content"
+                )
 
 
 def dictionaries(index: Index) -> None:
@@ -99,7 +103,9 @@ def dictionaries(index: Index) -> None:
             "dead": c.NumberColumn("dead %", format="%.2f", help="Latents that never fired"),
             "L0": c.NumberColumn("L0", format="%.1f", help="Latents active per token"),
             "latents": c.NumberColumn("latents", format="localized"),
-            "loss": c.NumberColumn("Δ loss", format="%.3f", help="Cross-entropy with the reconstruction minus without, nats per token"),
+            "loss": c.NumberColumn(
+                "Δ loss", format="%.3f", help="Cross-entropy with the reconstruction minus without, nats per token"
+            ),
             "recovered": c.NumberColumn("loss recovered", format="%.3f", help="Of the loss that zero-ablation costs"),
             "records": c.TextColumn("latents shown", help="Whether its latents can be browsed"),
             "version": c.TextColumn("data version"),
@@ -111,7 +117,10 @@ def dictionaries(index: Index) -> None:
 
 
 def filtered(shown: list[Dictionary]) -> list[Dictionary]:
-    """By architecture, kind of site, snapshot, and whether the latents can be browsed; a filter that could not choose stays away."""
+    """By architecture, kind of site, snapshot, and whether the latents can be browsed.
+
+    A filter that could not choose stays away.
+    """
     filters: list[tuple[str, str, Callable[[Dictionary], str]]] = [
         ("arch", "Architecture", lambda d: d.architecture),
         ("sites", "Site", lambda d: d.place.partition(", ")[2] or "elsewhere"),
@@ -168,7 +177,10 @@ def evaluated(d: Dictionary) -> dict[str, float | None]:
     """What an evaluation inside the model found; nothing where there is none."""
     if d.evaluation is None:
         return {}
-    return {"loss": _value(d.evaluation.numbers, "delta_ce"), "recovered": _value(d.evaluation.numbers, "ce_recovered_zero")}
+    return {
+        "loss": _value(d.evaluation.numbers, "delta_ce"),
+        "recovered": _value(d.evaluation.numbers, "ce_recovered_zero"),
+    }
 
 
 def _value(numbers: dict[str, Any], *names: str) -> float | None:
@@ -215,7 +227,11 @@ def model_card(index: Index, e: Entry) -> str:
 def store_card(e: Entry) -> str:
     """One activation store: rows, shards, size."""
     facts = []
-    for names, unit in ((("rows", "n_rows"), "rows"), (("shards", "n_shards"), "shards"), (("ctx",), "tokens per sequence")):
+    for names, unit in (
+        (("rows", "n_rows"), "rows"),
+        (("shards", "n_shards"), "shards"),
+        (("ctx",), "tokens per sequence"),
+    ):
         value = _value(e.numbers, *names)
         if value is not None:
             facts.append(f"<b>{number(value)}</b> {unit}")

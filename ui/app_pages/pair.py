@@ -75,10 +75,22 @@ def selectors(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
     known = [*m.metadata["a"]["dictionaries"], *m.metadata["b"]["dictionaries"]]
     for tag, dictionary, latent, keys in (("A", a, i, ("d", "i")), ("B", b, j, ("d2", "i2"))):
         st.session_state[f"px_d{tag}"], st.session_state[f"px_i{tag}"] = dictionary, latent
-        st.selectbox(tag, known, key=f"px_d{tag}", format_func=visible, on_change=_take, args=(f"px_d{tag}", keys[0]), width=190)
-        st.number_input(f"Latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=112)
-    st.button("Swap", icon=":material/swap_horiz:", key="px_swap", on_click=state.put, kwargs={"d": b, "i": j, "d2": a, "i2": i})
-    st.button("Best partner of A", icon=":material/link:", key="px_best", on_click=state.put, kwargs={"d2": None, "i2": None})
+        st.selectbox(
+            tag, known, key=f"px_d{tag}", format_func=visible, on_change=_take, args=(f"px_d{tag}", keys[0]), width=190
+        )
+        st.number_input(
+            f"Latent {tag}", 0, None, key=f"px_i{tag}", step=1, on_change=_take, args=(f"px_i{tag}", keys[1]), width=112
+        )
+    st.button(
+        "Swap",
+        icon=":material/swap_horiz:",
+        key="px_swap",
+        on_click=state.put,
+        kwargs={"d": b, "i": j, "d2": a, "i2": i},
+    )
+    st.button(
+        "Best partner of A", icon=":material/link:", key="px_best", on_click=state.put, kwargs={"d2": None, "i2": None}
+    )
 
 
 def _take(widget: str, key: str) -> None:
@@ -88,7 +100,10 @@ def _take(widget: str, key: str) -> None:
 def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tuple[float, float]) -> None:
     """The same text for both: colour for A, underline for B; hover and the shift need no server."""
     panels.heading("The same tokens", "hover a token for both values and its place in the joint histogram")
-    by = st.segmented_control("Strongest of", list(BY), required=True, **state.tie_choice("by", list(BY), "both")) or "both"
+    by = (
+        st.segmented_control("Strongest of", list(BY), required=True, **state.tie_choice("by", list(BY), "both"))
+        or "both"
+    )
     found = m.strips(a, i, b, j, by=BY[by], n=12, width=52)
     if not found:
         panels.note("Neither fires on these tokens.")
@@ -96,7 +111,9 @@ def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tup
     top_a, top_b = max(max(s.acts_a) for s in found), max(max(s.acts_b) for s in found)
     st.html(
         legend(
-            top_a, "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak · left: sequence:position"
+            top_a,
+            "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak · left:"
+            " sequence:position",
         )
     )
     aligned(message(found, (top_a, top_b), joint, m.tokens.shape[1], shift=chosen_shift(key)), key=key)
@@ -129,7 +146,13 @@ def side(dictionary: str, latent: int, tag: str) -> None:
     except UsageError as e:
         panels.problem(f"Latent {latent}", str(e))
         return
-    st.html(div("wb-head", f"<h2>{tag} · {latent_link(d, latent, f'latent {latent:,}')}</h2>", div("sub", label_line(row) + badges(d))))
+    st.html(
+        div(
+            "wb-head",
+            f"<h2>{tag} · {latent_link(d, latent, f'latent {latent:,}')}</h2>",
+            div("sub", label_line(row) + badges(d)),
+        )
+    )
     st.html(histogram(records.histogram(latent)))
     effects = records.logits(latent)
     if effects is not None:

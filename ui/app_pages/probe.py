@@ -1,4 +1,7 @@
-"""Text probe: which latents fire where on your text, in a Transformer and a Mamba at once; and steering by one of them."""
+"""Text probe: which latents fire where on your text, in a Transformer and a Mamba at once.
+
+And steering by one of them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from ui.kit.probing import Probed, run_probe, run_push, usual
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape, number, strip, visible
 
-EXAMPLE = "def read(self, path):\n    with open(path) as f:\n        return f.read()\n\ndef write(self, path):\n    with open("
+EXAMPLE = (
+    "def read(self, path):\n    with open(path) as f:\n        return f.read()\n\ndef write(self, path):\n    with"
+    " open("
+)
 SHOWN = 10
 
 
@@ -33,7 +39,9 @@ def body() -> None:
         d = state.current(index)
         if d is None:
             return
-        panels.page_title("Text probe", "type a text; both models read it, both dictionaries say which latents fire where")
+        panels.page_title(
+            "Text probe", "type a text; both models read it, both dictionaries say which latents fire where"
+        )
         left, right = st.columns([3, 2], vertical_alignment="bottom")
         with left:
             st.session_state.setdefault("pr_text", state.get("text") or EXAMPLE)
@@ -44,7 +52,9 @@ def body() -> None:
                 st.button("Read the text", type="primary", icon=":material/play_arrow:", key="pr_run", on_click=_read)
                 breaks = st.toggle("line breaks", key="pr_breaks")
         if not st.session_state.get("pr_ready") and not state.get("text"):
-            panels.note("Reading loads both language models, which takes some seconds the first time; later it is quick.")
+            panels.note(
+                "Reading loads both language models, which takes some seconds the first time; later it is quick."
+            )
             return
         shown = [x for x in (d, partner) if x is not None]
         for column, one, tag in zip(st.columns(len(shown), gap="large"), shown, "AB", strict=False):
@@ -67,12 +77,19 @@ def choose_partner(d: Dictionary) -> Dictionary | None:
     if not others:
         return None
     across = [x for x in others if x.architecture != d.architecture]
-    default = max(across or others, key=lambda x: (x.site == d.site, x.layer == d.layer, x.revision == d.revision, x.records is not None))
+    default = max(
+        across or others,
+        key=lambda x: (x.site == d.site, x.layer == d.layer, x.revision == d.revision, x.records is not None),
+    )
     ids = [x.id for x in others]
     if st.session_state.get("pr_partner") not in [*ids, None]:
         del st.session_state["pr_partner"]
     id = st.selectbox(
-        "Beside", [*ids, None], index=ids.index(default.id), key="pr_partner", format_func=lambda i: visible(i) if i else "nothing"
+        "Beside",
+        [*ids, None],
+        index=ids.index(default.id),
+        key="pr_partner",
+        format_func=lambda i: visible(i) if i else "nothing",
     )
     return known.get(id) if id else None
 
@@ -83,7 +100,9 @@ def side(d: Dictionary, text: str, tag: str, breaks: bool) -> None:
     found = run_probe(d, text)
     if found.probe.cut:
         panels.note(
-            f"The text is longer than {len(found.probe.tokens)} tokens; its last {found.probe.cut:,} characters were left out.", "warn"
+            f"The text is longer than {len(found.probe.tokens)} tokens; its last {found.probe.cut:,} characters were"
+            " left out.",
+            "warn",
         )
     asked = state.get_int("i", 0, found.n_latents - 1) if tag == "A" else None
     st.html(strongest(d, found, asked, breaks))
@@ -98,12 +117,22 @@ def strongest(d: Dictionary, found: Probed, asked: int | None, breaks: bool) -> 
     if asked is not None and asked not in {latent for latent, _, _ in latents}:
         acts = found.probe.activations(asked)
         top = max(acts, default=0.0)
-        rows += [div("g", "The latent you came with"), _strip(d, found, asked, top, acts.index(top) if top > 0 else None, breaks)]
-    rows.append(div("g", "Strongest latents", span("", f"{len(latents)} of those active · n = {len(found.probe.tokens)} tokens")))
+        rows += [
+            div("g", "The latent you came with"),
+            _strip(d, found, asked, top, acts.index(top) if top > 0 else None, breaks),
+        ]
+    rows.append(
+        div(
+            "g", "Strongest latents", span("", f"{len(latents)} of those active · n = {len(found.probe.tokens)} tokens")
+        )
+    )
     rows += [_strip(d, found, latent, value, where, breaks) for latent, value, where in latents]
     if not latents:
         return div("wb-panel info", "No latent fires on this text.")
-    about = "left: largest activation on this text, latent, what it usually fires on · colour: share of its maximum · outline = peak"
+    about = (
+        "left: largest activation on this text, latent, what it usually fires on · colour: share of its maximum ·"
+        " outline = peak"
+    )
     return span("wb-legend", span("", about)) + div("wb-ctxs", *rows)
 
 
@@ -130,7 +159,11 @@ def next_token(found: Probed) -> str:
         )
         for t, p in top
     )
-    return div("wb-chart", div("t", "<b>Next token</b>", span("", f"probability after the text, {len(top)} most probable")), rows)
+    return div(
+        "wb-chart",
+        div("t", "<b>Next token</b>", span("", f"probability after the text, {len(top)} most probable")),
+        rows,
+    )
 
 
 def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | None) -> int | None:
@@ -158,14 +191,23 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | Non
     unit = unit_of(d, found, latent)
     pushed = run_push(d, text, latent, factor * unit)
     rows = [
-        [chip(t), f"{100 * b:.2f} %", f"{100 * a:.2f} %", f'<span class="{"up" if a > b else "down"}">{100 * (a - b):+.2f}</span>']
+        [
+            chip(t),
+            f"{100 * b:.2f} %",
+            f"{100 * a:.2f} %",
+            f'<span class="{"up" if a > b else "down"}">{100 * (a - b):+.2f}</span>',
+        ]
         for t, b, a in zip(pushed.tokens, pushed.before, pushed.after, strict=True)
     ]
     st.html(
         div(
             "wb-head",
             "<h2>Next token</h2>",
-            div("sub", f"latent {latent} pushed by {html.escape(number(factor * unit))} on every position · KL {pushed.kl:.3g} nats"),
+            div(
+                "sub",
+                f"latent {latent} pushed by {html.escape(number(factor * unit))} on every position · KL {pushed.kl:.3g}"
+                " nats",
+            ),
         )
         + panels.table(["token", "before", "after", "change, points"], rows, numeric=frozenset({1, 2, 3}))
     )
@@ -173,7 +215,10 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | Non
 
 
 def unit_of(d: Dictionary, found: Probed, latent: int) -> float:
-    """What a push is measured in: the latent's largest activation in its records or on this text, 1 where it has none."""
+    """What a push is measured in.
+
+    The latent's largest activation in its records or on this text, 1 where it has none.
+    """
     return max(usual(d, latent).maximum, max(found.probe.activations(latent), default=0.0)) or 1.0
 
 

@@ -25,7 +25,9 @@ def body() -> None:
         panels.page_title("Results", "what three papers found, measured again on the models of this workspace")
         entries = data.index().of("claims")
         if not entries:
-            panels.not_computed("Results", f"workbench reproduce all --quick --workspace {data.workspace_folder().name}")
+            panels.not_computed(
+                "Results", f"workbench reproduce all --quick --workspace {data.workspace_folder().name}"
+            )
             return
         documents = read(entries)
         st.html(counts(documents))
@@ -33,7 +35,9 @@ def body() -> None:
         everything(documents)
         for paper in [p for p in PAPERS if any(d["paper"] == p for d in shown)]:
             mine = [d for d in shown if d["paper"] == paper]
-            panels.heading(paper_title(paper), f"{len(mine)} findings · bars: 95 % intervals, filled = here, hollow = control")
+            panels.heading(
+                paper_title(paper), f"{len(mine)} findings · bars: 95 % intervals, filled = here, hollow = control"
+            )
             st.html(f'<div class="wb-claims">{"".join(finding_html(d) for d in mine)}</div>')
         if not shown:
             panels.note("No finding has these verdicts.")
@@ -55,7 +59,11 @@ def read(entries: list[Entry]) -> list[dict[str, Any]]:
 def counts(documents: list[dict[str, Any]]) -> str:
     """How many findings there are and how they came out."""
     n = {v: sum(d["verdict"] == v for d in documents) for v in VERDICTS}
-    about = ("the criterion, fixed beforehand, is met", "measured, and the criterion is not met", "these models cannot carry the claim")
+    about = (
+        "the criterion, fixed beforehand, is met",
+        "measured, and the criterion is not met",
+        "these models cannot carry the claim",
+    )
     cells = [(v[0].upper() + v[1:], f"{n[v]}", a) for v, a in zip(VERDICTS, about, strict=True)]
     return panels.stats([("Findings", f"{len(documents)}", "of three papers"), *cells])
 
@@ -64,7 +72,13 @@ def filters(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The findings with the chosen verdicts."""
     known = [v for v in VERDICTS if any(d["verdict"] == v for d in documents)]
     wanted = (
-        st.pills("Verdict", known, selection_mode="multi", label_visibility="collapsed", **state.tie_many("verdicts", known, known))
+        st.pills(
+            "Verdict",
+            known,
+            selection_mode="multi",
+            label_visibility="collapsed",
+            **state.tie_many("verdicts", known, known),
+        )
         or known
     )
     return [d for d in documents if d["verdict"] in wanted]
@@ -90,7 +104,9 @@ def everything(documents: list[dict[str, Any]]) -> None:
 def closer() -> None:
     """One finding: how it was measured, effect beside control, its own table, its export."""
     panels.heading("One finding, closer")
-    entry = choose("claims", "Finding", "c", what="Results", command="reproduce all --quick", width=720, text=lambda e: _line(e))
+    entry = choose(
+        "claims", "Finding", "c", what="Results", command="reproduce all --quick", width=720, text=lambda e: _line(e)
+    )
     if entry is None:
         return
     check_version(entry, "c")

@@ -36,7 +36,9 @@ def body() -> None:
     """Choice of evolution, the run as a whole, the latents, one latent."""
     with panels.guarded("The evolution"):
         panels.page_title("Training", "when latents appear, grow and fade while a model is trained")
-        entry = choose("evolution", "Evolution", "ev", what="Evolution over training", command="evolve mini-evolve", clears=("ls",))
+        entry = choose(
+            "evolution", "Evolution", "ev", what="Evolution over training", command="evolve mini-evolve", clears=("ls",)
+        )
         if entry is None:
             return
         check_version(entry, "ev")
@@ -59,14 +61,20 @@ def whole(entry: Entry, e: Evolution) -> None:
         ("Snapshots", f"{len(e.steps)}", f"step {int(e.steps[0]):,} to {int(e.steps[-1]):,}"),
     ]
     items += [
-        (f"Class: {visible(str(k))}", f"{int(v):,}", f"{100 * v / max(1, len(e)):.1f} % of latents") for k, v in counts.head(5).items()
+        (f"Class: {visible(str(k))}", f"{int(v):,}", f"{100 * v / max(1, len(e)):.1f} % of latents")
+        for k, v in counts.head(5).items()
     ]
     st.html(panels.stats(items))
     quantities = phase_quantities(e.phases) if e.phases is not None else []
     if quantities:
         panels.heading("The run", "one value per snapshot")
         name = st.selectbox(
-            "Quantity", quantities, key="tr_phase", label_visibility="collapsed", width=300, format_func=lambda q: visible(words(q))
+            "Quantity",
+            quantities,
+            key="tr_phase",
+            label_visibility="collapsed",
+            width=300,
+            format_func=lambda q: visible(words(q)),
         )
         chart("tr_phase_chart", "evolution_phases", entry, {"quantities": [name]}, height=240)
 
@@ -77,7 +85,10 @@ def population(e: Evolution) -> list[int]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         kinds = sorted(str(k) for k in e.table["class"].dropna().unique()) if "class" in e.table else []
         wanted = (
-            st.pills("Class", kinds, selection_mode="multi", default=kinds, key="tr_class", label_visibility="collapsed") or kinds
+            st.pills(
+                "Class", kinds, selection_mode="multi", default=kinds, key="tr_class", label_visibility="collapsed"
+            )
+            or kinds
             if kinds
             else []
         )
@@ -150,7 +161,10 @@ def one(e: Evolution, first: int) -> None:
         return
     names = [f"step {int(s):,}" for s in e.steps]
     norms = e.norms([latent])
-    scrubber(message(contexts, names, norms[0] if norms is not None else np.zeros(len(names))), key=f"scrub_{e.version}_{latent}")
+    scrubber(
+        message(contexts, names, norms[0] if norms is not None else np.zeros(len(names))),
+        key=f"scrub_{e.version}_{latent}",
+    )
     below("tr_scrub", reading_table(contexts, names), ("token",))
 
 

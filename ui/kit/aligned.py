@@ -1,4 +1,5 @@
-"""Two latents on the same text, in the browser: colour is A, underline is B, and B can be read a few tokens later at once.
+"""Two latents on the same text, in the browser: colour is A, underline is B, and B can be read a few tokens later at
+once.
 
 One message carries both activations of every token; hovering, the shift and the marks on the joint histogram need no
 server. The chosen shift is told to the server afterwards, which then recomputes the statistics. Tokens are made visible
@@ -109,10 +110,11 @@ def _component() -> Callable[..., Any]:
 def message(
     strips: Sequence[Strip], tops: tuple[float, float], joint: tuple[float, float], length: int, *, shift: int = 0
 ) -> dict[str, Any]:
-    """Everything the browser needs. ``strips`` are unshifted and two tokens wider than shown, so that a shift finds its tokens.
+    """Everything the browser needs. ``strips`` are unshifted and two tokens wider than shown, so that a shift finds its
+    tokens.
 
-    ``tops`` are the activations of the strongest colour and the thickest line, ``joint`` those of the joint histogram's last bins;
-    ``length`` is that of a sequence.
+    ``tops`` are the activations of the strongest colour and the thickest line, ``joint`` those of the joint histogram's
+    last bins; ``length`` is that of a sequence.
     """
     pad = max(SHIFTS)
     shown = []

@@ -1,4 +1,7 @@
-"""One result of a kind, chosen by a selector and kept in the address with its version: what every analysis page starts with."""
+"""One result of a kind, chosen by a selector and kept in the address with its version.
+
+What every analysis page starts with.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,12 @@ def choose(
 ) -> Entry | None:
     """The result the address names under ``key``, else the first; None with a panel where there is none.
 
-    Choosing another one removes the keys in ``clears``, which spoke of the one before. The address holds the data version
-    under ``<key>v``; :func:`check_version` warns where a link was made on another.
+    Choosing another one removes the keys in ``clears``, which spoke of the one before. The address holds the data
+    version under ``<key>v``; :func:`check_version` warns where a link was made on another.
     """
-    return choose_of(data.index().of(kind), label, key, what=what, command=command, why=why, text=text, clears=clears, width=width)
+    return choose_of(
+        data.index().of(kind), label, key, what=what, command=command, why=why, text=text, clears=clears, width=width
+    )
 
 
 def choose_of(
@@ -55,7 +60,9 @@ def choose_of(
     def changed() -> None:
         state.put(**{key: st.session_state[widget], f"{key}v": None, **dict.fromkeys(clears)})
 
-    id = st.selectbox(label, ids, key=widget, format_func=lambda i: names.get(i, visible(str(i))), on_change=changed, width=width)
+    id = st.selectbox(
+        label, ids, key=widget, format_func=lambda i: names.get(i, visible(str(i))), on_change=changed, width=width
+    )
     asked = state.get(key)
     if asked and asked != id:
         panels.note(f"<b>{escape(clip(asked, 80))}</b> is not in this workspace; showing <b>{escape(id)}</b>.", "warn")

@@ -42,7 +42,9 @@ def headline(result: CircuitResult) -> str:
         if isinstance(e, dict) and e.get("value") is not None:
             share = key == "accuracy"
             shown = f"{100 * e['value']:.0f} %" if share else number(e["value"])
-            items.append((name, shown, _interval(e, 100 if share else 1) + f"n = {e.get('n', about.get('n_prompts', '?'))}"))
+            items.append(
+                (name, shown, _interval(e, 100 if share else 1) + f"n = {e.get('n', about.get('n_prompts', '?'))}")
+            )
     for key, name in (("read_peak", "Strongest read"), ("write_peak", "Strongest write")):
         peak = numbers.get(key)
         if isinstance(peak, dict):
@@ -89,7 +91,10 @@ def prompt_html(prompt: dict[str, Any]) -> str:
         else:
             parts.append(text)
     right = "right" if prompt.get("correct") else "wrong"
-    about = f"answer {chip(str(prompt.get('answer', '')))} · predicted {chip(str(prompt.get('predicted', '–')))} ({right}) · logit difference {number(prompt.get('logit_diff'))}"
+    about = (
+        f"answer {chip(str(prompt.get('answer', '')))} · predicted {chip(str(prompt.get('predicted', '–')))} ({right})"
+        f" · logit difference {number(prompt.get('logit_diff'))}"
+    )
     return div("wb-prompt", div("ctx", *parts), span("sub", about))
 
 

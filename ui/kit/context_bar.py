@@ -1,4 +1,5 @@
-"""The bar on top of dictionary pages: architecture and model, site and layer, snapshot, variant; and the version banner.
+"""The bar on top of dictionary pages: architecture and model, site and layer, snapshot, variant; and the version
+banner.
 
 Choosing one selector keeps as much of the others as exists (the same layer of another architecture, the same site at
 another snapshot), so comparing is two clicks.
@@ -30,14 +31,17 @@ def context_bar(index: Index) -> Dictionary | None:
         panels.not_computed(
             "Dictionaries",
             "workbench demo",
-            "This workspace holds no dictionary yet. `workbench demo` makes models, stores, dictionaries and their latents.",
+            "This workspace holds no dictionary yet. `workbench demo` makes models, stores, dictionaries and their"
+            " latents.",
         )
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="wb_context"):
         for name in SELECTORS:
             _selector(index, d, name)
     if asked and asked != d.id:
-        panels.note(f"<b>{escape(clip(asked, 80))}</b> is not in this workspace; showing <b>{escape(d.id)}</b>.", "warn")
+        panels.note(
+            f"<b>{escape(clip(asked, 80))}</b> is not in this workspace; showing <b>{escape(d.id)}</b>.", "warn"
+        )
         state.put(i=None, v=None)
     version_banner(d)
     state.put(d=d.id)
@@ -72,7 +76,10 @@ def choices(index: Index, d: Dictionary, name: str) -> list[str]:
 
 
 def best_match(index: Index, d: Dictionary, name: str, value: str) -> Dictionary:
-    """The dictionary with ``name`` = ``value`` that shares most with ``d``; records count, then the order of selectors."""
+    """The dictionary with ``name`` = ``value`` that shares most with ``d``.
+
+    Records count, then the order of selectors.
+    """
     fixed = {s: getattr(d, s) for s in SELECTORS[: SELECTORS.index(name)]} | {name: value}
     found = [x for x in index.dictionaries.values() if all(getattr(x, k) == v for k, v in fixed.items())]
     return max(
@@ -113,8 +120,8 @@ def version_banner(d: Dictionary) -> None:
     if asked and d.version and asked != d.version and state.get("d") == d.id:
         with st.container(horizontal=True, vertical_alignment="center"):
             panels.note(
-                f"This link was made on data version <code>{escape(clip(asked, 16))}</code>; "
-                f"the workspace now holds <code>{html.escape(d.version)}</code>. Latent numbers may mean something else.",
+                f"This link was made on data version <code>{escape(clip(asked, 16))}</code>; the workspace now holds"
+                f" <code>{html.escape(d.version)}</code>. Latent numbers may mean something else.",
                 "broken",
             )
             st.button("Use the data at hand", on_click=state.put, kwargs={"v": d.version}, key="wb_use_version")

@@ -47,7 +47,10 @@ def _index(root: str, signature: tuple[tuple[str, int, int], ...], exists: bool)
 
 
 def lists() -> tuple[dict[str, LatentList], list[tuple[str, str]]]:
-    """:func:`workbench.results.lists.read_lists` of the workspace, read again when a file of them changes. Not to be written to."""
+    """:func:`workbench.results.lists.read_lists` of the workspace, read again when a file of them changes.
+
+    Not to be written to.
+    """
     return _lists(*lists_now())
 
 
@@ -56,12 +59,18 @@ def lists_now() -> tuple[str, tuple[tuple[str, int, int], ...]]:
     root = workspace_folder()
     found = []
     with contextlib.suppress(OSError):
-        found = sorted((e.name, s.st_mtime_ns, s.st_ino) for e in os.scandir(root / "lists") for s in [e.stat(follow_symlinks=False)])
+        found = sorted(
+            (e.name, s.st_mtime_ns, s.st_ino)
+            for e in os.scandir(root / "lists")
+            for s in [e.stat(follow_symlinks=False)]
+        )
     return str(root), tuple(found)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
-def _lists(root: str, signature: tuple[tuple[str, int, int], ...]) -> tuple[dict[str, LatentList], list[tuple[str, str]]]:
+def _lists(
+    root: str, signature: tuple[tuple[str, int, int], ...]
+) -> tuple[dict[str, LatentList], list[tuple[str, str]]]:
     return read_lists(Path(root))
 
 
@@ -91,7 +100,10 @@ def haystack(folder: str, version: str) -> pa.LargeStringArray:
 
 
 def holding(folder: str, version: str, text: str) -> np.ndarray:
-    """Which latents hold ``text``, literally and whatever its case: bool [L]. 100,000 latents take a few milliseconds."""
+    """Which latents hold ``text``, literally and whatever its case: bool [L].
+
+    100,000 latents take a few milliseconds.
+    """
     import pyarrow.compute as pc
 
     needle = text.encode("utf-8", "replace").decode().lower()

@@ -14,7 +14,10 @@ from workbench.results.lists import read_lists
 
 
 def selection_form(start: int | None) -> dict[str, Any]:
-    """A list of the workspace, or latents by number; what :class:`workbench.export.selection.SelectionOptions` takes."""
+    """A list of the workspace, or latents by number.
+
+    What :class:`workbench.export.selection.SelectionOptions` takes.
+    """
     known = {i: x for i, x in read_lists(data.workspace_folder())[0].items() if x.items}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         ways = ["latents", "list"] if known else ["latents"]
@@ -41,7 +44,9 @@ def selection_form(start: int | None) -> dict[str, Any]:
                 width=320,
                 placeholder="3, 17, 256",
             )
-            options["latents"] = [int(x) for x in (text or "").replace(",", " ").split() if x.isdecimal() and len(x) < 10]
+            options["latents"] = [
+                int(x) for x in (text or "").replace(",", " ").split() if x.isdecimal() and len(x) < 10
+            ]
         n = st.number_input("Contexts per group", 1, 50, 10, key="ex_contexts", step=1, width=160)
     if n != 10:
         options["contexts"] = int(n)

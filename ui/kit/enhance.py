@@ -53,7 +53,10 @@ def _component() -> Callable[..., object]:
 
 
 def enhance(key: str = "wb_enhance", *, here: bool = False) -> None:
-    """Mount the behaviour once on a page. A clicked latent link opens the latent's page, or with ``here`` changes this one."""
+    """Mount the behaviour once on a page.
+
+    A clicked latent link opens the latent's page, or with ``here`` changes this one.
+    """
     mounted = _component()(key=key, on_open_change=(lambda: _clicked_here(key)) if here else (lambda: None), height=1)
     clicked = None if here else getattr(mounted, "open", None)
     if clicked:

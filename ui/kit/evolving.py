@@ -28,5 +28,9 @@ def statistics_table(statistics: pd.DataFrame) -> str:
         )
         n = f"{int(x['n']):,}" if pd.notna(x.get("n")) else "–"
         p = number(x.get("p")) if pd.notna(x.get("p")) else "–"
-        rows.append([escape(x.get("claim", "")), number(x.get("value")), interval, null, p, n, escape(x.get("verdict") or "–")])
-    return panels.table(["claim", "value", "95 %", "null", "p", "n", "verdict"], rows, numeric=frozenset({1, 2, 3, 4, 5}))
+        rows.append(
+            [escape(x.get("claim", "")), number(x.get("value")), interval, null, p, n, escape(x.get("verdict") or "–")]
+        )
+    return panels.table(
+        ["claim", "value", "95 %", "null", "p", "n", "verdict"], rows, numeric=frozenset({1, 2, 3, 4, 5})
+    )

@@ -1,4 +1,7 @@
-"""The export button: the same :func:`workbench.export.bundle` that ``workbench export`` calls, made when it is clicked."""
+"""The export button.
+
+The same :func:`workbench.export.bundle` that ``workbench export`` calls, made when it is clicked.
+"""
 
 from __future__ import annotations
 
@@ -35,5 +38,7 @@ def make_zip(figure: str, source: str, options: dict[str, Any], style: dict[str,
     from workbench.export import FigureSpec, bundle
     from workbench.workspace import Workspace
 
-    spec = FigureSpec.model_validate({"figure": figure, "source": source, "options": options, "style": style, "caption": caption})
+    spec = FigureSpec.model_validate(
+        {"figure": figure, "source": source, "options": options, "style": style, "caption": caption}
+    )
     return bundle(spec, Workspace(data.workspace_folder(), create=False)).zip

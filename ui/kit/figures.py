@@ -36,8 +36,8 @@ def chart(
 ) -> Any:
     """The first panel of the figure ``workbench export`` would draw, with export and table below it.
 
-    ``scale`` puts signed heat maps on one colour scale; with ``brush`` a range can be chosen, and Streamlit's event is returned.
-    A figure whose numbers do not exist becomes a panel that says so, and None is returned.
+    ``scale`` puts signed heat maps on one colour scale; with ``brush`` a range can be chosen, and Streamlit's event is
+    returned. A figure whose numbers do not exist becomes a panel that says so, and None is returned.
     """
     try:
         made = drawn(figure, entry, options or {})
@@ -49,7 +49,9 @@ def chart(
     event = None
     if brush:
         picture.update_layout(dragmode="select", selectdirection="h")
-        event = st.plotly_chart(picture, key=f"{key}_fig", config=CONFIG, alt=alt, on_select="rerun", selection_mode="box")
+        event = st.plotly_chart(
+            picture, key=f"{key}_fig", config=CONFIG, alt=alt, on_select="rerun", selection_mode="box"
+        )
     else:
         st.plotly_chart(picture, key=f"{key}_fig", config=CONFIG, alt=alt)
     below(key, made.data, made.tokens, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
@@ -62,7 +64,13 @@ def drawn(figure: str, entry: Entry, options: dict[str, Any]) -> FigureData:
     Raises:
         UserError: its numbers do not exist or cannot be read.
     """
-    return _built(str(data.workspace_folder()), f"{entry.kind}/{entry.id}", entry.version, figure, json.dumps(options, sort_keys=True))
+    return _built(
+        str(data.workspace_folder()),
+        f"{entry.kind}/{entry.id}",
+        entry.version,
+        figure,
+        json.dumps(options, sort_keys=True),
+    )
 
 
 @st.cache_resource(show_spinner=False, max_entries=200)

@@ -49,13 +49,18 @@ def finding_html(d: dict[str, Any]) -> str:
         div("n", span("k", "the paper"), escape(d["paper_number"])),
     ]
     how = div(
-        "how", f"{escape(d.get('experiment') or '')} <b>Criterion.</b> {escape(d.get('criterion') or '')} {escape(d.get('note') or '')}"
+        "how",
+        f"{escape(d.get('experiment') or '')} <b>Criterion.</b> {escape(d.get('criterion') or '')}"
+        f" {escape(d.get('note') or '')}",
     )
     return div(
         f"claim {css}",
         div("v", f'<span aria-hidden="true">{sign}</span> {html.escape(d["verdict"])}'),
         div(
-            "s", f"<b>{escape(d['statement'])}</b>", div("ns", *numbers), f"<details><summary>how it was measured</summary>{how}</details>"
+            "s",
+            f"<b>{escape(d['statement'])}</b>",
+            div("ns", *numbers),
+            f"<details><summary>how it was measured</summary>{how}</details>",
         ),
         forest(d),
     )
@@ -77,8 +82,13 @@ def forest(d: dict[str, Any]) -> str:
     for j, row in enumerate(frame.to_dict("records")):
         low, high = (row["low"], row["high"]) if row["low"] == row["low"] else (row["value"], row["value"])
         top = 10 + 16 * j
-        rows.append(f'<i class="bar" style="left:{at(low):.1f}%;width:{max(0.0, at(high) - at(low)):.1f}%;top:{top + 4}px"></i>')
+        rows.append(
+            f'<i class="bar" style="left:{at(low):.1f}%;width:{max(0.0, at(high) - at(low)):.1f}%;top:{top + 4}px"></i>'
+        )
         rows.append(f'<i class="dot {row["what"]}" style="left:{at(row["value"]):.1f}%;top:{top}px"></i>')
     alt = " · ".join(f"{r['what']} {number(r['value'])}" for r in frame.to_dict("records"))
-    ticks = f'<span style="left:{at(lo):.1f}%">{number(lo)}</span><span class="r" style="left:{at(hi):.1f}%">{number(hi)}</span>'
+    ticks = (
+        f'<span style="left:{at(lo):.1f}%">{number(lo)}</span><span class="r"'
+        f' style="left:{at(hi):.1f}%">{number(hi)}</span>'
+    )
     return div("forest", "".join(rows), div("x", ticks), attrs=f'role="img" aria-label="{html.escape(alt)}"')

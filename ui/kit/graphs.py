@@ -75,23 +75,36 @@ def parse_graph(values: Any, where: str) -> GraphFile:
         raw, links = values["nodes"], values["links"]
         if len(raw) > MAX_NODES or len(links) > MAX_LINKS:
             raise CorruptError(
-                f"{where} has {len(raw):,} nodes and {len(links):,} links; prune it (at most {MAX_NODES:,} and {MAX_LINKS:,})."
+                f"{where} has {len(raw):,} nodes and {len(links):,} links; prune it (at most {MAX_NODES:,} and"
+                f" {MAX_LINKS:,})."
             )
-        layers = [int(n["layer"]) for n in raw if str(n["layer"]).lstrip("-").isdecimal() and not n.get("is_target_logit")]
+        layers = [
+            int(n["layer"]) for n in raw if str(n["layer"]).lstrip("-").isdecimal() and not n.get("is_target_logit")
+        ]
         above = max(layers, default=0) + 1
         nodes = [_node(n, above) for n in raw]
         known = {n.id for n in nodes}
         pairs = [(str(x["source"]), str(x["target"]), float(x["weight"])) for x in links]
         tokens = [str(t) for t in values["metadata"]["prompt_tokens"]]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise CorruptError(f"{where} is not an attribution graph ({type(e).__name__}: {e}). Run `workbench graph` again.") from e
+        raise CorruptError(
+            f"{where} is not an attribution graph ({type(e).__name__}: {e}). Run `workbench graph` again."
+        ) from e
     kept = sorted((p for p in pairs if p[0] in known and p[1] in known), key=lambda p: -abs(p[2]))
     return GraphFile(tokens, nodes, kept)
 
 
 def _node(n: dict[str, Any], above: int) -> GraphNode:
     kind = str(n.get("feature_type", ""))
-    kind = "logit" if n.get("is_target_logit") else "embedding" if kind == "embedding" else "error" if "error" in kind else "latent"
+    kind = (
+        "logit"
+        if n.get("is_target_logit")
+        else "embedding"
+        if kind == "embedding"
+        else "error"
+        if "error" in kind
+        else "latent"
+    )
     layer = above if kind == "logit" else -1 if str(n["layer"]) == "E" else int(n["layer"])
     latent = n.get("feature")
     activation = n.get("activation")
@@ -119,7 +132,8 @@ def dictionary_of(about: dict[str, Any], layer: int) -> str | None:
 def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapping[str, str] | None = None) -> str:
     """What a node is, as plain text: the token, the latent with its label or peak token, the output.
 
-    A reader's ``own`` label (node id -> text) stands in quotation marks, in place of a latent's label or behind the others.
+    A reader's ``own`` label (node id -> text) stands in quotation marks, in place of a latent's label or behind the
+    others.
     """
     token = cell(graph.tokens[node.position], 20) if 0 <= node.position < len(graph.tokens) else "?"
     label = f"“{visible(own[node.id])}”" if own and node.id in own else ""
@@ -132,7 +146,9 @@ def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapp
     named = label
     if not named and records is not None and node.latent is not None and 0 <= node.latent < len(records):
         row = records.row(node.latent)
-        named = next((clip(visible(str(row[c])), 50) for c in ("label", "peak_text") if isinstance(row.get(c), str)), "")
+        named = next(
+            (clip(visible(str(row[c])), 50) for c in ("label", "peak_text") if isinstance(row.get(c), str)), ""
+        )
     return (
         f"L{node.layer} #{node.latent} at {token}"
         + (f" · {named}" if named else "")
@@ -141,12 +157,23 @@ def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapp
 
 
 def picture(
-    graph: GraphFile, about: dict[str, Any], *, n_links: int, min_influence: float, chosen: str | None, own: Mapping[str, str] | None = None
+    graph: GraphFile,
+    about: dict[str, Any],
+    *,
+    n_links: int,
+    min_influence: float,
+    chosen: str | None,
+    own: Mapping[str, str] | None = None,
 ) -> Any:
-    """Nodes over tokens (across) and layers (up), the strongest links between shown nodes; the chosen node's links stand out."""
+    """Nodes over tokens (across) and layers (up), the strongest links between shown nodes.
+
+    The chosen node's links stand out.
+    """
     import plotly.graph_objects as go
 
-    shown = [n for n in graph.nodes if n.influence >= min_influence or n.kind in ("logit", "embedding") or n.id == chosen]
+    shown = [
+        n for n in graph.nodes if n.influence >= min_influence or n.kind in ("logit", "embedding") or n.id == chosen
+    ]
     at = _places(shown)
     links = [x for x in graph.links if x[0] in at and x[1] in at]
     touching = [x for x in links if chosen in (x[0], x[1])]
@@ -162,7 +189,13 @@ def picture(
             if x:
                 figure.add_trace(
                     go.Scatter(
-                        x=x, y=y, mode="lines", line={"color": colour, "width": width}, opacity=opacity, hoverinfo="skip", showlegend=False
+                        x=x,
+                        y=y,
+                        mode="lines",
+                        line={"color": colour, "width": width},
+                        opacity=opacity,
+                        hoverinfo="skip",
+                        showlegend=False,
                     )
                 )
     for kind, (name, symbol, colour) in KINDS.items():
@@ -192,7 +225,12 @@ def picture(
     rows = [-1, *range(graph.top), graph.top]
     names = ["tokens", *(f"layer {r}" for r in range(graph.top)), "output"]
     figure.update_xaxes(
-        tickfont=SMALL, tickvals=list(range(len(ticks))), ticktext=ticks, showgrid=False, zeroline=False, range=[-0.7, len(ticks) - 0.3]
+        tickfont=SMALL,
+        tickvals=list(range(len(ticks))),
+        ticktext=ticks,
+        showgrid=False,
+        zeroline=False,
+        range=[-0.7, len(ticks) - 0.3],
     )
     figure.update_yaxes(tickfont=SMALL, tickvals=rows, ticktext=names, zeroline=False)
     figure.update_layout(

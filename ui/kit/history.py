@@ -1,9 +1,10 @@
 """The back button: one entry of the browser's history per page and state, complete and no more.
 
-Streamlit makes an entry for every write to the address. A page that is opened writes what it shows (dictionary, latent, data version)
-one by one, and on the way to another page the new page's values are first written behind the old page's path. Going back would lead
-through all of that. So a write that only completes the address replaces the entry, and one that belongs to the page to come is left
-to that page's own entry, which holds it anyway. After a step back, until the reader does something, nothing that is written can be a step
+Streamlit makes an entry for every write to the address. A page that is opened writes what it shows (dictionary, latent,
+data version) one by one, and on the way to another page the new page's values are first written behind the old page's
+path. Going back would lead through all of that. So a write that only completes the address replaces the entry, and one
+that belongs to the page to come is left to that page's own entry, which holds it anyway. After a step back, until the
+reader does something, nothing that is written can be a step
 on: what the server still owed from the page before is left out, however late it comes.
 """
 
@@ -62,4 +63,8 @@ def _component() -> Callable[..., object]:
 
 def tidy_history() -> None:
     """Mount the behaviour; once per visit is enough, more do no harm."""
-    _component()(key="wb_history", data={"completed": {k: list(v) for k, v in COMPLETED.items()}, "lasting": list(LASTING)}, height=1)
+    _component()(
+        key="wb_history",
+        data={"completed": {k: list(v) for k, v in COMPLETED.items()}, "lasting": list(LASTING)},
+        height=1,
+    )

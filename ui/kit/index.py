@@ -19,9 +19,17 @@ from sae.strict import parse_config
 from workbench.provenance import Manifest
 from workbench.workspace import KINDS, Item, Workspace
 
-_ID = re.compile(r"(?P<model>.+?)(?:@(?P<revision>[^.]+))?\.(?P<site>L\d+(?:TC|[RAMS]))-(?P<n>[^.]+)x(?:\.s(?P<seed>\d+))?")
+_ID = re.compile(
+    r"(?P<model>.+?)(?:@(?P<revision>[^.]+))?\.(?P<site>L\d+(?:TC|[RAMS]))-(?P<n>[^.]+)x(?:\.s(?P<seed>\d+))?"
+)
 _SITE = re.compile(r"L(\d+)(TC|[RAMS])")
-SITES = {"R": "residual stream", "A": "attention output", "M": "MLP output", "TC": "transcoder", "S": "Mamba mixer output"}
+SITES = {
+    "R": "residual stream",
+    "A": "attention output",
+    "M": "MLP output",
+    "TC": "transcoder",
+    "S": "Mamba mixer output",
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,10 @@ class Dictionary:
 
     @property
     def has_rows(self) -> bool:
-        """Whether latent records can be made: not where several models were read while they ran, and no store holds their rows."""
+        """Whether latent records can be made.
+
+        Not where several models were read while they ran, and no store holds their rows.
+        """
         return bool(self.about.get("store")) or not self.about.get("sources")
 
 
@@ -160,7 +171,9 @@ class Index:
         """``Transformer`` or ``Mamba``, from the model's own record where there is one."""
         entry = self.find("models", model)
         said = str(
-            (entry.metadata if entry else {}).get("architecture") or (entry.metadata if entry else {}).get("model_type") or model
+            (entry.metadata if entry else {}).get("architecture")
+            or (entry.metadata if entry else {}).get("model_type")
+            or model
         ).lower()
         return "Mamba" if "mamba" in said or site.endswith("S") else "Transformer"
 

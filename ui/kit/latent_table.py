@@ -137,6 +137,8 @@ def columns() -> dict[str, Any]:
         "density": c.NumberColumn("density %", format="%.3g", width=84, help="Share of tokens on which it fires"),
         "max": c.NumberColumn("max", format="%.3g", width=70),
         "mean": c.NumberColumn("mean", format="%.3g", width=70, help="Over the tokens on which it fires"),
-        "profile": c.BarChartColumn("activations", width=110, help="Histogram of positive activations, log counts on a log grid"),
+        "profile": c.BarChartColumn(
+            "activations", width=110, help="Histogram of positive activations, log counts on a log grid"
+        ),
         "nearest": c.NumberColumn("nearest", format="%.2f", width=74, help="Decoder cosine with its nearest neighbour"),
     }

@@ -1,4 +1,7 @@
-"""Latents into a list: one form for one latent, a filtered table, or a piece of a map; and what an edited list becomes."""
+"""Latents into a list: one form for one latent, a filtered table, or a piece of a map.
+
+And what an edited list becomes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ Latents = Callable[[], Iterable[tuple[Dictionary, int]]]
 
 
 def add_button(label: str, n: int, latents: Latents, *, what: str = "", help: str | None = None) -> None:
-    """A button that opens the form: which list, and a note for all ``n`` latents. ``what`` is said to be added ("Latent 7").
+    """A button that opens the form: which list, and a note for all ``n`` latents. ``what`` is said to be added ("Latent
+    7").
 
     ``latents`` is called when they are added and not before; their order is the list's.
     """
@@ -61,12 +65,19 @@ def _add(what: str, latents: Latents) -> None:
         return
     st.session_state["al_note"] = ""
     st.session_state["last_list"] = id
-    already = "" if not there else " (it was there already)" if len(items) == 1 else f" ({there:,} of them were there already)"
+    already = (
+        ""
+        if not there
+        else " (it was there already)"
+        if len(items) == 1
+        else f" ({there:,} of them were there already)"
+    )
     st.toast(f"{what} added to {markdown(chosen.name)}{already}", icon=":material/bookmark_added:")
 
 
 def add_items(choice: str, items: Sequence[ListItem]) -> tuple[str, LatentList, int]:
-    """Add to the list with the id or name ``choice``, else to a new one of that name: its id, itself, and how many it held already.
+    """Add to the list with the id or name ``choice``, else to a new one of that name: its id, itself, and how many it
+    held already.
 
     Raises:
         UsageError: too many latents; nothing is written.
@@ -91,7 +102,10 @@ def names(known: dict[str, LatentList]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Part:
-    """Of a list what belongs to one dictionary: its latents, each once, how many of its items were added on ``old`` data, and of ``others``."""
+    """Of a list what belongs to one dictionary.
+
+    Its latents, each once, how many of its items were added on ``old`` data, and of ``others``.
+    """
 
     latents: tuple[int, ...]
     old: int
@@ -112,7 +126,10 @@ def _part(root: str, signature: tuple[tuple[str, int, int], ...], id: str, dicti
 
 
 def edited(items: Sequence[ListItem], rows: Sequence[dict[str, Any]]) -> tuple[ListItem, ...]:
-    """A list's latents after its table (``no.``, ``note``, ``remove``) was edited: a row with another number moves to that place."""
+    """A list's latents after its table (``no.``, ``note``, ``remove``) was edited.
+
+    A row with another number moves to that place.
+    """
     order = list(range(len(items)))
     for j, row in enumerate(rows):
         if not pd.isna(row["no."]) and int(row["no."]) != j + 1:

@@ -62,11 +62,19 @@ def headline(m: MatchRecords, direction: str) -> str:
     holds = "not computed" if order.empty else "holds" if bool(order["holds"].all()) else "does not hold"
     level = m.metadata.get("level", 0.5)
     items = [
-        ("Mean max r", number(float(cross["mean"])), f"95 % {number(float(cross['low']))} – {number(float(cross['high']))}"),
+        (
+            "Mean max r",
+            number(float(cross["mean"])),
+            f"95 % {number(float(cross['low']))} – {number(float(cross['high']))}",
+        ),
         ("Latents", f"{int(cross['n']):,}", f"of {len(best):,}, fired ≥ {m.metadata.get('min_firings', '?')} times"),
         ("Matched", f"{int(best['matched'].sum()):,}", f"r ≥ {level:g} and above chance"),
         ("Mutual", f"{int((best['mutual'] & best['matched']).sum()):,}", "each other's best"),
-        ("Above chance", f"{100 * float(cross['share_null']):.1f} %" if np.isfinite(cross["share_null"]) else "–", "above the null's 99 %"),
+        (
+            "Above chance",
+            f"{100 * float(cross['share_null']):.1f} %" if np.isfinite(cross["share_null"]) else "–",
+            "above the null's 99 %",
+        ),
         ("Order of baselines", holds, "see below"),
         ("Tokens", f"{int(m.metadata['n_tokens']):,}" if m.metadata.get("n_tokens") else "–", "both models read"),
     ]
@@ -76,7 +84,10 @@ def headline(m: MatchRecords, direction: str) -> str:
 def with_names(index: Index, found: pd.DataFrame) -> pd.DataFrame:
     """Rows of a comparison with what both latents fire on, in ``fires on`` and ``partner fires on``."""
     out = found.copy()
-    for dictionary, latent, name in (("dictionary", "latent", "fires on"), ("partner_dictionary", "partner", "partner fires on")):
+    for dictionary, latent, name in (
+        ("dictionary", "latent", "fires on"),
+        ("partner_dictionary", "partner", "partner fires on"),
+    ):
         out[name] = ""
         for id, part in found.groupby(dictionary, sort=False):
             known = part[part[latent].notna()]
@@ -106,7 +117,9 @@ def fires_on(index: Index, dictionary: str, latents: list[int]) -> list[str]:
     for column, show in (("peak_text", cell), ("label", lambda v: clip(visible(" ".join(v.split())), 60))):
         if column in records.table:
             values = records.table[column].iloc[at].tolist()
-            found = [show(v) if isinstance(v, str) and v.strip() else known for v, known in zip(values, found, strict=True)]
+            found = [
+                show(v) if isinstance(v, str) and v.strip() else known for v, known in zip(values, found, strict=True)
+            ]
     return found
 
 
@@ -135,7 +148,11 @@ def pair_stats(pair: Pair, a: str, b: str) -> str:
     union = pair.n_fired[0] + pair.n_fired[1] - pair.n_cofire
     items: list[tuple[str, str, str]] = [
         ("Pearson r", f"{pair.r:.3f}" if np.isfinite(pair.r) else "–", f"on {pair.n_tokens:,} tokens"),
-        ("Chance, 99 %", f"{pair.null_q99:.3f}" if pair.null_q99 is not None else "–", "for latents that fire as often as A"),
+        (
+            "Chance, 99 %",
+            f"{pair.null_q99:.3f}" if pair.null_q99 is not None else "–",
+            "for latents that fire as often as A",
+        ),
         ("Both fire", f"{pair.n_cofire:,}", "tokens"),
         ("A fires", f"{pair.n_fired[0]:,}", a),
         ("B fires", f"{pair.n_fired[1]:,}", b),

@@ -28,15 +28,32 @@ def gaps(index: Index) -> list[Gap]:
     where = f"--workspace {index.root.name}"
     dictionaries = list(index.dictionaries.values())
     if not dictionaries:
-        return [Gap("Dictionaries", "Makes models, stores, dictionaries and latents in about three minutes.", f"workbench demo {where}")]
-    found = [(verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)]
+        return [
+            Gap(
+                "Dictionaries",
+                "Makes models, stores, dictionaries and latents in about three minutes.",
+                f"workbench demo {where}",
+            )
+        ]
+    found = [
+        (verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)
+    ]
     bare = [d for d in dictionaries if d.records is None and d.has_rows]
     if bare:
         others = f", and of {len(bare) - 1} more" if len(bare) > 1 else ""
         found.append(
-            ("features", f"Latents of {bare[0].id}{others}", "Contexts, histograms and logit effects for the browser.", bare[0].id)
+            (
+                "features",
+                f"Latents of {bare[0].id}{others}",
+                "Contexts, histograms and logit effects for the browser.",
+                bare[0].id,
+            )
         )
-    return [Gap(what, why, f"workbench {verb} {arguments} {where}") for verb, what, why, arguments in found if verb_exists(verb)]
+    return [
+        Gap(what, why, f"workbench {verb} {arguments} {where}")
+        for verb, what, why, arguments in found
+        if verb_exists(verb)
+    ]
 
 
 def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
@@ -45,16 +62,50 @@ def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
     first = next((d for d in dictionaries if d.records is not None), dictionaries[0])  # what one can look at first
     one, model = first.id, first.model
     pair = _pair(index)
-    compared = [("matches", "compare", "Matches", "Which latents of one model have a twin in the other.", " ".join(pair))] if pair else []
+    compared = (
+        [("matches", "compare", "Matches", "Which latents of one model have a twin in the other.", " ".join(pair))]
+        if pair
+        else []
+    )
     return [
-        ("evaluations", "evaluate", "Evaluations", "Loss recovered, explained variance and dead latents on held-out text.", one),
-        ("explanations", "explain", "Labels", "What latents fire on, by rule, with held-out precision and recall.", one),
+        (
+            "evaluations",
+            "evaluate",
+            "Evaluations",
+            "Loss recovered, explained variance and dead latents on held-out text.",
+            one,
+        ),
+        (
+            "explanations",
+            "explain",
+            "Labels",
+            "What latents fire on, by rule, with held-out precision and recall.",
+            one,
+        ),
         *compared,
         ("circuits", "circuits", "Circuits", "Induction by path patching, and Mamba's off-by-one state.", model),
-        ("evolution", "evolve", "Evolution over training", "Birth, growth and death of latents over snapshots.", "mini-evolve"),
+        (
+            "evolution",
+            "evolve",
+            "Evolution over training",
+            "Birth, growth and death of latents over snapshots.",
+            "mini-evolve",
+        ),
         ("maps", "map", "Map of decoder directions", "Families of latents at a glance.", one),
-        ("claims", "reproduce", "Results", "What three papers found, measured again here, with controls and verdicts.", "all --quick"),
-        ("graphs", "graph", "Attribution graph", "Which latents make the next token of a prompt.", f'"def __init__(self" --model {model}'),
+        (
+            "claims",
+            "reproduce",
+            "Results",
+            "What three papers found, measured again here, with controls and verdicts.",
+            "all --quick",
+        ),
+        (
+            "graphs",
+            "graph",
+            "Attribution graph",
+            "Which latents make the next token of a prompt.",
+            f'"def __init__(self" --model {model}',
+        ),
     ]
 
 

@@ -13,11 +13,15 @@ from workbench.markup.tokens import visible
 
 
 def form(
-    model: type[StrictConfig], key: str, start: dict[str, Any] | None = None, known: dict[str, dict[str, str]] | None = None
+    model: type[StrictConfig],
+    key: str,
+    start: dict[str, Any] | None = None,
+    known: dict[str, dict[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Widgets for every field in a row that wraps; returns what differs from the defaults of ``model``.
 
-    ``start`` replaces defaults; ``known`` holds, for fields that are text, the values that make sense and what to call them.
+    ``start`` replaces defaults; ``known`` holds, for fields that are text, the values that make sense and what to call
+    them.
     """
     values: dict[str, Any] = {}
     defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
@@ -37,7 +41,11 @@ def _known(name: str, choices: dict[str, str], key: str, default: str) -> str:
     ids = [default, *(c for c in choices if c != default)]
     if st.session_state.get(key) not in ids:
         st.session_state[key] = default
-    return str(st.selectbox(_label(name), ids, key=key, format_func=lambda v: visible(choices.get(v, v) or "automatic"), width=260))
+    return str(
+        st.selectbox(
+            _label(name), ids, key=key, format_func=lambda v: visible(choices.get(v, v) or "automatic"), width=260
+        )
+    )
 
 
 def _label(name: str) -> str:
@@ -50,7 +58,9 @@ def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
     kind: Any = field.annotation
     options = [a for a in typing.get_args(kind) if a is not type(None)]
     if typing.get_origin(kind) is Literal:
-        return st.selectbox(label, options, index=options.index(default) if default in options else 0, key=key, width=170)
+        return st.selectbox(
+            label, options, index=options.index(default) if default in options else 0, key=key, width=170
+        )
     if kind is bool:
         return st.toggle(label, value=bool(default), key=key)
     if kind is int:
@@ -71,7 +81,9 @@ def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
         return st.number_input(label, lo, hi, float(default or 0.0), key=key, width=150)
     if typing.get_origin(kind) is tuple:
         number = typing.get_args(kind)[0] is int
-        text = st.text_input(label, value=", ".join(str(v) for v in default or ()), key=key, max_chars=400, width=220, placeholder="all")
+        text = st.text_input(
+            label, value=", ".join(str(v) for v in default or ()), key=key, max_chars=400, width=220, placeholder="all"
+        )
         parts = [p.strip() for p in (text or "").split(",") if p.strip()]
         return [int(p) for p in parts if p.isdecimal() and len(p) < 10] if number else parts
     if kind is str:

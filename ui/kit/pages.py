@@ -22,7 +22,10 @@ class PageSpec:
     needs: str = ""
 
     def shown(self, index: Index) -> bool:
-        """Whether the workspace holds what the page shows: ``browsable`` is any dictionary or its latents, ``weights`` a dictionary itself."""
+        """Whether the workspace holds what the page shows.
+
+        ``browsable`` is any dictionary or its latents, ``weights`` a dictionary itself.
+        """
         if self.needs == "browsable":
             return bool(index.dictionaries)
         return not self.needs or bool(index.of("dictionaries" if self.needs == "weights" else self.needs))
@@ -31,12 +34,52 @@ class PageSpec:
 PAGES: tuple[PageSpec, ...] = tuple(
     PageSpec(*row)
     for row in (
-        ("overview", "Overview", "dashboard", "What this workspace holds, what is missing, and which command makes it."),
-        ("results", "Results", "fact_check", "What three papers found, measured again here: verdicts with controls.", "", "claims"),
-        ("latents", "Latents", "table_rows", "All latents of a dictionary: sort, filter, search; open one.", "", "browsable"),
-        ("latent", "Latent", "center_focus_strong", "One latent: statistics, contexts, logit effects, neighbours.", "", "browsable"),
-        ("probe", "Text probe", "edit_note", "Your text in a Transformer and a Mamba: which latents fire where; steering.", "", "weights"),
-        ("mppc", "Matches", "join_inner", "Which latents of one model have a twin in the other, beside baselines.", "Analyse", "matches"),
+        (
+            "overview",
+            "Overview",
+            "dashboard",
+            "What this workspace holds, what is missing, and which command makes it.",
+        ),
+        (
+            "results",
+            "Results",
+            "fact_check",
+            "What three papers found, measured again here: verdicts with controls.",
+            "",
+            "claims",
+        ),
+        (
+            "latents",
+            "Latents",
+            "table_rows",
+            "All latents of a dictionary: sort, filter, search; open one.",
+            "",
+            "browsable",
+        ),
+        (
+            "latent",
+            "Latent",
+            "center_focus_strong",
+            "One latent: statistics, contexts, logit effects, neighbours.",
+            "",
+            "browsable",
+        ),
+        (
+            "probe",
+            "Text probe",
+            "edit_note",
+            "Your text in a Transformer and a Mamba: which latents fire where; steering.",
+            "",
+            "weights",
+        ),
+        (
+            "mppc",
+            "Matches",
+            "join_inner",
+            "Which latents of one model have a twin in the other, beside baselines.",
+            "Analyse",
+            "matches",
+        ),
         ("pair", "Pair", "compare_arrows", "Two latents of different models on the same tokens.", "Analyse", "matches"),
         ("training", "Training", "timeline", "When latents are born, grow and die.", "Analyse", "evolution"),
         (

@@ -51,7 +51,8 @@ def guarded(what: str) -> Iterator[None]:
         log.exception("%s", what)
         problem(
             f"{what} cannot be shown",
-            f"{type(e).__name__}: a file of this workspace is damaged or half-written ({e}). Make it again; the terminal says more.",
+            f"{type(e).__name__}: a file of this workspace is damaged or half-written ({e}). Make it again; the"
+            " terminal says more.",
         )
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 
 def inside(points: pd.DataFrame, boxes: Sequence[dict[str, Any]], lassos: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Which rows of ``points`` (``x``, ``y``) lie in any of the shapes, each an ``x`` and a ``y`` sequence: bool [points].
+    """Which rows of ``points`` (``x``, ``y``) lie in any of the shapes, each an ``x`` and a ``y`` sequence: bool
+    [points].
 
     A box is two corners; a lasso is a polygon. Shapes that are neither hold nothing.
     """

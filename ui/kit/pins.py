@@ -1,4 +1,7 @@
-"""The pinned latent: kept while one browses, and compared with the one at hand by a click. It lives in the address (``p``)."""
+"""The pinned latent: kept while one browses, and compared with the one at hand by a click.
+
+It lives in the address (``p``).
+"""
 
 from __future__ import annotations
 

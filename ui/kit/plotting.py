@@ -1,4 +1,5 @@
-"""Panels of :mod:`workbench.export.figures` drawn by Plotly, with the size of their container and the colours of the theme.
+"""Panels of :mod:`workbench.export.figures` drawn by Plotly, with the size of their container and the colours of the
+theme.
 
 Plotly labels are HTML: every text goes through :func:`workbench.markup.tokens.escape`.
 """
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLOURS = ("#1f86c7", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7a7a7a")
-DIVERGING = [[0, "#1f86c7"], [0.5, "rgba(127,127,127,.13)"], [1, "#D55E00"]]  # its middle is nearly the page, in both themes
+DIVERGING = [
+    [0, "#1f86c7"],
+    [0.5, "rgba(127,127,127,.13)"],
+    [1, "#D55E00"],
+]  # its middle is nearly the page, in both themes
 DASHES = ("dash", "dot", "dashdot", "longdash")
 CELLS = (12, 8)  # a heat map of at most so many rows and columns shows its numbers
 SMALL = {"size": 12.5}  # labels of axes, legends and colour bars; the theme's own would be below 12 px
@@ -45,8 +50,12 @@ def plot(panel: Panel, *, height: int = 380, scale: float | None = None) -> go.F
         hovermode="closest",
         uirevision="keep",
     )
-    figure.update_xaxes(title={"text": escape(panel.x_label or panel.x), "font": SMALL}, tickfont=SMALL, automargin=True)
-    figure.update_yaxes(title={"text": escape((panel.y_label or panel.y).strip()), "font": SMALL}, tickfont=SMALL, automargin=True)
+    figure.update_xaxes(
+        title={"text": escape(panel.x_label or panel.x), "font": SMALL}, tickfont=SMALL, automargin=True
+    )
+    figure.update_yaxes(
+        title={"text": escape((panel.y_label or panel.y).strip()), "font": SMALL}, tickfont=SMALL, automargin=True
+    )
     if panel.kind in ("line", "step"):
         figure.update_xaxes(**({"type": "log", "dtick": 1} if panel.log_x else {}))
     if panel.log_y:
@@ -97,8 +106,21 @@ def _lines(panel: Panel) -> Iterator[Any]:
         if panel.low and panel.high and part[panel.low].notna().any():
             x = [*part[panel.x], *part[panel.x][::-1]]
             y = [*part[panel.high], *part[panel.low][::-1]]
-            yield go.Scatter(x=x, y=y, fill="toself", fillcolor=colour, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False)
-        line = {"color": colour, "dash": DASHES[j % len(DASHES)] if reference else "solid", "width": 1.5 if reference else 2.5}
+            yield go.Scatter(
+                x=x,
+                y=y,
+                fill="toself",
+                fillcolor=colour,
+                opacity=0.18,
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        line = {
+            "color": colour,
+            "dash": DASHES[j % len(DASHES)] if reference else "solid",
+            "width": 1.5 if reference else 2.5,
+        }
         if panel.kind == "step":
             line["shape"] = "hv"
         few = panel.kind == "line" and len(part) <= 40
@@ -129,7 +151,13 @@ def _points(panel: Panel) -> Iterator[Any]:
         marker = {"color": COLOURS[j % len(COLOURS)], "size": 8, "symbol": ("circle", "diamond", "square", "x")[j % 4]}
         at = [order[v] + 0.12 * j for v in part[panel.x]]
         yield go.Scatter(
-            x=part[panel.y], y=at, error_x=bars, mode="markers", name=escape(name), marker=marker, showlegend=panel.series is not None
+            x=part[panel.y],
+            y=at,
+            error_x=bars,
+            mode="markers",
+            name=escape(name),
+            marker=marker,
+            showlegend=panel.series is not None,
         )
 
 
@@ -166,12 +194,18 @@ def _categories(figure: go.Figure, panel: Panel) -> None:
     if panel.kind == "points":
         names = _order(panel.frame[panel.x])
         figure.update_yaxes(
-            tickvals=list(names.values()), ticktext=[escape(clip(str(v), 40)) for v in names], autorange="reversed", title=None
+            tickvals=list(names.values()),
+            ticktext=[escape(clip(str(v), 40)) for v in names],
+            autorange="reversed",
+            title=None,
         )
         figure.update_xaxes(title={"text": escape(panel.y_label or panel.y)}, type="log" if panel.log_y else None)
         figure.update_yaxes(type=None)
         return
-    for update, names in ((figure.update_xaxes, _order(panel.frame[panel.x])), (figure.update_yaxes, _order(panel.frame[panel.y]))):
+    for update, names in (
+        (figure.update_xaxes, _order(panel.frame[panel.x])),
+        (figure.update_yaxes, _order(panel.frame[panel.y])),
+    ):
         every = max(1, len(names) // 24)
         shown = list(names.items())[::every]
         update(tickvals=[j for _, j in shown], ticktext=[escape(clip(str(v), 24)) for v, _ in shown])

@@ -24,7 +24,10 @@ class Probed:
 
 @dataclass(frozen=True)
 class Usual:
-    """What the records know of a latent: its largest activation (0 where unknown) and the token on which it fires most."""
+    """What the records know of a latent.
+
+    Its largest activation (0 where unknown) and the token on which it fires most.
+    """
 
     maximum: float = 0.0
     peak: str | None = None

@@ -126,7 +126,9 @@ def _component() -> Callable[..., Any]:
     return st.components.v2.component("workbench_scrubber", html=_HTML, css=_CSS, js=_JS)
 
 
-def message(contexts: list[SnapshotContext], names: list[str], norms: np.ndarray, *, start: int | None = None) -> dict[str, Any]:
+def message(
+    contexts: list[SnapshotContext], names: list[str], norms: np.ndarray, *, start: int | None = None
+) -> dict[str, Any]:
     """Everything the browser needs: readings as uint8 of ``top`` (one scale for all contexts), norms [S], names [S].
 
     It starts at snapshot ``start``, by default where the norm is largest.
@@ -142,7 +144,9 @@ def message(contexts: list[SnapshotContext], names: list[str], norms: np.ndarray
         "contexts": [
             {
                 "tokens": [visible(t) for t in c.tokens],
-                "values": base64.b64encode(np.ceil(c.readings * scale).clip(0, 255).astype(np.uint8).tobytes()).decode(),
+                "values": (
+                    base64.b64encode(np.ceil(c.readings * scale).clip(0, 255).astype(np.uint8).tobytes()).decode()
+                ),
                 "peak": int(c.peak),
                 "place": f"{c.seq}:{c.start + c.peak}",
             }

@@ -48,10 +48,11 @@ def put(**values: Any) -> None:
 
 
 def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str]) -> dict[str, Any]:
-    """Arguments that tie a widget to ``key`` of the address: it starts from there, and what the user chooses is written there.
+    """Arguments that tie a widget to ``key`` of the address: it starts from there, and what the user chooses is written
+    there.
 
-    ``value`` is what the address says (already checked). Streamlit's own ``bind`` empties the address before another page is
-    opened, which is what the back button would then return to.
+    ``value`` is what the address says (already checked). Streamlit's own ``bind`` empties the address before another
+    page is opened, which is what the back button would then return to.
     """
     if key not in st.session_state or st.session_state[key] != value:
         st.session_state[key] = value
@@ -77,7 +78,12 @@ def tie_many(key: str, options: Sequence[str], default: Sequence[str]) -> dict[s
 
 def tie_flag(key: str, default: bool = False) -> dict[str, Any]:
     """:func:`tie` for yes or no."""
-    return tie(key, {"1": True, "true": True, "0": False, "false": False}.get(get(key) or "", default), default, lambda v: str(int(v)))
+    return tie(
+        key,
+        {"1": True, "true": True, "0": False, "false": False}.get(get(key) or "", default),
+        default,
+        lambda v: str(int(v)),
+    )
 
 
 def tie_text(key: str, length: int) -> dict[str, Any]:
@@ -89,13 +95,18 @@ def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any]) -> dic
     """:func:`tie` for a range between two of ``options``, written ``low_high``."""
     known = {str(o): o for o in options}
     lo, _, hi = (get(key) or "").partition("_")
-    asked = (known[lo], known[hi]) if lo in known and hi in known and options.index(known[lo]) <= options.index(known[hi]) else default
+    asked = (
+        (known[lo], known[hi])
+        if lo in known and hi in known and options.index(known[lo]) <= options.index(known[hi])
+        else default
+    )
     return tie(key, asked, default, lambda v: "_".join(map(str, v)))
 
 
 def tie_page(key: str, pages: int) -> dict[str, Any]:
-    """:func:`tie` for ``st.pagination`` over ``pages`` pages. It has a default always, and Streamlit warns of a default beside a
-    value set by the program: so the address is the default, and a widget that says otherwise (the address went back) is replaced.
+    """:func:`tie` for ``st.pagination`` over ``pages`` pages. It has a default always, and Streamlit warns of a default
+    beside a value set by the program: so the address is the default, and a widget that says otherwise (the address went
+    back) is replaced.
     """
     asked = get_int(key, 1, pages, 1) or 1
     turn = int(st.session_state.get(f"{key}_turn", 0))

@@ -1,8 +1,8 @@
 """What stands behind an iteration over batches: one group of rows is handed out while the next is read.
 
-The disk never waits for rows to be handed out: a group's reads begin as soon as its buffer is free, while the last of the group
-before are still on their way. The first epoch of an iteration does not pass through the page cache, whose filling
-costs more than the reading. Rows that come again are kept there from the second epoch on, if all of them fit.
+The disk never waits for rows to be handed out: a group's reads begin as soon as its buffer is free, while the last of
+the group before are still on their way. The first epoch of an iteration does not pass through the page cache, whose
+filling costs more than the reading. Rows that come again are kept there from the second epoch on, if all of them fit.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ class GroupReader:
         self.b = batches
         self.pool = batches.pool(batches)
         rows = len(self.held(batches.group_rows)) + 1
-        self.buffers = [{s.key: uncached.empty((rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)]
-        self.uncached_until = batches.state(batches.start)["epoch"] + 1 if uncached.fits(batches.epoch_bytes) else sys.maxsize
+        self.buffers = [
+            {s.key: uncached.empty((rows, s.width), STORED[batches.dtype]) for s in batches.streams} for _ in range(2)
+        ]
+        self.uncached_until = (
+            batches.state(batches.start)["epoch"] + 1 if uncached.fits(batches.epoch_bytes) else sys.maxsize
+        )
         self.ahead = ThreadPoolExecutor(1, "store-ahead")
         self.readers = ThreadPoolExecutor(batches.threads, "store-read")
         self.fresh = self.readers.submit(uncached.touch, *self.buffers[1].values())  # while the first is being filled
@@ -76,7 +80,9 @@ class GroupReader:
                         return
 
     def groups(self, at: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, int]]:
-        """(buffers, row order, rows to skip) of the groups from stream row ``at`` on, the next one being read meanwhile."""
+        """(buffers, row order, rows to skip) of the groups from stream row ``at`` on, the next one being read
+        meanwhile.
+        """
         epoch, row = divmod(at, self.b.order.epoch_rows)
         first = EpochOrder(self.b.order, epoch)
         group = first.group_at(row)
@@ -110,7 +116,8 @@ class GroupReader:
     def pieces(self, epoch: EpochOrder, group: int) -> list[tuple[int, int, int]]:
         """What to read of a group: (first row, one past the last, place in the buffer)."""
         return coalesce(
-            [piece for unit in epoch.group_units(group).tolist() for piece in self.b.order.kept(unit)], self.b.order.rows_per_shard
+            [piece for unit in epoch.group_units(group).tolist() for piece in self.b.order.kept(unit)],
+            self.b.order.rows_per_shard,
         )
 
     def _load(self, epoch: EpochOrder, group: int, side: int) -> tuple[np.ndarray, list[Future[None]]]:
@@ -124,7 +131,10 @@ class GroupReader:
             for i in range(0, len(pieces), self.chunk):
                 if self.stop:
                     raise CancelledError
-                chunk = [self.pool.piece(rows[at : at + hi - lo], stream, lo, hi) for lo, hi, at in pieces[i : i + self.chunk]]
+                chunk = [
+                    self.pool.piece(rows[at : at + hi - lo], stream, lo, hi)
+                    for lo, hi, at in pieces[i : i + self.chunk]
+                ]
                 reading += self._begin(chunk, cache)
         return epoch.row_order(group), reading
 

@@ -96,9 +96,12 @@ class Batches:
         """
         found = differences(contract, self.contract())
         if found and not allow_reshuffle:
-            lines = "; ".join(f.replace("the store has", "the checkpoint has").replace("the request", "this run") for f in found[:4])
+            lines = "; ".join(
+                f.replace("the store has", "the checkpoint has").replace("the request", "this run") for f in found[:4]
+            )
             raise ResumeMismatch(
-                f"the data order differs from the interrupted run's: {lines}. Give the same settings, or allow a new order (then rows may repeat)."
+                f"the data order differs from the interrupted run's: {lines}. Give the same settings, or allow a new"
+                " order (then rows may repeat)."
             )
         return self.starting_at(step)
 
@@ -138,7 +141,10 @@ def make_order(
     memory_limit: int = MEMORY_LIMIT,
     skipped: tuple[tuple[int, int], ...] = (),
 ) -> Order:
-    """The order of a split: groups hold :data:`~workbench.activations.shuffle.GROUP_ROWS` rows, fewer where memory is short."""
+    """The order of a split.
+
+    Groups hold :data:`~workbench.activations.shuffle.GROUP_ROWS` rows, fewer where memory is short.
+    """
     ranges = {"train": (0, spec.train_rows), "heldout": (spec.train_rows, spec.n_rows), "all": (0, spec.n_rows)}
     if split not in ranges:
         raise UsageError(f"split {split!r} is not one of train, heldout, all")

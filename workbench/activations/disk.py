@@ -2,8 +2,8 @@
 
 All bytes of a store are written through this module, none by the HDF5 library. ``WORKBENCH_FAULT`` rehearses failures
 in tests: a comma-separated list of ``call:n:action``, for example ``link:3:kill`` (SIGKILL at the third link) or
-``write:5+:ENOSPC`` (every write from the fifth on fails). Calls: open, write, fsync, link, rename, unlink, mkdir, allocate,
-lock, any. Actions: ``kill``, ``short`` (a write of half the bytes), or an errno name.
+``write:5+:ENOSPC`` (every write from the fifth on fails). Calls: open, write, fsync, link, rename, unlink, mkdir,
+allocate, lock, any. Actions: ``kill``, ``short`` (a write of half the bytes), or an errno name.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def open_regular(path: Path) -> int:
     except OSError as e:
         if e.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
             raise UntrustedFile(
-                f"{path} is a link or a device, not a regular file; it was not opened. Replace it by a copy of the file it stands for."
+                f"{path} is a link or a device, not a regular file; it was not opened. Replace it by a copy of the file"
+                " it stands for."
             ) from e
         raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -98,7 +99,10 @@ def open_regular(path: Path) -> int:
 
 
 def allocate(fd: int, size: int) -> None:
-    """Reserve ``size`` bytes, so that a full disk shows before the first row; extends the file where that is unsupported."""
+    """Reserve ``size`` bytes, so that a full disk shows before the first row.
+
+    Extends the file where that is unsupported.
+    """
     try:
         faults.at("allocate")
         os.posix_fallocate(fd, 0, size)
@@ -140,7 +144,10 @@ def read_all(fd: int, view: memoryview, offset: int) -> int:
 
 
 def expect(fd: int, *, in_order: bool) -> None:
-    """Tell the system how a file will be read: in order, or here and there, which must not load what nobody asked for."""
+    """Tell the system how a file will be read.
+
+    In order, or here and there, which must not load what nobody asked for.
+    """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if in_order else os.POSIX_FADV_RANDOM)
 
@@ -236,7 +243,10 @@ def lock(fd: int, *, exclusive: bool) -> bool:
 
 
 def write_file(folder_tmp: Path, final: Path, data: bytes, *, replace: bool) -> bool:
-    """Write a small file in full and make it appear at once, either replacing or never replacing. Returns whether ours is there."""
+    """Write a small file in full and make it appear at once, either replacing or never replacing.
+
+    Returns whether ours is there.
+    """
     tmp = folder_tmp / f"{final.name}.{owner.token()}.{os.urandom(4).hex()}.part"
     fd = open_new(tmp)
     try:

@@ -20,9 +20,13 @@ class StoreIncomplete(MissingError):
 class ShardCorrupt(CorruptError):
     """A file of the store is not what it was when it was committed. Nothing of it is returned."""
 
-    def __init__(self, file: str, problem: str, *, shard: int | None = None, stream: str | None = None, block: int | None = None):
+    def __init__(
+        self, file: str, problem: str, *, shard: int | None = None, stream: str | None = None, block: int | None = None
+    ):
         at = "".join(f", {k} {v}" for k, v in (("stream", stream), ("block", block)) if v is not None)
-        super().__init__(f"{file} is corrupt{at}: {problem}. `workbench check` sets it aside and says how to make it again.")
+        super().__init__(
+            f"{file} is corrupt{at}: {problem}. `workbench check` sets it aside and says how to make it again."
+        )
         self.file, self.shard, self.stream, self.block = file, shard, stream, block
 
 
@@ -35,8 +39,9 @@ class NonFiniteActivation(NonFiniteError):
 
     def __init__(self, seq: int, pos: int, stream: str, why: str):
         super().__init__(
-            f"activation of {stream} at sequence {seq}, position {pos} is {why}; the shard was not written. "
-            "Choose dtype = 'bfloat16' or 'float32' for wide ranges, or non_finite = 'skip-sequence' to leave such sequences out."
+            f"activation of {stream} at sequence {seq}, position {pos} is {why}; the shard was not written. Choose"
+            " dtype = 'bfloat16' or 'float32' for wide ranges, or non_finite = 'skip-sequence' to leave such sequences"
+            " out."
         )
         self.seq, self.pos, self.stream = seq, pos, stream
 

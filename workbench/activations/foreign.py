@@ -65,13 +65,15 @@ def read_foreign(path: str | Path, dataset: str, rows: slice | None = None, limi
     nbytes = max(0, last - first) * about[name]["bytes"] // max(1, shape[0])
     if nbytes > limits.returned:
         raise UntrustedFile(
-            f"{path}: {nbytes:,} bytes were asked for at once, more than the limit of {limits.returned:,}. Read fewer rows at a time."
+            f"{path}: {nbytes:,} bytes were asked for at once, more than the limit of {limits.returned:,}. Read fewer"
+            " rows at a time."
         )
     answer, data = _ask(Path(path), {"dataset": name, "rows": [first, last]}, limits)
     shape = [max(0, last - first), *shape[1:]]
     if answer["shape"] != shape or answer["dtype"] != about[name]["dtype"] or len(data) != nbytes:
         raise UntrustedFile(
-            f"{path} gave {len(data):,} bytes of {answer['dtype']} {answer['shape']} where it had declared {about[name]['dtype']} {shape}."
+            f"{path} gave {len(data):,} bytes of {answer['dtype']} {answer['shape']} where it had declared"
+            f" {about[name]['dtype']} {shape}."
         )
     return np.frombuffer(data, answer["dtype"]).reshape(shape).copy()
 
@@ -90,14 +92,21 @@ def _ask(path: Path, request: dict[str, Any], limits: Limits) -> tuple[dict[str,
         }
         command = [sys.executable, "-I", str(_CHILD), str(fd), text]
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(fd,), env=env
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(fd,),
+            env=env,
         ) as child:
             try:
                 out, _ = child.communicate(timeout=limits.wall_seconds)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.communicate()
-                raise UntrustedFile(f"{path} was not read: opening it took more than {limits.wall_seconds} s.") from None
+                raise UntrustedFile(
+                    f"{path} was not read: opening it took more than {limits.wall_seconds} s."
+                ) from None
     finally:
         os.close(fd)
     line, _, data = out.partition(b"\n")
@@ -105,7 +114,8 @@ def _ask(path: Path, request: dict[str, Any], limits: Limits) -> tuple[dict[str,
         answer = json.loads(line)
     except ValueError:
         raise UntrustedFile(
-            f"{path} was not read: the process that opened it ended with code {child.returncode} (its memory and time are limited)."
+            f"{path} was not read: the process that opened it ended with code {child.returncode} (its memory and time"
+            " are limited)."
         ) from None
     if not answer["ok"]:
         raise UntrustedFile(f"{path} was not read: {answer['why']}.")

@@ -1,8 +1,8 @@
 """The process that opens HDF5 files of unknown origin. Run by path, by :mod:`workbench.activations.foreign` only.
 
-It needs h5py and numpy and nothing of this program. It receives the file as an open descriptor, limits itself, walks the
-file one component at a time and refuses whatever could lead out of it or exhaust the machine. Stdout carries one line
-of JSON, then, for a read, the raw numbers.
+It needs h5py and numpy and nothing of this program. It receives the file as an open descriptor, limits itself, walks
+the file one component at a time and refuses whatever could lead out of it or exhaust the machine. Stdout carries one
+line of JSON, then, for a read, the raw numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ class Refused(Exception):
 
 def limit(values: dict[str, int]) -> None:
     """Limits of this process: address space, CPU seconds, no core file, no file growth, few open files."""
-    for name, value in (("AS", values["memory"]), ("CPU", values["cpu_seconds"]), ("CORE", 0), ("FSIZE", 0), ("NOFILE", 64)):
+    for name, value in (
+        ("AS", values["memory"]),
+        ("CPU", values["cpu_seconds"]),
+        ("CORE", 0),
+        ("FSIZE", 0),
+        ("NOFILE", 64),
+    ):
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (value, value) if hard < 0 else (min(value, hard), hard))
@@ -100,7 +106,10 @@ class Walk:
 
 
 def main() -> int:
-    """``foreign_child.py FD REQUEST``: a JSON request with ``limits``, and for a read ``dataset`` and ``rows`` [first, last]."""
+    """``foreign_child.py FD REQUEST``.
+
+    A JSON request with ``limits``, and for a read ``dataset`` and ``rows`` [first, last].
+    """
     request = json.loads(sys.argv[2])
     limit(request["limits"])
     os.environ.pop("HDF5_PLUGIN_PATH", None)
@@ -126,7 +135,9 @@ def main() -> int:
     except Refused as e:
         out.write(json.dumps({"ok": False, "why": str(e)}).encode() + b"\n")
     except Exception as e:  # noqa: BLE001 (whatever a hostile file provokes is an answer)
-        out.write(json.dumps({"ok": False, "why": f"it cannot be read: {type(e).__name__}: {str(e)[:200]}"}).encode() + b"\n")
+        out.write(
+            json.dumps({"ok": False, "why": f"it cannot be read: {type(e).__name__}: {str(e)[:200]}"}).encode() + b"\n"
+        )
     out.flush()
     return 0
 

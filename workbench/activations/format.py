@@ -36,15 +36,22 @@ def h5py() -> Any:
     try:
         import h5py as module
     except ImportError as e:
-        raise MissingError("activation stores need the package h5py, which is not installed: pip install 'h5py>=3.14'") from e
+        raise MissingError(
+            "activation stores need the package h5py, which is not installed: pip install 'h5py>=3.14'"
+        ) from e
     if tuple(int(p) for p in module.__version__.split(".")[:2]) < (3, 14):
-        raise MissingError(f"activation stores need h5py 3.14 or newer; this is {module.__version__}: pip install -U 'h5py>=3.14'")
+        raise MissingError(
+            f"activation stores need h5py 3.14 or newer; this is {module.__version__}: pip install -U 'h5py>=3.14'"
+        )
     return module
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset of a container. ``block_rows`` > 0 marks a large one, whose digests lie in ``xxh3/<last part of name>``."""
+    """One dataset of a container.
+
+    ``block_rows`` > 0 marks a large one, whose digests lie in ``xxh3/<last part of name>``.
+    """
 
     name: str
     dtype: str
@@ -189,17 +196,22 @@ def lay_out(datasets: list[Dataset], attributes: dict[str, Any]) -> tuple[Layout
         for d in datasets:
             parent, _, leaf = d.name.rpartition("/")
             group = f.require_group(parent) if parent else f
-            made = h5.h5d.create(group.id, leaf.encode(), h5.h5t.py_create(np.dtype(d.dtype)), h5.h5s.create_simple(d.shape), dcpl=plist)
+            made = h5.h5d.create(
+                group.id, leaf.encode(), h5.h5t.py_create(np.dtype(d.dtype)), h5.h5s.create_simple(d.shape), dcpl=plist
+            )
             offsets[d.name] = made.get_offset()
         for key, value in attributes.items():
             f.attrs[key] = value
     layout = Layout({d.name: d for d in datasets}, offsets, image.size)
-    return layout, {page * ALIGN: bytes(data[: max(0, image.size - page * ALIGN)]) for page, data in sorted(image.pages.items())}
+    return layout, {
+        page * ALIGN: bytes(data[: max(0, image.size - page * ALIGN)]) for page, data in sorted(image.pages.items())
+    }
 
 
 @dataclass
 class Container:
-    """An open, proven container. Its files stay open until :meth:`close`; reads are positional, so threads and forks share them.
+    """An open, proven container. Its files stay open until :meth:`close`; reads are positional, so threads and forks
+    share them.
 
     ``direct`` is the same file opened for direct reading, or -1.
     """
@@ -228,12 +240,18 @@ class Container:
 
 
 def open_container(
-    path: Path, layout: Layout, *, pages: dict[int, bytes] | None = None, seal: str | None = None, shard: int | None = None
+    path: Path,
+    layout: Layout,
+    *,
+    pages: dict[int, bytes] | None = None,
+    seal: str | None = None,
+    shard: int | None = None,
 ) -> Container:
     """Open one of our files and prove everything but its large data, without letting HDF5 parse it.
 
-    ``layout`` says where everything must lie: from the store's seal, or laid out anew. ``seal`` is what the store's seal says of the
-    file; without one, ``pages`` are the metadata that HDF5 would write here, and must be there byte for byte.
+    ``layout`` says where everything must lie: from the store's seal, or laid out anew. ``seal`` is what the store's
+    seal says of the file; without one, ``pages`` are the metadata that HDF5 would write here, and must be there byte
+    for byte.
 
     Raises:
         ShardCorrupt: its size, structure or content is not what it must be. UntrustedFile: a link or a device.
@@ -251,7 +269,9 @@ def open_container(
         if seal is not None and seal != actual.hex():
             raise ShardCorrupt(path.name, "it is not the file that was sealed under this name", shard=shard)
         if pages is not None and _masked(regions, layout) != _masked(_spread(pages, regions), layout):
-            raise ShardCorrupt(path.name, "its structure or attributes are another shard's, or another store's", shard=shard)
+            raise ShardCorrupt(
+                path.name, "its structure or attributes are another shard's, or another store's", shard=shard
+            )
         return Container(path, fd, layout, actual.hex())
     except BaseException:
         os.close(fd)

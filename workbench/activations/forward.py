@@ -26,8 +26,8 @@ class _Enough(Exception):
 def resolve_hooks(model: Any, wanted: list[str], given: dict[str, str]) -> dict[str, str]:
     """Store-level hook name -> this model's hook name, in order.
 
-    ``wanted`` entries are hook names, sites (``L2R``; a transcoder site gives its input and output) or patterns of sites
-    (``*R``: those the model has). ``given`` maps store-level names to this model's own hook names or sites.
+    ``wanted`` entries are hook names, sites (``L2R``; a transcoder site gives its input and output) or patterns of
+    sites (``*R``: those the model has). ``given`` maps store-level names to this model's own hook names or sites.
 
     Raises:
         UsageError: the model has no such hook or site.
@@ -53,13 +53,15 @@ def resolve_hooks(model: Any, wanted: list[str], given: dict[str, str]) -> dict[
             raise UsageError(f"the model has no hook {target!r} ({nearest(target, list(model.hook_dict))})")
     if unknown := set(given) - set(wanted):
         raise UsageError(
-            f"source hooks name {sorted(unknown)[0]!r}, which is not among the recipe's hooks ({nearest(sorted(unknown)[0], wanted)})"
+            f"source hooks name {sorted(unknown)[0]!r}, which is not among the recipe's hooks"
+            f" ({nearest(sorted(unknown)[0], wanted)})"
         )
     return found
 
 
 def capture(model: Any, tokens: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-    """Activations [batch, ctx, width] of some hooks on tokens [batch, ctx]; heads are laid side by side. Ends after the last one.
+    """Activations [batch, ctx, width] of some hooks on tokens [batch, ctx]; heads are laid side by side. Ends after the
+    last one.
 
     Raises:
         UsageError: a hook did not fire, or does not give one row per token.
@@ -70,7 +72,8 @@ def capture(model: Any, tokens: torch.Tensor, names: list[str]) -> dict[str, tor
         def hook(value: torch.Tensor, hook: Any = None) -> None:
             if value.shape[:2] != tokens.shape:
                 raise UsageError(
-                    f"hook {name!r} gives {tuple(value.shape)}, not one row per token of {tuple(tokens.shape)}; it cannot be stored."
+                    f"hook {name!r} gives {tuple(value.shape)}, not one row per token of {tuple(tokens.shape)}; it"
+                    " cannot be stored."
                 )
             seen[name] = value.detach().reshape(*tokens.shape, -1)
             if len(seen) == len(names):
@@ -85,7 +88,8 @@ def capture(model: Any, tokens: torch.Tensor, names: list[str]) -> dict[str, tor
             return seen
     missing = [n for n in names if n not in seen]
     raise UsageError(
-        f"hook {missing[0]!r} did not fire in this model's forward pass. Choose another ({nearest(missing[0], list(model.hook_dict))})."
+        f"hook {missing[0]!r} did not fire in this model's forward pass. Choose another"
+        f" ({nearest(missing[0], list(model.hook_dict))})."
     )
 
 
@@ -98,7 +102,9 @@ class ModelProducer:
 
     def __call__(self, seq_start: int, seq_end: int) -> Iterator[dict[str, np.ndarray]]:
         for lo in range(seq_start, seq_end, self.spec.batch_size):
-            batch = torch.from_numpy(self.tokens[lo : min(seq_end, lo + self.spec.batch_size)].astype(np.int64)).to(self.device)
+            batch = torch.from_numpy(self.tokens[lo : min(seq_end, lo + self.spec.batch_size)].astype(np.int64)).to(
+                self.device
+            )
             out: dict[str, np.ndarray] = {}
             for source, model in self.models.items():
                 streams = [s for s in self.spec.streams if s.source == source]

@@ -1,4 +1,7 @@
-"""From a group of rows as they are stored to a batch of float32: gathered by several threads, into memory that is used again."""
+"""From a group of rows as they are stored to a batch of float32.
+
+Gathered by several threads, into memory that is used again.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,19 @@ import torch
 from workbench.activations.uncached import empty
 
 _SCRATCH = 1 << 19
-"""Numbers gathered at a time before they are widened: few enough for the processor's cache, enough that each step is worth a call."""
+"""Numbers gathered at a time before they are widened: few enough for the processor's cache, enough that each step is
+worth a call.
+"""
 _LEAST = 1 << 19
 """Numbers a thread is worth starting for."""
 
 
 class Gatherer:
-    """Makes batches. Their memory is used again once nobody holds them: fresh pages cost more than all the rest of a batch.
+    """Makes batches. Their memory is used again once nobody holds them: fresh pages cost more than all the rest of a
+    batch.
 
-    The tensors share memory with arrays kept here; PyTorch holds one reference to an array for as long as any tensor or view
-    over it lives, so an array without it is free.
+    The tensors share memory with arrays kept here; PyTorch holds one reference to an array for as long as any tensor or
+    view over it lives, so an array without it is free.
     """
 
     def __init__(self, threads: int) -> None:
@@ -64,7 +70,9 @@ def as_torch(stored: np.ndarray, dtype: str) -> torch.Tensor:
 
 def take(tensors: list[torch.Tensor], index: torch.Tensor, out: torch.Tensor) -> None:
     """Gather rows of every stream side by side into ``out``, as float32."""
-    with torch.inference_mode(out.is_inference()):  # the mode belongs to the thread, and helpers do not inherit the caller's
+    with torch.inference_mode(
+        out.is_inference()
+    ):  # the mode belongs to the thread, and helpers do not inherit the caller's
         if len(tensors) == 1 and tensors[0].dtype == out.dtype:
             torch.index_select(tensors[0], 0, index, out=out)
             return

@@ -45,8 +45,8 @@ def harvest(
         on_shard: called as ``on_shard(done, total)`` while shards appear.
 
     Raises:
-        StoreMismatch: a store of this id was made from another recipe, other weights or other tokens. StoreBusy, ReadOnlyStore,
-        OutOfSpace, NonFiniteActivation: see their messages.
+        StoreMismatch: a store of this id was made from another recipe, other weights or other tokens. StoreBusy,
+        ReadOnlyStore, OutOfSpace, NonFiniteActivation: see their messages.
     """
     folder = workspace.path("stores", recipe.id)
     if workspace.complete("stores", recipe.id):
@@ -79,7 +79,17 @@ def harvest_here(
     try:
         spec, plan, models = prepare(recipe, plan)
         producer = ModelProducer(spec, plan.tokens, models, device=recipe.device)
-        fill(folder, spec, plan.tokens, producer, doc_ids=plan.doc_ids, kinds=plan.kinds, slot=slot, slots=slots, on_shard=on_shard)
+        fill(
+            folder,
+            spec,
+            plan.tokens,
+            producer,
+            doc_ids=plan.doc_ids,
+            kinds=plan.kinds,
+            slot=slot,
+            slots=slots,
+            on_shard=on_shard,
+        )
     finally:
         torch.set_num_threads(threads)
     return folder
@@ -98,7 +108,10 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
     for s in recipe.sources:
         models[s.source], source, found = _load(s, recipe, plan)
         sources.append(source)
-        streams += [Stream(key=f"h{len(streams) + i:03d}", source=s.source, hook=h, at=at, width=w) for i, (h, at, w) in enumerate(found)]
+        streams += [
+            Stream(key=f"h{len(streams) + i:03d}", source=s.source, hook=h, at=at, width=w)
+            for i, (h, at, w) in enumerate(found)
+        ]
     spec = StoreSpec(
         id=recipe.id,
         sources=tuple(sources),
@@ -120,7 +133,8 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
 
 
 def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any, Source, list[tuple[str, str, int]]]:
-    """One source of a recipe: its model, what the store says of it, and (hook, this model's own hook, width) of its streams.
+    """One source of a recipe: its model, what the store says of it, and (hook, this model's own hook, width) of its
+    streams.
 
     Raises:
         UsageError: it names no hooks, or cannot read the plan's tokens.
@@ -131,14 +145,17 @@ def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any,
     model = _to(load_model(s.model, s.revision), recipe)
     wanted, renamed = recipe.hooks_of(s)
     if not wanted:
-        raise UsageError(f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source.")
+        raise UsageError(
+            f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source."
+        )
     hooks = resolve_hooks(model, wanted, renamed)
     size = widths(model, int(plan.tokens[0, 0]), list(dict.fromkeys(hooks.values())))
     weights = weights_of_files(s.model, s.revision) or weights_of_model(model)
     vocab = int(getattr(model.cfg, "d_vocab", 0))
     if vocab and int(plan.tokens.max()) >= vocab:
         raise UsageError(
-            f"the tokens reach id {int(plan.tokens.max())}, beyond the {vocab} of {s.model!r}. All sources of a store must share one vocabulary."
+            f"the tokens reach id {int(plan.tokens.max())}, beyond the {vocab} of {s.model!r}. All sources of a store"
+            " must share one vocabulary."
         )
     source = Source(name=s.source, model=s.model, revision=s.revision, weights=weights, about=_about(model))
     return model, source, [(hook, at, size[at]) for hook, at in hooks.items()]
@@ -170,27 +187,35 @@ def _plan(recipe: HarvestRecipe) -> TokenPlan:
             continue
     if not tokenizers:
         raise MissingError(
-            f"none of the models {', '.join(s.model for s in recipe.sources)} has a tokenizer, so the corpus cannot be turned into tokens."
+            f"none of the models {', '.join(s.model for s in recipe.sources)} has a tokenizer, so the corpus cannot be"
+            " turned into tokens."
         )
     first, tokenizer = next(iter(tokenizers.items()))
     for model, other in tokenizers.items():
         if other.get_vocab() != tokenizer.get_vocab():
             raise UsageError(
-                f"{model!r} and {first!r} have different vocabularies; a store's sources must read the same tokens. Harvest them into two stores."
+                f"{model!r} and {first!r} have different vocabularies; a store's sources must read the same tokens."
+                " Harvest them into two stores."
             )
     return plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx)
 
 
 def _check_plan(recipe: HarvestRecipe, plan: TokenPlan) -> None:
     if plan.tokens.shape != (recipe.n_seq, recipe.ctx):
-        raise UsageError(f"the token plan has shape {plan.tokens.shape}, the recipe n_seq = {recipe.n_seq} and ctx = {recipe.ctx}")
+        raise UsageError(
+            f"the token plan has shape {plan.tokens.shape}, the recipe n_seq = {recipe.n_seq} and ctx = {recipe.ctx}"
+        )
 
 
 def _about(model: Any) -> dict[str, Any]:
     import torch
 
     cfg = model.cfg
-    kept = {k: getattr(cfg, k) for k in ("architecture", "n_layers", "d_model", "d_vocab") if isinstance(getattr(cfg, k, None), (int, str))}
+    kept = {
+        k: getattr(cfg, k)
+        for k in ("architecture", "n_layers", "d_model", "d_vocab")
+        if isinstance(getattr(cfg, k, None), (int, str))
+    }
     return {
         **kept,
         "compute_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -230,15 +255,21 @@ def _check_reuse(folder: Path, recipe: HarvestRecipe) -> None:
     for have, s in zip(stored.sources, recipe.sources, strict=False):
         weights = weights_of_files(s.model, s.revision)
         if not found and weights is not None and weights != have.weights:
-            found.append(f"weights of {s.source}: the store was made from {have.weights[:12]}, the model now has {weights[:12]}")
+            found.append(
+                f"weights of {s.source}: the store was made from {have.weights[:12]}, the model now has {weights[:12]}"
+            )
     if found:
         raise StoreMismatch(
-            f"store {recipe.id!r} exists and was made from something else. {'; '.join(found[:4])}. Give the recipe another id, or remove {folder}."
+            f"store {recipe.id!r} exists and was made from something else. {'; '.join(found[:4])}. Give the recipe"
+            f" another id, or remove {folder}."
         )
 
 
 def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, on_shard: OnShard | None) -> None:
-    """Run ``n`` worker processes to the end, telling how many shards there are meanwhile; on Ctrl-C they are stopped too."""
+    """Run ``n`` worker processes to the end, telling how many shards there are meanwhile.
+
+    On Ctrl-C they are stopped too.
+    """
     folder = workspace.path("stores", recipe.id)
     command = [sys.executable, "-m", "workbench.activations.worker"]
     logs = [tempfile.TemporaryFile() for _ in range(n)]  # noqa: SIM115 (read after the workers end)
@@ -246,7 +277,10 @@ def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, on_shard: 
     try:
         for slot in range(n):
             p = subprocess.Popen(
-                [*command, str(workspace.root), str(slot), str(n)], stdin=subprocess.PIPE, stderr=logs[slot], stdout=logs[slot]
+                [*command, str(workspace.root), str(slot), str(n)],
+                stdin=subprocess.PIPE,
+                stderr=logs[slot],
+                stdout=logs[slot],
             )
             processes.append(p)
             assert p.stdin is not None

@@ -29,17 +29,31 @@ _SETUP, _DESTROY, _SUBMIT, _GETEVENTS = range(4)
 _CALLS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
 _IOCB = np.dtype(
     [
-        ("data", "<u8"), ("key", "<u4"), ("rw_flags", "<u4"), ("opcode", "<u2"), ("priority", "<i2"), ("fd", "<u4"), ("buffer", "<u8"),
-        ("nbytes", "<u8"), ("offset", "<i8"), ("reserved", "<u8"), ("flags", "<u4"), ("eventfd", "<u4"),
+        ("data", "<u8"),
+        ("key", "<u4"),
+        ("rw_flags", "<u4"),
+        ("opcode", "<u2"),
+        ("priority", "<i2"),
+        ("fd", "<u4"),
+        ("buffer", "<u8"),
+        ("nbytes", "<u8"),
+        ("offset", "<i8"),
+        ("reserved", "<u8"),
+        ("flags", "<u4"),
+        ("eventfd", "<u4"),
     ]
-)  # fmt: skip
+)
 _EVENT = np.dtype([("data", "<u8"), ("request", "<u8"), ("result", "<i8"), ("more", "<i8")])
 
 
 Place = tuple[int, int, int, int]
-"""(file opened for direct reading, memory address, bytes, offset in the file); the last three are multiples of the page size."""
+"""(file opened for direct reading, memory address, bytes, offset in the file); the last three are multiples of the page
+size.
+"""
 Read = tuple[Place, Callable[[int], None]]
-"""A read, and what to call with the number of bytes it gave (0 after an error): that does the rest, proves it, and holds the memory."""
+"""A read, and what to call with the number of bytes it gave (0 after an error): that does the rest, proves it, and
+holds the memory.
+"""
 
 
 class DirectReader:
@@ -67,7 +81,10 @@ class DirectReader:
         return done
 
     def close(self) -> None:
-        """Wait for what is in flight, and end; what was not begun ends with :class:`CancelledError`. Nothing may be submitted afterwards."""
+        """Wait for what is in flight, and end; what was not begun ends with :class:`CancelledError`.
+
+        Nothing may be submitted afterwards.
+        """
         self.stop = True
         self.todo.put(None)
         self.thread.join()
@@ -105,7 +122,9 @@ class DirectReader:
         self.left[done] = len(reads)
         blocks = np.zeros(len(reads), _IOCB)  # opcode 0 reads
         blocks["data"] = np.arange(self.next, self.next + len(reads), dtype=np.uint64)
-        for name, column in zip(("fd", "buffer", "nbytes", "offset"), np.array([place for place, _ in reads], np.int64).T, strict=True):
+        for name, column in zip(
+            ("fd", "buffer", "nbytes", "offset"), np.array([place for place, _ in reads], np.int64).T, strict=True
+        ):
             blocks[name] = column
         pointers = blocks.ctypes.data + _IOCB.itemsize * np.arange(len(blocks), dtype=np.uint64)
         begun = 0
@@ -115,7 +134,12 @@ class DirectReader:
                 self._reap(events, min(_REAP, len(self.flying)))
                 continue
             try:
-                n = _system(_SUBMIT, self.context, ctypes.c_long(n), ctypes.c_void_p(pointers.ctypes.data + pointers.itemsize * begun))
+                n = _system(
+                    _SUBMIT,
+                    self.context,
+                    ctypes.c_long(n),
+                    ctypes.c_void_p(pointers.ctypes.data + pointers.itemsize * begun),
+                )
             except OSError:  # the first of them is refused: it takes the usual way
                 self._finish(reads[begun][1], done, 0)
                 begun += 1
@@ -126,7 +150,14 @@ class DirectReader:
         self.next += len(reads)
 
     def _reap(self, events: np.ndarray, least: int, *, prove: bool = True) -> None:
-        n = _system(_GETEVENTS, self.context, ctypes.c_long(least), ctypes.c_long(len(events)), ctypes.c_void_p(events.ctypes.data), None)
+        n = _system(
+            _GETEVENTS,
+            self.context,
+            ctypes.c_long(least),
+            ctypes.c_long(len(events)),
+            ctypes.c_void_p(events.ctypes.data),
+            None,
+        )
         for tag, result in zip(events["data"][:n].tolist(), events["result"][:n].tolist()):
             finish, done = self.flying.pop(tag)
             if prove:

@@ -25,8 +25,9 @@ def on_sigterm(signum: int, frame: FrameType | None) -> None:
 def heard() -> Iterator[Callable[[], None]]:
     """Yields ``listen()``, which raises again what the handlers of SIGINT and SIGTERM raised and nobody saw.
 
-    Python prints and drops an exception raised inside a destructor or a weak reference's callback (a thread pool has one), and a signal
-    may land there; whoever calls ``listen()`` between batches stops all the same. Outside the main thread nothing is changed.
+    Python prints and drops an exception raised inside a destructor or a weak reference's callback (a thread pool has
+    one), and a signal may land there; whoever calls ``listen()`` between batches stops all the same. Outside the main
+    thread nothing is changed.
     """
     arrived: list[Callable[[], object]] = []
     replaced = {}

@@ -23,7 +23,10 @@ _TABLE_BYTES = 16 * 1024 * 1024
 
 @dataclass(slots=True)
 class Piece:
-    """Rows ``lo … hi - 1`` of one dataset of a shard, on their way into ``out``. No byte counts before its block is proven."""
+    """Rows ``lo … hi - 1`` of one dataset of a shard, on their way into ``out``.
+
+    No byte counts before its block is proven.
+    """
 
     container: Container
     dataset: Dataset
@@ -43,7 +46,11 @@ class Piece:
         start, end = first * d.block_rows, min(d.shape[0], last * d.block_rows)
         target = self.out if self.whole else np.empty((end - start, *d.shape[1:]), d.dtype)
         view, offset = disk.bytes_of(target), self._offset(start)
-        got = disk.read_all(c.fd, view, offset) if cache else uncached.read(c.fd, c.direct, view, target.ctypes.data, offset)
+        got = (
+            disk.read_all(c.fd, view, offset)
+            if cache
+            else uncached.read(c.fd, c.direct, view, target.ctypes.data, offset)
+        )
         check_blocks(c, d, view[:got], first, last, self.digests)
         if not self.whole:
             self.out[:] = target[self.lo - start : self.hi - start]
@@ -52,7 +59,11 @@ class Piece:
     def whole(self) -> bool:
         """Whether the rows are whole blocks, so that they can be proven where they are to lie."""
         d = self.dataset
-        return not self.lo % d.block_rows and (not self.hi % d.block_rows or self.hi == d.shape[0]) and self.out.flags.c_contiguous
+        return (
+            not self.lo % d.block_rows
+            and (not self.hi % d.block_rows or self.hi == d.shape[0])
+            and self.out.flags.c_contiguous
+        )
 
     def place(self) -> tuple[int, int, int, int]:
         """(file, memory address, bytes, offset) of a direct read; no bytes where the rows should be read otherwise."""
@@ -112,10 +123,13 @@ class ShardPool:
         try:
             container = self._reopen(self.folder / SHARDS / name, index, layout)
             if container is None:
-                container = open_shard(self.folder, self.spec, index, layout, self.seal.shards[name][1] if self.seal else None)
+                container = open_shard(
+                    self.folder, self.spec, index, layout, self.seal.shards[name][1] if self.seal else None
+                )
         except FileNotFoundError:
             raise StoreIncomplete(
-                f"shard {name} of {self.folder} is missing. Run the `workbench harvest` that made the store again; it makes only what is missing."
+                f"shard {name} of {self.folder} is missing. Run the `workbench harvest` that made the store again; it"
+                " makes only what is missing."
             ) from None
         container.direct = uncached.reopen(container.fd)
         self._proven[index] = _identity(container.fd)
@@ -141,14 +155,21 @@ class ShardPool:
         return Container(path, fd, layout, "")
 
     def piece(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> Piece:
-        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, as something that can be read into ``out`` [hi - lo, width]."""
+        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, as something that can be read into ``out``
+        [hi - lo, width].
+        """
         index = lo // self.spec.rows_per_shard
         container, tables = self.get(index)
         base = index * self.spec.rows_per_shard
-        return Piece(container, container.layout.datasets[f"acts/{stream.key}"], tables[stream.key], out, lo - base, hi - base)
+        return Piece(
+            container, container.layout.datasets[f"acts/{stream.key}"], tables[stream.key], out, lo - base, hi - base
+        )
 
     def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> None:
-        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block proven."""
+        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width].
+
+        Every block proven.
+        """
         self.piece(out, stream, lo, hi).read(cache=True)
 
     def close(self) -> None:

@@ -49,7 +49,8 @@ class ActivationStore:
 
         Raises:
             MissingError: no store there. StoreIncomplete: shards or the seal are missing.
-            ShardCorrupt: a shard has another size than it was sealed with. CorruptError, NewerSchemaError: see the message.
+            ShardCorrupt: a shard has another size than it was sealed with. CorruptError, NewerSchemaError: see the
+            message.
         """
         folder = Path(path)
         spec = read_spec(folder)
@@ -60,7 +61,8 @@ class ActivationStore:
                 size = os.lstat(folder / SHARDS / name).st_size
             except FileNotFoundError:
                 raise StoreIncomplete(
-                    f"shard {name} of {folder} is missing. Run `workbench check {folder}`, then the same `workbench harvest` again."
+                    f"shard {name} of {folder} is missing. Run `workbench check {folder}`, then the same `workbench"
+                    " harvest` again."
                 ) from None
             if size != expected:
                 raise ShardCorrupt(name, f"it has {size:,} bytes instead of {expected:,}", shard=int(name[:-3]))
@@ -127,7 +129,9 @@ class ActivationStore:
         """Numbers per row; of several hooks or sources, together."""
         return sum(s.width for s in self._streams(hook, source))
 
-    def read(self, hook: Names, rows: slice | np.ndarray | Sequence[int] | None = None, source: Names | None = None) -> torch.Tensor:
+    def read(
+        self, hook: Names, rows: slice | np.ndarray | Sequence[int] | None = None, source: Names | None = None
+    ) -> torch.Tensor:
         """Rows as float32 [rows, width]: a slice, or an array of row numbers in any order; None reads all.
 
         Several sources and hooks lie side by side (sources outer). Rows of sequences that were left out are NaN.
@@ -147,7 +151,9 @@ class ActivationStore:
             out[(numbers >= a) & (numbers < b)] = np.nan
         return torch.from_numpy(out)
 
-    def tokens(self, rows: slice | np.ndarray | Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def tokens(
+        self, rows: slice | np.ndarray | Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sequence, position) of rows, each int [rows]."""
         numbers = row_numbers(slice(None) if rows is None else rows, len(self))
         seq, k = np.divmod(numbers, self.spec.rows_per_seq)
@@ -205,18 +211,39 @@ class ActivationStore:
             split: ``train`` (all but the held-out sequences), ``heldout`` or ``all``.
             start: first step; ``.starting_at(step)`` gives the same.
             epochs: None never ends; otherwise every row comes once per epoch and only the last batch may be short.
-            window: shuffle within this many shards at a time (0 = all). A stream must: at most half its ring (0 = exactly that).
-            memory_limit: bytes of the two buffers; it bounds how many rows are shuffled together, so it is part of the order.
+            window: shuffle within this many shards at a time (0 = all). A stream must: at most half its ring (0 =
+            exactly that).
+            memory_limit: bytes of the two buffers; it bounds how many rows are shuffled together, so it is part of the
+            order.
             threads: readers; they change the speed and nothing else.
         """
         if batch_size < 1 or start < 0 or memory_limit < 1 or threads < 1:
             raise UsageError(
-                f"batch_size = {batch_size}, start = {start}, memory_limit = {memory_limit}, threads = {threads}: all must be positive (start may be 0)"
+                f"batch_size = {batch_size}, start = {start}, memory_limit = {memory_limit}, threads = {threads}: all"
+                " must be positive (start may be 0)"
             )
         streams, window = self._streams(hook, source), self._window(window)
-        order = make_order(self.spec, streams, seed=seed, split=split, window=window, memory_limit=memory_limit, skipped=self._skipped_rows)
+        order = make_order(
+            self.spec,
+            streams,
+            seed=seed,
+            split=split,
+            window=window,
+            memory_limit=memory_limit,
+            skipped=self._skipped_rows,
+        )
         return self._watched(
-            Batches(self._begin, tuple(streams), order, batch_size, self.spec.store_id, self.spec.dtype, start, epochs, threads)
+            Batches(
+                self._begin,
+                tuple(streams),
+                order,
+                batch_size,
+                self.spec.store_id,
+                self.spec.dtype,
+                start,
+                epochs,
+                threads,
+            )
         )
 
     def _window(self, window: int) -> int:
@@ -246,7 +273,8 @@ class ActivationStore:
         if source is None:
             if len(self.sources) > 1:
                 raise UsageError(
-                    f"store {self.spec.id!r} has several sources; say which: source = {', '.join(map(repr, self.sources))}, or a list of them"
+                    f"store {self.spec.id!r} has several sources; say which: source ="
+                    f" {', '.join(map(repr, self.sources))}, or a list of them"
                 )
             source = self.sources
         sources = [source] if isinstance(source, str) else list(source)

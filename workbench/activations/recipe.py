@@ -30,8 +30,8 @@ class SourceRecipe(StrictConfig):
 class HarvestRecipe(StrictConfig):
     """What to harvest. All sources see the same tokens, so their rows are aligned.
 
-    ``hooks`` are hook names, sites (``L2R``) or patterns of sites (``*R``). ``threads`` belongs to the content, because the number of
-    threads changes the last bits of a matrix product; ``workers`` does not.
+    ``hooks`` are hook names, sites (``L2R``) or patterns of sites (``*R``). ``threads`` belongs to the content, because
+    the number of threads changes the last bits of a matrix product; ``workers`` does not.
     """
 
     id: str
@@ -57,5 +57,10 @@ class HarvestRecipe(StrictConfig):
         return list(self.hooks) if renamed or not source.hooks else list(source.hooks), renamed
 
     def content(self) -> dict[str, Any]:
-        """The recipe as the store keeps it: without what does not change the content (models run in float32 unless it says more)."""
-        return self.model_dump(mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set()))
+        """The recipe as the store keeps it.
+
+        Without what does not change the content (models run in float32 unless it says more).
+        """
+        return self.model_dump(
+            mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set())
+        )

@@ -1,7 +1,7 @@
 """Training without keeping the store: a bounded ring of shards, made just before they are read and removed after.
 
-A shard is a pure function of the plan, so it can be made again whenever it is needed. Rows are shuffled within windows of
-shards; the batches are the very ones that ``ActivationStore.batches(…, window=W)`` gives on the complete store.
+A shard is a pure function of the plan, so it can be made again whenever it is needed. Rows are shuffled within windows
+of shards; the batches are the very ones that ``ActivationStore.batches(…, window=W)`` gives on the complete store.
 """
 
 from __future__ import annotations
@@ -36,13 +36,25 @@ class StreamingStore(ActivationStore):
     of batches is active at a time: a new one ends the one before.
     """
 
-    def __init__(self, folder: Path, spec: StoreSpec, tokens: np.ndarray, producer: Producer, *, capacity: int, **plan: np.ndarray):
+    def __init__(
+        self,
+        folder: Path,
+        spec: StoreSpec,
+        tokens: np.ndarray,
+        producer: Producer,
+        *,
+        capacity: int,
+        **plan: np.ndarray,
+    ):
         if spec.non_finite != "refuse":
             raise UsageError(
-                "a stream cannot leave sequences out (non_finite = 'skip-sequence'), because the order is fixed before they are seen."
+                "a stream cannot leave sequences out (non_finite = 'skip-sequence'), because the order is fixed before"
+                " they are seen."
             )
         if capacity < 2:
-            raise UsageError(f"a stream needs room for at least 2 shards, not {capacity}: one is read while the next is made.")
+            raise UsageError(
+                f"a stream needs room for at least 2 shards, not {capacity}: one is read while the next is made."
+            )
         super().__init__(Path(folder), spec, None)
         self.tokens_plan, self.producer, self.capacity = tokens, producer, capacity
         self._more = plan
@@ -60,14 +72,22 @@ class StreamingStore(ActivationStore):
         spec, plan, models = prepare(recipe, plan)
         producer = ModelProducer(spec, plan.tokens, models, device=recipe.device)
         return cls(
-            workspace.path("stores", recipe.id), spec, plan.tokens, producer, capacity=capacity, doc_ids=plan.doc_ids, kinds=plan.kinds
+            workspace.path("stores", recipe.id),
+            spec,
+            plan.tokens,
+            producer,
+            capacity=capacity,
+            doc_ids=plan.doc_ids,
+            kinds=plan.kinds,
         )
 
     def __enter__(self) -> StreamingStore:
         self._joined = joined(self.path, self.spec)
         self._joined.__enter__()
         try:
-            write_plan_if_missing(self.path, self.spec, self.tokens_plan, self._more.get("doc_ids"), self._more.get("kinds"))
+            write_plan_if_missing(
+                self.path, self.spec, self.tokens_plan, self._more.get("doc_ids"), self._more.get("kinds")
+            )
             self._lock = os.open(self.path / "RING", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             if not disk.lock(self._lock, exclusive=True):
                 raise StoreBusy(f"{self.path} is being streamed by another process. Give this stream another id.")
@@ -98,7 +118,8 @@ class StreamingStore(ActivationStore):
         window = window or self.capacity // 2
         if window > self.capacity // 2:
             raise UsageError(
-                f"window = {window} needs a ring of {2 * window} shards, this one has {self.capacity}: one window is read while the next is made."
+                f"window = {window} needs a ring of {2 * window} shards, this one has {self.capacity}: one window is"
+                " read while the next is made."
             )
         return window
 
@@ -164,7 +185,10 @@ class _MakingPool(ShardPool):
 
 
 class _Session:
-    """One iteration over the stream: a thread makes shards in the order of their windows, at most ``capacity`` at a time."""
+    """One iteration over the stream.
+
+    A thread makes shards in the order of their windows, at most ``capacity`` at a time.
+    """
 
     def __init__(self, store: StreamingStore, batches: Batches):
         self.store = store

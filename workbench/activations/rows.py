@@ -21,10 +21,13 @@ def row_numbers(rows: slice | np.ndarray | Sequence[int], n: int) -> np.ndarray:
     numbers = np.asarray(rows)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise UsageError(
-            f"rows must be a slice or a list of whole numbers, not {type(rows).__name__} of {numbers.dtype} with {numbers.ndim} dimensions"
+            f"rows must be a slice or a list of whole numbers, not {type(rows).__name__} of {numbers.dtype} with"
+            f" {numbers.ndim} dimensions"
         )
     if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
-        raise UsageError(f"row {int(numbers.max() if numbers.max() >= n else numbers.min())} is not in the store: it has {n:,} rows")
+        raise UsageError(
+            f"row {int(numbers.max() if numbers.max() >= n else numbers.min())} is not in the store: it has {n:,} rows"
+        )
     return numbers.astype(np.int64)
 
 
@@ -38,4 +41,6 @@ def runs(numbers: np.ndarray, per_shard: int, block_rows: int) -> list[tuple[sli
     block = numbers // per_shard * (1 << 32) + numbers % per_shard // block_rows
     by_block = np.argsort(block, kind="stable")
     cuts = [0, *(np.flatnonzero(np.diff(block[by_block])) + 1).tolist(), n] if n else [0]
-    return [(places := by_block[a:b], int(numbers[places].min()), int(numbers[places].max()) + 1) for a, b in pairwise(cuts)]
+    return [
+        (places := by_block[a:b], int(numbers[places].min()), int(numbers[places].max()) + 1) for a, b in pairwise(cuts)
+    ]

@@ -81,7 +81,10 @@ def skipped_sequences(flags: np.ndarray, spec: StoreSpec, index: int) -> list[in
 
 @dataclass(frozen=True)
 class Seal:
-    """What the seal says: (bytes, seal) per shard name, where things lie in shards and plan, and which sequences were left out."""
+    """What the seal says.
+
+    (bytes, seal) per shard name, where things lie in shards and plan, and which sequences were left out.
+    """
 
     shards: dict[str, tuple[int, str]]
     layouts: dict[str, Layout]
@@ -111,23 +114,34 @@ def read_seal(folder: Path, spec: StoreSpec) -> Seal:
     except FileNotFoundError:
         left = len([i for i in range(spec.n_shards) if not (folder / SHARDS / spec.shard_name(i)).exists()])
         raise StoreIncomplete(
-            f"store {spec.id!r} in {folder} is not complete: {f'{left} of {spec.n_shards} shards are missing' if left else 'only its seal is missing'}. "
-            "Run the `workbench harvest` that made it again; it makes only what is missing."
+            f"store {spec.id!r} in {folder} is not complete:"
+            f" {f'{left} of {spec.n_shards} shards are missing' if left else 'only its seal is missing'}. Run the"
+            " `workbench harvest` that made it again; it makes only what is missing."
         ) from None
     value = read_json(path)
-    if isinstance(value, dict) and isinstance(value.get("workbench_schema"), int) and value["workbench_schema"] > SCHEMA:
+    if (
+        isinstance(value, dict)
+        and isinstance(value.get("workbench_schema"), int)
+        and value["workbench_schema"] > SCHEMA
+    ):
         made = value.get("code")
         raise NewerSchemaError(
-            f"{path} has schema {value['workbench_schema']}, made by version {made.get('version', 'unknown') if isinstance(made, dict) else 'unknown'}. Upgrade: pip install -U interpretability-workbench"
+            f"{path} has schema {value['workbench_schema']}, made by version"
+            f" {made.get('version', 'unknown') if isinstance(made, dict) else 'unknown'}. Upgrade: pip install -U"
+            " interpretability-workbench"
         )
     try:
         return _parse(value["metadata"], spec)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise CorruptError(f"{path} is not the seal of this store ({STORE_JSON} and it disagree). `workbench check` sets it aside.") from e
+        raise CorruptError(
+            f"{path} is not the seal of this store ({STORE_JSON} and it disagree). `workbench check` sets it aside."
+        ) from e
 
 
 def _parse(value: dict[str, Any], spec: StoreSpec) -> Seal:
-    if value["store_id"] != spec.store_id or [s["name"] for s in value["shards"]] != [spec.shard_name(i) for i in range(spec.n_shards)]:
+    if value["store_id"] != spec.store_id or [s["name"] for s in value["shards"]] != [
+        spec.shard_name(i) for i in range(spec.n_shards)
+    ]:
         raise ValueError("another store")
     shards = {s["name"]: (int(s["bytes"]), str(s["seal"])) for s in value["shards"]}
     skipped = tuple(value["skipped"])
@@ -140,14 +154,21 @@ def _parse(value: dict[str, Any], spec: StoreSpec) -> Seal:
 
 
 def describe_store(folder: str | Path) -> dict[str, Any]:
-    """What a store holds, without opening a shard: ``version`` (eight digits of the seal's digest), ``numbers``, ``metadata``."""
+    """What a store holds, without opening a shard.
+
+    ``version`` (eight digits of the seal's digest), ``numbers``, ``metadata``.
+    """
     folder = Path(folder)
     spec = read_spec(folder)
     read_seal(folder, spec)
     value = read_json(folder / SEAL_JSON)
     streams = [{"source": s.source, "hook": s.hook, "width": s.width} for s in spec.streams]
     about = {k: value["metadata"][k] for k in ("store_id", "hooks", "sources", "dtype")}
-    return {"version": seal_digest(folder)[:8], "numbers": value["numbers"], "metadata": {**about, "ctx": spec.ctx, "streams": streams}}
+    return {
+        "version": seal_digest(folder)[:8],
+        "numbers": value["numbers"],
+        "metadata": {**about, "ctx": spec.ctx, "streams": streams},
+    }
 
 
 def seal_digest(folder: Path) -> str:

@@ -16,7 +16,9 @@ from workbench.activations.spec import FORMAT, SCHEMA, STORED, StoreSpec
 PLAN = "plan.h5"
 SHARDS = "shards"
 SKIPPED = 1
-"""Bit of ``/tok/flags``: the sequence had a non-finite activation and was left out; its rows are zero and never returned."""
+"""Bit of ``/tok/flags``: the sequence had a non-finite activation and was left out; its rows are zero and never
+returned.
+"""
 
 
 def shard_datasets(spec: StoreSpec, index: int) -> list[Dataset]:
@@ -40,9 +42,19 @@ def shard_attributes(spec: StoreSpec, index: int) -> dict[str, Any]:
     """Root attributes of a shard."""
     (s0, s1), (r0, r1) = spec.seqs(index), spec.rows(index)
     return {
-        "format": FORMAT, "schema_version": SCHEMA, "store_id": spec.store_id, "shard": index, "seq_start": s0, "seq_end": s1, "row_start": r0,
-        "n_rows": r1 - r0, "ctx": spec.ctx, "logical_dtype": spec.dtype, "hash": spec.hash, "block_rows": spec.block_rows,
-    }  # fmt: skip
+        "format": FORMAT,
+        "schema_version": SCHEMA,
+        "store_id": spec.store_id,
+        "shard": index,
+        "seq_start": s0,
+        "seq_end": s1,
+        "row_start": r0,
+        "n_rows": r1 - r0,
+        "ctx": spec.ctx,
+        "logical_dtype": spec.dtype,
+        "hash": spec.hash,
+        "block_rows": spec.block_rows,
+    }
 
 
 def token_table(spec: StoreSpec, tokens: np.ndarray, index: int) -> dict[str, np.ndarray]:
@@ -64,12 +76,16 @@ def plain_folder(path: Path) -> None:
         UntrustedFile: a link. StoreIncomplete: nothing there.
     """
     if path.is_symlink():
-        raise UntrustedFile(f"{path} is a link; a store's folders are plain folders. Replace it by a copy of what it stands for.")
+        raise UntrustedFile(
+            f"{path} is a link; a store's folders are plain folders. Replace it by a copy of what it stands for."
+        )
     if not path.is_dir():
         raise StoreIncomplete(f"{path} does not exist. Run the `workbench harvest` that made the store again.")
 
 
-def open_shard(folder: Path, spec: StoreSpec, index: int, layout: Layout | None = None, seal: str | None = None) -> Container:
+def open_shard(
+    folder: Path, spec: StoreSpec, index: int, layout: Layout | None = None, seal: str | None = None
+) -> Container:
     """Open and prove one shard of a store: by the layout and seal in the store's seal, or from the plan alone.
 
     Raises:
@@ -95,7 +111,14 @@ def plan_datasets(spec: StoreSpec) -> list[Dataset]:
 
 def plan_attributes(spec: StoreSpec) -> dict[str, Any]:
     """Root attributes of ``plan.h5``."""
-    return {"format": FORMAT, "schema_version": SCHEMA, "store_id": spec.store_id, "n_seq": spec.n_seq, "ctx": spec.ctx, "hash": spec.hash}
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA,
+        "store_id": spec.store_id,
+        "n_seq": spec.n_seq,
+        "ctx": spec.ctx,
+        "hash": spec.hash,
+    }
 
 
 def open_plan(folder: Path, spec: StoreSpec, layout: Layout | None = None, seal: str | None = None) -> Container:
@@ -122,7 +145,9 @@ def read_blocks(container: Container, dataset: str, first: int, last: int) -> np
     return out
 
 
-def check_blocks(container: Container, d: Dataset, view: memoryview, first: int, last: int, digests: np.ndarray | None = None) -> None:
+def check_blocks(
+    container: Container, d: Dataset, view: memoryview, first: int, last: int, digests: np.ndarray | None = None
+) -> None:
     """Compare the bytes of blocks ``first … last - 1`` with their digests.
 
     Raises:
@@ -135,4 +160,6 @@ def check_blocks(container: Container, d: Dataset, view: memoryview, first: int,
     for block in range(first, last):
         part = view[(block - first) * step : (block - first + 1) * step]
         if xxhash.xxh3_64_intdigest(part) != int(table[block]):
-            raise ShardCorrupt(container.path.name, "its bytes changed after they were written", stream=d.name, block=block)
+            raise ShardCorrupt(
+                container.path.name, "its bytes changed after they were written", stream=d.name, block=block
+            )

@@ -1,7 +1,8 @@
 """One process's share of the batches several processes train on: it reads its part of every group and nothing else.
 
-The rows of a group lie in its buffer in file order; process ``part`` of ``parts`` holds the ``part``-th piece of it. The batch
-at a step is the same as for one process, since only the order in which rows are returned, not who reads them, decides
+The rows of a group lie in its buffer in file order; process ``part`` of ``parts`` holds the ``part``-th piece of it.
+The batch at a step is the same as for one process, since only the order in which rows are returned, not who reads them,
+decides
 it: each process yields those of its rows that belong to the batch and says where in it they stand.
 """
 

@@ -1,9 +1,9 @@
 """The order in which training sees rows: a pure function of a few integers, computed from integers alone.
 
-Rows are read in *units* (a few consecutive digest blocks). The units of an epoch are sorted by SplitMix64 (Steele, Lea &
-Flood 2014, https://doi.org/10.1145/2660193.2660195) of (seed, epoch, unit), cut into *groups* that fit the buffer, and the rows of a group are
-sorted by the same function of (seed, epoch, group). SplitMix64 is one-to-one, so there are no ties, and no library's
-random stream is part of the contract. Nothing depends on threads, workers or earlier batches.
+Rows are read in *units* (a few consecutive digest blocks). The units of an epoch are sorted by SplitMix64 (Steele, Lea
+& Flood 2014, https://doi.org/10.1145/2660193.2660195) of (seed, epoch, unit), cut into *groups* that fit the buffer,
+and the rows of a group are sorted by the same function of (seed, epoch, group). SplitMix64 is one-to-one, so there are
+no ties, and no library's random stream is part of the contract. Nothing depends on threads, workers or earlier batches.
 """
 
 from __future__ import annotations
@@ -136,7 +136,10 @@ class Order:
 
     def contract(self) -> dict[str, Any]:
         """Everything that decides the order, as plain values: two equal contracts give equal batches."""
-        return {"shuffle_version": SHUFFLE_VERSION, **{k: (list(map(list, v)) if k == "skipped" else v) for k, v in asdict(self).items()}}
+        return {
+            "shuffle_version": SHUFFLE_VERSION,
+            **{k: (list(map(list, v)) if k == "skipped" else v) for k, v in asdict(self).items()},
+        }
 
     def shard_order(self, epoch: int) -> np.ndarray:
         """Shards in the order in which windows take them."""
@@ -164,7 +167,9 @@ class EpochOrder:
             cuts = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(units)]
         self.units = units
         self.window_cuts = np.asarray(cuts, np.int64)
-        self.starts = np.concatenate([np.arange(a, b, o.units_per_group) for a, b in pairwise(cuts)] + [[len(units)]]).astype(np.int64)
+        self.starts = np.concatenate(
+            [np.arange(a, b, o.units_per_group) for a, b in pairwise(cuts)] + [[len(units)]]
+        ).astype(np.int64)
         before = np.concatenate([[0], np.cumsum(o.unit_sizes[units], dtype=np.int64)])
         self.row0 = before[self.starts]
 
@@ -181,7 +186,10 @@ class EpochOrder:
         """(last group, shards) of every window, in the order in which they are read."""
         last = np.searchsorted(self.starts, self.window_cuts[1:]) - 1
         per_shard = self.order.units_per_shard
-        return [(int(g), np.unique(self.units[a:b] // per_shard).tolist()) for g, (a, b) in zip(last, pairwise(self.window_cuts))]
+        return [
+            (int(g), np.unique(self.units[a:b] // per_shard).tolist())
+            for g, (a, b) in zip(last, pairwise(self.window_cuts))
+        ]
 
     def group_units(self, group: int) -> np.ndarray:
         """Units of a group in file order, which is the order they have in the buffer."""

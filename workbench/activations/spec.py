@@ -29,7 +29,10 @@ DType = Literal["float32", "float16", "bfloat16"]
 
 
 class Source(StrictConfig):
-    """One model at one revision. ``weights`` is a digest of its parameters, so equal names with other weights differ."""
+    """One model at one revision.
+
+    ``weights`` is a digest of its parameters, so equal names with other weights differ.
+    """
 
     name: str
     model: str
@@ -78,7 +81,9 @@ class StoreSpec(StrictConfig):
         names = [s.name for s in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"two sources share a name: {names}")
-        if len({(s.source, s.hook) for s in self.streams}) != len(self.streams) or len({s.key for s in self.streams}) != len(self.streams):
+        if len({(s.source, s.hook) for s in self.streams}) != len(self.streams) or len(
+            {s.key for s in self.streams}
+        ) != len(self.streams):
             raise ValueError("two streams share a key, or a source and hook")
         if unknown := {s.source for s in self.streams} - set(names):
             raise ValueError(f"streams of unknown sources {sorted(unknown)}")
@@ -169,7 +174,8 @@ class StoreSpec(StrictConfig):
         if source not in names:
             raise UsageError(f"store {self.id!r} has no source {source!r} ({nearest(source, names)})")
         raise UsageError(
-            f"store {self.id!r} has no hook {hook!r} of source {source!r} ({nearest(hook, [s.hook for s in self.streams if s.source == source])})"
+            f"store {self.id!r} has no hook {hook!r} of source {source!r}"
+            f" ({nearest(hook, [s.hook for s in self.streams if s.source == source])})"
         )
 
     def to_json(self) -> bytes:
@@ -181,16 +187,22 @@ class StoreSpec(StrictConfig):
         """Read ``store.json``.
 
         Raises:
-            NewerSchemaError: made by a newer version. CorruptError: not a store document, or its store_id is not its digest.
+            NewerSchemaError: made by a newer version. CorruptError: not a store document, or its store_id is not its
+            digest.
         """
         values = parse_json(data, where=where)
-        if not isinstance(values, dict) or values.get("format") != FORMAT or type(values.get("schema_version")) is not int:
+        if (
+            not isinstance(values, dict)
+            or values.get("format") != FORMAT
+            or type(values.get("schema_version")) is not int
+        ):
             raise CorruptError(f"{where} does not describe an activation store of this program.")
         if values["schema_version"] > SCHEMA:
             made = values.get("made_by")
             version = made.get("workbench", "unknown") if isinstance(made, dict) else "unknown"
             raise NewerSchemaError(
-                f"{where} has schema {values['schema_version']}, made by version {version}; this version reads up to {SCHEMA}. Upgrade: pip install -U interpretability-workbench"
+                f"{where} has schema {values['schema_version']}, made by version {version}; this version reads up to"
+                f" {SCHEMA}. Upgrade: pip install -U interpretability-workbench"
             )
         named = values.pop("store_id", None)
         try:
@@ -199,7 +211,8 @@ class StoreSpec(StrictConfig):
             raise CorruptError(f"{e}. The store's plan was damaged; harvest into a new store.") from e
         if named != spec.store_id:
             raise CorruptError(
-                f"{where}: store_id {str(named)[:16]!r} is not the digest of its content ({spec.store_id[:16]}); it was edited or damaged. Restore it from a copy, or harvest into a new store."
+                f"{where}: store_id {str(named)[:16]!r} is not the digest of its content ({spec.store_id[:16]}); it was"
+                " edited or damaged. Restore it from a copy, or harvest into a new store."
             )
         return spec
 
@@ -214,7 +227,9 @@ def read_spec(folder: Path) -> StoreSpec:
     try:
         fd = disk.open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(f"{folder} is not an activation store (it has no {STORE_JSON}). `workbench harvest RECIPE` makes one.") from None
+        raise MissingError(
+            f"{folder} is not an activation store (it has no {STORE_JSON}). `workbench harvest RECIPE` makes one."
+        ) from None
     with open(fd, "rb") as f:
         data = f.read(MAX_STORE_JSON + 1)
     if len(data) > MAX_STORE_JSON:
@@ -225,7 +240,11 @@ def read_spec(folder: Path) -> StoreSpec:
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """``field: old is …, new is …`` for every leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [d for k in sorted(old.keys() | new.keys()) for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+        return [
+            d
+            for k in sorted(old.keys() | new.keys())
+            for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)
+        ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}[{i}]")]
     return [] if old == new else [f"{path}: the store has {json.dumps(old)[:100]}, the request {json.dumps(new)[:100]}"]
@@ -242,5 +261,6 @@ def check_same(stored: StoreSpec, wanted: StoreSpec, where: str) -> None:
         found.sort(key=lambda line: line.startswith(("recipe", "made_by")))
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
         raise StoreMismatch(
-            f"{where} was planned differently. {'; '.join(found[:4])}{more}. Give the recipe another id, or remove the store."
+            f"{where} was planned differently. {'; '.join(found[:4])}{more}. Give the recipe another id, or remove the"
+            " store."
         )

@@ -1,7 +1,8 @@
-"""Reading and writing rows past the page cache: what is cached comes from there, the rest goes straight to and from the disk.
+"""Reading and writing rows past the page cache: what is cached comes from there, the rest goes straight to and from the
+disk.
 
-Filling the cache costs several times the processor time of the transfer itself, and evicts what other programs need. It pays only
-where the same bytes are read again soon and fit. Where a file system knows no direct transfer, everything
+Filling the cache costs several times the processor time of the transfer itself, and evicts what other programs need. It
+pays only where the same bytes are read again soon and fit. Where a file system knows no direct transfer, everything
 takes the usual way.
 """
 
@@ -34,9 +35,11 @@ def reopen(fd: int, *, write: bool = False) -> int:
 
 
 def read(fd: int, direct: int, view: memoryview, address: int, offset: int) -> int:
-    """Fill ``view``, which lies at ``address``, from ``offset`` on without adding to the page cache; returns the bytes read.
+    """Fill ``view``, which lies at ``address``, from ``offset`` on without adding to the page cache; returns the bytes
+    read.
 
-    ``direct`` is what :func:`reopen` gave. Parts that are not aligned, and the rest after a failed direct read, take the usual way.
+    ``direct`` is what :func:`reopen` gave. Parts that are not aligned, and the rest after a failed direct read, take
+    the usual way.
     """
     done = 0
     if whole := direct_bytes(fd, direct, address, offset, len(view)):
@@ -46,7 +49,10 @@ def read(fd: int, direct: int, view: memoryview, address: int, offset: int) -> i
 
 
 def direct_bytes(fd: int, direct: int, address: int, offset: int, n: int) -> int:
-    """How many of ``n`` bytes, from the first on, a direct read should fetch: whole pages, none where it cannot or where all are cached."""
+    """How many of ``n`` bytes, from the first on, a direct read should fetch.
+
+    Whole pages, none where it cannot or where all are cached.
+    """
     if direct < 0 or address % ALIGN or offset % ALIGN or n < ALIGN or is_cached(fd, offset, n):
         return 0
     return n // ALIGN * ALIGN
@@ -62,11 +68,14 @@ class _Range(ctypes.Structure):
 
 
 class _Pages(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted"))
+    _fields_ = tuple(
+        (name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")
+    )
 
 
 def is_cached(fd: int, offset: int, n: int) -> bool:
-    """Whether all of ``n`` bytes are in the page cache, which is then the faster way (False where Linux is older than 6.5).
+    """Whether all of ``n`` bytes are in the page cache, which is then the faster way (False where Linux is older than
+    6.5).
 
     A read that may not wait would start loading what it does not find, so the system is asked (cachestat).
     """
@@ -83,7 +92,10 @@ def _libc() -> ctypes.PyDLL:
 
 
 class Writer:
-    """Writes to ``fd`` past the cache wherever whole pages are written; a flush of ``fd`` makes them durable as usual."""
+    """Writes to ``fd`` past the cache wherever whole pages are written.
+
+    A flush of ``fd`` makes them durable as usual.
+    """
 
     def __init__(self, fd: int):
         self.fd, self.direct = fd, reopen(fd, write=True)
@@ -92,7 +104,9 @@ class Writer:
     def write(self, data: memoryview, offset: int) -> None:
         """Write every byte of ``data`` at ``offset``."""
         done = 0
-        while self.direct >= 0 and not (offset + done) % ALIGN and (n := min(len(data) - done, _SCRATCH) // ALIGN * ALIGN):
+        while (
+            self.direct >= 0 and not (offset + done) % ALIGN and (n := min(len(data) - done, _SCRATCH) // ALIGN * ALIGN)
+        ):
             if not self.scratch.size:
                 self.scratch = empty((1, _SCRATCH), "u1")[0]
             self.scratch[:n] = data[done : done + n]
@@ -114,14 +128,19 @@ class Writer:
 def empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
     """An uninitialised array that begins at a multiple of :data:`ALIGN`, on large pages where there are any."""
     nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no large pages
+    memory = mmap.mmap(
+        -1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )  # shared memory gets no large pages
     with suppress(OSError, AttributeError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, count=shape[0] * shape[1]).reshape(shape)
 
 
 def touch(*arrays: np.ndarray) -> None:
-    """Give new arrays their memory now: the system hands out pages when they are first written to, which may take longer than reading."""
+    """Give new arrays their memory now.
+
+    The system hands out pages when they are first written to, which may take longer than reading.
+    """
     for array in arrays:
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE] = 0
 

@@ -1,8 +1,8 @@
 """Proving a store, setting bad files aside, and saying what to make again.
 
-A quick check proves names, sizes, structure, tokens and digest tables of every shard (milliseconds each); a deep one also
-re-reads every activation. Files that fail are moved to ``quarantine/`` and the seal is taken away, so that the same
-harvest makes exactly what is missing.
+A quick check proves names, sizes, structure, tokens and digest tables of every shard (milliseconds each); a deep one
+also re-reads every activation. Files that fail are moved to ``quarantine/`` and the seal is taken away, so that the
+same harvest makes exactly what is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from workbench.activations import disk
 from workbench.activations.errors import ShardCorrupt, StoreIncomplete
 from workbench.activations.format import Container
 from workbench.activations.seal import SEAL_JSON, Seal, read_seal
-from workbench.activations.shard import PLAN, SHARDS, check_blocks, open_plan, open_shard, plain_folder, read_blocks, token_table
+from workbench.activations.shard import (
+    PLAN,
+    SHARDS,
+    check_blocks,
+    open_plan,
+    open_shard,
+    plain_folder,
+    read_blocks,
+    token_table,
+)
 from workbench.activations.spec import StoreSpec, read_spec
 from workbench.activations.workers import set_aside
 
@@ -57,7 +66,13 @@ class Report:
         }
 
 
-def check(folder: str | Path, *, deep: bool = False, quarantine: bool = True, on_shard: Callable[[int, int], None] | None = None) -> Report:
+def check(
+    folder: str | Path,
+    *,
+    deep: bool = False,
+    quarantine: bool = True,
+    on_shard: Callable[[int, int], None] | None = None,
+) -> Report:
     """Check a store.
 
     Args:
@@ -131,7 +146,9 @@ def _compare_plan(spec: StoreSpec, plan: Container, tokens: np.ndarray) -> None:
         raise ShardCorrupt(PLAN, "its tokens are not those of store.json")
 
 
-def _shard(folder: Path, spec: StoreSpec, index: int, seal: Seal | None, tokens: np.ndarray | None, report: Report, deep: bool) -> None:
+def _shard(
+    folder: Path, spec: StoreSpec, index: int, seal: Seal | None, tokens: np.ndarray | None, report: Report, deep: bool
+) -> None:
     known = (seal.layout(spec, index), seal.shards[spec.shard_name(index)][1]) if seal else (None, None)
     container = open_shard(folder, spec, index, *known)
     try:
@@ -147,7 +164,11 @@ def _shard(folder: Path, spec: StoreSpec, index: int, seal: Seal | None, tokens:
             for first in range(0, d.n_blocks, step):
                 last = min(d.n_blocks, first + step)
                 want = (min(d.shape[0], last * d.block_rows) - first * d.block_rows) * row_bytes
-                got = disk.read_all(container.fd, buffer.data[:want], container.layout.offsets[d.name] + first * d.block_rows * row_bytes)
+                got = disk.read_all(
+                    container.fd,
+                    buffer.data[:want],
+                    container.layout.offsets[d.name] + first * d.block_rows * row_bytes,
+                )
                 check_blocks(container, d, buffer.data[:got], first, last, digests)
         if tokens is not None:
             for name, values in token_table(spec, tokens, index).items():
@@ -161,5 +182,7 @@ def _remedy(folder: Path, spec: StoreSpec, report: Report) -> str:
     if report.ok:
         return ""
     n = len(report.missing) + len({f for f, _ in report.problems if f.startswith(SHARDS)})
-    what = f"makes the {n} missing of {spec.n_shards} shards and leaves the others alone" if n else "completes the store"
+    what = (
+        f"makes the {n} missing of {spec.n_shards} shards and leaves the others alone" if n else "completes the store"
+    )
     return f"`workbench harvest <the recipe of {spec.id!r}> --workspace {folder.parent.parent}` {what}."

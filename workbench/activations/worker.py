@@ -1,4 +1,7 @@
-"""One harvest worker process: ``python -m workbench.activations.worker WORKSPACE SLOT SLOTS``, the recipe as JSON on stdin."""
+"""One harvest worker process.
+
+``python -m workbench.activations.worker WORKSPACE SLOT SLOTS``, the recipe as JSON on stdin.
+"""
 
 from __future__ import annotations
 

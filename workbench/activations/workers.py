@@ -1,8 +1,9 @@
 """Filling a store with any number of workers and no coordinator.
 
-Every worker does the same: agree on ``store.json`` (whoever links it first decides), then make whatever shard is missing
-and not being made by a live worker. Two workers on one shard waste time and nothing else: the first to commit wins and
-the bytes would have been equal. The lock only tells a busy store from an abandoned one; correctness never rests on it.
+Every worker does the same: agree on ``store.json`` (whoever links it first decides), then make whatever shard is
+missing and not being made by a live worker. Two workers on one shard waste time and nothing else: the first to commit
+wins and the bytes would have been equal. The lock only tells a busy store from an abandoned one; correctness never
+rests on it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def check_writable(folder: Path) -> None:
     if at.is_dir() and os.access(at, os.W_OK | os.X_OK):
         return
     why = "it is a file" if at.is_file() else "it is read-only for you"
-    raise ReadOnlyStore(f"{at} may not be written to ({why}). Complete stores there can be read; to harvest, choose another --workspace.")
+    raise ReadOnlyStore(
+        f"{at} may not be written to ({why}). Complete stores there can be read; to harvest, choose another"
+        " --workspace."
+    )
 
 
 @contextmanager
@@ -78,7 +82,9 @@ def joined(folder: Path, spec: StoreSpec) -> Iterator[None]:
             remove_parts(folder, strangers=disk.lock(lock, exclusive=True))
         finally:
             try:
-                remove_parts(folder, strangers=False, own=True)  # a signal can land between the making of a part and the care for it
+                remove_parts(
+                    folder, strangers=False, own=True
+                )  # a signal can land between the making of a part and the care for it
             finally:
                 os.close(lock)
 
@@ -90,12 +96,17 @@ def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
         check_same(read_spec(folder), spec, str(folder))
     except StoreMismatch as e:
         if not alone:
-            raise StoreBusy(f"{folder} is being filled right now by another plan; wait for it, or give this one another id. {e}") from e
+            raise StoreBusy(
+                f"{folder} is being filled right now by another plan; wait for it, or give this one another id. {e}"
+            ) from e
         raise
 
 
 def remove_parts(folder: Path, *, strangers: bool, own: bool = False) -> None:
-    """Remove temporary files of writers that are certainly dead; with ``strangers`` also those of other machine runs, with ``own`` this process's."""
+    """Remove temporary files of writers that are certainly dead.
+
+    With ``strangers`` also those of other machine runs, with ``own`` this process's.
+    """
     mine = owner.token()
     for name in os.listdir(folder / "tmp"):
         token = _owner(name)
@@ -180,7 +191,10 @@ def fill(
 
 
 def _choose(folder: Path, spec: StoreSpec, todo: list[int], slot: int, slots: int) -> int | None:
-    """The next missing shard nobody alive is making, beginning with this worker's share; None where all are being made."""
+    """The next missing shard nobody alive is making, beginning with this worker's share.
+
+    None where all are being made.
+    """
     remove_parts(folder, strangers=False)
     mine = owner.token()
     taken = {name.split(".")[0] for name in os.listdir(folder / "tmp") if _owner(name) != mine}
@@ -203,7 +217,9 @@ def _make(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, produce
     raise AssertionError("unreachable")
 
 
-def write_plan_if_missing(folder: Path, spec: StoreSpec, tokens: np.ndarray, doc_ids: np.ndarray | None, kinds: np.ndarray | None) -> None:
+def write_plan_if_missing(
+    folder: Path, spec: StoreSpec, tokens: np.ndarray, doc_ids: np.ndarray | None, kinds: np.ndarray | None
+) -> None:
     """Make sure ``plan.h5`` is there and right; a damaged one is set aside and written again."""
     if os.path.lexists(folder / PLAN):
         try:
@@ -212,7 +228,9 @@ def write_plan_if_missing(folder: Path, spec: StoreSpec, tokens: np.ndarray, doc
         except ShardCorrupt:
             set_aside(folder, folder / PLAN)
     zeros = np.zeros(spec.n_seq, np.int32)
-    write_plan(folder, spec, tokens, zeros if doc_ids is None else doc_ids, zeros.astype(np.uint8) if kinds is None else kinds)
+    write_plan(
+        folder, spec, tokens, zeros if doc_ids is None else doc_ids, zeros.astype(np.uint8) if kinds is None else kinds
+    )
 
 
 def _recheck(folder: Path, spec: StoreSpec) -> None:
@@ -231,7 +249,10 @@ def _tell(folder: Path, spec: StoreSpec, left: int) -> None:
     tmp = folder / "tmp" / f"{PROGRESS}.{owner.token()}.{os.urandom(4).hex()}.part"
     done = spec.n_shards - left
     try:
-        tmp.write_bytes(canonical_json({"store_id": spec.store_id, "shards": spec.n_shards, "done": done, "rows": spec.n_rows}) + b"\n")
+        tmp.write_bytes(
+            canonical_json({"store_id": spec.store_id, "shards": spec.n_shards, "done": done, "rows": spec.n_rows})
+            + b"\n"
+        )
         disk.rename(tmp, folder / PROGRESS)
     finally:
         tmp.unlink(missing_ok=True)

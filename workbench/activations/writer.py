@@ -1,7 +1,8 @@
 """Writing containers: reserve, write, prove, flush, name. No torch, and no HDF5 call while rows are written.
 
-A *producer* makes the activations: ``producer(seq_start, seq_end)`` yields dicts ``stream key -> array [rows, width]`` for
-consecutive batches of sequences, rows of a sequence together, excluded positions left out. It must be a pure function.
+A *producer* makes the activations: ``producer(seq_start, seq_end)`` yields dicts ``stream key -> array [rows, width]``
+for consecutive batches of sequences, rows of a sequence together, excluded positions left out. It must be a pure
+function.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from workbench.activations import disk, owner, uncached
 from workbench.activations.errors import NonFiniteActivation
 from workbench.activations.format import SEAL, Dataset, Layout, lay_out
 from workbench.activations.numbers import INFINITE, Statistics, max_magnitude, to_stored
-from workbench.activations.shard import PLAN, SHARDS, SKIPPED, plan_attributes, plan_datasets, shard_attributes, shard_datasets, token_table
+from workbench.activations.shard import (
+    PLAN,
+    SHARDS,
+    SKIPPED,
+    plan_attributes,
+    plan_datasets,
+    shard_attributes,
+    shard_datasets,
+    token_table,
+)
 from workbench.activations.spec import StoreSpec
 
 Producer = Callable[[int, int], Iterator[dict[str, np.ndarray]]]
@@ -78,10 +88,16 @@ class PartFile:
         self._rows[name] = end
 
     def finish(self, small: dict[str, np.ndarray]) -> bool:
-        """Write the small datasets, digests and seal, flush, and commit. Returns False where another writer was first."""
+        """Write the small datasets, digests and seal, flush, and commit.
+
+        Returns False where another writer was first.
+        """
         short = [n for n, rows in self._rows.items() if rows != self.layout.datasets[n].shape[0]]
         if short:
-            raise ValueError(f"{self.final.name}: {short[0]} has {self._rows[short[0]]} of {self.layout.datasets[short[0]].shape[0]} rows")
+            raise ValueError(
+                f"{self.final.name}: {short[0]} has {self._rows[short[0]]} of {self.layout.datasets[short[0]].shape[0]}"
+                " rows"
+            )
         parts = {**small, **{self.layout.datasets[n].digests: t for n, t in self._digests.items()}}
         for name, values in parts.items():
             d = self.layout.datasets[name]
@@ -112,7 +128,10 @@ def _seal_in_memory(layout: Layout, pages: dict[int, bytes], parts: dict[str, np
         region = bytearray(hi - lo)
         pieces = [
             *pages.items(),
-            *((layout.offsets[n], np.ascontiguousarray(v, layout.datasets[n].dtype).tobytes()) for n, v in parts.items()),
+            *(
+                (layout.offsets[n], np.ascontiguousarray(v, layout.datasets[n].dtype).tobytes())
+                for n, v in parts.items()
+            ),
         ]
         for offset, data in pieces:
             a, b = max(lo, offset), min(hi, offset + len(data))
@@ -124,7 +143,10 @@ def _seal_in_memory(layout: Layout, pages: dict[int, bytes], parts: dict[str, np
 
 @contextmanager
 def part_file(folder: Path, final: Path, datasets: list[Dataset], attributes: dict[str, Any]) -> Iterator[PartFile]:
-    """A :class:`PartFile` that leaves nothing behind on an error; a full disk becomes :class:`~sae.errors.OutOfSpace`."""
+    """A :class:`PartFile` that leaves nothing behind on an error.
+
+    A full disk becomes :class:`~sae.errors.OutOfSpace`.
+    """
     with disk_errors(f"{final.parent.name}/{final.name}"):
         part = PartFile(folder, final, datasets, attributes)
         try:
@@ -152,7 +174,9 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
     kind, mask, _ = INFINITE[spec.dtype]
     stats = {s.key: Statistics(s.width, spec.dtype) for s in spec.streams}
     with (
-        part_file(folder, folder / SHARDS / spec.shard_name(index), shard_datasets(spec, index), shard_attributes(spec, index)) as part,
+        part_file(
+            folder, folder / SHARDS / spec.shard_name(index), shard_datasets(spec, index), shard_attributes(spec, index)
+        ) as part,
         ThreadPoolExecutor(1, "store-statistics") as beside,  # sums while this thread writes
     ):
         done = seq0
@@ -185,14 +209,21 @@ def _without(values: np.ndarray, bad: np.ndarray, rows_per_seq: int) -> np.ndarr
     return out.reshape(values.shape)
 
 
-def _refuse_or_mark(spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: int, n: int) -> tuple[np.ndarray, dict[str, int]]:
-    """Which of ``n`` sequences hold a non-finite number (all False unless the store skips such sequences); largest magnitudes by key."""
+def _refuse_or_mark(
+    spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: int, n: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Which of ``n`` sequences hold a non-finite number (all False unless the store skips such sequences).
+
+    Largest magnitudes by key.
+    """
     bad, largest = np.zeros(n, bool), {}
     kind, mask, infinite = INFINITE[spec.dtype]
     for s in spec.streams:
         values = stored[s.key]
         if values.shape != (n * spec.rows_per_seq, s.width):
-            raise ValueError(f"stream {s.key} ({s.hook}) gave {values.shape}, expected {(n * spec.rows_per_seq, s.width)}")
+            raise ValueError(
+                f"stream {s.key} ({s.hook}) gave {values.shape}, expected {(n * spec.rows_per_seq, s.width)}"
+            )
         bits = values.view(kind)
         largest[s.key] = max_magnitude(bits, mask)
         if largest[s.key] < infinite:
@@ -203,7 +234,10 @@ def _refuse_or_mark(spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: i
             worst = bits[row][(bits[row] & mask) >= infinite][0] & mask
             why = "NaN" if worst > infinite else f"infinite (as {spec.dtype})"
             raise NonFiniteActivation(
-                first_seq + row // spec.rows_per_seq, int(spec.positions[row % spec.rows_per_seq]), f"{s.source} {s.hook}", why
+                first_seq + row // spec.rows_per_seq,
+                int(spec.positions[row % spec.rows_per_seq]),
+                f"{s.source} {s.hook}",
+                why,
             )
         bad |= rows.reshape(n, -1).any(axis=1)
     return bad, largest

@@ -1,4 +1,7 @@
-"""Intervals for ratios of sums: resample sequences (tokens of one sequence are not independent), recompute, take quantiles."""
+"""Intervals for ratios of sums.
+
+Resample sequences (tokens of one sequence are not independent), recompute, take quantiles.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what it rests on; ``low``/``high`` bound the central 95 % of the bootstrap, None where there is none."""
+    """A number with what it rests on.
+
+    ``low``/``high`` bound the central 95 % of the bootstrap, None where there is none.
+    """
 
     value: float
     low: float | None
@@ -69,5 +75,10 @@ def wilson(hits: int, n: int, unit: str) -> Estimate:
     if n == 0:
         return Estimate(float("nan"), None, None, 0, unit, "none")
     z, p = 1.959964, hits / n
-    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Estimate(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n, unit, f"Wilson, 95 %, over {unit}")
+    centre, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
+    return Estimate(
+        p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n, unit, f"Wilson, 95 %, over {unit}"
+    )

@@ -4,10 +4,11 @@ For latent i of a and latent j of b over N tokens (*Towards Universality*, arXiv
 
     r_ij = (S_ab - S_a S_b / N) / sqrt((S_aa - S_a^2 / N) (S_bb - S_b^2 / N)),     MPPC_i = max_j r_ij   (signed)
 
-Only S_ab couples the two sides, and with k of F latents active it is a sparse product of N k_a k_b multiply-adds instead
-of a dense one of N F_a F_b. Everything is float64. Pairs that never fire together have S_ab = 0 and their exact, slightly
-negative r, so the maximum is over all pairs. Latents that fire on nearly every token are centred first, because for them
-S_aa - S_a^2 / N would cancel. The F_a x F_b matrix is made a block of rows at a time and never held whole.
+Only S_ab couples the two sides, and with k of F latents active it is a sparse product of N k_a k_b multiply-adds
+instead of a dense one of N F_a F_b. Everything is float64. Pairs that never fire together have S_ab = 0 and their
+exact, slightly negative r, so the maximum is over all pairs. Latents that fire on nearly every token are centred first,
+because for them S_aa - S_a^2 / N would cancel. The F_a x F_b matrix is made a block of rows at a time and never held
+whole.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ def max_pairwise_correlation(
     """Best partner in b, by Pearson correlation, of every latent of a; ``.reverse`` holds the other direction.
 
     Args:
-        codes_a, codes_b: scipy sparse ``[tokens, F]``, any float type, over the same tokens. Or a sequence of such blocks
-            of consecutive tokens (it may load them when indexed): then no more than one block per side is held, and the
-            sequence is gone through once per gibibyte of the F_a x F_b matrix.
+        codes_a, codes_b: scipy sparse ``[tokens, F]``, any float type, over the same tokens. Or a sequence of such
+            blocks of consecutive tokens (it may load them when indexed): then no more than one block per side is held,
+            and the sequence is gone through once per gibibyte of the F_a x F_b matrix.
         min_firings: latents of either side that fire on fewer tokens take no part. Two latents that fire n and m times
             and coincide once already have r = 1/sqrt(n m), so claims about matches want 30 to 50.
         top: also keep this many candidates per latent of a.
@@ -113,7 +114,13 @@ def max_pairwise_correlation(
 
 
 def correlate(
-    a: Side, b: Side, *, top: int = 0, workers: int | None = None, rows: tuple[int, int] | None = None, backend: str = "auto"
+    a: Side,
+    b: Side,
+    *,
+    top: int = 0,
+    workers: int | None = None,
+    rows: tuple[int, int] | None = None,
+    backend: str = "auto",
 ) -> Match:
     """:func:`max_pairwise_correlation` of sides that were prepared once and meet several partners."""
     if a.n_tokens != b.n_tokens or a.block_sizes != b.block_sizes:

@@ -72,11 +72,13 @@ def splice(
 
     Args:
         model: a TransformerBridge.
-        at: hook name -> dictionary. A transcoder is listed under the hook it reads; its output hook is ``hook_name_out`` of its metadata.
+        at: hook name -> dictionary. A transcoder is listed under the hook it reads; its output hook is
+        ``hook_name_out`` of its metadata.
         edit: change of the codes before decoding; None leaves them.
         keep_error: True adds back what the unedited reconstruction misses, so only the edit changes the forward pass
             (steering, ablation, attribution); False drops it (loss of the reconstruction).
-        first_position: positions before this one are left as they are (1: BOS, which no dictionary here was trained on).
+        first_position: positions before this one are left as they are (1: BOS, which no dictionary here was trained
+        on).
         record: fill :attr:`Spliced.seen`.
 
     Raises:
@@ -88,7 +90,9 @@ def splice(
         out = str((getattr(dictionary, "metadata", None) or {}).get("hook_name_out") or name)
         for hook in {name, out}:
             if hook not in model.hook_dict:
-                raise UsageError(f"the model has no hook {hook!r}. `workbench info` lists the hooks of a model's sites.")
+                raise UsageError(
+                    f"the model has no hook {hook!r}. `workbench info` lists the hooks of a model's sites."
+                )
         hooks += _hooks(handle, name, out, dictionary, edit, keep_error, first_position, record)
     try:
         opened = model.hooks(fwd_hooks=hooks)
@@ -115,7 +119,9 @@ def _hooks(
         x = target if out == name else read.pop("x")
         y_edited, y, values, indices = _reconstruct(dictionary, x, edit, name)
         if y.shape != target.shape:
-            raise ConfigError(f"the dictionary at {name} gives rows of width {y.shape[-1]}, {out} has width {target.shape[-1]}.")
+            raise ConfigError(
+                f"the dictionary at {name} gives rows of width {y.shape[-1]}, {out} has width {target.shape[-1]}."
+            )
         if record:
             handle.seen[name] = Seen(x.detach(), target.detach(), y.detach(), values.detach(), indices.detach())
         if keep_error and y_edited is y:
@@ -161,7 +167,10 @@ def clamp(latents: Sequence[int], to: float | Tensor) -> Edit:
 
 
 def steer(amounts: Mapping[int, float]) -> Edit:
-    """An edit that adds to latents on every position; with ``keep_error=True`` this adds multiples of decoder directions."""
+    """An edit that adds to latents on every position.
+
+    With ``keep_error=True`` this adds multiples of decoder directions.
+    """
 
     def edit(codes: Tensor, hook: str) -> Tensor:
         out = codes.clone()

@@ -74,12 +74,17 @@ class Subject:
         return self.metadata.get("sources") or self.metadata.get("source") or None
 
     def source_in(self, store: ActivationStore) -> Any:
-        """:attr:`source` as this store names it: a crosscoder over snapshots may say ``step512`` for ``mini-pythia@step512``.
+        """:attr:`source` as this store names it: a crosscoder over snapshots may say ``step512`` for
+        ``mini-pythia@step512``.
 
         A dictionary that names none reads its own model, where the store has that once.
         """
         if self.source is None:
-            own = [s.name for s in store.spec.sources if s.model == self.metadata.get("model_name") and self.revision in (None, s.revision)]
+            own = [
+                s.name
+                for s in store.spec.sources
+                if s.model == self.metadata.get("model_name") and self.revision in (None, s.revision)
+            ]
             return own[0] if len(own) == 1 else None
         if not isinstance(self.source, list):
             return self.source
@@ -97,7 +102,8 @@ class Subject:
         """Folder of the store; see :meth:`store`."""
         if isinstance(self.source, list) and not self.metadata.get("store"):
             raise UsageError(
-                f"{self.id} reads {len(self.source)} sources and names no store that holds them all. Harvest them into one and give it with --store."
+                f"{self.id} reads {len(self.source)} sources and names no store that holds them all. Harvest them into"
+                " one and give it with --store."
             )
         name = str(self.need("store", "--store (or choose text with --corpus)"))
         if Path(name).is_dir() and not _is_id(name):

@@ -1,7 +1,8 @@
 """The findings of the three papers, one small file per claim, re-run on the bundled models.
 
-A claim states what a paper found, how it is measured here, the control under which the effect must vanish, and the criterion, all
-fixed before the run. :func:`all_claims` finds every ``CLAIM`` in the sub-packages, so a new claim is one new file.
+A claim states what a paper found, how it is measured here, the control under which the effect must vanish, and the
+criterion, all fixed before the run. :func:`all_claims` finds every ``CLAIM`` in the sub-packages, so a new claim is one
+new file.
 """
 
 from __future__ import annotations

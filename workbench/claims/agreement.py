@@ -1,6 +1,8 @@
-"""Does a run agree with results written earlier? Claim by claim: verdict, effect and control, each within its own interval.
+"""Does a run agree with results written earlier? Claim by claim: verdict, effect and control, each within its own
+interval.
 
-``workbench reproduce --write docs/RESULTS.md`` leaves the numbers as ``docs/RESULTS.json`` beside the page; this is what is compared.
+``workbench reproduce --write docs/RESULTS.md`` leaves the numbers as ``docs/RESULTS.json`` beside the page; this is
+what is compared.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class Disagreement:
 
 
 def results_document(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, retrain: bool) -> dict[str, Any]:
-    """What is written beside a results page: the size of the run and every claim's numbers, without what varies from run to run."""
+    """What is written beside a results page.
+
+    The size of the run and every claim's numbers, without what varies from run to run.
+    """
     claims = [{k: v for k, v in d.items() if k != "version"} for d in documents]
     return {"schema": 1, "seeds": seeds, "quick": quick, "retrain": retrain, "claims": claims}
 
@@ -44,7 +49,9 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     file = path.with_suffix(".json") if path.suffix == ".md" else path
     if not file.is_file():
-        raise MissingError(f"{file} does not exist. `workbench reproduce all --write {path.with_suffix('.md')}` makes it.")
+        raise MissingError(
+            f"{file} does not exist. `workbench reproduce all --write {path.with_suffix('.md')}` makes it."
+        )
     document = read_json(file)
     claims = document.get("claims") if isinstance(document, dict) else None
     if not isinstance(claims, list) or any(not isinstance(c, dict) or any(k not in c for k in _KEYS) for c in claims):
@@ -56,13 +63,18 @@ def check_size(path: Path, *, seeds: int, quick: bool, retrain: bool) -> dict[st
     """The results document of ``path`` (see :func:`read_results`), if it is of a run of this size.
 
     Raises:
-        UsageError: seeds, quick or retrain differ; the message has the options to give, or the page beside it that is of this size.
+        UsageError: seeds, quick or retrain differ; the message has the options to give, or the page beside it that is
+        of this size.
     """
     earlier = read_results(path)
     mine, theirs = (seeds, quick, retrain), _size(earlier)
     if mine != theirs:
         options = f"--seeds {theirs[0]}{' --quick' if theirs[1] else ''}{' --retrain' if theirs[2] else ''}"
-        fitting = [p for p in sorted(path.parent.glob(f"{path.stem}*.json")) if p != path.with_suffix(".json") and _is_of(p, mine)]
+        fitting = [
+            p
+            for p in sorted(path.parent.glob(f"{path.stem}*.json"))
+            if p != path.with_suffix(".json") and _is_of(p, mine)
+        ]
         other = f", or compare with {fitting[0].with_suffix('.md')}" if fitting else ""
         raise UsageError(f"those results were made with {options}; run with the same options to compare{other}.")
     return earlier
@@ -79,11 +91,13 @@ def _is_of(file: Path, size: tuple[Any, ...]) -> bool:
         return False
 
 
-def disagreements(documents: Sequence[dict[str, Any]], earlier: dict[str, Any], *, complete: bool = True) -> list[Disagreement]:
+def disagreements(
+    documents: Sequence[dict[str, Any]], earlier: dict[str, Any], *, complete: bool = True
+) -> list[Disagreement]:
     """Where a run and earlier results differ by more than their intervals.
 
-    Two intervals agree where they overlap; a number without one agrees with an interval that holds it, and with another number
-    within half of the larger (or where both are rounding error). Verdicts must be equal.
+    Two intervals agree where they overlap; a number without one agrees with an interval that holds it, and with another
+    number within half of the larger (or where both are rounding error). Verdicts must be equal.
 
     Args:
         complete: the run holds every claim; then a claim that only one side has is a disagreement.

@@ -63,7 +63,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Finding:
-    """What an experiment saw: the effect, the same quantity under the control, and a table for whoever wants to look."""
+    """What an experiment saw.
+
+    The effect, the same quantity under the control, and a table for whoever wants to look.
+    """
 
     effect: Measured
     control: Measured | None = None
@@ -94,8 +97,9 @@ def untestable(why: str) -> Finding:
 class Claim:
     """One finding of a paper. ``holds`` is the criterion: a pure function of the finding, fixed before any run.
 
-    ``needs`` names the shared experiments that ``measure`` asks the lab for (see :data:`workbench.claims.lab.SHARED`), so that they can
-    be made beforehand, side by side; ``cost`` is what its own part takes, in seconds of a quick run with three seeds on one core.
+    ``needs`` names the shared experiments that ``measure`` asks the lab for (see :data:`workbench.claims.lab.SHARED`),
+    so that they can be made beforehand, side by side; ``cost`` is what its own part takes, in seconds of a quick run
+    with three seeds on one core.
     """
 
     id: str
@@ -121,7 +125,8 @@ def verdict(claim: Claim, finding: Finding) -> str:
     return FOUND if claim.holds(finding) else NOT_FOUND
 
 
-# --- criteria ----------------------------------------------------------------------------------------------------------
+# --- criteria
+# ----------------------------------------------------------------------------------------------------------
 
 
 def positive_beyond_control(finding: Finding) -> bool:

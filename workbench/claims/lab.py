@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
 SOURCE = "mini-pythia"
-VARIANT_TOKENS_PER_MINUTE = 600_000  # pre-training of a miniature model, per core: 9,700 (Mamba) to 11,600 tokens per second of CPU time
+VARIANT_TOKENS_PER_MINUTE = (
+    600_000  # pre-training of a miniature model, per core: 9,700 (Mamba) to 11,600 tokens per second of CPU time
+)
 
-# Shared experiments, each made once and kept in the workspace: name -> (what must be there before, seconds on one core in a quick run).
+# Shared experiments, each made once and kept in the workspace: name -> (what must be there before, seconds on one core
+# in a quick run).
 # "evolution" is one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
 SHARED: dict[str, tuple[tuple[str, ...], float]] = {
     "demo store": ((), 40),
@@ -40,7 +43,10 @@ BOTH_CORES = ("demo store", "baselines store")  # their recipes say how many thr
 
 @dataclass
 class Lab:
-    """Shared by all claims of one run. ``seeds``: repetitions of every training; ``quick``: fewer tokens, wider intervals."""
+    """Shared by all claims of one run. ``seeds``: repetitions of every training; ``quick``.
+
+    Fewer tokens, wider intervals.
+    """
 
     workspace: Workspace
     seeds: int = 3
@@ -69,7 +75,9 @@ class Lab:
         """
         what, _, which = name.partition(" ")
         if what == "evolution":
-            for seed in self.each_seed():  # one after another in one process: they run the same snapshots on the same text
+            for (
+                seed
+            ) in self.each_seed():  # one after another in one process: they run the same snapshots on the same text
                 self.evolution(seed)
             self._made.pop("rows of snapshots", None)
         elif what == "circuits":
@@ -144,8 +152,11 @@ class Lab:
         """Batches of raw rows of the site the dictionary experiments use."""
         return self.store().batches(hook, batch, seed=seed, source=source, split=split, epochs=epochs)
 
-    def train(self, config: TrainingConfig, *, steps: int | None = None, log: list[dict[str, float]] | None = None) -> SAE:
-        """A dictionary trained on ``steps`` batches (:attr:`steps` where None), at the learning rate its config has by default.
+    def train(
+        self, config: TrainingConfig, *, steps: int | None = None, log: list[dict[str, float]] | None = None
+    ) -> SAE:
+        """A dictionary trained on ``steps`` batches (:attr:`steps` where None), at the learning rate its config has by
+        default.
 
         The data order follows the config's seed. ``log`` receives every tenth step.
         """
@@ -185,7 +196,11 @@ class Lab:
         return {"ev": found.ev, "l0": found.l0, "n": float(found.n)}
 
     def added_loss(self, dictionary: SAE) -> float:
-        """ΔLM loss: cross-entropy with the dictionary's reconstruction in place minus without, nats per token of the store's held-out text."""
+        """ΔLM loss.
+
+        Cross-entropy with the dictionary's reconstruction in place minus without, nats per token of the store's
+        held-out text.
+        """
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -196,16 +211,23 @@ class Lab:
 
             store = self.store()
             chosen = [i for i in store.heldout if i not in set(store.skipped)][: 48 if self.quick else 144]
-            model, tokens = load_model(SOURCE), torch.stack([torch.as_tensor(store.sequence_tokens(i)).long() for i in chosen])
+            model, tokens = (
+                load_model(SOURCE),
+                torch.stack([torch.as_tensor(store.sequence_tokens(i)).long() for i in chosen]),
+            )
             return model, tokens, loss(model, tokens)
 
         def loss(model: Any, tokens: Tensor) -> float:
             with torch.inference_mode():
                 parts = [
-                    cross_entropy(model(t, return_type="logits")[:, 1:-1].flatten(0, 1), t[:, 2:].flatten(), reduction="sum")
+                    cross_entropy(
+                        model(t, return_type="logits")[:, 1:-1].flatten(0, 1), t[:, 2:].flatten(), reduction="sum"
+                    )
                     for t in tokens.split(16)
                 ]
-            return float(sum(parts)) / (len(tokens) * (tokens.shape[1] - 2))  # position 0 is BOS, which is neither spliced nor scored
+            return float(sum(parts)) / (
+                len(tokens) * (tokens.shape[1] - 2)
+            )  # position 0 is BOS, which is neither spliced nor scored
 
         model, tokens, plain = self.once("loss without a dictionary", make)
         with splice(model, {SITE: dictionary}, keep_error=False):
@@ -216,23 +238,35 @@ class Lab:
         yield from range(self.seeds)
 
     def comparison(self) -> MatchRecords:
-        """The comparison of the two bundled models' residual dictionaries, with all its baselines: seeds of both kinds, untrained models."""
+        """The comparison of the two bundled models' residual dictionaries, with all its baselines.
+
+        Seeds of both kinds, untrained models.
+        """
 
         def make() -> Any:
             from workbench.analysis.comparison.compare import CompareRecipe
             from workbench.analysis.comparison.run import compare_and_write
             from workbench.results.matches import MatchRecords
 
-            for name in ("demo store", "baselines store", "demo dictionaries", "seed dictionaries", "baseline dictionaries"):
+            for name in (
+                "demo store",
+                "baselines store",
+                "demo dictionaries",
+                "seed dictionaries",
+                "baseline dictionaries",
+            ):
                 self.make(name)
             recipe = CompareRecipe(tokens=50_000 if self.quick else 100_000)
-            item = compare_and_write(self.workspace, "mini-pythia", "mini-mamba", recipe, command="workbench reproduce", tick=self.say)
+            item = compare_and_write(
+                self.workspace, "mini-pythia", "mini-mamba", recipe, command="workbench reproduce", tick=self.say
+            )
             return MatchRecords.open(item.path)
 
         return self.once("comparison", make)
 
     def variant(self, name: str) -> str:
-        """Where a small variant of a bundled model lies: bundled, in the workspace, or trained now if :attr:`retrain` says so.
+        """Where a small variant of a bundled model lies: bundled, in the workspace, or trained now if :attr:`retrain`
+        says so.
 
         Raises:
             MissingError: none of these; the message names the command and its cost.
@@ -266,7 +300,9 @@ class Lab:
             from workbench.analysis.circuits.run import make_circuits
 
             n = 32 if self.quick else 64
-            item = make_circuits(self.workspace, model, revision=revision, n_prompts=n, command="workbench reproduce", step=self.say)
+            item = make_circuits(
+                self.workspace, model, revision=revision, n_prompts=n, command="workbench reproduce", step=self.say
+            )
             return item.manifest.numbers
 
         return self.once(("circuits", model, revision), make)
@@ -287,7 +323,9 @@ class Lab:
             id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
             recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
             hooks = [hooks_of(site)[1] for site in (recipe.site, *recipe.also)]
-            cache = self.once("rows of snapshots", lambda: RowCache(hooks) if self.quick else None)  # of a full run they fill the memory
+            cache = self.once(
+                "rows of snapshots", lambda: RowCache(hooks) if self.quick else None
+            )  # of a full run they fill the memory
             made = evolve(recipe, self.workspace, command="workbench reproduce", cache=cache, say=self.say)
             return Evolution.open(self.workspace.get("evolution", made).path)
 

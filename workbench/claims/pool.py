@@ -1,7 +1,8 @@
-"""Tasks with prerequisites, dealt to a few processes: each a worker with its own lab, started afresh and ended with the run.
+"""Tasks with prerequisites, dealt to a few processes: each a worker with its own lab, started afresh and ended with the
+run.
 
-A task is the name of a shared experiment, or a few claims of one file. What tasks share is in the workspace, written once and whole, so
-workers need to tell each other nothing. A worker that loses its parent ends with the task it is at.
+A task is the name of a shared experiment, or a few claims of one file. What tasks share is in the workspace, written
+once and whole, so workers need to tell each other nothing. A worker that loses its parent ends with the task it is at.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from workbench.claims.lab import BOTH_CORES, SHARED, Lab
 
 @dataclass(frozen=True)
 class Task:
-    """``experiment``: a shared one to make, or ""; ``claims``: ids to measure, or none. ``after``: names of tasks that come before."""
+    """``experiment``: a shared one to make, or ""; ``claims``: ids to measure, or none. ``after``.
+
+    Names of tasks that come before.
+    """
 
     name: str
     experiment: str = ""
@@ -32,7 +36,8 @@ class Task:
 
 
 def tasks_of(claims: Sequence[Claim], *, retrain: bool = False) -> list[Task]:
-    """The tasks behind some claims, what is longest to the end first. Claims of one file are one task: they share what is in memory.
+    """The tasks behind some claims, what is longest to the end first. Claims of one file are one task: they share what
+    is in memory.
 
     Variants are trained with ``retrain`` only.
     """
@@ -58,7 +63,9 @@ def tasks_of(claims: Sequence[Claim], *, retrain: bool = False) -> list[Task]:
 
     def to_the_end(name: str) -> float:
         if name not in left:
-            left[name] = tasks[name].cost + max((to_the_end(t.name) for t in tasks.values() if name in t.after), default=0.0)
+            left[name] = tasks[name].cost + max(
+                (to_the_end(t.name) for t in tasks.values() if name in t.after), default=0.0
+            )
         return left[name]
 
     return sorted(tasks.values(), key=lambda t: (not t.alone, -to_the_end(t.name)))
@@ -70,7 +77,8 @@ def run_tasks(tasks: Sequence[Task], lab: Lab, workers: int, done: Callable[[dic
     A shared experiment that cannot be made leaves it to the claims that need it to say so.
 
     Raises:
-        RuntimeError: a worker failed with something other than a :class:`UserError`, or was killed; what was complete stays.
+        RuntimeError: a worker failed with something other than a :class:`UserError`, or was killed; what was complete
+        stays.
     """
     open_, finished = list(tasks), set[str]()
     busy: dict[Any, Task] = {}
@@ -87,7 +95,9 @@ def run_tasks(tasks: Sequence[Task], lab: Lab, workers: int, done: Callable[[dic
                 try:
                     kind, what = pipe.recv()
                 except (EOFError, OSError):
-                    raise RuntimeError(f"the process at work on {busy[pipe].name} was killed; run the same command to go on") from None
+                    raise RuntimeError(
+                        f"the process at work on {busy[pipe].name} was killed; run the same command to go on"
+                    ) from None
                 if kind == "say":
                     lab.say(what)
                 elif kind == "document":
@@ -100,7 +110,10 @@ def run_tasks(tasks: Sequence[Task], lab: Lab, workers: int, done: Callable[[dic
 
 
 def startable(tasks: Sequence[Task], finished: set[str], busy: dict[Any, Task], idle: int) -> list[Task]:
-    """What may start now, most urgent first. A task that wants the machine to itself waits for the others, and they for it."""
+    """What may start now, most urgent first.
+
+    A task that wants the machine to itself waits for the others, and they for it.
+    """
     if any(t.alone for t in busy.values()):
         return []
     ready = [t for t in tasks if finished.issuperset(t.after)]
@@ -115,7 +128,13 @@ def _started(lab: Lab, workers: int) -> Iterator[list[Connection]]:
     """Pipes to ``workers`` fresh processes, ended on the way out."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
-    about = {"workspace": lab.workspace, "seeds": lab.seeds, "quick": lab.quick, "retrain": lab.retrain, "threads": lab.threads}
+    about = {
+        "workspace": lab.workspace,
+        "seeds": lab.seeds,
+        "quick": lab.quick,
+        "retrain": lab.retrain,
+        "threads": lab.threads,
+    }
     try:
         for i in range(workers):
             here, there = context.Pipe()

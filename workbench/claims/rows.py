@@ -1,7 +1,9 @@
-"""Which claims answer for which rows: the findings of the three papers that can be tried in miniature, and what they left open.
+"""Which claims answer for which rows: the findings of the three papers that can be tried in miniature, and what they
+left open.
 
-A row stands for one finding as a paper reports it, or one question its reviewers asked. Every claim belongs to at least one row and every
-row has at least one claim; a row that the bundled models cannot carry has claims that say so when they run.
+A row stands for one finding as a paper reports it, or one question its reviewers asked. Every claim belongs to at least
+one row and every row has at least one claim; a row that the bundled models cannot carry has claims that say so when
+they run.
 """
 
 from __future__ import annotations
@@ -50,7 +52,12 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
             "initialisation-dip",
         ),
         "the turning point": ("turning-point",),
-        "the n-gram phase": ("n-gram-phase-ends", "unigram-before-bigram", "entropies-crossed-in-order", "n-grams-before-induction"),
+        "the n-gram phase": (
+            "n-gram-phase-ends",
+            "unigram-before-bigram",
+            "entropies-crossed-in-order",
+            "n-grams-before-induction",
+        ),
         "dimensionality compresses, then expands": ("dimensionality",),
         "order of the classes": (
             "token-before-previous-token",

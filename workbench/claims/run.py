@@ -24,12 +24,17 @@ def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
 
 
 def complete_claim(claim: Claim, lab: Lab) -> dict[str, Any] | None:
-    """The document of a claim that the workspace holds already, measured in the same way; None where it must be measured."""
+    """The document of a claim that the workspace holds already, measured in the same way.
+
+    None where it must be measured.
+    """
     if not lab.workspace.complete("claims", claim.id):
         return None
     have = lab.workspace.get("claims", claim.id)
     same = have.manifest.recipe == recipe_of(claim, lab)
-    return document_of(have) if same and have.manifest.numbers["verdict"] != NOT_TESTABLE else None  # what was missing may have come
+    return (
+        document_of(have) if same and have.manifest.numbers["verdict"] != NOT_TESTABLE else None
+    )  # what was missing may have come
 
 
 def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
@@ -91,8 +96,8 @@ def run_all(
     """Run claims; ``done`` is told each document as it is complete. Interrupted runs go on where they stopped.
 
     Args:
-        workers: processes that share the work, each with its part of the cores; more than one needs claims of the registry. With one
-            everything happens here, in the order of the claims.
+        workers: processes that share the work, each with its part of the cores; more than one needs claims of the
+            registry. With one everything happens here, in the order of the claims.
 
     Returns:
         The documents, in the order of the claims.
@@ -152,16 +157,27 @@ def markdown(
     lines = [
         "# Three papers in miniature",
         "",
-        f"Made by `workbench reproduce all --seeds {seeds}{size} --write {page}` on the bundled models. "
-        "Criteria are fixed in `workbench/claims/` before a run. Intervals are 95 %. The numbers are in the JSON file beside this page; "
-        f"`workbench reproduce all --seeds {seeds}{size} --against {page}` measures them again and ends with 1 where one differs by "
-        "more than its interval.",
+        (
+            f"Made by `workbench reproduce all --seeds {seeds}{size} --write {page}` on the bundled models. Criteria"
+            " are fixed in `workbench/claims/` before a run. Intervals are 95 %. The numbers are in the JSON file"
+            f" beside this page; `workbench reproduce all --seeds {seeds}{size} --against {page}` measures them again"
+            " and ends with 1 where one differs by more than its interval."
+        ),
         "",
-        f"{len(documents)} claims: {counts['found']} found, {counts['not found']} not found, {counts['not testable here']} not testable here.",
+        (
+            f"{len(documents)} claims: {counts['found']} found, {counts['not found']} not found,"
+            f" {counts['not testable here']} not testable here."
+        ),
     ]
     for paper in dict.fromkeys(d["paper"] for d in documents):
         mine = [d for d in documents if d["paper"] == paper]
-        lines += ["", f"## {paper}", "", "| claim | verdict | measured here | control | n | the paper |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {paper}",
+            "",
+            "| claim | verdict | measured here | control | n | the paper |",
+            "|---|---|---|---|---|---|",
+        ]
         for d in mine:
             unit = (d["effect"] or {}).get("unit") or ""
             row = (
@@ -178,7 +194,8 @@ def markdown(
             lines += [f"![Effects and controls of the claims of {paper}]({pictures[paper]})", ""]
         for d in mine:
             lines += [
-                f"**{d['claim']}** ({d['section']}). {d['experiment']} Control: {d['control']} Criterion: {d['criterion']} {d['note']}".rstrip(),
+                f"**{d['claim']}** ({d['section']}). {d['experiment']} Control: {d['control']} Criterion:"
+                f" {d['criterion']} {d['note']}".rstrip(),
                 "",
             ]
     return "\n".join(lines).rstrip() + "\n"
@@ -195,9 +212,18 @@ def _rows_of(paper: str, verdicts: Mapping[str, str]) -> list[str]:
 
 
 def write_page(
-    path: Path, documents: Sequence[dict[str, Any]], workspace: Workspace, *, seeds: int, quick: bool, retrain: bool = False
+    path: Path,
+    documents: Sequence[dict[str, Any]],
+    workspace: Workspace,
+    *,
+    seeds: int,
+    quick: bool,
+    retrain: bool = False,
 ) -> list[Path]:
-    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``; returns all paths."""
+    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``.
+
+    Returns all paths.
+    """
     from workbench.claims.agreement import results_document
     from workbench.export.figures import build
     from workbench.export.render import render
@@ -215,7 +241,9 @@ def write_page(
         pictures[paper] = f"{target.parent.name}/{target.name}"
         written.append(target)
     name = path.name if path.is_absolute() else path.as_posix()
-    write_bytes(path, markdown(documents, seeds=seeds, quick=quick, retrain=retrain, page=name, pictures=pictures).encode())
+    write_bytes(
+        path, markdown(documents, seeds=seeds, quick=quick, retrain=retrain, page=name, pictures=pictures).encode()
+    )
     numbers = path.with_suffix(".json")
     write_json(numbers, results_document(documents, seeds=seeds, quick=quick, retrain=retrain))
     return [path, numbers, *written]

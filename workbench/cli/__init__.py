@@ -1,4 +1,7 @@
-"""The command line: one file per verb. Verb files import heavy libraries inside their functions, so ``--help`` is quick."""
+"""The command line: one file per verb.
+
+Verb files import heavy libraries inside their functions, so ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def available() -> list[str]:
     return [v for v in VERBS if importlib.util.find_spec(_module(v)) is not None]
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="markdown"
+)
 for _name in available():
     _function = getattr(importlib.import_module(_module(_name)), "import_" if _name == "import" else _name)
     app.command(_name, short_help=VERBS[_name][0], rich_help_panel=VERBS[_name][1])(_function)
@@ -58,9 +63,16 @@ def _version(asked: bool) -> None:
 
 @app.callback(
     invoke_without_command=False,
-    help="**Interpretability Workbench**: latents of Transformers and Mambas across layers, architectures and training.\n\nNew here? `workbench demo`, then `workbench VERB --help`.",
+    help=(
+        "**Interpretability Workbench**: latents of Transformers and Mambas across layers, architectures and"
+        " training.\n\nNew here? `workbench demo`, then `workbench VERB --help`."
+    ),
 )
-def _root(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
     """Root of all verbs."""
 
 

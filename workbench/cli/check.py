@@ -13,7 +13,10 @@ from workbench.cli.common import DebugOption, JsonOption, progress_to, say, verb
 @verb
 def check(
     store: Annotated[
-        Path, typer.Argument(help="The store's folder (for example workspace/stores/demo), or an HDF5 file of unknown origin.")
+        Path,
+        typer.Argument(
+            help="The store's folder (for example workspace/stores/demo), or an HDF5 file of unknown origin."
+        ),
     ],
     deep: Annotated[bool, typer.Option("--deep", help="Also re-read and re-hash every activation.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Only report; do not move bad files to quarantine/.")] = False,
@@ -22,8 +25,8 @@ def check(
 ) -> dict[str, Any]:
     """Verify an activation store; bad shards are set aside, and the command that makes them again is named.
 
-    Exit 0: complete and right. Exit 1: something is missing or bad. A single file is examined in a limited process of its own:
-    it says what the file holds, or why it is not safe to open.
+    Exit 0: complete and right. Exit 1: something is missing or bad. A single file is examined in a limited process of
+    its own: it says what the file holds, or why it is not safe to open.
 
     Example: `workbench check workspace/stores/demo --deep`
     """
@@ -48,5 +51,8 @@ def check(
             say(f"not part of the store: {', '.join(report.strays[:8])}")
         for file in report.set_aside:
             say(f"set aside: {file}")
-        say(report.remedy or f"store {report.store!r} is complete: {report.shards} shards, {report.checked_bytes:,} bytes proven.")
+        say(
+            report.remedy
+            or f"store {report.store!r} is complete: {report.shards} shards, {report.checked_bytes:,} bytes proven."
+        )
     return report.as_dict() | {"exit_code": 0 if report.ok else 1}

@@ -11,32 +11,44 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 
 @verb
 def circuits(
-    model: Annotated[str, typer.Argument(help="A bundled model (mini-pythia, mini-mamba), a folder, or a Hugging Face id.")],
+    model: Annotated[
+        str, typer.Argument(help="A bundled model (mini-pythia, mini-mamba), a folder, or a Hugging Face id.")
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    revision: Annotated[str | None, typer.Option(help="Snapshot of the model, for example step0; the last one by default.")] = None,
-    task: Annotated[str, typer.Option(help="A bundled task (induction, induction-long, agreement, ioi) or a TOML file.")] = "induction",
+    revision: Annotated[
+        str | None, typer.Option(help="Snapshot of the model, for example step0; the last one by default.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="A bundled task (induction, induction-long, agreement, ioi) or a TOML file.")
+    ] = "induction",
     prompts: Annotated[int, typer.Option(help="Prompts.", min=8, max=4096)] = 64,
     length: Annotated[
-        int | None, typer.Option(help="Tokens per prompt of induction tasks; the task's own by default.", min=8, max=1024)
+        int | None,
+        typer.Option(help="Tokens per prompt of induction tasks; the task's own by default.", min=8, max=1024),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
     control: Annotated[
-        str, typer.Option(help="Snapshot to compare the largest effect with, where the model has it; none = no comparison.")
+        str,
+        typer.Option(help="Snapshot to compare the largest effect with, where the model has it; none = no comparison."),
     ] = "step0",
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Where a model keeps and reads what it needs: total and direct effects of heads, states, writes and convolution taps.
+    """Where a model keeps and reads what it needs: total and direct effects of heads, states, writes and convolution
+    taps.
 
-    Transformers: attention and causal criteria of induction heads, what each head reads by offset, head to head. Mambas: state and y to
-    logit, write profile by offset, convolution taps, channels, hidden attention. All metrics with n and bootstrap intervals.
+    Transformers: attention and causal criteria of induction heads, what each head reads by offset, head to head.
+    Mambas: state and y to logit, write profile by offset, convolution taps, channels, hidden attention. All metrics
+    with n and bootstrap intervals.
 
     Example: `workbench circuits mini-mamba`, or `workbench circuits mini-pythia --task ioi --revision step512`
     """
     from workbench.analysis.circuits.run import make_circuits
     from workbench.workspace import Workspace
 
-    options = f"--task {task} --prompts {prompts} --seed {seed} --control {control}" + (f" --length {length}" if length else "")
+    options = f"--task {task} --prompts {prompts} --seed {seed} --control {control}" + (
+        f" --length {length}" if length else ""
+    )
     with parts_to(f"circuits of {model}") as step:
         item = make_circuits(
             Workspace(workspace),
@@ -54,14 +66,20 @@ def circuits(
     for line in summary(manifest.numbers, manifest.metadata):
         say(line)
     say(f"{item.path} (version {item.version})")
-    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": manifest.numbers, "metadata": manifest.metadata}
+    return {
+        "id": item.id,
+        "path": str(item.path),
+        "version": item.version,
+        "numbers": manifest.numbers,
+        "metadata": manifest.metadata,
+    }
 
 
 def summary(numbers: dict[str, Any], about: dict[str, Any]) -> list[str]:
     """The headline numbers as sentences."""
     lines = [
-        f"{about['model']} on {about['task']}: right on {_percent(numbers['accuracy'])} of {about['n_prompts']} prompts, "
-        f"logit difference {_value(numbers['clean_logit_diff'])}."
+        f"{about['model']} on {about['task']}: right on {_percent(numbers['accuracy'])} of {about['n_prompts']}"
+        f" prompts, logit difference {_value(numbers['clean_logit_diff'])}."
     ]
     lines += [numbers[role]["sentence"] for role in ("induction_heads", "previous_token_heads") if role in numbers]
     if "state_layers" in numbers:

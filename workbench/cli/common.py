@@ -24,8 +24,12 @@ from rich.console import Console
 T = TypeVar("T")
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds the results; created if missing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder that holds the results; created if missing.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DEFAULT_WORKSPACE = Path("workspace")
 
@@ -45,7 +49,10 @@ def process_number() -> int:
 
 
 def say(message: str, *, style: str | None = None) -> None:
-    """One line for the person at the terminal (stderr, so that stdout stays a document); of several processes the first speaks."""
+    """One line for the person at the terminal (stderr, so that stdout stays a document).
+
+    Of several processes the first speaks.
+    """
     if process_number() == 0:
         err.print(message, style=style, markup=False)
 
@@ -55,7 +62,15 @@ def progress(items: Iterable[T], *, total: int | None = None, label: str = "", u
     from tqdm import tqdm
 
     return iter(
-        tqdm(items, total=total, desc=label, unit=unit, file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15, dynamic_ncols=True)
+        tqdm(
+            items,
+            total=total,
+            desc=label,
+            unit=unit,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+            dynamic_ncols=True,
+        )
     )
 
 
@@ -69,7 +84,14 @@ def progress_to(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     def show(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, initial=done, desc=label, unit=unit, file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15)
+            bar = tqdm(
+                total=total,
+                initial=done,
+                desc=label,
+                unit=unit,
+                file=sys.stderr,
+                mininterval=0.5 if sys.stderr.isatty() else 15,
+            )
         bar.update(done - bar.n)
 
     try:
@@ -81,7 +103,10 @@ def progress_to(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """A progress bar over named parts of unequal length: yields ``step(name)``, to be called as each begins. Nothing is drawn before the first."""
+    """A progress bar over named parts of unequal length: yields ``step(name)``, to be called as each begins.
+
+    Nothing is drawn before the first.
+    """
     from tqdm import tqdm
 
     bar: Any = None
@@ -89,7 +114,9 @@ def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], N
     def step(name: str) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, desc=label, unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15)
+            bar = tqdm(
+                total=total, desc=label, unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15
+            )
         else:
             bar.update()
         bar.set_postfix_str(name, refresh=False)
@@ -104,7 +131,10 @@ def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], N
 
 @contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
-    """Print what a person can mend as one line, and exit with its code (1, where the error names none); Ctrl-C exits 130."""
+    """Print what a person can mend as one line, and exit with its code (1, where the error names none).
+
+    Ctrl-C exits 130.
+    """
     from sae.errors import UserError
 
     try:
@@ -135,7 +165,10 @@ def _message(e: BaseException) -> str | None:
     if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{e.filename or 'a file'}: {e.strerror}. Choose a place you may read and write."
     if _out_of_memory(e):
-        return f"not enough memory ({_sentence(e)}). Ask for less at once; `workbench plan RECIPE` says what a recipe needs."
+        return (
+            f"not enough memory ({_sentence(e)}). Ask for less at once; `workbench plan RECIPE` says what a recipe"
+            " needs."
+        )
     return None
 
 
@@ -152,8 +185,8 @@ def _sentence(e: BaseException) -> str:
 def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
     """Turn a function into a verb: errors become one line, and its returned dict is printed where ``--json`` asks.
 
-    The function must take ``json_output`` and ``debug`` keyword arguments (see JsonOption, DebugOption). A key ``exit_code`` of the
-    dict is not printed: the command ends with it after the document.
+    The function must take ``json_output`` and ``debug`` keyword arguments (see JsonOption, DebugOption). A key
+    ``exit_code`` of the dict is not printed: the command ends with it after the document.
     """
 
     @functools.wraps(function)

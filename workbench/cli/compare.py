@@ -20,14 +20,21 @@ def compare(
     baselines: Annotated[
         str,
         typer.Option(
-            help="Baselines to compute: 'all', 'none', or some of random, random partner, shuffle, shift, neurons, untrained, even, model seed, sae seed, separated by commas."
+            help=(
+                "Baselines to compute: 'all', 'none', or some of random, random partner, shuffle, shift, neurons,"
+                " untrained, even, model seed, sae seed, separated by commas."
+            )
         ),
     ] = "all",
-    pattern: Annotated[str, typer.Option(help="Part of the ids to choose by, where a model has several dictionaries per layer.")] = "",
+    pattern: Annotated[
+        str, typer.Option(help="Part of the ids to choose by, where a model has several dictionaries per layer.")
+    ] = "",
     store: Annotated[
         str | None, typer.Option(help="Store whose tokens to compare on, where A does not name one of this workspace.")
     ] = None,
-    codes: Annotated[bool, typer.Option(help="Keep the codes, so that any pair can be seen on the same tokens.")] = True,
+    codes: Annotated[
+        bool, typer.Option(help="Keep the codes, so that any pair can be seen on the same tokens.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Seed of permutations, random encoders and bootstraps.")] = 0,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -36,7 +43,8 @@ def compare(
 
     A baseline that lacks what it needs is left out, and the summary says what was missing.
 
-    Example: `workbench compare mini-pythia mini-mamba`, or `workbench compare mini-pythia.L1R-8x mini-mamba.L2R-8x --baselines shuffle`
+    Example: `workbench compare mini-pythia mini-mamba`, or `workbench compare mini-pythia.L1R-8x mini-mamba.L2R-8x
+    --baselines shuffle`
     """
     from workbench.analysis.comparison.compare import CompareRecipe
     from workbench.analysis.comparison.run import compare_and_write, parts_of
@@ -44,8 +52,13 @@ def compare(
 
     options: dict[str, Any] = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
     if baselines != "all":
-        options["baselines"] = [] if baselines == "none" else [s.strip().replace("-", " ") for s in baselines.split(",")]
-    command = f"workbench compare {shlex.quote(a)} {shlex.quote(b)} --tokens {tokens} --min-firings {min_firings} --seed {seed}"
+        options["baselines"] = (
+            [] if baselines == "none" else [s.strip().replace("-", " ") for s in baselines.split(",")]
+        )
+    command = (
+        f"workbench compare {shlex.quote(a)} {shlex.quote(b)} --tokens {tokens} --min-firings {min_firings} --seed"
+        f" {seed}"
+    )
     command += (f" --baselines {shlex.quote(baselines)}" if baselines != "all" else "") + (
         f" --pattern {shlex.quote(pattern)}" if pattern else ""
     )
@@ -60,14 +73,19 @@ def compare(
         n = numbers[d]
         cross = n["series"]["cross"]
         say(
-            f"{about[x]['name']} → {about[y]['name']}: {n['n']:,} latents, mean r {_shown(cross['mean'])}, {n['matched']:,} matched, {n['mutual']:,} mutual"
+            f"{about[x]['name']} → {about[y]['name']}: {n['n']:,} latents, mean r {_shown(cross['mean'])},"
+            f" {n['matched']:,} matched, {n['mutual']:,} mutual"
         )
         for name, s in n["series"].items():
             say(
-                f"  {name:15} mean {_shown(s['mean'])} [{_shown(s['low'])}, {_shown(s['high'])}]  r ≥ .5: {_shown(s['share_50'])}  (n {s['n']:,})"
+                f"  {name:15} mean {_shown(s['mean'])} [{_shown(s['low'])}, {_shown(s['high'])}]  r ≥ .5:"
+                f" {_shown(s['share_50'])}  (n {s['n']:,})"
             )
         broken = [f"{o['lower']} < {o['higher']}" for o in n["order"] if not o["holds"]]
-        say(f"  order {'holds' if n['order'] and not broken else 'does not hold at ' + ', '.join(broken) if broken else 'not computed'}")
+        say(
+            "  order"
+            f" {'does not hold at ' + ', '.join(broken) if broken else 'holds' if n['order'] else 'not computed'}"
+        )
     for name, why in about["missing"].items():
         say(f"  {name} not computed: {why}")
     say(f"{item.path} (version {item.version})")

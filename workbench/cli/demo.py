@@ -19,8 +19,8 @@ def demo(
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
     """Run the whole main job on the bundled models: activations of a Transformer and a Mamba, a dictionary on every
-    residual layer of both, the records of every latent, matches between the two, induction circuits, a crosscoder over training; then
-    open the browser.
+    residual layer of both, the records of every latent, matches between the two, induction circuits, a crosscoder over
+    training; then open the browser.
 
     Complete results are reused, so a second run takes seconds, and an interrupted one goes on where it stopped.
     Needs no download and about three minutes on two cores.
@@ -67,7 +67,9 @@ def _summary(ws: Any, workspace: Any, made: dict[str, Any], seconds: float) -> N
     console.print(table)
     for title, about in made.items():
         console.print(f"{title:<16} {about['seconds']:>6.1f} s   {len(about['ids'])} ready")
-    console.print(f"\nDone in {seconds:.0f} s. Everything is in {workspace}/ (a plain folder; copy it where you like).\n")
+    console.print(
+        f"\nDone in {seconds:.0f} s. Everything is in {workspace}/ (a plain folder; copy it where you like).\n"
+    )
     console.print("Try next:", style="bold")
     for line in (
         f"workbench ui --workspace {workspace}                 browse the latents",

@@ -14,17 +14,24 @@ def evaluate(
     dictionary: Annotated[str, typer.Argument(help="Id of a dictionary of the workspace, or the path of a saved one.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     sequences: Annotated[int, typer.Option(help="Held-out sequences.", min=1)] = 64,
-    ctx: Annotated[int | None, typer.Option(help="Tokens per sequence, for longer contexts than the store's.", min=3)] = None,
-    model: Annotated[str | None, typer.Option(help="Another model to splice into, for example a fine-tuned one.")] = None,
+    ctx: Annotated[
+        int | None, typer.Option(help="Tokens per sequence, for longer contexts than the store's.", min=3)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model to splice into, for example a fine-tuned one.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Another snapshot of the model.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Text to evaluate on: a file or folder, mini, or prose.")] = None,
-    probing: Annotated[bool, typer.Option("--probing", help="Also k-sparse probing and absorption on labels read off the tokens.")] = False,
+    probing: Annotated[
+        bool, typer.Option("--probing", help="Also k-sparse probing and absorption on labels read off the tokens.")
+    ] = False,
     hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of resampling and of freshly cut text.")] = 0,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Measure a dictionary: L0, explained variance, CE recovered, ΔLM loss, KL, dead and dense latents, each with n and interval.
+    """Measure a dictionary: L0, explained variance, CE recovered, ΔLM loss, KL, dead and dense latents, each with n and
+    interval.
 
     Held-out sequences of the dictionary's store are used, with the dictionary spliced into the model.
 
@@ -37,12 +44,18 @@ def evaluate(
 
     ws = Workspace(workspace)
     subject = find_subject(ws, dictionary, hook_name=hook)
-    request = Request(sequences=sequences, ctx=ctx, model=model, revision=revision, corpus=corpus, seed=seed, probing=probing)
+    request = Request(
+        sequences=sequences, ctx=ctx, model=model, revision=revision, corpus=corpus, seed=seed, probing=probing
+    )
     options = {"sequences": sequences, "ctx": ctx, "model": model, "revision": revision, "corpus": corpus, "seed": seed}
     command = f"workbench evaluate {dictionary} " + " ".join(f"--{k} {v}" for k, v in options.items() if v is not None)
     command += " --probing" if probing else ""
     item = evaluate_dictionary(
-        ws, subject, request, command=command, progress=lambda batches: progress(batches, label=f"evaluating {subject.id}", unit="batch")
+        ws,
+        subject,
+        request,
+        command=command,
+        progress=lambda batches: progress(batches, label=f"evaluating {subject.id}", unit="batch"),
     )
     document = read_json(item.path / "metrics.json")
     for name, e in document["metrics"].items():

@@ -18,14 +18,17 @@ def evolve(
     site: Annotated[str | None, typer.Option(help="The one site to read, such as L1R (overrides the recipe).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the crosscoder (overrides the recipe).")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")
+    ] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with their nulls.
+    """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with
+    their nulls.
 
-    Complete results are reused; an interrupted training goes on where it stopped. Processes that torchrun started train together;
-    then the first analyses, and the others wait for it.
+    Complete results are reused; an interrupted training goes on where it stopped. Processes that torchrun started train
+    together; then the first analyses, and the others wait for it.
 
     Example: `workbench evolve mini-evolve`, or `workbench evolve mini-mamba --site L2R`
     """
@@ -49,19 +52,34 @@ def evolve(
         if everyone.world > 1:
             with together(recipe.parallel.data, recipe.parallel.latents) as ranks:
                 train_together(recipe, ws, ranks, command=command, say=say)
-        id = everyone.tell(everyone.attempt(lambda: run(recipe, ws, command=command, say=say) if everyone.leader else ""))
+        id = everyone.tell(
+            everyone.attempt(lambda: run(recipe, ws, command=command, say=say) if everyone.leader else "")
+        )
     done = Evolution.open(ws.get("evolution", id).path)
     say(f"{id}: {len(done)} latents over {len(done.sources)} sources (version {done.version})")
     statistics = done.statistics
     claims = [] if statistics is None else statistics[["claim", "value", "low", "high", "n", "p", "verdict", "note"]]
-    rows = [] if statistics is None else [{k: None if v != v else v for k, v in r.items()} for r in claims.to_dict("records")]  # type: ignore[union-attr]
+    rows = (
+        []
+        if statistics is None
+        else [{k: None if v != v else v for k, v in r.items()} for r in claims.to_dict("records")]
+    )  # type: ignore[union-attr]
     for r in rows:
         say(f"  {r['verdict']:>10}  {r['claim']}  ({_shown(r)}n = {r['n']:.0f}){'; ' + r['note'] if r['note'] else ''}")
-    return {"workspace": str(workspace), "evolution": id, "version": done.version, "numbers": done.manifest.numbers, "claims": rows}
+    return {
+        "workspace": str(workspace),
+        "evolution": id,
+        "version": done.version,
+        "numbers": done.manifest.numbers,
+        "claims": rows,
+    }
 
 
 def _recipe(what: str, model: Any) -> tuple[Any, str]:
-    """The recipe meant: a file or bundled name, or the defaults for a model's name. And the command that asks for it again."""
+    """The recipe meant: a file or bundled name, or the defaults for a model's name.
+
+    And the command that asks for it again.
+    """
     from sae.errors import MissingError, UsageError
     from sae.strict import read_toml
     from workbench.config import find_recipe, read_recipe
@@ -75,7 +93,9 @@ def _recipe(what: str, model: Any) -> tuple[Any, str]:
         if find_folder(what) is None:
             raise MissingError(f"{e}, nor a model at hand") from e
         return model(model=what), f"workbench evolve {what}"
-    if path != Path(what) and "architecture" in read_toml(path):  # the recipe that a bundled model of this name was trained by
+    if path != Path(what) and "architecture" in read_toml(
+        path
+    ):  # the recipe that a bundled model of this name was trained by
         if find_folder(what) is None:
             raise UsageError(f"{what!r} is a recipe for `workbench pretrain {what}`, and there is no such model yet.")
         return model(model=what), f"workbench evolve {what}"

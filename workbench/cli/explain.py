@@ -14,14 +14,20 @@ def explain(
     dictionary: Annotated[str, typer.Argument(help="Id of a dictionary of the workspace, or the path of a saved one.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     endpoint: Annotated[
-        str | None, typer.Option(help="Base address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.")
+        str | None,
+        typer.Option(help="Base address of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1."),
     ] = None,
-    llm: Annotated[str | None, typer.Option(help="Model to ask: its name at the endpoint; without an endpoint, a local model.")] = None,
-    latents: Annotated[str, typer.Option(help="Latents to ask about, such as 3,17,40 (default: a random sample).")] = "",
+    llm: Annotated[
+        str | None, typer.Option(help="Model to ask: its name at the endpoint; without an endpoint, a local model.")
+    ] = None,
+    latents: Annotated[
+        str, typer.Option(help="Latents to ask about, such as 3,17,40 (default: a random sample).")
+    ] = "",
     sample: Annotated[int, typer.Option(help="Size of the random sample.", min=1)] = 100,
     tokens: Annotated[int, typer.Option(help="Rows of the store to use; 0 = all.", min=0)] = 100_000,
     corpus: Annotated[
-        str | None, typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose.")
+        str | None,
+        typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose."),
     ] = None,
     ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     min_f1: Annotated[float, typer.Option(help="A rule below this F1 is no label.", min=0, max=1)] = 0.5,
@@ -38,9 +44,11 @@ def explain(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Label latents. Without --llm: by rule, with precision and recall. With it: by a language model, scored by detection on held-out text.
+    """Label latents. Without --llm: by rule, with precision and recall. With it: by a language model, scored by
+    detection on held-out text.
 
-    The cost is said before anything is asked; --estimate stops there. Answers are kept as they come, so an interrupted run goes on.
+    The cost is said before anything is asked; --estimate stops there. Answers are kept as they come, so an interrupted
+    run goes on.
 
     Example: `workbench explain mini-pythia.L1R-8x`, or
     `workbench explain mini-pythia.L1R-8x --llm NAME --endpoint http://127.0.0.1:8000/v1 --sample 20 --estimate`
@@ -56,16 +64,32 @@ def explain(
 
     ws = Workspace(workspace)
     subject = find_subject(ws, dictionary, store=store, model_name=model, hook_name=hook)
-    command = f"workbench explain {dictionary} --tokens {tokens}" + (f" --corpus {corpus} --ctx {ctx}" if corpus else "")
-    command += "".join(f" --{name} {value}" for name, value in (("store", store), ("model", model), ("hook", hook)) if value)
+    command = f"workbench explain {dictionary} --tokens {tokens}" + (
+        f" --corpus {corpus} --ctx {ctx}" if corpus else ""
+    )
+    command += "".join(
+        f" --{name} {value}" for name, value in (("store", store), ("model", model), ("hook", hook)) if value
+    )
     if llm is None:
         if endpoint or estimate or latents:
-            raise UsageError("--endpoint, --estimate and --latents go with --llm, the name of the model to ask. Rules label all latents.")
+            raise UsageError(
+                "--endpoint, --estimate and --latents go with --llm, the name of the model to ask. Rules label all"
+                " latents."
+            )
         item = run.explain_by_rule(
-            ws, subject, n_tokens=tokens or None, min_f1=min_f1, corpus=corpus, ctx=ctx, command=f"{command} --min-f1 {min_f1}"
+            ws,
+            subject,
+            n_tokens=tokens or None,
+            min_f1=min_f1,
+            corpus=corpus,
+            ctx=ctx,
+            command=f"{command} --min-f1 {min_f1}",
         )
         n = item.manifest.numbers
-        say(f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents have a rule with F1 ≥ {min_f1} on {n['n_tokens']:,} tokens")
+        say(
+            f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents have a rule with F1 ≥ {min_f1} on"
+            f" {n['n_tokens']:,} tokens"
+        )
         return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n}
 
     config = EndpointConfig(
@@ -83,17 +107,22 @@ def explain(
     materials = run.materials_of(have, chosen, seed=seed)
     if not materials:
         raise UsageError(
-            f"none of the {len(chosen)} latents fires often enough in both halves of the text; use more --tokens or other --latents."
+            f"none of the {len(chosen)} latents fires often enough in both halves of the text; use more --tokens or"
+            " other --latents."
         )
     cost = run.cost_of(materials, config)
     usd = "price unknown (give --price-in and --price-out)" if cost.usd is None else f"at most {cost.usd:.2f} USD"
     say(
-        f"{len(materials)} latents: {cost.requests} requests, about {cost.tokens_in:,} tokens asked and at most {cost.tokens_out:,} answered; {usd}"
+        f"{len(materials)} latents: {cost.requests} requests, about {cost.tokens_in:,} tokens asked and at most"
+        f" {cost.tokens_out:,} answered; {usd}"
     )
     if estimate:
         return {"latents": len(materials), **asdict(cost)}
     if max_usd is not None and (cost.usd is None or cost.usd > max_usd):
-        raise UsageError(f"the estimate ({usd}) is not known to stay within --max-usd {max_usd}. Use fewer latents, or give the prices.")
+        raise UsageError(
+            f"the estimate ({usd}) is not known to stay within --max-usd {max_usd}. Use fewer latents, or give the"
+            " prices."
+        )
     recipe = {
         "n_tokens": tokens or None,
         "latents": [m.latent for m in materials],
@@ -114,7 +143,10 @@ def explain(
     )
     n = item.manifest.numbers
     score = "not computed" if n["mean_score"] is None else f"{n['mean_score']:.3f}"
-    say(f"{item.path}: {n['n_labelled']} labels, {n['n_refused']} refused; mean detection score {score} (n = {n['n_scored']}, chance 0.5)")
+    say(
+        f"{item.path}: {n['n_labelled']} labels, {n['n_refused']} refused; mean detection score {score} (n ="
+        f" {n['n_scored']}, chance 0.5)"
+    )
     return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n, "estimate": asdict(cost)}
 
 

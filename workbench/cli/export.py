@@ -16,7 +16,9 @@ def export(
     spec: Annotated[str, typer.Argument(help="A .toml or .json spec, or the name of a bundled one.")] = "",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     source: Annotated[str, typer.Option(help="Result to show, as kind/id; wins over the spec's.")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="An option of the figure, as key=value (value in JSON or plain).")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the figure, as key=value (value in JSON or plain).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the zip to this file, or into this folder.")] = None,
     expect: Annotated[str, typer.Option(help="Fail unless the data have this SHA-256 (reproduce.sh).")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List figures, their options and the bundled specs.")] = False,
@@ -38,7 +40,9 @@ def export(
     if list_:
         return _list()
     if not spec:
-        raise UsageError("say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them.")
+        raise UsageError(
+            "say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them."
+        )
     wanted = read_spec(spec)
     changes: dict[str, Any] = {"source": source} if source else {}
     if set_:
@@ -48,7 +52,8 @@ def export(
     made = bundle(wanted, ws)
     if expect and made.data_sha256 != expect:
         raise CorruptError(
-            f"the data of {made.name} have SHA-256 {made.data_sha256}, expected {expect}: the results in {ws.root} are not the same."
+            f"the data of {made.name} have SHA-256 {made.data_sha256}, expected {expect}: the results in {ws.root} are"
+            " not the same."
         )
     item = write_bundle(made, ws, command=f"workbench export {spec}")
     if out is not None:
@@ -101,6 +106,7 @@ def _list() -> dict[str, Any]:
         }
         say(f"{name:22} {kind.title} (from {kind.source}/)")
         say(
-            f"{'':22} options {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'}; bundled specs: {', '.join(figures[name]['specs']) or 'none'}"
+            f"{'':22} options {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'}; bundled specs:"
+            f" {', '.join(figures[name]['specs']) or 'none'}"
         )
     return {"figures": figures, "specs": specs}

@@ -20,7 +20,8 @@ def features(
     seed: Annotated[int, typer.Option(help="Seed of the randomly chosen contexts.")] = 0,
     store: Annotated[str | None, typer.Option(help="Store to read instead of the one the dictionary names.")] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose.")
+        str | None,
+        typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose."),
     ] = None,
     ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,
@@ -30,7 +31,8 @@ def features(
 ) -> dict[str, Any]:
     """Compute a dictionary's latent records: contexts, histograms, densities, logit effects, neighbours.
 
-    Rows come from the store the dictionary was trained on. One that was imported has none: give --corpus, or harvest its hook.
+    Rows come from the store the dictionary was trained on. One that was imported has none: give --corpus, or harvest
+    its hook.
 
     Example: `workbench features mini-pythia.L1R-8x`, or `workbench features theirs --corpus prose --model mini-pythia`
     """
@@ -60,14 +62,24 @@ def features(
             seed=seed,
             corpus=corpus,
             ctx=ctx,
-            command=f"workbench features {dictionary} --tokens {tokens} --contexts {contexts} --window {window} --seed {seed}"
+            command=(
+                f"workbench features {dictionary} --tokens {tokens} --contexts {contexts} --window {window} --seed"
+                f" {seed}"
+            )
             + (f" --corpus {corpus} --ctx {ctx}" if corpus else ""),
             progress=bar.update,
         )
     manifest = item.manifest
     numbers = manifest.numbers
     say(
-        f"{item.path}: {numbers['n_latents']:,} latents on {numbers['n_tokens']:,} tokens; L0 {numbers['l0']:.2f}, "
-        f"never fired {numbers['dead_share']:.1%}, above 10 % density {numbers['ultra_dense_share']:.1%} (version {item.version})"
+        f"{item.path}: {numbers['n_latents']:,} latents on {numbers['n_tokens']:,} tokens; L0 {numbers['l0']:.2f},"
+        f" never fired {numbers['dead_share']:.1%}, above 10 % density {numbers['ultra_dense_share']:.1%} (version"
+        f" {item.version})"
     )
-    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers, "metadata": manifest.metadata}
+    return {
+        "id": item.id,
+        "path": str(item.path),
+        "version": item.version,
+        "numbers": numbers,
+        "metadata": manifest.metadata,
+    }

@@ -14,15 +14,19 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 def harvest(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe such as mini-harvest.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that share the work (default: the recipe's).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that share the work (default: the recipe's).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")
+    ] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
     """Run models over a corpus and keep the activations of chosen hooks in `stores/<id>`.
 
-    A complete store is reused. An interrupted harvest goes on where it stopped when the same command runs again, and the same
-    command may run on several machines at once on a shared folder.
+    A complete store is reused. An interrupted harvest goes on where it stopped when the same command runs again, and
+    the same command may run on several machines at once on a shared folder.
 
     Example: `workbench harvest mini-harvest`; `workbench plan mini-harvest` says what that costs.
     """
@@ -56,7 +60,8 @@ def harvest(
     if not json_output:
         n = about["numbers"]
         say(
-            f"{folder}: {n['rows']:,} rows of {len(about['metadata']['streams'])} streams in {n['shards']} shards, {n['bytes'] / 1e6:,.1f} MB"
+            f"{folder}: {n['rows']:,} rows of {len(about['metadata']['streams'])} streams in {n['shards']} shards,"
+            f" {n['bytes'] / 1e6:,.1f} MB"
         )
     return {
         "id": plan.id,

@@ -13,15 +13,23 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 def import_(
     reference: Annotated[
         str,
-        typer.Argument(help="A folder on this machine, or REPOSITORY:FOLDER of the hub, such as fnlp/Llama-Scope:L15R-8x.", metavar="REF"),
+        typer.Argument(
+            help="A folder on this machine, or REPOSITORY:FOLDER of the hub, such as fnlp/Llama-Scope:L15R-8x.",
+            metavar="REF",
+        ),
     ],
     id: Annotated[str | None, typer.Option("--id", help="Its name in the workspace.")] = None,
     library: Annotated[
-        str | None, typer.Option(help="saelens, sparsify, dictionary-learning, openmoss or llama-scope; found by its files if not given.")
+        str | None,
+        typer.Option(
+            help="saelens, sparsify, dictionary-learning, openmoss or llama-scope; found by its files if not given."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model it was trained on, where it does not say.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook name it reads, where it does not say.")] = None,
-    store: Annotated[str | None, typer.Option(help="Store of the workspace with activations of that hook (for `features`).")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Store of the workspace with activations of that hook (for `features`).")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Source of that store.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     json_output: JsonOption = False,
@@ -29,8 +37,8 @@ def import_(
 ) -> dict[str, Any]:
     """Bring a dictionary of SAELens, sparsify, dictionary_learning, OpenMOSS or Llama Scope into the workspace.
 
-    Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. Pickles are read by a limited
-    child process only. Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
+    Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. Pickles are read
+    by a limited child process only. Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
 
     Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`, or
     `workbench import downloads/trainer_0 --id theirs --model mini-pythia --hook blocks.1.hook_resid_post --store demo`
@@ -40,10 +48,13 @@ def import_(
 
     ws = Workspace(workspace)
     command = f"workbench import {reference}"
-    item = import_dictionary(ws, reference, id=id, library=library, model=model, hook=hook, store=store, source=source, command=command)
+    item = import_dictionary(
+        ws, reference, id=id, library=library, model=model, hook=hook, store=store, source=source, command=command
+    )
     about = item.manifest
     m = about.metadata
     say(
-        f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']}, hook {m.get('hook_name', 'not named')}"
+        f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']},"
+        f" hook {m.get('hook_name', 'not named')}"
     )
     return {"id": item.id, "version": item.version, "path": str(item.path), **about.numbers, "metadata": m}

@@ -36,7 +36,8 @@ def info(
     workspace = Workspace(directory, create=False)
     if not (workspace.root / "workspace.json").exists() and not any((workspace.root / kind).is_dir() for kind in KINDS):
         raise MissingError(
-            f"{directory} is a folder, but not a workspace (it has no workspace.json). Name the folder that holds the results."
+            f"{directory} is a folder, but not a workspace (it has no workspace.json). Name the folder that holds the"
+            " results."
         )
     found = {kind: [_about(item) for item in workspace.items(kind)] for kind in KINDS}
     document = {"workspace": directory.name, **{kind: items for kind, items in found.items() if items}}
@@ -66,7 +67,10 @@ def _print(document: dict[str, Any], directory: Path) -> None:
     for kind in kinds:
         items = document[kind]
         columns = (
-            SHOWN.get(kind) or tuple(sorted({k for i in items for k, v in i.get("numbers", {}).items() if isinstance(v, (int, float))}))[:6]
+            SHOWN.get(kind)
+            or tuple(
+                sorted({k for i in items for k, v in i.get("numbers", {}).items() if isinstance(v, (int, float))})
+            )[:6]
         )
         table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("id", no_wrap=True)

@@ -12,7 +12,8 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 @verb
 def map(
     dictionaries: Annotated[
-        list[str], typer.Argument(help="One dictionary, or several of one space (for families, a narrow and a wide one).")
+        list[str],
+        typer.Argument(help="One dictionary, or several of one space (for families, a narrow and a wide one)."),
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     no_layout: Annotated[bool, typer.Option("--no-layout", help="Leave the UMAP out.")] = False,
@@ -20,7 +21,8 @@ def map(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Nearest neighbours against measured chance, feature-splitting families between widths, and a UMAP for the browser.
+    """Nearest neighbours against measured chance, feature-splitting families between widths, and a UMAP for the
+    browser.
 
     Example: `workbench map mini-pythia.L1R-8x`, or `workbench map mini-pythia.L1R-8x mini-pythia.L1R-32x` for families
     """
@@ -38,12 +40,14 @@ def map(
     for name, n in numbers.items():
         if "median_nearest_cosine" in n:
             say(
-                f"{name}: nearest cosine {n['median_nearest_cosine']:.3f} (chance {n['median_matched']:.3f} matched, "
-                f"{n['median_isotropic']:.3f} isotropic; n = {n['n_latents']:,}), {n['share_above_matched']:.1%} above the matched 99.9 %"
+                f"{name}: nearest cosine {n['median_nearest_cosine']:.3f} (chance {n['median_matched']:.3f} matched,"
+                f" {n['median_isotropic']:.3f} isotropic; n = {n['n_latents']:,}), {n['share_above_matched']:.1%} above"
+                " the matched 99.9 %"
             )
         else:
             say(
-                f"{name}: {n['share_with_parent']:.1%} of {n['n_wide']:,} have a parent, {n['share_split']:.1%} of {n['n_narrow']:,} have split"
+                f"{name}: {n['share_with_parent']:.1%} of {n['n_wide']:,} have a parent, {n['share_split']:.1%} of"
+                f" {n['n_narrow']:,} have split"
             )
     say(f"{item.path} (version {item.version})")
     return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers}

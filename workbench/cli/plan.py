@@ -12,19 +12,26 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 
 @verb
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A pretrain, harvest, train or evolve recipe: a file, or the name of a bundled one.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A pretrain, harvest, train or evolve recipe: a file, or the name of a bundled one.")
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    machine: Annotated[str, typer.Option(help="here (measured now), cpu, a100, h100, h200, or a TOML file that describes one.")] = "here",
+    machine: Annotated[
+        str, typer.Option(help="here (measured now), cpu, a100, h100, h200, or a TOML file that describes one.")
+    ] = "here",
     devices: Annotated[int, typer.Option(min=1, help="Devices; the fastest layout that fits is taken.")] = 1,
     online: Annotated[
         bool, typer.Option("--online", help="Rows come from the models as needed, not from a store (train recipes).")
     ] = False,
-    sweep: Annotated[str, typer.Option(help="A range of devices such as 1..1024, powers of two, instead of one number.")] = "",
+    sweep: Annotated[
+        str, typer.Option(help="A range of devices such as 1..1024, powers of two, instead of one number.")
+    ] = "",
     write: Annotated[Path | None, typer.Option(help="With --sweep: draw it into this .svg, .pdf or .png file.")] = None,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Say what a recipe costs before anything runs: steps, tokens, arithmetic, memory, disk, communication, hours, and what binds.
+    """Say what a recipe costs before anything runs: steps, tokens, arithmetic, memory, disk, communication, hours, and
+    what binds.
 
     Counts are exact; times are a model of the machine's rates.
 
@@ -54,7 +61,9 @@ def plan(
     candidates = [subject.plan(layout).on(described) for layout in sweeps.layouts(subject, devices)]
     if not candidates:
         raise UsageError(f"{devices} devices cannot be dealt evenly to this recipe; take a power of two.")
-    document = min(candidates, key=lambda c: (not c["fits_in_memory"], c["seconds"] if c["fits_in_memory"] else c["memory_bytes"]))
+    document = min(
+        candidates, key=lambda c: (not c["fits_in_memory"], c["seconds"] if c["fits_in_memory"] else c["memory_bytes"])
+    )
     if not json_output:
         _print(recipe, document)
     return document | {"rates": described.model_dump()}
@@ -68,7 +77,12 @@ def _print(recipe: str, document: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     counts = Table(
-        title=f"{document['kind']} {recipe}", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
+        title=f"{document['kind']} {recipe}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        pad_edge=False,
     )
     for key in ("dictionaries", "sources", "passes", "tokens", "rows", "shards", "steps", "snapshots", "parameters"):
         if key in document:
@@ -76,7 +90,10 @@ def _print(recipe: str, document: dict[str, Any]) -> None:
     counts.add_row("arithmetic", f"{document['flops'] / 1e12:,.2f} TFLOP")
     counts.add_row("on disk", size(document["disk_bytes"]))
     fits = "" if document["fits_in_memory"] else "  does not fit"
-    counts.add_row("peak memory", size(document["memory_bytes"]) + (" per device" if document["layout"]["devices"] > 1 else "") + fits)
+    counts.add_row(
+        "peak memory",
+        size(document["memory_bytes"]) + (" per device" if document["layout"]["devices"] > 1 else "") + fits,
+    )
     for item, amount in document["memory"].items():
         counts.add_row(f"  {item}", size(amount))
     if document["layout"]["devices"] > 1:

@@ -47,5 +47,8 @@ def pretrain(
     card = home.get("models", plan.name)
     numbers = card.manifest.numbers
     if not json_output:
-        say(f"{card.path}: {numbers['parameters']:,} parameters, {numbers['tokens']:,} tokens, {numbers['snapshots']} snapshots")
+        say(
+            f"{card.path}: {numbers['parameters']:,} parameters, {numbers['tokens']:,} tokens, {numbers['snapshots']}"
+            " snapshots"
+        )
     return {"id": plan.name, "version": card.version, **numbers}

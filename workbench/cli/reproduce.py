@@ -15,29 +15,46 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 def reproduce(
     paper: Annotated[str, typer.Argument(help="llama-scope, universality, evolution or all.")] = "all",
     seeds: Annotated[int, typer.Option(help="Repetitions of every training.", min=1, max=20)] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a third of the time.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, a third of the time.")
+    ] = False,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Also train the small variants of the bundled models: about an hour more on two quiet cores.")
+        bool,
+        typer.Option(
+            "--retrain",
+            help="Also train the small variants of the bundled models: about an hour more on two quiet cores.",
+        ),
     ] = False,
     only: Annotated[str | None, typer.Option(help="Run one claim, by its id.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the work; 0 = two where there are two cores.", min=0, max=64)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the work; 0 = two where there are two cores.", min=0, max=64)
+    ] = 0,
     write: Annotated[
-        Path | None, typer.Option(help="Also write the results page to this Markdown file, its numbers (JSON) and figures beside it.")
+        Path | None,
+        typer.Option(
+            help="Also write the results page to this Markdown file, its numbers (JSON) and figures beside it."
+        ),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Compare with results written earlier; exit 1 where a claim differs by more than its intervals.")
+        Path | None,
+        typer.Option(
+            help="Compare with results written earlier; exit 1 where a claim differs by more than its intervals."
+        ),
     ] = None,
-    bundles: Annotated[Path | None, typer.Option(help="Also write an export bundle (zip) of every claim into this folder.")] = None,
+    bundles: Annotated[
+        Path | None, typer.Option(help="Also write an export bundle (zip) of every claim into this folder.")
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
     """Re-run the findings of the three papers on the bundled models: effect, interval, control and a verdict each.
 
-    Criteria are fixed beforehand, one small file per claim in `workbench/claims/`. A *not found* is a result, not a failure: the exit code
-    is 0 whatever the verdicts. Complete claims are reused; an interrupted run goes on.
+    Criteria are fixed beforehand, one small file per claim in `workbench/claims/`. A *not found* is a result, not a
+    failure: the exit code is 0 whatever the verdicts. Complete claims are reused; an interrupted run goes on.
 
-    Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against docs/RESULTS-quick.md`
+    Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against
+    docs/RESULTS-quick.md`
     """
     from sae.errors import UsageError
     from sae.strict import nearest
@@ -57,7 +74,10 @@ def reproduce(
     earlier = None if against is None else check_size(against, seeds=seeds, quick=quick, retrain=retrain)
 
     def done(d: dict[str, Any]) -> None:
-        say(f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {shown(d['control_measured'])}  n = {d['n']:,}")
+        say(
+            f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {shown(d['control_measured'])}  n ="
+            f" {d['n']:,}"
+        )
 
     home, begin = Workspace(workspace), time.perf_counter()
     workers = workers or min(2, cores())
@@ -65,7 +85,10 @@ def reproduce(
     seconds = time.perf_counter() - begin
     say(f"{len(documents)} claims in {seconds:.0f} s with {workers} process{'es' * (workers > 1)}")
     if write is not None:
-        say(f"wrote {', '.join(map(str, write_page(write, documents, home, seeds=seeds, quick=quick, retrain=retrain)))}")
+        say(
+            "wrote"
+            f" {', '.join(map(str, write_page(write, documents, home, seeds=seeds, quick=quick, retrain=retrain)))}"
+        )
     if bundles is not None:
         say(f"wrote {len(write_bundles(bundles, documents, home))} bundles into {bundles}")
     out = {
@@ -80,6 +103,9 @@ def reproduce(
         differ = disagreements(documents, earlier, complete=paper == "all" and only is None)
         for d in differ:
             say(f"differs: {d}")
-        say(f"{len(documents)} claims held against {against}: {len(differ)} differ{'s' * (len(differ) == 1)} by more than the intervals")
+        say(
+            f"{len(documents)} claims held against {against}: {len(differ)} differ{'s' * (len(differ) == 1)} by more"
+            " than the intervals"
+        )
         out |= {"differ": [{"claim": d.claim, "what": d.what} for d in differ], "exit_code": 1 if differ else 0}
     return out

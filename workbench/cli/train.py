@@ -13,7 +13,9 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one such as mini-train.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")
+    ] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -21,9 +23,11 @@ def train(
 
     Complete dictionaries are reused; an interrupted run goes on from its last checkpoint, bit for bit on a CPU.
 
-    Several processes train together where torchrun starts them; `[parallel]` in the recipe says how they share the work.
+    Several processes train together where torchrun starts them; `[parallel]` in the recipe says how they share the
+    work.
 
-    Example: `workbench demo --no-ui && workbench train mini-train`, or `torchrun --nproc-per-node 2 -m workbench train mini-train`
+    Example: `workbench demo --no-ui && workbench train mini-train`, or `torchrun --nproc-per-node 2 -m workbench train
+    mini-train`
     """
     from sae.parallel import together
     from workbench.config import find_recipe, read_recipe
@@ -40,9 +44,13 @@ def train(
         parsed = everyone.attempt(lambda: read_recipe(TrainRecipe, recipe))  # a file one machine lacks is told by all
         with together(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
             ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say, ranks=ranks)
-    done = [{"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers} for id in ids]
+    done = [
+        {"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers}
+        for id in ids
+    ]
     for d in done:
         say(
-            f"{d['id']}: EV {d['explained_variance']:.3f} at L0 {d['l0']:.1f} (n = {d['n_heldout']:,} held-out rows), dead {d['dead_share']:.1%}"
+            f"{d['id']}: EV {d['explained_variance']:.3f} at L0 {d['l0']:.1f} (n = {d['n_heldout']:,} held-out rows),"
+            f" dead {d['dead_share']:.1%}"
         )
     return {"workspace": str(workspace), "dictionaries": done}

@@ -22,7 +22,9 @@ LOOPBACK = "127.0.0.1"
 def ui(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     port: Annotated[int, typer.Option("--port", "-p", help="Port on this machine.", metavar="N")] = 8501,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window (only ever from a terminal).")] = True,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open a browser window (only ever from a terminal).")
+    ] = True,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
@@ -74,14 +76,23 @@ def streamlit_command(port: int, *, open_browser: bool) -> list[str]:
         "client.showErrorLinks": "false",
     }
     hosts = [f"--server.allowedHosts={host}" for host in (LOOPBACK, "localhost")]
-    return [sys.executable, "-m", "streamlit", "run", str(_pages() / "server.py"), *(f"--{k}={v}" for k, v in options.items()), *hosts]
+    return [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(_pages() / "server.py"),
+        *(f"--{k}={v}" for k, v in options.items()),
+        *hosts,
+    ]
 
 
 def _pages() -> Path:
     spec = importlib.util.find_spec("ui")
     if spec is None or not spec.submodule_search_locations:
         raise MissingError(
-            "the browser pages (package `ui`) are not installed. Reinstall: pip install --force-reinstall interpretability-workbench"
+            "the browser pages (package `ui`) are not installed. Reinstall: pip install --force-reinstall"
+            " interpretability-workbench"
         )
     return Path(next(iter(spec.submodule_search_locations))).absolute()
 

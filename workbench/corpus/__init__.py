@@ -1,9 +1,10 @@
-"""Text for the models: documents, a token stream, and the fixed token plan every harvest and every training batch comes from.
+"""Text for the models: documents, a token stream, and the fixed token plan every harvest and every training batch comes
+from.
 
 The bundled mixture (``kind="mini"``) is the text of the running Python's own standard library, on every machine and
-never shipped, mixed with synthetic windows (:mod:`workbench.corpus.synthetic`). Documents fall into ``train`` or ``heldout`` by a
-hash of their name, so the split does not move when files come or go. Other kinds read local text, JSONL or Parquet, or stream a
-dataset of the hub (:mod:`workbench.corpus.hub`).
+never shipped, mixed with synthetic windows (:mod:`workbench.corpus.synthetic`). Documents fall into ``train`` or
+``heldout`` by a hash of their name, so the split does not move when files come or go. Other kinds read local text,
+JSONL or Parquet, or stream a dataset of the hub (:mod:`workbench.corpus.hub`).
 """
 
 from workbench.corpus.config import CorpusConfig, Split

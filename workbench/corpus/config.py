@@ -15,8 +15,9 @@ _STREAMING = ("packing", "dataset", "dataset_revision", "dataset_split", "subset
 class CorpusConfig(StrictConfig):
     """Where tokens come from. Shares are fractions of the windows; what they leave is text.
 
-    ``kind``: "mini" (standard library), "prose" (its documentation only), "text" | "jsonl" | "parquet" (local ``paths``), "hub" (a
-    ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files).
+    ``kind``: "mini" (standard library), "prose" (its documentation only), "text" | "jsonl" | "parquet" (local
+    ``paths``), "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of
+    its files).
     """
 
     kind: Literal["mini", "prose", "text", "jsonl", "parquet", "hub"] = "mini"
@@ -27,12 +28,16 @@ class CorpusConfig(StrictConfig):
     agreement_share: float = Field(default=0.05, ge=0, le=1)
     paths: tuple[str, ...] = ()
     text_field: str = "text"
-    packing: Literal["stream", "documents"] = Field("stream", description="documents: one window each, shorter ones left out")
+    packing: Literal["stream", "documents"] = Field(
+        "stream", description="documents: one window each, shorter ones left out"
+    )
     dataset: str = Field("", description="hub: name, or a folder")
     dataset_revision: str = Field("", description="hub: commit, tag or branch; the commit read is recorded")
     dataset_split: str = "train"
     subset: str = Field("", description="hub: configuration of the dataset")
-    shuffle_buffer: int = Field(0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order")
+    shuffle_buffer: int = Field(
+        0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +62,9 @@ class CorpusConfig(StrictConfig):
         if (self.kind == "hub") != bool(self.dataset):
             raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")
         if self.streamed and self.synthetic_share:
-            raise ValueError("streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out")
+            raise ValueError(
+                "streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out"
+            )
         return self
 
     @property

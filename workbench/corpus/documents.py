@@ -1,4 +1,7 @@
-"""Where text comes from: the running Python's standard library, local text, JSONL or Parquet, and the split of documents."""
+"""Where text comes from.
+
+The running Python's standard library, local text, JSONL or Parquet, and the split of documents.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,25 @@ from sae.errors import CorruptError, MissingError, UsageError
 from workbench.corpus.config import CorpusConfig, Split
 
 _HELDOUT_SHARE = 0.05
-_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "__phello__", "pydoc_data"}
+_SKIPPED_FOLDERS = {
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "test",
+    "tests",
+    "idle_test",
+    "encodings",
+    "__phello__",
+    "pydoc_data",
+}
 _TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".text"}
 
 
 def stdlib_documents(*, prose: bool = False) -> Iterator[tuple[str, str]]:
     """(name, text) of the running Python's standard library: its sources, and the topics of its built-in help.
 
-    With ``prose`` only what was written for readers: help topics and long docstrings. Tests, codec tables and installed packages are
-    left out. Names are relative POSIX paths, in sorted order.
+    With ``prose`` only what was written for readers: help topics and long docstrings. Tests, codec tables and installed
+    packages are left out. Names are relative POSIX paths, in sorted order.
     """
     from pydoc_data.topics import topics
 
@@ -63,7 +76,8 @@ def local_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     """(name, text) of local files: whole text files, the lines of JSONL files, or the rows of Parquet files.
 
     Raises:
-        MissingError: a path does not exist, or nothing readable is below it. CorruptError: a broken line, or no such field.
+        MissingError: a path does not exist, or nothing readable is below it. CorruptError: a broken line, or no such
+        field.
     """
     suffixes = {"text": _TEXT_SUFFIXES, "jsonl": {".jsonl", ".json"}, "parquet": {".parquet"}}[config.kind]
     for given in config.paths:
@@ -88,7 +102,9 @@ def _records(file: Path, name: str, config: CorpusConfig) -> Iterator[tuple[str,
                     try:
                         yield f"{name}#{i}", str(json.loads(line)[config.text_field])
                     except (ValueError, KeyError, TypeError) as e:
-                        raise CorruptError(f"{file}, line {i + 1}: not a JSON object with the field {config.text_field!r}.") from e
+                        raise CorruptError(
+                            f"{file}, line {i + 1}: not a JSON object with the field {config.text_field!r}."
+                        ) from e
     else:
         import pandas as pd
 
@@ -115,7 +131,9 @@ def documents(config: CorpusConfig) -> list[tuple[str, str]]:
         UsageError: an empty split, or a hub corpus, which is never held whole.
     """
     if config.kind == "hub":
-        raise UsageError(f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'.")
+        raise UsageError(
+            f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'."
+        )
     found = [(n, t) for n, t in all_documents(config) if in_split(n, config.split)]
     if not found:
         raise UsageError(f"the {config.split} split of this {config.kind!r} corpus is empty: it has too few documents.")
@@ -128,4 +146,6 @@ def all_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
         from workbench.corpus.hub import hub_documents
 
         return hub_documents(config)
-    return stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
+    return (
+        stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
+    )

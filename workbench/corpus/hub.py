@@ -1,8 +1,9 @@
 """Text of any size, a document at a time: hub datasets, and how documents become windows.
 
-``packing = "documents"`` gives each document one window, cut at the context, and leaves shorter ones out (Llama Scope's rule);
-``"stream"`` lays all documents end to end, each after a BOS. Either way every window starts with BOS and only as much is read as
-the windows need. Hub datasets come from the local cache unless ``HF_HUB_OFFLINE=0``, and the commit read is recorded.
+``packing = "documents"`` gives each document one window, cut at the context, and leaves shorter ones out (Llama Scope's
+rule); ``"stream"`` lays all documents end to end, each after a BOS. Either way every window starts with BOS and only as
+much is read as the windows need. Hub datasets come from the local cache unless ``HF_HUB_OFFLINE=0``, and the commit
+read is recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def hub_dataset(config: CorpusConfig) -> tuple[Any, str | None]:
     """(streamed dataset, commit) of a hub dataset or of a local folder that holds one; nothing is read yet.
 
     Raises:
-        MissingError: neither a folder nor in the local cache, with the command that fetches it. UserError: a package is missing.
+        MissingError: neither a folder nor in the local cache, with the command that fetches it. UserError: a package is
+        missing.
     """
     try:
         import datasets
@@ -54,7 +56,9 @@ def hub_dataset(config: CorpusConfig) -> tuple[Any, str | None]:
         )
     except Exception as e:
         raise MissingError(f"dataset {config.dataset!r} cannot be opened: {str(e).splitlines()[0]}") from e
-    return found.shuffle(seed=config.seed, buffer_size=config.shuffle_buffer) if config.shuffle_buffer else found, commit
+    return (
+        found.shuffle(seed=config.seed, buffer_size=config.shuffle_buffer) if config.shuffle_buffer else found
+    ), commit
 
 
 def _locate(config: CorpusConfig) -> tuple[str, str | None]:
@@ -72,13 +76,18 @@ def _locate(config: CorpusConfig) -> tuple[str, str | None]:
         try:
             return config.dataset, HfApi().dataset_info(config.dataset, revision=revision).sha
         except Exception as e:
-            raise MissingError(f"dataset {config.dataset!r} could not be found on the hub: {str(e).splitlines()[0]}") from e
+            raise MissingError(
+                f"dataset {config.dataset!r} could not be found on the hub: {str(e).splitlines()[0]}"
+            ) from e
     try:
-        snapshot = Path(snapshot_download(config.dataset, repo_type="dataset", revision=revision, local_files_only=True))
+        snapshot = Path(
+            snapshot_download(config.dataset, repo_type="dataset", revision=revision, local_files_only=True)
+        )
     except Exception as e:
         raise MissingError(
-            f"dataset {config.dataset!r} is not in the local Hugging Face cache. Fetch it once: {fetch_command(config.dataset, revision, dataset=True)}"
-            " (add --include 'PATTERN' for a part of it), or set HF_HUB_OFFLINE=0 to stream it."
+            f"dataset {config.dataset!r} is not in the local Hugging Face cache. Fetch it once:"
+            f" {fetch_command(config.dataset, revision, dataset=True)} (add --include 'PATTERN' for a part of it), or"
+            " set HF_HUB_OFFLINE=0 to stream it."
         ) from e
     return str(snapshot), snapshot.name
 
@@ -89,15 +98,19 @@ def _check_compression(source: str, files: list[str] | None) -> None:
 
     if importlib.util.find_spec("zstandard") is not None:
         return
-    if any(f.endswith(".zst") for f in files or ()) or (Path(source).is_dir() and next(Path(source).rglob("*.zst"), None) is not None):
-        raise UserError(f"{source} holds .zst files. Install what reads them: pip install 'interpretability-workbench[hub]'")
+    if any(f.endswith(".zst") for f in files or ()) or (
+        Path(source).is_dir() and next(Path(source).rglob("*.zst"), None) is not None
+    ):
+        raise UserError(
+            f"{source} holds .zst files. Install what reads them: pip install 'interpretability-workbench[hub]'"
+        )
 
 
 def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     """(name, text) of a hub dataset, in its (seeded) order.
 
-    A document is named by its text's SHA-256, so that the held-out split is the same wherever the dataset lies and however it is
-    shuffled, and copies of one text never stand on both sides.
+    A document is named by its text's SHA-256, so that the held-out split is the same wherever the dataset lies and
+    however it is shuffled, and copies of one text never stand on both sides.
 
     Raises:
         CorruptError: a record without the text field. See :func:`hub_dataset`.
@@ -105,22 +118,31 @@ def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     found, _ = hub_dataset(config)
     for i, record in enumerate(found):
         if config.text_field not in record:
-            raise CorruptError(f"dataset {config.dataset!r}: record {i} has no field {config.text_field!r} (it has {', '.join(record)}).")
+            raise CorruptError(
+                f"dataset {config.dataset!r}: record {i} has no field {config.text_field!r} (it has"
+                f" {', '.join(record)})."
+            )
         text = as_text(record[config.text_field])
         yield hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16], text
 
 
 def as_text(value: Any) -> str:
-    """A record's text; a conversation (a list of messages with role and content) becomes its messages, one after the other."""
+    """A record's text.
+
+    A conversation (a list of messages with role and content) becomes its messages, one after the other.
+    """
     if isinstance(value, list):
-        return "\n\n".join(f"{m.get('role', 'user')}: {m.get('content', '')}" if isinstance(m, dict) else str(m) for m in value)
+        return "\n\n".join(
+            f"{m.get('role', 'user')}: {m.get('content', '')}" if isinstance(m, dict) else str(m) for m in value
+        )
     return str(value)
 
 
 def packed(
     documents: Iterator[tuple[str, str]], tokenizer: Any, bos: int, *, n_seq: int, ctx: int, whole_documents: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Windows of a stream of documents: (tokens int32 [n_seq, ctx], number of the document each starts in int32 [n_seq], about).
+    """Windows of a stream of documents: (tokens int32 [n_seq, ctx], number of the document each starts in int32
+    [n_seq], about).
 
     Raises:
         UsageError: the documents end before ``n_seq`` windows are full.
@@ -154,5 +176,8 @@ def packed(
             seen += 1
     if filled < n_seq:
         why = f" ({short} were shorter than {width} tokens)" if short else ""
-        raise UsageError(f"the corpus gives {filled:,} windows of {ctx} tokens from {seen:,} documents{why}, not the {n_seq:,} asked for.")
+        raise UsageError(
+            f"the corpus gives {filled:,} windows of {ctx} tokens from {seen:,} documents{why}, not the {n_seq:,} asked"
+            " for."
+        )
     return tokens, owners, {"corpus_digest": digest.hexdigest(), "documents": seen, "short_documents": short}

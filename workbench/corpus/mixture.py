@@ -1,4 +1,7 @@
-"""The endless mixture of windows: text, repeated chunks, copied snippets, agreement; each a pure function of its number."""
+"""The endless mixture of windows: text, repeated chunks, copied snippets, agreement.
+
+Each a pure function of its number.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from workbench.corpus.synthetic import AGREEMENT, REPEATS, TEXT, agreement_windo
 
 
 def text_windows(stream: TextStream, index: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows number ``index`` of an endless sequence: (tokens int32 [n, length] without the leading BOS, document of each).
+    """Windows number ``index`` of an endless sequence: (tokens int32 [n, length] without the leading BOS, document of
+    each).
 
     Each epoch cuts the stream into blocks at a new offset and shuffles them, so no two windows of an epoch overlap.
     """
     blocks = max((len(stream.tokens) - length) // length, 1)
     out, docs = np.zeros((len(index), length), np.int32), np.zeros(len(index), np.int32)
     for i, n in enumerate(index):
-        order, offset = _epoch(blocks, min(length, max(len(stream.tokens) - blocks * length, 1)), seed, int(n) // blocks)
+        order, offset = _epoch(
+            blocks, min(length, max(len(stream.tokens) - blocks * length, 1)), seed, int(n) // blocks
+        )
         at = offset + int(order[int(n) % blocks]) * length
         piece = stream.tokens[at : at + length]
         out[i, : len(piece)] = piece
@@ -38,7 +44,7 @@ def _epoch(blocks: int, offsets: int, seed: int, epoch: int) -> tuple[np.ndarray
 def synthetic_windows(
     kinds: np.ndarray, probabilities: np.ndarray, tokenizer: Any, length: int, rng: np.random.Generator, split: Split
 ) -> np.ndarray:
-    """One window int32 [length] per entry of ``kinds`` (1 tiled, 2 snippets, 3 agreement), drawn in order from ``rng``."""
+    """One window int32 [length] per entry of ``kinds`` (1 tiled, 2 snippets, 3 agreement), drawn from ``rng``."""
     out = np.zeros((len(kinds), length), np.int32)
     for i, kind in enumerate(kinds):
         if kind == 1:
@@ -50,8 +56,11 @@ def synthetic_windows(
     return out
 
 
-def mixed_windows(config: CorpusConfig, tokenizer: Any, *, first: int, n: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows ``first`` … ``first + n`` of the mixture: (tokens int32 [n, length] without BOS, documents int32, kinds uint8).
+def mixed_windows(
+    config: CorpusConfig, tokenizer: Any, *, first: int, n: int, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows ``first`` … ``first + n`` of the mixture: (tokens int32 [n, length] without BOS, documents int32, kinds
+    uint8).
 
     Every window is a pure function of (configuration, tokenizer, its number, ``length``).
     """
@@ -63,7 +72,9 @@ def mixed_windows(config: CorpusConfig, tokenizer: Any, *, first: int, n: int, l
         rng = np.random.default_rng([config.seed, 7, number])
         kind = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
         if kind == 0:
-            tokens[i], docs[i : i + 1] = (part[0] for part in text_windows(stream, np.asarray([number]), length, config.seed))
+            tokens[i], docs[i : i + 1] = (
+                part[0] for part in text_windows(stream, np.asarray([number]), length, config.seed)
+            )
         else:
             assert probabilities is not None
             tokens[i] = synthetic_windows(np.asarray([kind]), probabilities, tokenizer, length, rng, config.split)[0]

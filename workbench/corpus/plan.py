@@ -20,8 +20,8 @@ from workbench.corpus.stream import bos_id, text_stream
 class TokenPlan:
     """The exact tokens of a harvest: a pure function of configuration, tokenizer, ``n_seq`` and ``ctx``.
 
-    ``tokens`` int32 [n_seq, ctx], position 0 = BOS; ``doc_ids`` int32 [n_seq] (synthetic windows each have an id of their
-    own above the documents'); ``kinds`` uint8 [n_seq]: 0 text, 1 repeats and snippets, 2 agreement.
+    ``tokens`` int32 [n_seq, ctx], position 0 = BOS; ``doc_ids`` int32 [n_seq] (synthetic windows each have an id of
+    their own above the documents'); ``kinds`` uint8 [n_seq]: 0 text, 1 repeats and snippets, 2 agreement.
     """
 
     tokens: np.ndarray

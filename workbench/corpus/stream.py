@@ -27,7 +27,8 @@ _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are w
 class TextStream:
     """All documents of one split as one token stream, each document preceded by BOS.
 
-    ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and texts.
+    ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and
+    texts.
     """
 
     tokens: np.ndarray

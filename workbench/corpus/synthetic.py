@@ -1,8 +1,8 @@
 """Synthetic windows: repeated chunks, copied snippets, and subject–verb agreement in templated sentences.
 
-Tokens of the first two are drawn from the corpus' own token frequencies, so they differ from text in order alone and only
-the context tells what comes next. Tiled chunks teach continuing what already repeats; snippets copied at random distances teach
-that one earlier occurrence is enough.
+Tokens of the first two are drawn from the corpus' own token frequencies, so they differ from text in order alone and
+only the context tells what comes next. Tiled chunks teach continuing what already repeats; snippets copied at random
+distances teach that one earlier occurrence is enough.
 """
 
 from __future__ import annotations
@@ -19,17 +19,38 @@ SNIPPET = (2, 8)
 FRESH = (1, 6)
 
 NOUNS = (
-    ("key", "keys"), ("name", "names"), ("value", "values"), ("class", "classes"), ("method", "methods"), ("file", "files"),
-    ("module", "modules"), ("line", "lines"), ("object", "objects"), ("type", "types"), ("message", "messages"), ("test", "tests"),
-    ("list", "lists"), ("string", "strings"), ("path", "paths"), ("error", "errors"), ("thread", "threads"), ("server", "servers"),
-    ("option", "options"), ("window", "windows"), ("field", "fields"), ("node", "nodes"), ("token", "tokens"), ("user", "users"),
-)  # fmt: skip
+    ("key", "keys"),
+    ("name", "names"),
+    ("value", "values"),
+    ("class", "classes"),
+    ("method", "methods"),
+    ("file", "files"),
+    ("module", "modules"),
+    ("line", "lines"),
+    ("object", "objects"),
+    ("type", "types"),
+    ("message", "messages"),
+    ("test", "tests"),
+    ("list", "lists"),
+    ("string", "strings"),
+    ("path", "paths"),
+    ("error", "errors"),
+    ("thread", "threads"),
+    ("server", "servers"),
+    ("option", "options"),
+    ("window", "windows"),
+    ("field", "fields"),
+    ("node", "nodes"),
+    ("token", "tokens"),
+    ("user", "users"),
+)
 VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
 LINKS = ("near", "of", "in", "with", "for", "from", "by", "behind")
 TAILS = {
-    "is": ("old", "new", "not valid", "empty", "closed", "ready"), "was": ("lost", "found", "not used", "changed", "read", "empty"),
+    "is": ("old", "new", "not valid", "empty", "closed", "ready"),
+    "was": ("lost", "found", "not used", "changed", "read", "empty"),
     "has": ("no name", "a default", "been changed", "two parts"),
-}  # fmt: skip
+}
 
 
 def _draw(probabilities: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -42,8 +63,13 @@ def _cumulative(probabilities: bytes) -> np.ndarray:
     return c / c[-1]
 
 
-def tiled_window(probabilities: np.ndarray, length: int, rng: np.random.Generator, chunk: int | None = None) -> np.ndarray:
-    """A chunk of 6–24 tokens (or exactly ``chunk``) drawn by frequency and repeated to the end of the window: int32 [length]."""
+def tiled_window(
+    probabilities: np.ndarray, length: int, rng: np.random.Generator, chunk: int | None = None
+) -> np.ndarray:
+    """A chunk of 6–24 tokens (or exactly ``chunk``) drawn by frequency and repeated to the end of the window.
+
+    Int32 [length].
+    """
     size = int(rng.integers(CHUNK[0], CHUNK[1] + 1)) if chunk is None else chunk
     return np.resize(_draw(probabilities, size, rng), length)
 
@@ -59,7 +85,11 @@ def snippet_window(probabilities: np.ndarray, length: int, rng: np.random.Genera
     at = int(rng.integers(8, 17))
     while at < length - 2:
         size = min(int(rng.integers(SNIPPET[0], SNIPPET[1] + 1)), length - at)
-        source = int(rng.integers(max(0, at - reach), at - size + 1)) if at - size + 1 > max(0, at - reach) else max(0, at - size)
+        source = (
+            int(rng.integers(max(0, at - reach), at - size + 1))
+            if at - size + 1 > max(0, at - reach)
+            else max(0, at - size)
+        )
         out[at : at + size] = out[source : source + size].copy()
         at += size + int(rng.integers(FRESH[0], FRESH[1] + 1))
     return out
@@ -69,8 +99,9 @@ def sentence(rng: np.random.Generator, split: str) -> tuple[str, str, str, str]:
     """One sentence as (prefix up to the verb, right verb, wrong verb, rest). Verbs start with a space.
 
     Subject, link and attractor decide by a hash whether the sentence belongs to the ``heldout`` fifth, so no held-out
-    combination is ever trained on. The attractor's number is drawn independently of the subject's. Subjects that contain a
-    link's letters ("string" and "in") can have a second phrase without the first, which no hash sees: they are never held out.
+    combination is ever trained on. The attractor's number is drawn independently of the subject's. Subjects that
+    contain a link's letters ("string" and "in") can have a second phrase without the first, which no hash sees: they
+    are never held out.
     """
     while True:
         subject, attractor = (NOUNS[i] for i in rng.choice(len(NOUNS), 2, replace=False))

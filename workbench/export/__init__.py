@@ -10,4 +10,16 @@ from workbench.export.bundle import Bundle, bundle, bundle_of
 from workbench.export.figures import DocumentData, FigureData, Panel, figure, kinds
 from workbench.export.spec import FigureSpec, Style, read_spec
 
-__all__ = ["Bundle", "DocumentData", "FigureData", "FigureSpec", "Panel", "Style", "bundle", "bundle_of", "figure", "kinds", "read_spec"]
+__all__ = [
+    "Bundle",
+    "DocumentData",
+    "FigureData",
+    "FigureSpec",
+    "Panel",
+    "Style",
+    "bundle",
+    "bundle_of",
+    "figure",
+    "kinds",
+    "read_spec",
+]

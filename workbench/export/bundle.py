@@ -72,10 +72,15 @@ class Bundle:
 def write_bundle(made: Bundle, workspace: Workspace, *, command: str) -> Item:
     """A bundle's folder under ``exports/``; a complete one with the same bytes is reused."""
     id = made.name.replace("__", ".")
-    if not workspace.complete("exports", id) or (workspace.path("exports", id) / f"{made.name}.zip").read_bytes() != made.zip:
+    if (
+        not workspace.complete("exports", id)
+        or (workspace.path("exports", id) / f"{made.name}.zip").read_bytes() != made.zip
+    ):
         provenance = json.loads(made.files["provenance.json"])
         about = {"figure": provenance["figure"]}
-        with workspace.create("exports", id, replace=True, command=command, recipe=provenance["spec"], metadata=about) as folder:
+        with workspace.create(
+            "exports", id, replace=True, command=command, recipe=provenance["spec"], metadata=about
+        ) as folder:
             for name, content in made.files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
@@ -116,7 +121,9 @@ def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Work
     return Bundle(name, version, {**files, **{k: v.encode() for k, v in text.items()}}, holds)
 
 
-def _figure_files(data: FigureData, spec: FigureSpec, name: str, caption: str, provenance: dict[str, Any], stamp: str) -> dict[str, bytes]:
+def _figure_files(
+    data: FigureData, spec: FigureSpec, name: str, caption: str, provenance: dict[str, Any], stamp: str
+) -> dict[str, bytes]:
     """The picture in every format, the data as Parquet, the LaTeX table."""
     label = f"{spec.figure}-{provenance['version']}".replace("_", "-")
     return {
@@ -180,9 +187,12 @@ def _script(inputs: list[Item], name: str, data_sha256: str, workspace: Workspac
     return (
         "#!/bin/sh\n"
         f"# Makes {name} again from a workspace, and says whether the data are the same.\n"
-        "# usage: sh reproduce.sh [WORKSPACE]\n" + (f"# What the workspace needs was made by:\n{made}" if made else "") + "set -eu\n"
+        "# usage: sh reproduce.sh [WORKSPACE]\n"
+        + (f"# What the workspace needs was made by:\n{made}" if made else "")
+        + "set -eu\n"
         'here=$(cd "$(dirname "$0")" && pwd)\n'
-        f'workbench export "$here/spec.json" --workspace "${{1:-workspace}}" --out "$here/{name}.zip" --expect {data_sha256}\n'
+        f'workbench export "$here/spec.json" --workspace "${{1:-workspace}}" --out "$here/{name}.zip" --expect'
+        f" {data_sha256}\n"
     )
 
 

@@ -1,4 +1,7 @@
-"""Figures of circuit analyses (``circuits/``): effects by layer and offset, convolution taps, and the strongest single effects."""
+"""Figures of circuit analyses (``circuits/``).
+
+Effects by layer and offset, convolution taps, and the strongest single effects.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class ProfileOptions(MetricOptions):
 
 
 class EffectOptions(MetricOptions):
-    """Options of ``circuit_effects``; without an analysis, the one onto the answer's logits is shown. ``n`` places at most."""
+    """Options of ``circuit_effects``; without an analysis, the one onto the answer's logits is shown.
+
+    ``n`` places at most.
+    """
 
     analysis: str = ""
     n: int = Field(default=12, ge=1, le=100)
@@ -54,11 +60,15 @@ def metric_name(metric: str) -> str:
     return {"logit_diff": "logit difference"}.get(metric, metric.replace("_", " "))
 
 
-def _select(result: CircuitResult, analysis: str, metric: str, prefer: tuple[str, ...], item: Item) -> tuple[pd.DataFrame, str]:
+def _select(
+    result: CircuitResult, analysis: str, metric: str, prefer: tuple[str, ...], item: Item
+) -> tuple[pd.DataFrame, str]:
     known = sorted(result.effects["analysis"].unique())
     chosen = analysis or next((p for p in prefer if p in known), "")
     if chosen not in known:
-        raise UsageError(f"analysis {analysis or prefer[0]!r} is not in {item.id} ({nearest(analysis or prefer[0], known)})")
+        raise UsageError(
+            f"analysis {analysis or prefer[0]!r} is not in {item.id} ({nearest(analysis or prefer[0], known)})"
+        )
     metrics = sorted(result.effects["metric"].unique())
     if metric not in metrics:
         raise UsageError(f"metric {metric!r} is not in {item.id} ({nearest(metric, metrics)})")
@@ -120,7 +130,9 @@ def _profile(result: CircuitResult, analysis: str, metric: str, item: Item) -> p
     """``row, offset, effect, low, high, n`` by layer or head and offset."""
     found = _by_offset(result, analysis or _own(result), metric, item)
     found = found.assign(row=_rows(found)).sort_values(["layer", "unit", "offset"])
-    return found[["row", "offset", "effect", "low", "high", "n"]].drop_duplicates(["row", "offset"]).reset_index(drop=True)
+    return (
+        found[["row", "offset", "effect", "low", "high", "n"]].drop_duplicates(["row", "offset"]).reset_index(drop=True)
+    )
 
 
 @figure("circuit_profile", source="circuits", options=ProfileOptions)
@@ -178,7 +190,10 @@ def circuit_curve(workspace: Workspace, item: Item, options: MetricOptions) -> F
     )
     return FigureData(
         panels=[panel],
-        caption=f"{what[0].upper()}{what[1:]} through {row} of {item.id} by offset from {_focus(result)}; the band is a 95 % interval over prompts.",
+        caption=(
+            f"{what[0].upper()}{what[1:]} through {row} of {item.id} by offset from {_focus(result)}; the band is a 95"
+            " % interval over prompts."
+        ),
         table=frame.drop(columns="row"),
         n=_n(result, frame),
         columns={"low": "95 % from", "high": "to"},
@@ -192,11 +207,16 @@ def circuit_taps(workspace: Workspace, item: Item, options: MetricOptions) -> Fi
     """Mamba: effects by offset and convolution tap, in the layer that writes most."""
     result = CircuitResult.open(item.path)
     if not (result.effects["analysis"] == "conv_profile").any():
-        raise UsageError(f"{item.id} has no convolution taps (analysis 'conv_profile'), which belong to a Mamba. Choose a result of one.")
+        raise UsageError(
+            f"{item.id} has no convolution taps (analysis 'conv_profile'), which belong to a Mamba. Choose a result of"
+            " one."
+        )
     found = _by_offset(result, "conv_profile", options.metric, item)
     layer = int(found.loc[found["effect"].abs().idxmax(), "layer"])
     found = found[found["layer"] == layer].sort_values(["tap", "offset"])
-    frame = found.assign(back=[f"{t} back" for t in found["tap"]])[["back", "offset", "effect", "low", "high", "n"]].reset_index(drop=True)
+    frame = found.assign(back=[f"{t} back" for t in found["tap"]])[
+        ["back", "offset", "effect", "low", "high", "n"]
+    ].reset_index(drop=True)
     wide = frame.pivot(index="back", columns="offset", values="effect")
     wide.columns = [f"{int(c):+d}" for c in wide.columns]
     what = f"change of {metric_name(options.metric)}"
@@ -213,7 +233,10 @@ def circuit_taps(workspace: Workspace, item: Item, options: MetricOptions) -> Fi
     )
     return FigureData(
         panels=[panel],
-        caption=f"Convolution taps behind the write of layer {layer} of {item.id}: {what} by offset of the write from {_focus(result)}.",
+        caption=(
+            f"Convolution taps behind the write of layer {layer} of {item.id}: {what} by offset of the write from"
+            f" {_focus(result)}."
+        ),
         table=wide.reset_index(),
         n=_n(result, frame),
         columns={"back": "tap"},
@@ -230,14 +253,26 @@ def circuit_effects(workspace: Workspace, item: Item, options: EffectOptions) ->
     found = found.assign(place=_places(found))
     order = {name: j for j, name in enumerate(_strongest(found, "place", options.n))}
     found = found[found["place"].isin(order)].sort_values("place", key=lambda s: s.map(order), kind="stable")
-    frame = found[["place", "path", "effect", "low", "high", "n"]].drop_duplicates(["place", "path"]).reset_index(drop=True)
+    frame = (
+        found[["place", "path", "effect", "low", "high", "n"]].drop_duplicates(["place", "path"]).reset_index(drop=True)
+    )
     what = f"change of {metric_name(options.metric)}"
     panel = Panel(
-        "points", frame, x="place", y="effect", low="low", high="high", series="path" if frame["path"].nunique() > 1 else None, y_label=what
+        "points",
+        frame,
+        x="place",
+        y="effect",
+        low="low",
+        high="high",
+        series="path" if frame["path"].nunique() > 1 else None,
+        y_label=what,
     )
     return FigureData(
         panels=[panel],
-        caption=f"{NAMES.get(analysis, analysis)} in {item.id}: the strongest effects, {what} with 95 % intervals over prompts.",
+        caption=(
+            f"{NAMES.get(analysis, analysis)} in {item.id}: the strongest effects, {what} with 95 % intervals over"
+            " prompts."
+        ),
         table=frame,
         n=_n(result, frame),
         columns={"low": "95 % from", "high": "to"},

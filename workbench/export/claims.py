@@ -16,7 +16,11 @@ from workbench.claims.base import VERDICTS
 from workbench.export.figures import FigureData, Panel, figure
 from workbench.workspace import Item, Workspace
 
-REFERENCE = {"llama-scope": "llamascope", "universality": "universality", "evolution": "evolution"}  # paper -> its entry
+REFERENCE = {
+    "llama-scope": "llamascope",
+    "universality": "universality",
+    "evolution": "evolution",
+}  # paper -> its entry
 _KEYS = ("claim", "paper", "statement", "verdict", "effect", "control_measured", "n", "paper_number")
 
 
@@ -37,8 +41,15 @@ def read_claim(item: Item) -> dict[str, Any]:
         CorruptError: it is no such document.
     """
     document = read_json(item.path / "finding.json")
-    if not isinstance(document, dict) or any(k not in document for k in _KEYS) or not isinstance(document["effect"], dict):
-        raise CorruptError(f"{item.path / 'finding.json'} is not the result of a claim. Run `workbench reproduce --only {item.id}` again.")
+    if (
+        not isinstance(document, dict)
+        or any(k not in document for k in _KEYS)
+        or not isinstance(document["effect"], dict)
+    ):
+        raise CorruptError(
+            f"{item.path / 'finding.json'} is not the result of a claim. Run `workbench reproduce --only {item.id}`"
+            " again."
+        )
     return document
 
 
@@ -47,7 +58,15 @@ def comparison(document: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for what, m in (("effect", document["effect"]), ("control", document["control_measured"])):
         if m and m.get("value") is not None:
-            rows.append({"what": what, "value": m["value"], "low": m.get("low"), "high": m.get("high"), "n": int(m.get("n") or 0)})
+            rows.append(
+                {
+                    "what": what,
+                    "value": m["value"],
+                    "low": m.get("low"),
+                    "high": m.get("high"),
+                    "n": int(m.get("n") or 0),
+                }
+            )
     frame = pd.DataFrame(rows, columns=["what", "value", "low", "high", "n"])
     return frame.astype({"value": float, "low": float, "high": float})
 
@@ -58,12 +77,19 @@ def claim(workspace: Workspace, item: Item, options: ClaimOptions) -> FigureData
     document = read_claim(item)
     frame = comparison(document)
     if frame.empty:
-        raise MissingError(f"{item.id}: nothing was measured ({document.get('note') or document['verdict']}), so there is nothing to draw.")
+        raise MissingError(
+            f"{item.id}: nothing was measured ({document.get('note') or document['verdict']}), so there is nothing to"
+            " draw."
+        )
     unit = document["effect"].get("unit") or "effect"
-    said = f"{document['statement']} Measured: {document.get('experiment', '')} Criterion: {document.get('criterion', '')}"
+    said = (
+        f"{document['statement']} Measured: {document.get('experiment', '')} Criterion: {document.get('criterion', '')}"
+    )
     return FigureData(
         panels=[Panel("points", frame, x="what", y="value", low="low", high="high", y_label=unit)],
-        caption=f"{said} Verdict: {document['verdict']}. Bars are 95 % intervals. The paper: {document['paper_number']}.",
+        caption=(
+            f"{said} Verdict: {document['verdict']}. Bars are 95 % intervals. The paper: {document['paper_number']}."
+        ),
         table=frame,
         n={"observations": int(document["n"])},
         inputs=[item],
@@ -85,14 +111,33 @@ def claims_of_paper(workspace: Workspace, item: Item, options: ClaimOptions) -> 
         part = comparison(document)
         scale = float(part[["value", "low", "high"]].abs().max(axis=None)) if len(part) else 1.0
         scaled = part.assign(**{c: part[c] / (scale or 1.0) for c in ("value", "low", "high")}, scale=scale)
-        frames.append(scaled.assign(claim=f"{short} ({document['verdict']})", unit=document["effect"].get("unit") or ""))
+        frames.append(
+            scaled.assign(claim=f"{short} ({document['verdict']})", unit=document["effect"].get("unit") or "")
+        )
     if not any(map(len, frames)):
-        raise MissingError(f"none of the {len(items)} claims of {paper!r} here was measured, so there is nothing to draw.")
+        raise MissingError(
+            f"none of the {len(items)} claims of {paper!r} here was measured, so there is nothing to draw."
+        )
     frame = pd.concat([f for f in frames if len(f)], ignore_index=True)
     label = "effect, relative to the larger of effect and control"
     return FigureData(
-        panels=[Panel("points", frame, x="claim", y="value", low="low", high="high", series="what", y_label=label, y_range=(-1.05, 1.05))],
-        caption=f"Claims of the paper {paper!r} on the bundled models: effects and controls with 95 % intervals, each claim on its own scale.",
+        panels=[
+            Panel(
+                "points",
+                frame,
+                x="claim",
+                y="value",
+                low="low",
+                high="high",
+                series="what",
+                y_label=label,
+                y_range=(-1.05, 1.05),
+            )
+        ],
+        caption=(
+            f"Claims of the paper {paper!r} on the bundled models: effects and controls with 95 % intervals, each claim"
+            " on its own scale."
+        ),
         table=pd.DataFrame(verdicts),
         n={"claims": len(items)},
         inputs=items,
@@ -120,8 +165,13 @@ def claims_table(workspace: Workspace, item: Item | None, options: TableOptions)
     )
     table = pd.DataFrame([_row(d) for d in documents])
     return FigureData(
-        panels=[Panel("heat", counts, x="verdict", y="paper", value="claims", x_label="", y_label="", value_label="claims")],
-        caption="Findings of the papers, measured again on the models of this workspace: how many were found, not found, or not testable.",
+        panels=[
+            Panel("heat", counts, x="verdict", y="paper", value="claims", x_label="", y_label="", value_label="claims")
+        ],
+        caption=(
+            "Findings of the papers, measured again on the models of this workspace: how many were found, not found, or"
+            " not testable."
+        ),
         table=table,
         n={"claims": len(documents)},
         inputs=items,

@@ -34,7 +34,8 @@ def neuronpedia(workspace: Workspace, item: Item | None, options: SelectionOptio
         for x in mine:
             files[f"{folder}/features/{x.latent}.json"] = _json(feature(records, x.latent, options.contexts))
     caption = (
-        f"Latents of {name} in Neuronpedia's feature schema: batch-0.json is what its importer reads, features/ what its interface answers."
+        f"Latents of {name} in Neuronpedia's feature schema: batch-0.json is what its importer reads, features/ what"
+        " its interface answers."
     )
     return DocumentData(files, caption, **_about(found))
 

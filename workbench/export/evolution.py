@@ -32,7 +32,10 @@ WORDS = {
 
 
 class PhaseOptions(StrictConfig):
-    """Options of ``evolution_phases``: columns of ``phases.parquet``; none means the first three of :data:`USUAL` that are there."""
+    """Options of ``evolution_phases``: columns of ``phases.parquet``.
+
+    None means the first three of :data:`USUAL` that are there.
+    """
 
     quantities: tuple[str, ...] = ()
 
@@ -141,7 +144,9 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
     chosen = np.array(options.latents or table["latent"], dtype=np.int64)
     norms = e.norms(chosen, options.kind)
     if norms is None:
-        raise MissingError(f"{item.id}: norms of kind {options.kind!r} were not computed. Run `workbench evolve` again with them.")
+        raise MissingError(
+            f"{item.id}: norms of kind {options.kind!r} were not computed. Run `workbench evolve` again with them."
+        )
     norms = np.asarray(norms, dtype=np.float64)
     if options.relative:
         top = np.nanmax(np.where(np.isnan(norms), -np.inf, norms), axis=1, keepdims=True)
@@ -151,9 +156,14 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
         groups = {f"latent {i}": norms[[k]] for k, i in enumerate(options.latents)}
     else:
         if "emergence_0.5_step" not in table:
-            raise MissingError(f"{item.id}: emergence was not computed, so curves cannot be grouped by it. Name latents instead.")
+            raise MissingError(
+                f"{item.id}: emergence was not computed, so curves cannot be grouped by it. Name latents instead."
+            )
         born = table["emergence_0.5_step"].to_numpy(dtype=float, na_value=np.nan)
-        groups = {f"emerged at {int(s)} (n {int((born == s).sum())})": norms[born == s] for s in np.unique(born[np.isfinite(born)])}
+        groups = {
+            f"emerged at {int(s)} (n {int((born == s).sum())})": norms[born == s]
+            for s in np.unique(born[np.isfinite(born)])
+        }
     frames = []
     for name, part in groups.items():
         known = np.isfinite(part).sum(axis=0)
@@ -176,7 +186,10 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
                 y_label="decoder norm / its largest" if options.relative else f"decoder norm, {kind}",
             )
         ],
-        caption=f"Decoder norms over the snapshots of {item.id} ({kind}{', each latent relative to its largest' if options.relative else ''}"
+        caption=(
+            f"Decoder norms over the snapshots of {item.id}"
+            f" ({kind}{', each latent relative to its largest' if options.relative else ''}"
+        )
         + ("; means over the latents that emerged at each step)." if not options.latents else ")."),
         table=wide,
         n={"latents": len(chosen), "snapshots": len(steps)},
@@ -192,18 +205,41 @@ def evolution_emergence(workspace: Workspace, item: Item, options: EmergenceOpti
     table = e.table
     column = f"emergence_{options.threshold}_step"
     if column not in table:
-        raise MissingError(f"{item.id}: emergence at {options.threshold} was not computed. Run `workbench evolve` again.")
+        raise MissingError(
+            f"{item.id}: emergence at {options.threshold} was not computed. Run `workbench evolve` again."
+        )
     alive = table[table["alive"].astype(bool)] if "alive" in table else table
     kinds = alive["kind"].fillna("unclassified").astype(str) if "kind" in alive else pd.Series("all", index=alive.index)
     counts = alive.assign(kind=kinds).groupby(["kind", column], observed=True).size().rename("latents").reset_index()
-    full = pd.MultiIndex.from_product([sorted(counts["kind"].unique()), sorted(e.steps.tolist())], names=["kind", column])
-    counts = counts.set_index(["kind", column]).reindex(full, fill_value=0).reset_index().rename(columns={column: "emergence_step"})
+    full = pd.MultiIndex.from_product(
+        [sorted(counts["kind"].unique()), sorted(e.steps.tolist())], names=["kind", column]
+    )
+    counts = (
+        counts.set_index(["kind", column])
+        .reindex(full, fill_value=0)
+        .reset_index()
+        .rename(columns={column: "emergence_step"})
+    )
     frame = counts.assign(step=_drawable(counts["emergence_step"]))
     wide = counts.pivot(index="emergence_step", columns="kind", values="latents").reset_index()
     wide.columns = [str(c) for c in wide.columns]
     return FigureData(
-        panels=[Panel("line", frame, x="step", y="latents", series="kind", log_x=True, x_label=STEP, y_label="latents that emerge")],
-        caption=f"Latents of {item.id} by the snapshot at which their decoder norm first reaches {options.threshold} of its largest value.",
+        panels=[
+            Panel(
+                "line",
+                frame,
+                x="step",
+                y="latents",
+                series="kind",
+                log_x=True,
+                x_label=STEP,
+                y_label="latents that emerge",
+            )
+        ],
+        caption=(
+            f"Latents of {item.id} by the snapshot at which their decoder norm first reaches {options.threshold} of its"
+            " largest value."
+        ),
         table=wide,
         n={"latents": len(alive), "emerged": int(alive[column].notna().sum())},
         alt="Counts of emerging latents over training steps, by kind.",
@@ -221,7 +257,13 @@ def evolution_claims(workspace: Workspace, item: Item, options: NoOptions) -> Fi
     frame = pd.concat(
         [
             pd.DataFrame(
-                {"claim": known["claim"], "value": known["value"], "low": known["low"], "high": known["high"], "series": "measured"}
+                {
+                    "claim": known["claim"],
+                    "value": known["value"],
+                    "low": known["low"],
+                    "high": known["high"],
+                    "series": "measured",
+                }
             ),
             pd.DataFrame(
                 {
@@ -236,8 +278,22 @@ def evolution_claims(workspace: Workspace, item: Item, options: NoOptions) -> Fi
         ignore_index=True,
     )
     return FigureData(
-        panels=[Panel("points", frame, x="claim", y="value", low="low", high="high", series="series", y_label="value of the statistic")],
-        caption=f"Claims about {item.id}: measured values with 95 % intervals, beside their nulls; claims without enough latents are in the table only.",
+        panels=[
+            Panel(
+                "points",
+                frame,
+                x="claim",
+                y="value",
+                low="low",
+                high="high",
+                series="series",
+                y_label="value of the statistic",
+            )
+        ],
+        caption=(
+            f"Claims about {item.id}: measured values with 95 % intervals, beside their nulls; claims without enough"
+            " latents are in the table only."
+        ),
         table=table[["claim", "value", "low", "high", "n", "null_mean", "p", "verdict"]].reset_index(drop=True),
         n={"claims": len(table), "measured": len(known)},
         columns={"low": "95 % from", "high": "to", "null_mean": "null"},
@@ -258,7 +314,9 @@ def evolution_attribution(workspace: Workspace, item: Item, options: Attribution
     part = table[table["task"] == task]
     step = int(part["step"].max()) if options.step is None else options.step
     if step not in set(part["step"]):
-        raise UsageError(f"step {step} is not in the attribution of {task}; it has {', '.join(map(str, sorted(set(part['step']))))}.")
+        raise UsageError(
+            f"step {step} is not in the attribution of {task}; it has {', '.join(map(str, sorted(set(part['step']))))}."
+        )
     part = part[(part["step"] == step) & (part["mode"] == options.mode)].reset_index(drop=True)
     what = "destroyed" if options.mode == "destroy" else "kept alone"
     return FigureData(
@@ -277,7 +335,10 @@ def evolution_attribution(workspace: Workspace, item: Item, options: Attribution
                 dashed=("random",),
             )
         ],
-        caption=f"Metric of {task} at step {step} when the first k latents by each ranking are {what} ({item.id}); bands are 95 % intervals over prompts.",
+        caption=(
+            f"Metric of {task} at step {step} when the first k latents by each ranking are {what} ({item.id}); bands"
+            " are 95 % intervals over prompts."
+        ),
         table=part[["ranking", "k", "metric", "low", "high", "share"]],
         n={"prompts": int(part["n"].max()) if len(part) else 0},
         columns={"low": "95 % from", "high": "to"},

@@ -24,7 +24,18 @@ from workbench.workspace import MADE_BY, Item, Workspace
 
 MODULES = [
     f"workbench.export.{name}"
-    for name in ("circuits", "claims", "documents", "evolution", "latents", "layers", "maps", "pairs", "suite", "universality")
+    for name in (
+        "circuits",
+        "claims",
+        "documents",
+        "evolution",
+        "latents",
+        "layers",
+        "maps",
+        "pairs",
+        "suite",
+        "universality",
+    )
 ]
 
 
@@ -32,8 +43,9 @@ MODULES = [
 class Panel:
     """One pair of axes: which columns of its tidy frame go where.
 
-    Kinds: ``line`` (x, y per series, band low..high), ``step`` (the same as a staircase), ``points`` (y per category x, bars
-    low..high), ``heat`` (value over x, y categories), ``strips`` (tokens shaded by value; one row per y), ``scatter`` (a dot per row; no axes).
+    Kinds: ``line`` (x, y per series, band low..high), ``step`` (the same as a staircase), ``points`` (y per category x,
+    bars low..high), ``heat`` (value over x, y categories), ``strips`` (tokens shaded by value; one row per y),
+    ``scatter`` (a dot per row; no axes).
     """
 
     kind: Literal["line", "step", "points", "heat", "strips", "scatter"]
@@ -112,8 +124,12 @@ class Kind:
 _KINDS: dict[str, Kind] = {}
 
 
-def figure(name: str, *, source: str, options: type[StrictConfig], many: bool = False, document: bool = False) -> Callable[[Build], Build]:
-    """Register a function ``(workspace, item, options) -> FigureData`` (or ``DocumentData``) of results of kind ``source``."""
+def figure(
+    name: str, *, source: str, options: type[StrictConfig], many: bool = False, document: bool = False
+) -> Callable[[Build], Build]:
+    """Register a function ``(workspace, item, options) -> FigureData`` (or ``DocumentData``) of results of kind
+    ``source``.
+    """
 
     def add(build: Build) -> Build:
         title = (build.__doc__ or name).strip().splitlines()[0].rstrip(".")
@@ -146,8 +162,8 @@ def make(spec: FigureSpec, workspace: Workspace) -> FigureData | DocumentData:
     """The figure or document a spec means.
 
     Raises:
-        UsageError: unknown figure, option or kind of source. MissingError: the result is not in the workspace; the message
-            names the command that makes it.
+        UsageError: unknown figure, option or kind of source. MissingError: the result is not in the workspace; the
+            message names the command that makes it.
     """
     known = kinds()
     if spec.figure not in known:
@@ -170,11 +186,13 @@ def find_source(spec: FigureSpec, kind: Kind, workspace: Workspace) -> Item:
     if not items:
         verb = MADE_BY.get(kind.source, kind.source)
         raise MissingError(
-            f"{kind.name} shows results of {kind.source}/, and {workspace.root} has none. Make one: `workbench {verb} --workspace {workspace.root}`"
+            f"{kind.name} shows results of {kind.source}/, and {workspace.root} has none. Make one: `workbench {verb}"
+            f" --workspace {workspace.root}`"
         )
     if len(items) > 1:
         names = ", ".join(f"{kind.source}/{i.id}" for i in items[:8])
         raise UsageError(
-            f"{workspace.root} holds {len(items)} results {kind.name} could show. Say which with --source: {names}{', …' if len(items) > 8 else ''}"
+            f"{workspace.root} holds {len(items)} results {kind.name} could show. Say which with --source:"
+            f" {names}{', …' if len(items) > 8 else ''}"
         )
     return items[0]

@@ -28,7 +28,14 @@ def latent_contexts(workspace: Workspace, item: Item, options: ContextOptions) -
     records = LatentRecords.open(item.path)
     contexts = records.contexts(options.latent, options.group, options.n)
     rows = [
-        {"context": c + 1, "sequence": x.seq, "position": x.start + i, "token": valid(token), "activation": act, "peak": i == x.peak}
+        {
+            "context": c + 1,
+            "sequence": x.seq,
+            "position": x.start + i,
+            "token": valid(token),
+            "activation": act,
+            "peak": i == x.peak,
+        }
         for c, x in enumerate(contexts)
         for i, (token, act) in enumerate(zip(x.tokens, x.acts, strict=True))
     ]
@@ -38,14 +45,20 @@ def latent_contexts(workspace: Workspace, item: Item, options: ContextOptions) -
     fired = int(row.get("n_fired", 0))
     return FigureData(
         panels=[Panel("strips", frame, x="token", y="context", value="activation", centre="peak")],
-        caption=f"Contexts of latent {options.latent} of {item.id} (group {options.group}); shade is activation, from 0 to the largest shown.",
+        caption=(
+            f"Contexts of latent {options.latent} of {item.id} (group {options.group}); shade is activation, from 0 to"
+            " the largest shown."
+        ),
         table=peaks.rename(columns={"token": "token at the peak"}).astype({"activation": float}),
         n={"contexts": len(contexts), "tokens": records.n_tokens, "fired": fired},
         inputs=[item],
         references=("topk", *of_models([str(records.metadata.get("model", ""))])),
         tokens=("token", "token at the peak"),
         permalink=f"latent?d={item.id}&i={options.latent}&g={options.group}&v={item.version}",
-        alt=f"{len(contexts)} text excerpts in which latent {options.latent} of {item.id} is active, with the active tokens shaded.",
+        alt=(
+            f"{len(contexts)} text excerpts in which latent {options.latent} of {item.id} is active, with the active"
+            " tokens shaded."
+        ),
     )
 
 
@@ -72,7 +85,11 @@ def latent_densities(workspace: Workspace, item: Item, options: DensityOptions) 
         }
     )
     return FigureData(
-        panels=[Panel("step", frame, x="density", y="latents", x_label="share of tokens on which a latent fires", log_x=True)],
+        panels=[
+            Panel(
+                "step", frame, x="density", y="latents", x_label="share of tokens on which a latent fires", log_x=True
+            )
+        ],
         caption=f"Firing densities of {item.id}.",
         table=table,
         n={"latents": len(density), "alive": len(alive), "tokens": records.n_tokens},

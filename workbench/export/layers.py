@@ -25,9 +25,12 @@ def mppc_layers(workspace: Workspace, item: Item, options: LayerOptions) -> Figu
     frame = records.table("layers")
     frame = frame[frame["direction"] == options.direction].reset_index(drop=True)
     mine, other = records.names(options.direction)
-    what = {"mean": "mean maximal r", "median": "median maximal r", "q90": "90 % quantile of maximal r", "share_50": "share with r ≥ 0.5"}[
-        options.statistic
-    ]
+    what = {
+        "mean": "mean maximal r",
+        "median": "median maximal r",
+        "q90": "90 % quantile of maximal r",
+        "share_50": "share with r ≥ 0.5",
+    }[options.statistic]
     wide = frame.pivot(index="layer", columns="partner_layer", values=options.statistic)
     wide.columns = [f"layer {c}" for c in wide.columns]
     return FigureData(
@@ -43,7 +46,9 @@ def mppc_layers(workspace: Workspace, item: Item, options: LayerOptions) -> Figu
                 value_label=what,
             )
         ],
-        caption=f"{what[0].upper()}{what[1:]} of the latents of {mine} (rows) with those of one layer of {other} (columns).",
+        caption=(
+            f"{what[0].upper()}{what[1:]} of the latents of {mine} (rows) with those of one layer of {other} (columns)."
+        ),
         table=wide.reset_index(),
         n={"layer pairs": len(frame), "tokens": int(records.metadata["n_tokens"])},
         alt=f"Heat map of {what} by layer of {mine} and layer of {other}.",
@@ -61,7 +66,11 @@ def mppc_depth(workspace: Workspace, item: Item, options: DirectionOptions) -> F
     frame["share"] = np.where(total > 0, frame["count"] / total.clip(lower=1), np.nan)
     mine, other = records.names(options.direction)
     rho = records.manifest.numbers[options.direction]["depth_rank_correlation"]
-    said = "" if rho["value"] is None else f" Rank correlation of relative depths {rho['value']:.3f} [{rho['low']:.3f}, {rho['high']:.3f}]."
+    said = (
+        ""
+        if rho["value"] is None
+        else f" Rank correlation of relative depths {rho['value']:.3f} [{rho['low']:.3f}, {rho['high']:.3f}]."
+    )
     wide = frame.pivot(index="layer", columns="partner_layer", values="count")
     wide.columns = [f"layer {c}" for c in wide.columns]
     return FigureData(
@@ -77,7 +86,10 @@ def mppc_depth(workspace: Workspace, item: Item, options: DirectionOptions) -> F
                 value_label="share of matched latents",
             )
         ],
-        caption=f"Where the best partners of matched latents of {mine} (r ≥ {records.metadata['level']}) lie in {other}; rows sum to one.{said}",
+        caption=(
+            f"Where the best partners of matched latents of {mine} (r ≥ {records.metadata['level']}) lie in {other};"
+            f" rows sum to one.{said}"
+        ),
         table=wide.reset_index(),
         n={"matched latents": int(frame["count"].sum()), "tokens": int(records.metadata["n_tokens"])},
         alt=f"Heat map of partner layers in {other} by layer of {mine}.{said}",

@@ -59,19 +59,33 @@ def decoder_map(workspace: Workspace, item: Item, options: MapOptions) -> Figure
     points, nearest = read_table(item, "points"), read_table(item, "nearest_hist")
     panels = []
     if points is not None:
-        drawn = points.groupby("dictionary", sort=False).head(options.points)[["dictionary", "latent", "x", "y"]].reset_index(drop=True)
+        drawn = (
+            points.groupby("dictionary", sort=False)
+            .head(options.points)[["dictionary", "latent", "x", "y"]]
+            .reset_index(drop=True)
+        )
         panels.append(Panel("scatter", drawn, "x", "y", series="dictionary", title="layout"))
     if nearest is not None:
         panels.append(nearest_panel(nearest))
     if not panels:
         raise MissingError(f"{item.id} holds neither a layout nor neighbours. Run `workbench map` again.")
-    rows = [{"dictionary": k, **v} for k, v in item.manifest.numbers.items() if isinstance(v, dict) and "median_nearest_cosine" in v]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame({"panel": [p.title for p in panels], "rows": [len(p.frame) for p in panels]})
+    rows = [
+        {"dictionary": k, **v}
+        for k, v in item.manifest.numbers.items()
+        if isinstance(v, dict) and "median_nearest_cosine" in v
+    ]
+    table = (
+        pd.DataFrame(rows)
+        if rows
+        else pd.DataFrame({"panel": [p.title for p in panels], "rows": [len(p.frame) for p in panels]})
+    )
     names = [str(r["dictionary"]) for r in rows] or ([] if points is None else points["dictionary"].unique().tolist())
     return FigureData(
         panels=panels,
-        caption=f"Decoder directions of {', '.join(names) or item.id} in the plane, where neighbours lie together, and the cosine of nearest "
-        "neighbours beside that of random directions.",
+        caption=(
+            f"Decoder directions of {', '.join(names) or item.id} in the plane, where neighbours lie together, and the"
+            " cosine of nearest neighbours beside that of random directions."
+        ),
         table=table,
         n={"latents": int(sum(r.get("n_latents", 0) for r in rows)) or (0 if points is None else len(points))},
         inputs=[item],

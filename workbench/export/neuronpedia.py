@@ -1,10 +1,11 @@
 """Latents in Neuronpedia's feature schema.
 
-Two shapes of the same numbers. ``batch`` is what Neuronpedia's importer reads (SAEDashboard's ``NeuronpediaDashboardBatch``: keys
-``feature_index``, ``neg_str`` …, activations with ``bin_min``, ``bin_max``, ``bin_contains``, ``qualifying_token_index``). ``feature`` is
-what its interface answers for one feature (``modelId``, ``layer``, ``index``, activations with ``maxValue``, ``binMin`` …, explanations).
-What the records do not hold (correlated neurons, the histogram of all logits, the decoder vector) is an empty list, never a zero.
-Bars of a histogram and their values are parallel lists.
+Two shapes of the same numbers. ``batch`` is what Neuronpedia's importer reads (SAEDashboard's
+``NeuronpediaDashboardBatch``: keys ``feature_index``, ``neg_str`` …, activations with ``bin_min``, ``bin_max``,
+``bin_contains``, ``qualifying_token_index``). ``feature`` is what its interface answers for one feature (``modelId``,
+``layer``, ``index``, activations with ``maxValue``, ``binMin`` …, explanations). What the records do not hold
+(correlated neurons, the histogram of all logits, the decoder vector) is an empty list, never a zero. Bars of a
+histogram and their values are parallel lists.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _EMPTY = (
 
 
 def place(records: LatentRecords) -> dict[str, Any]:
-    """``model_id``, ``layer``, ``sae_set``, ``sae_id_suffix`` and the source id ``<layer>-<set>[__suffix]`` of a dictionary."""
+    """``model_id``, ``layer``, ``sae_set``, ``sae_id_suffix`` and the source id ``<layer>-<set>[__suffix]`` of a
+    dictionary.
+    """
     meta = records.metadata
     site = _SITE.fullmatch(str(meta.get("site", "")))
     width = re.search(r"-(\d+x)", records.id)
@@ -46,7 +49,13 @@ def place(records: LatentRecords) -> dict[str, Any]:
     suffix = "-".join(str(p) for p in (meta.get("revision"), seed[1] if seed else None) if p) or None
     layer = int(site[1]) if site else 0
     source = f"{layer}-{name}" + (f"__{suffix}" if suffix else "")
-    return {"model_id": str(meta.get("model", records.id)), "layer": layer, "sae_set": name, "sae_id_suffix": suffix, "source": source}
+    return {
+        "model_id": str(meta.get("model", records.id)),
+        "layer": layer,
+        "sae_set": name,
+        "sae_id_suffix": suffix,
+        "source": source,
+    }
 
 
 def batch(records: LatentRecords, latents: list[int], contexts: int) -> dict[str, Any]:
@@ -135,7 +144,10 @@ def _frequencies(records: LatentRecords, latent: int) -> dict[str, Any]:
 
 
 def _activations(records: LatentRecords, latent: int, contexts: int) -> list[dict[str, Any]]:
-    """Top contexts (bin -1), then the quantiles of the activation mass; a bin's limits are those of the contexts shown from it."""
+    """Top contexts (bin -1), then the quantiles of the activation mass.
+
+    A bin's limits are those of the contexts shown from it.
+    """
     fired = sum(records.available(latent, g) for g in _QUANTILES if g in records.groups)
     out = []
     for group in ("top", *_QUANTILES):
@@ -143,12 +155,19 @@ def _activations(records: LatentRecords, latent: int, contexts: int) -> list[dic
             continue
         found = records.contexts(latent, group, contexts)
         values = [c.value for c in found]
-        low, high, share = (min(values), max(values), records.available(latent, group) / max(1, fired)) if values else (0.0, 0.0, 0.0)
+        low, high, share = (
+            (min(values), max(values), records.available(latent, group) / max(1, fired)) if values else (0.0, 0.0, 0.0)
+        )
         bin = {"bin_min": _round(low), "bin_max": _round(high), "bin_contains": _round(share)}
         if group == "top":
             bin |= {"bin_min": -1, "bin_contains": -1}
         out += [
-            bin | {"tokens": [valid(t) for t in c.tokens], "values": [_round(v) for v in c.acts], "qualifying_token_index": c.peak}
+            bin
+            | {
+                "tokens": [valid(t) for t in c.tokens],
+                "values": [_round(v) for v in c.acts],
+                "qualifying_token_index": c.peak,
+            }
             for c in found
         ]
     return out

@@ -1,4 +1,5 @@
-"""Latents as one HTML file: opens anywhere, asks nobody for anything, runs no script, follows the reader's light or dark theme.
+"""Latents as one HTML file: opens anywhere, asks nobody for anything, runs no script, follows the reader's light or
+dark theme.
 
 Everything that comes from a model or a person passes :mod:`workbench.markup.tokens`; beyond that, the file's own policy
 (``default-src 'none'``) leaves a token nothing to run or to load, even where a browser would be fooled.
@@ -7,6 +8,8 @@ Everything that comes from a model or a person passes :mod:`workbench.markup.tok
 from __future__ import annotations
 
 import html
+from functools import cache
+from pathlib import Path
 
 from workbench.export.selection import Chosen
 from workbench.markup.show import section, style
@@ -15,13 +18,12 @@ from workbench.markup.tags import div
 from workbench.markup.tokens import clip, escape, visible
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-_STYLE = """
-html { color-scheme: light dark; }
-body { margin: 0; }
-main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 48px; display: grid; gap: 22px; grid-template-columns: minmax(0, 1fr); }
-section { border-top: 2px solid var(--line); padding-top: 18px; scroll-margin-top: 8px; }
-@media print { section { break-inside: avoid-page; } }
-"""
+
+
+@cache
+def _layout() -> str:
+    """What the document adds to the style sheet of its sections."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def page(title: str, found: list[Chosen], *, contexts: int) -> str:
@@ -36,11 +38,11 @@ def page(title: str, found: list[Chosen], *, contexts: int) -> str:
         _sources(found),
     ]
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="referrer" content="no-referrer">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(name)}</title>\n<style>{style()}{_STYLE}</style>\n</head>\n"
-        f'<body class="wb-page">\n<main>\n{"".join(body)}\n</main>\n</body>\n</html>\n'
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
+        f' content="{POLICY}">\n<meta name="referrer" content="no-referrer">\n<meta name="viewport"'
+        ' content="width=device-width,'
+        f' initial-scale=1">\n<title>{html.escape(name)}</title>\n<style>{style()}{_layout()}</style>\n</head>\n<body'
+        f' class="wb-page">\n<main>\n{"".join(body)}\n</main>\n</body>\n</html>\n'
     )
 
 
@@ -87,4 +89,5 @@ def _sources(found: list[Chosen]) -> str:
         for x in unique.values()
     ]
     head = div("wb-head", "<h2>Where these numbers come from</h2>")
-    return f"<section>{head}{table(['dictionary', 'hook', 'tokens', 'data version', 'made by'], rows, numeric=frozenset({2}))}</section>"
+    columns = ["dictionary", "hook", "tokens", "data version", "made by"]
+    return f"<section>{head}{table(columns, rows, numeric=frozenset({2}))}</section>"

@@ -40,8 +40,14 @@ def matched_latents(workspace: Workspace, item: Item, options: TopOptions) -> Fi
     """The strongest matches, with the tokens the latents fire on most."""
     records = MatchRecords.open(item.path)
     best = records.best[records.best["direction"] == options.direction]
-    kind = ("one_to_one_dictionary", "one_to_one", "one_to_one_r") if options.one_to_one else ("partner_dictionary", "partner", "r")
-    chosen = best[best[kind[2]].notna()].sort_values([kind[2], "dictionary", "latent"], ascending=[False, True, True], kind="stable")
+    kind = (
+        ("one_to_one_dictionary", "one_to_one", "one_to_one_r")
+        if options.one_to_one
+        else ("partner_dictionary", "partner", "r")
+    )
+    chosen = best[best[kind[2]].notna()].sort_values(
+        [kind[2], "dictionary", "latent"], ascending=[False, True, True], kind="stable"
+    )
     if options.spread and len(chosen) > options.n:
         chosen = chosen.iloc[np.linspace(0, len(chosen) - 1, options.n).round().astype(int)]
     chosen = chosen.head(options.n)
@@ -60,15 +66,31 @@ def matched_latents(workspace: Workspace, item: Item, options: TopOptions) -> Fi
         }
         for i, row in enumerate(chosen.to_dict("records"))
     ]
-    columns = ["pair", "dictionary", "latent", "token", "partner_dictionary", "partner", "partner_token", "r", "null_q99", "n_fired"]
+    columns = [
+        "pair",
+        "dictionary",
+        "latent",
+        "token",
+        "partner_dictionary",
+        "partner",
+        "partner_token",
+        "r",
+        "null_q99",
+        "n_fired",
+    ]
     frame = pd.DataFrame(rows, columns=columns)
     drawn = frame.assign(
-        label=[f"{i}  “{t}” · “{u}”" for i, t, u in zip(frame["pair"], frame["token"], frame["partner_token"], strict=True)]
+        label=[
+            f"{i}  “{t}” · “{u}”" for i, t, u in zip(frame["pair"], frame["token"], frame["partner_token"], strict=True)
+        ]
     )
     mine, other = records.names(options.direction)
     return FigureData(
         panels=[Panel("points", drawn, x="label", y="r", y_label=f"r (left: {mine}, right: {other})", y_range=(0, 1))],
-        caption=f"{'One-to-one matches' if options.one_to_one else 'Best partners'} of latents of {mine} in {other} with the token each fires on most strongly.",
+        caption=(
+            f"{'One-to-one matches' if options.one_to_one else 'Best partners'} of latents of {mine} in {other} with"
+            " the token each fires on most strongly."
+        ),
         table=frame,
         n={"pairs": len(frame), "tokens": int(records.metadata["n_tokens"])},
         tokens=("token", "partner_token", "label"),
@@ -84,7 +106,10 @@ def matched_latents(workspace: Workspace, item: Item, options: TopOptions) -> Fi
 
 
 def _peak(records: MatchRecords, dictionary: str, latent: int) -> str | None:
-    """The token a latent fires on most strongly among the compared ones; None where codes were not kept or it never fires."""
+    """The token a latent fires on most strongly among the compared ones.
+
+    None where codes were not kept or it never fires.
+    """
     if not records.has_codes:
         return None
     row, value = records.of(dictionary, latent)
@@ -108,7 +133,8 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
         ]
         if not len(row) or pd.isna(row["partner"].iloc[0]):
             raise UsageError(
-                f"latent {options.latent} of {mine} has no partner in {item.id} (it fires less than {records.metadata['min_firings']} times). Name one with partner."
+                f"latent {options.latent} of {mine} has no partner in {item.id} (it fires less than"
+                f" {records.metadata['min_firings']} times). Name one with partner."
             )
         other, partner = str(row["partner_dictionary"].iloc[0]), int(row["partner"].iloc[0])
     elif not other:
@@ -118,7 +144,14 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
     text = [
         pd.DataFrame(
             [
-                {"context": i + 1, "sequence": s.seq, "position": s.start + k, "token": valid(t), "activation": v, "peak": k == s.peak}
+                {
+                    "context": i + 1,
+                    "sequence": s.seq,
+                    "position": s.start + k,
+                    "token": valid(t),
+                    "activation": v,
+                    "peak": k == s.peak,
+                }
                 for i, s in enumerate(strips)
                 for k, (t, v) in enumerate(zip(s.tokens, acts(s), strict=True))
             ],
@@ -128,7 +161,12 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
     ]
     i, j = np.nonzero(found.joint)
     joint = pd.DataFrame(
-        {"bin": i, "partner_bin": j, "tokens": found.joint[i, j], "log10_tokens": np.log10(found.joint[i, j].astype(float))}
+        {
+            "bin": i,
+            "partner_bin": j,
+            "tokens": found.joint[i, j],
+            "log10_tokens": np.log10(found.joint[i, j].astype(float)),
+        }
     )
     names = f"{mine} #{options.latent}", f"{other} #{partner}"
     null = "not computed" if found.null_q99 is None else f"{found.null_q99:.3f}"
@@ -148,7 +186,11 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
                 title="joint",
             ),
         ],
-        caption=f"Latent {options.latent} of {mine} and latent {partner} of {other} on the same text: r = {found.r:.3f} (99 % of chance: {null}); they fire on {found.n_fired[0]:,} and {found.n_fired[1]:,} tokens, together on {found.n_cofire:,}.",
+        caption=(
+            f"Latent {options.latent} of {mine} and latent {partner} of {other} on the same text: r = {found.r:.3f} (99"
+            f" % of chance: {null}); they fire on {found.n_fired[0]:,} and {found.n_fired[1]:,} tokens, together on"
+            f" {found.n_cofire:,}."
+        ),
         table=pd.DataFrame(
             {
                 "quantity": ["r", "null_q99", "fired", "partner fired", "together", "tokens"],

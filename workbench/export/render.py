@@ -100,7 +100,10 @@ def _metadata(name: str, data: FigureData, stamp: str) -> dict[str, Any]:
 
 
 def draw(data: FigureData, style: Style) -> Figure:
-    """The matplotlib figure (settings are the caller's). Strips take a row of their own; other panels share rows where wide enough."""
+    """The matplotlib figure (settings are the caller's). Strips take a row of their own.
+
+    Other panels share rows where wide enough.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -109,7 +112,9 @@ def draw(data: FigureData, style: Style) -> Figure:
     heights = [max(_height(p, style, style.inches / len(row)) for p in row) for row in rows]
     figure = Figure(figsize=(style.inches, style.height or sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    for row, parent in zip(rows, figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0], strict=True):
+    for row, parent in zip(
+        rows, figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0], strict=True
+    ):
         for ax, panel in zip(parent.subplots(1, len(row), squeeze=False)[0], row, strict=True):
             _DRAW[panel.kind](ax, panel, style)
             if panel.title and len(data.panels) > 1:
@@ -173,7 +178,14 @@ def _lines(ax: Axes, panel: Panel, style: Style) -> None:
             **how,
         )
         if panel.low and panel.high:
-            ax.fill_between(x, part[panel.low].to_numpy(float), part[panel.high].to_numpy(float), color=colour, alpha=0.18, linewidth=0)
+            ax.fill_between(
+                x,
+                part[panel.low].to_numpy(float),
+                part[panel.high].to_numpy(float),
+                color=colour,
+                alpha=0.18,
+                linewidth=0,
+            )
     if pd.api.types.is_integer_dtype(panel.frame[panel.x]) and not panel.log_x:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.log_x:
@@ -200,7 +212,9 @@ def _points(ax: Axes, panel: Panel, style: Style) -> None:
         x = part[panel.y].to_numpy(float)
         bars = None
         if panel.low and panel.high:
-            bars = np.nan_to_num(np.abs(np.stack([x - part[panel.low].to_numpy(float), part[panel.high].to_numpy(float) - x])))
+            bars = np.nan_to_num(
+                np.abs(np.stack([x - part[panel.low].to_numpy(float), part[panel.high].to_numpy(float) - x]))
+            )
         colour = PALETTES[style.palette][s]
         ax.errorbar(
             x,
@@ -223,7 +237,9 @@ def _points(ax: Axes, panel: Panel, style: Style) -> None:
     ax.grid(axis="x", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
     if len(series) > 1:
-        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(series) if style.inches > 5 else 1, borderaxespad=0)
+        ax.legend(
+            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(series) if style.inches > 5 else 1, borderaxespad=0
+        )
 
 
 def _wrapped(panel: Panel, style: Style) -> dict[str, str]:
@@ -239,7 +255,9 @@ def _heat(ax: Axes, panel: Panel, style: Style) -> None:
 
     assert panel.value is not None
     table = panel.frame.pivot(index=panel.y, columns=panel.x, values=panel.value)
-    table = table.reindex(index=list(dict.fromkeys(panel.frame[panel.y])), columns=list(dict.fromkeys(panel.frame[panel.x])))
+    table = table.reindex(
+        index=list(dict.fromkeys(panel.frame[panel.y])), columns=list(dict.fromkeys(panel.frame[panel.x]))
+    )
     values = table.to_numpy(float)
     low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
     colours: Any = "cividis" if style.palette == "okabe-ito" else "Greys"
@@ -253,12 +271,24 @@ def _heat(ax: Axes, panel: Panel, style: Style) -> None:
         ax.set_xticks(range(values.shape[1]), [visible(str(c)) for c in table.columns])
         ax.set_yticks(range(values.shape[0]), [visible(str(c)) for c in table.index])
     width = style.inches if style.inches <= 5 else style.inches / 2
-    if values.size and max(values.shape) <= 16 and 0.68 * width / values.shape[1] >= 5 * 0.55 * (style.font_size - 2) / 72:
+    if (
+        values.size
+        and max(values.shape) <= 16
+        and 0.68 * width / values.shape[1] >= 5 * 0.55 * (style.font_size - 2) / 72
+    ):
         for (i, j), v in np.ndenumerate(values):
-            shown = "–" if np.isnan(v) else f"{round(float(v), 2) + 0.0:.2f}" if np.nanmax(np.abs(values)) < 10 else f"{v:.0f}"
+            shown = (
+                "–"
+                if np.isnan(v)
+                else f"{round(float(v), 2) + 0.0:.2f}"
+                if np.nanmax(np.abs(values)) < 10
+                else f"{v:.0f}"
+            )
             shade = image.cmap(image.norm(v))[:3] if np.isfinite(v) else (1, 1, 1)
             light = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] > 0.5
-            ax.text(j, i, shown, ha="center", va="center", fontsize=style.font_size - 2, color="black" if light else "white")
+            ax.text(
+                j, i, shown, ha="center", va="center", fontsize=style.font_size - 2, color="black" if light else "white"
+            )
     for side in ax.spines.values():
         side.set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
@@ -287,9 +317,26 @@ def _strips(ax: Axes, panel: Panel, style: Style) -> None:
         for i in _fitting(texts, int(np.nanargmax(strongest)) if np.isfinite(strongest).any() else 0, room):
             width = len(texts[i])
             if values[i] > 0 and top > 0:
-                ax.add_patch(Rectangle((x, y + 0.08), width, 0.84, facecolor=HIGHLIGHT, alpha=0.15 + 0.85 * values[i] / top, linewidth=0))
+                ax.add_patch(
+                    Rectangle(
+                        (x, y + 0.08),
+                        width,
+                        0.84,
+                        facecolor=HIGHLIGHT,
+                        alpha=0.15 + 0.85 * values[i] / top,
+                        linewidth=0,
+                    )
+                )
             ax.text(
-                x, y + 0.5, texts[i], fontproperties=font, va="center_baseline", ha="left", parse_math=False, clip_on=True, in_layout=False
+                x,
+                y + 0.5,
+                texts[i],
+                fontproperties=font,
+                va="center_baseline",
+                ha="left",
+                parse_math=False,
+                clip_on=True,
+                in_layout=False,
             )
             x += width
     ax.set_xlim(0, room)
@@ -321,7 +368,14 @@ def _scatter(ax: Axes, panel: Panel, style: Style) -> None:
     for j, (name, part) in enumerate(groups):
         colour = PALETTES[style.palette][j % len(PALETTES[style.palette])]
         ax.scatter(
-            part[panel.x], part[panel.y], s=2, color=colour, alpha=0.6, linewidths=0, label=visible(str(name)), rasterized=len(part) > 5000
+            part[panel.x],
+            part[panel.y],
+            s=2,
+            color=colour,
+            alpha=0.6,
+            linewidths=0,
+            label=visible(str(name)),
+            rasterized=len(part) > 5000,
         )
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_axis_off()

@@ -1,4 +1,7 @@
-"""Which latents a document shows: some of one dictionary, or those of a named list, from as many dictionaries as it names."""
+"""Which latents a document shows.
+
+Some of one dictionary, or those of a named list, from as many dictionaries as it names.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def select(workspace: Workspace, item: Item | None, options: SelectionOptions) -
         MissingError: the list or one of its dictionaries is not in the workspace.
     """
     if bool(options.latents) == bool(options.list):
-        raise UsageError("say which latents: options.latents (numbers) with a source, or options.list (a list of this workspace).")
+        raise UsageError(
+            "say which latents: options.latents (numbers) with a source, or options.list (a list of this workspace)."
+        )
     if options.list:
         return _of_list(workspace, options.list)
     if item is None:

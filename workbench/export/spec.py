@@ -66,7 +66,8 @@ def bundled_specs() -> dict[str, Path]:
 
 
 def read_spec(spec: str | Path) -> FigureSpec:
-    """The spec a command-line argument means: a ``.toml`` or ``.json`` file, the name of a bundled spec, or of a figure.
+    """The spec a command-line argument means: a ``.toml`` or ``.json`` file, the name of a bundled spec, or of a
+    figure.
 
     A figure's name (``mppc_distribution``) stands for that figure with its default options.
 

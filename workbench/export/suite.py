@@ -1,4 +1,7 @@
-"""The figure of a whole suite: every dictionary of a store, by site, layer and width (Llama Scope, arXiv 2410.20526, figure 10)."""
+"""The figure of a whole suite.
+
+Every dictionary of a store, by site, layer and width (Llama Scope, arXiv 2410.20526, figure 10).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,11 @@ from workbench.models.sites import parse_site
 from workbench.workspace import Item, Workspace
 
 METRICS = {"ev": "explained variance", "l0": "L0 (latents per token)", "delta_ce": "delta LM loss (nats)"}
-PANELS = {"ev": METRICS["ev"], "delta_ce": METRICS["delta_ce"], "dead_share": "dead latents (share)"}  # L0 is in the table: a Top-K's is k
+PANELS = {
+    "ev": METRICS["ev"],
+    "delta_ce": METRICS["delta_ce"],
+    "dead_share": "dead latents (share)",
+}  # L0 is in the table: a Top-K's is k
 
 
 class SuiteOptions(StrictConfig):
@@ -37,20 +44,35 @@ def suite_summary(workspace: Workspace, item: Item, options: SuiteOptions) -> Fi
             rows.append(_row(dictionary, evaluation))
             inputs.append(evaluation)
     if not rows:
-        raise MissingError(f"no dictionary of store {item.id!r} has been evaluated. `workbench evaluate DICTIONARY` does it.")
+        raise MissingError(
+            f"no dictionary of store {item.id!r} has been evaluated. `workbench evaluate DICTIONARY` does it."
+        )
     table = pd.DataFrame(rows).sort_values(["model", "site", "width", "layer", "dictionary"], ignore_index=True)
     many = table["model"].nunique() > 1
     table["series"] = [
-        f"{m} {s} {w}x" if many else f"{s} {w}x" for m, s, w in zip(table["model"], table["site"], table["width"], strict=True)
+        f"{m} {s} {w}x" if many else f"{s} {w}x"
+        for m, s, w in zip(table["model"], table["site"], table["width"], strict=True)
     ]
     panels = [
-        Panel("heat", _long(table, m), x="layer", y="series", value="value", x_label="layer", y_label=" ", value_label=label, title=label)
+        Panel(
+            "heat",
+            _long(table, m),
+            x="layer",
+            y="series",
+            value="value",
+            x_label="layer",
+            y_label=" ",
+            value_label=label,
+            title=label,
+        )
         for m, label in PANELS.items()
     ]
     shown = table[["dictionary", "ev", "l0", "delta_ce", "dead_share"]]
     return FigureData(
         panels=panels,
-        caption=f"All dictionaries trained on {item.id}: {', '.join(PANELS.values())} on held-out text; the table adds L0.",
+        caption=(
+            f"All dictionaries trained on {item.id}: {', '.join(PANELS.values())} on held-out text; the table adds L0."
+        ),
         table=shown,
         n={"dictionaries": len(table), "tokens": int(table["n"].min())},
         inputs=inputs,
@@ -66,9 +88,17 @@ def _row(dictionary: Item, evaluation: Item) -> dict[str, Any]:
     layer, kind = parse_site(str(about["site"]))
     size = dictionary.manifest.numbers
     row: dict[str, Any] = {"dictionary": dictionary.id, "model": str(about["source"]), "site": kind, "layer": layer}
-    row |= {"width": int(size["d_sae"]) // int(size["d_in"]), "n": numbers["ev"]["n"], "dead_share": numbers["dead_share"]["value"]}
+    row |= {
+        "width": int(size["d_sae"]) // int(size["d_in"]),
+        "n": numbers["ev"]["n"],
+        "dead_share": numbers["dead_share"]["value"],
+    }
     for metric in METRICS:
-        row |= {metric: numbers[metric]["value"], f"{metric}_low": numbers[metric]["low"], f"{metric}_high": numbers[metric]["high"]}
+        row |= {
+            metric: numbers[metric]["value"],
+            f"{metric}_low": numbers[metric]["low"],
+            f"{metric}_high": numbers[metric]["high"],
+        }
     return row
 
 

@@ -2,7 +2,8 @@
 
 CSV: UTF-8, ``\\n``, nine significant digits, an empty cell for "not computed", token columns as JSON strings.
 Parquet: the same frame at full precision, provenance in the file's key-value metadata.
-LaTeX: booktabs, numbers in ``S`` columns of siunitx, text escaped and broken into lines where it is long, shrunk to the text's width.
+LaTeX: booktabs, numbers in ``S`` columns of siunitx, text escaped and broken into lines where it is long, shrunk to the
+text's width.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def _number(value: Any) -> str:
 
 
 def to_csv(frame: pd.DataFrame, tokens: Sequence[str] = ()) -> bytes:
-    """The frame as CSV. Columns in ``tokens`` are JSON string literals, so that ``NaN`` and line breaks stay what they are."""
+    """The frame as CSV.
+
+    Columns in ``tokens`` are JSON string literals, so that ``NaN`` and line breaks stay what they are.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
     writer.writerow(frame.columns)
@@ -57,19 +61,33 @@ def to_parquet(frame: pd.DataFrame, provenance: Mapping[str, str]) -> bytes:
         if clean[name].map(lambda v: isinstance(v, str)).any():
             clean[name] = clean[name].map(lambda v: None if _missing(v) else valid(str(v))).astype(object)
     table = pa.Table.from_pandas(clean, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **{f"workbench.{k}": v for k, v in provenance.items()}})
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), **{f"workbench.{k}": v for k, v in provenance.items()}}
+    )
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
 def to_latex(
-    frame: pd.DataFrame, *, caption: str, label: str, headings: Mapping[str, str] | None = None, comment: str = "", digits: int = 3
+    frame: pd.DataFrame,
+    *,
+    caption: str,
+    label: str,
+    headings: Mapping[str, str] | None = None,
+    comment: str = "",
+    digits: int = 3,
 ) -> str:
-    """A floating booktabs table no wider than the text. Needs ``\\usepackage{booktabs,graphicx,siunitx,textcomp}`` and T1 fonts."""
-    numeric = [pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in frame.columns]
+    """A floating booktabs table no wider than the text.
+
+    Needs ``\\usepackage{booktabs,graphicx,siunitx,textcomp}`` and T1 fonts.
+    """
+    numeric = [
+        pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in frame.columns
+    ]
     columns = "".join(
-        "S" + _format_of(frame[c], digits) if is_n else _text_column(frame[c]) for c, is_n in zip(frame.columns, numeric, strict=True)
+        "S" + _format_of(frame[c], digits) if is_n else _text_column(frame[c])
+        for c, is_n in zip(frame.columns, numeric, strict=True)
     )
     heads = [latex((headings or {}).get(str(c), str(c).replace("_", " "))) for c in frame.columns]
     lines = [

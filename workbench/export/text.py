@@ -11,11 +11,26 @@ from collections.abc import Callable
 
 _VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
-    "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a table's row they would be arguments
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",  # after the end of a table's row they would be arguments
+}
 _MATH = {"→": r"$\rightarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "–": "--", "—": "---", "…": r"\ldots{}", "−": "$-$"}
 
 
@@ -25,7 +40,10 @@ def valid(text: str) -> str:
 
 
 def unprintable(c: str) -> bool:
-    """Whether a character draws nothing or moves other characters: controls, format and bidi marks, unassigned, separators."""
+    """Whether a character draws nothing or moves other characters.
+
+    Controls, format and bidi marks, unassigned, separators.
+    """
     return c != " " and unicodedata.category(c)[0] in "CZ"
 
 
@@ -35,7 +53,10 @@ def code_point(c: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A JSON string literal: what a CSV cell holds. ``json.loads`` gives the text back; unprintable characters are escapes."""
+    """A JSON string literal: what a CSV cell holds. ``json.loads`` gives the text back.
+
+    Unprintable characters are escapes.
+    """
     body = json.dumps(valid(text), ensure_ascii=False)
     return "".join("".join(f"\\u{u:04x}" for u in _utf16(c)) if unprintable(c) else c for c in body)
 

@@ -1,4 +1,7 @@
-"""Figures of a comparison (``matches/``): distributions beside their baselines, chance by frequency, alignment in time."""
+"""Figures of a comparison (``matches/``).
+
+Distributions beside their baselines, chance by frequency, alignment in time.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,21 @@ from workbench.workspace import Item, Workspace
 
 Direction = Literal["ab", "ba"]
 REFERENCES = ("random", "random partner", "shuffle", "shift", "untrained")  # drawn dashed: what chance gives
-SHOWN = {"cross": "other architecture", "even": "as many candidates", "sae seed": "same model, other SAE", "model seed": "other model seed"}
+SHOWN = {
+    "cross": "other architecture",
+    "even": "as many candidates",
+    "sae seed": "same model, other SAE",
+    "model seed": "other model seed",
+}
 _SUMMARY = ["series", "n", "mean", "low", "high", "median", "share_50", "share_null"]
-HEADINGS = {"series": "series", "low": "95 % from", "high": "to", "share_50": "r ≥ 0.5", "share_null": "above chance", "n": "n"}
+HEADINGS = {
+    "series": "series",
+    "low": "95 % from",
+    "high": "to",
+    "share_50": "r ≥ 0.5",
+    "share_null": "above chance",
+    "n": "n",
+}
 
 
 class DirectionOptions(StrictConfig):
@@ -67,7 +82,9 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
             why = next((v for k, v in records.metadata["missing"].items() if k.startswith(s)), "")
             raise UsageError(f"series {s!r} is not in {item.id} ({why or nearest(s, have)})")
     table = records.table("baselines")
-    table = table[(table["direction"] == options.direction) & table["r"].notna() & (table["n_fired"] >= options.min_firings)]
+    table = table[
+        (table["direction"] == options.direction) & table["r"].notna() & (table["n_fired"] >= options.min_firings)
+    ]
     edges = np.linspace(min(-0.05, float(table["r"].min()) if len(table) else 0), 1, options.bins + 1)
     frames = []
     for s in wanted:
@@ -75,7 +92,9 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
         if not len(r):
             continue
         share = (
-            np.append(np.histogram(r, edges)[0] / len(r), 0) if options.view == "histogram" else np.array([(r >= e).mean() for e in edges])
+            np.append(np.histogram(r, edges)[0] / len(r), 0)
+            if options.view == "histogram"
+            else np.array([(r >= e).mean() for e in edges])
         )
         frames.append(pd.DataFrame({"r": edges, "share": share, "series": SHOWN.get(s, s), "n": len(r)}))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["r", "share", "series", "n"])
@@ -96,7 +115,10 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
                 dashed=REFERENCES,
             )
         ],
-        caption=f"Maximal Pearson correlation of each latent of {mine} with the latents of {other}, over all layers, beside its baselines"
+        caption=(
+            f"Maximal Pearson correlation of each latent of {mine} with the latents of {other}, over all layers, beside"
+            " its baselines"
+        )
         + (f" (latents with at least {options.min_firings} firings)." if options.min_firings else "."),
         table=summary[_SUMMARY].reset_index(drop=True),
         n={
@@ -119,13 +141,24 @@ def mppc_order(workspace: Workspace, item: Item, options: NoOptions) -> FigureDa
     summary["series"] = [SHOWN.get(s, s) for s in summary["series"]]
     order = records.table("order")
     broken = [
-        f"{o['lower']} < {o['higher']} ({' → '.join(records.names(o['direction']))})" for o in order.to_dict("records") if not o["holds"]
+        f"{o['lower']} < {o['higher']} ({' → '.join(records.names(o['direction']))})"
+        for o in order.to_dict("records")
+        if not o["holds"]
     ]
     said = f"The order {' < '.join(dict.fromkeys([*order['lower'], *order['higher']]))} " if len(order) else ""
     said += ("holds in both directions." if not broken else f"does not hold at {'; '.join(broken)}.") if said else ""
     return FigureData(
         panels=[
-            Panel("points", summary, x="series", y="mean", low="low", high="high", series="direction", y_label="mean maximal correlation r")
+            Panel(
+                "points",
+                summary,
+                x="series",
+                y="mean",
+                low="low",
+                high="high",
+                series="direction",
+                y_label="mean maximal correlation r",
+            )
         ],
         caption=f"Mean maximal correlation with 95 % bootstrap intervals over latents. {said}",
         table=summary[["direction", *_SUMMARY]],
@@ -145,7 +178,10 @@ def mppc_chance(workspace: Workspace, item: Item, options: DirectionOptions) -> 
     names = {"cross_q50": "latents, median", "q50": "chance, median", "q95": "chance, 95 %", "q99": "chance, 99 %"}
     middle = np.sqrt(nulls["fired_from"] * nulls["fired_to"].astype(float))
     frame = pd.concat(
-        [pd.DataFrame({"firings": middle, "r": nulls[c], "series": label, "n": nulls["n"]}) for c, label in names.items()],
+        [
+            pd.DataFrame({"firings": middle, "r": nulls[c], "series": label, "n": nulls["n"]})
+            for c, label in names.items()
+        ],
         ignore_index=True,
     )
     mine, other = records.names(options.direction)
@@ -163,7 +199,10 @@ def mppc_chance(workspace: Workspace, item: Item, options: DirectionOptions) -> 
                 dashed=tuple(names.values())[1:],
             )
         ],
-        caption=f"Median maximal correlation of the latents of {mine} with {other}, and chance (the larger of permuted and circularly shifted tokens), by firing count.",
+        caption=(
+            f"Median maximal correlation of the latents of {mine} with {other}, and chance (the larger of permuted and"
+            " circularly shifted tokens), by firing count."
+        ),
         table=nulls.drop(columns="direction"),
         n={"latents": int(nulls["n"].sum()), "tokens": int(records.metadata["n_tokens"])},
         columns={
@@ -200,7 +239,10 @@ def mppc_shift(workspace: Workspace, item: Item, options: NoOptions) -> FigureDa
                 y_label="mean maximal correlation r",
             )
         ],
-        caption=f"Mean maximal correlation when {a} at token t is compared with {b} at token t + s; bands are 95 % bootstrap intervals over latents.",
+        caption=(
+            f"Mean maximal correlation when {a} at token t is compared with {b} at token t + s; bands are 95 %"
+            " bootstrap intervals over latents."
+        ),
         table=frame[["direction", "shift", "n", "mean", "low", "high", "median"]],
         n={"tokens": int(records.metadata["n_tokens"])},
         columns=HEADINGS,

@@ -1,4 +1,7 @@
-"""Tokens, tables, small charts and latents as HTML: what the pages, exported files and notebooks share. No Streamlit, no torch."""
+"""Tokens, tables, small charts and latents as HTML: what the pages, exported files and notebooks share.
+
+No Streamlit, no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,6 @@ from pathlib import Path
 
 
 @cache
-def look() -> str:
-    """The style sheet of everything in this package."""
-    return (Path(__file__).parent / "look.css").read_text(encoding="utf-8")
+def look(name: str = "look.css") -> str:
+    """A style sheet of this package; ``look.css`` is that of everything in it."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

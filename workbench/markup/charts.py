@@ -1,4 +1,5 @@
-"""Small charts as HTML: they cost the browser a few milliseconds, follow the theme by themselves, and carry their table.
+"""Small charts as HTML: they cost the browser a few milliseconds, follow the theme by themselves, and carry their
+table.
 
 Each takes what :class:`workbench.results.records.LatentRecords` returns. Larger figures are :mod:`workbench.export`'s.
 """
@@ -35,12 +36,14 @@ def histogram(h: Histogram, *, log: bool = True, title: str = "Activations") -> 
 
     lower = ["0" if j == 0 else number(edges[j]) for j in range(hi)]
     bars = "".join(
-        f'<i style="height:{scale(int(counts[j])):.1f}%" data-v="{lower[j]} – {number(edges[j + 1])}: {int(counts[j]):,} tokens"></i>'
+        f'<i style="height:{scale(int(counts[j])):.1f}%" data-v="{lower[j]} – {number(edges[j + 1])}:'
+        f' {int(counts[j]):,} tokens"></i>'
         for j in range(lo, hi)
     )
     span_log = math.log(edges[hi] / edges[lo])
     x = "".join(
-        f'<span style="left:{100 * math.log(t / edges[lo]) / span_log:.2f}%">{t:g}</span>' for t in _log_ticks(edges[lo], edges[hi])
+        f'<span style="left:{100 * math.log(t / edges[lo]) / span_log:.2f}%">{t:g}</span>'
+        for t in _log_ticks(edges[lo], edges[hi])
     )
     levels = [10**e for e in range(int(math.log10(top)) + 1)] if log else [top // 2, top]
     y = "".join(f'<span style="bottom:{scale(c):.1f}%">{c:,}</span>' for c in levels if c)
@@ -68,7 +71,9 @@ def _log_ticks(lo: float, hi: float) -> list[float]:
     """1-2-5 ticks inside [lo, hi], thinned to at most seven."""
     ticks = [m * 10.0**e for e in range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1) for m in (1, 2, 5)]
     inside = [t for t in ticks if lo <= t <= hi]
-    return inside if len(inside) <= 7 else [t for t in inside if f"{t:e}"[0] == "1"] if len(inside) > 12 else inside[::2]
+    return (
+        inside if len(inside) <= 7 else [t for t in inside if f"{t:e}"[0] == "1"] if len(inside) > 12 else inside[::2]
+    )
 
 
 def logit_bars(effects: LogitEffects, n: int = 10) -> str:
@@ -89,7 +94,11 @@ def logit_bars(effects: LogitEffects, n: int = 10) -> str:
         columns.append(div("side", div("s", name), rows or "none"))
     table = as_table(
         ["side", "rank", "token", "id", "logit"],
-        [[name, str(r + 1), chip(token), str(id), f"{v:+.4g}"] for _, name, side in sides for r, (id, token, v) in enumerate(side)],
+        [
+            [name, str(r + 1), chip(token), str(id), f"{v:+.4g}"]
+            for _, name, side in sides
+            for r, (id, token, v) in enumerate(side)
+        ],
         numeric=frozenset({1, 3, 4}),
         label=f"show all {len(effects.promoted) + len(effects.suppressed)} as table",
     )

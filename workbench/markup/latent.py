@@ -1,4 +1,7 @@
-"""What is shown of a latent, as HTML: pure functions of its records, the same for the pages, the notebook and exported files."""
+"""What is shown of a latent, as HTML.
+
+Pure functions of its records, the same for the pages, the notebook and exported files.
+"""
 
 from __future__ import annotations
 
@@ -65,10 +68,15 @@ def label_line(row: dict[str, Any]) -> str:
     source = row.get("label_source")
     scored = f"score {score:.2f}" if isinstance(score, float) else "unscored"
     scored += f" · {escape(clip(source, 40))}" if isinstance(source, str) else ""
-    return f'<span class="wb-label">{escape(clip(" ".join(label.split()), 160))} <span class="wb-badge">{scored}</span></span>'
+    return (
+        f'<span class="wb-label">{escape(clip(" ".join(label.split()), 160))} <span'
+        f' class="wb-badge">{scored}</span></span>'
+    )
 
 
-def contexts_html(records: LatentRecords, latent: int, view: str, *, n: int, window: int | None, breaks: bool, vmax: float) -> str:
+def contexts_html(
+    records: LatentRecords, latent: int, view: str, *, n: int, window: int | None, breaks: bool, vmax: float
+) -> str:
     """Contexts of the groups of a view, each group with its sampling scheme and n shown / n available."""
     parts = [legend(vmax), '<div class="wb-ctxs">']
     for group in VIEWS[view]:

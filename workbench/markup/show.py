@@ -15,18 +15,10 @@ if TYPE_CHECKING:
 
     from workbench.results.records import LatentRecords
 
-_LAYOUT = """
-.wb-page { color: var(--ink); background: var(--page); font: 15px/1.5 "Source Sans 3", system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-.wb-page section { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); }
-.wb-page .two { display: grid; gap: 16px 28px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
-.wb-page .note { border-left: 3px solid var(--warm); padding: 4px 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
-.wb-page details > summary { cursor: pointer; color: var(--link); font-size: 13px; width: max-content; }
-"""
-
 
 def style() -> str:
     """The style sheet of :func:`section`."""
-    return look() + _LAYOUT
+    return look() + look("show.css")
 
 
 def latent_html(records: LatentRecords, latent: int, *, contexts: int = 5) -> str:
@@ -35,12 +27,23 @@ def latent_html(records: LatentRecords, latent: int, *, contexts: int = 5) -> st
 
 
 def section(
-    records: LatentRecords, latent: int, *, contexts: int, anchor: str = "", note: str = "", link: Callable[[int], str] = lambda i: f"#{i}"
+    records: LatentRecords,
+    latent: int,
+    *,
+    contexts: int,
+    anchor: str = "",
+    note: str = "",
+    link: Callable[[int], str] = lambda i: f"#{i}",
 ) -> str:
-    """Statistics, histogram and logit effects, contexts, neighbours. ``link`` turns a neighbour's number into markup."""
+    """Statistics, histogram and logit effects, contexts, neighbours.
+
+    ``link`` turns a neighbour's number into markup.
+    """
     row = records.row(latent)
     effects, near = records.logits(latent), neighbours_html(records, latent, link)
-    shown = contexts_html(records, latent, "All", n=contexts, window=None, breaks=False, vmax=float(row.get("max") or 0.0))
+    shown = contexts_html(
+        records, latent, "All", n=contexts, window=None, breaks=False, vmax=float(row.get("max") or 0.0)
+    )
     return (
         f"<section{f' id={anchor}' if anchor else ''}>"
         + div("wb-title", f"<h1>Latent {latent:,}</h1>", label_line(row), span("wb-badge", escape(records.id)))

@@ -9,20 +9,35 @@ from workbench.markup.tags import div
 
 def stats(items: list[tuple[str, str, str]]) -> str:
     """A strip of statistics as HTML: (label, value, what it is over). Values are escaped here."""
-    cells = (div("st", div("k", html.escape(k)), div("v", html.escape(v)), div("n", html.escape(n))) for k, v, n in items)
+    cells = (
+        div("st", div("k", html.escape(k)), div("v", html.escape(v)), div("n", html.escape(n))) for k, v, n in items
+    )
     return div("wb-stats", *cells)
 
 
-def table(headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), caption: str = "") -> str:
+def table(
+    headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), caption: str = ""
+) -> str:
     """An HTML table; cells are HTML made by the caller (tokens through :mod:`workbench.markup.tokens`)."""
-    head = "".join(f'<th scope="col"{" class=num" if j in numeric else ""}>{html.escape(h)}</th>' for j, h in enumerate(headers))
+    head = "".join(
+        f'<th scope="col"{" class=num" if j in numeric else ""}>{html.escape(h)}</th>' for j, h in enumerate(headers)
+    )
     body = "".join(
-        "<tr>" + "".join(f"<td{' class=num' if j in numeric else ''}>{c}</td>" for j, c in enumerate(row)) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td{' class=num' if j in numeric else ''}>{c}</td>" for j, c in enumerate(row)) + "</tr>"
+        for row in rows
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f'<div class="wb-tablewrap"><table class="wb-table">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        '<div class="wb-tablewrap"><table'
+        f' class="wb-table">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
-def as_table(headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), label: str = "show as table") -> str:
+def as_table(
+    headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), label: str = "show as table"
+) -> str:
     """The table beside a chart, folded; it opens without asking the server."""
-    return f'<details class="wb-astable"><summary>{html.escape(label)}</summary>{table(headers, rows, numeric=numeric)}</details>'
+    return (
+        "<details"
+        f' class="wb-astable"><summary>{html.escape(label)}</summary>{table(headers, rows, numeric=numeric)}</details>'
+    )

@@ -20,7 +20,10 @@ LEVELS = 9
 
 @lru_cache(maxsize=200_000)
 def visible(token: str) -> str:
-    """``token`` with every invisible or direction-changing character replaced by a sign or ``⟨U+XXXX⟩``. Not escaped."""
+    """``token`` with every invisible or direction-changing character replaced by a sign or ``⟨U+XXXX⟩``.
+
+    Not escaped.
+    """
     text = text_visible(token)
     return "◌" + text if text and unicodedata.category(text[0]) in ("Mn", "Me") else text
 
@@ -51,7 +54,10 @@ def chip(token: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """Text for places Streamlit reads as markdown (labels, captions): nothing in it is markup, link, icon or formula."""
+    """Text for places Streamlit reads as markdown (labels, captions).
+
+    Nothing in it is markup, link, icon or formula.
+    """
     out = []
     for c in visible(str(text)):
         out.append(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$^&" else ":\u2060" if c == ":" else c)
@@ -94,7 +100,8 @@ def strip(
     under: Sequence[float] | None = None,
     under_max: float = 0.0,
 ) -> str:
-    """A context as one HTML row: active tokens in a colour step with their value on hover, runs of inactive ones merged.
+    """A context as one HTML row: active tokens in a colour step with their value on hover, runs of inactive ones
+    merged.
 
     Args:
         tokens: display strings, length T.
@@ -108,7 +115,11 @@ def strip(
         under: second activations, drawn as underline thickness (never as a second hue).
         under_max: activation of the thickest underline.
     """
-    lo, hi = (0, len(tokens)) if window is None or peak is None else (max(0, peak - window), min(len(tokens), peak + window + 1))
+    lo, hi = (
+        (0, len(tokens))
+        if window is None or peak is None
+        else (max(0, peak - window), min(len(tokens), peak + window + 1))
+    )
     row: list[str] = ['<span class="cut">…</span>'] if lo else []
     for j in range(lo, hi):
         value, second = float(acts[j]), float(under[j]) if under is not None else 0.0
@@ -122,7 +133,10 @@ def strip(
             if j == peak:
                 classes.append("pk")
             hover = f"{number(value)}" if under is None else f"A {number(value)} · B {number(second)}"
-            row.append(f'<{marker} class="{" ".join(classes)}" data-v="{hover} · pos {start + j}" data-x="{value:.6g}">{text}</{marker}>')
+            row.append(
+                f'<{marker} class="{" ".join(classes)}" data-v="{hover} · pos {start + j}"'
+                f' data-x="{value:.6g}">{text}</{marker}>'
+            )
         else:
             row.append(text)
     if hi < len(tokens):

@@ -8,7 +8,16 @@
 Pre-training is in :mod:`workbench.models.pretrain`, its acceptance criteria in :mod:`workbench.models.criteria`.
 """
 
-from workbench.models.load import bundled, describe, load_hf, load_model, load_tokenizer, model_id, resolve_revision, revisions
+from workbench.models.load import (
+    bundled,
+    describe,
+    load_hf,
+    load_model,
+    load_tokenizer,
+    model_id,
+    resolve_revision,
+    revisions,
+)
 from workbench.models.sites import hooks_of, parse_site, site_hooks, site_of, sites
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""A finished run as a model folder: snapshots, configuration, tokenizer, and a card with every number and how to make it again.
+"""A finished run as a model folder: snapshots, configuration, tokenizer, and a card with every number and how to make
+it again.
 
 ``python -m workbench.models.card FOLDER`` measures the criteria of a folder again and rewrites its card.
 """
@@ -24,9 +25,15 @@ TOLERANCE = 0.1  # nats, per mean of ten steps: other processors round different
 
 
 def assemble(
-    recipe: PretrainRecipe, work: Path, target: Path, tokenizer: Any, criteria: Criteria | None, show: Callable[[str], None]
+    recipe: PretrainRecipe,
+    work: Path,
+    target: Path,
+    tokenizer: Any,
+    criteria: Criteria | None,
+    show: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Fill ``target`` from a finished work folder; returns the card. ``criteria=None`` leaves the criteria out of the card.
+    """Fill ``target`` from a finished work folder; returns the card. ``criteria=None`` leaves the criteria out of the
+    card.
 
     What a person wrote into the work folder's ``notes.txt`` (a run lengthened by hand, say) is kept in the card.
     """
@@ -113,31 +120,54 @@ def measure(folder: Path, criteria: Criteria, card: dict[str, Any], show: Callab
 def readme(card: dict[str, Any]) -> str:
     """The card for people: Markdown."""
     r = card["recipe"]
-    kind = "Pythia-shaped Transformer (GPT-NeoX, rotary positions, parallel residual)" if r["architecture"] == "gpt_neox" else "Mamba"
-    origin = f"continues {r['start']!r} on the documentation of the standard library alone" if r["start"] else "is trained from scratch"
+    kind = (
+        "Pythia-shaped Transformer (GPT-NeoX, rotary positions, parallel residual)"
+        if r["architecture"] == "gpt_neox"
+        else "Mamba"
+    )
+    origin = (
+        f"continues {r['start']!r} on the documentation of the standard library alone"
+        if r["start"]
+        else "is trained from scratch"
+    )
     lines = [
         f"# {card['name']}",
         "",
-        f"A {kind} with {r['n_layers']} layers, width {r['d_model']} and {card['parameters']:,} parameters. It {origin}, on "
-        f"{card['tokens']:,} tokens ({r['steps']:,} steps of {r['batch']} windows of {r['ctx']} tokens). Its text is the standard library of Python "
-        f"{card['interpreter']} ({card['corpus_tokens']:,} tokens, digest `{card['corpus_digest'][:16]}`), mixed with repeated chunks, copied snippets and "
-        "templated agreement sentences.",
+        (
+            f"A {kind} with {r['n_layers']} layers, width {r['d_model']} and {card['parameters']:,} parameters. It"
+            f" {origin}, on {card['tokens']:,} tokens ({r['steps']:,} steps of {r['batch']} windows of {r['ctx']}"
+            f" tokens). Its text is the standard library of Python {card['interpreter']} ({card['corpus_tokens']:,}"
+            f" tokens, digest `{card['corpus_digest'][:16]}`), mixed with repeated chunks, copied snippets and"
+            " templated agreement sentences."
+        ),
         "",
         f"Make it again: `{card['command']}`. Weights are float16; `load_model({card['name']!r})` gives float32.",
         "",
-        f"Revisions: {', '.join(f'`{s}`' for s in card.get('criteria', {}) or [card['final']])}. Training loss over the first tenth: "
-        + ", ".join(f"{x:.2f}" for x in card["loss_curve"]["loss"][: max(len(card["loss_curve"]["loss"]) // 10, 1)][::10])
+        f"Revisions: {', '.join(f'`{s}`' for s in card.get('criteria', {}) or [card['final']])}. Training loss over the"
+        " first tenth: "
+        + ", ".join(
+            f"{x:.2f}" for x in card["loss_curve"]["loss"][: max(len(card["loss_curve"]["loss"]) // 10, 1)][::10]
+        )
         + " nats (means of ten steps, every hundredth step); "
         f"a run from scratch stays within {card['loss_curve']['tolerance']:g} nats of it on the same Python.",
         "",
         "![Training loss, and criteria per snapshot](card.svg)",
     ]
     for step, rate in r.get("cycles", ()):
-        lines += ["", f"At step {step:,}, after its decay, the learning rate starts again at {rate:g} and falls to zero once more."]
+        lines += [
+            "",
+            (
+                f"At step {step:,}, after its decay, the learning rate starts again at {rate:g} and falls to zero once"
+                " more."
+            ),
+        ]
     for step, *weights in r["kind_weights"]:
         lines += [
             "",
-            f"From step {step:,} on, windows of text, repeats and agreement count {' : '.join(f'{w:g}' for w in weights)} in the loss.",
+            (
+                f"From step {step:,} on, windows of text, repeats and agreement count"
+                f" {' : '.join(f'{w:g}' for w in weights)} in the loss."
+            ),
         ]
     if "criteria" in card:
         about = card["criteria_about"]
@@ -145,9 +175,12 @@ def readme(card: dict[str, Any]) -> str:
             "",
             "## Criteria",
             "",
-            f"Losses in nats. `loss` on {about['text_tokens']:,} held-out text tokens (interpolated trigram: {about['trigram_loss']:.3f}); `copy` and `permuted` on the second "
-            f"copy of {about['copies']} chunks of {' and '.join(map(str, about['chunks']))} tokens, lengths never trained on; accuracies of {about['single_match']} "
-            f"single-match prompts and {about['agreement']} held-out agreement sentences.",
+            (
+                f"Losses in nats. `loss` on {about['text_tokens']:,} held-out text tokens (interpolated trigram:"
+                f" {about['trigram_loss']:.3f}); `copy` and `permuted` on the second copy of {about['copies']} chunks"
+                f" of {' and '.join(map(str, about['chunks']))} tokens, lengths never trained on; accuracies of"
+                f" {about['single_match']} single-match prompts and {about['agreement']} held-out agreement sentences."
+            ),
             "",
             table(card["criteria"]),
             "",
@@ -166,7 +199,9 @@ def main(folder: str) -> None:
     from workbench.models.load import load_tokenizer
 
     path = Path(folder)
-    card = measure(path, Criteria(load_tokenizer(path)), read_json(path / "card.json"), lambda line: print(line, flush=True))
+    card = measure(
+        path, Criteria(load_tokenizer(path)), read_json(path / "card.json"), lambda line: print(line, flush=True)
+    )
     _write_pages(path, card)
 
 

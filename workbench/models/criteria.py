@@ -1,7 +1,8 @@
-"""What makes a miniature model worth interpreting, measured: better than n-grams, copying in context, single-match induction, agreement.
+"""What makes a miniature model worth interpreting, measured: better than n-grams, copying in context, single-match
+induction, agreement.
 
-``python -m workbench.models.criteria MODEL [REVISION …]`` prints the table for every snapshot. All prompts are drawn from
-fixed seeds and, where they need text, from the held-out split.
+``python -m workbench.models.criteria MODEL [REVISION …]`` prints the table for every snapshot. All prompts are drawn
+from fixed seeds and, where they need text, from the held-out split.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ class Criteria:
     """The fixed prompts and the trigram baseline, shared by all snapshots of all models of one tokenizer."""
 
     def __init__(
-        self, tokenizer: Any, *, ctx: int = 256, n_text: int = 64, n_copy: int = 64, n_single: int = 512, n_pairs: int = 400, seed: int = 0
+        self,
+        tokenizer: Any,
+        *,
+        ctx: int = 256,
+        n_text: int = 64,
+        n_copy: int = 64,
+        n_single: int = 512,
+        n_pairs: int = 400,
+        seed: int = 0,
     ):
         self.tokenizer = tokenizer
         bos = bos_id(tokenizer)
@@ -41,7 +50,10 @@ class Criteria:
         self.pairs = [sentence(rng, "heldout")[:3] for _ in range(n_pairs)]
 
     def _single(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """BOS and 64 tokens by frequency whose last one occurred exactly once before, in the first half: [n, 65], successors [n]."""
+        """BOS and 64 tokens by frequency whose last one occurred exactly once before, in the first half.
+
+        [n, 65], successors [n].
+        """
         prompts: list[np.ndarray] = []
         targets: list[int] = []
         cumulative = np.cumsum(self.probabilities)
@@ -58,12 +70,14 @@ class Criteria:
     def measure(self, model: Any) -> dict[str, float]:
         """All criteria of one model (a bridge or a Hugging Face model), losses in nats:
 
-        ``loss`` on held-out text and ``below_trigram`` (how far it is below the trigram's); ``copy`` and ``permuted`` (loss on the second copy) and
-        ``copy_gap``; ``single_match`` and ``agreement`` accuracies.
+        ``loss`` on held-out text and ``below_trigram`` (how far it is below the trigram's); ``copy`` and ``permuted``
+        (loss on the second copy) and ``copy_gap``; ``single_match`` and ``agreement`` accuracies.
         """
         loss = float(_losses(model, self.text).mean())
         ordered, permuted = copy_losses(model, self.copies)
-        top = np.concatenate([_logits(model, part)[:, -1].argmax(-1).numpy() for part in np.array_split(self.single, 8)])
+        top = np.concatenate(
+            [_logits(model, part)[:, -1].argmax(-1).numpy() for part in np.array_split(self.single, 8)]
+        )
         return {
             "loss": loss,
             "below_trigram": self.trigram_loss - loss,
@@ -84,18 +98,34 @@ class Criteria:
         width = max(len(ids) for _, ids in rows)
         padded = np.asarray([ids + [bos] * (width - len(ids)) for _, ids in rows])
         losses = torch.cat([_losses(model, part) for part in np.array_split(padded, 4)]).numpy()
-        scores = np.asarray([losses[i, before : len(ids) - 1].sum() for i, (before, ids) in enumerate(rows)]).reshape(-1, 2)
+        scores = np.asarray([losses[i, before : len(ids) - 1].sum() for i, (before, ids) in enumerate(rows)]).reshape(
+            -1, 2
+        )
         return float((scores[:, 0] < scores[:, 1]).mean())
 
     @property
     def about(self) -> dict[str, Any]:
         """Numbers of prompts behind each figure, and the trigram's loss."""
-        counts = {"text_tokens": int(self.text[:, 1:].size), "copies": sum(len(o) for o, _ in self.copies), "chunks": list(UNSEEN_CHUNKS)}
-        return {**counts, "single_match": len(self.single), "agreement": len(self.pairs), "trigram_loss": self.trigram_loss}
+        counts = {
+            "text_tokens": int(self.text[:, 1:].size),
+            "copies": sum(len(o) for o, _ in self.copies),
+            "chunks": list(UNSEEN_CHUNKS),
+        }
+        return {
+            **counts,
+            "single_match": len(self.single),
+            "agreement": len(self.pairs),
+            "trigram_loss": self.trigram_loss,
+        }
 
 
-def copy_prompts(probabilities: np.ndarray, bos: int, n: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of each unseen length, twice, and the same with the second copy permuted: two arrays [n, 1 + 2·length] per length."""
+def copy_prompts(
+    probabilities: np.ndarray, bos: int, n: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of each unseen length, twice, and the same with the second copy permuted.
+
+    Two arrays [n, 1 + 2·length] per length.
+    """
     out = []
     for size in UNSEEN_CHUNKS:
         ordered = np.stack([tiled_window(probabilities, 2 * size, rng, size) for _ in range(n)])
@@ -133,7 +163,11 @@ def _with_bos(windows: np.ndarray, bos: int) -> np.ndarray:
 
 def _logits(model: Any, tokens: np.ndarray) -> Tensor:
     ids = torch.from_numpy(tokens)
-    out = model(ids) if not hasattr(model, "config") or hasattr(model, "hook_dict") else model(input_ids=ids, use_cache=False)
+    out = (
+        model(ids)
+        if not hasattr(model, "config") or hasattr(model, "hook_dict")
+        else model(input_ids=ids, use_cache=False)
+    )
     return out if isinstance(out, Tensor) else out.logits
 
 
@@ -142,7 +176,9 @@ def _losses(model: Any, tokens: np.ndarray, chunk: int = 32) -> Tensor:
     parts = []
     for part in np.split(tokens, range(chunk, len(tokens), chunk)):
         logits = _logits(model, part)[:, :-1]
-        parts.append(nn.functional.cross_entropy(logits.transpose(1, 2), torch.from_numpy(part[:, 1:]), reduction="none"))
+        parts.append(
+            nn.functional.cross_entropy(logits.transpose(1, 2), torch.from_numpy(part[:, 1:]), reduction="none")
+        )
     return torch.cat(parts)
 
 
@@ -157,7 +193,8 @@ def main(arguments: list[str]) -> None:
         name, chosen = arguments[0], arguments[1:]
         criteria = Criteria(load_tokenizer(name))
         rows = {
-            r: criteria.measure(load_hf(name, r)) for r in progress(chosen or revisions(name) or ["final"], label=name, unit="snapshot")
+            r: criteria.measure(load_hf(name, r))
+            for r in progress(chosen or revisions(name) or ["final"], label=name, unit="snapshot")
         }
     print(table(rows))
     print(f"trigram: {criteria.trigram_loss:.3f} nats")

@@ -1,7 +1,8 @@
 """What a model is, without its weights: its configuration, and the whole of it on the meta device.
 
-Bundled models and folders bring their ``config.json``, fetched hub models theirs. For the models of the published settings
-the shape is bundled in ``data/hub_models.json`` (each with the page it is taken from), so a plan needs no network.
+Bundled models and folders bring their ``config.json``, fetched hub models theirs. For the models of the published
+settings the shape is bundled in ``data/hub_models.json`` (each with the page it is taken from), so a plan needs no
+network.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ def fetched(name: str, revision: str | None = None) -> bool:
 
     return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str) and any(
         isinstance(try_to_load_from_cache(name, file, revision=revision), str)
-        for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+        for file in (
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        )
     )
 
 
@@ -50,7 +56,8 @@ def model_config(name: str, revision: str | None = None) -> Any:
     """The Hugging Face configuration of a model, never over the network.
 
     Raises:
-        MissingError: a hub model that is neither in the local cache nor in the bundled table, or no such folder or snapshot.
+        MissingError: a hub model that is neither in the local cache nor in the bundled table, or no such folder or
+        snapshot.
     """
     from transformers import AutoConfig
 
@@ -71,8 +78,9 @@ def model_config(name: str, revision: str | None = None) -> Any:
     except (OSError, ValueError) as e:
         if entry is None:
             raise MissingError(
-                f"the configuration of {name!r} is neither in the local Hugging Face cache nor bundled "
-                f"({nearest(str(name), list(known_hub_models()))}). Fetch it once: {fetch_command(str(name), revision)} config.json"
+                f"the configuration of {name!r} is neither in the local Hugging Face cache nor bundled"
+                f" ({nearest(str(name), list(known_hub_models()))}). Fetch it once:"
+                f" {fetch_command(str(name), revision)} config.json"
             ) from e
     values = dict(entry["config"])
     config = AutoConfig.for_model(values.pop("model_type"), **values)
@@ -81,7 +89,10 @@ def model_config(name: str, revision: str | None = None) -> Any:
 
 
 def meta_model(name: str, revision: str | None = None) -> Any:
-    """A model as :func:`workbench.load_model` gives it, every tensor on the meta device: names and shapes, no numbers."""
+    """A model as :func:`workbench.load_model` gives it, every tensor on the meta device.
+
+    Names and shapes, no numbers.
+    """
     import torch
 
     from workbench.models.mamba import repair_mamba
@@ -105,7 +116,10 @@ def _hf_on_meta(name: str, revision: str | None) -> Any:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Counts of one model. ``resident``: parameters in memory, which the bridge's own copies of joint QKV weights add to."""
+    """Counts of one model. ``resident``.
+
+    Parameters in memory, which the bridge's own copies of joint QKV weights add to.
+    """
 
     name: str
     parameters: int
@@ -117,7 +131,8 @@ class ModelFacts:
     attention: bool
 
     def forward_flops(self, ctx: int, layers: int | None = None) -> float:
-        """FLOP per token of a forward pass: two per weight, and in attention 4 T D (full square, as eager attention computes it).
+        """FLOP per token of a forward pass: two per weight, and in attention 4 T D (full square, as eager attention
+        computes it).
 
         ``layers`` stops after so many blocks, before the unembedding (a harvest goes no further than its last hook).
         """
@@ -144,7 +159,14 @@ def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     with torch.device("meta"):
         whole = bridge(repair_mamba(hf_model), None, str(name))
     return ModelFacts(
-        name, parameters, parameter_count(whole), layer, len(layers), int(whole.cfg.d_model), int(hf_model.config.vocab_size), not mamba
+        name,
+        parameters,
+        parameter_count(whole),
+        layer,
+        len(layers),
+        int(whole.cfg.d_model),
+        int(hf_model.config.vocab_size),
+        not mamba,
     )
 
 

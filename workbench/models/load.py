@@ -1,4 +1,5 @@
-"""Loading models by name: bundled ones, folders, and the Hugging Face hub, all as TransformerLens' ``TransformerBridge``.
+"""Loading models by name: bundled ones, folders, and the Hugging Face hub, all as TransformerLens'
+``TransformerBridge``.
 
 Weights are float32, in eval mode and unprocessed (no folding, no centring), so logits equal Hugging Face's. Nothing is
 downloaded unless ``HF_HUB_OFFLINE=0`` is set.
@@ -29,7 +30,9 @@ def bundled() -> list[str]:
 def model_id(name: str) -> str:
     """The id a model has inside ids of results: ``EleutherAI/pythia-160m`` -> ``pythia-160m``, a folder -> its name."""
     return check_id(
-        Path(str(name)).expanduser().resolve().name if Path(str(name)).expanduser().is_dir() else str(name).rstrip("/").split("/")[-1]
+        Path(str(name)).expanduser().resolve().name
+        if Path(str(name)).expanduser().is_dir()
+        else str(name).rstrip("/").split("/")[-1]
     )
 
 
@@ -48,14 +51,19 @@ def find_folder(name: str | Path) -> Path | None:
         return path
     written_as_path = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
     if written_as_path or path.exists():
-        near = [p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != "."] if path.parent.is_dir() else []
+        near = (
+            [p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != "."] if path.parent.is_dir() else []
+        )
         hint = f" ({nearest(path.name, near)})" if near else ""
         raise MissingError(f"model folder {str(name)!r} does not exist{hint}.")
     return None
 
 
 def revisions(name: str | Path) -> list[str]:
-    """Snapshots of a bundled model or folder, in training order (``step0`` …); empty where there is only one set of weights."""
+    """Snapshots of a bundled model or folder, in training order (``step0`` …).
+
+    Empty where there is only one set of weights.
+    """
     folder = find_folder(name)
     if folder is None:
         raise UsageError(f"{name!r} is a hub model; its revisions are listed on huggingface.co, not here.")
@@ -68,7 +76,8 @@ def _snapshots(folder: Path) -> list[str]:
 
 
 def resolve_revision(name: str | Path, revision: str | None = None) -> str | None:
-    """The revision that is loaded: ``None`` and ``"final"`` mean the last snapshot; None where the folder has but one set of weights.
+    """The revision that is loaded: ``None`` and ``"final"`` mean the last snapshot; None where the folder has but one
+    set of weights.
 
     Raises:
         MissingError: no such snapshot; the message names the nearest one.
@@ -118,8 +127,12 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
 
     architecture = (hf_model.config.architectures or [type(hf_model).__name__])[0]
     if architecture not in SUPPORTED_ARCHITECTURES:
-        raise UsageError(f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})")
-    model = build_bridge_from_module(hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name)
+        raise UsageError(
+            f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})"
+        )
+    model = build_bridge_from_module(
+        hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
+    )
     if tokenizer is not None and tokenizer.init_kwargs.get("add_bos_token"):
         model.cfg.default_prepend_bos = True  # TransformerLens' GPT-NeoX adapter assumes models that never saw BOS
     model.eval()
@@ -138,7 +151,11 @@ def load_hf(name: str | Path, revision: str | None = None) -> Any:
     elif folder is None or not _snapshots(folder):
         source = name if folder is None else folder
         hf_model = _hub(
-            source, revision if folder is None else None, "AutoModelForCausalLM", dtype=torch.float32, attn_implementation="eager"
+            source,
+            revision if folder is None else None,
+            "AutoModelForCausalLM",
+            dtype=torch.float32,
+            attn_implementation="eager",
         )
     else:
         hf_model = _from_snapshot(folder, resolve_revision(name, revision) or "")
@@ -158,7 +175,9 @@ def _from_snapshot(folder: Path, revision: str) -> Any:
     try:
         weights = {k: v.float() for k, v in load_file(path).items()}
     except (SafetensorError, OSError) as e:
-        raise CorruptError(f"{path} cannot be read: {e}. Make it again with `workbench pretrain`, or reinstall the package.") from e
+        raise CorruptError(
+            f"{path} cannot be read: {e}. Make it again with `workbench pretrain`, or reinstall the package."
+        ) from e
     config.dtype = torch.float32
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     try:
@@ -169,7 +188,8 @@ def _from_snapshot(folder: Path, revision: str) -> Any:
     tied = {"lm_head.weight", "embed_out.weight"} if config.tie_word_embeddings else set()
     if set(missing) - tied or unexpected:
         raise CorruptError(
-            f"{path} does not fit {folder / 'config.json'}: missing {sorted(set(missing) - tied)[:3]}, unknown {list(unexpected)[:3]}."
+            f"{path} does not fit {folder / 'config.json'}: missing {sorted(set(missing) - tied)[:3]}, unknown"
+            f" {list(unexpected)[:3]}."
         )
     return model
 
@@ -194,7 +214,10 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
 
 
 def _hub_tokenizer(name: str | Path, revision: str | None) -> Any:
-    """A hub model's tokenizer that remembers the cached snapshot it comes from: TransformerLens reads it again, without the revision."""
+    """A hub model's tokenizer that remembers the cached snapshot it comes from.
+
+    TransformerLens reads it again, without the revision.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     tokenizer = _hub(name, revision, "AutoTokenizer")
@@ -217,7 +240,9 @@ def _hub(name: str | Path, revision: str | None, auto: str, **options: Any) -> A
     offline = os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "")
     where = {} if revision is None else {"revision": revision}
     try:
-        return getattr(transformers, auto).from_pretrained(str(name), local_files_only=offline, trust_remote_code=False, **where, **options)
+        return getattr(transformers, auto).from_pretrained(
+            str(name), local_files_only=offline, trust_remote_code=False, **where, **options
+        )
     except Exception as e:
         if Path(name).is_dir():
             raise CorruptError(f"{name} cannot be loaded: {str(e).splitlines()[0]}") from e

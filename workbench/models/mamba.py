@@ -1,8 +1,9 @@
 """Mamba mixers whose forward pass calls its own sub-modules, with the same weights and results as Hugging Face's.
 
-transformers reads the weights of `conv1d` and `dt_proj` instead of calling the modules, so hooks on them never fire, and its
-CPU scan keeps every state of a sequence for the backward pass. `repair_mamba` swaps the mixers of a loaded model in place
-and makes TransformerLens wrap them with every intermediate quantity hooked (`mamba_bridge.py` lists the hook names).
+transformers reads the weights of `conv1d` and `dt_proj` instead of calling the modules, so hooks on them never fire,
+and its CPU scan keeps every state of a sequence for the backward pass. `repair_mamba` swaps the mixers of a loaded
+model in place and makes TransformerLens wrap them with every intermediate quantity hooked (`mamba_bridge.py` lists the
+hook names).
 
 Per layer, with u the first half of in_proj and z the second (Gu & Dao 2023, arXiv 2312.00752):
 x = SiLU(conv(u)), (Δ, B, C) = projections of x, h_t = Ā_t h_{t-1} + B̄_t x_t with Ā = exp(ΔA) and B̄ = ΔB,
@@ -82,7 +83,12 @@ class _SelectiveMixer(_Mixer):
     ssm_state_size: int
 
     def forward(
-        self, hidden_states: Tensor, cache_params: Any = None, attention_mask: Tensor | None = None, hooks: Hooks = _SILENT, **_: Any
+        self,
+        hidden_states: Tensor,
+        cache_params: Any = None,
+        attention_mask: Tensor | None = None,
+        hooks: Hooks = _SILENT,
+        **_: Any,
     ) -> Tensor:
         """hidden_states [B,L,d_model] -> [B,L,d_model]; `attention_mask` [B,L] is zero at padding."""
         mask = None if attention_mask is None else attention_mask[:, :, None].to(hidden_states.dtype)
@@ -126,7 +132,9 @@ class FalconMambaMixer(_SelectiveMixer, modeling_falcon_mamba.FalconMambaMixer):
 class Mamba2Mixer(_Mixer, modeling_mamba2.Mamba2Mixer):
     """Hugging Face's Mamba2Mixer, with the convolution called as a module; the chunked scan is Hugging Face's own."""
 
-    def forward(self, hidden_states: Tensor, cache_params: Any = None, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, cache_params: Any = None, attention_mask: Tensor | None = None, **_: Any
+    ) -> Tensor:
         """hidden_states [B,L,d_model] -> [B,L,d_model]; `attention_mask` [B,L] is zero at padding."""
         n_seq, length, _width = hidden_states.shape
         hidden_states = modeling_mamba2.apply_mask_to_padding_states(hidden_states, attention_mask)
@@ -163,8 +171,8 @@ _REPAIRED: dict[type, type] = {
 def repair_mamba(hf_model: nn.Module, *, hooks: bool = True) -> nn.Module:
     """Swap every Mamba, FalconMamba or Mamba-2 mixer of `hf_model` in place (same parameters); returns the model.
 
-    With `hooks`, a TransformerBridge built around such a model afterwards offers the hooks of `mamba_bridge.py`; without,
-    TransformerLens is not imported. A model without such mixers, or already repaired, is returned as it is.
+    With `hooks`, a TransformerBridge built around such a model afterwards offers the hooks of `mamba_bridge.py`;
+    without, TransformerLens is not imported. A model without such mixers, or already repaired, is returned as it is.
     `save_pretrained` writes what it always wrote.
     """
     found = False

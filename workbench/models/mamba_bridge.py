@@ -9,7 +9,8 @@ Hook names below `blocks.{l}.mixer.` (B sequences, L positions, D channels, N st
     hook_decay, hook_write     [B,L,D,N]      Ā = exp(ΔA) and B̄x = ΔBx: an edit at a position reaches all later states
     hook_h                     [B,L,D,N]      states: an edited entry is set, later states evolve from it
     hook_y, hook_gate          [B,L,D]        C·h before the skip connection; z before SiLU
-    hook_ssm_write, hook_ssm_state  [B,D,L,N] TransformerLens' own names; an edit of the latter changes only the read-out
+    hook_ssm_write, hook_ssm_state  [B,D,L,N] TransformerLens' own names; an edit of the latter changes only the
+    read-out
 
 plus TransformerLens' sub-module hooks (in_proj, x_proj, dt_proj, out_proj, each .hook_in and .hook_out).
 Hooks on [.., D, N] tensors switch their layer to the slower open scan, so give `run_with_cache` a `names_filter`.

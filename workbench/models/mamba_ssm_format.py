@@ -1,8 +1,8 @@
 """Read and write the checkpoint folder of the `mamba_ssm` package: `config.json` and `pytorch_model.bin`.
 
 Same tensors as Hugging Face's Mamba but for the name of the embedding; the configuration uses `d_model`, `n_layer`,
-`vocab_size` (before padding to `pad_vocab_size_multiple`) and `ssm_cfg` (`d_state`, `d_conv`, `expand`, `dt_rank`, …), as in
-state-spaces/mamba, `mamba_ssm/models/config_mamba.py` and `modules/mamba_simple.py`.
+`vocab_size` (before padding to `pad_vocab_size_multiple`) and `ssm_cfg` (`d_state`, `d_conv`, `expand`, `dt_rank`, …),
+as in state-spaces/mamba, `mamba_ssm/models/config_mamba.py` and `modules/mamba_simple.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def is_mamba_ssm_folder(folder: str | Path) -> bool:
 def export_mamba_ssm(model: MambaForCausalLM, folder: str | Path) -> Path:
     """Write a Hugging Face (or repaired) Mamba so that `MambaLMHeadModel.from_pretrained(folder)` reads it."""
     if model.config.model_type != "mamba":
-        raise UsageError(f"only Mamba has a mamba_ssm layout here, not {model.config.model_type!r}. Use save_pretrained instead.")
+        raise UsageError(
+            f"only Mamba has a mamba_ssm layout here, not {model.config.model_type!r}. Use save_pretrained instead."
+        )
     c = model.config
     ssm_cfg = {"d_state": c.state_size, "d_conv": c.conv_kernel, "expand": c.expand, "dt_rank": int(c.time_step_rank)}
     config = {
@@ -49,7 +51,9 @@ def export_mamba_ssm(model: MambaForCausalLM, folder: str | Path) -> Path:
         "pad_vocab_size_multiple": 1,
         "tie_embeddings": bool(c.tie_word_embeddings),
     }
-    tensors = {_SSM if name == _HF else name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    tensors = {
+        _SSM if name == _HF else name: value.detach().cpu().clone() for name, value in model.state_dict().items()
+    }
     path, buffer = Path(folder), io.BytesIO()
     torch.save(tensors, buffer)
     with disk_errors(str(path)):
@@ -62,7 +66,8 @@ def export_mamba_ssm(model: MambaForCausalLM, folder: str | Path) -> Path:
 def import_mamba_ssm(folder: str | Path) -> MambaForCausalLM:
     """The model of a folder in this layout, as Hugging Face's MambaForCausalLM in float32, eval mode.
 
-    Raises UntrustedFile where the file is not a state dict of plain tensors, CorruptError where tensors are missing, superfluous or of another shape than the configuration says.
+    Raises UntrustedFile where the file is not a state dict of plain tensors, CorruptError where tensors are missing,
+    superfluous or of another shape than the configuration says.
     """
     path = Path(folder)
     raw = read_json(path / "config.json")
@@ -75,16 +80,23 @@ def import_mamba_ssm(folder: str | Path) -> MambaForCausalLM:
     try:
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
-        raise CorruptError(f"{path}: {str(error).splitlines()[-1].strip()} The tensors do not fit config.json.") from error
+        raise CorruptError(
+            f"{path}: {str(error).splitlines()[-1].strip()} The tensors do not fit config.json."
+        ) from error
     return model
 
 
 def hf_config_of(raw: dict[str, Any], vocab_size: int) -> MambaConfig:
     ssm = {**_SSM_CFG, **raw.get("ssm_cfg", {})}
     if ssm.get("layer", "Mamba1") != "Mamba1" or raw.get("attn_layer_idx"):
-        raise UsageError(f"layer {ssm.get('layer')!r} with attention layers {raw.get('attn_layer_idx')!r} is not a plain Mamba checkpoint.")
+        raise UsageError(
+            f"layer {ssm.get('layer')!r} with attention layers {raw.get('attn_layer_idx')!r} is not a plain Mamba"
+            " checkpoint."
+        )
     if not raw.get("rms_norm", True):
-        raise UsageError("rms_norm = false: Hugging Face's Mamba has RMS norms only, so this checkpoint cannot be imported.")
+        raise UsageError(
+            "rms_norm = false: Hugging Face's Mamba has RMS norms only, so this checkpoint cannot be imported."
+        )
     return MambaConfig(
         vocab_size=vocab_size,
         hidden_size=raw["d_model"],

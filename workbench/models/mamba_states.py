@@ -1,7 +1,7 @@
 """The selective scan with every decay, write and state in the open, for hooks that read or edit them.
 
-Slower and larger than `scan.selective_scan` ([B,L,D,N] tensors exist), equal to it to rounding; used only while a hook asks.
-Axis suffixes: B sequences, L positions, D channels, N states per channel.
+Slower and larger than `scan.selective_scan` ([B,L,D,N] tensors exist), equal to it to rounding; used only while a hook
+asks. Axis suffixes: B sequences, L positions, D channels, N states per channel.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from torch import Tensor
 Fire = Callable[[str, Tensor], Tensor]
 
 
-def hooked_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, fire: Fire) -> tuple[Tensor, Tensor]:
-    """Arguments and results of `selective_scan`; `fire(name, value)` is called for "decay", "write", "h" and "ssm_state".
+def hooked_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, fire: Fire
+) -> tuple[Tensor, Tensor]:
+    """Arguments and results of `selective_scan`; `fire(name, value)` is called for "decay", "write", "h" and
+    "ssm_state".
 
-    An edit of "decay" or "write" at a position changes every later state. An edit of "h" replaces the edited entries and
-    propagates too: later states evolve from the replaced ones. An edit of "ssm_state" changes only what is read out.
+    An edit of "decay" or "write" at a position changes every later state. An edit of "h" replaces the edited entries
+    and propagates too: later states evolve from the replaced ones. An edit of "ssm_state" changes only what is read
+    out.
     """
     decay = fire("decay", torch.exp(dt[..., None] * A))
     write = fire("write", (dt * x)[..., None] * B[:, :, None, :])

@@ -87,7 +87,8 @@ class PretrainRecipe(StrictConfig):
     def learning_rate(self, step: int) -> float:
         """Learning rate of the update number ``step`` (from 0).
 
-        Rows (first step, rate) of ``cycles`` start over: from each the rate falls linearly, to zero at the next one or the end.
+        Rows (first step, rate) of ``cycles`` start over: from each the rate falls linearly, to zero at the next one or
+        the end.
         """
         ends = [first for first, _ in self.cycles] + [self.steps]
         begun = sum(first <= step for first, _ in self.cycles)
@@ -100,19 +101,29 @@ class PretrainRecipe(StrictConfig):
     def weight(self, kind: int, step: int) -> float:
         """How much a window of a kind (0 text, 1 repeats, 2 agreement) counts in the loss of update ``step``.
 
-        ``kind_weights`` holds rows (first step, text, repeats, agreement); the last row that has begun counts, before the first all count 1.
+        ``kind_weights`` holds rows (first step, text, repeats, agreement); the last row that has begun counts, before
+        the first all count 1.
         """
         begun = [row for row in self.kind_weights if row[0] <= step]
         return begun[-1][1 + kind] if begun else 1.0
 
     def trajectory(self) -> dict[str, Any]:
-        """What decides the weights beside the learning rates: all but the length of the run and the choice of snapshots."""
+        """What decides the weights beside the learning rates.
+
+        All but the length of the run and the choice of snapshots.
+        """
         return self.model_dump(mode="json", exclude={"steps", "snapshots", "decay_share", "cycles", "name"})
 
 
 def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
     """The Hugging Face configuration of the recipe's architecture; embeddings are tied."""
-    ids: dict[str, Any] = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "tie_word_embeddings": True}
+    ids: dict[str, Any] = {
+        "vocab_size": vocab,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+    }
     if recipe.architecture == "gpt_neox":
         from transformers import GPTNeoXConfig
 
@@ -142,7 +153,10 @@ def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
 
 
 def build_model(config: Any, seed: int = 0) -> nn.Module:
-    """A freshly initialised float32 model of a Hugging Face configuration; the global random state is left as it was."""
+    """A freshly initialised float32 model of a Hugging Face configuration.
+
+    The global random state is left as it was.
+    """
     from transformers import GPTNeoXForCausalLM, MambaForCausalLM
 
     with torch.random.fork_rng(devices=[]):
@@ -171,7 +185,11 @@ def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
 
 def make_optimizer(model: nn.Module, recipe: PretrainRecipe) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only (not on norms, biases, embeddings, or a Mamba's A and D)."""
-    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embed" not in n and not n.endswith(("A_log", "conv1d.weight"))]
+    decayed = [
+        p
+        for n, p in model.named_parameters()
+        if p.ndim >= 2 and "embed" not in n and not n.endswith(("A_log", "conv1d.weight"))
+    ]
     ids = {id(p) for p in decayed}
     plain = [p for p in model.parameters() if id(p) not in ids]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -188,13 +206,18 @@ def half_precision(model: nn.Module) -> dict[str, Tensor]:
     for name, p in model.named_parameters():
         half = p.detach().to(torch.float16).contiguous()
         if not torch.isfinite(half).all():
-            raise NonFiniteError(f"weight {name} is not finite in float16: training diverged. Lower lr and start again.")
+            raise NonFiniteError(
+                f"weight {name} is not finite in float16: training diverged. Lower lr and start again."
+            )
         out[name] = half
     return out
 
 
 class Pretraining:
-    """One run in a work folder: ``state.safetensors``, finished snapshots and losses. Creating it resumes what is there."""
+    """One run in a work folder: ``state.safetensors``, finished snapshots and losses.
+
+    Creating it resumes what is there.
+    """
 
     def __init__(self, recipe: PretrainRecipe, work: str | Path, tokenizer: Any, *, start: nn.Module | None = None):
         self.recipe, self.work, self.tokenizer = recipe, Path(work), tokenizer
@@ -223,10 +246,16 @@ class Pretraining:
         except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as e:
             raise CorruptError(f"{path} cannot be resumed: {e}. Remove {self.work} to train from the start.") from e
         if past != self._past():
-            raise UsageError(f"{self.work} holds a run of another recipe at step {self.step}. Remove it, or give the recipe another name.")
+            raise UsageError(
+                f"{self.work} holds a run of another recipe at step {self.step}. Remove it, or give the recipe another"
+                " name."
+            )
 
     def _past(self) -> str:
-        """What decided the weights so far; a longer or otherwise decayed run may go on from here while this stays the same."""
+        """What decided the weights so far.
+
+        A longer or otherwise decayed run may go on from here while this stays the same.
+        """
         rates = [self.recipe.learning_rate(step) for step in range(self.step)]
         return sha256_json([self.step, self.recipe.trajectory(), rates])
 
@@ -251,13 +280,18 @@ class Pretraining:
         weights = torch.tensor([self.recipe.weight(int(kind), self.step) for kind in kinds])
         loss = (losses.mean(1) * weights).sum() / weights.sum()
         if not torch.isfinite(loss):
-            raise NonFiniteError(f"the loss is {float(loss)} at step {self.step}: training diverged. Lower lr and start again.")
+            raise NonFiniteError(
+                f"the loss is {float(loss)} at step {self.step}: training diverged. Lower lr and start again."
+            )
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         per_window = losses.detach().mean(1).numpy()
-        row = [float(per_window.mean()), *(float(per_window[kinds == k].mean()) if (kinds == k).any() else np.nan for k in range(3))]
+        row = [
+            float(per_window.mean()),
+            *(float(per_window[kinds == k].mean()) if (kinds == k).any() else np.nan for k in range(3)),
+        ]
         self.losses = np.concatenate([self.losses, np.asarray([row], np.float32)])
         self.step += 1
         return row[0]
@@ -279,12 +313,17 @@ class Pretraining:
         bos = np.full((n, 1), bos_id(self.tokenizer))
         self.model.eval()
         with torch.inference_mode():
-            loss = float(token_losses(self.model, torch.from_numpy(np.concatenate([bos, tokens], 1).astype(np.int64))).mean())
+            loss = float(
+                token_losses(self.model, torch.from_numpy(np.concatenate([bos, tokens], 1).astype(np.int64))).mean()
+            )
         self.model.train()
         return loss
 
     def run(self, until: int | None = None) -> Iterator[dict[str, float]]:
-        """Train to the end (or to step ``until``), yielding after every step; snapshots and state are written on the way."""
+        """Train to the end (or to step ``until``), yielding after every step.
+
+        Snapshots and state are written on the way.
+        """
         until = self.recipe.steps if until is None else min(until, self.recipe.steps)
         saved = set(self.recipe.saved_steps)
         written = time.monotonic()

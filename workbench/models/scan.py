@@ -4,11 +4,11 @@ For every sequence, channel d and state n (Gu & Dao 2023, arXiv 2312.00752, algo
 
     h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t x_t          y_t = C_t · h_t
 
-Axis suffixes: B sequences, L positions, D channels, N states per channel. The work is laid out [T, G, N, D]: T time steps
-of G sequences at once, channels last. Each step of the recurrence is then a single fused in-place operation on a contiguous
-block, everything else is elementwise or a batched matrix product, and all buffers together stay inside the second-level cache.
-The forward pass keeps only the state at block borders; the backward pass recomputes the states of a block from it, so
-memory is L/T × smaller than storing all states, and no [B, L, D, N] tensor exists.
+Axis suffixes: B sequences, L positions, D channels, N states per channel. The work is laid out [T, G, N, D]: T time
+steps of G sequences at once, channels last. Each step of the recurrence is then a single fused in-place operation on a
+contiguous block, everything else is elementwise or a batched matrix product, and all buffers together stay inside the
+second-level cache. The forward pass keeps only the state at block borders; the backward pass recomputes the states of a
+block from it, so memory is L/T × smaller than storing all states, and no [B, L, D, N] tensor exists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch import Tensor
 _STEPS, _GROUP = 16, 8  # measured at D 256, N 16: flat within 10 % from (32, 4) to (8, 16)
 
 
-def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Scan x [B,L,D] with step sizes dt [B,L,D] (after softplus), A [D,N] (negative), B and C [B,L,N].
 
     Returns y [B,L,D], without skip connection and gate, and the last state [B,D,N]. Both are differentiable in every

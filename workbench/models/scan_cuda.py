@@ -1,4 +1,6 @@
-"""The selective scan by the CUDA kernels of `mamba-ssm`, when that package is installed and the tensors are on such a device."""
+"""The selective scan by the CUDA kernels of `mamba-ssm`, when that package is installed and the tensors are on such a
+device.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The selective scan for float32 on a CPU, compiled: five to six times the speed of the portable one, equal to rounding.
+"""The selective scan for float32 on a CPU, compiled: five to six times the speed of the portable one, equal to
+rounding.
 
 Same recurrence and the same trade as :mod:`workbench.models.scan`: states are kept at block borders only and recomputed
-block by block in the backward pass. A block's states stay in the second-level cache, channels are the innermost axis so that every
-inner loop is one vector instruction stream, and the exponential is a polynomial (relative error below 3e-7).
+block by block in the backward pass. A block's states stay in the second-level cache, channels are the innermost axis so
+that every inner loop is one vector instruction stream, and the exponential is a polynomial (relative error below 3e-7).
 """
 
 from __future__ import annotations
@@ -81,7 +82,13 @@ def _backward(x, dt, A, B, C, borders, gy, glast, gx, gdt, gA, gB, gC, gh0):  # 
             for s in range(steps):
                 dtt, xt = dt[b, first + s], x[b, first + s]
                 for n in range(n_state):
-                    before, after, decay, An, Bn = states[s, n], states[s + 1, n], decays[s, n], A[n], B[b, first + s, n]
+                    before, after, decay, An, Bn = (
+                        states[s, n],
+                        states[s + 1, n],
+                        decays[s, n],
+                        A[n],
+                        B[b, first + s, n],
+                    )
                     for d in range(width):
                         e = _exp(dtt[d] * An[d])
                         decay[d] = e
@@ -120,7 +127,9 @@ def _array(v: Tensor) -> np.ndarray:
 
 
 class CompiledScan(torch.autograd.Function):
-    """(x [B,L,D], dt [B,L,D], A [D,N], B [B,L,N], C [B,L,N], initial state [B,D,N]) -> (y [B,L,D], last state [B,D,N]); float32, CPU."""
+    """(x [B,L,D], dt [B,L,D], A [D,N], B [B,L,N], C [B,L,N], initial state [B,D,N]) -> (y [B,L,D], last state [B,D,N]);
+    float32, CPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Sites: short names for places in a model, and the one table that knows their hook names.
 
-``L{l}R`` residual stream after block l, ``L{l}A`` attention output, ``L{l}M`` MLP output, ``L{l}TC`` MLP from input to output
-(a transcoder's pair), ``L{l}S`` Mamba mixer output.
+``L{l}R`` residual stream after block l, ``L{l}A`` attention output, ``L{l}M`` MLP output, ``L{l}TC`` MLP from input to
+output (a transcoder's pair), ``L{l}S`` Mamba mixer output.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def site_hooks(model: Any, site: str) -> tuple[str, str]:
     parse_site(site)
     known = sites(model)
     if site not in known:
-        raise UsageError(f"{getattr(model.cfg, 'model_name', 'the model')} has no site {site!r} ({nearest(site, known)})")
+        raise UsageError(
+            f"{getattr(model.cfg, 'model_name', 'the model')} has no site {site!r} ({nearest(site, known)})"
+        )
     return hooks_of(site)
 
 
@@ -67,19 +69,35 @@ def site_of(hook: str) -> str:
         UsageError: no site has this output hook.
     """
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
-    kinds = {"hook_resid_post": "R", "hook_out": "R", "hook_attn_out": "A", "attn.hook_out": "A", "hook_mlp_out": "M", "mlp.hook_out": "M"}
+    kinds = {
+        "hook_resid_post": "R",
+        "hook_out": "R",
+        "hook_attn_out": "A",
+        "attn.hook_out": "A",
+        "hook_mlp_out": "M",
+        "mlp.hook_out": "M",
+    }
     kinds |= {"hook_mixer_out": "S", "mixer.hook_out": "S"}
     if match is None or match[2] not in kinds:
-        raise UsageError(f"{hook!r} is not the output hook of a site (valid: blocks.<layer>. and {', '.join(sorted(kinds))})")
+        raise UsageError(
+            f"{hook!r} is not the output hook of a site (valid: blocks.<layer>. and {', '.join(sorted(kinds))})"
+        )
     return f"L{match[1]}{kinds[match[2]]}"
 
 
 def transcoder_site(hook_in: str, hook_out: str) -> str | None:
-    """The transcoder site with these two hooks, or None: ``blocks.2.ln2.hook_out`` and ``blocks.2.hook_mlp_out`` -> ``L2TC``."""
+    """The transcoder site with these two hooks, or None.
+
+    ``blocks.2.ln2.hook_out`` and ``blocks.2.hook_mlp_out`` -> ``L2TC``.
+    """
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_in)
     if match is None or match[2] != _HOOKS["TC"][0]:
         return None
-    return f"L{match[1]}TC" if hook_out in (f"blocks.{match[1]}.{_HOOKS['TC'][1]}", f"blocks.{match[1]}.mlp.hook_out") else None
+    return (
+        f"L{match[1]}TC"
+        if hook_out in (f"blocks.{match[1]}.{_HOOKS['TC'][1]}", f"blocks.{match[1]}.mlp.hook_out")
+        else None
+    )
 
 
 def _is_mamba(model: Any) -> bool:

@@ -1,4 +1,5 @@
-"""What a recipe costs before it runs: counts, arithmetic, memory, disk, communication, and the hours on a described machine.
+"""What a recipe costs before it runs: counts, arithmetic, memory, disk, communication, and the hours on a described
+machine.
 
 - :mod:`~workbench.planning.machine`: machines as numbers.
 - :mod:`~workbench.planning.calibrate`: this machine, measured.

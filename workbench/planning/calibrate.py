@@ -1,6 +1,8 @@
-"""This machine as numbers: the operations of a training step, real steps, a forward pass, the disk, and what a process holds.
+"""This machine as numbers: the operations of a training step, real steps, a forward pass, the disk, and what a process
+holds.
 
-Measured in a few seconds, at the shapes of the recipe that is planned; nothing is fitted to a recipe's own running time.
+Measured in a few seconds, at the shapes of the recipe that is planned; nothing is fitted to a recipe's own running
+time.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ from workbench.planning.machine import Machine
 if TYPE_CHECKING:
     from workbench.activations.spec import StoreSpec
 
-SMALL = ((32, 256, 4, 64), (128, 2048, 16, 512))  # d_in, d_sae, k, rows: one that is mostly fixed time, one that is mostly arithmetic
+SMALL = (
+    (32, 256, 4, 64),
+    (128, 2048, 16, 512),
+)  # d_in, d_sae, k, rows: one that is mostly fixed time, one that is mostly arithmetic
 _TRAIN = """
 import tempfile, torch
 import workbench.training
 from sae import TopKConfig, train
 with tempfile.TemporaryDirectory() as folder:
-    train(TopKConfig(d_in=8, d_sae=64, k=2), (torch.randn(16, 8) for _ in range(2)), total_steps=2, out=folder, progress=False)
+    rows = (torch.randn(16, 8) for _ in range(2))
+    train(TopKConfig(d_in=8, d_sae=64, k=2), rows, total_steps=2, out=folder, progress=False)
 """
 _MODEL = """
 import numpy, torch
@@ -41,7 +47,8 @@ from workbench.models import load_tokenizer
 plan_tokens(CorpusConfig(), load_tokenizer("mini-pythia"), n_seq=64, ctx=128)
 names, at = ["h000", "h001", "h002"], "blocks.1.hook_resid_post"
 spec = StoreSpec(
-    id="s", plan={}, n_seq=256, ctx=128, batch_size=32, seqs_per_shard=256, sources=tuple(Source(name=n, model="m") for n in names),
+    id="s", plan={}, n_seq=256, ctx=128, batch_size=32, seqs_per_shard=256,
+    sources=tuple(Source(name=n, model="m") for n in names),
     streams=tuple(Stream(key=n, source=n, hook=at, at=at, width=128) for n in names),
 )
 run = ModelProducer(spec, numpy.ones((256, 128), numpy.int32), {n: load_model("mini-pythia") for n in names})
@@ -52,12 +59,13 @@ _HERE = """
 import pathlib, psutil
 def memory():
     status = pathlib.Path("/proc/self/status")
-    peak = [int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
     return max([psutil.Process().memory_info().rss, *peak])
 before = psutil.Process().memory_info().rss
 """
-_AT_WORK = (
-    "for _ in run(0, 256): pass"  # several models in turn, several times: the first passes do not show all that the allocator will keep
+_AT_WORK = (  # several models in turn, several times: the first passes do not show all that the allocator will keep
+    "for _ in run(0, 256): pass"
 )
 BEGIN = {"train": _TRAIN + _HERE, "model": _MODEL + _HERE + _AT_WORK, "both": _TRAIN + _MODEL + _HERE + _AT_WORK}
 HELD_BY = 32 * 128 * 128 * 4  # bytes of one number per token and unit of width in that batch
@@ -76,8 +84,8 @@ def this_machine(
 ) -> Machine:
     """Rates of this machine, measured now in a few seconds, at the shapes that will be used where they are given.
 
-    ``models`` are loaded and run as a harvest does it; ``store``: what a shard to be written looks like. ``kind`` of work (``train``,
-    ``model`` or ``both``): what its process keeps in memory is measured in one of its own.
+    ``models`` are loaded and run as a harvest does it; ``store``: what a shard to be written looks like. ``kind`` of
+    work (``train``, ``model`` or ``both``): what its process keeps in memory is measured in one of its own.
     """
     import psutil
     import torch
@@ -86,7 +94,10 @@ def this_machine(
     step, stretch = inside_a_step(stream)
     return Machine(
         name="this machine",
-        about=f"measured, {threads} thread{'s' * (threads > 1)}; a step's parts take {stretch:.2f} times as long in it as alone",
+        about=(
+            f"measured, {threads} thread{'s' * (threads > 1)}; a step's parts take {stretch:.2f} times as long in it as"
+            " alone"
+        ),
         memory=float(psutil.virtual_memory().total),
         stream=stream,
         step=step,
@@ -117,7 +128,14 @@ def _a_store() -> StoreSpec:
 
     stream = Stream(key="h000", source="m", hook="h", at="h", width=256)
     return StoreSpec(
-        id="s", sources=(Source(name="m", model="m"),), streams=(stream,), plan={}, n_seq=1, ctx=128, batch_size=8, seqs_per_shard=1
+        id="s",
+        sources=(Source(name="m", model="m"),),
+        streams=(stream,),
+        plan={},
+        n_seq=1,
+        ctx=128,
+        batch_size=8,
+        seqs_per_shard=1,
     )
 
 
@@ -131,10 +149,12 @@ def _stream() -> float:
 
 
 def inside_a_step(stream: float) -> tuple[float, float]:
-    """(seconds of a training step that no amount accounts for, how much longer its parts take in it than alone and over and over).
+    """(seconds of a training step that no amount accounts for, how much longer its parts take in it than alone and over
+    and over).
 
-    Real steps of two small dictionaries against the sum of their parts: two equations. Inside a step nothing finds its numbers where
-    the same operation left them a moment ago, results are new memory, and copies, norms and counts stand between the parts.
+    Real steps of two small dictionaries against the sum of their parts: two equations. Inside a step nothing finds its
+    numbers where the same operation left them a moment ago, results are new memory, and copies, norms and counts stand
+    between the parts.
     """
     rounds = [[_small_steps(shape, stream) for shape in SMALL] for _ in range(3)]
     typical = [[statistics.median(one[i][j] for one in rounds) for i in range(len(SMALL))] for j in range(2)]
@@ -142,13 +162,19 @@ def inside_a_step(stream: float) -> tuple[float, float]:
 
 
 def solved(alone: Sequence[float], real: Sequence[float]) -> tuple[float, float]:
-    """``real = step + stretch * alone`` for two shapes; a stretch below one or a step below zero is the noise of the clock."""
+    """``real = step + stretch * alone`` for two shapes.
+
+    A stretch below one or a step below zero is the noise of the clock.
+    """
     stretch = max(1.0, (real[1] - real[0]) / (alone[1] - alone[0])) if alone[1] > alone[0] else 1.0
     return max(0.0, real[0] - stretch * alone[0]), stretch
 
 
 def _small_steps(shape: tuple[int, int, int, int], stream: float) -> tuple[float, float]:
-    """(seconds of the parts of a training step, each alone; seconds of a real one) at one shape (d_in, d_sae, k, rows)."""
+    """(seconds of the parts of a training step, each alone.
+
+    Seconds of a real one) at one shape (d_in, d_sae, k, rows).
+    """
     import torch
 
     from sae import TopKConfig
@@ -164,9 +190,11 @@ def _small_steps(shape: tuple[int, int, int, int], stream: float) -> tuple[float
 
 
 def memory(kind: str) -> dict[str, float]:
-    """Bytes a fresh process holds after the least of a kind of work (libraries, tiny models, the default text), and what forward
-    passes of batches add, as numbers per token and unit of width."""
-    done = subprocess.run([sys.executable, "-c", BEGIN[kind] + "\nprint(before, memory())"], stdout=subprocess.PIPE, check=True, text=True)
+    """Bytes a fresh process holds after the least of a kind of work (libraries, tiny models, the default text), and
+    what forward passes of batches add, as numbers per token and unit of width."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN[kind] + "\nprint(before, memory())"], stdout=subprocess.PIPE, check=True, text=True
+    )
     before, after = (float(n) for n in done.stdout.split()[-2:])
     return {"resident": before} | ({} if kind == "train" else {"held": max(1.0, (after - before) / HELD_BY)})
 
@@ -185,7 +213,9 @@ def operations(d: int, f: int, k: int, rows: int) -> dict[str, float]:
     tile = x[: min(rows, tile_size(f))]
     pre = backend.linear(tile, weight, bias)
     indices = (
-        backend.top_k(backend.linear(x, weight, bias), k)[1] if rows * f <= 2**26 else torch.randint(f, (rows, k), generator=generator)
+        backend.top_k(backend.linear(x, weight, bias), k)[1]
+        if rows * f <= 2**26
+        else torch.randint(f, (rows, k), generator=generator)
     )
     values = torch.rand(rows, k, generator=generator)
     flat, slopes, source = indices.flatten(), values.flatten(), torch.arange(rows).repeat_interleave(k)
@@ -225,7 +255,9 @@ def _disk_rates(folder: Path | None, store: StoreSpec) -> dict[str, float]:
 
 
 def _writing(folder: Path | None, store: StoreSpec) -> dict[str, float]:
-    """Bytes per second that a shard of a store takes, digests and statistics included, and its seconds however small it is."""
+    """Bytes per second that a shard of a store takes, digests and statistics included, and its seconds however small it
+    is.
+    """
     import numpy as np
 
     from workbench.activations.shard import SHARDS
@@ -242,7 +274,10 @@ def _writing(folder: Path | None, store: StoreSpec) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         for part in (SHARDS, "tmp"):
             Path(place, part).mkdir()
-        for n_batches, batch in ((1, 1), (max(2, 2**24 // (row * store.rows_per_seq * store.batch_size)), store.batch_size)):
+        for n_batches, batch in (
+            (1, 1),
+            (max(2, 2**24 // (row * store.rows_per_seq * store.batch_size)), store.batch_size),
+        ):
             n = n_batches * batch
             spec = store.model_copy(update={"n_seq": n, "seqs_per_shard": n, "heldout_seqs": 0})
             rows = {s.key: np.ones((batch * store.rows_per_seq, s.width), kind) for s in store.streams}
@@ -254,7 +289,9 @@ def _writing(folder: Path | None, store: StoreSpec) -> dict[str, float]:
 
 
 def _tried(store: StoreSpec) -> StoreSpec:
-    """A store like a recipe's, but of short sequences, small batches, and as few streams as make a batch of eight megabytes at most."""
+    """A store like a recipe's, but of short sequences, small batches, and as few streams as make a batch of eight
+    megabytes at most.
+    """
     short = store.model_copy(update={"ctx": min(store.ctx, 128), "exclude": (0,)})
     each = short.rows_per_seq * short.itemsize
     kept = [store.streams[0]]
@@ -273,12 +310,18 @@ def _saving(folder: Path | None) -> dict[str, float]:
     from sae import checkpoint
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        each = [average(partial(checkpoint.write, Path(place), 1, {"w": torch.zeros(n // 4)}, {}), least=3) for n in (4, 2**24)]
+        each = [
+            average(partial(checkpoint.write, Path(place), 1, {"w": torch.zeros(n // 4)}, {}), least=3)
+            for n in (4, 2**24)
+        ]
     return {"commit": each[0], "disk_save": 2**24 / max(each[1] - each[0], 1e-3)}
 
 
 def _model_rates(models: Sequence[RunModel]) -> dict[str, float]:
-    """Seconds that loading a model takes, and FLOP/s of a batch of a harvest, over models together; nothing where none is given."""
+    """Seconds that loading a model takes, and FLOP/s of a batch of a harvest, over models together.
+
+    Nothing where none is given.
+    """
     import torch
 
     from workbench.activations.forward import capture, weights_of_files

@@ -1,7 +1,7 @@
 """What a plan is made of: parts of the work, the layout over devices, and the time they take on a machine.
 
-Amounts are per device. A part takes as long as its slowest resource; what it sends also pays for every collective. Parts follow
-one another, so times add up: nothing is assumed to overlap.
+Amounts are per device. A part takes as long as its slowest resource; what it sends also pays for every collective.
+Parts follow one another, so times add up: nothing is assumed to overlap.
 """
 
 from __future__ import annotations
@@ -12,17 +12,34 @@ from typing import Any
 from workbench.planning.machine import Machine
 
 LABELS = {
-    "bfloat16": "arithmetic", "float32": "arithmetic", "forward": "arithmetic", "stream": "memory bandwidth", "gather": "memory bandwidth",
-    "select": "memory bandwidth", "decode": "memory bandwidth", "dots": "memory bandwidth", "scatter": "memory bandwidth",
-    "adam": "memory bandwidth", "sort": "memory bandwidth", "disk_write": "disk", "disk_read": "disk", "network": "communication", "steps": "calls", "disk_save": "disk", "commits": "disk",
-    "shards": "disk", "loads": "loading models",
-}  # fmt: skip
+    "bfloat16": "arithmetic",
+    "float32": "arithmetic",
+    "forward": "arithmetic",
+    "stream": "memory bandwidth",
+    "gather": "memory bandwidth",
+    "select": "memory bandwidth",
+    "decode": "memory bandwidth",
+    "dots": "memory bandwidth",
+    "scatter": "memory bandwidth",
+    "adam": "memory bandwidth",
+    "sort": "memory bandwidth",
+    "disk_write": "disk",
+    "disk_read": "disk",
+    "network": "communication",
+    "steps": "calls",
+    "disk_save": "disk",
+    "commits": "disk",
+    "shards": "disk",
+    "loads": "loading models",
+}
 NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Devices in ``jobs`` groups that work on different dictionaries (or shards), each group a mesh ``data`` x ``latents``."""
+    """Devices in ``jobs`` groups that work on different dictionaries (or shards), each group a mesh ``data`` x
+    ``latents``.
+    """
 
     jobs: int = 1
     data: int = 1
@@ -44,7 +61,8 @@ ONE = Layout()
 class Part:
     """One part of the work of one device: amounts by resource, bytes sent, collectives.
 
-    ``group``: how many devices exchange with each other; ``one_of``: of so many devices one does this part, and the others wait.
+    ``group``: how many devices exchange with each other; ``one_of``: of so many devices one does this part, and the
+    others wait.
     """
 
     name: str
@@ -57,7 +75,9 @@ class Part:
     def seconds(self, machine: Machine, devices: int = 1) -> tuple[float, str]:
         """(seconds, binding constraint) on a machine; ``devices`` work at once, so those of a node share its disk."""
         sharing = max(1, min(devices, machine.devices_per_node) // self.one_of)
-        costs = {r: amount / machine.rate(r) * (sharing if r.startswith("disk") else 1) for r, amount in self.amounts.items()}
+        costs = {
+            r: amount / machine.rate(r) * (sharing if r.startswith("disk") else 1) for r, amount in self.amounts.items()
+        }
         if self.sent:
             link = machine.within if self.group <= machine.devices_per_node else machine.between
             costs["network"] = self.sent / link + self.collectives * machine.latency
@@ -71,8 +91,9 @@ class Part:
 class Plan:
     """What a recipe needs: counts, bytes left on disk, peak memory by item (beyond the libraries), and its parts.
 
-    ``memory`` is the device's, ``host`` that of the machine it sits in; where these are one, both count. ``unit``: bytes of one number
-    for every token and unit of width that a language model runs on at once; its activations are as many units as the machine holds.
+    ``memory`` is the device's, ``host`` that of the machine it sits in; where these are one, both count. ``unit``:
+    bytes of one number for every token and unit of width that a language model runs on at once; its activations are as
+    many units as the machine holds.
     """
 
     kind: str
@@ -112,7 +133,12 @@ class Plan:
             "memory": {"libraries": int(machine.resident), **{k: int(v) for k, v in self.items(machine).items()}},
             "host_bytes": int(sum(self.host.values())),
             "sent_per_step": int(self.sent_per_step),
-            "layout": {"jobs": self.layout.jobs, "data": self.layout.data, "latents": self.layout.latents, "devices": self.layout.devices},
+            "layout": {
+                "jobs": self.layout.jobs,
+                "data": self.layout.data,
+                "latents": self.layout.latents,
+                "devices": self.layout.devices,
+            },
             "machine": machine.name,
             "fits_in_memory": fits,
             "seconds": seconds,

@@ -44,7 +44,10 @@ class Dictionary:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where rows come from: bytes read from disk per row, or models run for them; held-out and counted rows that are measured after."""
+    """Where rows come from: bytes read from disk per row, or models run for them.
+
+    Held-out and counted rows that are measured after.
+    """
 
     row_bytes: int = 0
     buffer_bytes: float = 0.0
@@ -66,10 +69,11 @@ def plan_training(
     checkpoints: int = CHECKPOINTS,
     kind: str = "train",
 ) -> Plan:
-    """Training of dictionaries, ``passes`` of them reading rows of their own: per device, and in turn where there are fewer groups.
+    """Training of dictionaries, ``passes`` of them reading rows of their own: per device, and in turn where there are
+    fewer groups.
 
-    Data-parallel devices sum gradients (ring: 2 (n-1)/n of them sent); devices that share a dictionary exchange k candidate scores
-    per row and sum partial reconstructions.
+    Data-parallel devices sum gradients (ring: 2 (n-1)/n of them sent); devices that share a dictionary exchange k
+    candidate scores per row and sum partial reconstructions.
     """
     b = batch_size / layout.data
     rounds = math.ceil(len(dictionaries) / layout.jobs)
@@ -85,7 +89,9 @@ def plan_training(
         f, d, size = one.d_sae / layout.latents, one.d_in, one.dtype_bytes
         kept, own = b * one.k / layout.latents, one.parameters / layout.latents
         if one.dense:
-            add("dense products", "float32", 6 * 2.0 * b * d * f)  # forward, backward, and forward once more (recomputed)
+            add(
+                "dense products", "float32", 6 * 2.0 * b * d * f
+            )  # forward, backward, and forward once more (recomputed)
             add("gates and penalty", "stream", 12.0 * b * f * size)
         else:
             add("encoder product", "float32", 2.0 * b * d * f)
@@ -97,16 +103,25 @@ def plan_training(
         add("rows in and out", "stream", 12.0 * b * d * size)
         add("Adam", "adam", 7.0 * own * size)
         add("calls", "steps", 1.0)
-        sent_latents += (layout.latents - 1) * (b * min(one.k, f) * size) + 2 * (layout.latents - 1) / layout.latents * b * d * size
+        sent_latents += (layout.latents - 1) * (b * min(one.k, f) * size) + 2 * (
+            layout.latents - 1
+        ) / layout.latents * b * d * size
         sent_data += 2 * (layout.data - 1) / layout.data * own * size
     parts = [Part(name, amounts) for name, amounts in total.items()]
     if layout.latents > 1:
         parts.append(
-            Part("candidates and partial sums", sent=sent_latents * share, collectives=3 * share * len(dictionaries), group=layout.latents)
+            Part(
+                "candidates and partial sums",
+                sent=sent_latents * share,
+                collectives=3 * share * len(dictionaries),
+                group=layout.latents,
+            )
         )
     if layout.data > 1:
         group = layout.latents * layout.data
-        parts.append(Part("sum of gradients", sent=sent_data * share, collectives=4 * share * len(dictionaries), group=group))
+        parts.append(
+            Part("sum of gradients", sent=sent_data * share, collectives=4 * share * len(dictionaries), group=group)
+        )
     my_passes = math.ceil(passes / layout.jobs)
     parts += _reading(reading, my_passes * steps * b, b)
     largest = max(dictionaries, key=lambda o: o.parameters * o.dtype_bytes)
@@ -119,10 +134,19 @@ def plan_training(
         parts.append(Part("making them durable", {"commits": (checkpoints + 1.0) * rounds}, one_of=group))
     if reading.measured_rows:
         n, mine = reading.measured_rows, rounds / len(dictionaries)
-        parts.append(Part("measuring: product", {"float32": sum(2.0 * o.d_in * o.d_sae for o in dictionaries) * n * mine}))
+        parts.append(
+            Part("measuring: product", {"float32": sum(2.0 * o.d_in * o.d_sae for o in dictionaries) * n * mine})
+        )
         parts.append(Part("measuring: selection", {"select": sum(float(o.d_sae) for o in dictionaries) * n * mine}))
-        parts.append(Part("measuring: decoder", {"decode": sum(float(o.k * o.d_in * o.dtype_bytes) for o in dictionaries) * n * mine}))
-        parts.append(Part("measuring: sums", {"stream": sum(10.0 * o.d_in * 8 for o in dictionaries) * n * mine}))  # in float64
+        parts.append(
+            Part(
+                "measuring: decoder",
+                {"decode": sum(float(o.k * o.d_in * o.dtype_bytes) for o in dictionaries) * n * mine},
+            )
+        )
+        parts.append(
+            Part("measuring: sums", {"stream": sum(10.0 * o.d_in * 8 for o in dictionaries) * n * mine})
+        )  # in float64
         parts.append(Part("measuring: reading rows", {"disk_read": float(reading.row_bytes) * n * rounds}))
     trained = sum(2.0 * o.d_in * o.d_sae * (6 if o.dense else 1) for o in dictionaries) * steps * batch_size
     forward = passes * steps * batch_size * _per_row(reading)
@@ -139,7 +163,10 @@ def plan_training(
         disk_bytes=saved,
         memory=_training_memory(largest, own, b, layout, reading, checkpoints),
         unit=_unit(reading),
-        host={"row buffers": reading.buffer_bytes, "checkpoint as bytes": 6.0 * own * layout.latents if checkpoints else 0.0},
+        host={
+            "row buffers": reading.buffer_bytes,
+            "checkpoint as bytes": 6.0 * own * layout.latents if checkpoints else 0.0,
+        },
         parts=parts,
         layout=layout,
         sent_per_step=sum(p.sent for p in parts) / (steps * rounds),
@@ -154,7 +181,9 @@ def _per_row(reading: Reading) -> float:
 
 
 def _unit(reading: Reading) -> float:
-    """Bytes of one number for every token and unit of width that a model runs on at once (see :class:`workbench.planning.cost.Plan`)."""
+    """Bytes of one number for every token and unit of width that a model runs on at once (see
+    :class:`workbench.planning.cost.Plan`).
+    """
     if reading.model is None:
         return 0.0
     facts, ctx, _ = reading.model
@@ -164,12 +193,22 @@ def _unit(reading: Reading) -> float:
 def _reading(reading: Reading, rows: float, b: float) -> list[Part]:
     """Rows from the store, or from a model that runs for them."""
     if reading.model is not None:
-        return [Part("forward passes", {"forward" if reading.compute == "float32" else reading.compute: rows * _per_row(reading)})]
+        return [
+            Part(
+                "forward passes",
+                {"forward" if reading.compute == "float32" else reading.compute: rows * _per_row(reading)},
+            )
+        ]
     return [Part("reading rows", {"disk_read": rows * reading.row_bytes, "stream": 3.0 * rows * reading.row_bytes})]
 
 
-def _training_memory(o: Dictionary, own: float, b: float, layout: Layout, reading: Reading, checkpoints: int) -> dict[str, float]:
-    """Items of the peak: it comes when a checkpoint is written (weights and moments once more), or in the backward pass."""
+def _training_memory(
+    o: Dictionary, own: float, b: float, layout: Layout, reading: Reading, checkpoints: int
+) -> dict[str, float]:
+    """Items of the peak.
+
+    It comes when a checkpoint is written (weights and moments once more), or in the backward pass.
+    """
     f = o.d_sae / layout.latents
     tile = min(b, o.tile_rows) * f * o.dtype_bytes
     rows = (3 * tile) if not o.dense else 6.0 * b * f * o.dtype_bytes
@@ -208,7 +247,10 @@ def plan_harvest(
     compute: str = "float32",
     workers: int = 1,
 ) -> Plan:
-    """Harvesting: every model on every token as far as its last hook; workers share shards and nothing else, each loads all models."""
+    """Harvesting: every model on every token as far as its last hook.
+
+    Workers share shards and nothing else, each loads all models.
+    """
     rows, tokens = n_seq * rows_per_seq, n_seq * ctx
     row_bytes = sum(sum(r.widths) for r in runs) * itemsize
     stored = stored_bytes(rows, row_bytes, tokens)
@@ -240,8 +282,22 @@ def plan_pretraining(*, tokens: int, steps: int, parameters: int, snapshots: int
     """Pre-training a miniature model: six FLOP per parameter and token, a snapshot in half precision per saved step."""
     return Plan(
         "pretrain",
-        {"tokens": tokens, "steps": steps, "parameters": parameters, "snapshots": snapshots, "flops": 6.0 * parameters * tokens},
+        {
+            "tokens": tokens,
+            "steps": steps,
+            "parameters": parameters,
+            "snapshots": snapshots,
+            "flops": 6.0 * parameters * tokens,
+        },
         disk_bytes=snapshots * parameters * 2,
-        memory={"weights": 4.0 * parameters, "gradients": 4.0 * parameters, "moments": 8.0 * parameters, "activations": activations},
-        parts=[Part("forward and backward", {"float32": 6.0 * parameters * tokens}), Part("AdamW", {"adam": 28.0 * parameters * steps})],
+        memory={
+            "weights": 4.0 * parameters,
+            "gradients": 4.0 * parameters,
+            "moments": 8.0 * parameters,
+            "activations": activations,
+        },
+        parts=[
+            Part("forward and backward", {"float32": 6.0 * parameters * tokens}),
+            Part("AdamW", {"adam": 28.0 * parameters * steps}),
+        ],
     )

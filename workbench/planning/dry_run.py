@@ -1,7 +1,8 @@
 """``--dry-run``: everything a recipe would build, on the meta device, and one batch of what it would read.
 
-Shapes and names are those of the real run: models from their configuration, dictionaries, gradients and optimiser state, the
-store's document. Nothing is computed, written or fetched; data that is not on this machine is named with the command that brings it.
+Shapes and names are those of the real run: models from their configuration, dictionaries, gradients and optimiser
+state, the store's document. Nothing is computed, written or fetched; data that is not on this machine is named with the
+command that brings it.
 """
 
 from __future__ import annotations
@@ -35,14 +36,24 @@ class Built:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return {"dry_run": True, "kind": self.kind, "objects": self.objects, "batch": self.batch, "missing": self.missing}
+        return {
+            "dry_run": True,
+            "kind": self.kind,
+            "objects": self.objects,
+            "batch": self.batch,
+            "missing": self.missing,
+        }
 
 
-# --- stores that are not there yet -------------------------------------------------------------------------------------
+# --- stores that are not there yet
+# -------------------------------------------------------------------------------------
 
 
 def harvest_recipe_of(store: str, beside: Path | None = None) -> HarvestRecipe | None:
-    """The harvest recipe that would make a store: one in the same folder as another recipe, or a bundled one, with this id."""
+    """The harvest recipe that would make a store.
+
+    One in the same folder as another recipe, or a bundled one, with this id.
+    """
     from workbench.activations import HarvestRecipe
     from workbench.config import data_dir
 
@@ -108,7 +119,8 @@ def store_or_plan(store: str, workspace: Workspace, beside: Path | None = None) 
     return SimpleNamespace(spec=planned_spec(recipe), recipe=recipe)
 
 
-# --- one dry run per kind of recipe ------------------------------------------------------------------------------------
+# --- one dry run per kind of recipe
+# ------------------------------------------------------------------------------------
 
 
 def dry_harvest(recipe: HarvestRecipe, workspace: Workspace) -> Built:
@@ -129,7 +141,9 @@ def dry_harvest(recipe: HarvestRecipe, workspace: Workspace) -> Built:
             }
         )
     _name_weights(built, [(s.model, s.revision) for s in recipe.sources])
-    built.objects.append({"object": f"store {recipe.id}: {len(spec.streams)} streams, {spec.n_shards} shards", "bytes": on_disk(spec)})
+    built.objects.append(
+        {"object": f"store {recipe.id}: {len(spec.streams)} streams, {spec.n_shards} shards", "bytes": on_disk(spec)}
+    )
     _read_tokens(built, recipe)
     return built
 
@@ -147,7 +161,9 @@ def _name_weights(built: Built, models: Iterable[tuple[str, str | None]]) -> Non
             built.missing.append(f"weights of {model}: {fetch_command(model, revisions[0] or None)}")
         else:
             command = fetch_command(model, "$r")
-            built.missing.append(f"weights of {model} at {len(revisions)} revisions: for r in {' '.join(revisions)}; do {command}; done")
+            built.missing.append(
+                f"weights of {model} at {len(revisions)} revisions: for r in {' '.join(revisions)}; do {command}; done"
+            )
 
 
 def _read_tokens(built: Built, recipe: HarvestRecipe) -> None:
@@ -192,14 +208,18 @@ def dry_evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Path | None =
     first = {s.model: s.revision for s in reversed(sources)}
     for name in dict.fromkeys(s.model for s in sources):
         n, times = model_facts(name, first[name]).resident, sum(s.model == name for s in sources)
-        built.objects.append({"object": f"model {name}, {times} snapshots or sites", "parameters": n * times, "bytes": 4 * n * times})
+        built.objects.append(
+            {"object": f"model {name}, {times} snapshots or sites", "parameters": n * times, "bytes": 4 * n * times}
+        )
     config = crosscoder_config(recipe, sources, [model_facts(s.model, first[s.model]).d_model for s in sources])
     built.objects.append({"object": f"crosscoder over {len(sources)} sources", **training_state(config)})
     if recipe.store:
         _read_rows(built, store_or_plan(recipe.store, workspace, beside), recipe.store, recipe.batch_size)
     else:
         source = SourceRecipe(model=sources[-1].model, revision=sources[-1].revision)
-        text = HarvestRecipe(id="tokens", sources=(source,), hooks=(sources[-1].hook,), n_seq=32, ctx=recipe.ctx, corpus=recipe.corpus)
+        text = HarvestRecipe(
+            id="tokens", sources=(source,), hooks=(sources[-1].hook,), n_seq=32, ctx=recipe.ctx, corpus=recipe.corpus
+        )
         _read_tokens(built, text)
     return built
 
@@ -215,8 +235,16 @@ def training_state(config: TrainingConfig) -> dict[str, int]:
             p.grad = torch.empty_like(p)
         optimizer.step()
     moments = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor) and t.ndim]
-    tensors = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None), *moments, *model.buffers()]
-    return {"parameters": sum(p.numel() for p in model.parameters()), "bytes": sum(t.numel() * t.element_size() for t in tensors)}
+    tensors = [
+        *model.parameters(),
+        *(p.grad for p in model.parameters() if p.grad is not None),
+        *moments,
+        *model.buffers(),
+    ]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": sum(t.numel() * t.element_size() for t in tensors),
+    }
 
 
 def _read_rows(built: Built, store: Any, name: str, batch_size: int) -> None:
@@ -224,7 +252,8 @@ def _read_rows(built: Built, store: Any, name: str, batch_size: int) -> None:
 
     if not hasattr(store, "batches"):
         built.missing.append(
-            f"store {name!r}: made by `workbench harvest` with the recipe of that id ({size(on_disk(store.spec))} on disk)"
+            f"store {name!r}: made by `workbench harvest` with the recipe of that id ({size(on_disk(store.spec))} on"
+            " disk)"
         )
         _name_weights(built, [(s.model, s.revision) for s in store.spec.sources])
         return
@@ -252,4 +281,7 @@ def show(built: Built) -> None:
         say(f"  read one batch: {built.batch['what']} {built.batch['shape']} from {built.batch['from']}")
     for m in built.missing:
         say(f"  not here: {m}")
-    say(f"dry run of a {built.kind} recipe: {len(built.objects)} objects built on the meta device, nothing run or written.")
+    say(
+        f"dry run of a {built.kind} recipe: {len(built.objects)} objects built on the meta device, nothing run or"
+        " written."
+    )

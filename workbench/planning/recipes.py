@@ -1,7 +1,8 @@
 """The plan of a recipe file: what kind it is, what it will work on, and the amounts that follow.
 
-A train or evolve recipe whose store does not exist yet is planned from the harvest recipe that would make the store; models that
-are not on this machine from their bundled configuration. So every recipe that ships can be planned without a network.
+A train or evolve recipe whose store does not exist yet is planned from the harvest recipe that would make the store;
+models that are not on this machine from their bundled configuration. So every recipe that ships can be planned without
+a network.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def kind_of(values: dict[str, Any], where: str) -> str:
     if "model" in values and "site" in values:
         return "evolve"
     raise ConfigError(
-        f"{where} is neither a pretrain (architecture), a harvest (sources, hooks), a train (store, sites) nor an evolve recipe (model, site)."
+        f"{where} is neither a pretrain (architecture), a harvest (sources, hooks), a train (store, sites) nor an"
+        " evolve recipe (model, site)."
     )
 
 
@@ -125,7 +127,13 @@ def _harvest(recipe: HarvestRecipe) -> Subject:
     runs = []
     for source in spec.sources:
         own = [s for s in spec.streams if s.source == source.name]
-        runs.append(Run(model_facts(source.model, first[source.model]), deepest_layer(s.at for s in own), tuple(s.width for s in own)))
+        runs.append(
+            Run(
+                model_facts(source.model, first[source.model]),
+                deepest_layer(s.at for s in own),
+                tuple(s.width for s in own),
+            )
+        )
 
     def plan(layout: Layout) -> Plan:
         return plan_harvest(
@@ -150,7 +158,10 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
     dictionaries = [dictionary_of(job.config) for job in jobs]
     sites = {(j.source, j.hook) for j in jobs}
     groups = {(j.source, j.hooks) for j in jobs}  # the dictionaries of a place are trained on one pass over its rows
-    widest = max(([spec.stream(source, hook) for hook in hooks] for source, hooks in groups), key=lambda g: sum(s.width for s in g))
+    widest = max(
+        ([spec.stream(source, hook) for hook in hooks] for source, hooks in groups),
+        key=lambda g: sum(s.width for s in g),
+    )
     width, held = sum(s.width for s in widest), buffers(spec, widest, recipe.batch_size)
     heldout = (spec.n_seq - spec.train_rows // spec.rows_per_seq) * spec.rows_per_seq
     measured = heldout + min(MEASURED_TRAIN_ROWS, spec.train_rows)
@@ -161,13 +172,20 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
         compute = getattr(made_by, "model_dtype", "float32")
         facts = model_facts(source.model, source.revision)
         mean_depth = max(1, round(sum(deepest.values()) / len(deepest)))
-        reading = Reading(width * spec.itemsize, held, (facts, spec.ctx, mean_depth), compute=compute, at_once=spec.batch_size)
+        reading = Reading(
+            width * spec.itemsize, held, (facts, spec.ctx, mean_depth), compute=compute, at_once=spec.batch_size
+        )
     else:
         reading = Reading(width * spec.itemsize, held, measured_rows=measured)
 
     def plan(layout: Layout) -> Plan:
         return plan_training(
-            dictionaries, steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, passes=len(groups), layout=layout
+            dictionaries,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            reading=reading,
+            passes=len(groups),
+            layout=layout,
         )
 
     return Subject("train", plan, _largest(dictionaries), _powers(dictionaries), len(jobs), recipe.batch_size, recipe)
@@ -205,7 +223,9 @@ def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
         reading = Reading(0, 0.0, (facts[0], recipe.ctx, blocks), models=len(sources), at_once=AT_ONCE)
 
     def plan(layout: Layout) -> Plan:
-        made = plan_training([one], steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, layout=layout, kind="evolve")
+        made = plan_training(
+            [one], steps=recipe.steps, batch_size=recipe.batch_size, reading=reading, layout=layout, kind="evolve"
+        )
         made.notes.append("the crosscoder's training only; the analyses after it are not planned")
         if recipe.also:
             made.notes.append(f"{1 + len(recipe.also)} sites are followed one after another: so many times the time")
@@ -222,8 +242,13 @@ def dictionary_of(config: Any) -> Dictionary:
     d_in = sum(widths) if widths else int(config.d_in)
     size = SIZES[config.dtype]
     activation = getattr(config, "activation", "topk")
-    dense = (activation if isinstance(activation, str) else str(getattr(activation, "kind", "topk"))) in ("l1", "jumprelu")
-    return Dictionary(d_in, int(config.d_sae), int(config.k), size, dense, config.tile_rows or tile_size(int(config.d_sae), size))
+    dense = (activation if isinstance(activation, str) else str(getattr(activation, "kind", "topk"))) in (
+        "l1",
+        "jumprelu",
+    )
+    return Dictionary(
+        d_in, int(config.d_sae), int(config.k), size, dense, config.tile_rows or tile_size(int(config.d_sae), size)
+    )
 
 
 def _largest(dictionaries: list[Dictionary]) -> tuple[int, int, int]:
@@ -240,7 +265,10 @@ def _powers(dictionaries: list[Dictionary]) -> int:
 
 
 def measured_here(subject: Subject, workspace: Workspace) -> Machine:
-    """This machine, measured at the shapes of a recipe: its dictionary, and a batch of each model that is on this machine."""
+    """This machine, measured at the shapes of a recipe.
+
+    Its dictionary, and a batch of each model that is on this machine.
+    """
     models, store = _models_of(subject), None
     if subject.kind == "harvest":
         from workbench.planning.dry_run import planned_spec
@@ -253,12 +281,17 @@ def measured_here(subject: Subject, workspace: Workspace) -> Machine:
     d, f, k = subject.shape
     if d * f > 2**26:  # a dictionary this machine is not meant for: its rates at a size it can hold
         d, f = min(d, 4096), 2**14
-    here = this_machine(d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root, kind=kind)
+    here = this_machine(
+        d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root, kind=kind
+    )
     return here.model_copy(update={"disk_read": read}) if read else here
 
 
 def _models_of(subject: Subject) -> list[RunModel]:
-    """The models of a harvest that are on this machine, at batches of a size they can be tried at; of snapshots of one model the first."""
+    """The models of a harvest that are on this machine, at batches of a size they can be tried at.
+
+    Of snapshots of one model the first.
+    """
     from workbench.activations.forward import resolve_hooks
     from workbench.models.facts import fetched, meta_model
 
@@ -280,7 +313,10 @@ def _work(subject: Subject) -> str:
 
 
 def _reading_rate(subject: Subject, workspace: Workspace) -> float:
-    """Bytes per second of shuffled rows from the recipe's own store, over one group of them; 0 where the store is not there yet."""
+    """Bytes per second of shuffled rows from the recipe's own store, over one group of them.
+
+    0 where the store is not there yet.
+    """
     import itertools
     import time
 

@@ -32,7 +32,10 @@ def counts(text: str) -> list[int]:
 
 
 def layouts(subject: Subject, devices: int) -> Iterator[Layout]:
-    """The ways to deal ``devices``: independent jobs (powers of two, or all there are), parts of the batch, parts of the dictionary."""
+    """The ways to deal ``devices``.
+
+    Independent jobs (powers of two, or all there are), parts of the batch, parts of the dictionary.
+    """
     if subject.shape is None:
         yield Layout(jobs=devices)
         return
@@ -53,7 +56,11 @@ def sweep(subject: Subject, machine: Machine, devices: list[int]) -> list[dict[s
         if not candidates:
             continue
         layout, best = min(
-            candidates, key=lambda c: (not c[1]["fits_in_memory"], c[1]["seconds"] if c[1]["fits_in_memory"] else c[1]["memory_bytes"])
+            candidates,
+            key=lambda c: (
+                not c[1]["fits_in_memory"],
+                c[1]["seconds"] if c[1]["fits_in_memory"] else c[1]["memory_bytes"],
+            ),
         )
         worst = max(best["causes"], key=lambda c: best["causes"][c])
         rows.append(
@@ -86,13 +93,16 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         hours = f"{r['hours']:,.1f}" if r["fits"] else "does not fit"
         total = f"{r['device_hours']:,.0f}" if r["fits"] else "–"
         lines.append(
-            f"| {r['devices']:,} | {r['layout']} | {hours} | {total} | {efficiency} | {r['memory_gb']:,.0f} GB | {r['sent_per_step_mb']:,.1f} MB | {r['binding']} |"
+            f"| {r['devices']:,} | {r['layout']} | {hours} | {total} | {efficiency} | {r['memory_gb']:,.0f} GB |"
+            f" {r['sent_per_step_mb']:,.1f} MB | {r['binding']} |"
         )
     return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Hours by cause over devices, stacked, with the time that perfect scaling would take, as SVG or whatever ``path`` ends in."""
+    """Hours by cause over devices, stacked, with the time that perfect scaling would take, as SVG or whatever ``path``
+    ends in.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -105,7 +115,9 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     with plt.rc_context({"svg.hashsalt": "workbench", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
         x, below = range(len(fits)), [0.0] * len(fits)
-        for cause, colour in zip(causes, ("#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb"), strict=False):
+        for cause, colour in zip(
+            causes, ("#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb"), strict=False
+        ):
             heights = [r["causes"].get(cause, 0.0) / r["hours"] * 100 for r in fits]
             axes.bar(x, heights, bottom=below, color=colour, label=cause, width=0.8)
             below = [a + b for a, b in zip(below, heights, strict=True)]
@@ -113,7 +125,13 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         axes.set(xlabel="GPUs", ylabel="share of the time, %", title=title)
         hours = axes.twinx()
         hours.plot(x, [r["hours"] for r in fits], color="black", marker="o", markersize=3, label="hours")
-        hours.plot(x, [fits[0]["device_hours"] / r["devices"] for r in fits], color="black", linestyle=":", label="perfect scaling")
+        hours.plot(
+            x,
+            [fits[0]["device_hours"] / r["devices"] for r in fits],
+            color="black",
+            linestyle=":",
+            label="perfect scaling",
+        )
         hours.set(ylabel="hours", yscale="log")
         handles = [*axes.get_legend_handles_labels()[0], *hours.get_legend_handles_labels()[0]]
         labels = [*axes.get_legend_handles_labels()[1], *hours.get_legend_handles_labels()[1]]

@@ -1,7 +1,8 @@
-"""Reading ``.npz`` archives that somebody else may have made: nothing is unpacked to disk, and what an archive claims is bounded.
+"""Reading ``.npz`` archives that somebody else may have made: nothing is unpacked to disk, and what an archive claims
+is bounded.
 
-An archive is refused where it has too many entries, an entry twice, one that is no array, or claims more than fits. So neither
-path traversal nor links nor an archive bomb can do anything.
+An archive is refused where it has too many entries, an entry twice, one that is no array, or claims more than fits. So
+neither path traversal nor links nor an archive bomb can do anything.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def read_npz(path: str | Path, name: str) -> np.ndarray:
     """One array of an archive.
 
     Raises:
-        MissingError: no such file, or no such array (the message names the nearest). CorruptError: see :func:`npz_names`;
-            also where the array's header and its bytes disagree.
+        MissingError: no such file, or no such array (the message names the nearest). CorruptError: see
+            :func:`npz_names`; also where the array's header and its bytes disagree.
     """
     path = Path(path)
     with _opened(path) as archive:
@@ -50,7 +51,9 @@ def read_npz(path: str | Path, name: str) -> np.ndarray:
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = read(stream)
             if dtype.hasobject or int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
-                raise CorruptError(f"{path}: array {name!r} claims {dtype} {shape}, which its {size:,} bytes cannot be. Make it again.")
+                raise CorruptError(
+                    f"{path}: array {name!r} claims {dtype} {shape}, which its {size:,} bytes cannot be. Make it again."
+                )
         with archive.open(f"{name}.npy") as stream:
             found: np.ndarray = npy.read_array(stream, allow_pickle=False)
             return found
@@ -79,4 +82,7 @@ def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         if not e.filename.endswith(".npy") or "/" in e.filename or "\\" in e.filename or e.filename.startswith("."):
             raise CorruptError(f"{path} holds {e.filename[:80]!r}, which is no array of ours.")
         if e.file_size > MAX_BYTES or e.file_size > max(SMALL, MAX_RATIO * e.compress_size):
-            raise CorruptError(f"{path}: {e.filename[:80]!r} claims {e.file_size:,} bytes from {e.compress_size:,}. It is not one of ours.")
+            raise CorruptError(
+                f"{path}: {e.filename[:80]!r} claims {e.file_size:,} bytes from {e.compress_size:,}. It is not one of"
+                " ours."
+            )

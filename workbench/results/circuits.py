@@ -1,12 +1,14 @@
 """Read a result of `workbench circuits` without a model: numpy and pandas only.
 
-A folder `circuits/<id>/` holds `effects.parquet` (every effect, one row each), `scores.parquet` (attention scores; Transformers),
-`prompts.json` (example prompts as token strings with their marks), `arrays.npz` (per-prompt profiles, maps, channels) and the manifest.
+A folder `circuits/<id>/` holds `effects.parquet` (every effect, one row each), `scores.parquet` (attention scores;
+Transformers), `prompts.json` (example prompts as token strings with their marks), `arrays.npz` (per-prompt profiles,
+maps, channels) and the manifest.
 
-Columns of `effects`: `analysis` (activation, ablation, head_to_logit, head_to_head, read_profile, state_to_logit, y_to_logit,
-write_profile, conv_profile, channels), `path` (total, direct, residual, first-order), `source` (corrupt, control, zero, mean,
-resample), `site`, `layer`, `unit` (head or channel, -1 = all), `receiver` (L2H3.k), `position` (label), `offset` (from the focus
-mark), `tap`, `metric`, `effect`, `low`, `high`, `n`. Effects are metric after minus metric before.
+Columns of `effects`: `analysis` (activation, ablation, head_to_logit, head_to_head, read_profile, state_to_logit,
+y_to_logit, write_profile, conv_profile, channels), `path` (total, direct, residual, first-order), `source` (corrupt,
+control, zero, mean, resample), `site`, `layer`, `unit` (head or channel, -1 = all), `receiver` (L2H3.k), `position`
+(label), `offset` (from the focus mark), `tap`, `metric`, `effect`, `low`, `high`, `n`. Effects are metric after minus
+metric before.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from workbench.results.result import Result
 
 
 class CircuitResult(Result):
-    """One model's circuit analyses on one task. ``metadata``: model, revision, architecture, task, n_prompts, length, offsets, …"""
+    """One model's circuit analyses on one task. ``metadata``.
+
+    Model, revision, architecture, task, n_prompts, length, offsets, …
+    """
 
     kind, noun, verb = "circuits", "circuits", "circuits MODEL"
 
@@ -57,7 +62,10 @@ class CircuitResult(Result):
 
     @cached_property
     def prompts(self) -> list[dict[str, Any]]:
-        """Example prompts: `tokens`, `corrupt` (strings), `answer`, `wrong`, `marks` (name → position), `correct`, `logit_diff`."""
+        """Example prompts.
+
+        `tokens`, `corrupt` (strings), `answer`, `wrong`, `marks` (name → position), `correct`, `logit_diff`.
+        """
         return read_json(self.folder / "prompts.json")
 
     def arrays(self) -> list[str]:
@@ -65,5 +73,8 @@ class CircuitResult(Result):
         return npz_names(self.folder / "arrays.npz")
 
     def array(self, name: str) -> np.ndarray:
-        """One stored array. Raises MissingError naming the nearest; CorruptError for an archive that is none of ours."""
+        """One stored array. Raises MissingError naming the nearest.
+
+        CorruptError for an archive that is none of ours.
+        """
         return read_npz(self.folder / "arrays.npz", name)

@@ -1,7 +1,8 @@
 """Reading an evolution folder: how the latents of a crosscoder change over the snapshots of a model's training.
 
 ``evolution/<id>/`` is made by ``workbench evolve``. Opening reads the manifest and the small tables; arrays are
-memory-mapped. Neither torch nor h5py is needed. A part that was not computed is absent, and its method returns ``None``.
+memory-mapped. Neither torch nor h5py is needed. A part that was not computed is absent, and its method returns
+``None``.
 
 Axis letters: F latents, S snapshots in training order, K contexts per latent, T tokens of a window.
 
@@ -11,38 +12,49 @@ file                         content
 ``steps.npy``                int64 [S] training steps (source positions where the sources are not snapshots)
 ``decnorm.npy``              float32 [F, S] decoder norms in the scale the crosscoder trained in (every snapshot alike)
 ``decnorm_raw.npy``          float32 [F, S] the same in the model's own units: also follows the residual stream's growth
-``decnorm_free.npy``         float32 [F, S] norm-free norms by latent scaling (held-out rows); NaN: the latent never fired
+``decnorm_free.npy``         float32 [F, S] norm-free norms by latent scaling (held-out rows); NaN: the latent never
+                             fired
 ``cosine.npy``               float16 [F, S, S] cosines between a latent's decoder rows; NaN: a zero row
-``latents.parquet``          a row per latent: emergence (0.1, 0.5, 0.9), peak, decay, lifespan, class, rotation, turning
-                             point (``*_step``, missing where it does not happen), kind (taxonomy) with the numbers behind
-                             it, complexity, n_fired, alive
+``latents.parquet``          a row per latent: emergence (0.1, 0.5, 0.9), peak, decay, lifespan, class, rotation,
+                             turning
+                             point (``*_step``, missing where it does not happen), kind (taxonomy) with the numbers
+                             behind it, complexity, n_fired, alive
 ``phases.parquet``           a row per snapshot: step, tokens seen (where known), loss, kl_unigram, kl_bigram,
                              kl_bigram_bias, kl_to_bigram, ce_unigram, ce_bigram, h1, h2, ev, dimensionality,
-                             mean_norm, cosine_next, accuracy_<task> for every task, delta_ce, ce_recovered_zero and _mean
-``losses.parquet``           source, step, metric, value, low, high, n, unit, interval: loss of every source with its share of the
+                             mean_norm, cosine_next, accuracy_<task> for every task, delta_ce, ce_recovered_zero and
+                             _mean
+``losses.parquet``           source, step, metric, value, low, high, n, unit, interval: loss of every source with its
+                             share of the
                              reconstruction spliced in (delta_ce, ce_recovered_zero, ce_recovered_mean, kl, ev, l0, ...)
-``statistics.parquet``       a row per claim: claim, value, low, high, n, null, null_mean, null_low, null_high, p, verdict; the
-                             order of kinds counts the latents of the sites in ``metadata.also`` (evolutions of their own) too
-``attribution.parquet``      task, source, step, mode (destroy, keep, full, empty), ranking (attribution, magnitude, random,
+``statistics.parquet``       a row per claim: claim, value, low, high, n, null, null_mean, null_low, null_high, p,
+                             verdict; the
+                             order of kinds counts the latents of the sites in ``metadata.also`` (evolutions of their
+                             own) too
+``attribution.parquet``      task, source, step, mode (destroy, keep, full, empty), ranking (attribution, magnitude,
+                             random,
                              frequency), k, metric, low, high, share, n, draws
 ``attribution_latents.parquet``  task, source, step, latent, attribution (mean over prompts), n
-``baseline.parquet``         source, step, baseline, ev_crosscoder, ev_sae, gap, low, high, l0_crosscoder, l0_sae, n, rows: beside
-                             one SAE per snapshot, ``alone`` (as long in training) or ``warm`` (started from the one before, the
-                             last S times as long); recipes with ``baseline = true``
-``diff.parquet``             two sources that are no snapshots of one training: a row per latent: norms, relative_norm, class,
+``baseline.parquet``         source, step, baseline, ev_crosscoder, ev_sae, gap, low, high, l0_crosscoder, l0_sae, n,
+                             rows: beside
+                             one SAE per snapshot, ``alone`` (as long in training) or ``warm`` (started from the one
+                             before, the last S times as long); recipes with ``baseline = true``
+``diff.parquet``             two sources that are no snapshots of one training: a row per latent: norms, relative_norm,
+                             class,
                              cosine (equal widths), nu_error, nu_reconstruction, confirmed, n_fired
 ``act_ck/tokens.npy``        int32 [F, K, T] token ids of each latent's contexts; -1 = padding
 ``act_ck/peak.npy``          int16 [F, K] place of the context's strongest token; -1 = no such context
 ``act_ck/where.npy``         int32 [F, K, 2] (held-out sequence, position of the window's first token)
-``act_ck/acts.npy``          uint8 [F, K, S, T] the latent's reading of the same context at every snapshot, 255 = its ``top``
-``act_ck/code.npy``          uint8 [F, K, T] the latent's activation itself, which all snapshots share, on the same scale
+``act_ck/acts.npy``          uint8 [F, K, S, T] the latent's reading of the same context at every snapshot, 255 = its
+                             ``top``
+``act_ck/code.npy``          uint8 [F, K, T] the latent's activation itself, which all snapshots share, on the same
+                             scale
 ``act_ck/top.npy``           float32 [F] what 255 stands for
 ``vocab.json``               list of token strings as displayed
 ===========================  ==================================================================================
 
 The *reading* of snapshot s is max(0, S c_s + b), c_s being the part of the latent's pre-activation that comes from
-snapshot s: what the latent would be if all snapshots looked like this one. Readings below the smallest activation with which
-the latent was ever kept on the held-out tokens are shown as 0. Their mean over snapshots is the pre-activation.
+snapshot s: what the latent would be if all snapshots looked like this one. Readings below the smallest activation with
+which the latent was ever kept on the held-out tokens are shown as 0. Their mean over snapshots is the pre-activation.
 """
 
 from __future__ import annotations
@@ -185,7 +197,8 @@ class Evolution(Result):
         chosen = np.asarray(latents, dtype=np.int64)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise UsageError(
-                f"latent {int(chosen.max() if chosen.max() >= len(self) else chosen.min())} is not in {self.id}: it has {len(self)}"
+                f"latent {int(chosen.max() if chosen.max() >= len(self) else chosen.min())} is not in {self.id}: it has"
+                f" {len(self)}"
             )
         return chosen
 
@@ -196,12 +209,16 @@ class Evolution(Result):
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as e:
-            raise CorruptError(f"{path} is not a whole array ({e}). Remove {self.folder} and run `workbench evolve` again.") from e
+            raise CorruptError(
+                f"{path} is not a whole array ({e}). Remove {self.folder} and run `workbench evolve` again."
+            ) from e
 
     def _need(self, name: str) -> np.ndarray:
         array = self._array(name)
         if array is None:
-            raise CorruptError(f"{self.folder / name}.npy is missing. Remove {self.folder} and run `workbench evolve` again.")
+            raise CorruptError(
+                f"{self.folder / name}.npy is missing. Remove {self.folder} and run `workbench evolve` again."
+            )
         return array
 
     def _table(self, name: str, *, optional: bool = False) -> Any:

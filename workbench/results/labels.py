@@ -1,4 +1,5 @@
-"""Labels a reader gave to the nodes of a graph: one JSON file per graph in the workspace's ``labels/``, written atomically.
+"""Labels a reader gave to the nodes of a graph: one JSON file per graph in the workspace's ``labels/``, written
+atomically.
 
 The graph itself stays as it was made. Each label carries the data version of the graph it was given on, because a graph
 that is made again may use the same node id for something else.
@@ -44,13 +45,18 @@ def read_labels(root: Path, graph: str) -> GraphLabels:
     """The labels of a graph; none where there is no such file, or a link or folder in its place.
 
     Raises:
-        CorruptError, ConfigError: the file is not JSON, of a newer schema, of another graph, has unknown keys or too many labels.
+        CorruptError, ConfigError: the file is not JSON, of a newer schema, of another graph, has unknown keys or too
+        many labels.
     """
     path = root / "labels" / f"{check_id(graph)}.json"
     if path.is_symlink() or not path.is_file():
         return GraphLabels(graph=graph)
     values: Any = read_json(path)
-    if not isinstance(values, dict) or not isinstance(values.get("workbench_schema"), int) or values.get("graph") != graph:
+    if (
+        not isinstance(values, dict)
+        or not isinstance(values.get("workbench_schema"), int)
+        or values.get("graph") != graph
+    ):
         raise CorruptError(f"{path.name} does not hold labels of {graph}.")
     if values["workbench_schema"] > SCHEMA:
         raise CorruptError(f"{path.name} was written by a newer version of this program.")
@@ -61,8 +67,8 @@ def save_label(root: Path, graph: str, node: str, text: str, version: str) -> No
     """Give a node a label, or take it away with an empty text. A file that cannot be read is left alone.
 
     Raises:
-        UsageError: the text is longer than :data:`MAX_LENGTH`, there are :data:`MAX_LABELS` already, or a link lies in the file's place.
-        CorruptError, ConfigError: see :func:`read_labels`.
+        UsageError: the text is longer than :data:`MAX_LENGTH`, there are :data:`MAX_LABELS` already, or a link lies in
+        the file's place. CorruptError, ConfigError: see :func:`read_labels`.
     """
     text = " ".join(text.split())
     if len(text) > MAX_LENGTH:
@@ -84,9 +90,14 @@ def save_label(root: Path, graph: str, node: str, text: str, version: str) -> No
 
 
 def with_labels(document: dict[str, Any], found: GraphLabels, version: str) -> dict[str, Any]:
-    """A graph's document with the labels as ``clerp`` of their nodes, the name Neuronpedia shows; the rest as it was."""
+    """A graph's document with the labels as ``clerp`` of their nodes, the name Neuronpedia shows.
+
+    The rest as it was.
+    """
     nodes = [
-        {**n, "clerp": found.labels[str(n.get("node_id"))].shown(version)} if str(n.get("node_id")) in found.labels else n
+        {**n, "clerp": found.labels[str(n.get("node_id"))].shown(version)}
+        if str(n.get("node_id")) in found.labels
+        else n
         for n in document["nodes"]
     ]
     return {**document, "nodes": nodes}

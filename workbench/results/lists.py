@@ -41,8 +41,8 @@ class LatentList(StrictConfig):
     items: tuple[ListItem, ...] = Field(default=(), max_length=MAX_ITEMS)
 
     def with_items(self, items: Sequence[ListItem]) -> LatentList:
-        """The list with ``items`` at its end, in their order. A latent that is already in it keeps its place and takes the new
-        version, and the new note unless that is empty.
+        """The list with ``items`` at its end, in their order. A latent that is already in it keeps its place and takes
+        the new version, and the new note unless that is empty.
 
         Raises:
             UsageError: more than :data:`MAX_ITEMS` latents together.
@@ -58,12 +58,17 @@ class LatentList(StrictConfig):
             else:
                 out[j] = x if x.note else x.model_copy(update={"note": out[j].note})
         if len(out) > MAX_ITEMS:
-            raise UsageError(f"a list holds at most {MAX_ITEMS:,} latents; {self.name!r} would hold {len(out):,}. Choose fewer.")
+            raise UsageError(
+                f"a list holds at most {MAX_ITEMS:,} latents; {self.name!r} would hold {len(out):,}. Choose fewer."
+            )
         return self.model_copy(update={"items": tuple(out)})
 
 
 def list_id(name: str) -> str:
-    """File name of a list: letters, digits and dashes of its name, plus four digits of its digest, which names that look alike differ in."""
+    """File name of a list.
+
+    Letters, digits and dashes of its name, plus four digits of its digest, which names that look alike differ in.
+    """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-").lower()[:60]
     return f"{slug or 'list'}-{sha256_json(name)[:4]}"
@@ -93,7 +98,10 @@ def _parse(values: Any, where: str) -> LatentList:
 
 
 def save_list(root: Path, chosen: LatentList, id: str | None = None) -> str:
-    """Write a list atomically and return its id. A new list gets an id from its name that no file has; an existing one keeps its own."""
+    """Write a list atomically and return its id. A new list gets an id from its name that no file has.
+
+    An existing one keeps its own.
+    """
     id = id or _free_id(root, chosen.name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", id) or ".." in id:
         raise UsageError(f"{id!r} is not the name of a list.")

@@ -1,27 +1,35 @@
 """Reading comparisons: ``matches/<a>__<b>/``, made by ``workbench compare A B``. Neither torch nor h5py is needed.
 
-Direction ``ab`` is about the latents of A and their partners in B, ``ba`` the other way; a correlation is NaN (null) where
-the latent fired less than ``min_firings`` times. Tables (Parquet):
+Direction ``ab`` is about the latents of A and their partners in B, ``ba`` the other way; a correlation is NaN (null)
+where the latent fired less than ``min_firings`` times. Tables (Parquet):
 
-``best``       one row per latent: direction, dictionary, layer, latent, n_fired, density, r, partner_dictionary, partner_layer,
-               partner, partner_fired, n_cofire, second_r, second_dictionary, second, null_q99 (99 % of chance for latents that
-               fire as often), matched (r >= level and > null_q99), mutual (each other's best), one_to_one_dictionary,
-               one_to_one, one_to_one_r (assignment of greatest total r), even_r (candidate-count-matched)
+``best``       one row per latent: direction, dictionary, layer, latent, n_fired, density, r, partner_dictionary,
+               partner_layer,
+               partner, partner_fired, n_cofire, second_r, second_dictionary, second, null_q99 (99 % of chance for
+               latents that fire as often), matched (r >= level and > null_q99), mutual (each other's best),
+               one_to_one_dictionary, one_to_one, one_to_one_r (assignment of greatest total r), even_r
+               (candidate-count-matched)
 ``baselines``  one row per latent (or neuron) and series: direction, series, layer, latent, n_fired, r; series as in
                :mod:`workbench.analysis.comparison.compare`, among them ``cross``
-``summary``    per direction and series: n, mean, low, high (95 % bootstrap over latents), median, q05, q95, share_50, share_70,
+``summary``    per direction and series: n, mean, low, high (95 % bootstrap over latents), median, q05, q95, share_50,
+               share_70,
                share_90 (r of at least .5, .7, .9), share_null (above the null's 99 %)
-``order``      per direction and neighbouring series of random < neurons < cross < model seed <= sae seed: lower, higher,
+``order``      per direction and neighbouring series of random < neurons < cross < model seed <= sae seed: lower,
+               higher,
                difference, low, high, holds, paired
-``nulls``      per direction and bin of firing counts: fired_from, fired_to, n, q50, q95, q99, and the same of the latents: cross_q50
-``layers``     per direction and pair of layers: layer, partner_layer, dictionary, partner_dictionary, n, mean, median, q90, share_50
+``nulls``      per direction and bin of firing counts: fired_from, fired_to, n, q50, q95, q99, and the same of the
+               latents: cross_q50
+``layers``     per direction and pair of layers: layer, partner_layer, dictionary, partner_dictionary, n, mean, median,
+               q90, share_50
                (best partner within that layer alone)
-``depth``      per direction: layer, partner_layer, count of matched latents whose best partner over all layers lies there
+``depth``      per direction: layer, partner_layer, count of matched latents whose best partner over all layers lies
+               there
 ``shifts``     per direction and shift s (a at token t against b at t + s): shift, n_tokens, n, mean, low, high, median
 
-Arrays: ``tokens.npy`` int32 [S, ctx] (the sequences compared on), ``sequences.npy`` int64 [S] (their numbers in the store),
-``positions.npy`` int64 [R] (positions that are rows; row = sequence index * R + place). ``codes/<dictionary>/`` holds the codes
-in latent-major order: ``indptr.npy`` int64 [F+1], ``row.npy`` int32, ``value.npy`` float32. ``vocab.json``: displayed tokens.
+Arrays: ``tokens.npy`` int32 [S, ctx] (the sequences compared on), ``sequences.npy`` int64 [S] (their numbers in the
+store), ``positions.npy`` int64 [R] (positions that are rows; row = sequence index * R + place). ``codes/<dictionary>/``
+holds the codes in latent-major order: ``indptr.npy`` int64 [F+1], ``row.npy`` int32, ``value.npy`` float32.
+``vocab.json``: displayed tokens.
 """
 
 from __future__ import annotations
@@ -74,7 +82,8 @@ class Strip:
 class MatchRecords(Result):
     """One comparison; open with :meth:`open`. Tables are read when first used.
 
-    ``metadata``: a, b (each: name, model, revision, dictionaries, layers), n_tokens, min_firings, level, series, missing, store, …
+    ``metadata``: a, b (each: name, model, revision, dictionaries, layers), n_tokens, min_firings, level, series,
+    missing, store, …
     """
 
     kind, noun, verb = "matches", "a comparison", "compare A B"
@@ -162,22 +171,36 @@ class MatchRecords(Result):
         """Correlation and joint histogram of any two latents; with ``shift`` s, a at token t meets b at token t + s."""
         dense_a, dense_b = self._dense(*self.of(dictionary_a, a)), self._dense(*self.of(dictionary_b, b))
         n = dense_a.shape[1]
-        x, y = dense_a[:, max(0, -shift) : n - max(0, shift)].ravel(), dense_b[:, max(0, shift) : n - max(0, -shift)].ravel()
+        x, y = (
+            dense_a[:, max(0, -shift) : n - max(0, shift)].ravel(),
+            dense_b[:, max(0, shift) : n - max(0, -shift)].ravel(),
+        )
         r = float("nan")
         if len(x) and np.ptp(x) > 0 and np.ptp(y) > 0:
             r = float(np.corrcoef(x, y)[0, 1])
         top = float(x.max(initial=0.0)), float(y.max(initial=0.0))
         bins = [
-            np.ceil(v / (m or 1.0) * (JOINT_BINS - 1)).astype(np.int64).clip(0, JOINT_BINS - 1) for v, m in zip((x, y), top, strict=True)
+            np.ceil(v / (m or 1.0) * (JOINT_BINS - 1)).astype(np.int64).clip(0, JOINT_BINS - 1)
+            for v, m in zip((x, y), top, strict=True)
         ]
         joint = np.bincount(bins[0] * JOINT_BINS + bins[1], minlength=JOINT_BINS**2).reshape(JOINT_BINS, JOINT_BINS)
         fired = int((x > 0).sum()), int((y > 0).sum())
         return Pair(r, len(x), fired, int(((x > 0) & (y > 0)).sum()), joint, top, self._null(dictionary_a, a))
 
     def strips(
-        self, dictionary_a: str, a: int, dictionary_b: str, b: int, *, by: str = "both", n: int = 8, width: int = 48, shift: int = 0
+        self,
+        dictionary_a: str,
+        a: int,
+        dictionary_b: str,
+        b: int,
+        *,
+        by: str = "both",
+        n: int = 8,
+        width: int = 48,
+        shift: int = 0,
     ) -> list[Strip]:
-        """Windows around the strongest tokens of A, of B, or of both together (``both``: geometric mean), one per sequence.
+        """Windows around the strongest tokens of A, of B, or of both together (``both``: geometric mean), one per
+        sequence.
 
         With ``shift`` s, the activation of B shown on a token is the one it has s tokens later.
         """
@@ -187,7 +210,9 @@ class MatchRecords(Result):
         if shift:
             moved = np.zeros_like(y)
             if abs(shift) < y.shape[1]:
-                moved[:, max(0, -shift) : y.shape[1] - max(0, shift)] = y[:, max(0, shift) : y.shape[1] - max(0, -shift)]
+                moved[:, max(0, -shift) : y.shape[1] - max(0, shift)] = y[
+                    :, max(0, shift) : y.shape[1] - max(0, -shift)
+                ]
             y = moved
         score = {"a": x, "b": y}.get(by)
         if score is None:
@@ -232,12 +257,19 @@ class MatchRecords(Result):
             if dictionary not in known:
                 raise UsageError(f"dictionary {dictionary!r} is not part of {self.id} ({nearest(dictionary, known)})")
             if not self.has_codes:
-                raise MissingError(f"{self.id} was made without codes. Make it again with them: `workbench compare` without --no-codes.")
-            self._codes[dictionary] = tuple(self._array(f"codes/{dictionary}/{part}") for part in ("indptr", "row", "value"))  # type: ignore[assignment]
+                raise MissingError(
+                    f"{self.id} was made without codes. Make it again with them: `workbench compare` without"
+                    " --no-codes."
+                )
+            self._codes[dictionary] = tuple(
+                self._array(f"codes/{dictionary}/{part}") for part in ("indptr", "row", "value")
+            )  # type: ignore[assignment]
         return self._codes[dictionary]
 
     def _array(self, name: str) -> NDArray[Any]:
         try:
             return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as e:
-            raise CorruptError(f"{self.folder}/{name}.npy cannot be read ({e}). Remove the folder and run: {self.manifest.command}") from e
+            raise CorruptError(
+                f"{self.folder}/{name}.npy cannot be read ({e}). Remove the folder and run: {self.manifest.command}"
+            ) from e

@@ -109,7 +109,8 @@ class LatentRecords(Result):
         table = pd.read_parquet(folder / "latents.parquet") if (folder / "latents.parquet").is_file() else None
         if table is None or len(table) != len(arrays["group_n"]):
             raise CorruptError(
-                f"{folder}/latents.parquet is missing or does not have one row per latent. Run `workbench features {folder.name}` again."
+                f"{folder}/latents.parquet is missing or does not have one row per latent. Run `workbench features"
+                f" {folder.name}` again."
             )
         return cls(folder, manifest, _with_labels(table, folder), arrays)
 
@@ -131,7 +132,8 @@ class LatentRecords(Result):
             return self._position[int(latent)]
         except (KeyError, ValueError) as e:
             raise UsageError(
-                f"latent {latent!r} is not in {self.id} (latents {self.table['latent'].min()}–{self.table['latent'].max()})."
+                f"latent {latent!r} is not in {self.id} (latents"
+                f" {self.table['latent'].min()}–{self.table['latent'].max()})."
             ) from e
 
     def row(self, latent: int) -> dict[str, Any]:
@@ -189,7 +191,10 @@ class LatentRecords(Result):
             return None
         i = self.position(latent)
         ids, values = self._arrays["logits_id"][i], self._arrays["logits_val"][i]
-        sides = [[(int(t), self.vocab[t], float(v)) for t, v in zip(ids[s], values[s], strict=True) if t >= 0] for s in (0, 1)]
+        sides = [
+            [(int(t), self.vocab[t], float(v)) for t, v in zip(ids[s], values[s], strict=True) if t >= 0]
+            for s in (0, 1)
+        ]
         return LogitEffects(sides[0], sides[1], str(self.metadata.get("logits", {}).get("note", "")))
 
     def neighbours(self, latent: int) -> list[tuple[int, float]] | None:
@@ -197,7 +202,11 @@ class LatentRecords(Result):
         if "nbr_cos_id" not in self._arrays:
             return None
         i = self.position(latent)
-        return [(int(j), float(c)) for j, c in zip(self._arrays["nbr_cos_id"][i], self._arrays["nbr_cos_val"][i], strict=True) if j >= 0]
+        return [
+            (int(j), float(c))
+            for j, c in zip(self._arrays["nbr_cos_id"][i], self._arrays["nbr_cos_val"][i], strict=True)
+            if j >= 0
+        ]
 
     def _group(self, group: str) -> int:
         if group not in self.groups:
@@ -207,15 +216,22 @@ class LatentRecords(Result):
 
 def explanation_folders(folder: Path) -> list[Path]:
     """Complete explanations of the same dictionary in the same workspace: rules first, then language models by name."""
-    found = [p for p in sorted((folder.parent.parent / "explanations").glob(f"{folder.name}.*")) if (p / MANIFEST).is_file()]
+    found = [
+        p for p in sorted((folder.parent.parent / "explanations").glob(f"{folder.name}.*")) if (p / MANIFEST).is_file()
+    ]
     of_this = [p for p in found if read_manifest(p).metadata.get("dictionary") == folder.name]
     return sorted(of_this, key=lambda p: (read_manifest(p).metadata.get("explainer") != "rules", p.name))
 
 
 def _with_labels(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table with label, label_score and label_source, joined on the latent id; later explanations win where they have a label."""
+    """The table with label, label_score and label_source, joined on the latent id.
+
+    Later explanations win where they have a label.
+    """
     for source in explanation_folders(folder):
-        labels = pd.read_parquet(source / "labels.parquet", columns=["latent", "label", "label_score"]).dropna(subset=["label"])
+        labels = pd.read_parquet(source / "labels.parquet", columns=["latent", "label", "label_score"]).dropna(
+            subset=["label"]
+        )
         labels = labels.assign(label_source=read_manifest(source).metadata["explainer"]).set_index("latent")
         new = labels.reindex(table["latent"]).reset_index(drop=True)
         for column in ("label", "label_score", "label_source"):
@@ -235,19 +251,27 @@ def _open_arrays(folder: Path) -> dict[str, np.ndarray]:
         if not path.is_file():
             if name in OPTIONAL:
                 continue
-            raise MissingError(f"{path} is missing. Remove {folder.name} and run `workbench features {folder.name}` again.")
+            raise MissingError(
+                f"{path} is missing. Remove {folder.name} and run `workbench features {folder.name}` again."
+            )
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as e:
             raise CorruptError(
-                f"{path} is not a numpy array ({e}). Remove {folder.name} and run `workbench features {folder.name}` again."
+                f"{path} is not a numpy array ({e}). Remove {folder.name} and run `workbench features {folder.name}`"
+                " again."
             ) from e
-        want = tuple(sizes.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(shape, array.shape, strict=False))
+        want = tuple(
+            sizes.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(shape, array.shape, strict=False)
+        )
         if array.dtype != np.dtype(dtype) or array.ndim != len(shape) or array.shape != want:
             raise CorruptError(
-                f"{path} is {array.dtype}{list(array.shape)}, expected {dtype}{list(want) if array.ndim == len(shape) else list(shape)}."
+                f"{path} is {array.dtype}{list(array.shape)}, expected"
+                f" {dtype}{list(want) if array.ndim == len(shape) else list(shape)}."
             )
         arrays[name] = array
     if sizes["P"] != sizes["L"] * sizes["G"] * sizes["K"] + 1 or int(arrays["act_indptr"][-1]) != sizes["N"]:
-        raise CorruptError(f"{folder}: act_indptr.npy does not fit the other files. Run `workbench features {folder.name}` again.")
+        raise CorruptError(
+            f"{folder}: act_indptr.npy does not fit the other files. Run `workbench features {folder.name}` again."
+        )
     return arrays

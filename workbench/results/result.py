@@ -1,7 +1,8 @@
 """A result folder as its readers open it: complete, of the right kind, with its id, data version and metadata.
 
-:class:`workbench.results.records.LatentRecords`, :class:`workbench.results.matches.MatchRecords`, :class:`workbench.results.evolution.Evolution` and
-:class:`workbench.results.circuits.CircuitResult` read what is particular to their kind.
+:class:`workbench.results.records.LatentRecords`, :class:`workbench.results.matches.MatchRecords`,
+:class:`workbench.results.evolution.Evolution` and :class:`workbench.results.circuits.CircuitResult` read what is
+particular to their kind.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from workbench.provenance import MANIFEST, Manifest, check_files, manifest_diges
 
 
 class Result:
-    """One complete folder of a workspace. ``kind`` is its room, ``noun`` what a person calls it, ``verb`` the command that makes it."""
+    """One complete folder of a workspace.
+
+    ``kind`` is its room, ``noun`` what a person calls it, ``verb`` the command that makes it.
+    """
 
     kind: ClassVar[str]
     noun: ClassVar[str]
@@ -37,7 +41,8 @@ class Result:
             raise CorruptError(f"{folder} is a result of kind {manifest.kind!r}, not {cls.noun}.")
         if verify and (bad := check_files(folder, manifest)):
             raise CorruptError(
-                f"{folder}: {', '.join(bad)} changed since it was written. Remove the folder and run: {manifest.command or f'workbench {cls.verb}'}"
+                f"{folder}: {', '.join(bad)} changed since it was written. Remove the folder and run:"
+                f" {manifest.command or f'workbench {cls.verb}'}"
             )
         return manifest
 

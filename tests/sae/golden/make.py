@@ -1,8 +1,8 @@
 """Makes the golden files beside this script with the libraries themselves (never needed to run the tests).
 
-In an environment of its own: ``pip install torch sae-lens==6.54.12 eai-sparsify==1.3.3 dictionary-learning==0.1.0``, then
-``python tests/sae/golden/make.py``. Each folder is what the library saves; ``expected.safetensors`` beside it holds raw
-rows ``x`` and the library's own ``f`` (dense latents) and ``y`` (reconstruction) of them.
+In an environment of its own: ``pip install torch sae-lens==6.54.12 eai-sparsify==1.3.3 dictionary-learning==0.1.0``,
+then ``python tests/sae/golden/make.py``. Each folder is what the library saves; ``expected.safetensors`` beside it
+holds raw rows ``x`` and the library's own ``f`` (dense latents) and ``y`` (reconstruction) of them.
 """
 
 import json
@@ -29,7 +29,10 @@ def rows():
 
 
 def expected(folder, f, y):
-    save_file({"x": rows(), "f": f.detach().float().contiguous(), "y": y.detach().float().contiguous()}, folder / "expected.safetensors")
+    save_file(
+        {"x": rows(), "f": f.detach().float().contiguous(), "y": y.detach().float().contiguous()},
+        folder / "expected.safetensors",
+    )
 
 
 def fresh(name):
@@ -63,7 +66,10 @@ def sparsify():
     from sparsify.config import SparseCoderConfig
     from sparsify.sparse_coder import SparseCoder
 
-    for name, options in {"sparsify-sae": {}, "sparsify-transcoder": {"transcode": True, "skip_connection": True}}.items():
+    for name, options in {
+        "sparsify-sae": {},
+        "sparsify-transcoder": {"transcode": True, "skip_connection": True},
+    }.items():
         coder = fill(SparseCoder(D, SparseCoderConfig(expansion_factor=F // D, k=K, **options)))
         folder = fresh(name)
         coder.save_to_disk(folder)

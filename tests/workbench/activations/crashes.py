@@ -36,7 +36,10 @@ def calls_of_a_harvest(tmp_path: Path) -> dict[str, int]:
 
 
 def start(folder: Path, pause: float) -> subprocess.Popen:
-    """A harvest in a process of its own; ``pause`` seconds per batch from the second shard on. It says ``begun`` on stdout first."""
+    """A harvest in a process of its own; ``pause`` seconds per batch from the second shard on.
+
+    It says ``begun`` on stdout first.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "tests.workbench.activations.small", str(folder), str(pause)],
         stdout=subprocess.PIPE,

@@ -1,4 +1,7 @@
-"""A small store whose every number is known, and ways to make it in other processes. ``python -m tests.workbench.activations.small FOLDER``."""
+"""A small store whose every number is known, and ways to make it in other processes.
+
+``python -m tests.workbench.activations.small FOLDER``.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,14 @@ def make_spec(**changes) -> StoreSpec:
     streams = [("a", "x", 6), ("a", "y", 3), ("b", "x", 4)]
     values = {
         "id": "small",
-        "sources": (Source(name="a", model="model-a", weights="11"), Source(name="b", model="model-b", revision="step8", weights="22")),
-        "streams": tuple(Stream(key=f"h{i:03d}", source=s, hook=h, at=f"blocks.0.{h}", width=w) for i, (s, h, w) in enumerate(streams)),
+        "sources": (
+            Source(name="a", model="model-a", weights="11"),
+            Source(name="b", model="model-b", revision="step8", weights="22"),
+        ),
+        "streams": tuple(
+            Stream(key=f"h{i:03d}", source=s, hook=h, at=f"blocks.0.{h}", width=w)
+            for i, (s, h, w) in enumerate(streams)
+        ),
         "plan": {"about": {}},
         "n_seq": N_SEQ,
         "ctx": CTX,
@@ -77,7 +86,10 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def in_child(work: Callable[[], object], *, fault: str = "") -> int:
-    """Run ``work`` in a forked process with injected faults; its wait status as a return code (-9 = killed, 1 = raised)."""
+    """Run ``work`` in a forked process with injected faults.
+
+    Its wait status as a return code (-9 = killed, 1 = raised).
+    """
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -31,7 +31,11 @@ def rows_of(x: torch.Tensor) -> list[tuple[float, ...]]:
 def test_splitmix64_is_the_published_one():
     """First outputs for seed 0 (Vigna's reference implementation)."""
     counters = (np.arange(1, 4, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-    assert [hex(v) for v in splitmix64(counters).tolist()] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f"]
+    assert [hex(v) for v in splitmix64(counters).tolist()] == [
+        "0xe220a8397b1dcdaf",
+        "0x6e789e6aa1b965f4",
+        "0x6c45d188009454f",
+    ]
 
 
 def test_the_order_is_pinned():
@@ -61,7 +65,10 @@ def test_every_row_once_per_epoch(pristine, window, memory):
 
 @pytest.mark.parametrize("memory", [1 << 20, 700])
 def test_the_shuffle_reaches_across_shards(pristine, memory):
-    """Where a row comes from says nothing about when it is read: rank correlation near zero, every shard in the first quarter."""
+    """Where a row comes from says nothing about when it is read.
+
+    Rank correlation near zero, every shard in the first quarter.
+    """
     s = ActivationStore.open(pristine)
     index = {row.tobytes(): i for i, row in enumerate(truth(SPEC, "h000"))}
     shard_of = np.searchsorted([SPEC.rows(i)[1] for i in range(SPEC.n_shards)], np.arange(SPEC.n_rows), side="right")
@@ -78,7 +85,8 @@ def test_the_shuffle_reaches_across_shards(pristine, memory):
 def test_splits_do_not_meet(pristine):
     s = ActivationStore.open(pristine)
     train, held, every = (
-        rows_of(all_of(s.batches("y", 16, seed=0, source="a", split=split, epochs=1))) for split in ("train", "heldout", "all")
+        rows_of(all_of(s.batches("y", 16, seed=0, source="a", split=split, epochs=1)))
+        for split in ("train", "heldout", "all")
     )
     assert sorted(train + held) == every and len(held) == 2 * SPEC.rows_per_seq
     assert list(s.heldout) == [20, 21]
@@ -92,7 +100,9 @@ def test_resume_at_any_step(pristine):
     whole = list(batches)
     for step in (0, 1, 2, 7, len(whole) // 2, len(whole) - 1):
         for threads in (1, 3):
-            again = list(s.batches("x", 9, seed=5, source=BOTH, epochs=2, memory_limit=1500, threads=threads).starting_at(step))
+            again = list(
+                s.batches("x", 9, seed=5, source=BOTH, epochs=2, memory_limit=1500, threads=threads).starting_at(step)
+            )
             assert len(again) == len(whole) - step and all(torch.equal(a, b) for a, b in zip(again, whole[step:]))
     assert list(batches.starting_at(len(whole))) == []
     assert batches.state(4) == {"epoch": 0, "row": 36}
@@ -124,7 +134,15 @@ def test_endless_batches_have_one_size(pristine):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "change", [{"seed": 6}, {"batch_size": 10}, {"window": 1}, {"split": "all"}, {"memory_limit": 900}, {"hook": "y", "source": "a"}]
+    "change",
+    [
+        {"seed": 6},
+        {"batch_size": 10},
+        {"window": 1},
+        {"split": "all"},
+        {"memory_limit": 900},
+        {"hook": "y", "source": "a"},
+    ],
 )
 def test_resume_with_another_order_is_refused(pristine, change):
     """Fault 23: batch size, seed, buffer … ; `allow_reshuffle` lets it pass."""
@@ -165,7 +183,10 @@ def test_forked_readers(pristine):
     batches = s.batches("x", 9, seed=5, source=BOTH, epochs=1)
     whole = all_of(batches)
     for _ in range(3):
-        assert in_child(lambda: (_ for _ in ()).throw(AssertionError) if not torch.equal(all_of(batches), whole) else None) == 0
+        assert (
+            in_child(lambda: (_ for _ in ()).throw(AssertionError) if not torch.equal(all_of(batches), whole) else None)
+            == 0
+        )
 
 
 class Steps(torch.utils.data.IterableDataset):
@@ -188,7 +209,9 @@ def test_data_loader_workers(pristine, workers, how):
     """Fault 22: forked and fresh loader workers, each taking its steps: together the same batches."""
     batches = ActivationStore.open(pristine).batches("x", 9, seed=5, source=BOTH, epochs=1)
     whole = list(batches)
-    loader = torch.utils.data.DataLoader(Steps(batches, len(whole)), batch_size=None, num_workers=workers, multiprocessing_context=how)
+    loader = torch.utils.data.DataLoader(
+        Steps(batches, len(whole)), batch_size=None, num_workers=workers, multiprocessing_context=how
+    )
     found = dict(loader)
     assert sorted(found) == list(range(len(whole))) and all(torch.equal(found[i], whole[i]) for i in found)
 
@@ -234,7 +257,12 @@ def test_memory_stays_within_its_buffers(tmp_path):
     block = np.random.default_rng(0).normal(size=(16 * 128, 1024)).astype(np.float32)
     from workbench.activations.workers import fill
 
-    fill(tmp_path / "s", spec, tokens, lambda lo, hi: ({"h000": block[: (min(hi, i + 16) - i) * 128]} for i in range(lo, hi, 16)))
+    fill(
+        tmp_path / "s",
+        spec,
+        tokens,
+        lambda lo, hi: ({"h000": block[: (min(hi, i + 16) - i) * 128]} for i in range(lo, hi, 16)),
+    )
     batches = ActivationStore.open(tmp_path / "s").batches("x", 512, seed=0, epochs=1, memory_limit=8 << 20)
     assert batches.buffer_bytes <= (8 << 20) + 2 * 512 * 1024 * 4  # two batches beside the two groups
     before, peak, rows = resident(), 0, 0

@@ -1,4 +1,7 @@
-"""Damage after the fact: no reader returns a row that differs from what was harvested, and harvest re-makes only what is bad."""
+"""Damage after the fact.
+
+No reader returns a row that differs from what was harvested, and harvest re-makes only what is bad.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +53,14 @@ def test_the_undamaged_store_reads(store):
 
 @pytest.mark.parametrize("name", ["shards/000001.h5", "plan.h5"])
 def test_truncation(store, pristine, name):
-    """Fault 7: any length; refused at open or on first read, set aside by check, and harvest re-makes only that file."""
+    """Fault 7: any length.
+
+    Refused at open or on first read, set aside by check, and harvest re-makes only that file.
+    """
     size = (store / name).stat().st_size
-    for length in sorted({0, 1, 7, 8, 95, 96, 511, 512, 4095, 4096, 4097, size // 2, size - 33, size - 1, *range(0, size, size // 23)}):
+    for length in sorted(
+        {0, 1, 7, 8, 95, 96, 511, 512, 4095, 4096, 4097, size // 2, size - 33, size - 1, *range(0, size, size // 23)}
+    ):
         os.chmod(store / name, 0o644)
         os.truncate(store / name, length)
         with pytest.raises((ShardCorrupt, StoreIncomplete)):
@@ -219,7 +227,9 @@ def test_bad_store_json(store, harm, error, words):
         ActivationStore.open(store)
 
 
-@pytest.mark.parametrize("text", ['{"format": "actstore", "format": "actstore"}', '{"n": NaN}', "[" * 100_000, '{"a": 1', "", "\xff\xfe"])
+@pytest.mark.parametrize(
+    "text", ['{"format": "actstore", "format": "actstore"}', '{"n": NaN}', "[" * 100_000, '{"a": 1', "", "\xff\xfe"]
+)
 @pytest.mark.parametrize("name", ["store.json", "seal.json"])
 def test_bad_json(store, text, name):
     """Fault 36: syntax."""

@@ -10,7 +10,14 @@ import time
 
 import pytest
 
-from tests.workbench.activations.crashes import begun, calls_of_a_harvest, finished_like, start, subset_of_right_one, wait_for_shards
+from tests.workbench.activations.crashes import (
+    begun,
+    calls_of_a_harvest,
+    finished_like,
+    start,
+    subset_of_right_one,
+    wait_for_shards,
+)
 from tests.workbench.activations.small import SPEC, in_child, make, producer_of
 from workbench.activations.interrupts import Terminated, on_sigterm
 
@@ -54,7 +61,10 @@ def duration(folder) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_random_kills_with_two_workers(tmp_path, pristine):
-    """Fault 2 and the release gate: two workers, one or both killed at random times, fifty times; the last resume is undisturbed."""
+    """Fault 2 and the release gate: two workers, one or both killed at random times, fifty times.
+
+    The last resume is undisturbed.
+    """
     chance = random.Random(5)
     whole = duration(tmp_path / "timed")  # kills fall anywhere in a harvest, however fast the machine is
     kills, harvests = 0, 0
@@ -93,7 +103,10 @@ def test_signals(tmp_path, pristine, sent, code):
 
 @pytest.mark.parametrize("sent, handler", [(signal.SIGTERM, on_sigterm), (signal.SIGINT, signal.default_int_handler)])
 def test_signal_where_python_swallows_it(tmp_path, pristine, sent, handler):
-    """Fault 5: what a handler raises inside a destructor is printed and dropped; the harvest stops at the next batch all the same."""
+    """Fault 5: what a handler raises inside a destructor is printed and dropped.
+
+    The harvest stops at the next batch all the same.
+    """
 
     class Dying:
         def __del__(self):

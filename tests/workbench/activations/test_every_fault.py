@@ -8,9 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 
 FAULTS = {1, 2, *range(5, 13), 14, *range(16, 26), *range(27, 32), 33, 34, 36, 37, 38, 40}
-"""What is done to a store: kills (1, 2), signals (5), power loss (6), damage (7–9, 20, 31, 34, 36), other plans and weights (10, 11, 24), non-finite
-numbers (12), full, failing and poor disks (14, 16–18, 38), rivals (19, 21), forks and resumed readers (22, 23), clocks (25), hostile
-files (27–30), names (33), absent libraries (37), a memory cap (40)."""
+"""What is done to a store: kills (1, 2), signals (5), power loss (6), damage (7–9, 20, 31, 34, 36), other plans and
+weights (10, 11, 24), non-finite numbers (12), full, failing and poor disks (14, 16–18, 38), rivals (19, 21), forks
+and resumed readers (22, 23), clocks (25), hostile files (27–30), names (33), absent libraries (37), a memory cap
+(40)."""
 
 
 def faults_named() -> tuple[dict[int, list[str]], list[str]]:
@@ -18,7 +19,9 @@ def faults_named() -> tuple[dict[int, list[str]], list[str]]:
     found, unmarked = defaultdict(list), []
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        everywhere = any(isinstance(n, ast.Assign) and ast.unparse(n) == "pytestmark = pytest.mark.faults" for n in tree.body)
+        everywhere = any(
+            isinstance(n, ast.Assign) and ast.unparse(n) == "pytestmark = pytest.mark.faults" for n in tree.body
+        )
         for test in [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]:
             words = re.match(r"Faults? ((?:\d+(?:, | and )?)+)", ast.get_docstring(test) or "")
             if words is None:

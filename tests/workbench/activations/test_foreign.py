@@ -153,7 +153,10 @@ def test_hostile_files(tmp_path, build):
 
 
 def test_not_a_regular_file(tmp_path, monkeypatch):
-    """Fault 28: FIFO, socket, device, folder, link: refused at once, before a process is started that could wait on it."""
+    """Fault 28: FIFO, socket, device, folder, link.
+
+    Refused at once, before a process is started that could wait on it.
+    """
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("it was opened"))
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as s:
@@ -182,7 +185,9 @@ def test_honest_files_are_read(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as f:
         f.create_dataset("g/acts", data=x, chunks=(16, 7), compression="gzip", shuffle=True)
         f.attrs["note"] = "hello"
-    assert inspect(tmp_path / "x.h5") == {"datasets": [{"name": "/g/acts", "dtype": "<f4", "shape": [100, 7], "bytes": 2800}]}
+    assert inspect(tmp_path / "x.h5") == {
+        "datasets": [{"name": "/g/acts", "dtype": "<f4", "shape": [100, 7], "bytes": 2800}]
+    }
     assert np.array_equal(read_foreign(tmp_path / "x.h5", "g/acts", slice(10, 40)), x[10:40])
     with pytest.raises(UsageError, match="no dataset"):
         read_foreign(tmp_path / "x.h5", "other")

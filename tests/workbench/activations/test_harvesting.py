@@ -1,4 +1,7 @@
-"""From a recipe to a store: numbers are the model's own, sources are aligned, what exists is reused, and the two verbs behave."""
+"""From a recipe to a store.
+
+Numbers are the model's own, sources are aligned, what exists is reused, and the two verbs behave.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def folders(tmp_path_factory) -> dict[str, str]:
 def recipe_of(folders, **changes) -> HarvestRecipe:
     values = {
         "id": "tiny",
-        "sources": [{"model": folders["neox"]}, {"model": folders["mamba"], "hooks": {"middle": "blocks.0.hook_mixer_out"}}],
+        "sources": [
+            {"model": folders["neox"]},
+            {"model": folders["mamba"], "hooks": {"middle": "blocks.0.hook_mixer_out"}},
+        ],
         "hooks": ["*R", "middle"],
         "n_seq": 20,
         "ctx": 12,
@@ -65,12 +71,17 @@ def harvested(folders, tmp_path_factory) -> Path:
 
 def test_numbers_are_the_models_own(folders, harvested):
     s = ActivationStore.open(harvested)
-    assert s.hooks == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "middle"] and s.sources == ["neox", "mamba"]
+    assert s.hooks == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "middle"] and s.sources == [
+        "neox",
+        "mamba",
+    ]
     for source in s.sources:
         model = load_model(folders[source])
         at = {hook: s.spec.stream(source, hook).at for hook in s.hooks}
         with torch.no_grad():
-            _, cache = model.run_with_cache(torch.from_numpy(PLAN.tokens[7:10].astype(np.int64)), names_filter=list(at.values()))
+            _, cache = model.run_with_cache(
+                torch.from_numpy(PLAN.tokens[7:10].astype(np.int64)), names_filter=list(at.values())
+            )
         for hook in s.hooks:
             expected = cache[at[hook]][:, 1:].reshape(-1, s.width(hook, source))
             assert torch.allclose(s.read(hook, slice(77, 110), source), expected, atol=1e-6)
@@ -133,7 +144,9 @@ def test_an_interrupted_store_refuses_changed_weights(folders, harvested, tmp_pa
 
 
 def test_a_stream_of_a_recipe(folders, harvested, tmp_path):
-    wanted = list(ActivationStore.open(harvested).batches("middle", 16, seed=1, source=["neox", "mamba"], epochs=2, window=1))
+    wanted = list(
+        ActivationStore.open(harvested).batches("middle", 16, seed=1, source=["neox", "mamba"], epochs=2, window=1)
+    )
     with StreamingStore.from_recipe(recipe_of(folders), Workspace(tmp_path), capacity=2, plan=PLAN) as s:
         got = list(s.batches("middle", 16, seed=1, source=["neox", "mamba"], epochs=2))
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
@@ -172,7 +185,9 @@ def recipe_file(tmp_path_factory) -> Path:
     for i in range(40):
         (root / "texts" / f"{i}.txt").write_text(" ".join(f"the value of item {j * i} is {j}." for j in range(60)))
     (root / "r.toml").write_text(
-        f'id = "text"\nhooks = ["L1R"]\nn_seq = 60\nctx = 16\nseqs_per_shard = 5\nbatch_size = 5\n[corpus]\nkind = "text"\ntiled_share = 0.0\nsnippet_share = 0.0\nagreement_share = 0.0\npaths = ["{root}/texts"]\n[[sources]]\nmodel = "{root}/model"\n'
+        'id = "text"\nhooks = ["L1R"]\nn_seq = 60\nctx = 16\nseqs_per_shard = 5\nbatch_size = 5\n[corpus]\nkind ='
+        ' "text"\ntiled_share = 0.0\nsnippet_share = 0.0\nagreement_share = 0.0\npaths ='
+        f' ["{root}/texts"]\n[[sources]]\nmodel = "{root}/model"\n'
     )
     return root / "r.toml"
 
@@ -203,7 +218,11 @@ def test_the_two_verbs(recipe_file, tmp_path):
         f.write(bytes([byte ^ 1]))
     bad = invoke("check", store, "--deep", "--json")
     report = json.loads(bad.stdout)
-    assert bad.exit_code == 1 and report["set_aside"] == ["quarantine/000004.0.h5"] and "workbench harvest" in report["remedy"]
+    assert (
+        bad.exit_code == 1
+        and report["set_aside"] == ["quarantine/000004.0.h5"]
+        and "workbench harvest" in report["remedy"]
+    )
     again = invoke("harvest", recipe_file, "--workspace", ws, "--json")
     assert again.exit_code == 0 and content(store) == before
     assert invoke("check", store, "--deep").exit_code == 0

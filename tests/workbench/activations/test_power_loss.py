@@ -58,7 +58,9 @@ class PowerLoss:
             elif call == "unlink":
                 nodes.pop(a[0], None)
             elif call == "fsync_folder":
-                durable = {p: v for p, v in durable.items() if p.parent != a[0]} | {p: v for p, v in nodes.items() if p.parent == a[0]}
+                durable = {p: v for p, v in durable.items() if p.parent != a[0]} | {
+                    p: v for p, v in nodes.items() if p.parent == a[0]
+                }
         found = {**durable, **{p: v for p, v in nodes.items() if p not in durable and chance.random() < 0.5}}
         for p in list(found):
             if p not in nodes and chance.random() < 0.5:
@@ -81,7 +83,10 @@ def apply(node: dict, writes: list) -> None:
 
 @pytest.mark.parametrize("images", [60, pytest.param(1500, marks=pytest.mark.slow)])
 def test_power_loss(tmp_path, pristine, images):
-    """Fault 6: whatever the loss takes, a final name implies verified content, and a resumed harvest completes the store."""
+    """Fault 6.
+
+    Whatever the loss takes, a final name implies verified content, and a resumed harvest completes the store.
+    """
     recorder = PowerLoss(tmp_path / "live")
     disk.observer = recorder.observe
     make(tmp_path / "live")

@@ -33,7 +33,9 @@ def stream(folder, capacity=4, producer=None, spec=SMALL) -> StreamingStore:
 @pytest.mark.parametrize("start", [0, 5, 13])
 def test_same_batches_from_a_bounded_ring(tmp_path, complete, capacity, start):
     wanted = list(
-        complete.batches(["x"], 7, seed=3, source=["a", "b"], epochs=3, window=capacity // 2, memory_limit=900).starting_at(start)
+        complete.batches(
+            ["x"], 7, seed=3, source=["a", "b"], epochs=3, window=capacity // 2, memory_limit=900
+        ).starting_at(start)
     )
     with stream(tmp_path / "s", capacity) as s:
         got, most = [], 0

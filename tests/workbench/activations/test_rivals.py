@@ -40,10 +40,15 @@ def test_another_plan_meets_a_live_writer(tmp_path):
 
 
 def test_two_writers_where_locks_do_nothing(tmp_path, pristine, monkeypatch):
-    """Fault 19 with flock patched to succeed always: one worker thinks itself alone and both still make one right store."""
+    """Fault 19 with flock patched to succeed always.
+
+    One worker thinks itself alone and both still make one right store.
+    """
     monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
     slow, process = producer_of(SPEC, 0.03), multiprocessing.get_context("fork").Process
-    writers = [process(target=make, args=(tmp_path / "s",), kwargs={"producer": slow, "slot": i, "slots": 2}) for i in range(2)]
+    writers = [
+        process(target=make, args=(tmp_path / "s",), kwargs={"producer": slow, "slot": i, "slots": 2}) for i in range(2)
+    ]
     for w in writers:
         w.start()
     for w in writers:
@@ -92,7 +97,9 @@ def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
 def test_clock_zone_and_locale_do_not_matter(tmp_path, pristine):
     """Fault 25: shards and names are the same with another zone and locale, and with a clock that runs backwards."""
     env = {**os.environ, "TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8"}
-    subprocess.run([sys.executable, "-m", "tests.workbench.activations.small", str(tmp_path / "s"), "0"], env=env, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "tests.workbench.activations.small", str(tmp_path / "s"), "0"], env=env, check=True
+    )
     finished_like(tmp_path / "s", pristine)
 
 

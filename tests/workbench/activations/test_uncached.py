@@ -89,7 +89,9 @@ def test_the_rows_are_right_and_come_directly(paged, direct_bytes):
     expected = np.concatenate([truth(SPEC, s.key) for s in STREAMS], axis=1)[: SPEC.train_rows]
     assert np.array_equal(np.sort(got[:, 3]), np.sort(expected[:, 3])) and got.shape == expected.shape
     assert sum(direct_bytes) == expected.nbytes
-    assert torch.equal(epochs(paged), got) and sum(direct_bytes) == 2 * expected.nbytes, "nothing was put into the cache"
+    assert torch.equal(epochs(paged), got) and sum(direct_bytes) == 2 * expected.nbytes, (
+        "nothing was put into the cache"
+    )
 
 
 def test_the_second_epoch_is_kept(paged, direct_bytes):
@@ -152,7 +154,10 @@ def test_a_failing_direct_read_takes_the_usual_way(paged, direct_bytes, monkeypa
 @pytest.mark.faults
 @pytest.mark.parametrize("call, when", [("_SETUP", 1), ("_SUBMIT", 1), ("_SUBMIT", 3), ("_SUBMIT", 1000)])
 def test_asynchronous_reading_that_is_refused(paged, monkeypatch, call, when):
-    """Fault 17 for reads: the system takes one at a time, or refuses them at first or later; those take the usual way."""
+    """Fault 17 for reads: the system takes one at a time, or refuses them at first or later.
+
+    Those take the usual way.
+    """
     known, calls = epochs(paged), []
 
     def refuse(which, *arguments):

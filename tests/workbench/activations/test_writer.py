@@ -1,4 +1,7 @@
-"""What is written: exact numbers in every stored type, statistics, non-finite values, names, read-only places, missing packages."""
+"""What is written.
+
+Exact numbers in every stored type, statistics, non-finite values, names, read-only places, missing packages.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,18 @@ def test_rows_tokens_sequences(tmp_path, dtype):
         assert torch.equal(s.read(stream.hook, pick, stream.source), expected[pick])
         assert torch.equal(s.sequence(21, stream.hook, stream.source), expected[-8:])
     assert s.read("x", slice(5, 5), "a").shape == (0, 6)
-    assert len(s) == N_SEQ * (CTX - 1) == 176 and s.width("x", ["a", "b"]) == 10 and s.hooks == ["x", "y"] and s.sources == ["a", "b"]
+    assert (
+        len(s) == N_SEQ * (CTX - 1) == 176
+        and s.width("x", ["a", "b"]) == 10
+        and s.hooks == ["x", "y"]
+        and s.sources == ["a", "b"]
+    )
     ids, seq, pos = s.tokens(slice(6, 12))
-    assert seq.tolist() == [0, 0, 1, 1, 1, 1] and pos.tolist() == [7, 8, 1, 2, 3, 4] and ids.tolist() == TOKENS[seq, pos].tolist()
+    assert (
+        seq.tolist() == [0, 0, 1, 1, 1, 1]
+        and pos.tolist() == [7, 8, 1, 2, 3, 4]
+        and ids.tolist() == TOKENS[seq, pos].tolist()
+    )
     assert s.sequence_tokens(-1).tolist() == TOKENS[-1].tolist()
 
 
@@ -49,15 +61,19 @@ def test_statistics_match_the_rows(tmp_path, dtype):
     stats = s.statistics("x", "b")
     assert stats["n"] == len(x)
     np.testing.assert_allclose(stats["mean"], x.mean(0).numpy(), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose([stats["mean_square"], stats["max_abs"]], [x.square().sum(1).mean(), x.abs().max()], rtol=1e-6)
+    np.testing.assert_allclose(
+        [stats["mean_square"], stats["max_abs"]], [x.square().sum(1).mean(), x.abs().max()], rtol=1e-6
+    )
 
 
 def test_rounding_to_bfloat16_is_torchs():
-    x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * np.float32(10.0) ** np.random.default_rng(1).integers(
-        -38, 38, (64, 64)
-    )
+    x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * np.float32(10.0) ** np.random.default_rng(
+        1
+    ).integers(-38, 38, (64, 64))
     x[0, :4] = [0.0, -0.0, np.inf, 1.00390625]
-    assert np.array_equal(to_stored(x, "bfloat16"), torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16))
+    assert np.array_equal(
+        to_stored(x, "bfloat16"), torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    )
 
 
 def test_digests_do_not_depend_on_how_rows_arrive(tmp_path):
@@ -128,7 +144,10 @@ def test_non_finite(tmp_path, dtype, value, why):
 
 @pytest.mark.faults
 def test_read_only_places(store, tmp_path, monkeypatch):
-    """Fault 18: reading works, writing says so before any model is loaded (root is not stopped by modes, so access is patched)."""
+    """Fault 18.
+
+    Reading works, writing says so before any model is loaded (root is not stopped by modes, so access is patched).
+    """
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **k: False if mode & os.W_OK else real(path, mode, **k))
     assert len(ActivationStore.open(store).read("x", source="a")) == 176
@@ -144,7 +163,9 @@ def test_read_only_places(store, tmp_path, monkeypatch):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["../x", "/abs", "..\\x", "a\0b", "a\nb", "x" * 300, "\u202egnp.exe", "a/b", "", ".", "..", "b\udcff"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/abs", "..\\x", "a\0b", "a\nb", "x" * 300, "\u202egnp.exe", "a/b", "", ".", "..", "b\udcff"]
+)
 def test_names_stay_inside(tmp_path, name):
     """Fault 33: ids are refused; hook and source names are text only and never become a path."""
     with pytest.raises(UsageError, match="is not an id"):
@@ -178,15 +199,26 @@ def test_without_h5py(tmp_path, monkeypatch):
 
 
 def test_the_writer_needs_no_torch(tmp_path):
-    code = f"import sys; from tests.workbench.activations.small import make; from pathlib import Path; make(Path({str(tmp_path / 's')!r})); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from tests.workbench.activations.small import make; from pathlib import Path;"
+        f" make(Path({str(tmp_path / 's')!r})); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_producer_that_gives_the_wrong_rows(tmp_path):
     with pytest.raises(ValueError, match="expected"):
-        make(tmp_path / "s", producer=lambda lo, hi: ({s.key: np.zeros((8, 2), np.float32) for s in SPEC.streams} for _ in range(1)))
+        make(
+            tmp_path / "s",
+            producer=lambda lo, hi: ({s.key: np.zeros((8, 2), np.float32) for s in SPEC.streams} for _ in range(1)),
+        )
     with pytest.raises(ValueError, match="has 8 of 48 rows"):
-        make(tmp_path / "t", producer=lambda lo, hi: ({s.key: np.zeros((8, s.width), np.float32) for s in SPEC.streams} for _ in range(1)))
+        make(
+            tmp_path / "t",
+            producer=lambda lo, hi: (
+                {s.key: np.zeros((8, s.width), np.float32) for s in SPEC.streams} for _ in range(1)
+            ),
+        )
     assert missing(tmp_path / "t", SPEC) == [0, 1, 2, 3]
 
 

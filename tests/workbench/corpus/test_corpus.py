@@ -12,7 +12,16 @@ import pytest
 from sae.errors import ConfigError, CorruptError, MissingError, UsageError
 from sae.strict import parse_config
 from workbench.config import data_dir
-from workbench.corpus import CorpusConfig, bos_id, documents, in_split, mixed_windows, plan_tokens, stdlib_documents, text_stream
+from workbench.corpus import (
+    CorpusConfig,
+    bos_id,
+    documents,
+    in_split,
+    mixed_windows,
+    plan_tokens,
+    stdlib_documents,
+    text_stream,
+)
 from workbench.corpus.synthetic import agreement_window, sentence, snippet_window, tiled_window
 from workbench.tokenizer import read_tokenizer, train_tokenizer
 

@@ -63,13 +63,19 @@ def test_a_dataset_folder_is_read_like_the_hub(dataset, tokenizer):
 
 
 def test_the_split_depends_on_the_texts_alone(dataset, tokenizer, tmp_path):
-    """Not on where the folder lies, nor on the order the records come in: else one seed's training texts are another's held-out ones."""
+    """Not on where the folder lies, nor on the order the records come in.
+
+    Else one seed's training texts are another's held-out ones.
+    """
     values = {"kind": "hub", "dataset": str(dataset), "packing": "documents"}
     config = parse_config(CorpusConfig, values, where="x")
     held = config.model_copy(update={"split": "heldout"})
     plan = plan_tokens(config, tokenizer, n_seq=20, ctx=48)
     moved = shutil.copytree(dataset, tmp_path / "elsewhere")
-    assert plan_tokens(config.model_copy(update={"dataset": str(moved)}), tokenizer, n_seq=20, ctx=48).digest == plan.digest
+    assert (
+        plan_tokens(config.model_copy(update={"dataset": str(moved)}), tokenizer, n_seq=20, ctx=48).digest
+        == plan.digest
+    )
 
     def texts(config):
         return {text for name, text in hub_documents(config) if in_split(name, config.split)}
@@ -102,4 +108,7 @@ def test_older_digests_stay_and_conversations_become_text():
     assert "packing" not in CorpusConfig().model_dump(mode="json")
     said = CorpusConfig.model_validate({"kind": "hub", "dataset": "a/b"}).model_dump(mode="json")
     assert said["dataset"] == "a/b" and CorpusConfig.model_validate(said).dataset == "a/b"
-    assert as_text([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]) == "user: hi\n\nassistant: yes"
+    assert (
+        as_text([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}])
+        == "user: hi\n\nassistant: yes"
+    )

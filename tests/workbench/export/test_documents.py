@@ -1,4 +1,7 @@
-"""Latents as an HTML file and as Neuronpedia's JSON: complete, deterministic, and nothing hostile survives as markup."""
+"""Latents as an HTML file and as Neuronpedia's JSON.
+
+Complete, deterministic, and nothing hostile survives as markup.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,9 @@ def test_batch_has_the_schema_of_the_importer(hostile: Workspace) -> None:
     made = batch(records, [3, 0], 4)
     assert set(made) == {"model_id", "layer", "sae_set", "sae_id_suffix", "features"}
     assert (made["model_id"], made["layer"], made["sae_set"]) == ("mini-pythia", 2, "workbench-res-8x")
-    assert place(LatentRecords.open(hostile.path("latents", "mini-pythia@step512.L2R-8x")))["source"].endswith("__step512")
+    assert place(LatentRecords.open(hostile.path("latents", "mini-pythia@step512.L2R-8x")))["source"].endswith(
+        "__step512"
+    )
     for f, latent in zip(made["features"], (3, 0), strict=True):
         assert set(f) == FEATURE and f["feature_index"] == latent
         assert len(f["freq_hist_data_bar_values"]) == len(f["freq_hist_data_bar_heights"])
@@ -112,7 +117,9 @@ def test_batch_has_the_schema_of_the_importer(hostile: Workspace) -> None:
 
 
 def test_feature_answers_like_the_interface(hostile: Workspace) -> None:
-    made = bundle(FigureSpec.model_validate({"figure": "neuronpedia", "options": {"list": "mixed", "contexts": 2}}), hostile)
+    made = bundle(
+        FigureSpec.model_validate({"figure": "neuronpedia", "options": {"list": "mixed", "contexts": 2}}), hostile
+    )
     assert {n for n in made.files if n.endswith(".json") and "/" in n} == {
         "mini-pythia/2-workbench-res-8x/batch-0.json",
         "mini-pythia/2-workbench-res-8x/features/3.json",
@@ -124,7 +131,9 @@ def test_feature_answers_like_the_interface(hostile: Workspace) -> None:
     records = LatentRecords.open(hostile.path("latents", A))
     assert (feature["modelId"], feature["layer"], feature["index"]) == ("mini-pythia", "2-workbench-res-8x", "3")
     first, context = feature["activations"][0], records.contexts(3, "top", 1)[0]
-    assert first["maxValue"] == first["values"][first["maxValueTokenIndex"]] == pytest.approx(max(context.acts), rel=1e-6)
+    assert (
+        first["maxValue"] == first["values"][first["maxValueTokenIndex"]] == pytest.approx(max(context.acts), rel=1e-6)
+    )
     assert feature["topkCosSimIndices"] == [i for i, _ in records.neighbours(3)]
     assert json.loads(made.files["provenance.json"])["data_sha256"] == made.data_sha256
 
@@ -139,6 +148,8 @@ def test_feature_answers_like_the_interface(hostile: Workspace) -> None:
         ({"list": "mixt"}, "", MissingError, "mixed"),
     ],
 )
-def test_a_wrong_selection_says_so(hostile: Workspace, options: dict, source: str, error: type[Exception], words: str) -> None:
+def test_a_wrong_selection_says_so(
+    hostile: Workspace, options: dict, source: str, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=re.escape(words)):
         bundle(FigureSpec.model_validate({"figure": "latents_page", "source": source, "options": options}), hostile)

@@ -65,7 +65,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ws = Workspace(tmp_path_factory.mktemp("ws"))
     made = synthetic()
     made.add_dictionary(
-        ws, "mini-pythia.L1R-8x", model="mini-pythia", revision=None, site="L1R", latents=40, vocab=made.vocabulary(hostile=True)
+        ws,
+        "mini-pythia.L1R-8x",
+        model="mini-pythia",
+        revision=None,
+        site="L1R",
+        latents=40,
+        vocab=made.vocabulary(hostile=True),
     )
     return ws
 
@@ -75,7 +81,9 @@ def expected(token: str) -> str:
 
 
 def test_tokens_survive_csv_and_parquet() -> None:
-    frame = pd.DataFrame({"token": pd.Series(NASTY, dtype=object), "value": [1 / 3] * len(NASTY), "n": range(len(NASTY))})
+    frame = pd.DataFrame(
+        {"token": pd.Series(NASTY, dtype=object), "value": [1 / 3] * len(NASTY), "n": range(len(NASTY))}
+    )
     raw = to_csv(frame, tokens=["token"])
     assert b"\r" not in raw and raw.count(b"\n") == len(NASTY) + 1  # no cell breaks a line
     back = pd.read_csv(io.BytesIO(raw), dtype={"token": str}, keep_default_na=False)
@@ -98,7 +106,9 @@ def test_latex_escapes_every_special_and_keeps_structure() -> None:
     frame.loc[2, "r"] = np.nan
     tex = to_latex(frame, caption="50 % of $x_1$ & more", label="t", comment="hash")
     body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert len(body) == len(NASTY) and all(row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == 1 for row in body)
+    assert len(body) == len(NASTY) and all(
+        row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == 1 for row in body
+    )
     assert "{{--}}" in body[2] and "NaN" in body[0]
     assert latex("a → b ≥ 2") == r"a $\rightarrow$ b $\geq$ 2"
     assert tex.isascii() or all(ord(c) < 256 for c in tex)
@@ -148,12 +158,28 @@ def test_bundle_is_complete_and_byte_identical(workspace: Workspace) -> None:
 
 
 def test_another_process_gives_the_same_bytes(workspace: Workspace, tmp_path: Path) -> None:
-    """Other hash seed, time zone, locale and matplotlib settings: the zip of the command line is that of the button, to the byte."""
+    """Other hash seed, time zone, locale and matplotlib settings.
+
+    The zip of the command line is that of the button, to the byte.
+    """
     (tmp_path / "matplotlibrc").write_text("font.size: 31\npdf.fonttype: 3\nlines.linewidth: 9\n")
-    here = bundle(FigureSpec(figure="latent_contexts", source="latents/mini-pythia.L1R-8x", options={"latent": 2}), workspace).zip
-    command = ["-m", "workbench", "export", "latent_contexts", "--source", "latents/mini-pythia.L1R-8x", "--set", "latent=2"]
+    here = bundle(
+        FigureSpec(figure="latent_contexts", source="latents/mini-pythia.L1R-8x", options={"latent": 2}), workspace
+    ).zip
+    command = [
+        "-m",
+        "workbench",
+        "export",
+        "latent_contexts",
+        "--source",
+        "latents/mini-pythia.L1R-8x",
+        "--set",
+        "latent=2",
+    ]
     zips = []
-    copy = Workspace(Path(shutil.copytree(workspace.root, tmp_path / "ws")))  # the command line leaves its exports there
+    copy = Workspace(
+        Path(shutil.copytree(workspace.root, tmp_path / "ws"))
+    )  # the command line leaves its exports there
     for seed, zone in (("1", "Asia/Tokyo"), ("2", "America/Lima")):
         out = tmp_path / f"{seed}.zip"
         env = {
@@ -164,14 +190,19 @@ def test_another_process_gives_the_same_bytes(workspace: Workspace, tmp_path: Pa
             "MATPLOTLIBRC": str(tmp_path),
             "PYTHONPATH": str(HERE.parents[1]),
         }
-        done = subprocess.run([sys.executable, *command, "--workspace", str(copy.root), "--out", str(out)], env=env, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, *command, "--workspace", str(copy.root), "--out", str(out)], env=env, capture_output=True
+        )
         assert done.returncode == 0, done.stderr.decode()
         zips.append(out.read_bytes())
     assert zips[0] == zips[1] == here
 
 
 def test_tokens_survive_every_file_of_a_bundle(workspace: Workspace) -> None:
-    """The same hostile tokens, read back from CSV, Parquet, SVG and LaTeX; nothing invisible or moving is left in text a person reads."""
+    """The same hostile tokens, read back from CSV, Parquet, SVG and LaTeX.
+
+    Nothing invisible or moving is left in text a person reads.
+    """
     made = bundle(FigureSpec(figure="latent_contexts", options={"latent": 5, "n": 6}), workspace)
     back = pd.read_csv(io.BytesIO(made.files["data.csv"]), dtype={"token": str}, keep_default_na=False)
     stored = pd.read_parquet(io.BytesIO(made.files["data.parquet"]))
@@ -199,7 +230,11 @@ def test_data_of_a_bundle_are_the_records(workspace: Workspace) -> None:
 
 def test_pdf_fonts_are_truetype_and_svg_text_is_text(workspace: Workspace) -> None:
     files = bundle(FigureSpec(figure="latent_densities", style=Style(width="double", font_size=9)), workspace).files
-    assert b"/FontFile2" in files["figure.pdf"] and b"/Type3" not in files["figure.pdf"] and b"CreationDate" not in files["figure.pdf"]
+    assert (
+        b"/FontFile2" in files["figure.pdf"]
+        and b"/Type3" not in files["figure.pdf"]
+        and b"CreationDate" not in files["figure.pdf"]
+    )
     svg = files["figure.svg"].decode()
     assert "share of tokens on which a latent fires</text>" in svg and 'width="486pt"' in svg
     assert files["figure.png"].startswith(b"\x89PNG")
@@ -208,12 +243,28 @@ def test_pdf_fonts_are_truetype_and_svg_text_is_text(workspace: Workspace) -> No
 def test_every_panel_kind_draws_without_a_warning() -> None:
     rng = np.random.default_rng(0)
     x = np.linspace(0.01, 1, 8)
-    line = pd.DataFrame({"x": np.tile(x, 2), "y": rng.random(16), "s": ["a_$"] * 8 + ["null\u202e"] * 8, "lo": 0.1, "hi": 0.9})
+    line = pd.DataFrame(
+        {"x": np.tile(x, 2), "y": rng.random(16), "s": ["a_$"] * 8 + ["null\u202e"] * 8, "lo": 0.1, "hi": 0.9}
+    )
     heat = pd.DataFrame({"a": ["L0R", "L1R"] * 2, "b": ["L0R", "L0R", "L1R", "L1R"], "v": [0.1, np.nan, 0.5, 1]})
-    points = pd.DataFrame({"what": ["neurons", "$\\frac$ 👩"], "r": [0.1, 0.7], "lo": [0.0, np.nan], "hi": [0.2, np.nan]})
+    points = pd.DataFrame(
+        {"what": ["neurons", "$\\frac$ 👩"], "r": [0.1, 0.7], "lo": [0.0, np.nan], "hi": [0.2, np.nan]}
+    )
     strips = pd.DataFrame({"row": [0] * 4 + [1] * 2, "token": NASTY[:6], "v": [0, 1, 0.5, 0, 0, 0]})
     panels = [
-        Panel("line", line, x="x", y="y", series="s", low="lo", high="hi", log_x=True, log_y=True, dashed=("null\u202e",), title="$x_{"),
+        Panel(
+            "line",
+            line,
+            x="x",
+            y="y",
+            series="s",
+            low="lo",
+            high="hi",
+            log_x=True,
+            log_y=True,
+            dashed=("null\u202e",),
+            title="$x_{",
+        ),
         Panel("step", line, x="x", y="y", series="s", y_range=(0, 1)),
         Panel("heat", heat, x="b", y="a", value="v"),
         Panel("points", points, x="what", y="r", low="lo", high="hi"),
@@ -269,7 +320,9 @@ def test_command_line_writes_reuses_and_compares(workspace: Workspace, tmp_path:
     assert wrong.exit_code == 1 and "expected 000" in wrong.stderr
     assert len(workspace.items("exports")) == 1
     listed = json.loads(runner.invoke(app, ["export", "--list", "--json"]).stdout)
-    assert {"latent_contexts", "latent_densities"} <= set(listed["figures"]) and listed["specs"]["latent-contexts"] == "latent_contexts"
+    assert {"latent_contexts", "latent_densities"} <= set(listed["figures"]) and listed["specs"][
+        "latent-contexts"
+    ] == "latent_contexts"
     assert runner.invoke(app, ["export", "--workspace", str(workspace.root)]).exit_code == 2
 
 
@@ -284,7 +337,9 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
         build(FigureSpec(figure="evolution_emergence", options={"threshold": "0.9"}), ws)
     latents = ws.path("evolution", "evo") / "latents.parquet"
     table = pd.read_parquet(latents)
-    table["emergence_0.5_step"] = pd.array(np.resize(np.load(latents.with_name("steps.npy")), len(table)), dtype="Int64")
+    table["emergence_0.5_step"] = pd.array(
+        np.resize(np.load(latents.with_name("steps.npy")), len(table)), dtype="Int64"
+    )
     table.loc[3, "emergence_0.5_step"] = pd.NA
     table.assign(alive=True, kind="token").to_parquet(latents)
     row = {
@@ -308,9 +363,22 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
             if (name, item.id) == ("circuit_taps", "mini-pythia.induction"):  # a Transformer has no convolution
                 continue
             data = build(FigureSpec(figure=name, source=f"{kind.source}/{item.id}"), ws)
-            assert len(data.data) and len(data.table) and data.caption.endswith(".") and data.n and data.inputs[0].id == item.id, name
+            assert (
+                len(data.data)
+                and len(data.table)
+                and data.caption.endswith(".")
+                and data.n
+                and data.inputs[0].id == item.id
+            ), name
     with pytest.raises(UsageError, match="did you mean 'mean_norm'"):
         build(FigureSpec(figure="evolution_phases", options={"quantities": ["mean_norms"]}), ws)
     with pytest.raises(UsageError, match="did you mean 'logit_diff'"):
-        build(FigureSpec(figure="circuit_profile", source=f"circuits/{ws.items('circuits')[0].id}", options={"metric": "logit_dif"}), ws)
+        build(
+            FigureSpec(
+                figure="circuit_profile",
+                source=f"circuits/{ws.items('circuits')[0].id}",
+                options={"metric": "logit_dif"},
+            ),
+            ws,
+        )
     assert read_spec("evolution_phases") == FigureSpec(figure="evolution_phases")

@@ -1,4 +1,7 @@
-"""Exports under a killed process and a full disk: the old bundle or the new one, never half of one, and nothing else to see."""
+"""Exports under a killed process and a full disk.
+
+The old bundle or the new one, never half of one, and nothing else to see.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,17 @@ from workbench.workspace import Workspace
 
 pytestmark = pytest.mark.faults
 # what a process asks of the file system, each a place to die at
-CALLS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.scandir", "shutil.rmtree", "ctypes.dlsym")
+CALLS = (
+    "open",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.chmod",
+    "os.scandir",
+    "shutil.rmtree",
+    "ctypes.dlsym",
+)
 
 
 def made(text: str) -> Bundle:
@@ -30,7 +43,10 @@ def made(text: str) -> Bundle:
 
 
 def killed_at(n: int, action: Callable[[], object]) -> bool:
-    """Run ``action`` in a forked process that is killed at its n-th call to the file system; False once it ends by itself."""
+    """Run ``action`` in a forked process that is killed at its n-th call to the file system.
+
+    False once it ends by itself.
+    """
     child = os.fork()
     if child == 0:
         left = n

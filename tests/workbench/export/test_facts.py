@@ -36,7 +36,10 @@ def test_a_meta_model_has_the_real_models_hooks():
 def test_forward_flops_are_two_per_weight_and_attention():
     facts = model_facts("mini-pythia")
     whole = facts.forward_flops(64)
-    assert whole == 2 * (facts.n_layers * facts.layer + facts.d_model * facts.vocab) + 4 * 64 * facts.d_model * facts.n_layers
+    assert (
+        whole
+        == 2 * (facts.n_layers * facts.layer + facts.d_model * facts.vocab) + 4 * 64 * facts.d_model * facts.n_layers
+    )
     assert facts.forward_flops(64, layers=1) == 2 * facts.layer + 4 * 64 * facts.d_model
     assert not model_facts("mini-mamba").attention
 
@@ -60,13 +63,22 @@ def hub_cache(home, name: str, kind: str, files: dict[str, object], revisions: l
 
 
 def real_architecture(architecture: str):
-    """A function that saves a tiny random model of an architecture, and the bundled tokenizer, into a folder; by seed."""
+    """A function that saves a tiny random model of an architecture, and the bundled tokenizer, into a folder.
+
+    By seed.
+    """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     def save(folder, seed: int) -> None:
         if architecture == "llama":
             torch.manual_seed(seed)
-            shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+            shape = {
+                "hidden_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "intermediate_size": 32,
+            }
             model = LlamaForCausalLM(LlamaConfig(vocab_size=512, **shape))
         else:
             model = tiny(architecture, seed, vocab_size=512)
@@ -98,9 +110,16 @@ def test_models_of_real_architectures_and_revisions_are_harvested_from_a_hub_cac
     hub_cache(home, "some/neox", "model", {"": real_architecture("neox")}, ["step0", "step512"])
     hub_cache(home, "state-spaces/mamba-tiny-hf", "model", {"": real_architecture("mamba")}, ["main"])
     hub_cache(home, "meta-llama/Llama-tiny", "model", {"": real_architecture("llama")}, ["main"])
-    lines = "\n".join(json.dumps({"text": f"line {i}: " + "the old bridge over the river and the stone " * 6}) for i in range(40))
+    lines = "\n".join(
+        json.dumps({"text": f"line {i}: " + "the old bridge over the river and the stone " * 6}) for i in range(40)
+    )
     hub_cache(home, "some/texts", "dataset", {"train.jsonl": lines}, ["main"])
-    sources = [("some/neox", "step0"), ("some/neox", "step512"), ("state-spaces/mamba-tiny-hf", ""), ("meta-llama/Llama-tiny", "")]
+    sources = [
+        ("some/neox", "step0"),
+        ("some/neox", "step512"),
+        ("state-spaces/mamba-tiny-hf", ""),
+        ("meta-llama/Llama-tiny", ""),
+    ]
     blocks = [f'[[sources]]\nmodel = "{m}"\n' + (f'revision = "{r}"\n' if r else "") for m, r in sources]
     (tmp_path / "r.toml").write_text(RECIPE + "\n".join(blocks))
     env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(home / "datasets")}
@@ -118,7 +137,10 @@ same, commit = bool((x[0] == x[1]).all()), s.spec.plan["about"]["dataset_commit"
 print(json.dumps({"same": same, "rows": len(s), "commit": commit, "sources": s.sources, "missing": dry.missing}))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "r.toml"), str(tmp_path / "ws")], env=env, capture_output=True, text=True
+        [sys.executable, "-c", script, str(tmp_path / "r.toml"), str(tmp_path / "ws")],
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {

@@ -57,7 +57,11 @@ def typeset(folder: Path, tables: dict[str, str]) -> tuple[str, str]:
         pages.append(rf"\typeout{{table {name.replace('_', ' ')}}}\input{{{i}.tex}}\clearpage")
     (folder / "all.tex").write_text(PREAMBLE + "\n".join(pages) + "\n\\end{document}\n", encoding="utf-8")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=folder, capture_output=True, timeout=200, check=False
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=folder,
+        capture_output=True,
+        timeout=200,
+        check=False,
     )
     log = (folder / "all.log").read_text(encoding="latin-1")
     return log, "" if done.returncode == 0 else log[max(0, log.find("\n! ") - 300) :][:1500]
@@ -75,7 +79,9 @@ def tables_of(ws: Workspace) -> dict[str, str]:
                 data = build(FigureSpec(figure=name, source=f"{kind.source}/{item.id}", options=options), ws)
             except (MissingError, KeyError):  # generated results lack some parts
                 continue
-            out[f"{name} {item.id}"] = to_latex(data.table, caption=data.caption, label=f"{name}-{item.id}", headings=data.columns)
+            out[f"{name} {item.id}"] = to_latex(
+                data.table, caption=data.caption, label=f"{name}-{item.id}", headings=data.columns
+            )
     return out
 
 
@@ -98,11 +104,15 @@ def test_tables_of_every_figure_compile_and_fit(tmp_path: Path) -> None:
 
 def test_hostile_cells_and_numbers_compile(tmp_path: Path) -> None:
     needs_latex()
-    frame = pd.DataFrame({"token": pd.Series(HOSTILE, dtype=object), "r": np.linspace(-1, 1, len(HOSTILE)), "n": range(len(HOSTILE))})
+    frame = pd.DataFrame(
+        {"token": pd.Series(HOSTILE, dtype=object), "r": np.linspace(-1, 1, len(HOSTILE)), "n": range(len(HOSTILE))}
+    )
     frame["more"] = pd.Series(HOSTILE[::-1], dtype=object)
     frame.loc[1, "r"], frame.loc[2, "r"], frame.loc[3, "r"], frame.loc[4, "more"] = np.nan, np.inf, -2.5e-7, None
     frame["empty"] = np.nan
-    log, failure = typeset(tmp_path, {"hostile": to_latex(frame, caption="".join(HOSTILE[:8]), label="t", comment="hash")})
+    log, failure = typeset(
+        tmp_path, {"hostile": to_latex(frame, caption="".join(HOSTILE[:8]), label="t", comment="hash")}
+    )
     assert not failure, failure
     assert "Missing character" not in log
     assert (tmp_path / "all.pdf").stat().st_size > 5000

@@ -1,4 +1,7 @@
-"""The criteria tell what they claim: a perfect copier passes the copying ones, a random model none, and the trigram is a distribution."""
+"""The criteria tell what they claim.
+
+A perfect copier passes the copying ones, a random model none, and the trigram is a distribution.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,9 @@ def test_prompts_are_what_they_say(criteria):
         assert prompt[0] == 0 and len(prompt) == 65 and prompt[1 + at + 1] == successor and at < 32
     for size, (ordered, permuted) in zip((29, 37), criteria.copies, strict=True):
         assert (ordered[:, 1 : size + 1] == ordered[:, size + 1 :]).all()
-        assert (np.sort(permuted[:, size + 1 :]) == np.sort(ordered[:, size + 1 :])).all() and (permuted != ordered).any()
+        assert (np.sort(permuted[:, size + 1 :]) == np.sort(ordered[:, size + 1 :])).all() and (
+            permuted != ordered
+        ).any()
     assert 2.0 < criteria.trigram_loss < 4.0 and set(TARGETS) <= set(criteria.measure(_Model(_uniform)))
 
 

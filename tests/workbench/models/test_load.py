@@ -1,4 +1,7 @@
-"""Loading: both architectures as bridges with Hugging Face's logits and firing hooks, and errors that name the nearest valid thing."""
+"""Loading.
+
+Both architectures as bridges with Hugging Face's logits and firing hooks, and errors that name the nearest valid thing.
+"""
 
 from __future__ import annotations
 
@@ -68,12 +71,17 @@ def test_every_hook_of_a_mamba_fires(folders):
     model = load_model(folders["mamba"])
     _, cache = model.run_with_cache(_ids(64))
     assert set(model.hook_dict) - set(cache.keys()) == set()
-    assert {"blocks.1.mixer.conv1d.hook_out", "blocks.1.mixer.dt_proj.hook_out", "blocks.1.hook_resid_post"} <= set(cache.keys())
+    assert {"blocks.1.mixer.conv1d.hook_out", "blocks.1.mixer.dt_proj.hook_out", "blocks.1.hook_resid_post"} <= set(
+        cache.keys()
+    )
 
 
 def test_revisions_are_in_training_order_and_default_to_the_last(folders):
     folder = folders["gpt_neox"]
-    assert revisions(folder) == ["step0", "step8"] and resolve_revision(folder) == resolve_revision(folder, "final") == "step8"
+    assert (
+        revisions(folder) == ["step0", "step8"]
+        and resolve_revision(folder) == resolve_revision(folder, "final") == "step8"
+    )
     with pytest.raises(MissingError, match=r"no revision 'step7' \(did you mean"):
         load_model(folder, "step7")
 

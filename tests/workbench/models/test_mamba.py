@@ -11,7 +11,9 @@ from workbench.models.mamba import repair_mamba
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 3}
 
 
-@pytest.fixture(params=[(MambaConfig, MambaForCausalLM), (FalconMambaConfig, FalconMambaForCausalLM)], ids=["mamba", "falcon"])
+@pytest.fixture(
+    params=[(MambaConfig, MambaForCausalLM), (FalconMambaConfig, FalconMambaForCausalLM)], ids=["mamba", "falcon"]
+)
 def pair(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, torch.nn.Module]:
     config, model = request.param
     torch.manual_seed(0)
@@ -55,7 +57,9 @@ def test_training_gradients_equal(pair) -> None:
 def test_generation_with_a_cache_equals_a_full_forward(pair) -> None:
     original, repaired = pair
     made = repaired.generate(tokens()[:, :5], max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=None)
-    assert torch.equal(made, original.generate(tokens()[:, :5], max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=None))
+    assert torch.equal(
+        made, original.generate(tokens()[:, :5], max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=None)
+    )
     step = repaired(tokens()[:, :9], use_cache=True)
     rest = repaired(tokens()[:, 9:], cache_params=step.cache_params, use_cache=True).logits  # several tokens at once
     torch.testing.assert_close(rest, original(tokens()).logits[:, 9:], atol=1e-5, rtol=1e-5)

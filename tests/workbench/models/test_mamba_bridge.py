@@ -35,7 +35,10 @@ def test_logits_and_every_hook(kind: str, padded: bool) -> None:
 @torch.no_grad()
 def test_hooked_quantities_obey_the_definitions(mamba) -> None:
     _, cache = mamba.run_with_cache(tokens())
-    at = {name: cache[f"blocks.1.mixer.{name}"] for name in ("conv1d.hook_in", "conv1d.hook_out", "dt_proj.hook_out", "out_proj.hook_in")}
+    at = {
+        name: cache[f"blocks.1.mixer.{name}"]
+        for name in ("conv1d.hook_in", "conv1d.hook_out", "dt_proj.hook_out", "out_proj.hook_in")
+    }
     x, dt, B, C, decay, write, h, y, gate = (
         cache[f"blocks.1.mixer.hook_{n}"] for n in ("x", "dt", "B", "C", "decay", "write", "h", "y", "gate")
     )
@@ -111,7 +114,10 @@ def test_edits_of_writes_and_states_propagate_and_read_outs_do_not(mamba) -> Non
 
 def test_gradients_through_the_open_scan_equal_the_fast_one(mamba) -> None:
     grads = []
-    for hooks in ([], [("blocks.0.mixer.hook_h", lambda v, hook: None), ("blocks.1.mixer.hook_write", lambda v, hook: None)]):
+    for hooks in (
+        [],
+        [("blocks.0.mixer.hook_h", lambda v, hook: None), ("blocks.1.mixer.hook_write", lambda v, hook: None)],
+    ):
         mamba.zero_grad()
         mamba.run_with_hooks(tokens(), fwd_hooks=hooks).square().mean().backward()
         grads.append([p.grad.clone() for p in mamba.original_model.parameters()])

@@ -12,13 +12,20 @@ from workbench.models.mamba_ssm_format import export_mamba_ssm, import_mamba_ssm
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("overrides", [{}, {"conv_kernel": 3, "expand": 3, "use_bias": True, "tie_word_embeddings": False}])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"conv_kernel": 3, "expand": 3, "use_bias": True, "tie_word_embeddings": False}]
+)
 def test_round_trip_gives_the_same_logits(tmp_path, overrides) -> None:
     model = tiny("mamba", **overrides)
     folder = export_mamba_ssm(model, tmp_path / "m")
     assert is_mamba_ssm_folder(folder)
     names = set(torch.load(folder / "pytorch_model.bin", weights_only=True))
-    assert {"backbone.embedding.weight", "backbone.layers.0.mixer.A_log", "backbone.norm_f.weight", "lm_head.weight"} <= names
+    assert {
+        "backbone.embedding.weight",
+        "backbone.layers.0.mixer.A_log",
+        "backbone.norm_f.weight",
+        "lm_head.weight",
+    } <= names
     assert torch.equal(import_mamba_ssm(folder)(tokens()).logits, model(tokens()).logits)
     torch.testing.assert_close(load_model(folder)(tokens()), model(tokens()).logits, atol=1e-5, rtol=1e-5)
 
@@ -30,7 +37,9 @@ def test_a_padded_vocabulary_and_defaults_of_the_original_package_are_understood
     tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
     del tensors["lm_head.weight"]  # tied
     torch.save(tensors, folder / "pytorch_model.bin")
-    (folder / "config.json").write_text(json.dumps({"d_model": 16, "n_layer": 2, "vocab_size": 50, "pad_vocab_size_multiple": 8}))
+    (folder / "config.json").write_text(
+        json.dumps({"d_model": 16, "n_layer": 2, "vocab_size": 50, "pad_vocab_size_multiple": 8})
+    )
     assert torch.equal(import_mamba_ssm(folder)(tokens()).logits, model(tokens()).logits)
 
 

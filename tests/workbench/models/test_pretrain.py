@@ -95,7 +95,9 @@ def test_initialisation_is_seeded_and_leaves_the_global_state_alone():
     before = torch.random.get_rng_state()
     a, b, c = (build_model(config, seed=s).state_dict() for s in (0, 0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
-    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["backbone.embeddings.weight"], c["backbone.embeddings.weight"])
+    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(
+        a["backbone.embeddings.weight"], c["backbone.embeddings.weight"]
+    )
 
 
 def test_weight_decay_spares_what_it_should():
@@ -118,7 +120,9 @@ def test_learning_rate_warms_up_stays_and_falls_to_zero(texts):
 def test_kinds_can_count_more_from_a_step_on(tokenizer, texts, tmp_path):
     recipe = _recipe(texts, kind_weights=((2, 1, 4, 1), (5, 1, 1, 6)))
     assert [recipe.weight(1, s) for s in (0, 1, 2, 4, 5)] == [1, 1, 4, 4, 1] and recipe.weight(2, 5) == 6
-    plain, weighted = (Pretraining(r, tmp_path / n, tokenizer) for r, n in ((_recipe(texts), "plain"), (recipe, "weighted")))
+    plain, weighted = (
+        Pretraining(r, tmp_path / n, tokenizer) for r, n in ((_recipe(texts), "plain"), (recipe, "weighted"))
+    )
     for until, same in ((2, True), (6, False)):
         list(plain.run(until=until)), list(weighted.run(until=until))
         assert all(torch.equal(v, _weights(weighted)[k]) for k, v in _weights(plain).items()) == same
@@ -129,7 +133,9 @@ def test_a_run_is_not_continued_with_another_recipe(tokenizer, texts, tmp_path):
     list(Pretraining(_recipe(texts), tmp_path, tokenizer).run(until=2))
     with pytest.raises(UsageError, match="another recipe"):
         Pretraining(_recipe(texts, lr=1e-4), tmp_path, tokenizer)
-    assert Pretraining(_recipe(texts, steps=8, snapshots=(0,)), tmp_path, tokenizer).step == 2  # only longer: the past is the same
+    assert (
+        Pretraining(_recipe(texts, steps=8, snapshots=(0,)), tmp_path, tokenizer).step == 2
+    )  # only longer: the past is the same
     longer = _recipe(texts, steps=9, cycles=((6, 1e-3),))
     list(Pretraining(_recipe(texts), tmp_path, tokenizer).run())
     with pytest.raises(UsageError, match="another recipe"):
@@ -167,7 +173,9 @@ def test_recipes_are_checked():
 
 def test_bundled_recipes_share_their_batches_and_sizes_fit():
     recipes = {
-        p.stem: read_recipe(PretrainRecipe, p.stem) for p in (data_dir() / "recipes").glob("mini-*.toml") if "architecture" in p.read_text()
+        p.stem: read_recipe(PretrainRecipe, p.stem)
+        for p in (data_dir() / "recipes").glob("mini-*.toml")
+        if "architecture" in p.read_text()
     }
     assert {"mini-pythia", "mini-mamba", "mini-pythia-s1", "mini-mamba-s1", "mini-pythia-prose"} <= set(recipes)
     assert all(r.name == stem for stem, r in recipes.items())
@@ -176,14 +184,16 @@ def test_bundled_recipes_share_their_batches_and_sizes_fit():
     for r in (a, b):
         assert {0, 512} <= set(r.saved_steps) and len(r.saved_steps) >= 14
         assert 400_000 < sum(p.numel() for p in build_model(hf_config(r, 512)).parameters()) < 750_000
-    assert {recipes["mini-pythia-s1"].seed, recipes["mini-mamba-s1"].seed} == {1} and recipes["mini-pythia-prose"].start == "mini-pythia"
+    assert {recipes["mini-pythia-s1"].seed, recipes["mini-mamba-s1"].seed} == {1} and recipes[
+        "mini-pythia-prose"
+    ].start == "mini-pythia"
 
 
 def test_verb_trains_reuses_and_writes_a_loadable_model(texts, tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(
-        'name = "tiny"\narchitecture = "gpt_neox"\nd_model = 16\nn_heads = 2\nn_layers = 2\nctx = 24\nbatch = 2\nsteps = 4\nsnapshots = [0, 2]\n'
-        f'[corpus]\nkind = "text"\npaths = [{json.dumps(texts.paths[0])}]\n'
+        'name = "tiny"\narchitecture = "gpt_neox"\nd_model = 16\nn_heads = 2\nn_layers = 2\nctx = 24\nbatch = 2\nsteps'
+        f' = 4\nsnapshots = [0, 2]\n[corpus]\nkind = "text"\npaths = [{json.dumps(texts.paths[0])}]\n'
     )
     command = ["pretrain", str(recipe), "--workspace", str(tmp_path / "ws"), "--no-criteria", "--json"]
     out = CliRunner().invoke(app, command)
@@ -197,7 +207,10 @@ def test_verb_trains_reuses_and_writes_a_loadable_model(texts, tmp_path):
     assert "workbench pretrain tiny" in (folder / "README.md").read_text()
     assert not list((tmp_path / "ws" / "models").glob(".*"))
     before = (folder / "manifest.json").stat().st_mtime_ns
-    assert json.loads(CliRunner().invoke(app, command).stdout) == about and (folder / "manifest.json").stat().st_mtime_ns == before
+    assert (
+        json.loads(CliRunner().invoke(app, command).stdout) == about
+        and (folder / "manifest.json").stat().st_mtime_ns == before
+    )
 
 
 @pytest.mark.slow

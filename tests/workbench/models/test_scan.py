@@ -57,7 +57,9 @@ def test_only_block_borders_are_kept_for_the_backward_pass() -> None:
 def test_the_cuda_kernel_is_called_in_its_own_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in with the kernel's signature and documented layout (time last); the kernel itself needs its device."""
 
-    def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
+    def selective_scan_fn(
+        u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
+    ):
         assert all(v.is_contiguous() for v in (u, delta, A, B, C)) and B.shape == (u.shape[0], A.shape[1], u.shape[2])
         y, last = selective_scan_loop(*(v.transpose(1, 2) for v in (u, delta)), A, *(v.transpose(1, 2) for v in (B, C)))
         return (y.transpose(1, 2), last) if return_last_state else y.transpose(1, 2)

@@ -34,7 +34,11 @@ def test_strong_decay_underflows_to_zero_not_to_nonsense():
     arguments = _arguments((1, 8, 4, 4), far=1e4)
     y, last = CompiledScan.apply(*arguments)
     want_y, want_last = selective_scan_loop(*(v.double() for v in arguments))
-    assert torch.isfinite(y).all() and torch.allclose(y, want_y.float(), rtol=1e-5) and torch.allclose(last, want_last.float(), rtol=1e-5)
+    assert (
+        torch.isfinite(y).all()
+        and torch.allclose(y, want_y.float(), rtol=1e-5)
+        and torch.allclose(last, want_last.float(), rtol=1e-5)
+    )
 
 
 def test_strided_inputs_and_no_gradient():
@@ -48,4 +52,7 @@ def test_strided_inputs_and_no_gradient():
 def test_float32_on_the_cpu_takes_it_and_float64_does_not():
     x = [v.requires_grad_() for v in _arguments((1, 5, 4, 2))]
     assert "CompiledScan" in type(selective_scan(*x)[0].grad_fn).__name__
-    assert "CompiledScan" not in type(selective_scan(*(v.detach().double().requires_grad_() for v in x))[0].grad_fn).__name__
+    assert (
+        "CompiledScan"
+        not in type(selective_scan(*(v.detach().double().requires_grad_() for v in x))[0].grad_fn).__name__
+    )

@@ -11,7 +11,14 @@ from sae.errors import MissingError
 from tests.workbench.planning.test_planning import small_store
 from workbench.config import data_dir, read_recipe
 from workbench.evolve import EvolveRecipe
-from workbench.planning.dry_run import dry_evolve, dry_harvest, dry_train, harvest_recipe_of, planned_spec, training_state
+from workbench.planning.dry_run import (
+    dry_evolve,
+    dry_harvest,
+    dry_train,
+    harvest_recipe_of,
+    planned_spec,
+    training_state,
+)
 from workbench.training import TrainRecipe
 from workbench.workspace import Workspace
 
@@ -21,7 +28,9 @@ def test_planned_documents_are_those_the_harvest_writes(tmp_path):
     assert [(s.source, s.hook, s.at, s.width) for s in planned_spec(recipe).streams] == [
         (s.source, s.hook, s.at, s.width) for s in store.spec.streams
     ]
-    assert planned_spec(recipe).row_bytes == store.spec.row_bytes and planned_spec(recipe).n_shards == store.spec.n_shards
+    assert (
+        planned_spec(recipe).row_bytes == store.spec.row_bytes and planned_spec(recipe).n_shards == store.spec.n_shards
+    )
 
 
 def test_training_state_counts_what_a_trainer_holds():
@@ -30,7 +39,10 @@ def test_training_state_counts_what_a_trainer_holds():
     trainer.step(torch.randn(64, 32))
     parameters = list(trainer.model.parameters())
     moments = [t for s in trainer.optimizer.state.values() for t in s.values() if t.ndim]
-    real = sum(t.numel() * t.element_size() for t in [*parameters, *(p.grad for p in parameters), *moments, *trainer.model.buffers()])
+    real = sum(
+        t.numel() * t.element_size()
+        for t in [*parameters, *(p.grad for p in parameters), *moments, *trainer.model.buffers()]
+    )
     assert training_state(config) == {"parameters": sum(p.numel() for p in parameters), "bytes": real}
 
 
@@ -45,7 +57,11 @@ def test_small_recipes_read_one_batch(tmp_path):
         dry_train(TrainRecipe(store="nothing"), ws)
 
 
-FULL = [p.stem for p in sorted((data_dir() / "recipes").glob("*.toml")) if p.stem.startswith(("llama", "universality", "evolution"))]
+FULL = [
+    p.stem
+    for p in sorted((data_dir() / "recipes").glob("*.toml"))
+    if p.stem.startswith(("llama", "universality", "evolution"))
+]
 
 
 @pytest.mark.parametrize("name", [n for n in FULL if "harvest" not in n])
@@ -56,7 +72,11 @@ def test_published_settings_build_offline_and_say_what_is_missing(name, tmp_path
         assert "32 sources" in built.objects[-1]["object"]
     else:
         built = dry_train(read_recipe(TrainRecipe, name), ws)
-    assert built.batch is None and any("workbench harvest" in m for m in built.missing) and any("hf download" in m for m in built.missing)
+    assert (
+        built.batch is None
+        and any("workbench harvest" in m for m in built.missing)
+        and any("hf download" in m for m in built.missing)
+    )
     assert built.objects[-1]["bytes"] > 16 * built.objects[-1]["parameters"] * 0.99
 
 

@@ -1,4 +1,7 @@
-"""The judgement of plans against measurements: a wrong plan is flagged, whatever is wrong with it; one disturbed run is not."""
+"""The judgement of plans against measurements: a wrong plan is flagged, whatever is wrong with it.
+
+One disturbed run is not.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,11 @@ def test_a_right_plan_keeps_every_limit():
 
 @pytest.mark.parametrize(
     ("quantity", "wrong", "right"),
-    [("seconds", (0.74, 1.26), (0.76, 1.24)), ("memory", (0.89, 1.11), (0.91, 1.09)), ("disk", (0.89, 1.11), (0.91, 1.09))],
+    [
+        ("seconds", (0.74, 1.26), (0.76, 1.24)),
+        ("memory", (0.89, 1.11), (0.91, 1.09)),
+        ("disk", (0.89, 1.11), (0.91, 1.09)),
+    ],
 )
 def test_a_wrong_plan_is_flagged(quantity, wrong, right):
     for factor in wrong:

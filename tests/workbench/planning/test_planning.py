@@ -35,14 +35,31 @@ from workbench.planning.sweep import as_markdown, counts, draw, layouts, sweep
 from workbench.workspace import Workspace
 
 SIMPLE = Machine(
-    name="m", memory=1000, bfloat16=100, float32=100, stream=10, gather=5, disk_write=1, disk_read=2, within=8, between=4, resident=0
+    name="m",
+    memory=1000,
+    bfloat16=100,
+    float32=100,
+    stream=10,
+    gather=5,
+    disk_write=1,
+    disk_read=2,
+    within=8,
+    between=4,
+    resident=0,
 )
 
 
 def small_store(tmp_path) -> tuple[ActivationStore, HarvestRecipe]:
     """A store of two sites of mini-pythia on random tokens in ``tmp_path/ws``, and its recipe."""
     ws = Workspace(tmp_path / "ws")
-    values = {"id": "s", "hooks": ["L0R", "L1R"], "n_seq": 32, "ctx": 64, "seqs_per_shard": 8, "sources": [{"model": "mini-pythia"}]}
+    values = {
+        "id": "s",
+        "hooks": ["L0R", "L1R"],
+        "n_seq": 32,
+        "ctx": 64,
+        "seqs_per_shard": 8,
+        "sources": [{"model": "mini-pythia"}],
+    }
     recipe = HarvestRecipe.model_validate(values)
     tokens = np.random.default_rng(0).integers(1, 500, (32, 64)).astype(np.int32)
     tokens[:, 0] = 0
@@ -54,10 +71,17 @@ def test_a_part_takes_its_slowest_resource_and_a_plan_the_sum():
     assert Part("p", {"float32": 100, "stream": 20, "disk_read": 1}).seconds(SIMPLE) == (2.0, "memory bandwidth")
     assert Part("n", sent=16, collectives=2, group=1).seconds(SIMPLE) == (2.0 + 2e-4, "communication")
     assert Part("n", sent=16, group=2).seconds(SIMPLE)[0] == 4.0
-    assert Part("d", {"disk_read": 2}).seconds(SIMPLE.model_copy(update={"devices_per_node": 4}), devices=16) == (4.0, "disk")
+    assert Part("d", {"disk_read": 2}).seconds(SIMPLE.model_copy(update={"devices_per_node": 4}), devices=16) == (
+        4.0,
+        "disk",
+    )
     shared = SIMPLE.model_copy(update={"devices_per_node": 4})
-    assert Part("checkpoints", {"disk_write": 2}, one_of=2).seconds(shared, devices=16)[0] == 4.0, "two leaders of a node share its disk"
-    assert Part("checkpoints", {"disk_write": 2}, one_of=16).seconds(shared, devices=16)[0] == 2.0, "one leader has it alone"
+    assert Part("checkpoints", {"disk_write": 2}, one_of=2).seconds(shared, devices=16)[0] == 4.0, (
+        "two leaders of a node share its disk"
+    )
+    assert Part("checkpoints", {"disk_write": 2}, one_of=16).seconds(shared, devices=16)[0] == 2.0, (
+        "one leader has it alone"
+    )
     assert Part("calls", {"steps": 100}).seconds(SIMPLE) == (0.0, "calls")
     assert Part("calls", {"steps": 100}).seconds(SIMPLE.model_copy(update={"step": 0.01}))[0] == pytest.approx(1.0)
     plan = Plan("train", {"flops": 1}, 1, {"weights": 1001}, [Part("a", {"float32": 300}), Part("b", {"disk_read": 2})])
@@ -67,7 +91,9 @@ def test_a_part_takes_its_slowest_resource_and_a_plan_the_sum():
 
 def test_harvest_and_training_match_what_is_made(tmp_path):
     store, _ = small_store(tmp_path)
-    (tmp_path / "h.toml").write_text('id="s"\nhooks=["L0R","L1R"]\nn_seq=32\nctx=64\nseqs_per_shard=8\n[[sources]]\nmodel="mini-pythia"\n')
+    (tmp_path / "h.toml").write_text(
+        'id="s"\nhooks=["L0R","L1R"]\nn_seq=32\nctx=64\nseqs_per_shard=8\n[[sources]]\nmodel="mini-pythia"\n'
+    )
     (tmp_path / "t.toml").write_text('store="s"\nexpansions=[2,4]\nks=[4]\nbatch_size=100\ntokens=1050\n')
     ws = Workspace(tmp_path / "ws")
     plan = plan_recipe(str(tmp_path / "h.toml"), ws)
@@ -84,15 +110,22 @@ def test_harvest_and_training_match_what_is_made(tmp_path):
 
 
 def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, monkeypatch):
-    """Two threads make a model of a harvest that runs on one look faster than it is; a large batch takes longer per token than a small one."""
+    """Two threads make a model of a harvest that runs on one look faster than it is.
+
+    A large batch takes longer per token than a small one.
+    """
     import torch
 
     from workbench.activations import forward
     from workbench.planning import calibrate, measured_here
 
-    (tmp_path / "h.toml").write_text('id="s"\nhooks=["L0R"]\nn_seq=64\nctx=32\nbatch_size=16\n[[sources]]\nmodel="mini-pythia"\n')
+    (tmp_path / "h.toml").write_text(
+        'id="s"\nhooks=["L0R"]\nn_seq=64\nctx=32\nbatch_size=16\n[[sources]]\nmodel="mini-pythia"\n'
+    )
     seen, capture, threads = [], forward.capture, torch.get_num_threads()
-    monkeypatch.setattr(forward, "capture", lambda m, t, h: seen.append((torch.get_num_threads(), tuple(t.shape))) or capture(m, t, h))
+    monkeypatch.setattr(
+        forward, "capture", lambda m, t, h: seen.append((torch.get_num_threads(), tuple(t.shape))) or capture(m, t, h)
+    )
     monkeypatch.setattr(calibrate, "memory", lambda kind: {"resident": 1.0})
     ws = Workspace(tmp_path / "ws")
     here = measured_here(subject_of(str(tmp_path / "h.toml"), ws), ws)
@@ -100,7 +133,9 @@ def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, mon
     assert here.forward > 0 and 0 < here.load < 10 and 0 < here.shard < 1 and here.disk_write > 1e6
     plan = plan_recipe(str(tmp_path / "h.toml"), ws)
     slow = here.model_copy(update={"load": here.load + 1, "shard": here.shard + 1})
-    assert plan.on(slow)["seconds"] - plan.on(here)["seconds"] == pytest.approx(1 + 2), "one model; one shard and the token plan"
+    assert plan.on(slow)["seconds"] - plan.on(here)["seconds"] == pytest.approx(1 + 2), (
+        "one model; one shard and the token plan"
+    )
 
 
 def test_a_store_of_any_size_is_tried_with_little(tmp_path):
@@ -121,7 +156,12 @@ def test_layouts_deal_the_work_and_pay_for_what_they_send():
     two = [Dictionary(64, 4096, 16)] * 2
     plans = {
         name: plan_training(two, steps=100, batch_size=512, reading=Reading(), layout=layout, checkpoints=0)
-        for name, layout in {"one": Layout(), "jobs": Layout(jobs=2), "data": Layout(data=2), "latents": Layout(latents=2)}.items()
+        for name, layout in {
+            "one": Layout(),
+            "jobs": Layout(jobs=2),
+            "data": Layout(data=2),
+            "latents": Layout(latents=2),
+        }.items()
     }
     amount = {n: sum(p.amounts.get("float32", 0) for p in plan.parts) for n, plan in plans.items()}
     assert amount["jobs"] == amount["data"] == amount["latents"] == amount["one"] / 2
@@ -141,7 +181,9 @@ def test_every_step_pays_its_fixed_time_once_for_each_dictionary():
         written = next(p for p in plan.parts if p.name == "checkpoints")
         assert written.one_of == layout.data * layout.latents
         assert next(p.amounts["commits"] for p in plan.parts if p.name == "making them durable") == 11 * 2 / layout.jobs
-        assert written.amounts["disk_save"] == 31 * 2 * two[0].parameters * 4 / layout.jobs, "a leader writes all of its dictionaries"
+        assert written.amounts["disk_save"] == 31 * 2 * two[0].parameters * 4 / layout.jobs, (
+            "a leader writes all of its dictionaries"
+        )
 
 
 def test_a_plan_asks_the_readers_for_their_buffers_and_counts_every_model_that_stays(tmp_path):
@@ -152,21 +194,31 @@ def test_a_plan_asks_the_readers_for_their_buffers_and_counts_every_model_that_s
         > 0
     )
     ws = Workspace(tmp_path / "ws")
-    (tmp_path / "e.toml").write_text('model="mini-pythia"\nrevisions=["step0", "step256", "step1664"]\nsite="L1R"\nexpansion=2\nctx=64\n')
+    (tmp_path / "e.toml").write_text(
+        'model="mini-pythia"\nrevisions=["step0", "step256", "step1664"]\nsite="L1R"\nexpansion=2\nctx=64\n'
+    )
     plan, facts = plan_recipe(str(tmp_path / "e.toml"), ws), model_facts("mini-pythia", None)
     assert plan.memory["language models"] == 3 * facts.resident * 4 and plan.unit == 32 * 64 * 128 * 4
     twice = SIMPLE.model_copy(update={"held": 48.0})
-    assert plan.memory_bytes(twice) - plan.memory_bytes(SIMPLE) == 24 * plan.unit, "a machine says how much a model at work holds"
+    assert plan.memory_bytes(twice) - plan.memory_bytes(SIMPLE) == 24 * plan.unit, (
+        "a machine says how much a model at work holds"
+    )
 
 
 def test_measuring_after_training_reads_and_looks_at_every_row():
     one = Dictionary(8, 64, 4)
     parts = {
         p.name: p.amounts
-        for p in plan_training([one] * 2, steps=1, batch_size=8, reading=Reading(16, measured_rows=1000), layout=Layout(jobs=2)).parts
+        for p in plan_training(
+            [one] * 2, steps=1, batch_size=8, reading=Reading(16, measured_rows=1000), layout=Layout(jobs=2)
+        ).parts
     }
-    assert parts["measuring: reading rows"] == {"disk_read": 16000.0} and parts["measuring: selection"] == {"select": 64000.0}
-    assert parts["measuring: decoder"] == {"decode": 1000 * 4 * 8 * 4.0} and parts["measuring: product"] == {"float32": 2 * 8 * 64 * 1000.0}
+    assert parts["measuring: reading rows"] == {"disk_read": 16000.0} and parts["measuring: selection"] == {
+        "select": 64000.0
+    }
+    assert parts["measuring: decoder"] == {"decode": 1000 * 4 * 8 * 4.0} and parts["measuring: product"] == {
+        "float32": 2 * 8 * 64 * 1000.0
+    }
 
 
 def test_what_a_step_costs_beyond_its_parts_is_solved_from_two_shapes():
@@ -180,7 +232,9 @@ def test_what_a_step_costs_beyond_its_parts_is_solved_from_two_shapes():
 PUBLISHED = ("llama-scope", "universality", "evolution")
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (data_dir() / "recipes").glob("*.toml") if p.stem.startswith(PUBLISHED)))
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (data_dir() / "recipes").glob("*.toml") if p.stem.startswith(PUBLISHED))
+)
 def test_published_settings_are_planned_offline(name, tmp_path):
     said = plan_recipe(name, Workspace(tmp_path / "ws")).on(machine_named("h200"))
     assert said["seconds"] > 0 and said["disk_bytes"] > 0 and said["binding"]
@@ -212,14 +266,19 @@ def test_this_machine_is_measured_and_others_are_described(tmp_path):
     assert here.measured and min(rates) > 0 and here.step >= 0 and 1e8 < here.resident < 2e9
     assert set(machines()) >= {"cpu", "h100", "h200"} and all(machine_named(m).about for m in machines())
     own = tmp_path / "mine.toml"
-    own.write_text("\n".join(f"{k} = {v}" for k, v in SIMPLE.model_dump(exclude={"name", "about", "measured", "unified"}).items()))
+    own.write_text(
+        "\n".join(f"{k} = {v}" for k, v in SIMPLE.model_dump(exclude={"name", "about", "measured", "unified"}).items())
+    )
     assert machine_named(str(own)).stream == 10
     with pytest.raises(UsageError, match="'h100'"):
         machine_named("h10")
 
 
 def test_recipes_are_told_apart_and_bad_requests_named(tmp_path):
-    assert kind_of({"architecture": "mamba"}, "x") == "pretrain" and kind_of({"model": "m", "site": "L1R", "expansion": 8}, "x") == "evolve"
+    assert (
+        kind_of({"architecture": "mamba"}, "x") == "pretrain"
+        and kind_of({"model": "m", "site": "L1R", "expansion": 8}, "x") == "evolve"
+    )
     with pytest.raises(ConfigError, match="x is neither"):
         kind_of({"foo": 1}, "x")
     assert plan_recipe("mini-pythia", Workspace(tmp_path / "ws")).amounts["snapshots"] >= 14

@@ -38,7 +38,11 @@ def link(name: str, to: str) -> tuple[zipfile.ZipInfo, bytes]:
 
 def test_arrays_come_back_and_a_wrong_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "arrays.npz"
-    want = {"profile": np.arange(12.0).reshape(3, 4), "map": np.zeros((0, 5), np.float32), "big": np.zeros(200_000, np.int8)}
+    want = {
+        "profile": np.arange(12.0).reshape(3, 4),
+        "map": np.zeros((0, 5), np.float32),
+        "big": np.zeros(200_000, np.int8),
+    }
     for save in (np.savez, np.savez_compressed):
         save(path, **want)
         assert sorted(npz_names(path)) == sorted(want)
@@ -86,7 +90,9 @@ def test_an_entry_twice_and_a_cut_archive(tmp_path: Path) -> None:
         twice = crafted(tmp_path / "twice.npz", [("profile.npy", ZEROS), ("profile.npy", ZEROS)])
     with pytest.raises(CorruptError, match="twice"):
         read_npz(twice, "profile")
-    whole = crafted(tmp_path / "whole.npz", [("profile.npy", array_bytes(np.random.default_rng(0).random(500)))]).read_bytes()
+    whole = crafted(
+        tmp_path / "whole.npz", [("profile.npy", array_bytes(np.random.default_rng(0).random(500)))]
+    ).read_bytes()
     for cut in range(0, len(whole), 97):
         (tmp_path / "cut.npz").write_bytes(whole[:cut])
         with pytest.raises(CorruptError):

@@ -50,7 +50,9 @@ def analyse(
 
 
 def compare_to_control(found: Circuits, control: Any, name: str) -> None:
-    """Is the peak of the profile more than the untrained `control` shows anywhere? The same prompts, differences prompt by prompt."""
+    """Is the peak of the profile more than the untrained `control` shows anywhere? The same prompts, differences prompt
+    by prompt.
+    """
     p, profile = found.prompts, found.arrays["profile"].astype(np.float64)
     paths = FrozenPaths(control, Tail(control, p.clean))
     run = read_profile if is_transformer(control) else write_profile
@@ -62,7 +64,9 @@ def compare_to_control(found: Circuits, control: Any, name: str) -> None:
     found.numbers["control"] = {
         "revision": name,
         "strongest_effect": strongest.effect.as_dict(),
-        "excess": Estimate(float(difference), float(low), float(high), len(p), "prompts", "bootstrap over prompts, 95 %").as_dict(),
+        "excess": Estimate(
+            float(difference), float(low), float(high), len(p), "prompts", "bootstrap over prompts, 95 %"
+        ).as_dict(),
         "exceeds": bool(low > 0),
     }
 
@@ -99,7 +103,11 @@ def _activation(found: Circuits) -> None:
     model, p = found.model, found.prompts
     labels = list(dict.fromkeys([*found.labels, "last"]))
     sites: dict[str, Sequence[int | None]] = {"resid": [None]}
-    sites |= {"z": range(model.cfg.n_heads), "mlp": [None]} if is_transformer(model) else {"mixer": [None], "conv_in": [None]}
+    sites |= (
+        {"z": range(model.cfg.n_heads), "mlp": [None]}
+        if is_transformer(model)
+        else {"mixer": [None], "conv_in": [None]}
+    )
     for site, units in sites.items():
         patches = [Patch(site, l, label, unit) for l in range(len(model.blocks)) for unit in units for label in labels]
         values = patch_effects(model, p, patches, metrics=found.metrics)

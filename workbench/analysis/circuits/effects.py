@@ -34,7 +34,10 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
 def answer_metrics(
     logits: Tensor, answer: Tensor, wrong: Tensor, clean_logits: Tensor, metrics: Sequence[str] = METRICS
 ) -> dict[str, np.ndarray]:
-    """Metrics of logits [R,V] at the answer position; answer, wrong [R]; clean_logits [R,V] is the reference of `kl`."""
+    """Metrics of logits [R,V] at the answer position; answer, wrong [R].
+
+    Clean_logits [R,V] is the reference of `kl`.
+    """
     rows = torch.arange(len(logits))
     out = {}
     logprobs = logits.log_softmax(-1) if {"prob", "kl"} & set(metrics) else logits
@@ -67,9 +70,11 @@ def interval(values: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 def tidy(values: np.ndarray, axes: Mapping[str, Sequence[Any]], **constants: Any) -> pd.DataFrame:
-    """One row per cell of the axes: `effect` (mean over prompts), `low`, `high`, `n` (prompts), the axes' labels and constants.
+    """One row per cell of the axes: `effect` (mean over prompts), `low`, `high`, `n` (prompts), the axes' labels and
+    constants.
 
-    values [P, *axes]; NaN means that the prompt has no such cell (a position outside it, say). Cells without any prompt are absent.
+    values [P, *axes]; NaN means that the prompt has no such cell (a position outside it, say). Cells without any prompt
+    are absent.
     """
     shape = tuple(len(labels) for labels in axes.values())
     if values.shape[1:] != shape:
@@ -88,8 +93,8 @@ def tidy(values: np.ndarray, axes: Mapping[str, Sequence[Any]], **constants: Any
 class Peak:
     """The cell of a profile with the largest mean effect, by size.
 
-    `share` of the summed absolute mean effects of all cells (see :func:`share_of`); `same` is the share of bootstrap resamples that
-    peak at this cell.
+    `share` of the summed absolute mean effects of all cells (see :func:`share_of`); `same` is the share of bootstrap
+    resamples that peak at this cell.
     """
 
     index: tuple[int, ...]
@@ -99,13 +104,14 @@ class Peak:
 
 
 def share_of(values: np.ndarray, cells: Sequence[int], *, seed: int = 0) -> Estimate:
-    """Share of the summed absolute mean effects that some cells of a profile [P, ...] hold, with its interval over prompts.
+    """Share of the summed absolute mean effects that some cells of a profile [P, ...] hold, with its interval over
+    prompts.
 
-    A percentile bootstrap of this share lies too low, and may lie below the share itself: resampling adds noise, and noise makes the
-    absolute mean of an empty cell larger, never smaller. So the resamples keep every cell's sign, which leaves the share a smooth
-    ratio; and because the share suffers from the same noise, its upper end is also that of the reflected percentile interval
-    (Davison & Hinkley 1997, 5.2.1), where that is higher. The BCa interval does not help: where nearly all resamples lie below the
-    share, its correction leaves only their extreme tail.
+    A percentile bootstrap of this share lies too low, and may lie below the share itself: resampling adds noise, and
+    noise makes the absolute mean of an empty cell larger, never smaller. So the resamples keep every cell's sign, which
+    leaves the share a smooth ratio; and because the share suffers from the same noise, its upper end is also that of
+    the reflected percentile interval (Davison & Hinkley 1997, 5.2.1), where that is higher. The BCa interval does not
+    help: where nearly all resamples lie below the share, its correction leaves only their extreme tail.
 
     Args:
         cells: flat indices into the profile. NaN prompts of a cell count as none.
@@ -122,7 +128,9 @@ def share_of(values: np.ndarray, cells: Sequence[int], *, seed: int = 0) -> Esti
     low, high = np.nanquantile(smooth, [0.025, 0.975])
     reflected = 2 * share - np.nanquantile(plain, 0.025)
     low, high = np.clip([min(low, share), max(high, reflected, share)], 0, 1)
-    return Estimate(share, float(low), float(high), len(values), "prompts", "bootstrap over prompts with signs kept, 95 %")
+    return Estimate(
+        share, float(low), float(high), len(values), "prompts", "bootstrap over prompts with signs kept, 95 %"
+    )
 
 
 def _means(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +143,10 @@ def _means(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def locate_peak(values: np.ndarray, *, seed: int = 0) -> Peak:
-    """The peak of a profile [P, ...] over prompts; intervals are bootstraps over prompts of the located cell. NaN prompts count as none."""
+    """The peak of a profile [P, ...] over prompts; intervals are bootstraps over prompts of the located cell.
+
+    NaN prompts count as none.
+    """
     mean, drawn = _means(values, seed)
     top = int(np.abs(mean).argmax())
     low, high = (float(q) for q in np.quantile(drawn[:, top], [0.025, 0.975]))

@@ -1,4 +1,5 @@
-"""Attention heads as senders: head → logit, head → another head's K, V or Q, and which position each head reads the answer from.
+"""Attention heads as senders: head → logit, head → another head's K, V or Q, and which position each head reads the
+answer from.
 
 Arrays are [P prompts, L layers, H heads, ...] effects per metric (see `effects.py`).
 """
@@ -23,9 +24,16 @@ _ROWS = 4096
 
 @torch.no_grad()
 def measure(
-    paths: FrozenPaths, prompts: PromptSet, rows: Sequence[tuple[int, Tensor, Tensor]], path: Path, metrics: Sequence[str]
+    paths: FrozenPaths,
+    prompts: PromptSet,
+    rows: Sequence[tuple[int, Tensor, Tensor]],
+    path: Path,
+    metrics: Sequence[str],
 ) -> list[Effects]:
-    """Effects of mixer changes: each row group is (layer, delta [R,d_model], prompts [R]); one dict of [R] arrays per group."""
+    """Effects of mixer changes: each row group is (layer, delta [R,d_model], prompts [R]).
+
+    One dict of [R] arrays per group.
+    """
     answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
     before = answer_metrics(clean, answer, wrong, clean, metrics)
     out = []
@@ -33,7 +41,9 @@ def measure(
         parts = []
         for start in range(0, len(index), _ROWS):
             i = index[start : start + _ROWS]
-            after = answer_metrics(paths.logits(layer, delta[start : start + _ROWS], i, path), answer[i], wrong[i], clean[i], metrics)
+            after = answer_metrics(
+                paths.logits(layer, delta[start : start + _ROWS], i, path), answer[i], wrong[i], clean[i], metrics
+            )
             parts.append({m: after[m] - before[m][i.numpy()] for m in metrics})
         out.append({m: np.concatenate([p[m] for p in parts]) for m in metrics})
     return out
@@ -41,13 +51,22 @@ def measure(
 
 def _z(model: Any, tokens: np.ndarray, position: Tensor) -> list[Tensor]:
     """Head outputs [P,H,d_head] of every layer at one position per prompt."""
-    hooks = {f"blocks.{l}.attn.hook_z": lambda v, rows: v[torch.arange(len(v)), position[rows]] for l in range(len(model.blocks))}
+    hooks = {
+        f"blocks.{l}.attn.hook_z": lambda v, rows: v[torch.arange(len(v)), position[rows]]
+        for l in range(len(model.blocks))
+    }
     return list(collect(model, tokens, hooks).values())
 
 
 @torch.no_grad()
 def head_to_logit(
-    model: Any, prompts: PromptSet, paths: FrozenPaths, *, source: str = "control", path: Path = "direct", metrics: Sequence[str] = METRICS
+    model: Any,
+    prompts: PromptSet,
+    paths: FrozenPaths,
+    *,
+    source: str = "control",
+    path: Path = "direct",
+    metrics: Sequence[str] = METRICS,
 ) -> Effects:
     """Replace one head's output at the last position by its value in the source prompts: [P,L,H]."""
     last, n = torch.as_tensor(prompts.last), len(prompts)
@@ -72,7 +91,8 @@ def head_to_head(
     source: str = "control",
     metrics: Sequence[str] = METRICS,
 ) -> Effects:
-    """Replace one earlier head's output at `position` by its value in the source prompts, as seen by the receiver's inputs alone: [P,L_r,H].
+    """Replace one earlier head's output at `position` by its value in the source prompts, as seen by the receiver's
+    inputs alone: [P,L_r,H].
 
     The path to the receiver is direct (other heads clean, MLPs follow); everything after the receiver follows.
     """
@@ -82,7 +102,9 @@ def head_to_head(
     at, n = torch.as_tensor(prompts.position(position)), len(prompts)
     clean, new = _z(model, prompts.clean, at), _z(model, getattr(prompts, source), at)
     block, found = model.blocks[layer], []
-    before = answer_metrics(paths.tail.logits, torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits, metrics)
+    before = answer_metrics(
+        paths.tail.logits, torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits, metrics
+    )
     for l in range(layer):
         delta = torch.einsum("phe,hed->phd", new[l] - clean[l], model.blocks[l].attn.W_O)
         n_heads = delta.shape[1]
@@ -91,12 +113,23 @@ def head_to_head(
         parts: list[Effects] = []
         for start in range(0, len(index), 256):
             i, x = index[start : start + 256], seen[start : start + 256]
-            hooks = [(f"blocks.{layer}.attn.hook_{c}", _set_head(_project(block.attn, c, head, x), at[i], head)) for c in inputs]
+            hooks = [
+                (f"blocks.{layer}.attn.hook_{c}", _set_head(_project(block.attn, c, head, x), at[i], head))
+                for c in inputs
+            ]
             logits = paths.tail.run(layer, i, hooks)
             parts.append(
-                answer_metrics(logits, torch.as_tensor(prompts.answer)[i], torch.as_tensor(prompts.wrong)[i], paths.tail.logits[i], metrics)
+                answer_metrics(
+                    logits,
+                    torch.as_tensor(prompts.answer)[i],
+                    torch.as_tensor(prompts.wrong)[i],
+                    paths.tail.logits[i],
+                    metrics,
+                )
             )
-        found.append({m: np.concatenate([p[m] for p in parts]).reshape(n, n_heads) - before[m][:, None] for m in metrics})
+        found.append(
+            {m: np.concatenate([p[m] for p in parts]).reshape(n, n_heads) - before[m][:, None] for m in metrics}
+        )
     return {m: np.stack([f[m] for f in found], 1) for m in metrics}
 
 
@@ -118,16 +151,26 @@ def _set_head(value: Tensor, at: Tensor, head: int) -> Any:
 
 @torch.no_grad()
 def read_profile(
-    model: Any, prompts: PromptSet, paths: FrozenPaths, labels: Sequence[str], *, path: Path = "direct", metrics: Sequence[str] = METRICS
+    model: Any,
+    prompts: PromptSet,
+    paths: FrozenPaths,
+    labels: Sequence[str],
+    *,
+    path: Path = "direct",
+    metrics: Sequence[str] = METRICS,
 ) -> Effects:
-    """What each head's last query loses when key and value at one position come from the corrupted run: [P,L,H,len(labels)].
+    """What each head's last query loses when key and value at one position come from the corrupted run:
+    [P,L,H,len(labels)].
 
-    The Transformer's counterpart of the Mamba's write profile. Queries stay clean; NaN where a label is outside the prompt.
+    The Transformer's counterpart of the Mamba's write profile. Queries stay clean; NaN where a label is outside the
+    prompt.
     """
     at = torch.as_tensor(np.stack([prompts.position(label) for label in labels], 1))  # [P,O]
     n, n_layers, rows = len(prompts), len(model.blocks), []
     names = [f"blocks.{l}.attn.hook_{k}" for l in range(n_layers) for k in ("q", "v", "attn_scores")]
-    clean = collect(model, prompts.clean, {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names})
+    clean = collect(
+        model, prompts.clean, {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names}
+    )
     corrupt = _cross(model, prompts.corrupt, {l: clean[f"blocks.{l}.attn.hook_q"][:, -1] for l in range(n_layers)})
     p, keep = torch.arange(n)[:, None], at.clamp_min(0)
     for l in range(n_layers):
@@ -141,7 +184,11 @@ def read_profile(
         pattern = rows_scores.softmax(-1)  # [P,O,H,T]
         weight = pattern.gather(3, keep[:, :, None, None].expand(-1, -1, scores.shape[1], 1))  # [P,O,H,1]
         z = torch.einsum("poht,pthe->pohe", pattern, v) + weight * (v_new - v[p, keep])
-        delta = torch.einsum("pohe,hed->phod", z - torch.einsum("pht,pthe->phe", scores.softmax(-1), v)[:, None], model.blocks[l].attn.W_O)
+        delta = torch.einsum(
+            "pohe,hed->phod",
+            z - torch.einsum("pht,pthe->phe", scores.softmax(-1), v)[:, None],
+            model.blocks[l].attn.W_O,
+        )
         rows.append((l, delta.flatten(0, 2), torch.arange(n).repeat_interleave(delta.shape[1] * delta.shape[2])))
     found = measure(paths, prompts, rows, path, metrics)
     out = {m: np.stack([f[m].reshape(n, -1, len(labels)) for f in found], 1) for m in metrics}
@@ -169,6 +216,8 @@ def _cross(model: Any, tokens: np.ndarray, queries: dict[int, Tensor]) -> dict[s
 
             hooks += [(f"blocks.{l}.attn.hook_q", set_query)]
             hooks += [(f"blocks.{l}.attn.hook_v", lambda v, hook, l=l: kept[f"v{l}"].append(v.clone()))]
-            hooks += [(f"blocks.{l}.attn.hook_attn_scores", lambda v, hook, l=l: kept[f"s{l}"].append(v[:, :, -1].clone()))]
+            hooks += [
+                (f"blocks.{l}.attn.hook_attn_scores", lambda v, hook, l=l: kept[f"s{l}"].append(v[:, :, -1].clone()))
+            ]
         model.run_with_hooks(torch.as_tensor(tokens[rows]), fwd_hooks=hooks, use_cache=False)
     return {k: torch.cat(v) for k, v in kept.items()}

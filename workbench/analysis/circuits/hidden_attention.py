@@ -1,6 +1,7 @@
 """A Mamba layer read as attention: α_ij = C_i (∏_{k=j+1..i} Ā_k) B̄_j per channel (Ali et al. 2024, arXiv 2403.01590).
 
-With B̄_j = Δ_j B_j this is what position i receives from x_j: y_i = Σ_{j≤i} α_ij x_j. Arrays: P prompts, T positions, D channels.
+With B̄_j = Δ_j B_j this is what position i receives from x_j: y_i = Σ_{j≤i} α_ij x_j. Arrays: P prompts, T positions, D
+channels.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def hidden_attention(model: Any, tokens: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def last_reads(model: Any, prompts_clean: np.ndarray) -> np.ndarray:
-    """Mean |α_{T-1,j} x_j| over channels, float32 [P, layers, T]: what the last position receives from each position."""
+    """Mean |α_{T-1,j} x_j| over channels, float32 [P, layers, T].
+
+    What the last position receives from each position.
+    """
     kept = {"x": lambda v, rows: v, "dt": lambda v, rows: v, "B": lambda v, rows: v, "C": lambda v, rows: v[:, -1]}
     names = {f"blocks.{l}.mixer.hook_{k}": pick for l in range(len(model.blocks)) for k, pick in kept.items()}
     seen = collect(model, prompts_clean, names)

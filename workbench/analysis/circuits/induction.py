@@ -1,9 +1,9 @@
 """Induction heads and the previous-token heads that feed them, by two criteria: where a head looks, and what it does.
 
-By attention: an induction head's last query looks at B, the token after the earlier A (Olsson et al. 2022, arXiv 2209.11895); a
-previous-token head looks one back everywhere. By effect: an induction head loses the answer when its key and value at B
-come from the corrupted run; a previous-token head when its output at B is removed from the induction heads' keys. Both are
-reported; where they disagree the report says so.
+By attention: an induction head's last query looks at B, the token after the earlier A (Olsson et al. 2022, arXiv
+2209.11895); a previous-token head looks one back everywhere. By effect: an induction head loses the answer when its key
+and value at B come from the corrupted run; a previous-token head when its output at B is removed from the induction
+heads' keys. Both are reported; where they disagree the report says so.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from workbench.analysis.circuits.effects import interval, tidy
 from workbench.analysis.circuits.paths import collect
 from workbench.analysis.circuits.tasks import PromptSet
 
-LOOKS, SHARE, LEAST = 0.25, 0.1, 0.1  # least mean attention; least share of the summed absolute effects, and least effect
+LOOKS, SHARE, LEAST = (
+    0.25,
+    0.1,
+    0.1,
+)  # least mean attention; least share of the summed absolute effects, and least effect
 Head = tuple[int, int]
 
 
 @torch.no_grad()
 def attention_scores(model: Any, prompts: PromptSet) -> dict[str, np.ndarray]:
-    """Attention of every head, [P,L,H]: `induction` last → B, `duplicate` last → A, `previous` mean over positions of t → t-1.
+    """Attention of every head, [P,L,H]: `induction` last → B, `duplicate` last → A, `previous` mean over positions of t
+    → t-1.
 
     Tasks without the marks A and B have `previous` only.
     """
@@ -55,7 +60,10 @@ def by_attention(scores: np.ndarray) -> list[Head]:
 
 
 def by_effect(effects: np.ndarray) -> list[Head]:
-    """Heads that lower the logit difference: interval below zero, at least 0.1, and a tenth of the summed absolute effects; effects [P,L,H]."""
+    """Heads that lower the logit difference.
+
+    Interval below zero, at least 0.1, and a tenth of the summed absolute effects; effects [P,L,H].
+    """
     mean, (_, high) = np.nanmean(effects, 0), interval(effects)
     total = np.abs(mean).sum()
     return [h for h in _ranked(-mean) if high[h] < 0 and -mean[h] >= max(SHARE * total, LEAST)]
@@ -88,7 +96,10 @@ class Found:
         if not self.attention and not self.effect:
             return f"No {self.role} head by either criterion."
         verdict = "agree" if self.agree else "do not agree"
-        return f"{self.role.capitalize()} heads by attention: {names(self.attention)}; by effect: {names(self.effect)}. The criteria {verdict}."
+        return (
+            f"{self.role.capitalize()} heads by attention: {names(self.attention)}; by effect: {names(self.effect)}."
+            f" The criteria {verdict}."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

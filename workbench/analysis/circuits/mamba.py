@@ -1,4 +1,7 @@
-"""The Mamba's parts of `workbench circuits`: states and y to logit, writes by offset, convolution taps, channels, hidden attention."""
+"""The Mamba's parts of `workbench circuits`.
+
+States and y to logit, writes by offset, convolution taps, channels, hidden attention.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,12 @@ def mamba_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], N
 
     def outputs() -> None:
         found.add(
-            "y_to_logit", "direct", y_to_logit(model, p, paths, source=source, metrics=found.metrics), layers, source=source, site="y"
+            "y_to_logit",
+            "direct",
+            y_to_logit(model, p, paths, source=source, metrics=found.metrics),
+            layers,
+            source=source,
+            site="y",
         )
 
     def writes() -> None:
@@ -52,9 +60,13 @@ def mamba_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], N
         here = locate_peak(effects["logit_diff"][:, layer, at])
         offset = offset_of(found.labels[at], found)
         found.numbers["conv_peak"] = {
-            "layer": layer, "write_offset": offset, "tap": here.index[0], "share": here.share.as_dict(), "same": here.same,
+            "layer": layer,
+            "write_offset": offset,
+            "tap": here.index[0],
+            "share": here.share.as_dict(),
+            "same": here.same,
             "source_offset": None if offset is None else offset - here.index[0],
-        }  # fmt: skip
+        }
 
     def channels() -> None:
         layer, at = located["peak"]
@@ -73,20 +85,30 @@ def mamba_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], N
         found.arrays |= {"channel_states": result.states.mean(0).astype(np.float32), "channel_order": result.order}
         size = np.abs(result.channels.mean(0))
         share = np.cumsum(np.sort(size)[::-1]) / max(float(size.sum()), 1e-30)
-        found.numbers["channels_for_half"] = {"layer": layer, "value": int((share < 0.5).sum()) + 1, "of": len(size), "n": len(p)}
+        found.numbers["channels_for_half"] = {
+            "layer": layer,
+            "value": int((share < 0.5).sum()) + 1,
+            "of": len(size),
+            "n": len(p),
+        }
 
     def attention() -> None:
         found.arrays["maps"] = hidden_attention(model, p.clean[:EXAMPLES])
         found.arrays["last_reads"] = last_reads(model, p.clean)
 
     return {
-        "states to logit": states, "y to logit": outputs, "writes by offset": writes,
-        "convolution taps": convolution, "channels": channels, "hidden attention": attention,
-    }  # fmt: skip
+        "states to logit": states,
+        "y to logit": outputs,
+        "writes by offset": writes,
+        "convolution taps": convolution,
+        "channels": channels,
+        "hidden attention": attention,
+    }
 
 
 def dominant_layers(effects: np.ndarray) -> dict[str, Any]:
-    """Layers that carry the answer (effects [P,L]): interval below zero and at least a tenth of the summed absolute effects.
+    """Layers that carry the answer (effects [P,L]): interval below zero and at least a tenth of the summed absolute
+    effects.
 
     `two_strongest` is the share of the two layers with the largest effects together, with its interval.
     """

@@ -1,8 +1,10 @@
-"""Where a Mamba writes what it will need: the effect of the write at one position, by offset from the token written about.
+"""Where a Mamba writes what it will need: the effect of the write at one position, by offset from the token written
+about.
 
-Off-by-one test of Towards Universality (arXiv 2410.06672, section 6.2): the last state is recomputed with the write terms
-(Ā_p, B̄_p x_p) of one position p taken from the run in which token B was changed. All other layers' states stay clean.
-Offset = p - position of B; the paper's mamba-130m peaks at +1. Where a model peaks is its own: found here, never assumed.
+Off-by-one test of Towards Universality (arXiv 2410.06672, section 6.2): the last state is recomputed with the write
+terms (Ā_p, B̄_p x_p) of one position p taken from the run in which token B was changed. All other layers' states stay
+clean. Offset = p - position of B; the paper's mamba-130m peaks at +1. Where a model peaks is its own: found here, never
+assumed.
 
 By linearity of h_t = Ā_t h_{t-1} + w_t, with ' for the corrupted run and everything else clean,
 
@@ -27,7 +29,7 @@ from workbench.analysis.circuits.tasks import PromptSet
 
 
 class WriteTerms:
-    """What one layer's state is made of, at O chosen positions [P,O] of P prompts, in the clean and the corrupted run."""
+    """What one layer's state is made of, at O positions [P,O] of P prompts, in the clean and the corrupted run."""
 
     def __init__(self, model: Any, layer: int, positions: Tensor, clean: dict[str, Tensor], corrupt: dict[str, Tensor]):
         self.model, self.layer, self.positions = model, layer, positions
@@ -90,8 +92,9 @@ class WriteTerms:
 class ChannelEffects:
     """Channels of one layer's write at one position, for the logit difference.
 
-    `channels` [P,D] and `states` [P,D,N]: slope of the direct path times the change of y (first order; `states` sums to `channels`).
-    `exact` [P,S]: effect of corrupting the `sizes[s]` largest channels together, in `order` of their mean size; the last is all of them.
+    `channels` [P,D] and `states` [P,D,N]: slope of the direct path times the change of y (first order; `states` sums to
+    `channels`). `exact` [P,S]: effect of corrupting the `sizes[s]` largest channels together, in `order` of their mean
+    size; the last is all of them.
     """
 
     layer: int
@@ -105,7 +108,13 @@ class ChannelEffects:
 
 @torch.no_grad()
 def write_profile(
-    model: Any, prompts: PromptSet, paths: FrozenPaths, labels: Sequence[str], *, path: Path = "direct", metrics: Sequence[str] = METRICS
+    model: Any,
+    prompts: PromptSet,
+    paths: FrozenPaths,
+    labels: Sequence[str],
+    *,
+    path: Path = "direct",
+    metrics: Sequence[str] = METRICS,
 ) -> Effects:
     """Effect of corrupting the write at each labelled position (`B`, `B+1`, …), layer by layer: [P,L,len(labels)]."""
     found = _profile(model, prompts, paths, labels, path, metrics, [None])
@@ -114,9 +123,16 @@ def write_profile(
 
 @torch.no_grad()
 def conv_profile(
-    model: Any, prompts: PromptSet, paths: FrozenPaths, labels: Sequence[str], *, path: Path = "direct", metrics: Sequence[str] = METRICS
+    model: Any,
+    prompts: PromptSet,
+    paths: FrozenPaths,
+    labels: Sequence[str],
+    *,
+    path: Path = "direct",
+    metrics: Sequence[str] = METRICS,
 ) -> Effects:
-    """The write profile with only one tap of the layer's convolution corrupted: [P,L,len(labels),K], tap k reads k positions back.
+    """The write profile with only one tap of the layer's convolution corrupted: [P,L,len(labels),K], tap k reads k
+    positions back.
 
     Each tap starts from the clean window, so effects are of single taps and not cumulative; they need not add up.
     """
@@ -131,7 +147,9 @@ def write_terms(model: Any, prompts: PromptSet, labels: Sequence[str]) -> list[W
     extra: dict[str, Any] = {}
     for l in range(len(model.blocks)):
         hook = f"blocks.{l}.mixer."
-        small |= dict.fromkeys([hook + f"hook_{k}" for k in ("x", "dt", "B")] + [hook + "conv1d.hook_in"], lambda v, rows: v)
+        small |= dict.fromkeys(
+            [hook + f"hook_{k}" for k in ("x", "dt", "B")] + [hook + "conv1d.hook_in"], lambda v, rows: v
+        )
         extra |= dict.fromkeys([hook + "hook_C", hook + "hook_gate"], lambda v, rows: v[:, -1])
         extra[hook + "hook_h"] = lambda v, rows: v[torch.arange(len(v))[:, None], before[rows]]
     clean, corrupt = collect(model, prompts.clean, small | extra), collect(model, prompts.corrupt, small)
@@ -165,9 +183,18 @@ def _profile(
 
 @torch.no_grad()
 def channel_effects(
-    model: Any, prompts: PromptSet, paths: FrozenPaths, layer: int, label: str, *, sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    model: Any,
+    prompts: PromptSet,
+    paths: FrozenPaths,
+    layer: int,
+    label: str,
+    *,
+    sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
 ) -> ChannelEffects:
-    """Which of a layer's channels carry the write at one position: first-order share of each, and exact effects of the largest together."""
+    """Which of a layer's channels carry the write at one position.
+
+    First-order share of each, and exact effects of the largest together.
+    """
     terms = write_terms(model, prompts, [label])[layer]
     states = terms.state_change(terms.corrupted())[:, 0]  # [P,D,N]
     per_state = states * terms.last("C")[:, None, :]

@@ -1,9 +1,12 @@
-"""Activation patching: replace one activation, let everything after it follow, and measure the answer (the *total effect*).
+"""Activation patching: replace one activation, let everything after it follow, and measure the answer (the *total
+effect*).
 
-A patch names a site, a layer, a position (a mark of the task, with offset) and optionally a unit (a head, a channel range).
-Replacements: `corrupt` and `control` take the value from the prompt's other versions, `zero` and `mean` (over prompts, at the
-same position label) and `resample` (the clean value of another prompt) ablate. Patches of a layer are batched: one
-forward pass from that layer on serves many (patch, prompt) rows, and rows whose replacement equals the clean value cost nothing.
+A patch names a site, a layer, a position (a mark of the task, with offset) and optionally a unit (a head, a channel
+range).
+Replacements: `corrupt` and `control` take the value from the prompt's other versions, `zero` and `mean` (over prompts,
+at the same position label) and `resample` (the clean value of another prompt) ablate. Patches of a layer are batched:
+one forward pass from that layer on serves many (patch, prompt) rows, and rows whose replacement equals the clean value
+cost nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ SITES = {
 
 @dataclass(frozen=True)
 class Patch:
-    """What to replace: `unit` is a head index, a channel range (start, stop), or None for everything at the position."""
+    """What to replace.
+
+    `unit` is a head index, a channel range (start, stop), or None for everything at the position.
+    """
 
     site: str
     layer: int
@@ -79,7 +85,8 @@ def patch_effects(
 ) -> dict[str, np.ndarray]:
     """Total effects [P, len(patches)] per metric: patched minus unpatched. NaN where a prompt has no such position.
 
-    `noise` patches the clean run; `denoise` patches clean values into the corrupted run (then source must be `corrupt`).
+    `noise` patches the clean run; `denoise` patches clean values into the corrupted run (then source must be
+    `corrupt`).
     """
     check_metrics(metrics)
     if source not in SOURCES:
@@ -109,7 +116,12 @@ def patch_effects(
 
 
 def _rows(
-    clean: Tensor, new: Tensor, position: Tensor, result: dict[str, np.ndarray], metrics: Sequence[str], members: list[int]
+    clean: Tensor,
+    new: Tensor,
+    position: Tensor,
+    result: dict[str, np.ndarray],
+    metrics: Sequence[str],
+    members: list[int],
 ) -> Tensor:
     """(patch, prompt) pairs [R,2] that change anything; the effect of existing others is set to zero."""
     exists = position >= 0
@@ -121,9 +133,11 @@ def _rows(
 
 
 class _Place:
-    """The patches of one site and layer. Values are [J patches, P prompts, ...] with the position axis gone, units last as hooked.
+    """The patches of one site and layer. Values are [J patches, P prompts, ...] with the position axis gone, units last
+    as hooked.
 
-    Where units differ between patches, values outside a patch's own unit keep the clean ones, so replacing all is replacing the unit.
+    Where units differ between patches, values outside a patch's own unit keep the clean ones, so replacing all is
+    replacing the unit.
     """
 
     def __init__(self, model: Any, site: str, layer: int, patches: list[Patch], prompts: PromptSet):

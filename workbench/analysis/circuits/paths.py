@@ -1,9 +1,10 @@
 """The direct path: a change of one mixer's output reaches the logits while every other layer remembers the clean run.
 
-*Direct* here is Towards Universality's notion (arXiv 2410.06672, section 6; Wang et al. 2022, path patching): attention heads and
-recurrent states of all other layers keep their clean values; what acts at one position alone (MLPs, norms, gates, the current tap
-of a convolution, B, C and Δ) is recomputed. *Residual* is narrower: nothing but the final norm is recomputed. Both need
-only the changed position, so a row costs one token. The *total effect*, in which everything follows, is in `patching.py`.
+*Direct* here is Towards Universality's notion (arXiv 2410.06672, section 6; Wang et al. 2022, path patching): attention
+heads and recurrent states of all other layers keep their clean values; what acts at one position alone (MLPs, norms,
+gates, the current tap of a convolution, B, C and Δ) is recomputed. *Residual* is narrower: nothing but the final norm
+is recomputed. Both need only the changed position, so a row costs one token. The *total effect*, in which everything
+follows, is in `patching.py`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ def is_transformer(model: Any) -> bool:
     return "blocks.0.attn.hook_z" in model.hook_dict
 
 
-def collect(model: Any, tokens: np.ndarray, wanted: dict[str, Callable[[Tensor, slice], Tensor]], batch: int = 16) -> dict[str, Tensor]:
-    """Run prompts [P,T] and keep `pick(value, rows)` of every wanted hook, concatenated over prompts: large activations are never all held."""
+def collect(
+    model: Any, tokens: np.ndarray, wanted: dict[str, Callable[[Tensor, slice], Tensor]], batch: int = 16
+) -> dict[str, Tensor]:
+    """Run prompts [P,T] and keep `pick(value, rows)` of every wanted hook, concatenated over prompts.
+
+    Large activations are never all held.
+    """
     kept: dict[str, list[Tensor]] = {name: [] for name in wanted}
     for start in range(0, len(tokens), batch):
         rows = slice(start, start + batch)
@@ -60,23 +66,35 @@ class FrozenPaths:
             self._memory = collect(model, tail.tokens.numpy(), dict.fromkeys(names, lambda v, rows: v))
             self._step = self._transformer_step
         else:
-            raise UsageError(f"direct paths are defined for attention and for Mamba-1 mixers, not for {model.cfg.architecture}.")
+            raise UsageError(
+                f"direct paths are defined for attention and for Mamba-1 mixers, not for {model.cfg.architecture}."
+            )
         self.final = tail.inputs[-1]
         prompts = torch.arange(len(tail.tokens))
         zero = torch.zeros_like(tail.inputs[0][:, 0])
         with torch.no_grad():
             if not torch.allclose(self.logits(0, zero, prompts), tail.logits, atol=1e-3, rtol=1e-3):
-                raise UsageError(f"the blocks of {model.cfg.architecture} are not norm, mixer and MLP as expected here; no direct paths.")
-            self._last_output = self.carry(self.n_layers - 1, zero, prompts)  # the clean residual stream after the last block
+                raise UsageError(
+                    f"the blocks of {model.cfg.architecture} are not norm, mixer and MLP as expected here; no direct"
+                    " paths."
+                )
+            self._last_output = self.carry(
+                self.n_layers - 1, zero, prompts
+            )  # the clean residual stream after the last block
 
     def logits(self, layer: int, delta: Tensor, prompts: Tensor, path: Path = "direct") -> Tensor:
-        """Logits [R,V] when the mixer output of `layer` at the last position changes by delta [R,d_model], for prompts [R]."""
+        """Logits [R,V] when the mixer output of `layer` at the last position changes by delta [R,d_model], for prompts
+        [R].
+        """
         if path == "residual":
             return self.tail.to_logits((self._last_output[prompts] + delta)[:, None])
         return self.tail.to_logits(self.carry(layer, delta, prompts)[:, None])
 
-    def carry(self, layer: int, delta: Tensor, prompts: Tensor, *, at: Tensor | None = None, to: int | None = None) -> Tensor:
-        """The residual stream [R,d_model] entering block `to` (by default: leaving the last), at positions `at` [R] (last by default).
+    def carry(
+        self, layer: int, delta: Tensor, prompts: Tensor, *, at: Tensor | None = None, to: int | None = None
+    ) -> Tensor:
+        """The residual stream [R,d_model] entering block `to` (by default: leaving the last), at positions `at` [R]
+        (last by default).
 
         Other positions than the last are for Transformers: a Mamba's states are kept at the last position only.
         """
@@ -114,7 +132,9 @@ class FrozenPaths:
             raise UsageError("a Mamba's states are kept at the last position only, so direct paths start there.")
         block, mixer = self.model.blocks[layer], self._mixer(layer)
         current, gate = mixer.in_proj(block.norm(x[:, None]))[:, 0].chunk(2, -1)
-        window = torch.cat([self._memory[f"blocks.{layer}.mixer.conv1d.hook_in"][prompts][..., :-1], current[..., None]], -1)
+        window = torch.cat(
+            [self._memory[f"blocks.{layer}.mixer.conv1d.hook_in"][prompts][..., :-1], current[..., None]], -1
+        )
         u, C = mixed_input(mixer, convolve(mixer, window))[::3]
         y = torch.einsum("rdn,rn->rd", self._memory[f"blocks.{layer}.mixer.hook_h"][prompts], C)
         out = x + mixer.out_proj(((y + u * mixer.D) * mixer.act(gate))[:, None])[:, 0]

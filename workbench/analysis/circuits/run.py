@@ -57,13 +57,20 @@ def make_circuits(
     if control not in (None, "step0", *known):
         raise UsageError(f"control {control!r} is not a snapshot of {model_name} ({nearest(str(control), known)})")
     control = control if control in known and control != resolve_revision(model_name, revision) else None
-    recipe = {"task": config.model_dump(mode="json"), "n_prompts": n_prompts, "length": length, "metrics": list(metrics)}
+    recipe = {
+        "task": config.model_dump(mode="json"),
+        "n_prompts": n_prompts,
+        "length": length,
+        "metrics": list(metrics),
+    }
     recipe |= {"seed": seed, "control": control, "share_intervals": "signs kept"}
     if workspace.complete("circuits", id):
         have = read_manifest(workspace.path("circuits", id))
         if source in have.inputs and have.recipe == recipe:
             return workspace.get("circuits", id)
-    prompts = make_prompts(config, n_prompts, vocab_size=bridge.cfg.d_vocab, tokenizer=bridge.tokenizer, seed=seed, length=length)
+    prompts = make_prompts(
+        config, n_prompts, vocab_size=bridge.cfg.d_vocab, tokenizer=bridge.tokenizer, seed=seed, length=length
+    )
     found = analyse(bridge, prompts, metrics=tuple(dict.fromkeys(["logit_diff", *metrics])), step=step)
     if control is not None:
         step(f"comparison with {control}")
@@ -84,7 +91,14 @@ def make_circuits(
         "metrics": list(found.metrics),
     }
     with workspace.create(
-        "circuits", id, replace=True, command=command, recipe=recipe, inputs=[source], numbers=found.numbers, metadata=about
+        "circuits",
+        id,
+        replace=True,
+        command=command,
+        recipe=recipe,
+        inputs=[source],
+        numbers=found.numbers,
+        metadata=about,
     ) as folder:
         write_result(folder, found)
     return workspace.get("circuits", id)

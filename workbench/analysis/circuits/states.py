@@ -1,4 +1,7 @@
-"""The Mamba's memory as sender: state → logit and y → logit, on the direct path. Arrays are [P prompts, L layers] effects per metric."""
+"""The Mamba's memory as sender: state → logit and y → logit, on the direct path.
+
+Arrays are [P prompts, L layers] effects per metric.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,21 @@ def state_to_logit(
 
     h_{T-1} becomes Ā_{T-1} h'_{T-2} + B̄_{T-1} x_{T-1}, with h' corrupted and the last step's own terms clean.
     """
-    at = {"h": lambda v, rows: v[:, -2], "dt": lambda v, rows: v[:, -1], "C": lambda v, rows: v[:, -1], "gate": lambda v, rows: v[:, -1]}
+    at = {
+        "h": lambda v, rows: v[:, -2],
+        "dt": lambda v, rows: v[:, -1],
+        "C": lambda v, rows: v[:, -1],
+        "gate": lambda v, rows: v[:, -1],
+    }
     names = {f"blocks.{l}.mixer.hook_{k}": pick for l in range(len(model.blocks)) for k, pick in at.items()}
     clean = collect(model, prompts.clean, names)
     corrupt = collect(model, prompts.corrupt, {k: v for k, v in names.items() if k.endswith("hook_h")})
     rows = []
     for l in range(len(model.blocks)):
         hook = f"blocks.{l}.mixer.hook_"
-        change = torch.exp(clean[hook + "dt"][..., None] * decay_rates(model, l)) * (corrupt[hook + "h"] - clean[hook + "h"])
+        change = torch.exp(clean[hook + "dt"][..., None] * decay_rates(model, l)) * (
+            corrupt[hook + "h"] - clean[hook + "h"]
+        )
         y = torch.einsum("pdn,pn->pd", change, clean[hook + "C"])
         rows.append((l, y_to_resid(model, l, y, clean[hook + "gate"]), torch.arange(len(prompts))))
     return _stack(measure(paths, prompts, rows, path, metrics), metrics)
@@ -58,16 +68,32 @@ def state_to_logit(
 
 @torch.no_grad()
 def y_to_logit(
-    model: Any, prompts: PromptSet, paths: FrozenPaths, *, source: str = "control", path: Path = "direct", metrics: Sequence[str] = METRICS
+    model: Any,
+    prompts: PromptSet,
+    paths: FrozenPaths,
+    *,
+    source: str = "control",
+    path: Path = "direct",
+    metrics: Sequence[str] = METRICS,
 ) -> Effects:
     """Replace one layer's y at the last position by its value in the source prompts: [P,L].
 
     Late layers that only pass information on show up here too; `state_to_logit` says where it is remembered.
     """
-    names = {f"blocks.{l}.mixer.hook_{k}": (lambda v, rows: v[:, -1]) for l in range(len(model.blocks)) for k in ("y", "gate")}
+    names = {
+        f"blocks.{l}.mixer.hook_{k}": (lambda v, rows: v[:, -1])
+        for l in range(len(model.blocks))
+        for k in ("y", "gate")
+    }
     clean, new = collect(model, prompts.clean, names), collect(model, getattr(prompts, source), names)
     rows = []
     for l in range(len(model.blocks)):
         hook = f"blocks.{l}.mixer.hook_"
-        rows.append((l, y_to_resid(model, l, new[hook + "y"] - clean[hook + "y"], clean[hook + "gate"]), torch.arange(len(prompts))))
+        rows.append(
+            (
+                l,
+                y_to_resid(model, l, new[hook + "y"] - clean[hook + "y"], clean[hook + "gate"]),
+                torch.arange(len(prompts)),
+            )
+        )
     return _stack(measure(paths, prompts, rows, path, metrics), metrics)

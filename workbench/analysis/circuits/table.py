@@ -54,13 +54,18 @@ class Circuits:
         every = [label_of(self.prompts.focus, o) for o in self.offsets]
         return [label for label in every if (self.prompts.position(label) >= 0).any()]
 
-    def add(self, analysis: str, path: str, effects: Effects, axes: Mapping[str, Sequence[Any]], **constants: Any) -> None:
+    def add(
+        self, analysis: str, path: str, effects: Effects, axes: Mapping[str, Sequence[Any]], **constants: Any
+    ) -> None:
         """Put effects [P, *axes] of every metric into the table."""
         for metric, values in effects.items():
             self.tables.append(tidy(values, axes, analysis=analysis, path=path, metric=metric, **constants))
 
     def effects(self) -> pd.DataFrame:
-        """The joined table with all columns; `offset` counts from the focus mark, absent where the position is not relative to it."""
+        """The joined table with all columns.
+
+        `offset` counts from the focus mark, absent where the position is not relative to it.
+        """
         table = pd.concat(self.tables, ignore_index=True)
         for column, value in _FILL.items():
             table[column] = table[column].fillna(value) if column in table else value

@@ -1,7 +1,7 @@
 """Run a bridge from the input of any block to the logits at the last position, for many variants of the same prompts.
 
-A patch in layer l leaves everything before it unchanged, so thousands of patches share one clean run up to there. What a
-block receives beside the residual stream (masks, rotary angles) is taken from that clean run.
+A patch in layer l leaves everything before it unchanged, so thousands of patches share one clean run up to there. What
+a block receives beside the residual stream (masks, rotary angles) is taken from that clean run.
 """
 
 from __future__ import annotations
@@ -39,20 +39,36 @@ class Tail:
                 handle.remove()
         check = self.run(0, torch.arange(len(self.tokens)))
         if not torch.allclose(check, self.logits, atol=1e-3, rtol=1e-3):
-            raise UsageError(f"{type(model).__name__} of {model.cfg.architecture} does more than its blocks, final norm and unembedding.")
+            raise UsageError(
+                f"{type(model).__name__} of {model.cfg.architecture} does more than its blocks, final norm and"
+                " unembedding."
+            )
 
     def _record(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         self.inputs.append(hidden.detach())
         self._kwargs.append(
-            {k: v for k, v in kwargs.items() if k != "hidden_states" and (v is None or isinstance(v, (Tensor, tuple, bool)))}
+            {
+                k: v
+                for k, v in kwargs.items()
+                if k != "hidden_states" and (v is None or isinstance(v, (Tensor, tuple, bool)))
+            }
         )
 
-    def run(self, layer: int, prompts: Tensor, hooks: Sequence[Hook] = (), resid: Tensor | None = None, *, grad: bool = False) -> Tensor:
-        """Logits [R,V] of R rows, row r being a variant of prompt prompts[r], from block `layer` on, under forward hooks.
+    def run(
+        self,
+        layer: int,
+        prompts: Tensor,
+        hooks: Sequence[Hook] = (),
+        resid: Tensor | None = None,
+        *,
+        grad: bool = False,
+    ) -> Tensor:
+        """Logits [R,V] of R rows, row r being a variant of prompt prompts[r], from block `layer` on, under forward
+        hooks.
 
-        `resid` [R,T,d_model] replaces the clean input of the block. Hooks and splices that are open already stay; with `grad` gradients
-        flow back to what they put in.
+        `resid` [R,T,d_model] replaces the clean input of the block. Hooks and splices that are open already stay; with
+        `grad` gradients flow back to what they put in.
         """
         x = self.inputs[layer][prompts] if resid is None else resid
         with torch.set_grad_enabled(grad), self.model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext():

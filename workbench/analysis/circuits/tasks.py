@@ -1,12 +1,15 @@
-"""Prompt sets for circuit analyses: clean and corrupted prompts of one length, the answer to each, and marked positions.
+"""Prompt sets for circuit analyses: clean and corrupted prompts of one length, the answer to each, and marked
+positions.
 
 A task is a TOML file, bundled in `data/tasks/` or the user's own. Three kinds:
 
-- `induction`: tokens drawn without replacement, so the last one occurred exactly once before, at `A`; the answer is the token `B`
-  after it. The corrupted prompt differs in B alone. `match` > 1 repeats that many tokens up to and including A.
-- `template`: `clean`, `corrupt`, `answer`, `wrong` and `marks` are Python format strings over `slots` (lists of words, or of
-  word forms: `{noun[0]}`); slots named together in `distinct` never take the same value. With `mirror`, half of the prompts
-  use all word forms in reverse order and exchange `answer` with `wrong`: a model that prefers one answer anyway scores 0.5.
+- `induction`: tokens drawn without replacement, so the last one occurred exactly once before, at `A`; the answer is the
+  token `B` after it. The corrupted prompt differs in B alone. `match` > 1 repeats that many tokens up to and including
+  A.
+- `template`: `clean`, `corrupt`, `answer`, `wrong` and `marks` are Python format strings over `slots` (lists of words,
+  or of word forms: `{noun[0]}`); slots named together in `distinct` never take the same value. With `mirror`, half of
+  the prompts use all word forms in reverse order and exchange `answer` with `wrong`: a model that prefers one answer
+  anyway scores 0.5.
 - `pairs`: every prompt written out, under `[[pairs]]`.
 """
 
@@ -41,7 +44,8 @@ class Pair(StrictConfig):
 class TaskConfig(StrictConfig):
     """A task file. `length` and `match` belong to `induction`; templates and slots to `template`.
 
-    `focus` is the mark that profiles count offsets from (B for induction; a text task without it counts from the last token).
+    `focus` is the mark that profiles count offsets from (B for induction; a text task without it counts from the last
+    token).
     """
 
     name: str
@@ -66,7 +70,11 @@ class TaskConfig(StrictConfig):
             missing = [k for k in ("clean", "corrupt", "answer", "wrong", "slots") if not getattr(self, k)]
             unknown = [s for group in self.distinct for s in group if s not in self.slots]
             if missing or unknown:
-                raise ValueError(f"a template task needs {', '.join(missing)}" if missing else f"distinct names no slot {unknown[0]!r}")
+                raise ValueError(
+                    f"a template task needs {', '.join(missing)}"
+                    if missing
+                    else f"distinct names no slot {unknown[0]!r}"
+                )
         if self.kind == "pairs" and not self.pairs:
             raise ValueError("a task of kind 'pairs' needs at least one [[pairs]]")
         known = {"A", "B"} if self.kind == "induction" else set(self.marks) or {m for p in self.pairs for m in p.marks}
@@ -80,7 +88,8 @@ class PromptSet:
     """P prompts of T tokens each; the answer is due after the last token.
 
     `clean`, `corrupt`, `control` int64 [P,T] (`control`: unrelated text, for resampling); `answer`, `wrong` int64 [P];
-    `marks` name -> position int64 [P]. `rendered` counts prompts tried: more than P where answers or lengths did not fit.
+    `marks` name -> position int64 [P]. `rendered` counts prompts tried: more than P where answers or lengths did not
+    fit.
     """
 
     task: str
@@ -106,13 +115,18 @@ class PromptSet:
         return replace(self, **cut, marks={k: v[rows] for k, v in self.marks.items()})
 
     def position(self, label: str) -> np.ndarray:
-        """Positions named by a number, a mark, `last`, or the latter with an offset: `7`, `B`, `B+1`, `last-2`. Outside the prompt: -1."""
+        """Positions named by a number, a mark, `last`, or the latter with an offset: `7`, `B`, `B+1`, `last-2`.
+
+        Outside the prompt: -1.
+        """
         if label.isdigit():
             return np.where(int(label) < self.clean.shape[1], np.full(len(self), int(label)), -1)
         name, sign, offset = label.partition("+") if "+" in label else label.partition("-")
         base = self.last if name == "last" else self.marks.get(name)
         if base is None or (sign and not offset.isdigit()):
-            raise UsageError(f"position {label!r} is unknown. Marks of task {self.task!r}: {', '.join([*self.marks, 'last'])}.")
+            raise UsageError(
+                f"position {label!r} is unknown. Marks of task {self.task!r}: {', '.join([*self.marks, 'last'])}."
+            )
         at = base + int(sign + (offset or "0"))
         return np.where((at >= 0) & (at < self.clean.shape[1]), at, -1)
 
@@ -129,7 +143,9 @@ def read_task(name: str | Path) -> TaskConfig:
         return read_config(TaskConfig, path)
     if str(name) in bundled_tasks():
         return read_config(TaskConfig, data_dir() / "tasks" / f"{name}.toml")
-    raise MissingError(f"task {str(name)!r} is neither bundled nor a TOML file ({nearest(str(name), bundled_tasks())}).")
+    raise MissingError(
+        f"task {str(name)!r} is neither bundled nor a TOML file ({nearest(str(name), bundled_tasks())})."
+    )
 
 
 def make_prompts(
@@ -137,14 +153,18 @@ def make_prompts(
 ) -> PromptSet:
     """`n` prompts of a task (all written-out pairs, at most n, for `pairs`), the same for the same arguments.
 
-    `tokenizer` is needed by text tasks and gives the beginning-of-sequence token; without, induction uses token 0 for it.
-    Raises UsageError when the tokenizer cannot express the task (fewer than 8 prompts of one length with distinct answers).
+    `tokenizer` is needed by text tasks and gives the beginning-of-sequence token; without, induction uses token 0 for
+    it.
+    Raises UsageError when the tokenizer cannot express the task (fewer than 8 prompts of one length with distinct
+    answers).
     """
     rng = np.random.default_rng(seed)
     if task.kind == "induction":
         return _induction(task, n, length or task.length, _plain_tokens(vocab_size, tokenizer), _bos(tokenizer), rng)
     if tokenizer is None:
-        raise UsageError(f"task {task.name!r} is text, and the model has no tokenizer. Only induction tasks can run on it.")
+        raise UsageError(
+            f"task {task.name!r} is text, and the model has no tokenizer. Only induction tasks can run on it."
+        )
     return _text_prompts(task, n, tokenizer, rng)
 
 
@@ -159,17 +179,27 @@ def _plain_tokens(vocab_size: int, tokenizer: Any) -> np.ndarray:
     if tokenizer is None:
         return np.arange(1, vocab_size)
     special = set(tokenizer.all_special_ids)
-    texts = tokenizer.batch_decode([[i] for i in range(min(vocab_size, len(tokenizer)))], clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode(
+        [[i] for i in range(min(vocab_size, len(tokenizer)))], clean_up_tokenization_spaces=False
+    )
     return np.array(
-        [i for i, text in enumerate(texts) if i not in special and text.strip() and text.strip().isprintable() and "\ufffd" not in text]
+        [
+            i
+            for i, text in enumerate(texts)
+            if i not in special and text.strip() and text.strip().isprintable() and "\ufffd" not in text
+        ]
     )
 
 
-def _induction(task: TaskConfig, n: int, length: int, tokens: np.ndarray, bos: int | None, rng: np.random.Generator) -> PromptSet:
+def _induction(
+    task: TaskConfig, n: int, length: int, tokens: np.ndarray, bos: int | None, rng: np.random.Generator
+) -> PromptSet:
     """[bos, …, A, B, …, A]; A in the first half, as in Towards Universality's random sequences."""
     start, match = int(bos is not None), task.match
     if len(tokens) < length + 1:
-        raise UsageError(f"{length} distinct tokens are needed and the vocabulary has {len(tokens)}. Use a smaller length.")
+        raise UsageError(
+            f"{length} distinct tokens are needed and the vocabulary has {len(tokens)}. Use a smaller length."
+        )
     if length < 2 * match + start + 4:
         raise UsageError(f"length {length} is too short for match {match}.")
     clean, wrong, control = np.empty((n, length), np.int64), np.empty(n, np.int64), np.empty((n, length), np.int64)
@@ -208,13 +238,23 @@ def _text_prompts(task: TaskConfig, n: int, tokenizer: Any, rng: np.random.Gener
     if len(best) < min(8, n):
         lengths = {k: len(v) for k, v in sorted(balanced.items())}
         raise UsageError(
-            f"task {task.name!r}: of {rendered} prompts, this tokenizer gives only {len(best)} of one length whose clean and corrupted "
-            f"version align and whose answers differ (by length: {lengths})."
+            f"task {task.name!r}: of {rendered} prompts, this tokenizer gives only {len(best)} of one length whose"
+            f" clean and corrupted version align and whose answers differ (by length: {lengths})."
         )
     clean, corrupt, answer, wrong = (np.array([e[k] for e in best], np.int64) for k in range(4))
     marks = {name: np.array([e[4][name] for e in best], np.int64) for name in best[0][4]}
     control = clean[np.roll(rng.permutation(len(clean)), 1)] if len(clean) > 1 else corrupt
-    return PromptSet(task.name, clean, corrupt, control, answer, wrong, marks, rendered, task.focus if task.focus in marks else "last")
+    return PromptSet(
+        task.name,
+        clean,
+        corrupt,
+        control,
+        answer,
+        wrong,
+        marks,
+        rendered,
+        task.focus if task.focus in marks else "last",
+    )
 
 
 def _interleave(sides: Sequence[list[Encoded]]) -> list[Encoded]:
@@ -242,7 +282,10 @@ def _render(task: TaskConfig, tries: int, rng: np.random.Generator) -> Iterator[
 
 
 def _encode(pair: Pair, tokenizer: Any) -> Encoded | None:
-    """Token ids, or None where the two prompts do not align. Tokens with which both answers begin are appended to the prompts."""
+    """Token ids, or None where the two prompts do not align.
+
+    Tokens with which both answers begin are appended to the prompts.
+    """
     first = _bos(tokenizer)
     bos = [] if first is None else [first]
 

@@ -1,4 +1,7 @@
-"""The Transformer's parts of `workbench circuits`: attention scores, heads to logit, reads by offset, heads to heads."""
+"""The Transformer's parts of `workbench circuits`.
+
+Attention scores, heads to logit, reads by offset, heads to heads.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
         scores = attention_scores(model, p)
         found.scores = score_table(scores)
         readers["scores"] = scores
-        names = {f"blocks.{l}.attn.hook_pattern": (lambda v, rows: v) for l in range(len(model.blocks))}
+        names = {f"blocks.{l}.attn.hook_pattern": lambda v, rows: v for l in range(len(model.blocks))}
         found.arrays["maps"] = np.stack([v.numpy() for v in collect(model, p.clean[:EXAMPLES], names).values()], 1)
 
     def to_logit() -> None:
@@ -59,13 +62,28 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
                 )
                 axes = {"layer": range(layer), "unit": heads["unit"]}
                 found.add(
-                    "head_to_head", "total", effects, axes, source=source, site="z", position=position, receiver=f"L{layer}H{head}.{inputs}"
+                    "head_to_head",
+                    "total",
+                    effects,
+                    axes,
+                    source=source,
+                    site="z",
+                    position=position,
+                    receiver=f"L{layer}H{head}.{inputs}",
                 )
                 if inputs == "k" and not sent:
                     sent.append(by_effect(effects["logit_diff"]))
         if "B" in p.marks:
             induction = Found("induction", by_attention(scores["induction"]), readers["effect"])
             previous = Found("previous-token", by_attention(scores["previous"]), sent[0] if sent else [])
-            found.numbers["induction_heads"], found.numbers["previous_token_heads"] = induction.as_dict(), previous.as_dict()
+            found.numbers["induction_heads"], found.numbers["previous_token_heads"] = (
+                induction.as_dict(),
+                previous.as_dict(),
+            )
 
-    return {"attention scores": attention, "heads to logit": to_logit, "reads by offset": reads, "heads to heads": to_head}
+    return {
+        "attention scores": attention,
+        "heads to logit": to_logit,
+        "reads by offset": reads,
+        "heads to heads": to_head,
+    }

@@ -1,7 +1,8 @@
-"""The same tokens for every dictionary: rows of one store, read from it where it has them and computed where it has not.
+"""The same tokens for every dictionary: rows of one store, read from it where it has them and computed where it has
+not.
 
-A comparison is made on the tokens of one reference store. A dictionary whose own store holds these very tokens (the same
-store, or another one harvested with the same plan) reads its rows; for any other its model is run on them.
+A comparison is made on the tokens of one reference store. A dictionary whose own store holds these very tokens (the
+same store, or another one harvested with the same plan) reads its rows; for any other its model is run on them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class TokenSet:
 
 
 def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
-    """The last ``n_tokens`` rows in whole sequences: held-out ones first, then the end of the training part; None takes all.
+    """The last ``n_tokens`` rows in whole sequences: held-out ones first, then the end of the training part; None takes
+    all.
 
     Raises:
         UsageError: the store has no usable row.
@@ -59,7 +61,10 @@ def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
 
 
 class Rows(ABC):
-    """Activations of one source on a :class:`TokenSet`, numbered from 0; what :func:`~workbench.analysis.latents.encoded.encode_store` reads."""
+    """Activations of one source on a :class:`TokenSet`, numbered from 0.
+
+    What :func:`~workbench.analysis.latents.encoded.encode_store` reads.
+    """
 
     def __init__(self, tokens: TokenSet):
         self.of = tokens
@@ -143,7 +148,8 @@ class Activations:
                 return StoredRows(self.tokens, store), hook, subject.source
         if isinstance(subject.source, list):
             raise UsageError(
-                f"{subject.id} reads several sources, which only its own store holds. Compare on it: --store {subject.metadata.get('store')}"
+                f"{subject.id} reads several sources, which only its own store holds. Compare on it: --store"
+                f" {subject.metadata.get('store')}"
             )
         return LiveRows(self.tokens, self.model(subject.model_name, subject.revision)), subject.hook, None
 
@@ -182,7 +188,10 @@ class Activations:
 
     @staticmethod
     def _stored_hook(store: ActivationStore, subject: Subject) -> Any:
-        """The store's name of the dictionary's hook: streams are named alike for all sources, and say where they are."""
+        """The store's name of the dictionary's hook.
+
+        Streams are named alike for all sources, and say where they are.
+        """
         if isinstance(subject.hook, list):
             return subject.hook
         sources = [subject.source] if isinstance(subject.source, str) else store.sources

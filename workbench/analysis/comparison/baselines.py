@@ -1,9 +1,9 @@
 """What similarity looks like where there is none, or all there can be.
 
-Nulls, on the same codes: one permutation of the tokens of one side (keeps densities and which latents fire together), and
-a circular shift by at least a document (keeps the order of tokens, too). Random-weight encoders with matched densities see
-the same activations without having learned anything. The maximum over many candidates inflates all of them, most for rare
-latents, so null quantiles are given per bin of firing counts.
+Nulls, on the same codes: one permutation of the tokens of one side (keeps densities and which latents fire together),
+and a circular shift by at least a document (keeps the order of tokens, too). Random-weight encoders with matched
+densities see the same activations without having learned anything. The maximum over many candidates inflates all of
+them, most for rare latents, so null quantiles are given per bin of firing counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def permuted(codes: Any, rng: np.random.Generator) -> sp.csr_array:
 
 
 def rotated(codes: Any, seq: NDArray[np.integer], rng: np.random.Generator, *, at_least: int = 1) -> sp.csr_array:
-    """The codes moved on by a random number of whole sequences (at least ``at_least`` from home on either side), circularly.
+    """The codes moved on by a random number of whole sequences (at least ``at_least`` from home on either side),
+    circularly.
 
     Args:
         seq: [tokens] sequence of each row; rows of a sequence are consecutive.
@@ -39,14 +40,17 @@ def rotated(codes: Any, seq: NDArray[np.integer], rng: np.random.Generator, *, a
     starts = np.flatnonzero(np.concatenate([[True], np.diff(seq) != 0]))
     n = len(starts)
     if n < 2 * at_least + 1:
-        raise UsageError(f"a circular shift by at least {at_least} sequences needs more than {2 * at_least}; there are {n}.")
+        raise UsageError(
+            f"a circular shift by at least {at_least} sequences needs more than {2 * at_least}; there are {n}."
+        )
     by = int(starts[rng.integers(at_least, n - at_least + 1)])
     x = sp.csr_array(codes)
     return sp.vstack([x[by:], x[:by]], format="csr")
 
 
 def random_codes(x: torch.Tensor, densities: Floats, *, generator: torch.Generator, block: int = 512) -> sp.csr_array:
-    """Codes of an encoder with random weights: Gaussian directions, thresholds such that each latent fires as often as asked.
+    """Codes of an encoder with random weights: Gaussian directions, thresholds such that each latent fires as often as
+    asked.
 
     Args:
         x: [tokens, d] raw activations, float32.
@@ -97,7 +101,9 @@ def firing_bins(n_fired: Ints, min_count: int = MIN_BIN) -> Ints:
     return np.array(edges)
 
 
-def null_by_bin(null_r: Floats, null_fired: Ints, edges: Ints, quantiles: tuple[float, ...] = (0.5, 0.95, 0.99)) -> Floats:
+def null_by_bin(
+    null_r: Floats, null_fired: Ints, edges: Ints, quantiles: tuple[float, ...] = (0.5, 0.95, 0.99)
+) -> Floats:
     """[bins, quantiles] of null maxima, by how often the latent fires; NaN where a bin is empty."""
     which = np.searchsorted(edges, null_fired, side="right") - 1
     out = np.full((len(edges) - 1, len(quantiles)), np.nan)
@@ -122,11 +128,15 @@ def interval(
     x = values[np.isfinite(values)]
     if len(x) < 2:
         return float("nan"), float("nan")
-    means = np.concatenate([statistic(x[rng.integers(0, len(x), (min(100, n_boot - i), len(x)))], axis=1) for i in range(0, n_boot, 100)])
+    means = np.concatenate(
+        [statistic(x[rng.integers(0, len(x), (min(100, n_boot - i), len(x)))], axis=1) for i in range(0, n_boot, 100)]
+    )
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def difference(low: Floats, high: Floats, *, paired: bool, rng: np.random.Generator, n_boot: int = 1000) -> tuple[float, float, float]:
+def difference(
+    low: Floats, high: Floats, *, paired: bool, rng: np.random.Generator, n_boot: int = 1000
+) -> tuple[float, float, float]:
     """mean(high) - mean(low) with its 95 % bootstrap interval; ``paired`` where both list the same latents."""
     if paired:
         both = np.isfinite(low) & np.isfinite(high)
@@ -135,5 +145,7 @@ def difference(low: Floats, high: Floats, *, paired: bool, rng: np.random.Genera
     a, b = low[np.isfinite(low)], high[np.isfinite(high)]
     if len(a) < 2 or len(b) < 2:
         return float("nan"), float("nan"), float("nan")
-    boot = [b[rng.integers(0, len(b), len(b))].mean() - a[rng.integers(0, len(a), len(a))].mean() for _ in range(n_boot)]
+    boot = [
+        b[rng.integers(0, len(b), len(b))].mean() - a[rng.integers(0, len(a), len(a))].mean() for _ in range(n_boot)
+    ]
     return float(b.mean() - a.mean()), float(np.quantile(boot, 0.025)), float(np.quantile(boot, 0.975))

@@ -1,8 +1,8 @@
 """One side of a comparison: sparse codes with their sums, centred and scaled so that a plain product gives Pearson's r.
 
 Each latent's values are divided by the root of its centred sum of squares over the N tokens. Then
-r_ij = sum_t x_i(t) y_j(t) - u_i v_j, where u_i = sum_t x_i(t) / sqrt(N), and v_j likewise. Subtracting a constant from a
-latent changes nothing in r, so the few latents that fire on nearly every token are centred before they are scaled.
+r_ij = sum_t x_i(t) y_j(t) - u_i v_j, where u_i = sum_t x_i(t) / sqrt(N), and v_j likewise. Subtracting a constant from
+a latent changes nothing in r, so the few latents that fire on nearly every token are centred before they are scaled.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Side:
         low, high = np.full(len(self.dense), np.inf), np.full(len(self.dense), -np.inf)
         sums[:, self.dense] = 0
         for i in range(len(self.blocks)):
-            column = self.raw(i)[:, self.dense].toarray().astype(np.float64)  # [tokens, few]: at most k of them reach this density
+            column = (
+                self.raw(i)[:, self.dense].toarray().astype(np.float64)
+            )  # [tokens, few]: at most k of them reach this density
             low, high = np.minimum(low, column.min(axis=0)), np.maximum(high, column.max(axis=0))
             column -= self.shift[self.dense]
             sums[0, self.dense] += column.sum(axis=0)
@@ -148,7 +150,9 @@ def prepare(codes: Any, name: str = "codes", min_firings: int = 1) -> Side:
     if sp.issparse(codes):
         return Side([codes], name, min_firings)
     if not isinstance(codes, Sequence) or len(codes) == 0:
-        raise UsageError(f"{name} must be a scipy sparse matrix [tokens, latents] or a sequence of them, not {type(codes).__name__}.")
+        raise UsageError(
+            f"{name} must be a scipy sparse matrix [tokens, latents] or a sequence of them, not {type(codes).__name__}."
+        )
     return Side(codes, name, min_firings)
 
 
@@ -164,7 +168,10 @@ def _checked(x: Any, name: str) -> sp.csr_array:
         y.sum_duplicates()
         y.eliminate_zeros()
     if y.indices.dtype != np.int32:
-        y = sp.csr_array((y.data, y.indices.astype(np.int32), y.indptr.astype(np.int32 if y.nnz < 2**31 else np.int64)), shape=y.shape)
+        y = sp.csr_array(
+            (y.data, y.indices.astype(np.int32), y.indptr.astype(np.int32 if y.nnz < 2**31 else np.int64)),
+            shape=y.shape,
+        )
     return y
 
 

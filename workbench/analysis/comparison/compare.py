@@ -1,7 +1,8 @@
 """Two models' latents on the same tokens: best partners in both directions, beside everything they should be judged by.
 
-:func:`compare` computes; :mod:`workbench.analysis.comparison.tables` turns the result into the tables of ``matches/<a>__<b>/``
-(their format is in :mod:`workbench.results.matches`). A *series* is one distribution of maximal correlations:
+:func:`compare` computes; :mod:`workbench.analysis.comparison.tables` turns the result into the tables of
+``matches/<a>__<b>/`` (their format is in :mod:`workbench.results.matches`). A *series* is one distribution of maximal
+correlations:
 
     cross            latents against the other model's latents, over all its layers
     even             the same with as many candidates in both directions
@@ -35,7 +36,18 @@ from workbench.analysis.comparison.sides import Group, model_seed_of, sae_seed_o
 from workbench.analysis.latents.encoded import encode_store
 from workbench.workspace import Workspace
 
-SERIES = ("random", "random partner", "shuffle", "shift", "neurons", "untrained", "cross", "even", "model seed", "sae seed")
+SERIES = (
+    "random",
+    "random partner",
+    "shuffle",
+    "shift",
+    "neurons",
+    "untrained",
+    "cross",
+    "even",
+    "model seed",
+    "sae seed",
+)
 CHAIN = ("random", "neurons", "cross", "model seed", "sae seed")  # the order the paper's claim implies
 
 
@@ -55,7 +67,10 @@ class CompareRecipe(StrictConfig):
 
 @dataclass
 class Comparison:
-    """What :func:`compare` found. ``series[direction, name]`` lists one :class:`LayerBest` per layer of the side it is about."""
+    """What :func:`compare` found.
+
+    ``series[direction, name]`` lists one :class:`LayerBest` per layer of the side it is about.
+    """
 
     a: Group
     b: Group
@@ -169,7 +184,13 @@ class _Run:
         by = self._rng("shift").integers(0, 2**63)
         self._both(
             "shift",
-            self._match(a, {i: rotated(x, self.tokens.seq, np.random.default_rng(by), at_least=max(1, n // 4)) for i, x in b.items()}),
+            self._match(
+                a,
+                {
+                    i: rotated(x, self.tokens.seq, np.random.default_rng(by), at_least=max(1, n // 4))
+                    for i, x in b.items()
+                },
+            ),
         )
 
     def _random_side(self, group: Group) -> dict[int, sp.csr_array]:
@@ -180,7 +201,9 @@ class _Run:
             rows, hook, source = self.rows.rows(s)
             seed = int(self._rng(f"random {s.id}").integers(0, 2**62))
             x = rows.read(hook, slice(0, len(self.tokens)), source)
-            out[i] = random_codes(x, self.codes[s.id].n_fired / len(self.tokens), generator=torch.Generator().manual_seed(seed))
+            out[i] = random_codes(
+                x, self.codes[s.id].n_fired / len(self.tokens), generator=torch.Generator().manual_seed(seed)
+            )
         return out
 
     def _random(self, a: dict, b: dict) -> None:
@@ -188,7 +211,9 @@ class _Run:
         self._both("random", self._match(*self.random))
 
     def _random_partner(self, a: dict, b: dict) -> None:
-        random_a, random_b = self.random if hasattr(self, "random") else (self._random_side(self.a), self._random_side(self.b))
+        random_a, random_b = (
+            self.random if hasattr(self, "random") else (self._random_side(self.a), self._random_side(self.b))
+        )
         self.out.series["ab", "random partner"] = self._match(a, random_b).best_a()
         self.out.series["ba", "random partner"] = self._match(random_a, b).best_b()
 
@@ -217,7 +242,9 @@ class _Run:
         self.out.groups |= {"untrained ab": groups[0], "untrained ba": groups[1]}
         self._both("untrained", self._match(self._side(groups[0]), self._side(groups[1])))
 
-    def _skyline(self, name: str, find: Callable[[Workspace, Group], Group | None], own: Sequence[dict], needed: str) -> None:
+    def _skyline(
+        self, name: str, find: Callable[[Workspace, Group], Group | None], own: Sequence[dict], needed: str
+    ) -> None:
         for direction, group, codes in (("ab", self.a, own[0]), ("ba", self.b, own[1])):
             other = find(self.workspace, group)
             if other is None:
@@ -228,11 +255,19 @@ class _Run:
 
     def _model_seed(self, a: dict, b: dict) -> None:
         self._skyline(
-            "model seed", model_seed_of, (a, b), "dictionaries of a model <name>-s<number> on the same sites with the same sizes are needed"
+            "model seed",
+            model_seed_of,
+            (a, b),
+            "dictionaries of a model <name>-s<number> on the same sites with the same sizes are needed",
         )
 
     def _sae_seed(self, a: dict, b: dict) -> None:
-        self._skyline("sae seed", sae_seed_of, (a, b), "dictionaries of another seed on the same sites with the same sizes are needed")
+        self._skyline(
+            "sae seed",
+            sae_seed_of,
+            (a, b),
+            "dictionaries of another seed on the same sites with the same sizes are needed",
+        )
 
     def _shifts(self, a: dict, b: dict) -> None:
         """a at token t against b at token t + s."""

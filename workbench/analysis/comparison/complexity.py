@@ -1,13 +1,15 @@
 """How complex and how monosemantic a latent is, by proxies that need no language model.
 
-- *complexity* = 1 - the share of the latent's variance that a lookup in the current token, the previous one or both explains
-  (:func:`workbench.analysis.evolution.taxonomy.lookup_explained`; fitted on one half of the sequences, measured on the other).
-- *monosemanticity* = 1 - normalised entropy of the tokens among the latent's strongest tenth of firings. The distribution is
-  estimated on one half of the sequences and scored as cross-entropy on the other, so that a latent seen on five different
-  tokens does not count as five-fold monosemantic; 1 = one token, 0 = as mixed as the corpus' own tokens.
+- *complexity* = 1 - the share of the latent's variance that a lookup in the current token, the previous one or both
+  explains (:func:`workbench.analysis.evolution.taxonomy.lookup_explained`; fitted on one half of the sequences,
+  measured on the other).
+- *monosemanticity* = 1 - normalised entropy of the tokens among the latent's strongest tenth of firings. The
+  distribution is estimated on one half of the sequences and scored as cross-entropy on the other, so that a latent seen
+  on five different tokens does not count as five-fold monosemantic; 1 = one token, 0 = as mixed as the corpus' own
+  tokens.
 
-Both are estimates of what was published as one-to-five ratings by a large language model (arXiv 2410.06672); they measure token
-dependence, which is one reason for a low rating and not the only one.
+Both are estimates of what was published as one-to-five ratings by a large language model (arXiv 2410.06672); they
+measure token dependence, which is one reason for a low rating and not the only one.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ SMOOTHING = 0.5  # pseudo-count mass of the corpus distribution, in firings
 
 
 def complexity_table(codes: Codes, vocab: int, *, min_fired: int = MIN_FIRED) -> pd.DataFrame:
-    """One row per latent: v_token, v_previous, v_bigram, complexity, monosemanticity, n_fired; NaN below ``min_fired`` firings.
+    """One row per latent: v_token, v_previous, v_bigram, complexity, monosemanticity, n_fired; NaN below ``min_fired``
+    firings.
 
     Raises:
         UsageError: fewer than two sequences (nothing to hold out).
@@ -46,13 +49,19 @@ def complexity_table(codes: Codes, vocab: int, *, min_fired: int = MIN_FIRED) ->
 
 
 def monosemanticity(codes: Codes, vocab: int, *, top: float = 0.1) -> np.ndarray:
-    """[F] held-out token concentration among the strongest ``top`` share of each latent's firings; NaN where a half has none."""
+    """[F] held-out token concentration among the strongest ``top`` share of each latent's firings.
+
+    NaN where a half has none.
+    """
     strongest = _strongest(codes, top)
     corpus = (np.bincount(codes.ids, minlength=vocab) + 1e-3) / (len(codes.ids) + 1e-3 * vocab)
     half = np.unique(codes.seq, return_inverse=True)[1][codes.row[strongest]] % 2
     latent, token = codes.latent[strongest].astype(np.int64), codes.ids[codes.row[strongest]].astype(np.int64)
     scores = [
-        _held_out(latent[half == a], token[half == a], latent[half == 1 - a], token[half == 1 - a], corpus, codes.n_latents) for a in (0, 1)
+        _held_out(
+            latent[half == a], token[half == a], latent[half == 1 - a], token[half == 1 - a], corpus, codes.n_latents
+        )
+        for a in (0, 1)
     ]
     return np.clip(np.mean(scores, axis=0), 0, 1)
 

@@ -24,7 +24,10 @@ HOLD_BYTES = 2 * 2**30  # prepared layers kept between pairs
 
 @dataclass(frozen=True)
 class LayerBest:
-    """Best partner of every latent of one layer, over all layers of the other side. Arrays are [F]; layers are indices."""
+    """Best partner of every latent of one layer, over all layers of the other side. Arrays are [F].
+
+    Layers are indices.
+    """
 
     r: Floats
     layer: Ints  # -1 where r is NaN
@@ -51,10 +54,16 @@ class LayerMatches:
 
     def best_b(self) -> list[LayerBest]:
         """The other direction."""
-        return [best_over([_reverse(self.pairs[i, j]) for i in range(len(self.layers_a))]) for j in range(len(self.layers_b))]
+        return [
+            best_over([_reverse(self.pairs[i, j]) for i in range(len(self.layers_a))])
+            for j in range(len(self.layers_b))
+        ]
 
     def map(self, statistic: Callable[[Floats], float] = np.mean, *, reverse: bool = False) -> Floats:
-        """[n_layers_a, n_layers_b] of a statistic of the per-pair MPPC (NaN latents left out; NaN where none is left)."""
+        """[n_layers_a, n_layers_b] of a statistic of the per-pair MPPC (NaN latents left out.
+
+        NaN where none is left).
+        """
         out = np.full((len(self.layers_a), len(self.layers_b)), np.nan)
         for (i, j), m in self.pairs.items():
             r = (_reverse(m) if reverse else m).r
@@ -81,8 +90,8 @@ def match_layers(
 ) -> LayerMatches:
     """:func:`~workbench.analysis.correlation.max_pairwise_correlation` of every layer of a with every layer of b.
 
-    The mappings may load a layer's codes when it is asked for: one layer of a is held at a time, and layers of b are kept
-    prepared up to 2 GiB. ``only_*`` restrict the latents of a layer that take part (see :func:`even_candidates`).
+    The mappings may load a layer's codes when it is asked for: one layer of a is held at a time, and layers of b are
+    kept prepared up to 2 GiB. ``only_*`` restrict the latents of a layer that take part (see :func:`even_candidates`).
     """
     if not layers_a or not layers_b:
         raise UsageError("match_layers needs at least one layer on either side.")
@@ -161,7 +170,10 @@ def even_candidates(matches: LayerMatches, *, seed: int) -> tuple[dict[Any, Ints
 def _alive(best: Sequence[LayerBest]) -> Ints:
     """[n, 2] (layer index, latent) of latents with a finite r."""
     return np.concatenate(
-        [np.stack([np.full(int(k.sum()), i), np.flatnonzero(k)], axis=1) for i, k in enumerate(np.isfinite(b.r) for b in best)]
+        [
+            np.stack([np.full(int(k.sum()), i), np.flatnonzero(k)], axis=1)
+            for i, k in enumerate(np.isfinite(b.r) for b in best)
+        ]
     )
 
 
@@ -176,7 +188,9 @@ class DepthMap:
     n: int
 
 
-def depth_map(best: Sequence[LayerBest], n_layers_b: int, *, level: float = 0.5, seed: int = 0, n_boot: int = 1000) -> DepthMap:
+def depth_map(
+    best: Sequence[LayerBest], n_layers_b: int, *, level: float = 0.5, seed: int = 0, n_boot: int = 1000
+) -> DepthMap:
     """Depth of a against depth of the best partner, for latents matched with r of at least ``level``."""
     counts = np.zeros((len(best), n_layers_b), dtype=np.int64)
     for i, b in enumerate(best):
@@ -186,12 +200,17 @@ def depth_map(best: Sequence[LayerBest], n_layers_b: int, *, level: float = 0.5,
     rho = spearman(pairs[0], pairs[1])
     rng = np.random.default_rng(seed)
     boot = (
-        [spearman(pairs[0, at], pairs[1, at]) for at in (rng.integers(0, pairs.shape[1], pairs.shape[1]) for _ in range(n_boot))]
+        [
+            spearman(pairs[0, at], pairs[1, at])
+            for at in (rng.integers(0, pairs.shape[1], pairs.shape[1]) for _ in range(n_boot))
+        ]
         if pairs.shape[1]
         else []
     )
     boot = [x for x in boot if np.isfinite(x)]
-    interval = (float(np.quantile(boot, 0.025)), float(np.quantile(boot, 0.975))) if boot else (float("nan"), float("nan"))
+    interval = (
+        (float(np.quantile(boot, 0.025)), float(np.quantile(boot, 0.975))) if boot else (float("nan"), float("nan"))
+    )
     return DepthMap(counts, level, rho, interval, int(pairs.shape[1]))
 
 

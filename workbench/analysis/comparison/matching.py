@@ -1,7 +1,7 @@
 """One-to-one matches from best partners: mutual best, and the assignment of greatest total r (Hungarian).
 
-The maximum over partners is neither symmetric nor one-to-one: one popular latent of b may be the best partner of many of
-a. Both versions here are stricter, and are reported beside it.
+The maximum over partners is neither symmetric nor one-to-one: one popular latent of b may be the best partner of many
+of a. Both versions here are stricter, and are reported beside it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def pooled_candidates(matches: LayerMatches, top: int = 50) -> tuple[Ints, Float
         row = [matches.pairs[i, j] for j in range(n_b)]
         if any(m.candidates is None for m in row):
             raise UsageError("pooled_candidates needs matches made with top > 0.")
-        c = np.concatenate([np.where(m.candidates >= 0, m.candidates + offsets_b[j], -1) for j, m in enumerate(row)], axis=1)  # type: ignore[operator]
+        c = np.concatenate(
+            [np.where(m.candidates >= 0, m.candidates + offsets_b[j], -1) for j, m in enumerate(row)], axis=1
+        )  # type: ignore[operator]
         v = np.concatenate([m.candidates_r for m in row], axis=1)  # type: ignore[misc]
         order = np.argsort(-np.nan_to_num(v, nan=-np.inf), axis=1, kind="stable")[:, :top]
         ids.append(np.take_along_axis(c, order, axis=1))

@@ -1,8 +1,8 @@
 """Neurons as a baseline of similarity: max pairwise Pearson correlation of dense activations, in blocks.
 
 Transformer neurons are MLP activations after the nonlinearity; a Mamba block's are concat(SSM input x, SiLU(gate)), so
-that Pythia-160M (3,072) and mamba-130m (2 x 1,536) have as many per layer (arXiv 2410.06672). Dense activations couple on
-every token, so here a matrix product is the right tool: float32 products of centred token blocks, summed in float64.
+that Pythia-160M (3,072) and mamba-130m (2 x 1,536) have as many per layer (arXiv 2410.06672). Dense activations couple
+on every token, so here a matrix product is the right tool: float32 products of centred token blocks, summed in float64.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def neuron_hooks(model: Any, layer: int) -> list[str]:
         full = [f"blocks.{layer}.{name}" for name in names]
         if all(n in model.hook_dict for n in full):
             return full
-    raise UsageError(f"layer {layer} has no neurons known here: neither mlp.hook_post nor mixer.hook_x and mixer.hook_gate.")
+    raise UsageError(
+        f"layer {layer} has no neurons known here: neither mlp.hook_post nor mixer.hook_x and mixer.hook_gate."
+    )
 
 
 def neurons(model: Any, tokens: torch.Tensor, layers: Sequence[int], keep: torch.Tensor) -> list[torch.Tensor]:
@@ -89,13 +91,18 @@ Blocks = Callable[[Sequence[int]], Iterator[list[torch.Tensor]]]
 
 
 def match_neurons(
-    blocks_a: Blocks, widths_a: Sequence[int], blocks_b: Blocks, widths_b: Sequence[int], *, product_bytes: int = PRODUCT_BYTES
+    blocks_a: Blocks,
+    widths_a: Sequence[int],
+    blocks_b: Blocks,
+    widths_b: Sequence[int],
+    *,
+    product_bytes: int = PRODUCT_BYTES,
 ) -> tuple[list[LayerBest], list[LayerBest]]:
     """Best partner of every neuron over all layers of the other side, in both directions.
 
     Args:
-        blocks_a, blocks_b: given layer indices, an iterator of token blocks, each a list of [rows, width] per layer; both
-            sides give the same tokens in the same blocks. It is started again for every group of layers of a.
+        blocks_a, blocks_b: given layer indices, an iterator of token blocks, each a list of [rows, width] per layer;
+            both sides give the same tokens in the same blocks. It is started again for every group of layers of a.
         widths_a, widths_b: neurons per layer.
     """
     every_b = list(range(len(widths_b)))
@@ -113,7 +120,9 @@ def match_neurons(
         forward += [_best(r[s:e], widths_b, sums.n) for s, e in itertools.pairwise(offsets)]
         to_a.append(r)
     offsets = np.concatenate([[0], np.cumsum(widths_b)])
-    backward = [_best(np.concatenate([r[:, s:e] for r in to_a]).T, widths_a, sums.n) for s, e in itertools.pairwise(offsets)]
+    backward = [
+        _best(np.concatenate([r[:, s:e] for r in to_a]).T, widths_a, sums.n) for s, e in itertools.pairwise(offsets)
+    ]
     return forward, backward
 
 

@@ -20,7 +20,8 @@ def compare_and_write(
     command: str = "",
     tick: Tick = lambda what: None,
 ) -> Item:
-    """Compare A and B (on the tokens of ``store``, by default A's own) and write ``matches/<a>__<b>/``; a complete comparison of the same dictionaries and recipe is reused.
+    """Compare A and B (on the tokens of ``store``, by default A's own) and write ``matches/<a>__<b>/``; a complete
+    comparison of the same dictionaries and recipe is reused.
 
     It is made again when a dictionary changed, or when one that could serve as a skyline has come to the workspace.
 
@@ -29,7 +30,9 @@ def compare_and_write(
     """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
     if [s.id for s in sides[0].subjects] == [s.id for s in sides[1].subjects]:
-        raise UsageError(f"{a!r} and {b!r} are the same dictionaries: every latent would be its own best match. Name two.")
+        raise UsageError(
+            f"{a!r} and {b!r} are the same dictionaries: every latent would be its own best match. Name two."
+        )
     id = check_id(f"{sides[0].name}__{sides[1].name}")
     if workspace.complete("matches", id):
         have = workspace.get("matches", id).manifest
@@ -65,7 +68,10 @@ def _inputs(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRec
 
 
 def parts_of(workspace: Workspace, a: str, b: str, recipe: CompareRecipe, *, pattern: str = "") -> int:
-    """How often :func:`compare_and_write` calls ``tick``: dictionaries to encode, the match itself, baselines and shifts."""
+    """How often :func:`compare_and_write` calls ``tick``.
+
+    Dictionaries to encode, the match itself, baselines and shifts.
+    """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
     dictionaries = {s.id for g in _groups(workspace, sides, recipe) for s in g.subjects}
     return len(dictionaries) + 1 + len(recipe.baselines) + len(recipe.shifts)

@@ -78,7 +78,8 @@ def find_group(workspace: Workspace, reference: str, *, pattern: str = "") -> Gr
             names = sorted({_called(s) for s in catalogue} | {s.id for s in catalogue})
             hint = nearest(reference, names) if names else "it has no dictionary; `workbench train` makes some"
             raise MissingError(
-                f"{reference!r} is neither a dictionary nor a model with residual dictionaries in {workspace.root} ({hint})"
+                f"{reference!r} is neither a dictionary nor a model with residual dictionaries in {workspace.root}"
+                f" ({hint})"
             ) from None
         return Group(subject.id, (subject,))
     lowest = min(_seed(s) for s in own)
@@ -110,7 +111,8 @@ def _one_per_layer(subjects: list[Subject], name: str) -> tuple[Subject, ...]:
     for s in sorted(subjects, key=lambda s: (layer_of(s), s.id)):
         if layer_of(s) in by_layer:
             raise UsageError(
-                f"{name} has several residual dictionaries at layer {layer_of(s)}: {by_layer[layer_of(s)].id}, {s.id}. Choose with --pattern, for example --pattern -8x."
+                f"{name} has several residual dictionaries at layer {layer_of(s)}: {by_layer[layer_of(s)].id}, {s.id}."
+                " Choose with --pattern, for example --pattern -8x."
             )
         by_layer[layer_of(s)] = s
     if not by_layer:
@@ -119,10 +121,15 @@ def _one_per_layer(subjects: list[Subject], name: str) -> tuple[Subject, ...]:
 
 
 def _matching(group: Group, found: list[Subject], name: str) -> Group | None:
-    """Those of ``found`` that stand for the group's layers with the same number of latents; None unless all layers have one."""
+    """Those of ``found`` that stand for the group's layers with the same number of latents.
+
+    None unless all layers have one.
+    """
     chosen = []
     for s in group.subjects:
-        same = [f for f in found if layer_of(f) == layer_of(s) and site_kind(f) == site_kind(s) and _size(f) == _size(s)]
+        same = [
+            f for f in found if layer_of(f) == layer_of(s) and site_kind(f) == site_kind(s) and _size(f) == _size(s)
+        ]
         if not same:
             return None
         chosen.append(min(same, key=lambda f: (_seed(f), f.id)))
@@ -137,7 +144,11 @@ def _size(subject: Subject) -> Any:
 
 def sae_seed_of(workspace: Workspace, group: Group) -> Group | None:
     """The same model's dictionaries of another seed: the ceiling of what dictionaries of these sizes can agree on."""
-    found = [s for s in all_subjects(workspace) if (s.metadata.get("model_name"), s.revision) == group.model and _seed(s) != group.seed]
+    found = [
+        s
+        for s in all_subjects(workspace)
+        if (s.metadata.get("model_name"), s.revision) == group.model and _seed(s) != group.seed
+    ]
     return _matching(group, found, f"{group.name} (other SAE seed)")
 
 

@@ -52,7 +52,9 @@ class Product:
         if backend not in ("auto", "mkl", "scipy"):
             raise UsageError(f"backend {backend!r} is not one of 'auto', 'mkl', 'scipy'.")
         if backend == "mkl" and not mkl_works():
-            raise UsageError("backend 'mkl': this build of PyTorch has no sparse product with a dense result. Use backend='scipy'.")
+            raise UsageError(
+                "backend 'mkl': this build of PyTorch has no sparse product with a dense result. Use backend='scipy'."
+            )
         self.a, self.b = a, b
         self.mkl = backend != "scipy" and mkl_works()
         self.n_blocks = len(a.block_sizes)
@@ -99,7 +101,11 @@ class Product:
 
 def _csr(x: sp.csr_array) -> torch.Tensor:
     return torch.sparse_csr_tensor(
-        torch.from_numpy(x.indptr), torch.from_numpy(x.indices), torch.from_numpy(x.data), size=x.shape, check_invariants=False
+        torch.from_numpy(x.indptr),
+        torch.from_numpy(x.indices),
+        torch.from_numpy(x.data),
+        size=x.shape,
+        check_invariants=False,
     )
 
 

@@ -22,7 +22,15 @@ from workbench.workspace import Item, Workspace
 
 DIRECTIONS = ("ab", "ba")
 SHARES = {"share_50": 0.5, "share_70": 0.7, "share_90": 0.9}
-PAIRED = {"cross", "model seed", "sae seed", "even", "shuffle", "shift", "random partner"}  # series over the same latents
+PAIRED = {
+    "cross",
+    "model seed",
+    "sae seed",
+    "even",
+    "shuffle",
+    "shift",
+    "random partner",
+}  # series over the same latents
 
 
 def tables(c: Comparison) -> dict[str, pd.DataFrame]:
@@ -66,7 +74,9 @@ def _nulls(c: Comparison) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         for i, (low, high) in enumerate(pairwise(edges)):
             n = int(((fired >= low) & (fired < high) & np.isfinite(r)).sum())
             rows.append((d, int(low), int(high), n, *q[i], middle[i]))
-    return pd.DataFrame(rows, columns=["direction", "fired_from", "fired_to", "n", "q50", "q95", "q99", "cross_q50"]), per
+    return pd.DataFrame(
+        rows, columns=["direction", "fired_from", "fired_to", "n", "q50", "q95", "q99", "cross_q50"]
+    ), per
 
 
 def _best(c: Comparison, q99: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -74,7 +84,10 @@ def _best(c: Comparison, q99: dict[str, np.ndarray]) -> pd.DataFrame:
     for d in DIRECTIONS:
         mine, other = (c.a, c.b) if d == "ab" else (c.b, c.a)
         cross, back = c.series[d, "cross"], c.series[d[::-1], "cross"]
-        f = {n: _flat(cross, n) for n in ("r", "layer", "partner", "n_cofire", "second_r", "second_layer", "second", "n_fired")}
+        f = {
+            n: _flat(cross, n)
+            for n in ("r", "layer", "partner", "n_cofire", "second_r", "second_layer", "second", "n_fired")
+        }
         widths, widths_other = [len(b.r) for b in cross], [len(b.r) for b in back]
         offsets, offsets_other = _offsets(widths), _offsets(widths_other)
         which = np.repeat(np.arange(len(widths)), widths)
@@ -105,7 +118,9 @@ def _best(c: Comparison, q99: dict[str, np.ndarray]) -> pd.DataFrame:
                 "matched": have & (np.nan_to_num(f["r"], nan=-1) >= c.recipe.level) & ~(f["r"] <= q99[d]),
                 "mutual": have & (partner_back[partner] == np.arange(len(which))),
                 "one_to_one_dictionary": _names(other, np.where(single.partner >= 0, single_layer, -1)),
-                "one_to_one": _integers(np.where(single.partner >= 0, single.partner - offsets_other[single_layer], -1)),
+                "one_to_one": _integers(
+                    np.where(single.partner >= 0, single.partner - offsets_other[single_layer], -1)
+                ),
                 "one_to_one_r": single.r,
                 "even_r": even,
             }
@@ -156,10 +171,22 @@ def _summary(c: Comparison, q99: dict[str, np.ndarray]) -> pd.DataFrame:
             all_r = _flat(c.series[d, name], "r")
             r = all_r[np.isfinite(all_r)]
             low, high = interval(r, rng=_rng(c))
-            row: dict[str, Any] = {"direction": d, "series": name, "n": len(r), "mean": _mean(r), "low": low, "high": high}
-            row |= {q: float(np.quantile(r, p)) if len(r) else np.nan for q, p in (("median", 0.5), ("q05", 0.05), ("q95", 0.95))}
+            row: dict[str, Any] = {
+                "direction": d,
+                "series": name,
+                "n": len(r),
+                "mean": _mean(r),
+                "low": low,
+                "high": high,
+            }
+            row |= {
+                q: float(np.quantile(r, p)) if len(r) else np.nan
+                for q, p in (("median", 0.5), ("q05", 0.05), ("q95", 0.95))
+            }
             row |= {s: _mean(r >= level) for s, level in SHARES.items()}
-            row["share_null"] = _mean(r > q99[d][np.isfinite(all_r)]) if name in PAIRED and np.isfinite(q99[d]).any() else np.nan
+            row["share_null"] = (
+                _mean(r > q99[d][np.isfinite(all_r)]) if name in PAIRED and np.isfinite(q99[d]).any() else np.nan
+            )
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -178,10 +205,14 @@ def _order(c: Comparison) -> pd.DataFrame:
         present = [s for s in CHAIN if (d, s) in c.series]
         for lower, higher in pairwise(present):
             paired = {lower, higher} <= PAIRED
-            mean, low, high = difference(_flat(c.series[d, lower], "r"), _flat(c.series[d, higher], "r"), paired=paired, rng=_rng(c))
+            mean, low, high = difference(
+                _flat(c.series[d, lower], "r"), _flat(c.series[d, higher], "r"), paired=paired, rng=_rng(c)
+            )
             strict = higher != "sae seed"
             rows.append((d, lower, higher, mean, low, high, bool(low > 0 if strict else high >= 0), strict, paired))
-    return pd.DataFrame(rows, columns=["direction", "lower", "higher", "difference", "low", "high", "holds", "strict", "paired"])
+    return pd.DataFrame(
+        rows, columns=["direction", "lower", "higher", "difference", "low", "high", "holds", "strict", "paired"]
+    )
 
 
 def _layers(c: Comparison) -> pd.DataFrame:
@@ -207,7 +238,18 @@ def _layers(c: Comparison) -> pd.DataFrame:
                     _mean(r >= 0.5),
                 )
             )
-    columns = ["direction", "layer", "partner_layer", "dictionary", "partner_dictionary", "n", "mean", "median", "q90", "share_50"]
+    columns = [
+        "direction",
+        "layer",
+        "partner_layer",
+        "dictionary",
+        "partner_dictionary",
+        "n",
+        "mean",
+        "median",
+        "q90",
+        "share_50",
+    ]
     return pd.DataFrame(rows, columns=columns).sort_values(["direction", "layer", "partner_layer"], ignore_index=True)
 
 
@@ -231,7 +273,9 @@ def _shifts(c: Comparison) -> pd.DataFrame:
         for d, best in (("ab", forward), ("ba", backward)):
             r = _flat(best, "r")
             r = r[np.isfinite(r)]
-            rows.append((d, s, n_tokens, len(r), _mean(r), *interval(r, rng=_rng(c)), float(np.median(r)) if len(r) else np.nan))
+            rows.append(
+                (d, s, n_tokens, len(r), _mean(r), *interval(r, rng=_rng(c)), float(np.median(r)) if len(r) else np.nan)
+            )
     return pd.DataFrame(rows, columns=["direction", "shift", "n_tokens", "n", "mean", "low", "high", "median"])
 
 
@@ -267,7 +311,13 @@ def headline(c: Comparison, made: dict[str, pd.DataFrame]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else round(value, 6) if isinstance(value, float) else value
+    return (
+        None
+        if isinstance(value, float) and not np.isfinite(value)
+        else round(value, 6)
+        if isinstance(value, float)
+        else value
+    )
 
 
 def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, command: str) -> Item:
@@ -301,7 +351,10 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
     ) as folder:
         for name, frame in made.items():
             frame.to_parquet(folder / f"{name}.parquet", index=False)
-        np.save(folder / "tokens.npy", np.stack([store.sequence_tokens(int(i)) for i in c.tokens.sequences]).astype(np.int32))
+        np.save(
+            folder / "tokens.npy",
+            np.stack([store.sequence_tokens(int(i)) for i in c.tokens.sequences]).astype(np.int32),
+        )
         np.save(folder / "sequences.npy", c.tokens.sequences.astype(np.int64))
         np.save(folder / "positions.npy", store.spec.positions.astype(np.int64))
         write_json(folder / "vocab.json", vocab)

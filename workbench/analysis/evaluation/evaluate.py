@@ -1,14 +1,15 @@
 """Measuring a dictionary inside its language model, each number with its n and a bootstrap interval over sequences.
 
-Sums are kept per sequence and position band in float64, so every ratio, its interval and its course over the context come
-from one table. Position 0 (BOS) is neither spliced nor scored.
+Sums are kept per sequence and position band in float64, so every ratio, its interval and its course over the context
+come from one table. Position 0 (BOS) is neither spliced nor scored.
 
 Definitions (x activation, y reconstruction, CE cross-entropy in nats of the next token):
 
 - ``fvu`` = sum |x - y|^2 / sum |x - mean|^2, mean over the evaluated tokens; ``ev`` = 1 - fvu
 - ``ev_uncentred`` = 1 - sum |x - y|^2 / sum |x|^2 (Llama Scope, section 3.3.2; inflated where the mean is large)
 - ``delta_ce`` = CE(spliced) - CE(original)
-- ``ce_recovered_zero`` / ``_mean`` = (CE(ablated) - CE(spliced)) / (CE(ablated) - CE(original)), ablating to zero or to the mean
+- ``ce_recovered_zero`` / ``_mean`` = (CE(ablated) - CE(spliced)) / (CE(ablated) - CE(original)), ablating to zero or to
+  the mean
 - ``kl`` = mean KL(original || spliced) of next-token distributions; ``kl_recovered_zero`` the same ratio in KL
 """
 
@@ -63,8 +64,8 @@ def evaluate_in_model(
     """Splice a dictionary into the model on ``tokens`` [n_seq, ctx] (position 0 = BOS) and measure.
 
     Args:
-        view: what stands in for ``dictionary`` on the batch of sequences starting at a number, for codes that the hook's own
-            activations do not determine (crosscoders).
+        view: what stands in for ``dictionary`` on the batch of sequences starting at a number, for codes that the
+            hook's own activations do not determine (crosscoders).
 
     Raises:
         UsageError: sequences shorter than 3 tokens (nothing to score after BOS), or none.
@@ -92,7 +93,9 @@ def evaluate_in_model(
     for band, rows in sums.groupby("band"):
         first, last = _band_edges(tokens.shape[1], n_bands)[int(band)]
         for name, e in _estimates(rows.set_index("sequence"), seed).items():
-            bands.append({"band": int(band), "first_position": first, "last_position": last, "metric": name, **e.as_dict()})
+            bands.append(
+                {"band": int(band), "first_position": first, "last_position": last, "metric": name, **e.as_dict()}
+            )
     return Evaluation(estimates, pd.DataFrame(bands), sums, fired.numpy(), n)
 
 
@@ -192,7 +195,9 @@ def _estimates(per_sequence: pd.DataFrame, seed: int) -> dict[str, Estimate]:
 
 
 def latent_shares(n_fired: np.ndarray, n_tokens: int) -> dict[str, Estimate]:
-    """Shares of latents that never fired, and that fire on more than a tenth of the tokens, with Wilson intervals over latents."""
+    """Shares of latents that never fired, and that fire on more than a tenth of the tokens, with Wilson intervals over
+    latents.
+    """
     f = len(n_fired)
     return {
         "dead_share": wilson(int((n_fired == 0).sum()), f, f"latents (never fired in {n_tokens:,} tokens)"),
@@ -205,7 +210,11 @@ def latent_shares(n_fired: np.ndarray, n_tokens: int) -> dict[str, Estimate]:
 def density_quantiles(n_fired: np.ndarray, n_tokens: int) -> dict[str, Any]:
     """Quantiles of firing density over the latents that fired."""
     alive = n_fired[n_fired > 0] / n_tokens
-    quantiles = {f"q{int(100 * q):02d}": float(np.quantile(alive, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)} if len(alive) else {}
+    quantiles = (
+        {f"q{int(100 * q):02d}": float(np.quantile(alive, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+        if len(alive)
+        else {}
+    )
     return {**quantiles, "n_latents": len(alive), "n_tokens": n_tokens}
 
 
@@ -213,7 +222,13 @@ def decoder_statistics(dictionary: Any) -> dict[str, Any]:
     """Norms of decoder rows and the cosine between each latent's encoder and decoder direction."""
     W_dec, W_enc = dictionary.W_dec.detach().double(), dictionary.W_enc.detach().double()
     norm = W_dec.norm(dim=1)
-    out = {"n_latents": len(norm), "norm_min": norm.min(), "norm_median": norm.median(), "norm_mean": norm.mean(), "norm_max": norm.max()}
+    out = {
+        "n_latents": len(norm),
+        "norm_min": norm.min(),
+        "norm_median": norm.median(),
+        "norm_mean": norm.mean(),
+        "norm_max": norm.max(),
+    }
     if W_enc.shape == W_dec.T.shape and getattr(dictionary, "kind", "sae") != "transcoder":
         cosine = torch.nn.functional.cosine_similarity(W_enc.T, W_dec, dim=1)
         out |= {"encoder_decoder_cosine_median": cosine.median(), "encoder_decoder_cosine_min": cosine.min()}

@@ -1,7 +1,7 @@
 """Which latents fire where on a text, and what pushing one of them does to the next token.
 
-The text goes through the language model once; its activations at the dictionary's hook are encoded. Steering adds to one
-latent on every position of the error-preserving splice, so nothing but that latent's direction changes.
+The text goes through the language model once; its activations at the dictionary's hook are encoded. Steering adds to
+one latent on every position of the error-preserving splice, so nothing but that latent's direction changes.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def probe(model: Any, dictionary: Any, subject: Subject, text: str, *, n_next: i
 
 
 @torch.no_grad()
-def push(model: Any, dictionary: Any, subject: Subject, text: str, latent: int, amount: float, *, n: int = 12) -> Steered:
+def push(
+    model: Any, dictionary: Any, subject: Subject, text: str, latent: int, amount: float, *, n: int = 12
+) -> Steered:
     """The next-token distribution after ``text`` with ``amount`` added to ``latent`` on every position.
 
     Raises:
@@ -124,7 +126,11 @@ def push(model: Any, dictionary: Any, subject: Subject, text: str, latent: int, 
 
 
 def _show(model: Any, token: int) -> str:
-    return str(model.tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token < len(model.tokenizer) else f"⟨{token}⟩"
+    return (
+        str(model.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        if token < len(model.tokenizer)
+        else f"⟨{token}⟩"
+    )
 
 
 def _one_hook(subject: Subject) -> str:

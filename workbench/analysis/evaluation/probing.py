@@ -1,12 +1,14 @@
 """k-sparse probing and absorption on labels read off the tokens.
 
-*k-sparse probing* (Gurnee et al. 2305.01610): how well do the k best latents alone tell a label? Latents are chosen by the difference of
-class means on the training half, a logistic probe is fitted on them, and its balanced accuracy is measured on the other half, beside a probe on
-all activations and on the k best neurons (coordinates) of the activation.
+*k-sparse probing* (Gurnee et al. 2305.01610): how well do the k best latents alone tell a label? Latents are chosen by
+the difference of class means on the training half, a logistic probe is fitted on them, and its balanced accuracy is
+measured on the other half, beside a probe on all activations and on the k best neurons (coordinates) of the activation.
 
-*Absorption* (Chanin et al. 2409.14507, in miniature): labels are first letters of tokens. The main latents of a letter are those of
-its k-sparse probe, for k as long as a larger one gains more than ``SPLIT_GAIN`` (more main latents are splitting, not absorption). A token is absorbed where the dense probe is right, the main latents are silent, and another active latent with decoder cosine to
-the probe direction above ``MIN_COSINE`` carries at least ``MIN_SHARE`` of the activation's projection on the probe.
+*Absorption* (Chanin et al. 2409.14507, in miniature): labels are first letters of tokens. The main latents of a letter
+are those of its k-sparse probe, for k as long as a larger one gains more than ``SPLIT_GAIN`` (more main latents are
+splitting, not absorption). A token is absorbed where the dense probe is right, the main latents are silent, and another
+active latent with decoder cosine to the probe direction above ``MIN_COSINE`` carries at least ``MIN_SHARE`` of the
+activation's projection on the probe.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class Probing:
         return out
 
 
-def probe_dictionary(model: Any, dictionary: Any, hook: str, tokens: np.ndarray, *, seed: int = 0, batch: int = 16) -> Probing:
+def probe_dictionary(
+    model: Any, dictionary: Any, hook: str, tokens: np.ndarray, *, seed: int = 0, batch: int = 16
+) -> Probing:
     """Probe a dictionary on labels read off ``tokens`` [n_seq, ctx] (position 0 = BOS, left out).
 
     Raises:
@@ -76,7 +80,14 @@ def probe_dictionary(model: Any, dictionary: Any, hook: str, tokens: np.ndarray,
 
 
 def probe_rows(
-    dictionary: Any, x: torch.Tensor, ids: np.ndarray, seq: np.ndarray, pos: np.ndarray, vocab: list[str], *, seed: int = 0
+    dictionary: Any,
+    x: torch.Tensor,
+    ids: np.ndarray,
+    seq: np.ndarray,
+    pos: np.ndarray,
+    vocab: list[str],
+    *,
+    seed: int = 0,
 ) -> Probing:
     """The same on rows ``x`` [N, D] with their token ids, sequences and positions."""
     labels = {k: v for k, v in surface(ids, seq, pos, vocab).items() if k in SURFACE and k not in NOT_PROBED}
@@ -115,11 +126,15 @@ def probe_rows(
         if name in letters:
             absorbed.append({"letter": name[-1], **absorption(dictionary, xs, codes, ys & ~fit, dense, main)})
     columns = ["label", "probe", "k", "balanced_accuracy", "n_train", "n_test"]
-    return Probing(pd.DataFrame(results, columns=columns), pd.DataFrame(absorbed, columns=["letter", "n_absorbed", "n_tokens"]))
+    return Probing(
+        pd.DataFrame(results, columns=columns), pd.DataFrame(absorbed, columns=["letter", "n_absorbed", "n_tokens"])
+    )
 
 
 def first_letters(ids: np.ndarray, vocab: list[str]) -> dict[str, np.ndarray]:
-    """Boolean labels ``letter_a`` … for tokens that start a word (a space, then a letter), or that start with a capital."""
+    """Boolean labels ``letter_a`` … for tokens that start a word (a space, then a letter), or that start with a
+    capital.
+    """
     first = np.array([t[1].lower() if len(t) > 2 and t[0] == " " and t[1].isalpha() else "" for t in vocab])
     return {f"letter_{c}": first[ids] == c for c in string.ascii_lowercase}
 
@@ -158,13 +173,17 @@ def _probe(values: np.ndarray, y: np.ndarray, fit: np.ndarray) -> _Fitted:
 
 
 def _best_columns(values: np.ndarray, y: np.ndarray, fit: np.ndarray, k: int) -> np.ndarray:
-    """The k columns with the largest |difference of class means|, in units of the pooled standard deviation, on ``fit`` rows."""
+    """The k columns with the largest |difference of class means|, in units of the pooled standard deviation, on ``fit``
+    rows.
+    """
     positive, negative = values[fit & y], values[fit & ~y]
     scale = np.sqrt((positive.var(0) + negative.var(0)) / 2) + 1e-3 * values[fit].std() + 1e-8
     return np.argsort(-np.abs(positive.mean(0) - negative.mean(0)) / scale, kind="stable")[:k]
 
 
-def absorption(dictionary: Any, x: torch.Tensor, codes: np.ndarray, test: np.ndarray, dense: _Fitted, main: np.ndarray) -> dict[str, int]:
+def absorption(
+    dictionary: Any, x: torch.Tensor, codes: np.ndarray, test: np.ndarray, dense: _Fitted, main: np.ndarray
+) -> dict[str, int]:
     """How many of the test positives the dense probe gets right are absorbed by a latent outside ``main``."""
     direction = dense.weight / max(float(np.linalg.norm(dense.weight)), 1e-12)
     right = test & (x.numpy() @ dense.weight + dense.bias > 0)

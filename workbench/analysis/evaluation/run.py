@@ -16,13 +16,26 @@ from workbench.analysis.subject import Subject
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
 
-HEADLINE = ("l0", "ev", "ev_uncentred", "delta_ce", "ce_recovered_zero", "ce_recovered_mean", "kl", "dead_share", "ultra_dense_share")
+HEADLINE = (
+    "l0",
+    "ev",
+    "ev_uncentred",
+    "delta_ce",
+    "ce_recovered_zero",
+    "ce_recovered_mean",
+    "kl",
+    "dead_share",
+    "ultra_dense_share",
+)
 FIRING_ROWS = 100_000  # dead: never fired in 100k tokens (Llama Scope, section 4.4)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure on. ``ctx`` and ``corpus`` None: the store's own held-out sequences, as the dictionary saw them."""
+    """What to measure on. ``ctx`` and ``corpus`` None.
+
+    The store's own held-out sequences, as the dictionary saw them.
+    """
 
     sequences: int = 64
     ctx: int | None = None
@@ -44,7 +57,10 @@ class Request:
 
 
 def _short(name: str | None) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(str(name).rstrip("/")).name).strip(".-")[:40] or "x"
+    return (
+        "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(str(name).rstrip("/")).name).strip(".-")[:40]
+        or "x"
+    )
 
 
 def evaluate_dictionary(
@@ -62,7 +78,10 @@ def evaluate_dictionary(
         UsageError: a dictionary over several sources, or too few held-out sequences for the context asked for.
     """
     if not isinstance(subject.hook, str) or isinstance(subject.source, list):
-        raise UsageError(f"{subject.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures crosscoders.")
+        raise UsageError(
+            f"{subject.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures"
+            " crosscoders."
+        )
     id = check_id(subject.id + request.suffix())
     recipe = {k: getattr(request, k) for k in request.__dataclass_fields__}
     recipe["corpus"] = corpus_name(request.corpus) if request.corpus else None
@@ -70,14 +89,24 @@ def evaluate_dictionary(
         have = read_manifest(workspace.path("evaluations", id))
         if subject.input in have.inputs and have.recipe == recipe:
             return workspace.get("evaluations", id)
-    from workbench.analysis.evaluation.evaluate import decoder_statistics, density_quantiles, evaluate_in_model, latent_shares
+    from workbench.analysis.evaluation.evaluate import (
+        decoder_statistics,
+        density_quantiles,
+        evaluate_in_model,
+        latent_shares,
+    )
     from workbench.models import load_model
 
-    name, revision = request.model or subject.model_name, request.revision or (None if request.model else subject.revision)
+    name, revision = (
+        request.model or subject.model_name,
+        request.revision or (None if request.model else subject.revision),
+    )
     model = load_model(name, revision) if model is None else model
     tokens, about = heldout_tokens(workspace, subject, request, model)
     dictionary = subject.load()
-    result = evaluate_in_model(model, dictionary, subject.hook, tokens, hook_out=subject.hook_out, seed=request.seed, progress=progress)
+    result = evaluate_in_model(
+        model, dictionary, subject.hook, tokens, hook_out=subject.hook_out, seed=request.seed, progress=progress
+    )
     n_fired, n_tokens = _firing(workspace, subject, request, dictionary) or (result.n_fired, result.n_tokens)
     document = {
         "metrics": {k: e.as_dict() for k, e in (result.estimates | latent_shares(n_fired, n_tokens)).items()},
@@ -100,7 +129,14 @@ def evaluate_dictionary(
     }
     numbers = {k: document["metrics"][k] for k in HEADLINE}
     with workspace.create(
-        "evaluations", id, replace=True, command=command, recipe=recipe, inputs=[subject.input], numbers=numbers, metadata=metadata
+        "evaluations",
+        id,
+        replace=True,
+        command=command,
+        recipe=recipe,
+        inputs=[subject.input],
+        numbers=numbers,
+        metadata=metadata,
     ) as folder:
         write_json(folder / "metrics.json", document)
         result.bands.to_parquet(folder / "bands.parquet", index=False)
@@ -112,11 +148,19 @@ def evaluate_dictionary(
 
 
 def _firing(workspace: Workspace, subject: Subject, request: Request, dictionary: Any) -> tuple[np.ndarray, int] | None:
-    """(firings per latent, rows) on about 100,000 rows of the dictionary's own store; None where something else is measured.
+    """(firings per latent, rows) on about 100,000 rows of the dictionary's own store; None where something else is
+    measured.
 
-    A latent that is silent on a few thousand held-out tokens need not be dead, so shares of latents get more rows than losses.
+    A latent that is silent on a few thousand held-out tokens need not be dead, so shares of latents get more rows than
+    losses.
     """
-    if request.ctx or request.model or request.revision or request.corpus or (store := _store_or_none(workspace, subject)) is None:
+    if (
+        request.ctx
+        or request.model
+        or request.revision
+        or request.corpus
+        or (store := _store_or_none(workspace, subject)) is None
+    ):
         return None
     from workbench.analysis.latents.encoded import choose_rows, encode_store
 
@@ -125,7 +169,9 @@ def _firing(workspace: Workspace, subject: Subject, request: Request, dictionary
     return codes.n_fired, codes.n_tokens
 
 
-def heldout_tokens(workspace: Workspace, subject: Subject, request: Request, model: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def heldout_tokens(
+    workspace: Workspace, subject: Subject, request: Request, model: Any
+) -> tuple[np.ndarray, dict[str, Any]]:
     """(tokens [n, ctx], what they are): text no dictionary of the store was trained on.
 
     Raises:
@@ -137,7 +183,10 @@ def heldout_tokens(workspace: Workspace, subject: Subject, request: Request, mod
     if request.corpus is None and request.ctx in (None, getattr(store, "ctx", None)) and store is not None:
         chosen = [i for i in store.heldout if i not in set(store.skipped)][: request.sequences]
         if len(chosen) < 2:
-            raise UsageError(f"the store of {subject.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh ones.")
+            raise UsageError(
+                f"the store of {subject.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh"
+                " ones."
+            )
         return np.stack([store.sequence_tokens(i) for i in chosen]), {
             "tokens": "held-out sequences of the store",
             "ctx": store.ctx,
@@ -150,9 +199,13 @@ def heldout_tokens(workspace: Workspace, subject: Subject, request: Request, mod
     elif store is not None:
         config = CorpusConfig.model_validate({**store_corpus(store), "split": "heldout", "seed": request.seed})
     else:
-        raise MissingError(f"the store of {subject.id} is not in {workspace.root}; give --corpus (a file, a folder, or mini).")
+        raise MissingError(
+            f"the store of {subject.id} is not in {workspace.root}; give --corpus (a file, a folder, or mini)."
+        )
     if getattr(model, "tokenizer", None) is None:
-        raise MissingError("the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json.")
+        raise MissingError(
+            "the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json."
+        )
     ctx = request.ctx or (store.ctx if store is not None else 128)
     limit = getattr(model.cfg, "n_ctx", None)
     if limit and ctx > limit and str(getattr(model.cfg, "positional_embedding_type", "")) == "standard":
@@ -181,12 +234,17 @@ def store_corpus(store: Any) -> dict[str, Any]:
     about = store.spec.plan.get("about", store.spec.plan)
     config = about.get("config") if isinstance(about, dict) else None
     if not isinstance(config, dict):
-        raise MissingError("the store does not say which corpus its tokens come from; give --corpus (a file, a folder, or mini).")
+        raise MissingError(
+            "the store does not say which corpus its tokens come from; give --corpus (a file, a folder, or mini)."
+        )
     return config
 
 
 def corpus_config(corpus: str, seed: int) -> Any:
-    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or ``prose``."""
+    """A corpus from the command line.
+
+    All of local text, JSONL or Parquet files, or the held-out split of ``mini`` or ``prose``.
+    """
     from workbench.corpus import CorpusConfig
 
     if corpus in ("mini", "prose"):

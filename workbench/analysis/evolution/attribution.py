@@ -1,18 +1,18 @@
 """Which latents carry a task at each snapshot: integrated gradients, and curves that break or keep them.
 
-For source s the residual is written a = a_clean + (f' - f) W_s, f the crosscoder's code of the clean prompt (it sees all
-sources) and f' what takes its place; the reconstruction error stays as it is. With f~ the code of the counterfactual
-prompt, the attribution of latent i is
+For source s the residual is written a = a_clean + (f' - f) W_s, f the crosscoder's code of the clean prompt (it sees
+all sources) and f' what takes its place; the reconstruction error stays as it is. With f~ the code of the
+counterfactual prompt, the attribution of latent i is
 
     attr_i = sum over positions of (f_i - f~_i) * mean_k d m / d f_i  at  f~ + (k / K) (f - f~),   k = 1 .. K
 
 (integrated gradients; attributions add up to m(f) - m(f~) as K grows). m = logit(answer) - logit(wrong).
 
 Latents are ranked by |attr| on one half of the prompts and tested on the other. *destroy*: the top k take their
-counterfactual values; *keep*: all others do. With m_full the clean metric and m_empty the metric with every latent at its
-counterfactual value:  faithfulness(k) = (m(keep k) - m_empty) / (m_full - m_empty), completeness(k) the same for m(destroy k).
-Three controls beside them, all drawn from latents active on the ranking prompts: random k, k latents of the same firing
-frequency, and the top k by |f - f~| * |W_s| (a large change is not yet a cause).
+counterfactual values; *keep*: all others do. With m_full the clean metric and m_empty the metric with every latent at
+its counterfactual value:  faithfulness(k) = (m(keep k) - m_empty) / (m_full - m_empty), completeness(k) the same for
+m(destroy k). Three controls beside them, all drawn from latents active on the ranking prompts: random k, k latents of
+the same firing frequency, and the top k by |f - f~| * |W_s| (a large change is not yet a cause).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ CONTROLS = ("random", "frequency", "magnitude")
 class SnapshotView:
     """A crosscoder seen from one source, on given prompts: the dictionary that :func:`splice` sees.
 
-    Its codes are those of the prompts (they depend on all sources, so they cannot be computed from this one's activations),
-    restricted to A latents that are active there. ``codes`` [B, T, A], ``W_dec`` [A, D_s] in raw units.
+    Its codes are those of the prompts (they depend on all sources, so they cannot be computed from this one's
+    activations), restricted to A latents that are active there. ``codes`` [B, T, A], ``W_dec`` [A, D_s] in raw units.
     """
 
     def __init__(self, codes: Tensor, W_dec: Tensor):
@@ -63,7 +63,10 @@ class SnapshotView:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Codes of P prompts, clean and counterfactual, restricted to the A latents active in either: [P, T, A]; ``latents`` [A]."""
+    """Codes of P prompts, clean and counterfactual, restricted to the A latents active in either: [P, T, A].
+
+    ``latents`` [A].
+    """
 
     clean: Tensor
     corrupt: Tensor
@@ -116,15 +119,26 @@ def last_logits(model: Any, hook: str, tokens: np.ndarray) -> Callable[[], Tenso
 
 
 def run_with(
-    model: Any, hook: str, prompts: PromptSet, codes: Tensor, replaced: Tensor, W: Tensor, logits: Callable[[], Tensor] | None = None
+    model: Any,
+    hook: str,
+    prompts: PromptSet,
+    codes: Tensor,
+    replaced: Tensor,
+    W: Tensor,
+    logits: Callable[[], Tensor] | None = None,
 ) -> Tensor:
-    """m [P] with ``codes`` replaced by ``replaced`` [P, T, A] at the hook, error kept; ``logits`` as :func:`last_logits` gives it."""
+    """m [P] with ``codes`` replaced by ``replaced`` [P, T, A] at the hook, error kept.
+
+    ``logits`` as :func:`last_logits` gives it.
+    """
     logits = last_logits(model, hook, prompts.clean) if logits is None else logits
     with splice(model, {hook: SnapshotView(codes, W)}, lambda f, name: replaced, keep_error=True):
         return _metric(logits(), prompts)
 
 
-def integrated_gradients(model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tensor, *, steps: int = 10) -> Tensor:
+def integrated_gradients(
+    model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tensor, *, steps: int = 10
+) -> Tensor:
     """Attributions [P, A], summed over positions, for one source; ``W`` [A, D_s] are its decoder rows in raw units."""
     delta = encoded.clean - encoded.corrupt
     total, logits = torch.zeros_like(delta), last_logits(model, hook, prompts.clean)
@@ -138,9 +152,14 @@ def integrated_gradients(model: Any, hook: str, prompts: PromptSet, encoded: Enc
 
 
 def _matched(
-    top: npt.NDArray[np.int64], frequency: npt.NDArray[np.float64], pool: npt.NDArray[np.int64], rng: np.random.Generator
+    top: npt.NDArray[np.int64],
+    frequency: npt.NDArray[np.float64],
+    pool: npt.NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """For each latent of ``top`` another one of the pool, without repeats, at random among its five nearest in frequency."""
+    """For each latent of ``top`` another one of the pool, without repeats, at random among its five nearest in
+    frequency.
+    """
     free = [int(i) for i in pool if i not in set(top.tolist())]
     out = []
     for i in top:
@@ -154,14 +173,20 @@ def _matched(
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is intervened on at each k: ``name`` (attribution or a control) and k -> positions in ``Encoded.latents`` [k]."""
+    """What is intervened on at each k.
+
+    ``name`` (attribution or a control) and k -> positions in ``Encoded.latents`` [k].
+    """
 
     name: str
     sets: dict[int, npt.NDArray[np.int64]]
 
 
-def rankings(attribution: Tensor, encoded: Encoded, W: Tensor, *, ks: Sequence[int] = KS, draws: int = 3, seed: int = 0) -> list[Ranking]:
-    """The top k by |mean attribution| and the controls for every k; random and frequency-matched ones ``draws`` times each.
+def rankings(
+    attribution: Tensor, encoded: Encoded, W: Tensor, *, ks: Sequence[int] = KS, draws: int = 3, seed: int = 0
+) -> list[Ranking]:
+    """The top k by |mean attribution| and the controls for every k; random and frequency-matched ones ``draws`` times
+    each.
 
     A frequency-matched set avoids its own top k and nothing else; a random one may contain any latent that changes.
     """
@@ -173,7 +198,10 @@ def rankings(attribution: Tensor, encoded: Encoded, W: Tensor, *, ks: Sequence[i
     best = np.argsort(-attribution.mean(0).abs().numpy(), kind="stable")
     largest = np.argsort(-(delta.mean((0, 1)) * W.norm(dim=1)).numpy(), kind="stable")
     usable = [k for k in ks if k <= len(pool)]
-    out = [Ranking("attribution", {k: best[:k] for k in usable}), Ranking("magnitude", {k: largest[:k] for k in usable})]
+    out = [
+        Ranking("attribution", {k: best[:k] for k in usable}),
+        Ranking("magnitude", {k: largest[:k] for k in usable}),
+    ]
     for _ in range(draws):
         shuffled = rng.permutation(pool)
         out.append(Ranking("random", {k: shuffled[:k] for k in usable}))
@@ -183,11 +211,13 @@ def rankings(attribution: Tensor, encoded: Encoded, W: Tensor, *, ks: Sequence[i
 
 
 @torch.no_grad()
-def curves(model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tensor, order: Sequence[Ranking]) -> pd.DataFrame:
+def curves(
+    model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tensor, order: Sequence[Ranking]
+) -> pd.DataFrame:
     """destroy and keep curves of every ranking on these prompts.
 
-    One row per (mode, ranking, k): ``metric`` with its bootstrap interval over prompts, ``share`` = (metric - m_empty) /
-    (m_full - m_empty), n prompts. Several draws of a control are averaged prompt by prompt. Rows of mode ``full`` and
+    One row per (mode, ranking, k): ``metric`` with its bootstrap interval over prompts, ``share`` = (metric - m_empty)
+    / (m_full - m_empty), n prompts. Several draws of a control are averaged prompt by prompt. Rows of mode ``full`` and
     ``empty`` hold the two ends.
     """
     codes, other, logits = encoded.clean, encoded.corrupt, last_logits(model, hook, prompts.clean)
@@ -207,16 +237,21 @@ def curves(model: Any, hook: str, prompts: PromptSet, encoded: Encoded, W: Tenso
         per_prompt = np.mean(draws, axis=0)
         low, high = interval(per_prompt[:, None])
         share = (per_prompt.mean() - empty.mean()) / span if abs(span) > 1e-9 else np.nan
-        rows.append((mode, name, k, per_prompt.mean(), float(low[0]), float(high[0]), share, len(per_prompt), len(draws)))
+        rows.append(
+            (mode, name, k, per_prompt.mean(), float(low[0]), float(high[0]), share, len(per_prompt), len(draws))
+        )
     return pd.DataFrame(rows, columns=["mode", "ranking", "k", "metric", "low", "high", "share", "n", "draws"])
 
 
 def area_over(table: pd.DataFrame, control: str) -> float:
-    """Mean over k (log-spaced) of how much further the attribution's top k move the metric than the control's, in shares.
+    """Mean over k (log-spaced) of how much further the attribution's top k move the metric than the control's, in
+    shares.
 
     Destroying counts downwards and keeping upwards; positive means that the ranking beats the control.
     """
-    t = table[table["mode"].isin(["destroy", "keep"])].pivot_table(index=["mode", "k"], columns="ranking", values="share")
+    t = table[table["mode"].isin(["destroy", "keep"])].pivot_table(
+        index=["mode", "k"], columns="ranking", values="share"
+    )
     if control not in t or "attribution" not in t:
         return float("nan")
     gap = (t["attribution"] - t[control]).dropna()
@@ -226,7 +261,10 @@ def area_over(table: pd.DataFrame, control: str) -> float:
 
 @dataclass(frozen=True)
 class TaskAttribution:
-    """A task at every source: ``curves`` and ``latents`` (mean attribution of each active latent) with a ``source`` column; ``accuracy`` [S]."""
+    """A task at every source.
+
+    ``curves`` and ``latents`` (mean attribution of each active latent) with a ``source`` column; ``accuracy`` [S].
+    """
 
     task: str
     curves: pd.DataFrame
@@ -236,7 +274,8 @@ class TaskAttribution:
 
 @torch.no_grad()
 def accuracies(snapshots: Snapshots, prompts: PromptSet) -> npt.NDArray[np.float64]:
-    """Share of prompts solved at every source [S]: the answer's logit exceeds the wrong one's, and by more than on the corrupted prompt.
+    """Share of prompts solved at every source [S]: the answer's logit exceeds the wrong one's, and by more than on the
+    corrupted prompt.
 
     Without the second condition a model that prefers one of two words everywhere would solve half of all tasks.
     """
@@ -262,13 +301,17 @@ def attribute(
     seed: int = 0,
     progress: Callable[[list[int]], Any] = iter,
 ) -> TaskAttribution:
-    """Attributions and curves of one task at the sources ``at`` (default: all), ranked on the first half of the prompts, tested on the second.
+    """Attributions and curves of one task at the sources ``at`` (default: all), ranked on the first half of the
+    prompts, tested on the second.
 
     Raises:
         UsageError: fewer than 8 prompts.
     """
     if len(prompts) < 8:
-        raise UsageError(f"attribution needs at least 8 prompts, half to rank and half to test; task {prompts.task!r} gave {len(prompts)}.")
+        raise UsageError(
+            f"attribution needs at least 8 prompts, half to rank and half to test; task {prompts.task!r} gave"
+            f" {len(prompts)}."
+        )
     half = len(prompts) // 2
     rank, test = slice(0, half), slice(half, len(prompts))
     encoded = encode_prompts(crosscoder, snapshots, prompts)
@@ -283,7 +326,9 @@ def attribute(
         table = curves(model, source.hook, prompts[test], here.rows(test), W, order)
         tables.append(table.assign(source=source.name))
         mean = attribution.mean(0).numpy()
-        latents.append(pd.DataFrame({"source": source.name, "latent": encoded.latents.numpy(), "attribution": mean, "n": half}))
+        latents.append(
+            pd.DataFrame({"source": source.name, "latent": encoded.latents.numpy(), "attribution": mean, "n": half})
+        )
     return TaskAttribution(
         prompts.task,
         pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),

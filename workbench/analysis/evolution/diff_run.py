@@ -1,6 +1,7 @@
 """A crosscoder over two sources that are not snapshots of one training: what they share, what one of them has alone.
 
-Writes ``diff.parquet`` (:func:`workbench.analysis.evolution.diffing.compare_sources` on held-out rows) and states what it shows.
+Writes ``diff.parquet`` (:func:`workbench.analysis.evolution.diffing.compare_sources` on held-out rows) and states what
+it shows.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ def write_diff(
     table = compare_sources(cc, 0, 1, batches, common_basis=common_basis)
     table.to_parquet(folder / "diff.parquet", index=False)
     alive = table[table["n_fired"] > 0]
-    numbers: dict[str, Any] = {"n_compared": len(alive), "classes": {str(k): int(v) for k, v in alive["class"].value_counts().items()}}
-    numbers["confirmed"] = {str(k): int(v) for k, v in alive[alive["confirmed"].fillna(False)]["class"].value_counts().items()}
+    numbers: dict[str, Any] = {
+        "n_compared": len(alive),
+        "classes": {str(k): int(v) for k, v in alive["class"].value_counts().items()},
+    }
+    numbers["confirmed"] = {
+        str(k): int(v) for k, v in alive[alive["confirmed"].fillna(False)]["class"].value_counts().items()
+    }
     return numbers, diff_claims(alive, cc.sources)
 
 
@@ -40,7 +46,13 @@ def diff_claims(alive: pd.DataFrame, names: tuple[str, ...]) -> list[dict[str, A
     """Shared and exclusive latents among those that fired, and whether norms and latent scaling tell the same story."""
     n = len(alive)
     shared = wilson(int((alive["class"] == "shared").sum()), n, "latents")
-    rows = [claim_row("most latents are shared (relative norm 0.4 to 0.6)", shared, "found" if (shared.low or 0) > 0.5 else "not found")]
+    rows = [
+        claim_row(
+            "most latents are shared (relative norm 0.4 to 0.6)",
+            shared,
+            "found" if (shared.low or 0) > 0.5 else "not found",
+        )
+    ]
     for kind, name in (("first-only", names[0]), ("second-only", names[1])):
         candidates = alive[alive["class"] == kind]
         confirmed = int(candidates["confirmed"].fillna(False).sum())

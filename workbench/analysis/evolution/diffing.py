@@ -1,17 +1,19 @@
-"""What two sources of a crosscoder share and what only one of them has: a base and a fine-tuned model, a Transformer and a Mamba.
+"""What two sources of a crosscoder share and what only one of them has: a base and a fine-tuned model, a Transformer
+and a Mamba.
 
-Two kinds of evidence per latent, in that order. The *relative norm* of the second source (0 = only in the first, 1 = only in
-the second)
+Two kinds of evidence per latent, in that order. The *relative norm* of the second source (0 = only in the first, 1 =
+only in the second)
 
     delta = ( (n_2 - n_1) / max(n_1, n_2) + 1 ) / 2
 
-names candidates: above 0.9 *second-only*, below 0.1 *first-only*, between 0.4 and 0.6 *shared*, else *mixed*. Because the
-penalty can shrink a norm that the data would keep, a candidate is confirmed by *latent scaling*
-(:mod:`crosscoders.scaling`): nu^eps < 0.2 and nu^r < 0.5 in the source it is said to be absent from. Thresholds: Kissane et
-al.'s replication of Anthropic's crosscoders, and Minder et al. 2025 (arXiv 2504.02922). The direction whose presence is asked
-for is that of the source where the latent is stronger, which supposes that both sources share a basis; unrelated
-models do not, and there each source's own decoder row is used. Nor do their norms share a unit: where a few directions hold most of a
-model's variance, all its other latents are short beside it. Norms of unrelated models are compared in units of each source's median.
+names candidates: above 0.9 *second-only*, below 0.1 *first-only*, between 0.4 and 0.6 *shared*, else *mixed*. Because
+the penalty can shrink a norm that the data would keep, a candidate is confirmed by *latent scaling*
+(:mod:`crosscoders.scaling`): nu^eps < 0.2 and nu^r < 0.5 in the source it is said to be absent from. Thresholds:
+Kissane et al.'s replication of Anthropic's crosscoders, and Minder et al. 2025 (arXiv 2504.02922). The direction whose
+presence is asked for is that of the source where the latent is stronger, which supposes that both sources share a
+basis; unrelated models do not, and there each source's own decoder row is used. Nor do their norms share a unit: where
+a few directions hold most of a model's variance, all its other latents are short beside it. Norms of unrelated models
+are compared in units of each source's median.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def measure_scaling(cc: Crosscoder, batches: Iterable[Tensor], *, reference: Ten
     """Latent scaling of a crosscoder over raw rows, in training scale.
 
     Args:
-        reference: per latent the source whose decoder row is the common direction (see :class:`crosscoders.ScalingMeter`).
+        reference: per latent the source whose decoder row is the common direction (see
+        :class:`crosscoders.ScalingMeter`).
     """
     import torch
 
@@ -78,15 +81,22 @@ def measure_scaling(cc: Crosscoder, batches: Iterable[Tensor], *, reference: Ten
 
 
 def compare_sources(
-    cc: Crosscoder, first: str | int, second: str | int, batches: Iterable[Tensor] | None = None, *, common_basis: bool = True
+    cc: Crosscoder,
+    first: str | int,
+    second: str | int,
+    batches: Iterable[Tensor] | None = None,
+    *,
+    common_basis: bool = True,
 ) -> pd.DataFrame:
-    """One row per latent: norms, relative norm, cosine (equal widths), class by norm, and with ``batches`` latent scaling.
+    """One row per latent: norms, relative norm, cosine (equal widths), class by norm, and with ``batches`` latent
+    scaling.
 
-    Without a ``common_basis`` (unrelated models, also of one width) no direction is compared between the sources, and the relative
-    norm is taken in units of each source's median norm; ``norm_first`` and ``norm_second`` are in training scale always.
+    Without a ``common_basis`` (unrelated models, also of one width) no direction is compared between the sources, and
+    the relative norm is taken in units of each source's median norm; ``norm_first`` and ``norm_second`` are in training
+    scale always.
 
-    Columns of the scaling: ``nu_error``, ``nu_reconstruction`` (of the weaker source relative to the stronger one), ``confirmed``
-    (True/False for candidates, missing for others), ``n_fired``.
+    Columns of the scaling: ``nu_error``, ``nu_reconstruction`` (of the weaker source relative to the stronger one),
+    ``confirmed`` (True/False for candidates, missing for others), ``n_fired``.
 
     Raises:
         UsageError: a source the crosscoder does not have; the message names the nearest.
@@ -97,9 +107,13 @@ def compare_sources(
 
     a, b = (_index(cc, s) for s in (first, second))
     norms = cc.decoder_norms().double().numpy()
-    unit = np.ones(2) if common_basis else np.array([np.median(n[n > 0]) if (n > 0).any() else 1.0 for n in norms[[a, b]]])
+    unit = (
+        np.ones(2) if common_basis else np.array([np.median(n[n > 0]) if (n > 0).any() else 1.0 for n in norms[[a, b]]])
+    )
     delta = relative_norm(norms[a] / unit[0], norms[b] / unit[1])
-    table = pd.DataFrame({"latent": np.arange(cc.d_sae), "norm_first": norms[a], "norm_second": norms[b], "relative_norm": delta})
+    table = pd.DataFrame(
+        {"latent": np.arange(cc.d_sae), "norm_first": norms[a], "norm_second": norms[b], "relative_norm": delta}
+    )
     table["class"] = norm_class(delta)
     if common_basis and cc.widths[a] == cc.widths[b]:
         blocks = cc.decoder_blocks()

@@ -1,9 +1,9 @@
 """When latents emerge over training snapshots, and what that is worth: tables, permutation nulls, intervals.
 
 The table has one row per latent. Every statement about *order* ("token latents before induction latents", "complex ones
-later") is held against two things: a bootstrap interval over latents, and the same statistic after the snapshots' labels
-were shuffled. The shuffled mean is shown and is not zero in general: with first-crossing emergence, latents of long
-lifespan cross early in any order, so a class that lives longer also "emerges earlier" by chance.
+later") is held against two things: a bootstrap interval over latents, and the same statistic after the snapshots'
+labels were shuffled. The shuffled mean is shown and is not zero in general: with first-crossing emergence, latents of
+long lifespan cross early in any order, so a class that lives longer also "emerges earlier" by chance.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def emergence_table(
     raw_norms_SF: npt.ArrayLike | None = None,
     n_fired: npt.ArrayLike | None = None,
 ) -> pd.DataFrame:
-    """One row per latent: emergence at three thresholds, peak, decay, lifespan, class, rotation, projection, turning point.
+    """One row per latent: emergence at three thresholds, peak, decay, lifespan, class, rotation, projection, turning
+    point.
 
     Args:
         norms_SF: decoder norms in training scale, S snapshots in training order.
@@ -48,7 +49,9 @@ def emergence_table(
     if len(at) != len(norms):
         raise ValueError(f"{len(norms)} sources and {len(at)} steps")
     r = ev.relative_norms(norms)
-    table = pd.DataFrame({"latent": np.arange(norms.shape[1]), "class": ev.classify(r), "max_norm": norms.max(0), "first_relative": r[0]})
+    table = pd.DataFrame(
+        {"latent": np.arange(norms.shape[1]), "class": ev.classify(r), "max_norm": norms.max(0), "first_relative": r[0]}
+    )
     for t in ev.THRESHOLDS:
         index = ev.first_above(r, t)
         table[f"emergence_{t}_index"] = index
@@ -66,7 +69,9 @@ def emergence_table(
         table["cos_first_final"] = cosines_FSS[:, 0, -1]
         adjacent = cosines_FSS[:, np.arange(S - 1), np.arange(1, S)]
         known = (~np.isnan(adjacent)).sum(axis=1)
-        table["cos_adjacent_mean"] = np.where(known > 0, np.nan_to_num(adjacent).sum(axis=1) / np.maximum(known, 1), np.nan)
+        table["cos_adjacent_mean"] = np.where(
+            known > 0, np.nan_to_num(adjacent).sum(axis=1) / np.maximum(known, 1), np.nan
+        )
         table["turning_step"] = _step(ev.turning_points(cosines_FSS), at)
     if projections_SF is not None:
         table["projection_first"] = projections_SF[0]
@@ -79,7 +84,10 @@ def emergence_table(
 
 @dataclass(frozen=True)
 class Null:
-    """A statistic beside its null: ``p`` is two-sided with the add-one rule; ``low``/``high`` are the null's 2.5 and 97.5 %."""
+    """A statistic beside its null: ``p`` is two-sided with the add-one rule.
+
+    ``low``/``high`` are the null's 2.5 and 97.5 %.
+    """
 
     observed: float
     mean: float
@@ -109,7 +117,9 @@ def _null(observed: float, draws: Floats) -> Null:
     return Null(float(observed), float(centre), float(ok.std()), float(low), float(high), float(p), len(ok))
 
 
-def snapshot_null(statistic: Callable[[npt.NDArray[np.float32]], float], norms_SF: npt.ArrayLike, *, n: int = 500, seed: int = 0) -> Null:
+def snapshot_null(
+    statistic: Callable[[npt.NDArray[np.float32]], float], norms_SF: npt.ArrayLike, *, n: int = 500, seed: int = 0
+) -> Null:
     """``statistic`` of the relative norms [S, F], against the same over ``n`` shuffles of the snapshots' labels.
 
     One shuffle moves whole snapshots, so every latent keeps its set of norms (hence its lifespan) and its company.
@@ -120,8 +130,12 @@ def snapshot_null(statistic: Callable[[npt.NDArray[np.float32]], float], norms_S
     return _null(statistic(r), draws)
 
 
-def class_null(emergence: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, *, n: int = 500, seed: int = 0) -> Null:
-    """Median emergence of ``second`` minus that of ``first`` (boolean masks over latents), against shuffled class labels."""
+def class_null(
+    emergence: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, *, n: int = 500, seed: int = 0
+) -> Null:
+    """Median emergence of ``second`` minus that of ``first`` (boolean masks over latents), against shuffled class
+    labels.
+    """
     e, a, b = np.asarray(emergence, dtype=np.float64), np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     pool = np.concatenate([e[a], e[b]])
     rng = np.random.default_rng(seed)
@@ -136,8 +150,13 @@ def _gap(first: Floats, second: Floats) -> float:
     return float(np.median(second) - np.median(first)) if len(first) and len(second) else float("nan")
 
 
-def emergence_gap(first: npt.ArrayLike, second: npt.ArrayLike, threshold: float = 0.5) -> Callable[[npt.NDArray[np.float32]], float]:
-    """Statistic for :func:`snapshot_null`: median first-crossing index of ``second`` minus that of ``first`` (masks over latents)."""
+def emergence_gap(
+    first: npt.ArrayLike, second: npt.ArrayLike, threshold: float = 0.5
+) -> Callable[[npt.NDArray[np.float32]], float]:
+    """Statistic for :func:`snapshot_null`.
+
+    Median first-crossing index of ``second`` minus that of ``first`` (masks over latents).
+    """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
 
     def statistic(relative_SF: npt.NDArray[np.float32]) -> float:
@@ -151,8 +170,13 @@ def _estimate(value: float, low: float = float("nan"), high: float = float("nan"
     return Estimate(float(value), float(low), float(high), n, "latents", "bootstrap over latents, 95 %")
 
 
-def bootstrap(statistic: Callable[..., float], *samples: npt.ArrayLike, n: int = 1000, seed: int = 0, paired: bool = False) -> Estimate:
-    """``statistic(*samples)`` with a percentile interval; samples are resampled apart, or row by row where ``paired``."""
+def bootstrap(
+    statistic: Callable[..., float], *samples: npt.ArrayLike, n: int = 1000, seed: int = 0, paired: bool = False
+) -> Estimate:
+    """``statistic(*samples)`` with a percentile interval.
+
+    Samples are resampled apart, or row by row where ``paired``.
+    """
     arrays = [np.asarray(s) for s in samples]
     size = len(arrays[0]) if paired else sum(map(len, arrays))
     if any(len(a) == 0 for a in arrays):
@@ -184,8 +208,13 @@ def _ranks(x: npt.ArrayLike) -> Floats:
     return np.asarray(pd.Series(np.asarray(x, dtype=np.float64)).rank(), dtype=np.float64)
 
 
-def partial_spearman(x: npt.ArrayLike, y: npt.ArrayLike, *given: npt.ArrayLike, n: int = 1000, seed: int = 0) -> Estimate:
-    """Spearman correlation of x and y after the ranks of ``given`` were regressed out of both; rows with a NaN are left out."""
+def partial_spearman(
+    x: npt.ArrayLike, y: npt.ArrayLike, *given: npt.ArrayLike, n: int = 1000, seed: int = 0
+) -> Estimate:
+    """Spearman correlation of x and y after the ranks of ``given`` were regressed out of both.
+
+    Rows with a NaN are left out.
+    """
     columns = [np.asarray(c, dtype=np.float64) for c in (x, y, *given)]
     keep = np.all([np.isfinite(c) for c in columns], axis=0)
     columns = [c[keep] for c in columns]

@@ -1,4 +1,4 @@
-"""The analyses of ``workbench evolve``, one after another, each writing its files into the folder that is being built."""
+"""The analyses of ``workbench evolve``, one after another, each writing its files into the folder being built."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def held_out(cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, bar: Call
     """Run all snapshots on the held-out tokens once; rows are kept where they fit into memory."""
     fits = tokens.size * cc.d_in * 2 <= CACHE_BYTES
     out = HeldOut(tokens, OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits), sparse.csr_array((0, cc.d_sae)))
-    parts = [to_csr(*cc.encode_sparse(x), cc.d_sae) for x in bar(out.batches(), total=-(-len(tokens) // 16), label="held-out text")]
+    parts = [
+        to_csr(*cc.encode_sparse(x), cc.d_sae)
+        for x in bar(out.batches(), total=-(-len(tokens) // 16), label="held-out text")
+    ]
     out.codes = sparse.csr_array(sparse.vstack(parts))
     return out
 
@@ -78,7 +81,9 @@ def to_csr(values: torch.Tensor, indices: torch.Tensor, n_latents: int) -> spars
 
 @torch.no_grad()
 def repeat_means(cc: Crosscoder, snapshots: Snapshots, unigram: np.ndarray, bos: int, *, seed: int) -> RepeatMeans:
-    """How every latent responds to random tokens repeated twice, and to the second copy alone (see :mod:`workbench.analysis.evolution.taxonomy`)."""
+    """How every latent responds to random tokens repeated twice, and to the second copy alone (see
+    :mod:`workbench.analysis.evolution.taxonomy`).
+    """
     sides = repeat_tokens(unigram, n=PROBE_SEQUENCES, length=PROBE_LENGTH, bos=bos, seed=seed)
     f = []
     for side in sides:
@@ -88,7 +93,9 @@ def repeat_means(cc: Crosscoder, snapshots: Snapshots, unigram: np.ndarray, bos:
     L = PROBE_LENGTH
     second = f[0][:, L + 1 :]  # the first token of the second copy cannot be foreseen
     rate = (second > 0).mean((0, 1))
-    return RepeatMeans(f[0][:, 1:L].mean((0, 1)), second.mean((0, 1)), f[1][:, L + 1 :].mean((0, 1)), rate.astype(np.float32))
+    return RepeatMeans(
+        f[0][:, 1:L].mean((0, 1)), second.mean((0, 1)), f[1][:, L + 1 :].mean((0, 1)), rate.astype(np.float32)
+    )
 
 
 def latent_table(
@@ -115,7 +122,9 @@ def latent_table(
     free = np.nan_to_num(scaling.own_norms.numpy())
     index = ev.first_above(ev.relative_norms(free), 0.5)
     table["emergence_free_index"] = index
-    table["emergence_free_step"] = pd.Series(np.where(index >= 0, steps[np.maximum(index, 0)], 0), dtype="Int64").mask(index < 0)
+    table["emergence_free_step"] = pd.Series(np.where(index >= 0, steps[np.maximum(index, 0)], 0), dtype="Int64").mask(
+        index < 0
+    )
     n_seq, ctx = held.tokens.shape
     seq, pos = np.divmod(np.arange(n_seq * (ctx - 1)), ctx - 1)
     repeats = repeat_means(cc, snapshots, unigram, bos, seed=recipe.seed)
@@ -130,7 +139,12 @@ def prompt_sets(recipe: EvolveRecipe, vocab: int, tokenizer: Any, say: Callable[
         try:
             out.append(
                 make_prompts(
-                    read_task(name), recipe.prompts, vocab_size=vocab, tokenizer=tokenizer, seed=recipe.seed, length=recipe.prompt_length
+                    read_task(name),
+                    recipe.prompts,
+                    vocab_size=vocab,
+                    tokenizer=tokenizer,
+                    seed=recipe.seed,
+                    length=recipe.prompt_length,
                 )
             )
         except UsageError as e:
@@ -156,7 +170,9 @@ def analyse(
     ordered = in_training_order(snapshots)
     equal = recipe.common_basis and len(set(cc.widths)) == 1
     steps = np.array([s.step if ordered else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
-    plan = plan_tokens(recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx)
+    plan = plan_tokens(
+        recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx
+    )
     grams = count_ngrams(_text(recipe.corpus, tokenizer, recipe.ngram_seqs, recipe.ctx), vocab)
     held = held_out(cc, snapshots, plan.tokens, bar)
     evaluation = evaluate_sources(cc, held.batches())
@@ -179,14 +195,23 @@ def analyse(
     prompts = prompt_sets(recipe, vocab, tokenizer, say)
     phases = _known_language(beside, snapshots, plan.digest, recipe)
     if phases is None:
-        phases = language_phases(snapshots, grams, text, progress=lambda r: bar(r, total=len(r), label="loss and n-grams"))
+        phases = language_phases(
+            snapshots, grams, text, progress=lambda r: bar(r, total=len(r), label="loss and n-grams")
+        )
     phases = pd.concat(
-        [phases, task_accuracies(snapshots, prompts), latent_phases([b.numpy() for b in cc.decoder_blocks()], cosines, alive)], axis=1
+        [
+            phases,
+            task_accuracies(snapshots, prompts),
+            latent_phases([b.numpy() for b in cc.decoder_blocks()], cosines, alive),
+        ],
+        axis=1,
     )
     phases.insert(1, "step", steps)
     phases["ev"] = evaluation.ev_S
     if recipe.loss_seqs:
-        phases = phases.merge(_losses(recipe, cc, snapshots, held, steps, folder, bar), on="source", how="left", validate="1:1")
+        phases = phases.merge(
+            _losses(recipe, cc, snapshots, held, steps, folder, bar), on="source", how="left", validate="1:1"
+        )
     claims: list[dict[str, Any]] = []
     diff: dict[str, Any] = {}
     if ordered:
@@ -226,23 +251,43 @@ def analyse(
         "claims": len(statistics),
     }
     if recipe.loss_seqs:
-        numbers |= {"delta_loss": [round(v, 4) for v in phases["delta_ce"]], "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens))}
+        numbers |= {
+            "delta_loss": [round(v, 4) for v in phases["delta_ce"]],
+            "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens)),
+        }
     numbers |= diff
-    return numbers, {"tasks": [p.task for p in prompts], "steps": steps.tolist(), "n_unigram_tokens": grams.n_tokens, "plan": plan.digest}
+    return numbers, {
+        "tasks": [p.task for p in prompts],
+        "steps": steps.tolist(),
+        "n_unigram_tokens": grams.n_tokens,
+        "plan": plan.digest,
+    }
 
 
-def _known_language(beside: dict[str, Evolution], snapshots: Snapshots, plan: str, recipe: EvolveRecipe) -> pd.DataFrame | None:
+def _known_language(
+    beside: dict[str, Evolution], snapshots: Snapshots, plan: str, recipe: EvolveRecipe
+) -> pd.DataFrame | None:
     """What a run beside this one found out about the same models on the same text, or None."""
     for other in beside.values():
         about = other.metadata
         same = about.get("revisions") == [s.revision for s in snapshots.sources] and about.get("model") == recipe.model
-        if same and about.get("plan") == plan and other.manifest.recipe.get("ngram_seqs") == recipe.ngram_seqs and other.phases is not None:
+        if (
+            same
+            and about.get("plan") == plan
+            and other.manifest.recipe.get("ngram_seqs") == recipe.ngram_seqs
+            and other.phases is not None
+        ):
             return other.phases[["source", *(f.name for f in fields(Phase)), "h1", "h2"]].copy()
     return None
 
 
-def _pooled(norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[str, Evolution]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Norms [S, all latents] and kinds of this crosscoder's latents and those of other sites: a kind of latent may live elsewhere."""
+def _pooled(
+    norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[str, Evolution]
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Norms [S, all latents] and kinds of this crosscoder's latents and those of other sites.
+
+    A kind of latent may live elsewhere.
+    """
     columns = ["kind", "alive", "emergence_0.5_index"]
     norms, tables = [norms_SF], [table[columns].assign(site=site)]
     for other in beside.values():
@@ -255,11 +300,22 @@ def _pooled(norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[s
 
 
 def _losses(
-    recipe: EvolveRecipe, cc: Crosscoder, snapshots: Snapshots, held: HeldOut, steps: np.ndarray, folder: Path, bar: Callable[..., Any]
+    recipe: EvolveRecipe,
+    cc: Crosscoder,
+    snapshots: Snapshots,
+    held: HeldOut,
+    steps: np.ndarray,
+    folder: Path,
+    bar: Callable[..., Any],
 ) -> pd.DataFrame:
-    """The loss of every source with its reconstruction in place, written out; the columns that the table of phases takes over."""
+    """The loss of every source with its reconstruction in place, written out.
+
+    The columns that the table of phases takes over.
+    """
     shown = functools.partial(bar, total=len(snapshots), label="loss of the reconstructions")
-    table = source_losses(cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, progress=shown)
+    table = source_losses(
+        cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, progress=shown
+    )
     table.insert(1, "step", table["source"].map(dict(zip((s.name for s in snapshots.sources), steps, strict=True))))
     table.to_parquet(folder / "losses.parquet", index=False)
     wide = table.pivot(index="source", columns="metric", values="value")
@@ -282,12 +338,22 @@ def _attribution(
     curves, latents = [], []
     for p in prompts:
         accuracy = phases[f"accuracy_{p.task}"].to_numpy()
-        at = list(range(len(accuracy))) if recipe.attribution == "all" else [i for i in range(len(accuracy)) if accuracy[i] >= 0.8]
+        at = (
+            list(range(len(accuracy)))
+            if recipe.attribution == "all"
+            else [i for i in range(len(accuracy)) if accuracy[i] >= 0.8]
+        )
         if not at:
             continue
         label = f"attribution: {p.task}"
         done = attribute(
-            cc, snapshots, p, at=at, draws=recipe.draws, seed=recipe.seed, progress=functools.partial(bar, total=len(at), label=label)
+            cc,
+            snapshots,
+            p,
+            at=at,
+            draws=recipe.draws,
+            seed=recipe.seed,
+            progress=functools.partial(bar, total=len(at), label=label),
         )
         curves.append(done.curves.assign(task=p.task))
         latents.append(done.latents.assign(task=p.task))
@@ -316,7 +382,9 @@ def _write_scrubber(recipe: EvolveRecipe, cc: Crosscoder, held: HeldOut, folder:
 
 def _text(corpus: CorpusConfig, tokenizer: Any, n_seq: int, ctx: int) -> np.ndarray:
     """Tokens of plain training text only: the corpus whose n-grams a model is held against."""
-    only = corpus.model_copy(update={"split": "train", "tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0})
+    only = corpus.model_copy(
+        update={"split": "train", "tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
+    )
     return plan_tokens(only, tokenizer, n_seq=n_seq, ctx=ctx).tokens
 
 

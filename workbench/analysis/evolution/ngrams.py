@@ -1,13 +1,16 @@
 """How far a language model is from its corpus' own n-gram statistics: the statistical phase of pre-training.
 
-Counts come from one set of tokens (the training split), predictions from another (held out). Three divergences, in nats:
+Counts come from one set of tokens (the training split), predictions from another (held out). Three divergences, in
+nats:
 
 - ``kl_unigram``   KL( p(v) || mean_x q(v|x) ): has the model the corpus' token frequencies?
-- ``kl_bigram``    mean over frequent u of KL( p(v|u) || mean_{x: x_t = u} q(v|x) ): has it the bigram table, on average?
-- ``kl_to_bigram`` mean_x KL( q(.|x) || p~(.|x_t) ): is it *only* the bigram table? Falls, then rises as context is used.
+- ``kl_bigram``    mean over frequent u of KL( p(v|u) || mean_{x: x_t = u} q(v|x) ): has it the bigram table, on
+                   average?
+- ``kl_to_bigram`` mean_x KL( q(.|x) || p~(.|x_t) ): is it *only* the bigram table? Falls, then rises as context is
+  used.
 
-Finite tables bias ``kl_bigram`` upwards by about (distinct successors - 1) / 2 count(u), which is given beside it. p~ is
-the bigram table smoothed with the unigram (Witten-Bell), so no prediction is infinitely surprising.
+Finite tables bias ``kl_bigram`` upwards by about (distinct successors - 1) / 2 count(u), which is given beside it. p~
+is the bigram table smoothed with the unigram (Witten-Bell), so no prediction is infinitely surprising.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ class NgramTable:
         return len(self.unigram)
 
 
-def count_ngrams(tokens: npt.ArrayLike, vocab: int, *, first: int = 1, min_count: int = 50, max_contexts: int = 4096) -> NgramTable:
+def count_ngrams(
+    tokens: npt.ArrayLike, vocab: int, *, first: int = 1, min_count: int = 50, max_contexts: int = 4096
+) -> NgramTable:
     """Count tokens [n_seq, ctx]; pairs do not cross sequences, negative ids are padding.
 
     Args:
@@ -94,7 +99,8 @@ def count_ngrams(tokens: npt.ArrayLike, vocab: int, *, first: int = 1, min_count
 
 @dataclass(frozen=True)
 class Phase:
-    """One snapshot beside the n-gram statistics; nats, over ``n`` predicted tokens (``n_contexts`` contexts in kl_bigram).
+    """One snapshot beside the n-gram statistics; nats, over ``n`` predicted tokens (``n_contexts`` contexts in
+    kl_bigram).
 
     ``ce_unigram`` and ``ce_bigram`` are what the smoothed tables lose on the same held-out tokens as ``loss``.
     """
@@ -132,7 +138,10 @@ class PhaseMeter:
 
     @torch.no_grad()
     def update(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
-        """Add one batch: ``logits[:, t]`` predicts ``tokens[:, t + 1]``; positions before ``first`` and padding are left out."""
+        """Add one batch: ``logits[:, t]`` predicts ``tokens[:, t + 1]``.
+
+        Positions before ``first`` and padding are left out.
+        """
         u, v = tokens[:, self.first : -1].long(), tokens[:, self.first + 1 :].long()
         ok = (u >= 0) & (v >= 0)
         u, v = u[ok], v[ok]

@@ -16,7 +16,14 @@ import pandas as pd
 from crosscoders import evolution as ev
 from workbench.analysis.bootstrap import Estimate, wilson
 from workbench.analysis.evolution.attribution import CONTROLS, area_over
-from workbench.analysis.evolution.emergence import Null, class_null, emergence_gap, median_gap, partial_spearman, snapshot_null
+from workbench.analysis.evolution.emergence import (
+    Null,
+    class_null,
+    emergence_gap,
+    median_gap,
+    partial_spearman,
+    snapshot_null,
+)
 from workbench.analysis.evolution.phases import end_of_ngram_phase, first_solved
 
 if TYPE_CHECKING:
@@ -32,9 +39,18 @@ ORDER = (
 )
 
 
-def claim_row(claim: str, estimate: Estimate, verdict: str, null: Null | None = None, kind: str = "", note: str = "") -> dict[str, Any]:
+def claim_row(
+    claim: str, estimate: Estimate, verdict: str, null: Null | None = None, kind: str = "", note: str = ""
+) -> dict[str, Any]:
     """One claim: its estimate, its null (of ``kind``) where it has one, its verdict."""
-    base = {"claim": claim, "value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n, "unit": estimate.unit}
+    base = {
+        "claim": claim,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
+        "unit": estimate.unit,
+    }
     shown = {"null": kind, "null_mean": np.nan, "null_low": np.nan, "null_high": np.nan, "p": np.nan, "null_n": 0}
     if null is not None:
         shown |= {"null_mean": null.mean, "null_low": null.low, "null_high": null.high, "p": null.p, "null_n": null.n}
@@ -42,7 +58,8 @@ def claim_row(claim: str, estimate: Estimate, verdict: str, null: Null | None = 
 
 
 def class_orders(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, seed: int = 0) -> list[dict[str, Any]]:
-    """Median emergence (threshold 0.5, in snapshots) of one kind of latent after another's; needs the columns kind and alive.
+    """Median emergence (threshold 0.5, in snapshots) of one kind of latent after another's; needs the columns kind and
+    alive.
 
     With a column ``site`` the latents come from several sites, and the notes say how many from which.
     """
@@ -77,7 +94,10 @@ def _counted(table: pd.DataFrame, chosen: np.ndarray) -> str:
     """How many latents, and where they come from if there are several sites: ``46 (L1R 45, L2R 1)``."""
     if "site" not in table or table["site"].nunique() < 2 or not chosen.any():
         return str(chosen.sum())
-    return f"{chosen.sum()} ({', '.join(f'{site} {n}' for site, n in table['site'][chosen].value_counts().sort_index().items())})"
+    return (
+        f"{chosen.sum()}"
+        f" ({', '.join(f'{site} {n}' for site, n in table['site'][chosen].value_counts().sort_index().items())})"
+    )
 
 
 def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, seed: int = 0) -> list[dict[str, Any]]:
@@ -88,7 +108,11 @@ def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, se
     for name in ("initialisation", "emergent"):
         share = wilson(int((alive & (table["class"] == name)).sum()), total, "latents")
         rows.append(
-            claim_row(f"{name} latents exist (at least 5 % of the alive)", share, "found" if (share.low or 0) > 0.05 else "not found")
+            claim_row(
+                f"{name} latents exist (at least 5 % of the alive)",
+                share,
+                "found" if (share.low or 0) > 0.05 else "not found",
+            )
         )
     if "complexity" in table:
         density = np.log(np.maximum(table["n_fired"].to_numpy(), 1))
@@ -119,8 +143,11 @@ def latent_claims(norms_SF: np.ndarray, table: pd.DataFrame, *, n: int = 500, se
     return rows
 
 
-def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np.ndarray, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Two phases: n-gram statistics first, then skills; the turning point of decoder directions; compression and expansion.
+def phase_claims(
+    phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np.ndarray, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Two phases: n-gram statistics first, then skills; the turning point of decoder directions; compression and
+    expansion.
 
     A column without a single number (too few tokens for its statistic) counts as not measured: its claims are left out.
     """
@@ -129,7 +156,11 @@ def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np
     rows: list[dict[str, Any]] = []
 
     def fact(claim: str, value: float, ok: bool, note: str) -> None:
-        rows.append(claim_row(claim, Estimate(value, None, None, S, "snapshots", "none"), "found" if ok else "not found", note=note))
+        rows.append(
+            claim_row(
+                claim, Estimate(value, None, None, S, "snapshots", "none"), "found" if ok else "not found", note=note
+            )
+        )
 
     steps = phases["step"].tolist()
     if "kl_to_bigram" in phases:
@@ -150,7 +181,9 @@ def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np
             )
         for task in (c.removeprefix("accuracy_") for c in phases.columns if c.startswith("accuracy_")):
             solved = first_solved(phases[f"accuracy_{task}"])
-            note = f"phase ends at step {steps[end]}, task solved " + (f"from step {steps[solved]}" if solved >= 0 else "nowhere")
+            note = f"phase ends at step {steps[end]}, task solved " + (
+                f"from step {steps[solved]}" if solved >= 0 else "nowhere"
+            )
             fact(
                 f"the n-gram phase ends before {task} is solved (accuracy >= 0.8)",
                 solved - end if solved >= 0 else float("nan"),
@@ -160,7 +193,12 @@ def phase_claims(phases: pd.DataFrame, cosines_FSS: np.ndarray | None, alive: np
     if cosines_FSS is not None and S >= 4:
         rows.append(_turning(phases, cosines_FSS[alive], seed))
     low = int(phases["dimensionality"].argmin())
-    fact("total dimensionality first falls, then grows (minimum inside the run)", low, 0 < low < S - 1, f"minimum at step {steps[low]}")
+    fact(
+        "total dimensionality first falls, then grows (minimum inside the run)",
+        low,
+        0 < low < S - 1,
+        f"minimum at step {steps[low]}",
+    )
     return rows
 
 
@@ -172,18 +210,31 @@ def _turning(phases: pd.DataFrame, cosines_FSS: np.ndarray, seed: int) -> dict[s
     draws = [ev.turning_point(cos[rng.integers(0, len(cos), len(cos))].mean(0)).index for _ in range(200)]
     low, high = np.quantile(draws, [0.025, 0.975])
     steps = phases["step"].tolist()
-    estimate = Estimate(float(point.index), float(low), float(high), len(cos), "latents", "bootstrap over latents, 95 %")
+    estimate = Estimate(
+        float(point.index), float(low), float(high), len(cos), "latents", "bootstrap over latents, 95 %"
+    )
     note = f"step {steps[point.index]}, contrast {point.contrast:.2f}"
     if "kl_to_bigram" not in phases:
-        return claim_row("decoder directions have a turning point", estimate, "found" if point.contrast > 0.1 else "not found", note=note)
+        return claim_row(
+            "decoder directions have a turning point",
+            estimate,
+            "found" if point.contrast > 0.1 else "not found",
+            note=note,
+        )
     end = end_of_ngram_phase(phases["kl_to_bigram"])
     ok = abs(point.index - end) <= 1
     claim = "decoder directions turn where the n-gram phase ends (within one snapshot)"
-    return claim_row(claim, estimate, "found" if ok else "not found", note=f"{note}; n-gram phase ends at step {steps[end]}")
+    return claim_row(
+        claim, estimate, "found" if ok else "not found", note=f"{note}; n-gram phase ends at step {steps[end]}"
+    )
 
 
-def skill_claims(phases: pd.DataFrame, table: pd.DataFrame, attribution: pd.DataFrame, *, top: int = 16) -> list[dict[str, Any]]:
-    """Do the latents that carry a task emerge before it is solved? Median emergence of the final snapshot's top latents."""
+def skill_claims(
+    phases: pd.DataFrame, table: pd.DataFrame, attribution: pd.DataFrame, *, top: int = 16
+) -> list[dict[str, Any]]:
+    """Do the latents that carry a task emerge before it is solved? Median emergence of the final snapshot's top
+    latents.
+    """
     rows = []
     for task, part in attribution.groupby("task"):
         solved = first_solved(phases[f"accuracy_{task}"])
@@ -194,18 +245,29 @@ def skill_claims(phases: pd.DataFrame, table: pd.DataFrame, attribution: pd.Data
         claim = f"the {top} latents that carry {task} emerge before it is solved (median)"
         if solved < 0 or len(e) < MIN_GROUP:
             rows.append(
-                claim_row(claim, Estimate(float("nan"), None, None, len(e), "latents", "none"), "too few" if solved >= 0 else "not solved")
+                claim_row(
+                    claim,
+                    Estimate(float("nan"), None, None, len(e), "latents", "none"),
+                    "too few" if solved >= 0 else "not solved",
+                )
             )
             continue
         lead = replace(median_gap(e, [solved]), n=len(e))
         rows.append(
-            claim_row(claim, lead, "found" if (lead.low or 0) > 0 else "not found", note=f"solved from step {phases['step'].iloc[solved]}")
+            claim_row(
+                claim,
+                lead,
+                "found" if (lead.low or 0) > 0 else "not found",
+                note=f"solved from step {phases['step'].iloc[solved]}",
+            )
         )
     return rows
 
 
 def curve_claims(curves: pd.DataFrame) -> list[dict[str, Any]]:
-    """Does the attribution's top k beat each control at every snapshot whose curves were drawn? value = least area over a control."""
+    """Does the attribution's top k beat each control at every snapshot whose curves were drawn? value = least area over
+    a control.
+    """
     rows = []
     for task, part in curves.groupby("task"):
         for control in CONTROLS:
@@ -227,7 +289,10 @@ def curve_claims(curves: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def gap_claims(gaps: Gaps, cosines_FSS: np.ndarray | None, alive: np.ndarray) -> list[dict[str, Any]]:
-    """Explained variance lost by sharing one code, against each snapshot's own SAE: over all snapshots, and from the turning point on."""
+    """Explained variance lost by sharing one code, against each snapshot's own SAE.
+
+    Over all snapshots, and from the turning point on.
+    """
     groups = {"all snapshots": slice(None)}
     if cosines_FSS is not None and len(gaps.table) >= 4:
         turn = ev.turning_point(np.nan_to_num(cosines_FSS[alive].astype(np.float64)).mean(0)).index

@@ -1,8 +1,9 @@
 """The same contexts at every snapshot: what a latent reads in them before it is born, at its peak and afterwards.
 
-A crosscoder has one code for all snapshots, so a snapshot's share of it has to be said: the pre-activation is a sum over
-snapshots, z = sum_s c_s + b, and the *reading* of snapshot s is max(0, S c_s + b), the latent if all snapshots looked like
-this one. Readings average to z. Those below the smallest activation the latent was ever kept with count as zero.
+A crosscoder has one code for all snapshots, so a snapshot's share of it has to be said: the pre-activation is a sum
+over snapshots, z = sum_s c_s + b, and the *reading* of snapshot s is max(0, S c_s + b), the latent if all snapshots
+looked like this one. Readings average to z. Those below the smallest activation the latent was ever kept with count as
+zero.
 
 Axes: F latents, K contexts, S sources, T tokens of a window.
 """
@@ -55,7 +56,10 @@ def choose_windows(codes: sparse.csr_array, ctx: int, *, contexts: int = 4, leng
 
 @dataclass(frozen=True)
 class Scrub:
-    """``acts`` uint8 [F, K, S, T] and ``code`` uint8 [F, K, T] in units of ``top`` [F] / 255; ``tokens`` int32 [F, K, T], -1 = none."""
+    """``acts`` uint8 [F, K, S, T] and ``code`` uint8 [F, K, T] in units of ``top`` [F] / 255.
+
+    ``tokens`` int32 [F, K, T], -1 = none.
+    """
 
     tokens: npt.NDArray[np.int32]
     acts: npt.NDArray[np.uint8]
@@ -64,7 +68,13 @@ class Scrub:
 
 
 @torch.no_grad()
-def scrub(cc: Any, rows_of: Callable[[np.ndarray], torch.Tensor], tokens: np.ndarray, codes: sparse.csr_array, windows: Windows) -> Scrub:
+def scrub(
+    cc: Any,
+    rows_of: Callable[[np.ndarray], torch.Tensor],
+    tokens: np.ndarray,
+    codes: sparse.csr_array,
+    windows: Windows,
+) -> Scrub:
     """Readings of the chosen windows at every source.
 
     Args:

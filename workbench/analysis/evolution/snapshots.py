@@ -1,7 +1,7 @@
 """The sources of a crosscoder as running models: snapshots of one model, two models, or several layers.
 
-Several models run on the same tokens and their activations are laid side by side, so nothing needs to be on disk. Models
-are loaded when first needed and kept as long as ``keep`` allows (miniatures all stay, large ones one at a time).
+Several models run on the same tokens and their activations are laid side by side, so nothing needs to be on disk.
+Models are loaded when first needed and kept as long as ``keep`` allows (miniatures all stay, large ones one at a time).
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ class Source:
 
 
 class RowCache:
-    """Rows of sequences that models have run on, for several crosscoders over the same text: float16, up to ``max_bytes`` in all.
+    """Rows of sequences that models have run on, for several crosscoders over the same text: float16, up to
+    ``max_bytes`` in all.
 
     A model that runs for one hook is read at all of ``hooks``.
     """
 
-    AT_A_TIME = 128  # sequences per piece of memory: one large piece each, so that many small ones do not scatter the heap
+    AT_A_TIME = (
+        128  # sequences per piece of memory: one large piece each, so that many small ones do not scatter the heap
+    )
 
     def __init__(self, hooks: Sequence[str], *, max_bytes: int = 3 * 2**29):
         self.hooks, self.room = tuple(hooks), max_bytes
@@ -49,7 +52,9 @@ class RowCache:
         """Rows [b, T - 1, D] of one source on tokens [b, T], position 0 left out."""
         from workbench.activations.forward import capture
 
-        digests = [hashlib.blake2b(np.ascontiguousarray(t, dtype=np.int64).tobytes(), digest_size=16).digest() for t in tokens]
+        digests = [
+            hashlib.blake2b(np.ascontiguousarray(t, dtype=np.int64).tobytes(), digest_size=16).digest() for t in tokens
+        ]
         missing = [j for j, d in enumerate(digests) if (source.model, source.revision, source.hook, d) not in self.kept]
         fresh: dict[int, Tensor] = {}
         if missing:
@@ -117,10 +122,15 @@ class Snapshots:
         return self._loaded[key]
 
     def activations(self, tokens: Tensor) -> Tensor:
-        """Activations of all sources on tokens [b, T], side by side: [b, T, sum of widths]. A model read at several hooks runs once."""
+        """Activations of all sources on tokens [b, T], side by side: [b, T, sum of widths].
+
+        A model read at several hooks runs once.
+        """
         from workbench.activations.forward import capture
 
-        hooks: dict[tuple[str, str | None], dict[str, int]] = {}  # of every model at a revision, with a source that reads it there
+        hooks: dict[
+            tuple[str, str | None], dict[str, int]
+        ] = {}  # of every model at a revision, with a source that reads it there
         for i, s in enumerate(self.sources):
             hooks.setdefault((s.model, s.revision), {}).setdefault(s.hook, i)
         found = {key: capture(self.model(next(iter(at.values()))), tokens, list(at)) for key, at in hooks.items()}
@@ -149,14 +159,22 @@ def in_training_order(snapshots: Snapshots) -> bool:
 class OnlineBatches:
     """Rows [batch_size, sum(D)] of all sources, computed as they are needed from tokens [n_seq, ctx] and never stored.
 
-    Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0 (BOS) is
-    left out. The batch at a step is a function of the arguments and the step, so training can go on anywhere. With ``cache`` rows are
-    rounded to float16 and kept, for several epochs over a small corpus. Several processes deal the sequences of a group among
-    themselves, :data:`AT_ONCE` at a time: each runs the models on its own.
+    Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0
+    (BOS) is left out. The batch at a step is a function of the arguments and the step, so training can go on anywhere.
+    With ``cache`` rows are rounded to float16 and kept, for several epochs over a small corpus. Several processes deal
+    the sequences of a group among themselves, :data:`AT_ONCE` at a time: each runs the models on its own.
     """
 
     def __init__(
-        self, snapshots: Snapshots, tokens: np.ndarray, batch_size: int, *, seed: int, group: int = 128, start: int = 0, cache: bool = False
+        self,
+        snapshots: Snapshots,
+        tokens: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        group: int = 128,
+        start: int = 0,
+        cache: bool = False,
     ):
         if len(tokens) < 1 or tokens.shape[1] < 2:
             raise UsageError(f"tokens of shape {tokens.shape}: at least one sequence of two tokens is needed.")
@@ -202,7 +220,8 @@ class OnlineBatches:
         per_group = self.group * (self.tokens.shape[1] - 1) // self.batch_size
         if per_group == 0:
             raise UsageError(
-                f"a batch of {self.batch_size} rows is more than a group of {self.group} sequences holds. Use a smaller batch."
+                f"a batch of {self.batch_size} rows is more than a group of {self.group} sequences holds. Use a smaller"
+                " batch."
             )
         step = self.start
         while True:

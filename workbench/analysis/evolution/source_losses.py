@@ -1,9 +1,11 @@
-"""What a crosscoder's reconstruction costs each of its source models: the next-token loss with the source's share spliced in.
+"""What a crosscoder's reconstruction costs each of its source models: the next-token loss with the source's share
+spliced in.
 
-The code depends on all sources, so it is computed once from all their activations; then, source by source, the decoded block
-takes the place of that source's own activations in that source's own model (error dropped, BOS left alone and not scored) and
-everything :func:`workbench.analysis.evaluation.evaluate.evaluate_in_model` measures is measured: loss, its increase, the share of the loss
-recovered against zero- and mean-ablation, KL, explained variance, L0, each with an interval over sequences.
+The code depends on all sources, so it is computed once from all their activations; then, source by source, the decoded
+block takes the place of that source's own activations in that source's own model (error dropped, BOS left alone and not
+scored) and everything :func:`workbench.analysis.evaluation.evaluate.evaluate_in_model` measures is measured: loss, its
+increase, the share of the loss recovered against zero- and mean-ablation, KL, explained variance, L0, each with an
+interval over sequences.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from workbench.analysis.evolution.snapshots import Snapshots
 
 
 class Rebuilt:
-    """A crosscoder seen from one source on given sequences, as :func:`workbench.analysis.splice.splice` wants a dictionary.
+    """A crosscoder seen from one source on given sequences, as :func:`workbench.analysis.splice.splice` wants a
+    dictionary.
 
-    ``values``, ``indices`` [b, T, K] are the codes, ``rows`` [b, T, D_s] what they decode to at the source, ``W_dec`` [F, D_s].
+    ``values``, ``indices`` [b, T, K] are the codes, ``rows`` [b, T, D_s] what they decode to at the source, ``W_dec``
+    [F, D_s].
     """
 
     def __init__(self, values: Tensor, indices: Tensor, rows: Tensor, W_dec: Tensor):
@@ -52,7 +56,8 @@ def source_losses(
     """One row per source and metric: source, metric, value, low, high, n, unit, interval.
 
     Args:
-        cc: a folded crosscoder. rows_of: sequences -> raw rows [n * (T - 1), D], position 0 left out. tokens: [n_seq, T].
+        cc: a folded crosscoder. rows_of: sequences -> raw rows [n * (T - 1), D], position 0 left out. tokens: [n_seq,
+        T].
     """
     n, T = tokens.shape
     codes, rebuilt = [], []
@@ -73,7 +78,13 @@ def source_losses(
     tables = []
     for i in progress(list(range(len(snapshots)))):
         source = snapshots.sources[i]
-        done = evaluate_in_model(snapshots.model(i), None, source.hook, tokens, view=view(i), batch=batch, n_bands=1, seed=seed)
-        rows = [{"source": source.name, "metric": m, **done.estimates[m].as_dict()} for m in done.estimates if not m.endswith("_share")]
+        done = evaluate_in_model(
+            snapshots.model(i), None, source.hook, tokens, view=view(i), batch=batch, n_bands=1, seed=seed
+        )
+        rows = [
+            {"source": source.name, "metric": m, **done.estimates[m].as_dict()}
+            for m in done.estimates
+            if not m.endswith("_share")
+        ]
         tables.append(pd.DataFrame(rows))
     return pd.concat(tables, ignore_index=True)

@@ -1,14 +1,15 @@
 """What kind of latent it is, by rules on held-out tokens: token, previous-token, bigram, induction, context-sensitive.
 
 Every rule has a number behind it, and the table keeps the numbers beside the class. ``v`` is the share of a latent's
-variance that a lookup table explains: means per key are taken on one half of the sequences, the variance explained on the
-other, so a rare latent does not look token-determined for having been seen once. v_token keys on x_t, v_previous on
+variance that a lookup table explains: means per key are taken on one half of the sequences, the variance explained on
+the other, so a rare latent does not look token-determined for having been seen once. v_token keys on x_t, v_previous on
 x_{t-1}, v_bigram on both (backing off to x_t where the pair was seen less than twice). Complexity is 1 - max v.
 
 - token            v_token >= 0.7
 - previous-token   v_previous >= 0.7 and above v_token by 0.2
 - bigram           v_bigram >= 0.7 while neither alone reaches it
-- induction        on random tokens repeated twice: mean activation in the second copy >= 5x the first; gone (<= half) when
+- induction        on random tokens repeated twice: mean activation in the second copy >= 5x the first; gone (<= half)
+                   when
                    the first copy is replaced by other tokens; not explained by x_t or x_{t-1}
 - context          fires on few tokens (perplexity of x_t <= 4) yet on < 50 % of their occurrences, and the bag of the
                    preceding 24 tokens tells which (AUROC > 0.8 on sequences the probe has not seen)
@@ -47,7 +48,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class RepeatMeans:
-    """Mean activation of each latent [F] on [A A] (first, second copy), in the second half of [B A], and the second copy's firing rate."""
+    """Mean activation of each latent [F] on [A A] (first, second copy), in the second half of [B A], and the second
+    copy's firing rate.
+    """
 
     first: npt.NDArray[np.float32]
     second: npt.NDArray[np.float32]
@@ -58,7 +61,10 @@ class RepeatMeans:
 def repeat_tokens(
     unigram: npt.ArrayLike, *, n: int, length: int, bos: int, seed: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Probe sequences: [BOS, A, A] and [BOS, B, A] with A, B drawn from token frequencies. Two int32 arrays [n, 1 + 2 length]."""
+    """Probe sequences: [BOS, A, A] and [BOS, B, A] with A, B drawn from token frequencies.
+
+    Two int32 arrays [n, 1 + 2 length].
+    """
     rng = np.random.default_rng(seed)
     p = np.asarray(unigram, dtype=np.float64).copy()
     p[bos] = 0
@@ -67,7 +73,9 @@ def repeat_tokens(
     return np.hstack([start, a, a]).astype(np.int32), np.hstack([start, b, a]).astype(np.int32)
 
 
-def _means(codes: sparse.csr_array, keys: npt.NDArray[np.int64], n_keys: int) -> tuple[sparse.csr_array, npt.NDArray[np.float64]]:
+def _means(
+    codes: sparse.csr_array, keys: npt.NDArray[np.int64], n_keys: int
+) -> tuple[sparse.csr_array, npt.NDArray[np.float64]]:
     """Sums of codes [N, F] per key (sparse [n_keys, F]) and counts [n_keys]."""
     N = len(keys)
     pick = sparse.csr_array((np.ones(N), (keys, np.arange(N))), shape=(n_keys, N))
@@ -102,8 +110,11 @@ def _explained(
     return np.where(variance > 0, 1 - left / np.where(variance > 0, variance, 1), np.nan)
 
 
-def lookup_explained(codes: sparse.csr_array, tokens: npt.ArrayLike, seq: npt.ArrayLike, pos: npt.ArrayLike, vocab: int) -> pd.DataFrame:
-    """v_token, v_previous and v_bigram of every latent; both halves of the sequences serve once for fitting, once for testing.
+def lookup_explained(
+    codes: sparse.csr_array, tokens: npt.ArrayLike, seq: npt.ArrayLike, pos: npt.ArrayLike, vocab: int
+) -> pd.DataFrame:
+    """v_token, v_previous and v_bigram of every latent; both halves of the sequences serve once for fitting, once for
+    testing.
 
     Args:
         codes: latent activations [N, F], one row per (sequence, position).
@@ -113,7 +124,11 @@ def lookup_explained(codes: sparse.csr_array, tokens: npt.ArrayLike, seq: npt.Ar
     now, before = ids[s, p], np.where(p > 0, ids[s, np.maximum(p - 1, 0)], vocab)
     half = (np.unique(s, return_inverse=True)[1] % 2) == 0
     out = {}
-    for name, levels, least in (("token", [now], [1]), ("previous", [before], [1]), ("bigram", [before * vocab + now, now], [2, 1])):
+    for name, levels, least in (
+        ("token", [now], [1]),
+        ("previous", [before], [1]),
+        ("bigram", [before * vocab + now, now], [2, 1]),
+    ):
         out[f"v_{name}"] = np.mean([_explained(codes, h, levels, least) for h in (half, ~half)], axis=0)
     return pd.DataFrame(out)
 
@@ -127,7 +142,10 @@ def _context_auroc(
     window: int,
     vocab: int,
 ) -> float:
-    """AUROC of a logistic probe on the bag of preceding tokens: does the latent fire on this occurrence of its token?"""
+    """AUROC of a logistic probe on the bag of preceding tokens.
+
+    Does the latent fire on this occurrence of its token?
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
@@ -152,7 +170,9 @@ def _context_columns(
     rules: Rules,
     asked: npt.NDArray[np.bool_],
 ) -> pd.DataFrame:
-    """Perplexity of the tokens a latent fires on, its firing rate on them, and the probe's AUROC where the other two allow."""
+    """Perplexity of the tokens a latent fires on, its firing rate on them, and the probe's AUROC where the other two
+    allow.
+    """
     now = ids[s, p]
     by_token, n_token = _means((codes > 0).astype(np.float64).tocsr(), now, vocab)
     counts = by_token.tocsc()
@@ -184,7 +204,8 @@ def taxonomy(
     repeats: RepeatMeans | None = None,
     rules: Rules | None = None,
 ) -> pd.DataFrame:
-    """The class of every latent with the numbers it rests on; one row per latent (arguments as in :func:`lookup_explained`).
+    """The class of every latent with the numbers it rests on; one row per latent (arguments as in
+    :func:`lookup_explained`).
 
     Without ``repeats`` no latent can be *induction*, and its columns are absent.
     """
@@ -200,13 +221,26 @@ def taxonomy(
     lookup = (v1 >= rules.explained) | (v0 >= rules.explained)
     induction = np.zeros(len(table), dtype=bool)
     if repeats is not None:
-        table["repeat_first"], table["repeat_second"], table["repeat_replaced"] = repeats.first, repeats.second, repeats.replaced
+        table["repeat_first"], table["repeat_second"], table["repeat_replaced"] = (
+            repeats.first,
+            repeats.second,
+            repeats.replaced,
+        )
         grows = (repeats.second >= rules.repeat_ratio * repeats.first) & (repeats.rate >= rules.repeat_rate)
         induction = grows & (repeats.replaced <= rules.replaced * repeats.second) & ~lookup
     is_previous = (v0 >= rules.explained) & (v0 >= v1 + rules.margin)
     is_bigram = (v2 >= rules.explained) & ~lookup
     context = _context_columns(codes, ids, s, p, vocab, rules, judged & ~lookup & ~is_bigram & ~induction)
     table = pd.concat([table, context], axis=1)
-    conditions = [~judged, is_previous, v1 >= rules.explained, is_bigram, induction, context["context_auroc"].to_numpy() > rules.auroc]
-    table["class"] = np.select(conditions, ["rare", "previous-token", "token", "bigram", "induction", "context"], default="other")
+    conditions = [
+        ~judged,
+        is_previous,
+        v1 >= rules.explained,
+        is_bigram,
+        induction,
+        context["context_auroc"].to_numpy() > rules.auroc,
+    ]
+    table["class"] = np.select(
+        conditions, ["rare", "previous-token", "token", "bigram", "induction", "context"], default="other"
+    )
     return table

@@ -22,7 +22,10 @@ CHARACTERS_PER_TOKEN = 3.0  # on the safe side for code and odd tokens
 
 
 class EndpointConfig(StrictConfig):
-    """Where to ask, whom, and how fast. ``base_url`` ends before ``/chat/completions``, e.g. ``http://127.0.0.1:8000/v1``."""
+    """Where to ask, whom, and how fast. ``base_url`` ends before ``/chat/completions``, e.g.
+
+    ``http://127.0.0.1:8000/v1``.
+    """
 
     base_url: str
     model: str
@@ -64,7 +67,13 @@ class Endpoint:
         UsageError: its address is none of http or https.
     """
 
-    def __init__(self, config: EndpointConfig, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self,
+        config: EndpointConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         import httpx
 
         address = urlsplit(config.base_url)
@@ -82,7 +91,12 @@ class Endpoint:
         """
         import httpx
 
-        body = {"model": self.config.model, "messages": messages, "max_tokens": max_tokens, "temperature": self.config.temperature}
+        body = {
+            "model": self.config.model,
+            "messages": messages,
+            "max_tokens": max_tokens,
+            "temperature": self.config.temperature,
+        }
         url = self.config.base_url.rstrip("/") + "/chat/completions"
         problem = ""
         for attempt in range(self.config.retries + 1):
@@ -98,13 +112,15 @@ class Endpoint:
                 problem = f"HTTP {reply.status_code}: {reply.text[:200]}"
                 if reply.status_code != 429 and reply.status_code < 500:
                     raise EndpointError(
-                        f"{url} refused the request ({problem}). Check --endpoint, --llm and the key in ${self.config.key_env}."
+                        f"{url} refused the request ({problem}). Check --endpoint, --llm and the key in"
+                        f" ${self.config.key_env}."
                     )
                 pause = _retry_after(reply.headers.get("retry-after"), pause)
             if attempt < self.config.retries:
                 self._sleep(pause)
         raise EndpointError(
-            f"{url} did not answer after {self.config.retries + 1} attempts ({problem}). Run the same command again to go on."
+            f"{url} did not answer after {self.config.retries + 1} attempts ({problem}). Run the same command again to"
+            " go on."
         )
 
     def _headers(self) -> dict[str, str]:
@@ -124,9 +140,16 @@ class Endpoint:
             usage = body.get("usage") or {}
             if not isinstance(text, str):
                 raise TypeError("content is not text")
-            return Answer(text, str(body.get("model", self.config.model)), usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            return Answer(
+                text,
+                str(body.get("model", self.config.model)),
+                usage.get("prompt_tokens"),
+                usage.get("completion_tokens"),
+            )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-            raise EndpointError(f"{self.config.base_url} answered with something that is no chat completion: {reply.text[:200]!r}") from e
+            raise EndpointError(
+                f"{self.config.base_url} answered with something that is no chat completion: {reply.text[:200]!r}"
+            ) from e
 
 
 def _retry_after(header: str | None, otherwise: float) -> float:
@@ -187,6 +210,8 @@ class _Local:
             text = "\n\n".join(m["content"] for m in messages) + "\n\nAnswer:"
         ids = self._tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
-            out = self._model.generate(ids, max_new_tokens=max_tokens, do_sample=False, pad_token_id=self._tokenizer.pad_token_id or 0)
+            out = self._model.generate(
+                ids, max_new_tokens=max_tokens, do_sample=False, pad_token_id=self._tokenizer.pad_token_id or 0
+            )
         new = out[0, ids.shape[1] :]
         return Answer(self._tokenizer.decode(new, skip_special_tokens=True), self.name, int(ids.shape[1]), len(new))

@@ -27,7 +27,9 @@ def check_label(text: str) -> str:
         raise NotALabel(f"the answer has {len(label.splitlines())} lines; a label is one line.")
     words = len(label.split())
     if words > MAX_WORDS or len(label) > MAX_CHARACTERS:
-        raise NotALabel(f"the answer has {words} words; a label has at most {MAX_WORDS} (and {MAX_CHARACTERS} characters).")
+        raise NotALabel(
+            f"the answer has {words} words; a label has at most {MAX_WORDS} (and {MAX_CHARACTERS} characters)."
+        )
     if any(ord(c) < 32 or ord(c) == 127 for c in label):
         raise NotALabel("the answer holds control characters.")
     return label

@@ -1,7 +1,8 @@
 """Labels and scores by a language model: explained on one half of the sequences, scored by detection on the other.
 
-Every question and answer is appended to ``answers.jsonl`` and flushed before the next is asked, keyed by what was asked, so an interrupted
-run asks nothing twice. Negatives of the detection task are true zeros: windows on no token of which the latent fires.
+Every question and answer is appended to ``answers.jsonl`` and flushed before the next is asked, keyed by what was
+asked, so an interrupted run asks nothing twice. Negatives of the detection task are true zeros: windows on no token of
+which the latent fires.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from workbench.analysis.latents.encoded import Codes
 
 @dataclass(frozen=True)
 class Material:
-    """Excerpts of one latent: ``shown`` from the half it is explained on; ``positives`` and ``zeros`` from the other."""
+    """Excerpts of one latent: ``shown`` from the half it is explained on.
+
+    ``positives`` and ``zeros`` from the other.
+    """
 
     latent: int
     shown: list[ask.Excerpt]
@@ -85,7 +89,14 @@ class Notebook:
 
 
 def gather(
-    codes: Codes, vocab: list[str], latents: Sequence[int], *, shown: int = 12, held_out: int = 10, window: int = 32, seed: int = 0
+    codes: Codes,
+    vocab: list[str],
+    latents: Sequence[int],
+    *,
+    shown: int = 12,
+    held_out: int = 10,
+    window: int = 32,
+    seed: int = 0,
 ) -> list[Material]:
     """Excerpts for each latent; latents with too few firings in either half are left out.
 
@@ -106,7 +117,9 @@ def gather(
         others = rng.permutation(np.setdiff1d(rows[fit], strongest))[: shown - len(strongest)]
         top = float(values.max())
         spread = np.sort(
-            rows[test][np.argsort(values[test], kind="stable")][np.linspace(0, test.sum() - 1, min(held_out, int(test.sum()))).astype(int)]
+            rows[test][np.argsort(values[test], kind="stable")][
+                np.linspace(0, test.sum() - 1, min(held_out, int(test.sum()))).astype(int)
+            ]
         )
         zeros = _zero_rows(codes, active, half == 1, len(np.unique(spread)), window, rng)
         cut = [
@@ -127,10 +140,14 @@ def _span(codes: Codes, row: int, window: int) -> slice:
 def _excerpt(codes: Codes, active: np.ndarray, vocab: list[str], row: int, window: int, top: float) -> ask.Excerpt:
     s = _span(codes, row, window)
     levels = np.where(active[s] > 0, np.maximum(1, np.ceil(10 * active[s] / top)), 0).astype(int)
-    return ask.Excerpt(tuple(vocab[t] for t in codes.ids[s].tolist()), tuple(np.minimum(levels, 10).tolist()), float(active[row]))
+    return ask.Excerpt(
+        tuple(vocab[t] for t in codes.ids[s].tolist()), tuple(np.minimum(levels, 10).tolist()), float(active[row])
+    )
 
 
-def _zero_rows(codes: Codes, active: np.ndarray, allowed: np.ndarray, n: int, window: int, rng: np.random.Generator) -> list[int]:
+def _zero_rows(
+    codes: Codes, active: np.ndarray, allowed: np.ndarray, n: int, window: int, rng: np.random.Generator
+) -> list[int]:
     """Rows whose whole window is without a firing; fewer where a dense latent leaves fewer."""
     found: list[int] = []
     for row in rng.permutation(np.flatnonzero(allowed & (active == 0)))[: 50 * n].tolist():
@@ -142,7 +159,10 @@ def _zero_rows(codes: Codes, active: np.ndarray, allowed: np.ndarray, n: int, wi
 
 
 def questions(material: Material) -> list[tuple[str, Messages]]:
-    """The questions that do not depend on an answer, for the estimate: explanation and ratings, and detection with a label of full length."""
+    """The questions that do not depend on an answer, for the estimate.
+
+    Explanation and ratings, and detection with a label of full length.
+    """
     longest = " ".join(["internationalisation"] * 25)
     return [
         ("explain", ask.explain_prompt(material.shown)),
@@ -161,8 +181,8 @@ def label_by_model(
 ) -> pd.DataFrame:
     """One row per latent: label with its detection score, ratings, and why a label was refused.
 
-    ``label_score`` is balanced accuracy on the held-out half (0.5 = chance); ``n_positive`` and ``n_zero`` say on how many excerpts.
-    A refused label (``refused`` says why) stays null, and is not scored.
+    ``label_score`` is balanced accuracy on the held-out half (0.5 = chance); ``n_positive`` and ``n_zero`` say on how
+    many excerpts. A refused label (``refused`` says why) stays null, and is not scored.
     """
     rows = []
     for m in progress(materials):
@@ -189,7 +209,15 @@ def label_by_model(
     columns = ["latent", "label", "label_score", "detection_precision", "detection_recall", "n_positive", "n_zero"]
     columns += ["monosemanticity", "complexity", "refused", "unreadable", "explainer", "prompt_version"]
     table = pd.DataFrame(rows).reindex(columns=columns)
-    numbers = ["label_score", "detection_precision", "detection_recall", "n_positive", "n_zero", "monosemanticity", "complexity"]
+    numbers = [
+        "label_score",
+        "detection_precision",
+        "detection_recall",
+        "n_positive",
+        "n_zero",
+        "monosemanticity",
+        "complexity",
+    ]
     texts = ["label", "refused", "unreadable", "explainer", "prompt_version"]
     return table.astype({"latent": "int32"} | dict.fromkeys(numbers, "float64") | dict.fromkeys(texts, "string"))
 
@@ -199,7 +227,9 @@ def _detection(m: Material, label: str, completer: Completer, notebook: Notebook
     order = np.random.default_rng([seed, 1, m.latent]).permutation(len(excerpts))
     mixed = [excerpts[i] for i in order]
     try:
-        named = ask.read_detection(notebook.ask(completer, "detect", m.latent, ask.detect_prompt(label, [e for e, _ in mixed])), len(mixed))
+        named = ask.read_detection(
+            notebook.ask(completer, "detect", m.latent, ask.detect_prompt(label, [e for e, _ in mixed])), len(mixed)
+        )
     except ask.UnreadableAnswer as e:
         return {"unreadable": str(e)}
     truth = np.array([t for _, t in mixed])

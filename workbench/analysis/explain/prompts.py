@@ -46,9 +46,12 @@ def explain_prompt(excerpts: list[Excerpt]) -> Messages:
         {"role": "system", "content": _SYSTEM},
         {
             "role": "user",
-            "content": "Tokens on which the unit is active are written «token|level», level 1 weak to 10 strongest. "
-            f"The unit's own excerpts:\n{listed}\n\nWhat makes the unit active? Answer with one phrase of at most {MAX_WORDS} words "
-            "on one line, and nothing else. Name the tokens or the context; do not write 'the unit' or 'this feature'.",
+            "content": (
+                "Tokens on which the unit is active are written «token|level», level 1 weak to 10 strongest. The"
+                f" unit's own excerpts:\n{listed}\n\nWhat makes the unit active? Answer with one phrase of at most"
+                f" {MAX_WORDS} words on one line, and nothing else. Name the tokens or the context; do not write 'the"
+                " unit' or 'this feature'."
+            ),
         },
     ]
 
@@ -60,8 +63,11 @@ def detect_prompt(label: str, excerpts: list[Excerpt]) -> Messages:
         {"role": "system", "content": _SYSTEM},
         {
             "role": "user",
-            "content": f"A unit is described as: {label}\n\nIn which of these excerpts is it active on some token?\n{listed}\n\n"
-            "Answer with the numbers of those excerpts, separated by commas, or with the word none. Write nothing else.",
+            "content": (
+                f"A unit is described as: {label}\n\nIn which of these excerpts is it active on some"
+                f" token?\n{listed}\n\nAnswer with the numbers of those excerpts, separated by commas, or with the word"
+                " none. Write nothing else."
+            ),
         },
     ]
 
@@ -73,10 +79,13 @@ def rate_prompt(excerpts: list[Excerpt]) -> Messages:
         {"role": "system", "content": _SYSTEM},
         {
             "role": "user",
-            "content": f"Active tokens are written «token|level».\n{listed}\n\nRate the unit twice. Monosemanticity: 1 = no pattern, "
-            "3 = a pattern with exceptions, 5 = one clear pattern without exceptions. Complexity: 1 = single tokens decide, "
-            "3 = a short phrase decides, 5 = only the meaning of a long context decides.\n"
-            "Answer with the two digits separated by a comma, monosemanticity first. Write nothing else.",
+            "content": (
+                f"Active tokens are written «token|level».\n{listed}\n\nRate the unit twice. Monosemanticity: 1 = no"
+                " pattern, 3 = a pattern with exceptions, 5 = one clear pattern without exceptions. Complexity: 1 ="
+                " single tokens decide, 3 = a short phrase decides, 5 = only the meaning of a long context"
+                " decides.\nAnswer with the two digits separated by a comma, monosemanticity first. Write nothing"
+                " else."
+            ),
         },
     ]
 

@@ -1,11 +1,12 @@
 """The rule-based labeller: for every latent the simple rule that best says when it fires, with precision and recall.
 
-A rule is a set of up to five tokens (or previous tokens, next tokens, or pairs of tokens), or none, combined with at most one property
-of the surface (:mod:`.surface`). "Fires" means above a quarter of the latent's maximum: Top-K dictionaries have long tails of weak
-firings. Rules are chosen by F1 on even-numbered sequences; every number in the table is measured on odd-numbered ones.
+A rule is a set of up to five tokens (or previous tokens, next tokens, or pairs of tokens), or none, combined with at
+most one property of the surface (:mod:`.surface`). "Fires" means above a quarter of the latent's maximum: Top-K
+dictionaries have long tails of weak firings. Rules are chosen by F1 on even-numbered sequences; every number in the
+table is measured on odd-numbered ones.
 
-For one family of keys the best set of a given size is a prefix of the keys ordered by precision, so all sets of all latents
-are scored by one sort and cumulative sums.
+For one family of keys the best set of a given size is a prefix of the keys ordered by precision, so all sets of all
+latents are scored by one sort and cumulative sums.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class _Best:
 
 
 def label_by_rule(codes: Codes, vocab: list[str], *, min_f1: float = 0.5, min_fired: int = MIN_FIRED) -> pd.DataFrame:
-    """One row per latent: label (null where no rule is good enough), best_rule, precision, recall, f1 and what they rest on.
+    """One row per latent: label (null where no rule is good enough), best_rule, precision, recall, f1 and what they
+    rest on.
 
-    Columns: ``precision`` = P(fires strongly | rule), ``precision_any`` = P(fires | rule), ``recall`` = P(rule | fires strongly);
-    ``n_rule``, ``n_strong``, ``n_fired``, ``n_tokens`` are the test counts. ``family``, ``keys`` and ``where`` state the rule.
+    Columns: ``precision`` = P(fires strongly | rule), ``precision_any`` = P(fires | rule), ``recall`` = P(rule | fires
+    strongly); ``n_rule``, ``n_strong``, ``n_fired``, ``n_tokens`` are the test counts. ``family``, ``keys`` and
+    ``where`` state the rule.
     """
     f = codes.n_latents
     test_row = np.unique(codes.seq, return_inverse=True)[1] % 2 == 1
@@ -65,7 +68,9 @@ def label_by_rule(codes: Codes, vocab: list[str], *, min_f1: float = 0.5, min_fi
         "test_any": np.flatnonzero(test_entry),
     }
     n = {k: np.bincount(codes.latent[e], minlength=f) for k, e in entries.items()}
-    best = _Best(np.full(f, -1.0), np.zeros(f, object), np.zeros(f, object), [()] * f, np.zeros(f), np.zeros(f), np.zeros(f))
+    best = _Best(
+        np.full(f, -1.0), np.zeros(f, object), np.zeros(f, object), [()] * f, np.zeros(f), np.zeros(f), np.zeros(f)
+    )
     properties = {"": np.ones(codes.n_tokens, bool), **surface(codes.ids, codes.seq, codes.pos, vocab)}
     for family in _families(codes, len(vocab)):
         for where, mask in properties.items():
@@ -121,7 +126,10 @@ def _try(
     n_fit: np.ndarray,
     best: _Best,
 ) -> None:
-    """Score every prefix of every latent's keys on the fit half; keep what beats the best so far, with its test counts."""
+    """Score every prefix of every latent's keys on the fit half.
+
+    Keep what beats the best so far, with its test counts.
+    """
     f = codes.n_latents
     cell, hits = _counts(codes, family, mask, entries["fit"])
     if len(cell) == 0:
@@ -152,7 +160,8 @@ def _try(
     rows_test = np.bincount(family.key[mask & test_row], minlength=family.n_keys)
     holds = np.bincount(owner, rows_test[key[chosen]], minlength=f)
     test, test_any = (
-        np.bincount(owner, _look_up(*_counts(codes, family, mask, entries[k]), wanted), minlength=f) for k in ("test", "test_any")
+        np.bincount(owner, _look_up(*_counts(codes, family, mask, entries[k]), wanted), minlength=f)
+        for k in ("test", "test_any")
     )
     for w in winners:
         i = int(latent[w])
@@ -172,7 +181,8 @@ def _table(
         precision_any = best.hits_any / best.holds
     judged = (n["test"] >= min_fired) & (n["fit"] >= min_fired) & (best.score > 0)
     texts = [
-        say_rule(str(best.family[i]), best.keys[i], str(best.where[i]), vocab, pairs) if judged[i] else None for i in range(codes.n_latents)
+        say_rule(str(best.family[i]), best.keys[i], str(best.where[i]), vocab, pairs) if judged[i] else None
+        for i in range(codes.n_latents)
     ]
     named = judged & (f1 >= min_f1)
     table = pd.DataFrame(
@@ -189,7 +199,9 @@ def _table(
             "n_strong": n["test"],
             "n_fired": n["test_any"],
             "n_tokens": n_tokens,
-            "family": pd.array([str(x) if j else None for x, j in zip(best.family, judged, strict=True)], dtype="string"),
+            "family": pd.array(
+                [str(x) if j else None for x, j in zip(best.family, judged, strict=True)], dtype="string"
+            ),
             "where": pd.array([str(x) if j else None for x, j in zip(best.where, judged, strict=True)], dtype="string"),
             "keys": [list(k) for k in best.keys],
         }

@@ -1,7 +1,7 @@
 """``workbench explain`` as a function: codes of the store's rows, labels by rule or by a language model, written once.
 
-By rule: ``explanations/<dictionary>.rules/``. By a language model: ``explanations/<dictionary>.<model>/``, where ``answers.jsonl`` grows
-while it works and the manifest comes last, so an interrupted run goes on where it stopped.
+By rule: ``explanations/<dictionary>.rules/``. By a language model: ``explanations/<dictionary>.<model>/``, where
+``answers.jsonl`` grows while it works and the manifest comes last, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -90,9 +90,20 @@ def explain_by_rule(
         "median_f1": float(table.loc[judged, "f1"].median()) if judged.any() else None,
         "n_tokens": have.codes.n_tokens,
     }
-    about = {"dictionary": subject.id, "explainer": "rules", "score": "F1 on the half of the sequences the rule was not chosen on"}
+    about = {
+        "dictionary": subject.id,
+        "explainer": "rules",
+        "score": "F1 on the half of the sequences the rule was not chosen on",
+    }
     with workspace.create(
-        "explanations", id, replace=True, command=command, recipe=recipe, inputs=[subject.input], numbers=numbers, metadata=about
+        "explanations",
+        id,
+        replace=True,
+        command=command,
+        recipe=recipe,
+        inputs=[subject.input],
+        numbers=numbers,
+        metadata=about,
     ) as folder:
         table.to_parquet(folder / "labels.parquet", index=False)
     return workspace.get("explanations", id)
@@ -121,7 +132,10 @@ def choose_latents(codes: Codes, wanted: Sequence[int] | None, sample: int, seed
 def cost_of(materials: Sequence[Material], config: EndpointConfig, notebook: Notebook | None = None) -> Cost:
     """What the questions not yet answered would use at most."""
     todo = [
-        (k, q) for m in materials for k, q in questions(m) if notebook is None or k == "detect" or not notebook.knows(config.model, k, q)
+        (k, q)
+        for m in materials
+        for k, q in questions(m)
+        if notebook is None or k == "detect" or not notebook.knows(config.model, k, q)
     ]
     return estimate([q for _, q in todo], [MAX_TOKENS[k] for k, _ in todo], config)
 
@@ -138,13 +152,18 @@ def explain_by_model(
     seed: int = 0,
     progress: Callable[[Iterable[Material]], Iterable[Material]] = iter,
 ) -> Item:
-    """Ask the language model about every latent and keep labels, scores, questions and answers; complete equal ones are reused."""
+    """Ask the language model about every latent and keep labels, scores, questions and answers.
+
+    Complete equal ones are reused.
+    """
     id = explanation_id(subject, completer.name)
     if _reusable(workspace, id, subject, recipe):
         return workspace.get("explanations", id)
     folder = workspace.path("explanations", id)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)  # from here on the folder is work in progress; the answers in it stay useful
+    (folder / "manifest.json").unlink(
+        missing_ok=True
+    )  # from here on the folder is work in progress; the answers in it stay useful
     notebook = Notebook(folder / "answers.jsonl")
     table = label_by_model(materials, completer, notebook, seed=seed, progress=progress)
     write_bytes(folder / "labels.parquet", _parquet(table))
@@ -164,7 +183,16 @@ def explain_by_model(
         "prompt_version": VERSION,
         "score": "balanced accuracy of detection on held-out excerpts, true zeros as negatives (0.5 = chance)",
     }
-    write_manifest(folder, "explanations", id, command=command, recipe=recipe, inputs=[subject.input], numbers=numbers, metadata=about)
+    write_manifest(
+        folder,
+        "explanations",
+        id,
+        command=command,
+        recipe=recipe,
+        inputs=[subject.input],
+        numbers=numbers,
+        metadata=about,
+    )
     return workspace.get("explanations", id)
 
 

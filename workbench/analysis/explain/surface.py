@@ -1,4 +1,5 @@
-"""What can be read off the text itself at every token: the vocabulary of the rule-based labeller and of synthetic probes.
+"""What can be read off the text itself at every token: the vocabulary of the rule-based labeller and of synthetic
+probes.
 
 All properties are causal: they depend on the token and what precedes it in its sequence, never on what follows.
 """
@@ -104,7 +105,9 @@ def _token_kinds(vocab: list[str]) -> dict[str, np.ndarray]:
 
 
 def _scan(ids: np.ndarray, seq: np.ndarray, vocab: list[str]) -> dict[str, np.ndarray]:
-    """Bracket depth, strings, comments and indentation as they stand where each token begins (one pass over the characters)."""
+    """Bracket depth, strings, comments and indentation as they stand where each token begins (one pass over the
+    characters).
+    """
     n = len(ids)
     state = np.zeros((4, n), np.int16)  # depth, in string, in comment, indent
     fresh = np.zeros(n, bool)

@@ -1,7 +1,7 @@
 """Which dictionaries of a workspace a graph is drawn over: all of one kind of a model, or those named.
 
-Two kinds make graphs: SAEs on the residual stream (``R``) and transcoders (``TC``). They cut a model at different places, so one
-graph holds one kind.
+Two kinds make graphs: SAEs on the residual stream (``R``) and transcoders (``TC``). They cut a model at different
+places, so one graph holds one kind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from workbench.models.sites import hooks_of, transcoder_site
 from workbench.workspace import Item, Workspace
 
 KINDS = {"R": "residual-stream SAE", "TC": "transcoder"}
-_TRAINED_BY = {"R": "`workbench demo --no-ui` trains them.", "TC": "Train them at sites such as L0TC: `workbench train mini-llama-scope`."}
+_TRAINED_BY = {
+    "R": "`workbench demo --no-ui` trains them.",
+    "TC": "Train them at sites such as L0TC: `workbench train mini-llama-scope`.",
+}
 
 
 def place_of(item: Item) -> tuple[str, str] | None:
@@ -32,13 +35,16 @@ def place_of(item: Item) -> tuple[str, str] | None:
 
 
 def dictionaries_of(workspace: Workspace, model: str, revision: str | None, kind: str) -> dict[str, Item]:
-    """Dictionaries of one kind (``R`` or ``TC``) of a model, one per layer: hook it reads -> item. The first by name where several fit.
+    """Dictionaries of one kind (``R`` or ``TC``) of a model, one per layer: hook it reads -> item. The first by name
+    where several fit.
 
     Raises:
         UsageError: another kind. MissingError: the workspace has none; the message says how to train them.
     """
     if kind not in KINDS:
-        raise UsageError(f"{kind!r} is no kind of site that graphs are drawn over. Use R (residual stream) or TC (transcoders).")
+        raise UsageError(
+            f"{kind!r} is no kind of site that graphs are drawn over. Use R (residual stream) or TC (transcoders)."
+        )
     found: dict[str, Item] = {}
     for item in workspace.items("dictionaries"):
         about = item.manifest.metadata
@@ -53,7 +59,9 @@ def dictionaries_of(workspace: Workspace, model: str, revision: str | None, kind
     return found
 
 
-def dictionaries_named(workspace: Workspace, ids: Sequence[str], model: str, revision: str | None) -> tuple[str, dict[str, Item]]:
+def dictionaries_named(
+    workspace: Workspace, ids: Sequence[str], model: str, revision: str | None
+) -> tuple[str, dict[str, Item]]:
     """(kind, hook it reads -> item) of dictionaries given by id.
 
     Raises:
@@ -68,7 +76,9 @@ def dictionaries_named(workspace: Workspace, ids: Sequence[str], model: str, rev
         if not about.get("model_name"):
             raise UsageError(f"{id} does not say its model. Import it again with --model, or give another dictionary.")
         if about["model_name"] != model or (about.get("revision") or None) != (revision or None):
-            its = f"--model {about['model_name']}" + (f" --revision {about['revision']}" if about.get("revision") else "")
+            its = f"--model {about['model_name']}" + (
+                f" --revision {about['revision']}" if about.get("revision") else ""
+            )
             raise UsageError(f"{id} is a dictionary of another model or snapshot. Give `{its}`, or another dictionary.")
         place = place_of(item)
         if place is None:
@@ -83,6 +93,7 @@ def dictionaries_named(workspace: Workspace, ids: Sequence[str], model: str, rev
         kinds.setdefault(kind, id)
     if len(kinds) > 1:
         raise UsageError(
-            f"{kinds['R']} is a {KINDS['R']} and {kinds['TC']} a {KINDS['TC']}; one graph holds one kind. Give dictionaries of one kind."
+            f"{kinds['R']} is a {KINDS['R']} and {kinds['TC']} a {KINDS['TC']}; one graph holds one kind. Give"
+            " dictionaries of one kind."
         )
     return next(iter(kinds)), found

@@ -1,7 +1,7 @@
 """Pruning of attribution graphs.
 
-Influence of a node is the sum over all paths to the target logits of products of normalised absolute edge weights; nodes and
-edges are kept until they hold the asked share of it, and what was cut away is reported.
+Influence of a node is the sum over all paths to the target logits of products of normalised absolute edge weights;
+nodes and edges are kept until they hold the asked share of it, and what was cut away is reported.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ def prune(graph: Graph, *, node_share: float = 0.8, edge_share: float = 0.98, ma
     """Keep the most influential nodes and edges.
 
     Args:
-        node_share: nodes are kept, most influential first, until they hold this share of all influence (logits always stay).
-        edge_share: the same for edges, each weighted by the influence of its target. max_nodes: a bound for the browser.
+        node_share: nodes are kept, most influential first, until they hold this share of all influence (logits always
+        stay).
+        edge_share: the same for edges, each weighted by the influence of its target. max_nodes: a bound for the
+        browser.
     """
     influence = _influence(graph)
     order = np.argsort(-influence, kind="stable")
@@ -49,7 +51,10 @@ def _normalised(weights: np.ndarray) -> np.ndarray:
 
 
 def _influence(graph: Graph) -> np.ndarray:
-    """Influence of every node on the logits, these weighted by probability; stages are finite, so the sum over paths ends."""
+    """Influence of every node on the logits, these weighted by probability.
+
+    Stages are finite, so the sum over paths ends.
+    """
     normal = _normalised(graph.weights)
     start = np.array([n.value if n.kind == "logit" else 0.0 for n in graph.nodes], np.float64)
     total, flow = start.copy(), start

@@ -1,7 +1,8 @@
 """``workbench graph`` as a function: choose dictionaries, trace, prune, write ``graphs/<id>/``.
 
-``graph.json`` follows the attribution-graph schema that Neuronpedia publishes (metadata, qParams, nodes, links), so a graph can be
-opened there as it is; ``edges.parquet`` holds the same links as a table (source, target, weight, layers, positions).
+``graph.json`` follows the attribution-graph schema that Neuronpedia publishes (metadata, qParams, nodes, links), so a
+graph can be opened there as it is; ``edges.parquet`` holds the same links as a table (source, target, weight, layers,
+positions).
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from workbench.analysis.graph.trace import Graph, Node, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.workspace import Item, Workspace
 
-FEATURE_TYPES = {"embedding": "embedding", "latent": "cross layer transcoder", "error": "mlp reconstruction error", "logit": "logit"}
+FEATURE_TYPES = {
+    "embedding": "embedding",
+    "latent": "cross layer transcoder",
+    "error": "mlp reconstruction error",
+    "logit": "logit",
+}
 
 
 def make_graph(
@@ -41,10 +47,12 @@ def make_graph(
     """Trace and prune the graph of a prompt and write it; a complete one is reused.
 
     Args:
-        site: ``R`` for SAEs on the residual stream, ``TC`` for transcoders. dictionaries: ids; where given, they decide instead.
+        site: ``R`` for SAEs on the residual stream, ``TC`` for transcoders. dictionaries: ids; where given, they decide
+        instead.
 
     Raises:
-        UsageError: an empty prompt, or one longer than ``max_tokens``. UserError: see :mod:`workbench.analysis.graph.choose`.
+        UsageError: an empty prompt, or one longer than ``max_tokens``. UserError: see
+        :mod:`workbench.analysis.graph.choose`.
     """
     from workbench.models import load_model, model_id
 
@@ -64,7 +72,8 @@ def make_graph(
     } | ({} if site == "R" else {"site": site})
     inputs = [item.as_input() for item in items.values()]
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32] or "prompt"
-    id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{sha256_json([recipe, [i.digest for i in inputs]])[:8]}"
+    key = sha256_json([recipe, [i.digest for i in inputs]])[:8]
+    id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{key}"
     if workspace.complete("graphs", id):
         return workspace.get("graphs", id)
     import sae
@@ -73,14 +82,17 @@ def make_graph(
     tokens = model.to_tokens(prompt)
     if tokens.shape[1] > max_tokens:
         raise UsageError(
-            f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise --max-tokens."
+            f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise"
+            " --max-tokens."
         )
     follow = trace if site == "R" else trace_transcoders
     full = follow(model, {hook: sae.load(item.path) for hook, item in items.items()}, tokens, freeze=freeze)
     graph = prune(full, node_share=node_share, edge_share=edge_share)
     strings = model.to_str_tokens(tokens[0])
     vocabulary = [str(model.tokenizer.decode([n.index])) if n.kind == "logit" else "" for n in graph.nodes]
-    document = neuronpedia(graph, slug=id, scan=model_id(model_name), prompt=prompt, strings=strings, words=vocabulary, settings=recipe)
+    document = neuronpedia(
+        graph, slug=id, scan=model_id(model_name), prompt=prompt, strings=strings, words=vocabulary, settings=recipe
+    )
     document["metadata"]["transcoder_list"] = [item.id for item in items.values()] if site == "TC" else []
     numbers = {
         "nodes": len(graph.nodes),
@@ -101,7 +113,9 @@ def make_graph(
         "prompt": prompt,
         "site": site,
     }
-    with workspace.create("graphs", id, command=command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about) as folder:
+    with workspace.create(
+        "graphs", id, command=command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about
+    ) as folder:
         write_json(folder / "graph.json", document)
         _table(graph, document).to_parquet(folder / "edges.parquet", index=False)
     return workspace.get("graphs", id)
@@ -173,4 +187,6 @@ def _table(graph: Graph, document: dict[str, Any]) -> pd.DataFrame:
         for link in document["links"]
     ]
     columns = ["source", "target", "weight", "source_stage", "target_stage", "source_position", "target_position"]
-    return pd.DataFrame(rows, columns=columns).sort_values("weight", key=abs, ascending=False, kind="stable", ignore_index=True)
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        "weight", key=abs, ascending=False, kind="stable", ignore_index=True
+    )

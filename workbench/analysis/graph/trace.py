@@ -1,14 +1,15 @@
 """Attribution graph of a prompt: which latents make which latents, and which make the next token.
 
-At every dictionary's hook the residual stream is written as its parts, ``x = sum_i f_i d_i + b + error``, and cut: the blocks
-after it see these parts as their input. An edge from part i at one hook to latent j at the next is
+At every dictionary's hook the residual stream is written as its parts, ``x = sum_i f_i d_i + b + error``, and cut: the
+blocks after it see these parts as their input. An edge from part i at one hook to latent j at the next is
 
     f_i <d_i, dz_j/dx>        z_j = pre-activation of latent j (before its threshold)
 
 the direct effect, by the gradient of the blocks between (attribution = activation × gradient; Marks et al. 2024, arXiv
-2403.19647; Ameisen et al. 2025, *Circuit Tracing*). With ``freeze`` the nonlinearities that decide *where* information goes are
-held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ (and with it the decay), B, C and gate in a Mamba.
-What remains nonlinear (MLPs, the SiLU after a convolution) enters by its gradient. Reconstruction errors are nodes of their own.
+2403.19647; Ameisen et al. 2025, *Circuit Tracing*). With ``freeze`` the nonlinearities that decide *where* information
+goes are held at their values on this prompt: attention patterns and norm denominators in a Transformer; Δ (and with it
+the decay), B, C and gate in a Mamba. What remains nonlinear (MLPs, the SiLU after a convolution) enters by its
+gradient. Reconstruction errors are nodes of their own.
 
 Graphs through transcoders: :mod:`workbench.analysis.graph.transcoders`; pruning: :mod:`workbench.analysis.graph.prune`.
 """
@@ -32,7 +33,8 @@ FROZEN = re.compile(r"(attn\.hook_pattern|hook_scale|mixer\.hook_(dt|B|C|gate))$
 
 @dataclass(frozen=True)
 class Node:
-    """One node. ``kind``: embedding, latent, error or logit. ``stage`` 0 = embedding, then one per hook, then the logits.
+    """One node. ``kind``: embedding, latent, error or logit. ``stage`` 0 = embedding, then one per hook, then the
+    logits.
 
     ``index``: latent number, token id of a logit, else -1. ``value``: activation, or probability of a logit.
     """
@@ -48,8 +50,8 @@ class Node:
 class Graph:
     """Nodes, and ``weights[target, source]`` between them (zero where there is no edge).
 
-    ``totals``, where edges are shares (frozen, a transcoder for every MLP): what each target is, a pre-activation or a logit less the
-    mean logit; ``constants``: the share of all biases in it.
+    ``totals``, where edges are shares (frozen, a transcoder for every MLP): what each target is, a pre-activation or a
+    logit less the mean logit; ``constants``: the share of all biases in it.
     """
 
     nodes: list[Node]
@@ -71,7 +73,10 @@ class Graph:
 
     @property
     def largest_gap(self) -> float | None:
-        """Largest difference between a target and the sum of what makes it, over the largest target; None where edges are no shares."""
+        """Largest difference between a target and the sum of what makes it, over the largest target.
+
+        None where edges are no shares.
+        """
         if not len(self.totals):
             return None
         at = [i for i, n in enumerate(self.nodes) if n.kind in ("latent", "logit")]
@@ -97,7 +102,8 @@ def trace(
         batch: targets per backward pass.
 
     Raises:
-        UsageError: no dictionary, an unknown hook, or a hook that is not a residual stream. ConfigError: a width that does not fit.
+        UsageError: no dictionary, an unknown hook, or a hook that is not a residual stream. ConfigError: a width that
+        does not fit.
     """
     tokens = tokens.reshape(1, -1)
     hooks = sorted(dictionaries, key=_layer_of)
@@ -155,9 +161,11 @@ def connected(
 
 
 def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictionary: Any) -> Tensor:
-    """The sum of the targets' scalars, one per row of ``read`` [targets, S, D] (what their dictionary reads; None for logits).
+    """The sum of the targets' scalars, one per row of ``read`` [targets, S, D] (what their dictionary reads; None for
+    logits).
 
-    A latent's scalar is its pre-activation, but for constants; a logit's is taken minus the mean logit, which the softmax does not see.
+    A latent's scalar is its pre-activation, but for constants; a logit's is taken minus the mean logit, which the
+    softmax does not see.
     """
     rows, places = torch.arange(len(targets)), torch.tensor([n.position for n in targets])
     which = torch.tensor([n.index for n in targets])
@@ -169,7 +177,9 @@ def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictiona
 def _layer_of(hook: str) -> int:
     match = re.fullmatch(r"blocks\.(\d+)\.(hook_resid_post|hook_out)", hook)
     if match is None:
-        raise UsageError(f"{hook!r} is not a residual stream after a block; graphs are drawn between those (sites L0R, L1R, …).")
+        raise UsageError(
+            f"{hook!r} is not a residual stream after a block; graphs are drawn between those (sites L0R, L1R, …)."
+        )
     return int(match[1])
 
 
@@ -181,14 +191,18 @@ def _clean(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: T
         for hook in hooks:
             x = cache[hook].clone()
             if x.shape[-1] != dictionaries[hook].d_in:
-                raise ConfigError(f"the dictionary at {hook} has width {dictionaries[hook].d_in}, the hook {x.shape[-1]}.")
+                raise ConfigError(
+                    f"the dictionary at {hook} has width {dictionaries[hook].d_in}, the hook {x.shape[-1]}."
+                )
             values, indices = dictionaries[hook].encode_sparse(x)
             values[:, 0] = 0
             out[hook] = (x, values[0], indices[0])
     return out
 
 
-def _nodes(clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]) -> tuple[list[Node], dict[int, Tensor]]:
+def _nodes(
+    clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]
+) -> tuple[list[Node], dict[int, Tensor]]:
     """Nodes of all stages but the logits, and the vector [D] each adds to the residual stream, by node number."""
     nodes: list[Node] = []
     parts: dict[int, Tensor] = {}
@@ -202,9 +216,18 @@ def _nodes(clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]
 
 
 def latent_nodes(
-    nodes: list[Node], parts: dict[int, Tensor], stage: int, x_SD: Tensor, values: Tensor, indices: Tensor, dictionary: Any
+    nodes: list[Node],
+    parts: dict[int, Tensor],
+    stage: int,
+    x_SD: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    dictionary: Any,
 ) -> None:
-    """Append the nodes of one stage: active latents of every position, and what they and the bias leave of ``x_SD`` as the error."""
+    """Append the nodes of one stage.
+
+    Active latents of every position, and what they and the bias leave of ``x_SD`` as the error.
+    """
     directions, bias = dictionary.W_dec.detach(), dictionary.b_dec.detach()
     for position in range(len(x_SD)):
         on = values[position] > 0
@@ -234,7 +257,10 @@ class _Runner:
         self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
 
     def gradients(self, stage: int, targets: list[Node]) -> Tensor:
-        """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the stage before it."""
+        """[targets, S, D].
+
+        Gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the stage before it.
+        """
         before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
         x = self.clean[before] if stage == 1 else self.clean[before][0]
         leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
@@ -252,7 +278,9 @@ class _Runner:
         if stage <= len(self.hooks):
             fwd.append((self.hooks[stage - 1], remember))
         with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=fwd):
-            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
+            warnings.filterwarnings(
+                "ignore", message="A forward hook edited hook_scale"
+            )  # meant: rounding differs, nothing else
             logits = self.model(tokens)
         dictionary = self.dictionaries[self.hooks[stage - 1]] if stage <= len(self.hooks) else None
         scalar = scalar_of(targets, at_end.get("x"), logits, dictionary)

@@ -1,13 +1,15 @@
 """Attribution graph through transcoders: every layer's MLP is replaced by its transcoder, and what is left is linear.
 
-With attention patterns and norm denominators held at this prompt's values, the stream between two transcoders is a linear
-map, so an edge is exact and needs no gradient of an MLP (Dunefsky et al. 2024, arXiv 2406.11944; Ameisen et al. 2025, *Circuit
-Tracing*, with transcoders of single layers): the edge from part i of one layer's MLP output, or of the embedding, to latent j of a later
-layer is <v_i, dz_j/dv_i>, over all layers in between at once. What a transcoder misses of its MLP is an error node; a skip connection is part
-of the linear map. The MLP of a layer without a transcoder enters by its gradient.
+With attention patterns and norm denominators held at this prompt's values, the stream between two transcoders is a
+linear map, so an edge is exact and needs no gradient of an MLP (Dunefsky et al. 2024, arXiv 2406.11944; Ameisen et al.
+2025, *Circuit Tracing*, with transcoders of single layers): the edge from part i of one layer's MLP output, or of the
+embedding, to latent j of a later layer is <v_i, dz_j/dv_i>, over all layers in between at once. What a transcoder
+misses of its MLP is an error node; a skip connection is part of the linear map. The MLP of a layer without a transcoder
+enters by its gradient.
 
-With a transcoder for every layer the shares add up: z_j = sum_i w_ji + constant_j, the constant being z_j with all sources at zero and
-only biases left. What stays nonlinear, such as a soft cap on the logits, shows as a gap in that sum.
+With a transcoder for every layer the shares add up: z_j = sum_i w_ji + constant_j, the constant being z_j with all
+sources at zero and only biases left. What stays nonlinear, such as a soft cap on the logits, shows as a gap in that
+sum.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def trace_transcoders(
     """The full graph of one prompt through transcoders.
 
     Args:
-        model: a TransformerBridge. transcoders: hook name of an MLP's input (``blocks.1.ln2.hook_out``) -> transcoder, any order.
+        model: a TransformerBridge. transcoders: hook name of an MLP's input (``blocks.1.ln2.hook_out``) -> transcoder,
+        any order.
         tokens: [1, S] or [S]. logit_share, max_logits, batch: see :func:`workbench.analysis.graph.trace.trace`.
 
     Raises:
@@ -44,14 +47,24 @@ def trace_transcoders(
     """
     tokens = tokens.reshape(1, -1)
     if not transcoders:
-        raise UsageError("a graph needs at least one transcoder. Train them at the sites L0TC, L1TC, …: `workbench train`.")
+        raise UsageError(
+            "a graph needs at least one transcoder. Train them at the sites L0TC, L1TC, …: `workbench train`."
+        )
     if unknown := [h for h in transcoders if h not in model.hook_dict]:
         raise UsageError(f"the model has no hook {unknown[0]!r}.")
     reads = sorted(transcoders, key=lambda hook: int(hook.split(".")[1]))
     cut = _Cut(model, {hook: transcoders[hook] for hook in reads}, tokens, freeze)
     nodes, parts = _nodes(cut)
     graph = connected(
-        nodes, parts, cut.logits[0, -1], reads, tokens, cut.gradients, logit_share=logit_share, max_logits=max_logits, batch=batch
+        nodes,
+        parts,
+        cut.logits[0, -1],
+        reads,
+        tokens,
+        cut.gradients,
+        logit_share=logit_share,
+        max_logits=max_logits,
+        batch=batch,
     )
     if freeze and len(reads) == model.cfg.n_layers:
         graph.totals, graph.constants = cut.scalars(graph.nodes, cut.sources()), cut.scalars(graph.nodes, cut.biases())
@@ -73,7 +86,10 @@ def _nodes(cut: _Cut) -> tuple[list[Node], dict[int, Tensor]]:
 
 
 def skip_of(transcoder: Any, x: Tensor) -> Tensor | None:
-    """[B, S, d_out] what the skip connection adds; nothing at the first position, whose MLP output is all error. None without one."""
+    """[B, S, d_out] what the skip connection adds; nothing at the first position, whose MLP output is all error.
+
+    None without one.
+    """
     past = transcoder.skip(x)
     return None if past is None else torch.cat([torch.zeros_like(past[:, :1]), past[:, 1:]], 1)
 
@@ -93,24 +109,37 @@ class _Cut:
         self.read = {read: cache[read].clone() for read in transcoders}
         self.written = {read: cache[write].clone() for read, write in self.writes.items()}
         for read, transcoder in transcoders.items():
-            for what, width, have in (("d_in", transcoder.d_in, self.read[read]), ("d_out", transcoder.d_out, self.written[read])):
+            for what, width, have in (
+                ("d_in", transcoder.d_in, self.read[read]),
+                ("d_out", transcoder.d_out, self.written[read]),
+            ):
                 if have.shape[-1] != width:
-                    raise ConfigError(f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}.")
+                    raise ConfigError(
+                        f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}."
+                    )
 
     def gradients(self, stage: int, targets: list[Node]) -> dict[int, Tensor]:
-        """Earlier stage -> [targets, S, D]: gradients of the targets (see :func:`workbench.analysis.graph.trace.scalar_of`) by embedding and MLP outputs."""
+        """Earlier stage -> [targets, S, D].
+
+        Gradients of the targets (see :func:`workbench.analysis.graph.trace.scalar_of`) by embedding and MLP outputs.
+        """
         leaves = [x.expand(len(targets), -1, -1).clone().requires_grad_(True) for x in self.sources()]
         with torch.enable_grad():
             seen, logits = self.run(leaves)
             read = list(self.transcoders)[stage - 1] if stage <= len(self.transcoders) else None
-            scalar = scalar_of(targets, None if read is None else seen[read], logits, None if read is None else self.transcoders[read])
+            scalar = scalar_of(
+                targets, None if read is None else seen[read], logits, None if read is None else self.transcoders[read]
+            )
         found = torch.autograd.grad(scalar, leaves[:stage], allow_unused=True)
         return {before: g.detach() for before, g in enumerate(found) if g is not None}
 
     def sources(self) -> list[Tensor]:
         """[1, S, D] each: the embedding, and every MLP output less its skip connection."""
         skips = [skip_of(t, self.read[read]) for read, t in self.transcoders.items()]
-        return [self.embedding, *(y if past is None else y - past for y, past in zip(self.written.values(), skips, strict=True))]
+        return [
+            self.embedding,
+            *(y if past is None else y - past for y, past in zip(self.written.values(), skips, strict=True)),
+        ]
 
     def biases(self) -> list[Tensor]:
         """:meth:`sources` of which only the decoders' biases are left."""
@@ -134,9 +163,13 @@ class _Cut:
         return out
 
     def run(self, leaves: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """(what each transcoder reads [B, S, d_in], logits [B, S, V]) from given :meth:`sources`, the frozen values held."""
+        """(what each transcoder reads [B, S, d_in], logits [B, S, V]) from given :meth:`sources`, the frozen values
+        held.
+        """
         seen: dict[str, Tensor] = {}
-        hooks: list[tuple[str, Any]] = [(name, lambda value, hook, held=held: held.expand_as(value)) for name, held in self.held.items()]
+        hooks: list[tuple[str, Any]] = [
+            (name, lambda value, hook, held=held: held.expand_as(value)) for name, held in self.held.items()
+        ]
         hooks.append(("hook_embed", lambda value, hook: leaves[0]))
         for leaf, (read, write) in zip(leaves[1:], self.writes.items(), strict=True):
             transcoder = self.transcoders[read]
@@ -144,12 +177,16 @@ class _Cut:
             def remember(value: Tensor, hook: Any, read: str = read) -> None:
                 seen[read] = value  # a hook may be called by another of its names
 
-            def replace(value: Tensor, hook: Any, leaf: Tensor = leaf, read: str = read, transcoder: Any = transcoder) -> Tensor:
+            def replace(
+                value: Tensor, hook: Any, leaf: Tensor = leaf, read: str = read, transcoder: Any = transcoder
+            ) -> Tensor:
                 past = skip_of(transcoder, seen[read])
                 return leaf if past is None else leaf + past
 
             hooks += [(read, remember), (write, replace)]
         with warnings.catch_warnings(), self.model.hooks(fwd_hooks=hooks):
-            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant: rounding differs, nothing else
+            warnings.filterwarnings(
+                "ignore", message="A forward hook edited hook_scale"
+            )  # meant: rounding differs, nothing else
             logits = self.model(torch.zeros(leaves[0].shape[:2], dtype=torch.int64))
         return seen, logits

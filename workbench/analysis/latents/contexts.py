@@ -3,7 +3,8 @@
 Groups, each with the number of members in the data beside the stored ones:
 
 - ``top``: the strongest token of each sequence, strongest sequences first (one context per sequence);
-- ``q1`` … ``q4``: positive tokens split by rank of their activation into four equal parts, q4 the strongest; a random sample of each;
+- ``q1`` … ``q4``: positive tokens split by rank of their activation into four equal parts, q4 the strongest; a random
+  sample of each;
 - ``random``: a random sample of all positive tokens;
 - ``near_miss``: not-active tokens with the highest pre-activation, one per sequence; their stored value is 0.
 
@@ -133,7 +134,9 @@ def choose(
     entries = np.arange(len(codes.row))
     order = _group_order(latent, codes.value)
     quantile = np.empty(len(order), np.int64)
-    quantile[order] = np.minimum(_slots(latent[order]) * N_QUANTILES // np.maximum(codes.n_fired[latent[order]], 1), N_QUANTILES - 1)
+    quantile[order] = np.minimum(
+        _slots(latent[order]) * N_QUANTILES // np.maximum(codes.n_fired[latent[order]], 1), N_QUANTILES - 1
+    )
     cell = latent.astype(np.int64) * N_QUANTILES + quantile
     group_n[:, 1 : 1 + N_QUANTILES] = np.bincount(cell, minlength=f * N_QUANTILES).reshape(f, N_QUANTILES)
     entry, slot = _pick(entries, cell, rng.random(len(entries), dtype=np.float32), k)
@@ -178,7 +181,14 @@ def build(codes: Codes, near: NearMisses | None, *, k: int = 20, window: int = 6
     group_ctx[latent, group, slot, 0] = which
     group_ctx[latent, group, slot, 1] = codes.pos[row] - start
     indptr, at, value = _window_codes(
-        codes, address, len(sequences) * span, latent, cut, window, (latent * n_groups + group) * k + slot, f * n_groups * k
+        codes,
+        address,
+        len(sequences) * span,
+        latent,
+        cut,
+        window,
+        (latent * n_groups + group) * k + slot,
+        f * n_groups * k,
     )
     return Contexts(
         contexts_tok=text[windows[:, None] + np.arange(window)],
@@ -192,9 +202,19 @@ def build(codes: Codes, near: NearMisses | None, *, k: int = 20, window: int = 6
 
 
 def _window_codes(
-    codes: Codes, address: np.ndarray, size: int, latent: np.ndarray, cut: np.ndarray, window: int, cell: np.ndarray, n_cells: int
+    codes: Codes,
+    address: np.ndarray,
+    size: int,
+    latent: np.ndarray,
+    cut: np.ndarray,
+    window: int,
+    cell: np.ndarray,
+    n_cells: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CSR over cells of the latent's own entries inside each window: two binary searches per window, then one gather."""
+    """CSR over cells of the latent's own entries inside each window.
+
+    Two binary searches per window, then one gather.
+    """
     place = codes.latent.astype(np.int64) * size + address[codes.row]  # ascending, as entries are latent-major
     order = np.argsort(cell)
     left = latent[order] * size + cut[order]

@@ -1,7 +1,7 @@
 """Sparse codes of a dictionary over the rows of a store: the table every statistic of latents is computed from.
 
-Codes are held as (token row, latent, value) triples in latent-major order (a CSC matrix): ``k`` of ``F`` entries per row
-instead of a dense table. Rows stay in store order, so one sequence's rows are neighbours and carry their token id,
+Codes are held as (token row, latent, value) triples in latent-major order (a CSC matrix): ``k`` of ``F`` entries per
+row instead of a dense table. Rows stay in store order, so one sequence's rows are neighbours and carry their token id,
 sequence and position as keys.
 """
 
@@ -86,13 +86,19 @@ class Codes:
         )
 
 
-def from_rows(n_latents: int, ids: np.ndarray, seq: np.ndarray, pos: np.ndarray, values: np.ndarray, indices: np.ndarray) -> Codes:
+def from_rows(
+    n_latents: int, ids: np.ndarray, seq: np.ndarray, pos: np.ndarray, values: np.ndarray, indices: np.ndarray
+) -> Codes:
     """Codes from the row-major output of ``encode_sparse``: values and indices [N, k]; entries <= 0 are not active."""
     active = values > 0
     per_row = np.concatenate([[0], np.cumsum(active.sum(1))])
-    csr = scipy.sparse.csr_array((values[active], indices[active].astype(np.int32), per_row), shape=(len(ids), n_latents))
+    csr = scipy.sparse.csr_array(
+        (values[active], indices[active].astype(np.int32), per_row), shape=(len(ids), n_latents)
+    )
     csc = csr.tocsc()  # counting sort, rows stay ascending inside a latent
-    return Codes(n_latents, ids, seq, pos, csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data.astype(np.float32))
+    return Codes(
+        n_latents, ids, seq, pos, csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data.astype(np.float32)
+    )
 
 
 def choose_rows(n_rows: int, n_tokens: int | None, *, unit: int = 1, piece: int = 16384) -> list[slice]:
@@ -130,7 +136,10 @@ def pre_activations(dictionary: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def codes_and_scores(dictionary: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(values, indices, pre-activations) of raw rows. A plain Top-K dictionary needs one dense product for all three."""
+    """(values, indices, pre-activations) of raw rows.
+
+    A plain Top-K dictionary needs one dense product for all three.
+    """
     pre = pre_activations(dictionary, x)
     activation = getattr(dictionary, "activation", None)
     if type(activation).__name__ != "TopK" or type(dictionary).encode_sparse is not _plain_encode_sparse():
@@ -162,8 +171,10 @@ def encode_store(
     """Encode rows of a store in blocks with ``encode_sparse``.
 
     Args:
-        rows: row ranges (default: all). block: rows encoded at once (default: what keeps the block's pre-activations within 128 MiB).
-        each_block: called with (first row among the chosen ones, pre-activations [B, F], values [B, k], indices [B, k]).
+        rows: row ranges (default: all). block: rows encoded at once (default: what keeps the block's pre-activations
+        within 128 MiB).
+        each_block: called with (first row among the chosen ones, pre-activations [B, F], values [B, k], indices [B,
+        k]).
         progress: called with the number of rows just done.
 
     Raises:
@@ -189,7 +200,8 @@ def encode_store(
                     values, indices, pre = codes_and_scores(dictionary, x)
                 if not bool(torch.isfinite(values).all()):
                     raise NonFiniteError(
-                        f"codes of rows {part.start}–{part.stop} of {hook} are not finite. Run `workbench check` on the store."
+                        f"codes of rows {part.start}–{part.stop} of {hook} are not finite. Run `workbench check` on the"
+                        " store."
                     )
                 if each_block is not None:
                     each_block(done, pre, values, indices)
@@ -203,4 +215,6 @@ def encode_store(
     width = max(v.shape[1] for v in values_all)  # the widest row of a JumpReLU dictionary differs between blocks
     values_all = [np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in values_all]
     indices_all = [np.pad(i, ((0, 0), (0, width - i.shape[1]))) for i in indices_all]
-    return from_rows(int(dictionary.W_dec.shape[0]), ids, seq, pos, np.concatenate(values_all), np.concatenate(indices_all))
+    return from_rows(
+        int(dictionary.W_dec.shape[0]), ids, seq, pos, np.concatenate(values_all), np.concatenate(indices_all)
+    )

@@ -4,8 +4,8 @@ How close two unrelated directions come depends on how many there are, on the wi
 the space. Bounds for this are vacuous at small widths, so chance is measured: *isotropic* random directions, and
 *matched* ones whose second moment is the decoder's own. Both have the same counts as the real ones.
 
-A family (feature splitting): the latents of a wider dictionary whose nearest latent in the narrower one is the same, counted
-only where the cosine exceeds what the matched baseline reaches in one of a thousand latents.
+A family (feature splitting): the latents of a wider dictionary whose nearest latent in the narrower one is the same,
+counted only where the cosine exceeds what the matched baseline reaches in one of a thousand latents.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Chance:
 
 
 def random_directions(like: torch.Tensor, n: int, baseline: str, generator: torch.Generator) -> torch.Tensor:
-    """``n`` random directions [n, D]: isotropic, or *matched*: unit-scaled, they have the second moment of the unit rows of ``like``.
+    """``n`` random directions [n, D]: isotropic, or *matched*: unit-scaled, they have the second moment of the unit
+    rows of ``like``.
 
-    Scaling a Gaussian to unit length flattens its spectrum, so the Gaussian's own spectrum is found by fixed-point steps.
+    Scaling a Gaussian to unit length flattens its spectrum, so the Gaussian's own spectrum is found by fixed-point
+    steps.
     """
     d = like.shape[1]
     if baseline == "isotropic":
@@ -57,7 +59,10 @@ def random_directions(like: torch.Tensor, n: int, baseline: str, generator: torc
 
 
 def chance(W: torch.Tensor, to: torch.Tensor | None = None, *, draws: int = 3, seed: int = 0) -> Chance:
-    """Nearest cosines of random directions in place of ``W`` [F, D] to random ones in place of ``to`` (default: among themselves)."""
+    """Nearest cosines of random directions in place of ``W`` [F, D] to random ones in place of ``to`` (default.
+
+    Among themselves).
+    """
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[np.ndarray]] = {b: [] for b in BASELINES}
     for baseline in BASELINES:
@@ -82,27 +87,36 @@ def cosine_histogram(real: np.ndarray, against: Chance, *, bins: int = 80) -> pd
     return pd.DataFrame(rows)
 
 
-def families(narrow: torch.Tensor, wide: torch.Tensor, *, against: Chance | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def families(
+    narrow: torch.Tensor, wide: torch.Tensor, *, against: Chance | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Which latents of a wide dictionary [F2, D] split off which of a narrow one [F1, D].
 
     Returns:
-        children: latent (of the wide one), parent (of the narrow one; -1 where the cosine is within chance), cosine, threshold.
+        children: latent (of the wide one), parent (of the narrow one; -1 where the cosine is within chance), cosine,
+        threshold.
         parents: latent (of the narrow one), n_children, best_cosine (to any wide latent).
 
     Raises:
         UsageError: different widths D, or the "narrow" one has more latents.
     """
     if narrow.shape[1] != wide.shape[1]:
-        raise UsageError(f"families need one space: the dictionaries have rows of width {narrow.shape[1]} and {wide.shape[1]}.")
+        raise UsageError(
+            f"families need one space: the dictionaries have rows of width {narrow.shape[1]} and {wide.shape[1]}."
+        )
     if len(narrow) > len(wide):
         raise UsageError(f"the first dictionary ({len(narrow):,} latents) must not be the wider one ({len(wide):,}).")
     limit = (against or chance(wide, narrow)).threshold()
     ids, cosines = nearest(wide, narrow, 1)
     parent = np.where(cosines[:, 0] > limit, ids[:, 0], -1).astype(np.int32)
-    children = pd.DataFrame({"latent": np.arange(len(wide), dtype=np.int32), "parent": parent, "cosine": cosines[:, 0], "threshold": limit})
+    children = pd.DataFrame(
+        {"latent": np.arange(len(wide), dtype=np.int32), "parent": parent, "cosine": cosines[:, 0], "threshold": limit}
+    )
     back = nearest(narrow, wide, 1)[1][:, 0]
     counts = np.bincount(parent[parent >= 0], minlength=len(narrow))
-    parents = pd.DataFrame({"latent": np.arange(len(narrow), dtype=np.int32), "n_children": counts, "best_cosine": back})
+    parents = pd.DataFrame(
+        {"latent": np.arange(len(narrow), dtype=np.int32), "n_children": counts, "best_cosine": back}
+    )
     return children, parents
 
 
@@ -122,7 +136,9 @@ def umap_layout(W: torch.Tensor, *, seed: int = 0, n_neighbors: int = 15, min_di
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reducer = umap.UMAP(n_neighbors=min(n_neighbors, len(W) - 1), min_dist=min_dist, metric="cosine", random_state=seed, n_jobs=1)
+        reducer = umap.UMAP(
+            n_neighbors=min(n_neighbors, len(W) - 1), min_dist=min_dist, metric="cosine", random_state=seed, n_jobs=1
+        )
         return np.asarray(reducer.fit_transform(unit_rows(W).numpy()), dtype=np.float32)
 
 

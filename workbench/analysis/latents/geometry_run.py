@@ -1,7 +1,8 @@
 """``workbench map`` as a function: neighbours, chance, families and layout of one or more dictionaries in one space.
 
-``maps/<id>/`` holds ``umap.npy`` [points, 2] with ``points.parquet`` (dictionary, latent of every row), ``density.npy`` with
-``density_edges.npy``, ``nearest.parquet``, ``nearest_hist.parquet`` and, for each pair of widths, ``families.parquet``.
+``maps/<id>/`` holds ``umap.npy`` [points, 2] with ``points.parquet`` (dictionary, latent of every row), ``density.npy``
+with ``density_edges.npy``, ``nearest.parquet``, ``nearest_hist.parquet`` and, for each pair of widths,
+``families.parquet``.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ def map_id(subjects: list[Subject]) -> str:
 
 
 def _different(found: str) -> UsageError:
-    return UsageError(f"dictionaries of different spaces cannot share a map: {found}. `workbench compare` matches them on the same tokens.")
+    return UsageError(
+        f"dictionaries of different spaces cannot share a map: {found}. `workbench compare` matches them on the same"
+        " tokens."
+    )
 
 
-def make_map(workspace: Workspace, subjects: list[Subject], *, layout: bool = True, seed: int = 0, command: str = "") -> Item:
-    """Geometry of the decoder directions of dictionaries that share a space (one hook, or hooks of the same residual stream).
+def make_map(
+    workspace: Workspace, subjects: list[Subject], *, layout: bool = True, seed: int = 0, command: str = ""
+) -> Item:
+    """Geometry of the decoder directions of dictionaries that share a space (one hook, or hooks of the same residual
+    stream).
 
     Args:
         layout: also compute the UMAP (tens of seconds the first time, when its code is compiled).
@@ -66,12 +73,23 @@ def make_map(workspace: Workspace, subjects: list[Subject], *, layout: bool = Tr
     for name, W in decoders.items():
         against = chance(W, seed=seed)
         ids, cosines = nearest(W, n=1)
-        near.append(pd.DataFrame({"dictionary": name, "latent": np.arange(len(W)), "nearest": ids[:, 0], "cosine": cosines[:, 0]}))
+        near.append(
+            pd.DataFrame(
+                {"dictionary": name, "latent": np.arange(len(W)), "nearest": ids[:, 0], "cosine": cosines[:, 0]}
+            )
+        )
         histograms.append(cosine_histogram(cosines[:, 0], against).assign(dictionary=name))
         numbers[name] = _numbers(cosines[:, 0], {b: against.threshold(b) for b in against.cosines}, against.cosines)
     split, pairs = _families(decoders, seed)
     with workspace.create(
-        "maps", id, replace=True, command=command, recipe=recipe, inputs=inputs, numbers=numbers | pairs, metadata=_about(subjects, layout)
+        "maps",
+        id,
+        replace=True,
+        command=command,
+        recipe=recipe,
+        inputs=inputs,
+        numbers=numbers | pairs,
+        metadata=_about(subjects, layout),
     ) as out:
         pd.concat(near).to_parquet(out / "nearest.parquet", index=False)
         pd.concat(histograms).to_parquet(out / "nearest_hist.parquet", index=False)
@@ -83,8 +101,13 @@ def make_map(workspace: Workspace, subjects: list[Subject], *, layout: bool = Tr
             np.save(out / "umap.npy", xy, allow_pickle=False)
             np.save(out / "density.npy", counts, allow_pickle=False)
             np.save(out / "density_edges.npy", edges, allow_pickle=False)
-            points = [pd.DataFrame({"dictionary": name, "latent": np.arange(len(W), dtype=np.int32)}) for name, W in decoders.items()]
-            pd.concat(points, ignore_index=True).assign(x=xy[:, 0], y=xy[:, 1]).to_parquet(out / "points.parquet", index=False)
+            points = [
+                pd.DataFrame({"dictionary": name, "latent": np.arange(len(W), dtype=np.int32)})
+                for name, W in decoders.items()
+            ]
+            pd.concat(points, ignore_index=True).assign(x=xy[:, 0], y=xy[:, 1]).to_parquet(
+                out / "points.parquet", index=False
+            )
     return workspace.get("maps", id)
 
 
@@ -116,7 +139,10 @@ def _families(decoders: dict[str, torch.Tensor], seed: int) -> tuple[pd.DataFram
 
 
 def _about(subjects: list[Subject], layout: bool) -> dict[str, Any]:
-    about = {"dictionaries": [s.id for s in subjects], "models": sorted({s.model_name for s in subjects if s.metadata.get("model_name")})}
+    about = {
+        "dictionaries": [s.id for s in subjects],
+        "models": sorted({s.model_name for s in subjects if s.metadata.get("model_name")}),
+    }
     return about | {
         "baselines": "isotropic and second-moment-matched random directions, 3 draws",
         "layout": CAPTION if layout else "not computed",

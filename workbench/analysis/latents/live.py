@@ -1,7 +1,7 @@
 """Rows computed while they are read: a dictionary without a store (imported, say) on text chosen on the spot.
 
-Offers what analyses ask of an activation store and keeps nothing on disk. Reading twice computes twice, so anything that needs
-many passes wants a harvest instead.
+Offers what analyses ask of an activation store and keeps nothing on disk. Reading twice computes twice, so anything
+that needs many passes wants a harvest instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from sae.errors import UsageError
 
 
 class LiveRows:
-    """Activations of ``hook`` on token sequences [n_seq, ctx], position 0 (BOS) left out: row i is position i % (ctx - 1) + 1.
+    """Activations of ``hook`` on token sequences [n_seq, ctx], position 0 (BOS) left out: row i is position i % (ctx -
+    1) + 1.
 
     Args:
         model: a TransformerBridge. batch: sequences per forward pass.
@@ -84,19 +85,23 @@ def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, se
     """About ``n_tokens`` rows of text named on the command line (``mini``, ``prose``, or local files).
 
     Raises:
-        UsageError: the model has no tokenizer to cut text with, or a local text is shorter than two windows. A short text is not repeated.
+        UsageError: the model has no tokenizer to cut text with, or a local text is shorter than two windows. A short
+        text is not repeated.
     """
     from workbench.analysis.evaluation.run import corpus_config
     from workbench.corpus import plan_tokens, text_stream
 
     if getattr(model, "tokenizer", None) is None:
-        raise UsageError("the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json.")
+        raise UsageError(
+            "the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json."
+        )
     config, n_seq = corpus_config(corpus, seed), max(2, -(-n_tokens // (ctx - 1)))
     if config.paths:
         there = len(text_stream(config, model.tokenizer).tokens)
         if there < 2 * ctx:
             raise UsageError(
-                f"corpus {corpus!r} has {there:,} tokens; two windows of --ctx {ctx} need {2 * ctx:,}. Give more text, or a smaller --ctx."
+                f"corpus {corpus!r} has {there:,} tokens; two windows of --ctx {ctx} need {2 * ctx:,}. Give more text,"
+                " or a smaller --ctx."
             )
         n_seq = min(n_seq, there // (ctx - 1))
     plan = plan_tokens(config, model.tokenizer, n_seq=n_seq, ctx=ctx)

@@ -1,10 +1,10 @@
 """Direct logit effects of decoder directions: what a latent says to the unembedding if no later layer touches it.
 
 For a direction d the final norm is folded in as far as it is linear: a LayerNorm subtracts the mean of d and multiplies
-by its gain, an RMSNorm multiplies by its gain. The division by the residual's scale depends on the text and is left out, and
-the norm's bias, equal for all latents, too. Logits are centred over the vocabulary (softmax does not see a constant), so
-a value is the change of a logit against the average token, per unit of activation, at residual scale 1. For mid-network
-latents this is the direct path only; most of their effect goes through later layers.
+by its gain, an RMSNorm multiplies by its gain. The division by the residual's scale depends on the text and is left
+out, and the norm's bias, equal for all latents, too. Logits are centred over the vocabulary (softmax does not see a
+constant), so a value is the change of a logit against the average token, per unit of activation, at residual scale 1.
+For mid-network latents this is the direct path only; most of their effect goes through later layers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def readout(model: Any) -> Readout:
     norm, kind = _final_norm(model)
     if norm is None:
         return Readout(
-            W - W.mean(1, keepdim=True), False, "final norm not folded: the model shows none; logits centred over the vocabulary"
+            W - W.mean(1, keepdim=True),
+            False,
+            "final norm not folded: the model shows none; logits centred over the vocabulary",
         )
     W = norm.detach().float()[:, None] * W
     if kind == "LayerNorm":
@@ -50,7 +52,8 @@ def readout(model: Any) -> Readout:
     return Readout(
         W,
         True,
-        f"final {kind} folded ({centred}gain applied, division by the residual's scale left out); logits centred over the vocabulary",
+        f"final {kind} folded ({centred}gain applied, division by the residual's scale left out); logits centred over"
+        " the vocabulary",
     )
 
 

@@ -12,8 +12,11 @@ def unit_rows(W: torch.Tensor) -> torch.Tensor:
     return W / W.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def nearest(W: torch.Tensor, to: torch.Tensor | None = None, n: int = 20, *, block: int = 2048) -> tuple[np.ndarray, np.ndarray]:
-    """The ``n`` rows of ``to`` with the largest (signed) cosine to each row of ``W``; without ``to``, rows of W, self excluded.
+def nearest(
+    W: torch.Tensor, to: torch.Tensor | None = None, n: int = 20, *, block: int = 2048
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``n`` rows of ``to`` with the largest (signed) cosine to each row of ``W``; without ``to``, rows of W, self
+    excluded.
 
     Returns:
         ids int32 [F, n] and cosines float32 [F, n], best first. Where fewer rows exist: id -1 and NaN.

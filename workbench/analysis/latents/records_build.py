@@ -1,7 +1,7 @@
 """Computing the latent records of one dictionary: from a dictionary and a store to a folder the browser reads.
 
-The file format is in :mod:`workbench.results.records`. One pass over the rows encodes them; everything after is vectorised
-work on (row, latent, value) triples.
+The file format is in :mod:`workbench.results.records`. One pass over the rows encodes them; everything after is
+vectorised work on (row, latent, value) triples.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def build_records(
     Args:
         hook, source: what the dictionary was trained on; lists for crosscoders.
         vocab: displayed token strings.
-        read: final norm and unembedding (:func:`workbench.analysis.latents.logits.readout`); None leaves logit effects absent.
+        read: final norm and unembedding (:func:`workbench.analysis.latents.logits.readout`); None leaves logit effects
+        absent.
         directions: [F, d_model] what latents write into the residual stream, if not the decoder rows themselves.
         n_tokens: rows to use, spread evenly over the store; None = all.
         k: contexts per group. window: tokens per window. seed: of the random groups.
@@ -79,8 +80,8 @@ def build_records(
     codes = encode_store(dictionary, store, hook, source=source, rows=rows, each_block=near.add, progress=progress)
     if len(vocab) <= int(codes.ids.max()):
         raise UserError(
-            f"the store has token id {int(codes.ids.max())}, the tokenizer {len(vocab)} tokens: they are not of the same model. "
-            "Name the right model with --model."
+            f"the store has token id {int(codes.ids.max())}, the tokenizer {len(vocab)} tokens: they are not of the"
+            " same model. Name the right model with --model."
         )
     built = ctx.build(codes, near, k=k, window=window, seed=seed)
     hist, edges = log_histogram(codes)
@@ -94,7 +95,9 @@ def build_records(
         arrays["logits_id"], arrays["logits_val"] = direct_logit_effects(
             W_dec if directions is None else directions, read, N_LOGITS, among=among
         )
-        note = read.note if among is None else f"{read.note}; ranked among the {len(among)} tokens that occur in the text"
+        note = (
+            read.note if among is None else f"{read.note}; ranked among the {len(among)} tokens that occur in the text"
+        )
         about_logits = {"computed": True, "final_norm_folded": read.folded, "note": note}
     n = codes.n_tokens
     fired = codes.n_fired
@@ -128,7 +131,8 @@ def build_records(
 
 
 def _ranked_tokens(ids: np.ndarray, vocab: int) -> np.ndarray | None:
-    """Token ids worth ranking: those that occur, where the text is long enough to say so (50 tokens per id), else None = all.
+    """Token ids worth ranking: those that occur, where the text is long enough to say so (50 tokens per id), else None
+    = all.
 
     The unembedding of a token that training never showed is arbitrary, and often long.
     """
@@ -160,7 +164,9 @@ def _table(codes: Codes, W_dec: torch.Tensor, arrays: dict[str, np.ndarray], voc
     }
     if "logits_id" in arrays:
         top = arrays["logits_id"][:, 0, 0]
-        table["promoted_text"] = pd.array([vocab[t] if 0 <= t < len(vocab) else None for t in top.tolist()], dtype="string")
+        table["promoted_text"] = pd.array(
+            [vocab[t] if 0 <= t < len(vocab) else None for t in top.tolist()], dtype="string"
+        )
     return pd.DataFrame(table)
 
 

@@ -37,7 +37,8 @@ def make_records(
 
     Args:
         model: the language model, if the caller has loaded it already (needed for logit effects and token strings).
-        corpus: text to run the model on instead of reading a store (``mini``, ``prose``, a file or folder), in sequences of ``ctx`` tokens.
+        corpus: text to run the model on instead of reading a store (``mini``, ``prose``, a file or folder), in
+        sequences of ``ctx`` tokens.
     """
     recipe: dict[str, Any] = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
@@ -84,7 +85,9 @@ def make_records(
         "logits_of": f"{name}@{revision}" if revision else name,
         **built.metadata,
     }
-    stores = [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
+    stores = (
+        [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
+    )
     with workspace.create(
         "latents",
         subject.id,

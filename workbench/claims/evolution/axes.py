@@ -1,4 +1,7 @@
-"""Does the turning point of decoder directions depend on how time is measured: by snapshot, by step, by the logarithm of the step?"""
+"""Does the turning point of decoder directions depend on how time is measured.
+
+By snapshot, by step, by the logarithm of the step?
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,17 @@ def weights_of(steps: np.ndarray) -> dict[str, np.ndarray]:
         return width / width.sum()
 
     t = np.asarray(steps, np.float64)
-    return {"snapshots": np.full(len(t), 1 / len(t)), "steps": spans(t), "log steps": spans(np.log(np.maximum(t, t[t > 0].min() / 2)))}
+    return {
+        "snapshots": np.full(len(t), 1 / len(t)),
+        "steps": spans(t),
+        "log steps": spans(np.log(np.maximum(t, t[t > 0].min() / 2))),
+    }
 
 
 def turning(cosine_SS: np.ndarray, weights_S: np.ndarray, *, min_group: int = 2) -> int:
-    """First snapshot of the second of two groups with the largest mean cosine within minus between, pairs weighted by ``weights``."""
+    """First snapshot of the second of two groups with the largest mean cosine within minus between, pairs weighted by
+    ``weights``.
+    """
     S, pair = len(weights_S), np.outer(weights_S, weights_S)
     pair = pair * ~np.eye(S, dtype=bool)
     best, at = -np.inf, -1
@@ -45,7 +54,10 @@ def shift(cosine_SS: np.ndarray, steps: np.ndarray) -> tuple[int, dict[str, int]
 
 
 def measure(lab: Lab) -> Finding:
-    """Largest shift over axes, with a bootstrap over latents, in the worst seed; control: directions that drift evenly, snapshot by snapshot."""
+    """Largest shift over axes, with a bootstrap over latents, in the worst seed; control.
+
+    Directions that drift evenly, snapshot by snapshot.
+    """
     rows, notes = [], []
     for seed in lab.each_seed():
         evolution = lab.evolution(seed)
@@ -65,7 +77,9 @@ def measure(lab: Lab) -> Finding:
     S = len(evolution.steps)
     even = 1 - np.abs(np.arange(S)[:, None] - np.arange(S)) / S
     drift = Measured(float(shift(even, evolution.steps)[0]), None, None, S, "snapshots")
-    effect = Measured(float(worst["shift"]), float(table["low"].min()), float(table["high"].max()), int(table["n"].sum()), "snapshots")
+    effect = Measured(
+        float(worst["shift"]), float(table["low"].min()), float(table["high"].max()), int(table["n"].sum()), "snapshots"
+    )
     return Finding(effect, drift, table, f"turning point at {notes[0]}")
 
 
@@ -75,7 +89,10 @@ CLAIM = Claim(
     section="open: logarithmic against linear axes",
     statement="The turning point of decoder directions does not depend on the axis it is looked for on.",
     paper_number="snapshot index, about logarithmic; reviewers ask for a linear axis",
-    experiment="Best two-group split of the cosine matrix with snapshots weighted alike, by the steps and by the log steps they stand for; snapshots between the earliest and the latest.",
+    experiment=(
+        "Best two-group split of the cosine matrix with snapshots weighted alike, by the steps and by the log steps"
+        " they stand for; snapshots between the earliest and the latest."
+    ),
     control="Directions that drift evenly from snapshot to snapshot, whose turning point must follow the axis.",
     criterion="At most one snapshot in every seed (upper end of the interval), the control more.",
     measure=measure,

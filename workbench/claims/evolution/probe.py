@@ -19,7 +19,10 @@ RIDGE = 1e-2
 
 
 def separability(x_ND: np.ndarray, on_NF: np.ndarray) -> np.ndarray:
-    """[F] area under the ROC of a linear probe for each column of ``on``: least squares on the first half of the rows, tested on the second."""
+    """[F] area under the ROC of a linear probe for each column of ``on``.
+
+    Least squares on the first half of the rows, tested on the second.
+    """
     from scipy.stats import rankdata
 
     half = len(x_ND) // 2
@@ -85,14 +88,19 @@ def _curves(lab: Lab, seed: int) -> tuple[np.ndarray, np.ndarray]:
     often = np.flatnonzero((on[:half].sum(0) >= FIRINGS) & (on[half:].sum(0) >= FIRINGS) & (on.mean(0) < 0.5))
     chosen = np.sort(np.random.default_rng(seed).permutation(often)[:LATENTS])
     parts = [[p.double().numpy() for p in cc.split(x)] for x in rows]
-    auc = np.stack([separability(np.concatenate([p[s] for p in parts]), on[:, chosen]) for s in range(len(cc.widths))], axis=1)
+    auc = np.stack(
+        [separability(np.concatenate([p[s] for p in parts]), on[:, chosen]) for s in range(len(cc.widths))], axis=1
+    )
     norms = evolution.norms(chosen)
     assert norms is not None  # a crosscoder over snapshots has them
     return norms / norms.max(1, keepdims=True), auc
 
 
 def measure(lab: Lab) -> Finding:
-    """Mean within-latent rank correlation, in the seed where it is least; control: norms of one latent beside the probe of another."""
+    """Mean within-latent rank correlation, in the seed where it is least; control.
+
+    Norms of one latent beside the probe of another.
+    """
     rows = []
     for seed in lab.each_seed():
         norms, auc = _curves(lab, seed)
@@ -102,12 +110,19 @@ def measure(lab: Lab) -> Finding:
         rng = np.random.default_rng(seed)
         null = [np.nanmean(within(norms[rng.permutation(len(norms))], auc)) for _ in range(200)]
         effect = Measured.of(r, unit="rank correlation")
-        rows.append((effect, [float(q) for q in np.quantile(null, [0.025, 0.975])], float(np.mean(null)), float(auc.mean())))
+        rows.append(
+            (effect, [float(q) for q in np.quantile(null, [0.025, 0.975])], float(np.mean(null)), float(auc.mean()))
+        )
     effect, (low, high), mean, _ = min(rows, key=lambda row: row[0].floor - row[1][1])
     table = pd.DataFrame(
-        [{"seed": s, "r": e.value, "low": e.low, "high": e.high, "n": e.n, "null": m, "auc": a} for s, (e, _, m, a) in enumerate(rows)]
+        [
+            {"seed": s, "r": e.value, "low": e.low, "high": e.high, "n": e.n, "null": m, "auc": a}
+            for s, (e, _, m, a) in enumerate(rows)
+        ]
     )
-    note = f"probes' area under the ROC {table['auc'].mean():.2f} on average; shuffled latents share the trend of training"
+    note = (
+        f"probes' area under the ROC {table['auc'].mean():.2f} on average; shuffled latents share the trend of training"
+    )
     return Finding(effect, Measured(mean, low, high, 200, "rank correlation"), table, note)
 
 
@@ -117,7 +132,10 @@ CLAIM = Claim(
     section="4.1",
     statement="A latent's decoder norm over the snapshots follows how well a linear probe finds the latent there.",
     paper_number="decoder norm tracks linear separability, figure only",
-    experiment="At every snapshot a linear probe for whether a latent fires, on half of the held-out rows, tested on the other; rank correlation of its area under the ROC with the decoder norm within each latent.",
+    experiment=(
+        "At every snapshot a linear probe for whether a latent fires, on half of the held-out rows, tested on the"
+        " other; rank correlation of its area under the ROC with the decoder norm within each latent."
+    ),
     control="Decoder norms of one latent beside the probes of another, 200 times.",
     criterion="95 % interval of the mean above zero and above the control's, in every seed.",
     measure=measure,

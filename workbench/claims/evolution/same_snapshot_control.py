@@ -36,7 +36,8 @@ def measure(lab: Lab) -> Finding:
     real = real / real.max(1, keepdim=True).values.clamp_min(1e-12)
     contrast = float((real.max(1).values - real.min(1).values).nanmean())
     return Finding(
-        Measured.of(spread, unit="95 % of latents' spread"), Measured(contrast, None, None, len(real), "mean spread over real snapshots")
+        Measured.of(spread, unit="95 % of latents' spread"),
+        Measured(contrast, None, None, len(real), "mean spread over real snapshots"),
     )
 
 
@@ -44,7 +45,10 @@ CLAIM = Claim(
     id="evolution.same-snapshot-control",
     paper="evolution",
     section="control",
-    statement="A crosscoder over copies of one snapshot gives flat decoder norms: what moves over real snapshots is not the method.",
+    statement=(
+        "A crosscoder over copies of one snapshot gives flat decoder norms: what moves over real snapshots is not the"
+        " method."
+    ),
     paper_number="not reported",
     experiment="Four copies of the same activations; spread of relative norms within latents (95th percentile).",
     control="Real snapshots, whose norms must move.",

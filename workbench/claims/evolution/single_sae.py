@@ -14,7 +14,10 @@ MARGIN = 0.03  # "a few points": also what the analysis of an evolution asks of 
 
 
 def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list[float]:
-    """Held-out EV of Top-K SAEs on the last snapshot: as many latents, rows and steps as the crosscoder, on the same text."""
+    """Held-out EV of Top-K SAEs on the last snapshot.
+
+    As many latents, rows and steps as the crosscoder, on the same text.
+    """
     from sae import evaluate, train_many
     from sae.refit import refit
     from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
@@ -31,7 +34,11 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
     def tokens(split: str, n: int) -> np.ndarray:
         return lab.once(
             ("text", split, n),
-            lambda: plan_tokens(recipe.corpus.model_copy(update={"split": split}), tokenizer, n_seq=n, ctx=recipe.ctx).tokens,
+            lambda: (
+                plan_tokens(
+                    recipe.corpus.model_copy(update={"split": split}), tokenizer, n_seq=n, ctx=recipe.ctx
+                ).tokens
+            ),
         )
 
     text = tokens("train", recipe.n_seq)
@@ -48,18 +55,28 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
 
 
 def measure(lab: Lab) -> Finding:
-    """EV of the SAE minus EV of the crosscoder at the last snapshot, same k, over seeds; control: the SAE with twice the k."""
+    """EV of the SAE minus EV of the crosscoder at the last snapshot, same k, over seeds; control.
+
+    The SAE with twice the k.
+    """
     rows = []
     for seed in lab.each_seed():
         evolution = lab.evolution(seed)
         k, mine = int(evolution.manifest.recipe["k"]), float(evolution.phases["ev"].iloc[-1])
         alone, double = _explained(lab, evolution, seed, (k, 2 * k))
         rows.append(
-            {"seed": seed, "ev_crosscoder": mine, "ev_sae": alone, "ev_sae_2k": double, "l0_crosscoder": evolution.manifest.numbers["l0"]}
+            {
+                "seed": seed,
+                "ev_crosscoder": mine,
+                "ev_sae": alone,
+                "ev_sae_2k": double,
+                "l0_crosscoder": evolution.manifest.numbers["l0"],
+            }
         )
     table = pd.DataFrame(rows)
     note = (
-        f"EV {table.ev_crosscoder.mean():.3f} of the crosscoder (L0 {table.l0_crosscoder.mean():.1f}), {table.ev_sae.mean():.3f} of the SAE"
+        f"EV {table.ev_crosscoder.mean():.3f} of the crosscoder (L0 {table.l0_crosscoder.mean():.1f}),"
+        f" {table.ev_sae.mean():.3f} of the SAE"
     )
     gap = Measured.of(table.ev_sae - table.ev_crosscoder, unit="EV")
     return Finding(gap, Measured.of(table.ev_sae_2k - table.ev_crosscoder, unit="EV"), table, note)
@@ -69,9 +86,14 @@ CLAIM = Claim(
     id="evolution.single-sae-gap",
     paper="evolution",
     section="4.1, figure 2",
-    statement="A crosscoder over all snapshots explains the last one within a few points of an SAE trained on it alone.",
+    statement=(
+        "A crosscoder over all snapshots explains the last one within a few points of an SAE trained on it alone."
+    ),
     paper_number="frontier at least as good as a final-snapshot SAE",
-    experiment="Top-K SAE on the last snapshot with as many latents, rows, steps and k as the crosscoder; held-out EV of the SAE minus the crosscoder's.",
+    experiment=(
+        "Top-K SAE on the last snapshot with as many latents, rows, steps and k as the crosscoder; held-out EV of the"
+        " SAE minus the crosscoder's."
+    ),
     control="An SAE with twice the latents per row, a real difference.",
     criterion="Gap (upper end of its interval) at most 0.03, the control's above.",
     measure=measure,

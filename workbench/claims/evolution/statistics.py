@@ -196,7 +196,10 @@ CLAIMS = [
         paper_number=number,
         experiment=f"Crosscoder over the snapshots of the bundled Transformer: {claim}.",
         control=control,
-        criterion="The analysis' own criterion (interval on the claimed side, outside its null) in every seed of the crosscoder.",
+        criterion=(
+            "The analysis' own criterion (interval on the claimed side, outside its null) in every seed of the"
+            " crosscoder."
+        ),
         measure=_measure(claim),
         holds=in_every_seed,
         needs=("evolution",),

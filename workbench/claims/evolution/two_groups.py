@@ -1,4 +1,6 @@
-"""Latents fall into two groups by how strong they are before training, and those of the start dip when the loss first falls."""
+"""Latents fall into two groups by how strong they are before training, and those of the start dip when the loss first
+falls.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,8 @@ def one_group_p(x: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> float:
 
 
 def dip(curves: np.ndarray, *, seed: int = 0) -> tuple[Measured, Measured]:
-    """The smaller of fall and rise around the lowest inner point of the mean curve of relative norms [n, S]; and the same for curves
-    whose snapshots are shuffled, latent by latent."""
+    """The smaller of fall and rise around the lowest inner point of the mean curve of relative norms [n, S]; and the
+    same for curves whose snapshots are shuffled, latent by latent."""
 
     def of(mean_S: np.ndarray) -> float:
         at = 1 + int(mean_S[1:-1].argmin())
@@ -63,11 +65,18 @@ def _relative(lab: Lab, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
     evolution = lab.evolution(seed)
     alive = evolution.table[evolution.table["alive"]]
     norms = evolution.norms(alive["latent"].to_numpy())
-    return None if norms is None else (norms / norms.max(1, keepdims=True), (alive["class"] == "initialisation").to_numpy())
+    return (
+        None
+        if norms is None
+        else (norms / norms.max(1, keepdims=True), (alive["class"] == "initialisation").to_numpy())
+    )
 
 
 def two_groups(lab: Lab) -> Finding:
-    """1 - p of one group, in the worst seed; control: as many draws from one normal group with the same mean and deviation."""
+    """1 - p of one group, in the worst seed; control.
+
+    As many draws from one normal group with the same mean and deviation.
+    """
     rows = []
     for seed in lab.each_seed():
         found = _relative(lab, seed)
@@ -76,13 +85,24 @@ def two_groups(lab: Lab) -> Finding:
         x = found[0][:, 0].astype(np.float64)
         one = np.random.default_rng(seed).normal(x.mean(), x.std(), len(x))
         rows.append(
-            {"seed": seed, "p": one_group_p(x, seed=seed), "p_one_group": one_group_p(one, seed=seed), "n": len(x), "median": np.median(x)}
+            {
+                "seed": seed,
+                "p": one_group_p(x, seed=seed),
+                "p_one_group": one_group_p(one, seed=seed),
+                "n": len(x),
+                "median": np.median(x),
+            }
         )
     table = pd.DataFrame(rows)
     n = int(table["n"].sum())
-    note = f"p of one group {table['p'].min():.3f}–{table['p'].max():.3f}; median relative norm at step 0: {table['median'].mean():.2f}"
+    note = (
+        f"p of one group {table['p'].min():.3f}–{table['p'].max():.3f}; median relative norm at step 0:"
+        f" {table['median'].mean():.2f}"
+    )
     effect = Measured(float(1 - table["p"].max()), None, None, n, "1 - p of one group")
-    return Finding(effect, Measured(float(1 - table["p_one_group"].max()), None, None, n, "1 - p of one group"), table, note)
+    return Finding(
+        effect, Measured(float(1 - table["p_one_group"].max()), None, None, n, "1 - p of one group"), table, note
+    )
 
 
 def initialisation_dip(lab: Lab) -> Finding:
@@ -95,14 +115,23 @@ def initialisation_dip(lab: Lab) -> Finding:
         effect, null = dip(found[0][found[1]].astype(np.float64), seed=seed)
         mean = found[0][found[1]].mean(0)
         at = 1 + int(mean[1:-1].argmin())
-        rows.append((effect, null, {"seed": seed, "dip": effect.value, "null": null.value, "step": int(lab.evolution(seed).steps[at])}))
+        rows.append(
+            (
+                effect,
+                null,
+                {"seed": seed, "dip": effect.value, "null": null.value, "step": int(lab.evolution(seed).steps[at])},
+            )
+        )
     effect, null, _ = min(rows, key=lambda r: r[0].value)
     table = pd.DataFrame([r[2] for r in rows])
     return Finding(effect, null, table, f"lowest at step {', '.join(str(s) for s in table['step'])}")
 
 
 def emergent_norm_free(lab: Lab) -> Finding:
-    """Share of latents without a tenth of their norm-free strength at step 0, in the seed where it is least; control: at the last snapshot."""
+    """Share of latents without a tenth of their norm-free strength at step 0, in the seed where it is least; control.
+
+    At the last snapshot.
+    """
     from workbench.analysis.bootstrap import wilson
 
     rows = []
@@ -117,7 +146,8 @@ def emergent_norm_free(lab: Lab) -> Finding:
     table = pd.DataFrame(rows)
     worst = table.loc[(table["emergent"] / table["n"]).idxmin()]
     effect, control = (
-        Measured.from_dict(wilson(int(worst[c]), int(worst["n"]), "latents").as_dict(), "share") for c in ("emergent", "vanished")
+        Measured.from_dict(wilson(int(worst[c]), int(worst["n"]), "latents").as_dict(), "share")
+        for c in ("emergent", "vanished")
     )
     return Finding(effect, control, table, f"{effect.n} latents of one seed")
 
@@ -129,7 +159,10 @@ CLAIMS = [
         section="4.2; open: reviewers' circularity",
         statement="Latents that are absent at the start emerge during training, measured without decoder norms.",
         paper_number="not reported",
-        experiment="Norm-free strength (latent scaling on held-out rows) at step 0 below a tenth of the latent's largest; share of the alive.",
+        experiment=(
+            "Norm-free strength (latent scaling on held-out rows) at step 0 below a tenth of the latent's largest;"
+            " share of the alive."
+        ),
         control="The same at the last snapshot: latents that vanish.",
         criterion="Interval above 0.05 and above the control's in the seed where it is least.",
         measure=emergent_norm_free,
@@ -142,7 +175,9 @@ CLAIMS = [
         section="4.2",
         statement="Latents fall into two groups: there at initialisation, or emerging.",
         paper_number="two groups, figure only",
-        experiment="Decoder norm at step 0 over its maximum, one number per latent; Silverman's test of one peak against more.",
+        experiment=(
+            "Decoder norm at step 0 over its maximum, one number per latent; Silverman's test of one peak against more."
+        ),
         control="As many draws from a normal distribution with the same mean and deviation.",
         criterion="p of one group below 0.05 in every seed, the control's not.",
         measure=two_groups,
@@ -156,7 +191,10 @@ CLAIMS = [
         section="4.2",
         statement="Latents of the initialisation weaken when training begins, and come back.",
         paper_number="sharp drop at step 128, rebound, slow decay",
-        experiment="Mean relative decoder norm of the initialisation latents over the snapshots: the smaller of fall and rise around its lowest inner point.",
+        experiment=(
+            "Mean relative decoder norm of the initialisation latents over the snapshots: the smaller of fall and rise"
+            " around its lowest inner point."
+        ),
         control="Snapshots shuffled latent by latent.",
         criterion="95 % interval above 0.05 and above the control's in the seed where it is least.",
         measure=initialisation_dip,

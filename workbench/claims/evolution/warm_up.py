@@ -38,7 +38,10 @@ def _phase_end(lab: Lab, model: str) -> tuple[int, Any]:
 
 
 def measure(lab: Lab) -> Finding:
-    """By how many steps the end of the n-gram phase moves when the warm-up ends 900 steps later; control: those 900 steps."""
+    """By how many steps the end of the n-gram phase moves when the warm-up ends 900 steps later; control.
+
+    Those 900 steps.
+    """
     import pandas as pd
 
     longer = lab.variant(LONGER[0])
@@ -47,7 +50,9 @@ def measure(lab: Lab) -> Finding:
     moved, warmed = second - first, LONGER[1] - BASE[1]
     table = pd.concat([a, b], ignore_index=True)
     note = f"n-gram phase ends at step {first:,} with {BASE[1]} warm-up steps and at step {second:,} with {LONGER[1]:,}"
-    return Finding(Measured(moved, None, None, len(table), "steps"), Measured(warmed, None, None, len(table), "steps"), table, note)
+    return Finding(
+        Measured(moved, None, None, len(table), "steps"), Measured(warmed, None, None, len(table), "steps"), table, note
+    )
 
 
 CLAIM = Claim(
@@ -56,7 +61,10 @@ CLAIM = Claim(
     section="open: is the turning point the warm-up's end?",
     statement="The statistical phase does not end because the learning rate's warm-up ends.",
     paper_number="one warm-up only; both lie near step 1,000",
-    experiment="The same model and batches with 100 and with 1,000 warm-up steps: shift of the step at which it is closest to the bigram table.",
+    experiment=(
+        "The same model and batches with 100 and with 1,000 warm-up steps: shift of the step at which it is closest to"
+        " the bigram table."
+    ),
     control="The shift of the warm-up's end itself, 900 steps.",
     criterion="The phase's end moves by less than 600 of the 900 steps (snapshots lie up to 200 steps apart).",
     measure=measure,

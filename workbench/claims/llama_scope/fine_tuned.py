@@ -18,7 +18,10 @@ LAYERS, JUDGED = (0, 1, 2), 1
 
 
 def lost(base: Evaluation, other: Evaluation, *, seed: int = 0) -> tuple[float, float, float]:
-    """EV on the first minus EV on the second, with its 95 % interval: the same sequences in both, resampled together."""
+    """EV on the first minus EV on the second, with its 95 % interval.
+
+    The same sequences in both, resampled together.
+    """
     sums = [e.sums.groupby("sequence")[["error", "centred"]].sum() for e in (base, other)]
     draws = np.random.default_rng(seed).multinomial(len(sums[0]), np.full(len(sums[0]), 1 / len(sums[0])), size=2000)
     drawn = [draws @ s["error"].to_numpy() / (draws @ s["centred"].to_numpy()) for s in sums]
@@ -28,7 +31,10 @@ def lost(base: Evaluation, other: Evaluation, *, seed: int = 0) -> tuple[float, 
 
 
 def measure(lab: Lab) -> Finding:
-    """EV lost on the fine-tuned model, layer by layer (the middle one is judged); control: on a second initialisation, trained alike."""
+    """EV lost on the fine-tuned model, layer by layer (the middle one is judged); control.
+
+    On a second initialisation, trained alike.
+    """
     from workbench.analysis.evaluation.evaluate import evaluate_in_model
     from workbench.analysis.evaluation.run import Request, heldout_tokens
     from workbench.analysis.subject import find_subject
@@ -47,13 +53,18 @@ def measure(lab: Lab) -> Finding:
         for name in (TUNED, OTHER):
             value, low, high = lost(found[BASE], found[name])
             about = {"ev": found[name].estimates["ev"].value, "delta_ce": found[name].estimates["delta_ce"].value}
-            rows.append({"layer": layer, "model": name, "lost": value, "low": low, "high": high, "n": len(tokens)} | about)
+            rows.append(
+                {"layer": layer, "model": name, "lost": value, "low": low, "high": high, "n": len(tokens)} | about
+            )
             if layer == JUDGED:
                 judged[name] = Measured(value, low, high, len(tokens), "EV lost")
     table = pd.DataFrame(rows)
     tuned = table[table.model == TUNED]
     layers = ", ".join(f"layer {r.layer}: {r.lost:.3f}" for r in tuned.itertuples())
-    note = f"EV lost by layer: {layers}; the last layer is {'' if tuned.lost.idxmax() == tuned.index[-1] else 'not '}the worst"
+    note = (
+        f"EV lost by layer: {layers}; the last layer is {'' if tuned.lost.idxmax() == tuned.index[-1] else 'not '}the"
+        " worst"
+    )
     return Finding(judged[TUNED], judged[OTHER], table, note)
 
 
@@ -63,8 +74,14 @@ CLAIM = Claim(
     section="4.5, figure 6",
     statement="Dictionaries trained on a base model transfer to its fine-tuned variant without notable degradation.",
     paper_number="no notable degradation except at the last layer",
-    experiment="EV of a base dictionary of the middle layer on the base model minus on the model continued on prose alone, same held-out text.",
-    control="The same on a second initialisation of the model, trained on the same text: as well-scaled activations, other directions.",
+    experiment=(
+        "EV of a base dictionary of the middle layer on the base model minus on the model continued on prose alone,"
+        " same held-out text."
+    ),
+    control=(
+        "The same on a second initialisation of the model, trained on the same text: as well-scaled activations, other"
+        " directions."
+    ),
     criterion="At most 0.05 EV lost, the control more than that.",
     measure=measure,
     holds=lambda f: f.effect.value <= 0.05 and f.control is not None and f.control.value > 0.05,

@@ -28,7 +28,8 @@ def measure(lab: Lab) -> Finding:
             worst.append(float((folded(x) - y).norm() / y.norm()))
             broken.append(float((wrong(x) - y).norm() / y.norm()))
     return Finding(
-        Measured(max(worst), None, None, len(worst), "relative change"), Measured(min(broken), None, None, len(broken), "relative change")
+        Measured(max(worst), None, None, len(worst), "relative change"),
+        Measured(min(broken), None, None, len(broken), "relative change"),
     )
 
 

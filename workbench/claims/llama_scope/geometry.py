@@ -12,7 +12,10 @@ from workbench.claims.lab import Lab
 
 
 def measure(lab: Lab) -> Finding:
-    """Best cosine of each Top-K decoder row among L1 rows minus the same for random directions; control: random against random."""
+    """Best cosine of each Top-K decoder row among L1 rows minus the same for random directions; control.
+
+    Random against random.
+    """
     d, gaps, nulls = lab.heldout().shape[1], [], []
     for seed in lab.each_seed():
         a = lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)).W_dec

@@ -10,7 +10,8 @@ from sae import TopKConfig, to_jumprelu
 from workbench.claims.base import Claim, Finding, Measured
 from workbench.claims.lab import Lab
 
-# What the bundled models' own dictionaries are given. One that is still far from trained overshoots where many latents fire at once.
+# What the bundled models' own dictionaries are given. One that is still far from trained overshoots where many latents
+# fire at once.
 STEPS = 600
 
 
@@ -50,9 +51,14 @@ CLAIM = Claim(
     id="llama-scope.jumprelu-conversion",
     paper="llama-scope",
     section="3.3.4, figure 11",
-    statement="Converting Top-K to JumpReLU with one global threshold leaves sparsity and explained variance as they are.",
+    statement=(
+        "Converting Top-K to JumpReLU with one global threshold leaves sparsity and explained variance as they are."
+    ),
     paper_number="nearly identical over 32 dictionaries",
-    experiment="Top-K dictionaries of 600 steps of 1,024 rows; threshold at the quantile of 32,768 training rows; L0 and EV on held-out rows.",
+    experiment=(
+        "Top-K dictionaries of 600 steps of 1,024 rows; threshold at the quantile of 32,768 training rows; L0 and EV on"
+        " held-out rows."
+    ),
     control="Twice that threshold.",
     criterion="Relative error of L0 at most 2 % and loss of EV at most 0.005; the control beyond 2 %.",
     measure=measure,

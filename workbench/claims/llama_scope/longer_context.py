@@ -17,7 +17,10 @@ DICTIONARY = "mini-pythia.L1R-8x"
 
 
 def measure(lab: Lab) -> Finding:
-    """Loss added by the dictionary at positions beyond training minus inside, as a share of the latter; control: random directions."""
+    """Loss added by the dictionary at positions beyond training minus inside, as a share of the latter; control.
+
+    Random directions.
+    """
     from workbench.analysis.evaluation.evaluate import evaluate_in_model
     from workbench.analysis.evaluation.run import Request, heldout_tokens
     from workbench.analysis.subject import find_subject
@@ -36,10 +39,14 @@ def measure(lab: Lab) -> Finding:
     draws = np.random.default_rng(0).integers(0, len(tokens), (2000, len(tokens)))
     ratios = beyond[draws].mean(1) / inside[draws].mean(1) - 1
     low, high = np.quantile(ratios, [0.025, 0.975])
-    effect = Measured(float(beyond.mean() / inside.mean() - 1), float(low), float(high), len(tokens), "relative to inside")
+    effect = Measured(
+        float(beyond.mean() / inside.mean() - 1), float(low), float(high), len(tokens), "relative to inside"
+    )
     control = Measured(float(spoilt.mean() / inside.mean()), None, None, len(tokens), "times the loss inside")
     table = pd.DataFrame({"sequence": np.arange(len(tokens)), "inside": inside, "beyond": beyond})
-    return Finding(effect, control, table, f"ΔLM loss {inside.mean():.4f} inside the trained length, {beyond.mean():.4f} beyond")
+    return Finding(
+        effect, control, table, f"ΔLM loss {inside.mean():.4f} inside the trained length, {beyond.mean():.4f} beyond"
+    )
 
 
 def _added_loss(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:

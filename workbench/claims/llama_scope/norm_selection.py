@@ -19,14 +19,19 @@ def measure(lab: Lab) -> Finding:
         half = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=8, seed=seed)))
         rows.append({"seed": seed, "unit": unit["ev"], "by_norm": free["ev"], "half_k": half["ev"]})
     table = pd.DataFrame(rows)
-    return Finding(Measured.of(table.by_norm - table.unit, unit="EV"), Measured.of(table.half_k - table.unit, unit="EV"), table)
+    return Finding(
+        Measured.of(table.by_norm - table.unit, unit="EV"), Measured.of(table.half_k - table.unit, unit="EV"), table
+    )
 
 
 CLAIM = Claim(
     id="llama-scope.norm-selection",
     paper="llama-scope",
     section="3.3.1 and appendix C",
-    statement="Top-K by decoder-norm-weighted activation is as good as Top-K with unit decoders (the paper reports better, and suspects a bug).",
+    statement=(
+        "Top-K by decoder-norm-weighted activation is as good as Top-K with unit decoders (the paper reports better,"
+        " and suspects a bug)."
+    ),
     paper_number=">= 0.05 EV in favour of decoder-norm selection, doubted by the authors",
     experiment="Both variants at k = 16, F = 1024 on the same rows; difference in held-out EV.",
     control="Halving k, a real difference, must fall outside the margin.",

@@ -25,13 +25,17 @@ def _points(lab: Lab) -> tuple[pd.DataFrame, dict[int, dict[Any, Any]]]:
         made: dict[int, dict[Any, Any]] = {s: {} for s in lab.each_seed()}
         for seed in lab.each_seed():
             for lr in RATES:
-                configs: list[tuple[str, float, Any]] = [("topk", k, TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr)) for k in KS]
+                configs: list[tuple[str, float, Any]] = [
+                    ("topk", k, TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr)) for k in KS
+                ]
                 for c in PENALTIES:
                     l1 = Variant(kind="l1", coefficient=c, warmup=lab.steps // 10)
                     configs.append(("l1", c, SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed, lr=lr)))
                 for arm, knob, config in configs:
                     made[seed][arm, knob, lr] = lab.train(config)
-                    rows.append({"arm": arm, "knob": knob, "lr": lr, "seed": seed} | lab.score(made[seed][arm, knob, lr]))
+                    rows.append(
+                        {"arm": arm, "knob": knob, "lr": lr, "seed": seed} | lab.score(made[seed][arm, knob, lr])
+                    )
         return pd.DataFrame(rows), made
 
     found: tuple[pd.DataFrame, dict[int, dict[Any, Any]]] = lab.once("frontier", make)
@@ -39,8 +43,8 @@ def _points(lab: Lab) -> tuple[pd.DataFrame, dict[int, dict[Any, Any]]]:
 
 
 def gaps_at_equal_l0(table: pd.DataFrame, seeds: int) -> tuple[list[float], list[float]]:
-    """EV (or another quality ``ev``) of Top-K minus that of L1 at equal log L0, per seed and k inside the L1 frontier's range; and
-    Top-K against another seed of itself."""
+    """EV (or another quality ``ev``) of Top-K minus that of L1 at equal log L0, per seed and k inside the L1 frontier's
+    range; and Top-K against another seed of itself."""
     gaps, same = [], []
     for seed, part in table.groupby("seed"):
         l1, topk = frontier(part[part.arm == "l1"]), best(part)
@@ -56,7 +60,10 @@ def measure(lab: Lab) -> Finding:
     """EV of Top-K minus EV of L1, interpolated at equal log L0; and Top-K against another seed of itself."""
     table, _ = _points(lab)
     gaps, same = gaps_at_equal_l0(table, lab.seeds)
-    note = f"{len(gaps)} points (seed × k) inside the L1 frontier's range of L0; {lab.steps} steps of 1,024 rows in both arms"
+    note = (
+        f"{len(gaps)} points (seed × k) inside the L1 frontier's range of L0; {lab.steps} steps of 1,024 rows in both"
+        " arms"
+    )
     return Finding(Measured.of(gaps, unit="EV"), Measured.of(same, unit="EV") if same else None, table, note)
 
 
@@ -94,7 +101,10 @@ CLAIMS = [
         section="4.2, figure 2",
         statement="Top-K dictionaries reach a higher explained variance than L1 (vanilla) ones at the same L0.",
         paper_number="L0 from about 150 to 50 at equal or better explained variance",
-        experiment="Four k against four L1 weights on the same rows and steps, each at the better of two learning rates; EV of Top-K minus that of the L1 frontier at equal L0 (interpolated in log L0).",
+        experiment=(
+            "Four k against four L1 weights on the same rows and steps, each at the better of two learning rates; EV of"
+            " Top-K minus that of the L1 frontier at equal L0 (interpolated in log L0)."
+        ),
         control="The same difference between Top-K dictionaries of two seeds, which must not be positive.",
         criterion="95 % interval of the difference above zero and above the control's interval.",
         measure=measure,
@@ -108,7 +118,10 @@ CLAIMS = [
         section="4.2, figure 2",
         statement="Top-K dictionaries cost the language model less than L1 (vanilla) ones at the same L0.",
         paper_number="L0 from about 150 to 50 at equal or better ΔLM loss",
-        experiment="Four k against four L1 weights on the same rows and steps, each at the better of two learning rates; ΔLM loss of the L1 frontier minus that of Top-K at equal L0 (interpolated in log L0), in nats.",
+        experiment=(
+            "Four k against four L1 weights on the same rows and steps, each at the better of two learning rates; ΔLM"
+            " loss of the L1 frontier minus that of Top-K at equal L0 (interpolated in log L0), in nats."
+        ),
         control="The same difference between Top-K dictionaries of two seeds, which must not be positive.",
         criterion="95 % interval of the difference above zero and above the control's interval.",
         measure=measure_loss,

@@ -25,7 +25,9 @@ def _table(lab: Lab) -> pd.DataFrame:
                 fired = torch.stack([(made.encode(x) > 0).sum(0) for x in lab.heldout().split(2048)]).sum(0)
                 density = fired / len(lab.heldout())
                 frequency = float(density[density > 0].log10().median())
-                rows.append({"width": f, "seed": s, "loss": lab.added_loss(made), "frequency": frequency} | lab.score(made))
+                rows.append(
+                    {"width": f, "seed": s, "loss": lab.added_loss(made), "frequency": frequency} | lab.score(made)
+                )
         return pd.DataFrame(rows)
 
     table: pd.DataFrame = lab.once("widths", make)
@@ -41,7 +43,10 @@ def _measure(column: str, unit: str, sign: int) -> Callable[[Lab], Finding]:
         same = (by.to_numpy() - by.to_numpy()[::-1]).ravel() if lab.seeds > 1 else []
         note = ", ".join(f"{w}: {v:.3f}" for w, v in table.groupby("width")[column].mean().items())
         return Finding(
-            Measured.of(gains, unit=unit), Measured.of(same, unit=unit) if len(same) else None, table, f"{column} by width {note}"
+            Measured.of(gains, unit=unit),
+            Measured.of(same, unit=unit) if len(same) else None,
+            table,
+            f"{column} by width {note}",
         )
 
     return measure

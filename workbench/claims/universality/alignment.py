@@ -16,10 +16,15 @@ def measure(lab: Lab) -> Finding:
     best = others["mean"].idxmax()
     gap = float(ab.loc[0, "mean"] - others.loc[best, "mean"])
     effect = Measured(
-        gap, float(ab.loc[0, "low"] - others.loc[best, "high"]), float(ab.loc[0, "high"] - others.loc[best, "low"]), int(ab.loc[0, "n"])
+        gap,
+        float(ab.loc[0, "low"] - others.loc[best, "high"]),
+        float(ab.loc[0, "high"] - others.loc[best, "low"]),
+        int(ab.loc[0, "n"]),
     )
     worst = others["mean"].idxmin()
-    control = Measured(float(others.loc[worst, "mean"] - others.loc[best, "mean"]), None, None, int(others.loc[worst, "n"]))
+    control = Measured(
+        float(others.loc[worst, "mean"] - others.loc[best, "mean"]), None, None, int(others.loc[worst, "n"])
+    )
     return Finding(effect, control, shifts, f"best other shift {best:+d}")
 
 

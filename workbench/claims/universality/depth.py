@@ -10,7 +10,9 @@ def measure(lab: Lab) -> Finding:
     """Rank correlation of relative depth over matched pairs, with its bootstrap interval."""
     numbers = lab.comparison().manifest.numbers["ab"]["depth_rank_correlation"]
     return Finding(
-        Measured.from_dict(numbers, "rank correlation"), Measured(0.0, None, None, int(numbers["n"] or 0)), lab.comparison().table("depth")
+        Measured.from_dict(numbers, "rank correlation"),
+        Measured(0.0, None, None, int(numbers["n"] or 0)),
+        lab.comparison().table("depth"),
     )
 
 

@@ -12,7 +12,9 @@ def _solved(lab: Lab) -> str:
     accuracy = lab.circuits("mini-mamba")["accuracy"]
     if accuracy["value"] >= LEVEL:
         return ""
-    return f"the bundled Mamba copies from a single match with accuracy {accuracy['value']:.2f} only (n = {accuracy['n']})"
+    return (
+        f"the bundled Mamba copies from a single match with accuracy {accuracy['value']:.2f} only (n = {accuracy['n']})"
+    )
 
 
 def few_layers(lab: Lab) -> Finding:
@@ -21,7 +23,10 @@ def few_layers(lab: Lab) -> Finding:
         return untestable(why)
     final, start = lab.circuits("mini-mamba"), lab.circuits("mini-mamba", "step0")
     layers = final["state_layers"]
-    note = f"layers {layers['layers']}; accuracy {final['accuracy']['value']:.2f}, untrained {start['accuracy']['value']:.2f}"
+    note = (
+        f"layers {layers['layers']}; accuracy {final['accuracy']['value']:.2f}, untrained"
+        f" {start['accuracy']['value']:.2f}"
+    )
     return Finding(
         Measured.from_dict(layers["two_strongest"], "share of the effect"),
         Measured.from_dict(start["accuracy"], "accuracy untrained"),
@@ -30,11 +35,17 @@ def few_layers(lab: Lab) -> Finding:
 
 
 def sharp_write(lab: Lab) -> Finding:
-    """Share of the write profile at its peak; the offset is reported, not asserted. Control: the share an even profile would have."""
+    """Share of the write profile at its peak; the offset is reported, not asserted. Control.
+
+    The share an even profile would have.
+    """
     if why := _solved(lab):
         return untestable(why)
     peak = lab.circuits("mini-mamba")["write_peak"]
-    note = f"peak at {peak['position']} (offset {peak['offset']:+d} from the value token) in layer {peak['layer']}; the paper's motif is +1"
+    note = (
+        f"peak at {peak['position']} (offset {peak['offset']:+d} from the value token) in layer {peak['layer']}; the"
+        " paper's motif is +1"
+    )
     return Finding(
         Measured.from_dict(peak["share"], "share of the profile"),
         Measured(1 / 12, None, None, peak["share"]["n"], "even over 12 offsets"),
@@ -49,7 +60,10 @@ def convolution_agrees(lab: Lab) -> Finding:
     numbers = lab.circuits("mini-mamba")
     conv, peak = numbers["conv_peak"], numbers["write_peak"]
     agree = conv["layer"] == peak["layer"] and conv["write_offset"] == peak["offset"]
-    note = f"tap {conv['tap']} reads offset {conv['source_offset']:+d} and writes at {conv['write_offset']:+d}; the write profile peaks at {peak['offset']:+d}"
+    note = (
+        f"tap {conv['tap']} reads offset {conv['source_offset']:+d} and writes at {conv['write_offset']:+d}; the write"
+        f" profile peaks at {peak['offset']:+d}"
+    )
     share = Measured.from_dict(conv["share"], "share of the taps' effect")
     return Finding(
         share if agree else Measured(0.0, 0.0, 0.0, share.n, share.unit),
@@ -77,9 +91,15 @@ CLAIMS = [
         id="universality.off-by-one",
         paper="universality",
         section="5.2, off-by-one motif",
-        statement="The value token is written into the state at one sharply located position (the paper: the position after it).",
+        statement=(
+            "The value token is written into the state at one sharply located position (the paper: the position after"
+            " it)."
+        ),
         paper_number="effect −9.13 at offset +1, at most 0.52 elsewhere",
-        experiment="Write terms of one position from the corrupted run; share of the absolute profile at its peak over twelve offsets.",
+        experiment=(
+            "Write terms of one position from the corrupted run; share of the absolute profile at its peak over twelve"
+            " offsets."
+        ),
         control="An even profile.",
         criterion="Peak share's interval above 0.5 and above the control; the offset is reported, not asserted.",
         measure=sharp_write,
@@ -93,7 +113,9 @@ CLAIMS = [
         section="5.2",
         statement="The short convolution carries the value token to the position where it is written.",
         paper_number="convolution of layer 17 carries B to the next position",
-        experiment="Convolution taps patched one by one at the write position; share of the tap that reaches the value token.",
+        experiment=(
+            "Convolution taps patched one by one at the write position; share of the tap that reaches the value token."
+        ),
         control="Equal taps.",
         criterion="Share's interval above 0.5, at the layer and offset where the write profile peaks.",
         measure=convolution_agrees,

@@ -34,7 +34,10 @@ def _table(lab: Lab) -> pd.DataFrame:
 
 def _measure(proxy: str) -> Callable[[Lab], Finding]:
     def measure(lab: Lab) -> Finding:
-        """Spearman of the proxy and the best correlation, firing counts partialled out; control: partners exchanged at equal frequency."""
+        """Spearman of the proxy and the best correlation, firing counts partialled out; control.
+
+        Partners exchanged at equal frequency.
+        """
         from workbench.analysis.evolution.emergence import partial_spearman
 
         table = _table(lab).dropna(subset=["r", proxy])
@@ -43,7 +46,9 @@ def _measure(proxy: str) -> Callable[[Lab], Finding]:
         decile = pd.qcut(table.n_fired.rank(method="first"), 10, labels=False)
         rng = np.random.default_rng(0)
         null = [
-            partial_spearman(table[proxy].to_numpy(), table.groupby(decile).r.transform(rng.permutation).to_numpy(), frequency, n=1).value
+            partial_spearman(
+                table[proxy].to_numpy(), table.groupby(decile).r.transform(rng.permutation).to_numpy(), frequency, n=1
+            ).value
             for _ in range(100)
         ]
         low, high = np.quantile(null, [0.025, 0.975])
@@ -55,7 +60,10 @@ def _measure(proxy: str) -> Callable[[Lab], Finding]:
     return measure
 
 
-_EXPERIMENT = "Spearman of the offline {} proxy (held-out halves) with the best correlation in the Mamba, firing frequency partialled out."
+_EXPERIMENT = (
+    "Spearman of the offline {} proxy (held-out halves) with the best correlation in the Mamba, firing frequency"
+    " partialled out."
+)
 _CONTROL = "Best correlations exchanged among latents of the same frequency decile, 100 times."
 CLAIMS = [
     Claim(

@@ -21,7 +21,10 @@ def measure(lab: Lab) -> Finding:
         int(trained["n"]),
         "mean correlation",
     )
-    note = f"trained {trained['mean']:.2f}, untrained {untrained['mean']:.2f}: an untrained model's residual is the token embedding and little else, so its dictionaries are token detectors that agree"
+    note = (
+        f"trained {trained['mean']:.2f}, untrained {untrained['mean']:.2f}: an untrained model's residual is the token"
+        " embedding and little else, so its dictionaries are token detectors that agree"
+    )
     return Finding(effect, Measured(0.0, None, None, int(untrained["n"])), summary, note)
 
 
@@ -31,7 +34,9 @@ CLAIM = Claim(
     section="open: dictionaries of untrained models",
     statement="Latents of the trained models are more similar across architectures than those of the untrained models.",
     paper_number="not reported",
-    experiment="Mean best correlation on the trained models minus the same on step 0 of both, same tokens, sizes and steps.",
+    experiment=(
+        "Mean best correlation on the trained models minus the same on step 0 of both, same tokens, sizes and steps."
+    ),
     control="No difference.",
     criterion="Conservative 95 % interval (difference of both intervals' ends) above zero.",
     measure=measure,

@@ -13,7 +13,8 @@ def measure(lab: Lab) -> Finding:
     layers = [h[0] for h in heads["attention"]]
     before = all(any(p[0] < layer for p in previous["attention"]) for layer in layers) if layers else False
     note = (
-        f"{heads['sentence']} {previous['sentence']} accuracy {final['accuracy']['value']:.2f}, untrained {start['accuracy']['value']:.2f}"
+        f"{heads['sentence']} {previous['sentence']} accuracy {final['accuracy']['value']:.2f}, untrained"
+        f" {start['accuracy']['value']:.2f}"
     )
     note += "" if before else " No previous-token head lies in an earlier layer."
     effect = Measured.from_dict(final["read_peak"]["share"], "share of the direct effect")
@@ -26,10 +27,19 @@ CLAIM = Claim(
     id="universality.transformer-induction",
     paper="universality",
     section="5.1",
-    statement="In the Transformer one or few induction heads, fed by previous-token heads of earlier layers, carry in-context copying.",
+    statement=(
+        "In the Transformer one or few induction heads, fed by previous-token heads of earlier layers, carry in-context"
+        " copying."
+    ),
     paper_number="head 5.0 lowers the answer's logit by 2.35 of 9.31",
-    experiment="Path patching head to logit on single-match prompts; share of the summed direct effect at the strongest head and position.",
-    control="The untrained model's accuracy must lie below the trained one's interval; attention and causal criteria must name the same heads.",
+    experiment=(
+        "Path patching head to logit on single-match prompts; share of the summed direct effect at the strongest head"
+        " and position."
+    ),
+    control=(
+        "The untrained model's accuracy must lie below the trained one's interval; attention and causal criteria must"
+        " name the same heads."
+    ),
     criterion="Share's interval above 0.3, control condition met.",
     measure=measure,
     holds=lambda f: f.effect.floor > 0.3,

@@ -22,7 +22,17 @@ def workspace(tmp_path_factory) -> Workspace:
 
 def test_the_mamba_on_the_command_line(workspace, tmp_path) -> None:
     storing_mamba(1).save_pretrained(tmp_path / "by-hand")
-    arguments = ["circuits", str(tmp_path / "by-hand"), "--workspace", str(workspace.root), "--prompts", "8", "--length", "12", "--json"]
+    arguments = [
+        "circuits",
+        str(tmp_path / "by-hand"),
+        "--workspace",
+        str(workspace.root),
+        "--prompts",
+        "8",
+        "--length",
+        "12",
+        "--json",
+    ]
     run = CliRunner().invoke(app, arguments)
     assert run.exit_code == 0, run.output
     document = json.loads(run.stdout)
@@ -61,8 +71,14 @@ def test_the_transformer(workspace) -> None:
     result = CircuitResult.open(item.path)
     assert set(result.effects.receiver) == {"", "L1H1.k", "L1H1.v", "L1H1.q"}
     assert result.scores.value.between(0, 1).all() and result.array("maps").shape == (8, 2, 3, 13, 13)
-    total = result.select(analysis="activation", site="z", metric="logit_diff", layer=0, unit=0).set_index("position").effect
-    assert np.isfinite(result.effects.effect).all() and total["B"] == total.min()  # noising: the corrupted B is in L0H0's output after B
+    total = (
+        result.select(analysis="activation", site="z", metric="logit_diff", layer=0, unit=0)
+        .set_index("position")
+        .effect
+    )
+    assert (
+        np.isfinite(result.effects.effect).all() and total["B"] == total.min()
+    )  # noising: the corrupted B is in L0H0's output after B
 
 
 def test_a_text_task_counts_from_its_own_mark(workspace, tmp_path) -> None:
@@ -90,7 +106,9 @@ def test_the_untrained_snapshot_is_the_control(workspace, tmp_path) -> None:
     item = make_circuits(workspace, str(folder), n_prompts=8, length=12)
     control = item.manifest.numbers["control"]
     assert control["revision"] == "step0" and control["exceeds"] and control["strongest_effect"]["value"] == 0
-    assert control["excess"]["value"] == pytest.approx(-item.manifest.numbers["write_peak"]["effect"]["value"], rel=1e-4)
+    assert control["excess"]["value"] == pytest.approx(
+        -item.manifest.numbers["write_peak"]["effect"]["value"], rel=1e-4
+    )
     start = make_circuits(workspace, str(folder), revision="step0", n_prompts=8, length=12)
     assert start.id == "grown@step0.induction" and "control" not in start.manifest.numbers
     assert start.manifest.numbers["state_layers"]["layers"] == []

@@ -1,4 +1,7 @@
-"""A circuit written by hand is found: which head copies the previous token, which one completes the pattern, and where it reads."""
+"""A circuit written by hand is found.
+
+Which head copies the previous token, which one completes the pattern, and where it reads.
+"""
 
 import numpy as np
 import pytest
@@ -48,7 +51,9 @@ def test_both_criteria_find_the_two_heads(circuit) -> None:
 def test_direct_and_total_effects_of_the_hand_made_heads(circuit) -> None:
     model, prompts, paths = circuit
     direct = head_to_logit(model, prompts, paths)["logit_diff"].mean(0)
-    assert direct.argmin() == 4 and np.abs(np.delete(direct.ravel(), 4)).max() < 1e-4  # L1H1 alone writes to the prediction
+    assert (
+        direct.argmin() == 4 and np.abs(np.delete(direct.ravel(), 4)).max() < 1e-4
+    )  # L1H1 alone writes to the prediction
     patches = [Patch("z", l, "B", h) for l in (0, 1) for h in range(3)]
     total = patch_effects(model, prompts, patches, source="control")["logit_diff"].mean(0)
     assert total.argmin() == 0 and total[0] < -1 and np.abs(total[1:]).max() < 1e-5  # at B it is L0H0 that matters
@@ -57,7 +62,10 @@ def test_direct_and_total_effects_of_the_hand_made_heads(circuit) -> None:
 def test_disagreement_is_said() -> None:
     assert Found("induction", [(1, 0)], [(1, 0)]).agree
     one = Found("induction", [(1, 0)], [(2, 3)])
-    assert not one.agree and one.sentence() == "Induction heads by attention: L1H0; by effect: L2H3. The criteria do not agree."
+    assert (
+        not one.agree
+        and one.sentence() == "Induction heads by attention: L1H0; by effect: L2H3. The criteria do not agree."
+    )
     assert Found("previous-token", [], []).sentence() == "No previous-token head by either criterion."
     assert not Found("induction", [(1, 0)], []).agree
     uncertain = np.random.default_rng(0).normal(-0.1, 1, (10, 1, 2))

@@ -1,4 +1,6 @@
-"""The write profile finds a known write where it is, equals a forward pass with all else frozen, and avoids the two slips of the original notebook."""
+"""The write profile finds a known write where it is, equals a forward pass with all else frozen, and avoids the two
+slips of the original notebook.
+"""
 
 import numpy as np
 import pytest
@@ -32,7 +34,9 @@ def logit_diff(logits: torch.Tensor, prompts) -> np.ndarray:
 
 
 def frozen_forward(model, prompts, layer: int, edits: list) -> np.ndarray:
-    """Effect of edits inside one mixer when its output changes at the last position only and other layers' last states stay clean."""
+    """Effect of edits inside one mixer when its output changes at the last position only and other layers' last states
+    stay clean.
+    """
     _, clean = model.run_with_cache(torch.as_tensor(prompts.clean))
     base = logit_diff(model(torch.as_tensor(prompts.clean))[:, -1], prompts)
 
@@ -48,7 +52,9 @@ def frozen_forward(model, prompts, layer: int, edits: list) -> np.ndarray:
 
     hooks = [*edits, (f"blocks.{layer}.mixer.hook_out", only_last)]
     hooks += [
-        (f"blocks.{l}.mixer.hook_ssm_state", lambda v, hook, l=l: clean_state(v, hook, l)) for l in range(len(model.blocks)) if l != layer
+        (f"blocks.{l}.mixer.hook_ssm_state", lambda v, hook, l=l: clean_state(v, hook, l))
+        for l in range(len(model.blocks))
+        if l != layer
     ]
     return logit_diff(model.run_with_hooks(torch.as_tensor(prompts.clean), fwd_hooks=hooks)[:, -1], prompts) - base
 
@@ -70,8 +76,13 @@ def test_write_profile_equals_patching_decay_and_write_at_one_position(random_mo
     for layer in range(3):
         for o, label in enumerate(LABELS):
             at = prompts.position(label)
-            edits = [(f"blocks.{layer}.mixer.hook_{k}", put(at, other[f"blocks.{layer}.mixer.hook_{k}"])) for k in ("decay", "write")]
-            np.testing.assert_allclose(got[:, layer, o], frozen_forward(model, prompts, layer, edits), atol=1e-4, rtol=1e-3)
+            edits = [
+                (f"blocks.{layer}.mixer.hook_{k}", put(at, other[f"blocks.{layer}.mixer.hook_{k}"]))
+                for k in ("decay", "write")
+            ]
+            np.testing.assert_allclose(
+                got[:, layer, o], frozen_forward(model, prompts, layer, edits), atol=1e-4, rtol=1e-3
+            )
     assert np.abs(got).max() > 0.01
 
 
@@ -97,7 +108,10 @@ def test_the_decay_of_the_position_itself_is_replaced_and_not_the_next_one(rando
 
 @torch.no_grad()
 def test_each_convolution_tap_is_corrupted_alone(random_model) -> None:
-    """Second slip: convolution caches changed in place, which made effects cumulative. One tap at a time, in any order, from clean windows."""
+    """Second slip: convolution caches changed in place, which made effects cumulative.
+
+    One tap at a time, in any order, from clean windows.
+    """
     model, prompts, paths = random_model
     got = conv_profile(model, prompts, paths, LABELS, metrics=("logit_diff",))["logit_diff"]
     _, clean = model.run_with_cache(torch.as_tensor(prompts.clean))
@@ -152,7 +166,9 @@ def test_a_write_made_by_hand_is_found_at_its_offset(offset: int) -> None:
     assert peak.share.value > 0.999 and peak.same == 1.0 and peak.effect.high < -1
     taps = locate_peak(conv_profile(model, prompts, paths, LABELS)["logit_diff"])
     assert taps.index == (*peak.index, offset) and taps.share.value > 0.999  # the tap that reads B's own position
-    np.testing.assert_allclose(state_to_logit(model, prompts, paths)["prob"][:, 0], profile["prob"][:, 0, 2 + offset], atol=1e-6)
+    np.testing.assert_allclose(
+        state_to_logit(model, prompts, paths)["prob"][:, 0], profile["prob"][:, 0, 2 + offset], atol=1e-6
+    )
     reads = last_reads(model, prompts.clean)[:, 0]
     at = prompts.marks["B"] + offset
     assert (reads.argmax(1) == at).all()
@@ -177,4 +193,6 @@ def test_hidden_attention_gives_back_y(random_model) -> None:
     assert (alpha.triu(1).permute(2, 0, 1).triu(1) == 0).all()
     maps = hidden_attention(model, prompts.clean[:3])
     np.testing.assert_allclose(maps[2, 1], alpha.abs().mean(-1).numpy(), rtol=1e-4)
-    np.testing.assert_allclose(last_reads(model, prompts.clean)[2, 1], (alpha[-1] * x[2]).abs().mean(-1).numpy(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        last_reads(model, prompts.clean)[2, 1], (alpha[-1] * x[2]).abs().mean(-1).numpy(), rtol=1e-3, atol=1e-6
+    )

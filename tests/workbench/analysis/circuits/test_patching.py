@@ -1,4 +1,7 @@
-"""Batched patches equal one patched forward pass each; direct paths equal a forward pass with everything else frozen."""
+"""Batched patches equal one patched forward pass each.
+
+Direct paths equal a forward pass with everything else frozen.
+"""
 
 import numpy as np
 import pytest
@@ -52,7 +55,9 @@ def test_batched_patches_equal_single_forward_passes(models, prompts, kind: str)
         hook, position_axis, _ = hook_of(model, patch.site, patch.layer)
         _, cache = model.run_with_cache(torch.as_tensor(prompts.corrupt), names_filter=hook)
         at = prompts.position(patch.position)
-        unit = slice(*patch.unit) if isinstance(patch.unit, tuple) else slice(None) if patch.unit is None else patch.unit
+        unit = (
+            slice(*patch.unit) if isinstance(patch.unit, tuple) else slice(None) if patch.unit is None else patch.unit
+        )
 
         def edit(value, hook, source=cache[hook], axis=position_axis, at=at, unit=unit):
             value = value.clone()
@@ -71,7 +76,8 @@ def test_sources_and_directions(models, prompts) -> None:
     model, patch = models["neox"], Patch("resid", 0, "B")
     whole = patch_effects(model, prompts, [patch], metrics=("logit_diff",))["logit_diff"][:, 0]
     clean, corrupt = (logit_diff(model(torch.as_tensor(t))[:, -1], prompts) for t in (prompts.clean, prompts.corrupt))
-    # only B differs, and the residual stream at B before layer 1 is all later layers know of it, but for layer 0's own reading
+    # only B differs, and the residual stream at B before layer 1 is all later layers know of it, but for layer 0's own
+    # reading
     back = patch_effects(model, prompts, [patch], direction="denoise", metrics=("logit_diff",))["logit_diff"][:, 0]
     assert np.abs(whole + back).max() < np.abs(corrupt - clean).max()
     everything = patch_effects(model, prompts, [Patch("resid", 1, "last")], metrics=("logit_diff",))["logit_diff"][:, 0]
@@ -140,7 +146,9 @@ def test_read_profile_equals_patching_keys_and_values_with_the_rest_frozen(model
 def test_head_to_head_equals_sending_to_one_input_of_one_head(models, prompts, inputs: str) -> None:
     model, position = models["neox"], "B" if inputs == "kv" else "last"
     paths = FrozenPaths(model, Tail(model, prompts.clean))
-    got = head_to_head(model, prompts, paths, (1, 1), inputs=inputs, position=position, metrics=("logit_diff",))["logit_diff"]
+    got = head_to_head(model, prompts, paths, (1, 1), inputs=inputs, position=position, metrics=("logit_diff",))[
+        "logit_diff"
+    ]
     _, clean = model.run_with_cache(torch.as_tensor(prompts.clean))
     _, other = model.run_with_cache(torch.as_tensor(prompts.control))
     at, rows = prompts.position(position), np.arange(P)
@@ -149,7 +157,9 @@ def test_head_to_head_equals_sending_to_one_input_of_one_head(models, prompts, i
         z[rows, at, head] = other["blocks.0.attn.hook_z"][rows, at, head]
         sent = {}
         hooks = [("blocks.0.attn.hook_z", lambda v, hook, z=z: z)]
-        hooks += [(f"blocks.1.attn.hook_{c}", lambda v, hook, c=c, sent=sent: sent.update({c: v.clone()})) for c in inputs]
+        hooks += [
+            (f"blocks.1.attn.hook_{c}", lambda v, hook, c=c, sent=sent: sent.update({c: v.clone()})) for c in inputs
+        ]
         model.run_with_hooks(torch.as_tensor(prompts.clean), fwd_hooks=hooks)
 
         def receive(v, hook, name, sent=sent):
@@ -168,7 +178,9 @@ def test_paths_by_name_differ_and_metrics_are_what_they_say(models, prompts) -> 
     model = models["neox"]
     paths = FrozenPaths(model, Tail(model, prompts.clean))
     rows, delta = torch.arange(P), torch.randn(P, 16, generator=torch.Generator().manual_seed(0))
-    direct, residual = (measure(paths, prompts, [(0, delta, rows)], path, ("logit",))[0]["logit"] for path in ("direct", "residual"))
+    direct, residual = (
+        measure(paths, prompts, [(0, delta, rows)], path, ("logit",))[0]["logit"] for path in ("direct", "residual")
+    )
     assert np.abs(direct - residual).max() > 1e-3  # the MLP of layer 1 follows on the direct path only
     logits = torch.tensor([[2.0, 0.0, -1.0]])
     clean = torch.tensor([[1.0, 0.5, 0.0]])
@@ -195,7 +207,10 @@ def test_tables_carry_n_and_intervals() -> None:
 
 
 def drawn_profile(rng: np.random.Generator, noise: float) -> np.ndarray:
-    """32 prompts of 48 cells: effects of -10 and -1 on average, and 46 of nothing but noise. The true share of the first is 10/11."""
+    """32 prompts of 48 cells: effects of -10 and -1 on average, and 46 of nothing but noise.
+
+    The true share of the first is 10/11.
+    """
     means, sd = np.zeros(48), np.full(48, noise)
     means[:2], sd[:2] = (-10, -1), (5, 1)
     return rng.normal(means, sd, (32, 48))
@@ -215,6 +230,8 @@ def test_noise_in_empty_cells_does_not_push_the_interval_below_the_share() -> No
     values[:, 1] = 0
     share = share_of(values, [0])
     flat = np.abs(np.stack([values[np.random.default_rng(i).integers(0, 32, 32)].mean(0) for i in range(500)]))
-    assert np.quantile(flat[:, 0] / flat.sum(1), 0.975) < share.value <= share.high  # what resampled absolute means would have said
+    assert (
+        np.quantile(flat[:, 0] / flat.sum(1), 0.975) < share.value <= share.high
+    )  # what resampled absolute means would have said
     assert share_of(np.zeros((8, 3)), [0]).low is None
     assert share_of(values, range(48)).value == pytest.approx(1)

@@ -1,4 +1,7 @@
-"""Prompt sets: aligned, single-match, reproducible, extendable by a TOML file, and clear about what cannot be expressed."""
+"""Prompt sets.
+
+Aligned, single-match, reproducible, extendable by a TOML file, and clear about what cannot be expressed.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +31,9 @@ def test_induction_prompts_have_one_match_and_differ_at_b_alone(match: int) -> N
     assert all(len(set(row)) == 40 for row in p.control)
     assert not (p.wrong[:, None] == p.clean).any()
     again = make_prompts(task, 50, vocab_size=80, length=40)
-    assert (again.clean == p.clean).all() and (make_prompts(task, 50, vocab_size=80, length=40, seed=1).clean != p.clean).any()
+    assert (again.clean == p.clean).all() and (
+        make_prompts(task, 50, vocab_size=80, length=40, seed=1).clean != p.clean
+    ).any()
 
 
 def test_bundled_text_tasks_align_in_the_bundled_tokenizer(tokenizer) -> None:
@@ -60,7 +65,10 @@ def test_a_users_own_task(tmp_path, tokenizer) -> None:
     path = tmp_path / "capitals.toml"
     path.write_text(
         'name = "capitals"\nabout = "own"\nkind = "pairs"\n'
-        + "".join(f'[[pairs]]\nclean = "def f{i}(a):"\ncorrupt = "def f{i}(b):"\nanswer = " a"\nwrong = " b"\n' for i in range(8))
+        + "".join(
+            f'[[pairs]]\nclean = "def f{i}(a):"\ncorrupt = "def f{i}(b):"\nanswer = " a"\nwrong = " b"\n'
+            for i in range(8)
+        )
     )
     p = make_prompts(read_task(path), 64, vocab_size=512, tokenizer=tokenizer)
     assert len(p) >= 8 and p.task == "capitals"

@@ -53,7 +53,11 @@ def test_null_bins_are_joined_until_they_hold_enough() -> None:
     null = np.where(fired == 40, 0.5, 0.1)
     q = null_by_bin(null, fired, edges, (0.99,))[:, 0]
     got = per_latent(q, fired, edges)
-    assert np.isnan(got[fired == 0]).all() and (got[fired == 40] == 0.5).all() and (got[fired == 5000] == pytest.approx(0.1))
+    assert (
+        np.isnan(got[fired == 0]).all()
+        and (got[fired == 40] == 0.5).all()
+        and (got[fired == 5000] == pytest.approx(0.1))
+    )
     assert firing_bins(np.zeros(3, int)).tolist() == [1, 2]
 
 
@@ -92,14 +96,21 @@ def test_neurons_of_all_layers_whatever_the_memory() -> None:
         torch.from_numpy((base[:, :8] + 0.1 * rng.standard_normal((1200, 8))).astype(np.float32)),
         torch.randn(1200, 5, generator=torch.Generator().manual_seed(0)),
     ]
-    b = [torch.randn(1200, 6, generator=torch.Generator().manual_seed(1)), torch.from_numpy(base[:, 7::-1].astype(np.float32).copy())]
+    b = [
+        torch.randn(1200, 6, generator=torch.Generator().manual_seed(1)),
+        torch.from_numpy(base[:, 7::-1].astype(np.float32).copy()),
+    ]
 
     def blocks(layers: list[torch.Tensor]):  # type: ignore[no-untyped-def]
         return lambda which: ([layers[i][lo : lo + 500] for i in which] for lo in range(0, 1200, 500))
 
     results = [match_neurons(blocks(a), [8, 5], blocks(b), [6, 8], product_bytes=size) for size in (1, 2**30)]
     for forward, backward in results:
-        assert (forward[0].layer == 1).all() and (forward[0].partner == np.arange(7, -1, -1)).all() and (forward[0].r > 0.98).all()
+        assert (
+            (forward[0].layer == 1).all()
+            and (forward[0].partner == np.arange(7, -1, -1)).all()
+            and (forward[0].r > 0.98).all()
+        )
         assert (backward[1].partner == np.arange(7, -1, -1)).all() and (forward[1].r < 0.2).all()
         assert (forward[0].second_r < 0.2).all() and (forward[0].n_cofire == 1200).all()
     np.testing.assert_allclose(results[0][0][1].r, results[1][0][1].r, atol=1e-6)

@@ -68,7 +68,15 @@ ORDER = torch.randperm(F, generator=torch.Generator().manual_seed(9))
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ws = Workspace(tmp_path_factory.mktemp("ws"))
     sources = [{"model": "mini-pythia"}, {"model": "mini-mamba"}]
-    recipe = {"id": "tiny", "hooks": ["L0R", "L1R"], "n_seq": 24, "ctx": 64, "seqs_per_shard": 8, "batch_size": 8, "sources": sources}
+    recipe = {
+        "id": "tiny",
+        "hooks": ["L0R", "L1R"],
+        "n_seq": 24,
+        "ctx": 64,
+        "seqs_per_shard": 8,
+        "batch_size": 8,
+        "sources": sources,
+    }
     harvest(HarvestRecipe.model_validate(recipe), ws)
     store = ActivationStore.open(ws.path("stores", "tiny"))
     for m, model in enumerate(("mini-pythia", "mini-mamba")):
@@ -82,7 +90,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def records(workspace: Workspace) -> MatchRecords:
-    item = compare_and_write(workspace, "mini-pythia", "mini-mamba", RECIPE, command="workbench compare mini-pythia mini-mamba")
+    item = compare_and_write(
+        workspace, "mini-pythia", "mini-mamba", RECIPE, command="workbench compare mini-pythia mini-mamba"
+    )
     return MatchRecords.open(item.path)
 
 
@@ -117,7 +127,16 @@ def test_best_partners_equal_brute_force_over_all_layers(workspace: Workspace, r
 
 
 def test_every_baseline_is_there_or_says_why(records: MatchRecords) -> None:
-    assert records.metadata["series"] == ["random", "random partner", "shuffle", "shift", "neurons", "cross", "even", "sae seed"]
+    assert records.metadata["series"] == [
+        "random",
+        "random partner",
+        "shuffle",
+        "shift",
+        "neurons",
+        "cross",
+        "even",
+        "sae seed",
+    ]
     missing = records.metadata["missing"]
     assert set(missing) == {"untrained", "model seed ab", "model seed ba", "sae seed ba"} and all(
         "are needed" in v for v in missing.values()
@@ -173,7 +192,9 @@ def test_activations_are_computed_where_no_store_has_them(workspace: Workspace) 
     recipe = RECIPE.model_copy(update={"baselines": (), "shifts": (0,)})
     parts: list[str] = []
     item = compare_and_write(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe, tick=parts.append)
-    assert len(parts) == parts_of(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe)  # the progress bar ends at its total
+    assert len(parts) == parts_of(
+        workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe
+    )  # the progress bar ends at its total
     live = MatchRecords.open(item.path)
     stored = MatchRecords.open(compare_and_write(workspace, "mini-pythia.L0R-1x", "mini-mamba.L1R-1x", recipe).path)
     np.testing.assert_allclose(live.best["r"], stored.best["r"], atol=1e-5)
@@ -182,10 +203,15 @@ def test_activations_are_computed_where_no_store_has_them(workspace: Workspace) 
 
 def test_complete_comparisons_are_reused_and_others_made_again(workspace: Workspace, records: MatchRecords) -> None:
     before = workspace.get("matches", records.id).digest
-    again = compare_and_write(workspace, "mini-pythia", "mini-mamba", RECIPE, tick=lambda what: pytest.fail(f"{what} was computed again"))
+    again = compare_and_write(
+        workspace, "mini-pythia", "mini-mamba", RECIPE, tick=lambda what: pytest.fail(f"{what} was computed again")
+    )
     assert again.digest == before
     again = compare_and_write(
-        workspace, "mini-pythia.L0R-1x", "mini-mamba.L0R-1x", RECIPE.model_copy(update={"baselines": ("shuffle",), "codes": False})
+        workspace,
+        "mini-pythia.L0R-1x",
+        "mini-mamba.L0R-1x",
+        RECIPE.model_copy(update={"baselines": ("shuffle",), "codes": False}),
     )
     assert again.manifest.metadata["series"] == ["shuffle", "cross"] and not MatchRecords.open(again.path).has_codes
     with pytest.raises(MissingError, match="--no-codes"):
@@ -215,7 +241,9 @@ def test_names_that_cannot_be_meant(workspace: Workspace, tmp_path: Path) -> Non
     with pytest.raises(MissingError, match="workbench train"):
         find_group(Workspace(tmp_path / "empty"), "mini-mamba")
     with pytest.raises(UsageError, match="baseline 'nonsense'"):
-        compare_and_write(workspace, "mini-pythia", "mini-mamba", RECIPE.model_copy(update={"baselines": ("nonsense",)}))
+        compare_and_write(
+            workspace, "mini-pythia", "mini-mamba", RECIPE.model_copy(update={"baselines": ("nonsense",)})
+        )
     with pytest.raises(MissingError, match="workbench compare"):
         MatchRecords.open(tmp_path)
     assert [s.id for s in find_group(workspace, "mini-pythia").subjects] == ["mini-pythia.L0R-1x", "mini-pythia.L1R-1x"]
@@ -223,7 +251,16 @@ def test_names_that_cannot_be_meant(workspace: Workspace, tmp_path: Path) -> Non
 
 def test_command_line(workspace: Workspace, records: MatchRecords) -> None:
     runner = CliRunner()
-    root = ["--workspace", str(workspace.root), "--tokens", "1400", "--min-firings", "10", "--baselines", "shuffle, even"]
+    root = [
+        "--workspace",
+        str(workspace.root),
+        "--tokens",
+        "1400",
+        "--min-firings",
+        "10",
+        "--baselines",
+        "shuffle, even",
+    ]
     done = runner.invoke(app, ["compare", "mini-pythia.L0R-1x", "mini-mamba.L1R-1x", "--json", *root])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)

@@ -40,7 +40,11 @@ def test_planted_matches_are_recovered(how: str) -> None:
     a, b, truth = planted()
     m = max_pairwise_correlation(a, b, min_firings=50, top=20)
     level = 0.3
-    found = mutual_best(m, level=level) if how == "mutual best" else assign(m.candidates, m.candidates_r, b.shape[1], level=level)
+    found = (
+        mutual_best(m, level=level)
+        if how == "mutual best"
+        else assign(m.candidates, m.candidates_r, b.shape[1], level=level)
+    )
     eligible = (a != 0).sum(0).A1 >= 50
     claimed = found.partner >= 0
     right = claimed & (found.partner == truth)
@@ -77,7 +81,9 @@ def test_layers_pool_to_the_same_as_one_wide_side() -> None:
     a = {i: sp.csr_matrix(sparse_codes(rng, 4000, 20)) for i in range(2)}
     b = {i: sp.csr_matrix(sparse_codes(rng, 4000, 15)) for i in range(3)}
     layers = match_layers(a, b, top=6)
-    wide = max_pairwise_correlation(sp.hstack(list(a.values()), format="csr"), sp.hstack(list(b.values()), format="csr"), top=6)
+    wide = max_pairwise_correlation(
+        sp.hstack(list(a.values()), format="csr"), sp.hstack(list(b.values()), format="csr"), top=6
+    )
     best = layers.best_a()
     np.testing.assert_allclose(np.concatenate([x.r for x in best]), wide.r, atol=1e-12)
     assert (np.concatenate([x.layer * 15 + x.partner for x in best]) == wide.partner).all()
@@ -125,7 +131,11 @@ def test_token_shift_pairs_stay_inside_sequences_and_find_a_planted_delay() -> N
     a = sparse_codes(rng, 1500, 10)
     b = sp.csr_matrix(np.roll(a, 1, axis=0))  # b says at t + 1 what a says at t
     a_csr = sp.csr_matrix(a)
-    mean = {s: max_pairwise_correlation(a_csr[x], b[y]).r.mean() for s in (-2, -1, 0, 1, 2) for x, y in [shifted_rows(seq, pos, s)]}
+    mean = {
+        s: max_pairwise_correlation(a_csr[x], b[y]).r.mean()
+        for s in (-2, -1, 0, 1, 2)
+        for x, y in [shifted_rows(seq, pos, s)]
+    }
     assert max(mean, key=mean.__getitem__) == 1 and mean[1] == pytest.approx(1)
 
 

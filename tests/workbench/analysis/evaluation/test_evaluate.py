@@ -30,7 +30,10 @@ def dense():
     x = caught[0][:, 1:-1].double()
     f = dictionary.encode(caught[0])[:, 1:-1]
     y = dictionary.decode(f).double()
-    ce = [torch.nn.functional.cross_entropy(out[:, 1:-1].reshape(-1, 50), tokens[:, 2:].reshape(-1)).item() for out in (clean, approximate)]
+    ce = [
+        torch.nn.functional.cross_entropy(out[:, 1:-1].reshape(-1, 50), tokens[:, 2:].reshape(-1)).item()
+        for out in (clean, approximate)
+    ]
     p, q = (out[:, 1:-1].double().log_softmax(-1) for out in (clean, approximate))
     return x, y, f, ce, (p.exp() * (p - q)).sum(-1).mean().item()
 
@@ -74,7 +77,9 @@ def test_bands_cover_every_scored_position_once(result):
 def test_a_perfect_dictionary_recovers_everything():
     got = evaluate_in_model(FakeBridge(), Identity(), HOOK, TOKENS[:8]).estimates
     assert got["ev"].value == pytest.approx(1, abs=1e-9)
-    assert got["ce_recovered_zero"].value == pytest.approx(1, abs=1e-5) and got["ce_recovered_mean"].value == pytest.approx(1, abs=1e-5)
+    assert got["ce_recovered_zero"].value == pytest.approx(1, abs=1e-5) and got[
+        "ce_recovered_mean"
+    ].value == pytest.approx(1, abs=1e-5)
     assert abs(got["kl"].value) < 1e-6
 
 
@@ -85,18 +90,27 @@ def test_the_mean_as_dictionary_explains_nothing_and_recovers_nothing():
     dictionary.b_enc -= 1e6
     dictionary.b_dec = x.mean((0, 1)).float()
     got = evaluate_in_model(FakeBridge(), dictionary, HOOK, TOKENS).estimates
-    assert got["ev"].value == pytest.approx(0, abs=1e-6) and got["ce_recovered_mean"].value == pytest.approx(0, abs=1e-5)
+    assert got["ev"].value == pytest.approx(0, abs=1e-6) and got["ce_recovered_mean"].value == pytest.approx(
+        0, abs=1e-5
+    )
     assert got["l0"].value == 0 and got["dead_share"].value == 1
 
 
 def test_bootstrap_interval_has_the_width_theory_gives():
     rng = np.random.default_rng(1)
     y = rng.normal(3, 1, 400)
-    e = ratio_estimates({"y": y, "n": np.ones(400)}, {"mean": lambda t: t["y"] / t["n"]}, {"mean": (400, "sequences")})["mean"]
+    e = ratio_estimates({"y": y, "n": np.ones(400)}, {"mean": lambda t: t["y"] / t["n"]}, {"mean": (400, "sequences")})[
+        "mean"
+    ]
     assert e.high - e.low == pytest.approx(2 * 1.96 * y.std() / 20, rel=0.1)
-    one = ratio_estimates({"y": y[:1], "n": np.ones(1)}, {"mean": lambda t: t["y"] / t["n"]}, {"mean": (1, "sequences")})["mean"]
+    one = ratio_estimates(
+        {"y": y[:1], "n": np.ones(1)}, {"mean": lambda t: t["y"] / t["n"]}, {"mean": (1, "sequences")}
+    )["mean"]
     assert one.low is None and one.high is None, "one sequence has no interval"
-    assert wilson(0, 50, "latents").high == pytest.approx(0.0714, abs=1e-3) and wilson(0, 0, "latents").as_dict()["value"] is None
+    assert (
+        wilson(0, 50, "latents").high == pytest.approx(0.0714, abs=1e-3)
+        and wilson(0, 0, "latents").as_dict()["value"] is None
+    )
 
 
 def test_small_statistics_and_refusals():

@@ -40,13 +40,18 @@ def test_one_latent_suffices_where_one_was_planted(planted):
     result = probe_rows(dictionary(basis[:11]), x, ids, seq, pos, VOCAB)
     assert score(result, "letter_a", "latents", 1) > 0.98 and score(result, "letter_a", "dense", 0) > 0.98
     assert score(result, "digit", "latents", 1) > 0.98
-    assert 0.4 < score(result, "repeat_token", "latents", 10) < 0.8, "what the activation does not hold, no latent tells"
+    assert 0.4 < score(result, "repeat_token", "latents", 10) < 0.8, (
+        "what the activation does not hold, no latent tells"
+    )
     assert result.absorption["n_absorbed"].sum() == 0, "the letter's own latent fires on every one of its tokens"
     assert result.summary()["latents_k1"]["n_labels"] == result.table["label"].nunique()
 
 
 def test_a_token_latent_that_swallows_its_letter_is_absorption(planted):
-    """Latent 0 is "apple including its a", and apple is rare among the a-words; the letter's latent stays silent on it."""
+    """Latent 0 is "apple including its a", and apple is rare among the a-words.
+
+    The letter's latent stays silent on it.
+    """
     x, ids, seq, pos, basis = planted
     keep = (ids != 0) | (np.random.default_rng(0).random(len(ids)) < 0.04)
     x, ids, seq, pos = x[torch.from_numpy(keep)], ids[keep], seq[keep], pos[keep]

@@ -61,7 +61,9 @@ def test_ablating_a_latent_removes_its_contribution_and_nothing_else():
     latent = int((f[:, 1:] > 0).sum((0, 1)).argmax())
     with splice(model, {HOOK: dictionary}, ablate([latent]), keep_error=True):
         y = residual(model)
-    torch.testing.assert_close((x - y)[:, 1:], (f[..., latent : latent + 1] * dictionary.W_dec[latent])[:, 1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        (x - y)[:, 1:], (f[..., latent : latent + 1] * dictionary.W_dec[latent])[:, 1:], atol=1e-5, rtol=1e-4
+    )
     with splice(model, {HOOK: dictionary}, clamp([latent], 3.0), keep_error=True):
         y = residual(model)
     torch.testing.assert_close(
@@ -108,6 +110,9 @@ def test_what_does_not_fit_is_named():
         pass
     with pytest.raises(ConfigError, match="width 3"), splice(model, {HOOK: Constant(torch.zeros(3))}, keep_error=False):
         model(TOKENS)
-    with pytest.raises(ConfigError, match="the edit at"), splice(model, {HOOK: Identity()}, lambda f, hook: f[..., :2], keep_error=True):
+    with (
+        pytest.raises(ConfigError, match="the edit at"),
+        splice(model, {HOOK: Identity()}, lambda f, hook: f[..., :2], keep_error=True),
+    ):
         model(TOKENS)
     assert model.hook_dict[HOOK] == []

@@ -1,4 +1,7 @@
-"""Attribution and its curves where the truth is known: a crosscoder without error, and a task that hangs on a few latents."""
+"""Attribution and its curves where the truth is known.
+
+A crosscoder without error, and a task that hangs on a few latents.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ def exact_crosscoder() -> Crosscoder:
 @pytest.fixture(scope="module")
 def snapshots() -> Snapshots:
     models = {"step0": FakeBridge(d=D, vocab=V, seed=1), "step1": FakeBridge(d=D, vocab=V, seed=2)}
-    return Snapshots([Source(r, "fake", r, HOOK, i) for i, r in enumerate(models)], load=lambda name, revision: models[revision])
+    return Snapshots(
+        [Source(r, "fake", r, HOOK, i) for i, r in enumerate(models)], load=lambda name, revision: models[revision]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,21 +111,28 @@ def test_online_rows_are_the_models_activations_in_a_reproducible_order(snapshot
     second = [next(it) for _ in range(4)]
     assert not torch.equal(second[0], epoch[0]), "the second epoch has another order"
     fresh = iter(OnlineBatches(snapshots, tokens, 8, seed=5, group=4, cache=True).starting_at(12))
-    assert all(torch.equal(next(fresh), x) for x in second), "what a run kept and what a resumed run computes is the same"
+    assert all(torch.equal(next(fresh), x) for x in second), (
+        "what a run kept and what a resumed run computes is the same"
+    )
     with pytest.raises(UsageError, match="smaller batch"):
         next(iter(OnlineBatches(snapshots, tokens, 1000, seed=0)))
 
 
 @pytest.mark.parametrize(("parts", "cache"), [(2, False), (2, True), (5, False)])
 def test_online_rows_of_several_processes_are_those_of_one(snapshots, monkeypatch, parts, cache):
-    """Every process runs the models on its own sequences; their shares are the batch, and a process may have none of it."""
+    """Every process runs the models on its own sequences.
+
+    Their shares are the batch, and a process may have none of it.
+    """
     monkeypatch.setattr("workbench.analysis.evolution.snapshots.AT_ONCE", 2)
     tokens = np.random.default_rng(3).integers(1, V, (12, 9)).astype(np.int32)
     whole = OnlineBatches(snapshots, tokens, 8, seed=5, group=4, cache=cache)
     ran: list[int] = []
     for step, want in zip(range(3, 20), whole.starting_at(3), strict=False):
         shares = [next(iter(whole.share(part, parts).starting_at(step))) for part in range(parts)]
-        assert torch.equal(torch.cat([s.places for s in shares]).sort().values, torch.arange(8)) and {s.of for s in shares} == {8}
+        assert torch.equal(torch.cat([s.places for s in shares]).sort().values, torch.arange(8)) and {
+            s.of for s in shares
+        } == {8}
         for share in shares:
             assert torch.equal(share.rows, want[share.places])
         ran.append(sum(len(s.rows) == 0 for s in shares))
@@ -136,9 +148,13 @@ def test_runs_from_the_block_of_the_hook_equal_whole_runs(name):
     prompts = PromptSet("fake", tokens, tokens, tokens, rng.integers(1, 100, 6), rng.integers(100, 200, 6))
     hook, W = "blocks.2.hook_resid_post", torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
     codes, other = torch.rand(2, 6, 9, 5, generator=torch.Generator().manual_seed(1))
-    whole = at.run_with(model, hook, prompts, codes, other, W, lambda: model(torch.from_numpy(tokens), return_type="logits")[:, -1])
+    whole = at.run_with(
+        model, hook, prompts, codes, other, W, lambda: model(torch.from_numpy(tokens), return_type="logits")[:, -1]
+    )
     leaf = other.clone().requires_grad_(True)
     m = at.run_with(model, hook, prompts, codes, leaf, W)
     m.sum().backward()
-    assert torch.allclose(m, whole, atol=1e-4) and not torch.allclose(m, at.run_with(model, hook, prompts, codes, codes, W), atol=1e-2)
+    assert torch.allclose(m, whole, atol=1e-4) and not torch.allclose(
+        m, at.run_with(model, hook, prompts, codes, codes, W), atol=1e-2
+    )
     assert leaf.grad is not None and leaf.grad[:, -1].abs().min() > 0

@@ -29,7 +29,8 @@ def fine_tuned():
     present[0, 28:34], present[1, 34:] = 0, 0
     world = World([32, 32], present, rate=0.04, scales=[1.0, 5.0], aligned=True)
     trainer = sae.Trainer(
-        CrosscoderConfig(widths=[32, 32], d_sae=64, k=3, lr=5e-3, sources=["base", "tuned"], dead_after=3000), total_steps=500
+        CrosscoderConfig(widths=[32, 32], d_sae=64, k=3, lr=5e-3, sources=["base", "tuned"], dead_after=3000),
+        total_steps=500,
     )
     for _ in range(500):
         trainer.step(world.batch(256)[0])
@@ -70,7 +71,9 @@ def test_a_latent_shrunk_by_the_penalty_is_not_confirmed(fine_tuned):
 
 
 def test_a_source_whose_gate_is_closed_does_not_have_the_latent():
-    """With a gate per source a latent that never opens at one source has no presence there, whatever its decoder row says."""
+    """With a gate per source a latent that never opens at one source has no presence there, whatever its decoder row
+    says.
+    """
     cc = Crosscoder([3, 3], 3, PerSource(1), sources=["open", "closed"])
     with torch.no_grad():
         cc.enc_FD.copy_(torch.cat([torch.eye(3), torch.zeros(3, 3)], dim=1))
@@ -81,12 +84,17 @@ def test_a_source_whose_gate_is_closed_does_not_have_the_latent():
     x = torch.cat([codes, torch.zeros(600, 3)], dim=1)
     assert torch.allclose(cc(x), x, atol=1e-6)
     scaling = df.measure_scaling(cc.requires_grad_(False), x.split(200), reference=torch.zeros(3, dtype=torch.int64))
-    assert scaling.error[0] == pytest.approx(torch.ones(3), abs=1e-4) and scaling.error[1] == pytest.approx(torch.zeros(3), abs=1e-4)
+    assert scaling.error[0] == pytest.approx(torch.ones(3), abs=1e-4) and scaling.error[1] == pytest.approx(
+        torch.zeros(3), abs=1e-4
+    )
     assert scaling.own_norms[1] == pytest.approx(torch.zeros(3), abs=1e-4)
 
 
 def test_norms_of_unrelated_models_are_compared_in_units_of_their_own():
-    """Every latent is in both models, but one direction holds most of the second model's variance: that alone must not look like absence."""
+    """Every latent is in both models, but one direction holds most of the second model's variance.
+
+    That alone must not look like absence.
+    """
     present = torch.ones(2, 40)
     present[1, 30:] = 0
     world = World([32, 32], present, rate=0.04)
@@ -111,7 +119,9 @@ def test_norms_of_unrelated_models_are_compared_in_units_of_their_own():
     assert both.sum() > 20 and absent.sum() >= 8
     assert (as_one["class"][both] == "shared").mean() < 0.3 and (apart["class"][both] == "shared").mean() > 0.9
     missing = apart["class"][absent]
-    assert (missing == "first-only").mean() >= 0.8 and (missing != "shared").all(), "what is missing is still seen to be"
+    assert (missing == "first-only").mean() >= 0.8 and (missing != "shared").all(), (
+        "what is missing is still seen to be"
+    )
     assert apart["norm_first"].equals(as_one["norm_first"])
 
 

@@ -18,7 +18,11 @@ def test_table_names_steps_and_missing_values():
     steps = [0, 1, 4, 16]
     norms = np.array([[1, 0.0, 0], [1, 0.2, 0], [1, 2, 0], [1, 2, 0]])
     t = em.emergence_table(norms, steps, n_fired=[5, 0, 0])
-    assert t["emergence_0.5_step"].tolist()[:2] == [0, 4] and t["emergence_0.5_step"].isna().tolist() == [False, False, True]
+    assert t["emergence_0.5_step"].tolist()[:2] == [0, 4] and t["emergence_0.5_step"].isna().tolist() == [
+        False,
+        False,
+        True,
+    ]
     assert t["class"].tolist() == ["initialisation", "emergent", "never"]
     assert t["alive"].tolist() == [True, False, False]
     assert t["decay_step"].isna().all()

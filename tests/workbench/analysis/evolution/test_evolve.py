@@ -58,17 +58,33 @@ def test_the_folder_holds_what_its_format_says(made):
     cc = Crosscoder.load(ws.get("dictionaries", e.id).path)
     assert np.allclose(e.norms(np.arange(128)), cc.decoder_norms().numpy().T)
     assert np.allclose(e.norms([3, 5], "raw"), cc.decoder_norms(raw=True).numpy().T[[3, 5]])
-    assert e.norms([0], "free").shape == (1, 4) and e.cosines(7).shape == (4, 4) and np.allclose(np.diag(e.cosines(7)), 1, atol=2e-3)
+    assert (
+        e.norms([0], "free").shape == (1, 4)
+        and e.cosines(7).shape == (4, 4)
+        and np.allclose(np.diag(e.cosines(7)), 1, atol=2e-3)
+    )
     assert e.steps.tolist() == [int(s.removeprefix("step")) for s in e.sources] == e.phases["step"].tolist()
-    assert {"class", "kind", "complexity", "emergence_0.5_step", "emergence_free_step", "turning_step"} <= set(e.table.columns)
-    for column in ("loss", "kl_unigram", "kl_bigram", "kl_to_bigram", "h1", "h2", "ev", "dimensionality", "accuracy_induction"):
+    assert {"class", "kind", "complexity", "emergence_0.5_step", "emergence_free_step", "turning_step"} <= set(
+        e.table.columns
+    )
+    for column in (
+        "loss",
+        "kl_unigram",
+        "kl_bigram",
+        "kl_to_bigram",
+        "h1",
+        "h2",
+        "ev",
+        "dimensionality",
+        "accuracy_induction",
+    ):
         assert np.isfinite(e.phases[column]).all(), column
     assert e.phases["loss"].iloc[0] > e.phases["loss"].iloc[-1] and e.phases["h2"].iloc[0] < e.phases["h1"].iloc[0]
     nulls = e.statistics[e.statistics["null"] == "snapshot labels"]
     assert len(nulls) and nulls.loc[nulls["value"].notna(), "null_n"].eq(20).all()
-    assert set(e.attribution["ranking"]) >= {"attribution", "magnitude", "random", "frequency"} and set(e.attribution["source"]) == set(
-        e.sources
-    )
+    assert set(e.attribution["ranking"]) >= {"attribution", "magnitude", "random", "frequency"} and set(
+        e.attribution["source"]
+    ) == set(e.sources)
     assert e.attribution_latents["n"].eq(6).all(), "ranked on half of the prompts"
     assert e.manifest.inputs[0].id == e.id and e.manifest.metadata["dictionary"] == e.id
 
@@ -100,7 +116,10 @@ def test_the_training_page_shows_it(made, monkeypatch):
     order.set_value("emergence_0.5_step").run()
     shown = at.dataframe(key="tr_table").value
     born = evolution.table.set_index("latent")["emergence_0.5_step"].reindex(shown["latent"]).astype("Float64")
-    assert born.dropna().is_monotonic_increasing and shown["emergence_0.5_step"].astype("Float64").tolist() == born.tolist()
+    assert (
+        born.dropna().is_monotonic_increasing
+        and shown["emergence_0.5_step"].astype("Float64").tolist() == born.tolist()
+    )
 
 
 def test_a_complete_result_is_reused_and_a_changed_one_is_noticed(made):
@@ -134,10 +153,16 @@ def test_sources_and_recipes_that_cannot_be_meant(tmp_path):
     assert [s.name for s in resolve_sources(pair)] == ["mini-pythia", "mini-mamba"]
     layers = EvolveRecipe(sources=({"model": "mini-pythia", "site": "L0R"}, {"model": "mini-pythia", "site": "L1R"}))
     names = [s.name for s in resolve_sources(layers)]
-    assert names[0].endswith("L0R") and names[1].endswith("L1R") and "__" not in evolution_id(layers, resolve_sources(layers))
+    assert (
+        names[0].endswith("L0R")
+        and names[1].endswith("L1R")
+        and "__" not in evolution_id(layers, resolve_sources(layers))
+    )
 
 
-@pytest.mark.parametrize("recipe", ["mini-evolve", "demo-evolve", "mini-aligned", "mini-transformer-mamba", "mini-diff"])
+@pytest.mark.parametrize(
+    "recipe", ["mini-evolve", "demo-evolve", "mini-aligned", "mini-transformer-mamba", "mini-diff"]
+)
 def test_bundled_recipes_are_valid(recipe):
     assert read_recipe(EvolveRecipe, recipe).steps >= 100
 
@@ -154,8 +179,16 @@ def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
     ws, at_l1r = made
     recipe = small().model_copy(update={"site": "L0R", "also": ("L1R",), "prompts": 0, "loss_seqs": 0, "contexts": 0})
     both = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
-    assert both.metadata["also"] == [at_l1r.id] and at_l1r.id in {i.id for i in both.manifest.inputs}, "the complete one is reused"
-    language = ["source", "loss", "kl_unigram", "kl_to_bigram", "h1"]  # the models' own: read from the run beside this one
+    assert both.metadata["also"] == [at_l1r.id] and at_l1r.id in {i.id for i in both.manifest.inputs}, (
+        "the complete one is reused"
+    )
+    language = [
+        "source",
+        "loss",
+        "kl_unigram",
+        "kl_to_bigram",
+        "h1",
+    ]  # the models' own: read from the run beside this one
     pd.testing.assert_frame_equal(both.phases[language], at_l1r.phases[language])
     rows = both.statistics.set_index("claim")["note"]
     for first, second in orders.ORDER:
@@ -175,7 +208,10 @@ def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
 
 
 def test_orders_between_kinds_that_live_at_different_sites():
-    """Planted: previous-token latents at one site, induction latents born later at another; swapped births are not found."""
+    """Planted: previous-token latents at one site, induction latents born later at another.
+
+    Swapped births are not found.
+    """
     norms, table = planted(1, 7)
     kinds = table["kind"].replace({"token": "previous-token"})
     apart = table.assign(kind=kinds, site=np.where(kinds == "previous-token", "L1R", "L2R"))
@@ -218,7 +254,10 @@ def test_readings_of_equal_snapshots_are_the_activation_itself():
         for k in np.flatnonzero(used):
             row = windows.seq[i, k] * (ctx - 1) + windows.start[i, k] + windows.peak[i, k] - 1
             assert dense[row, i] == dense[windows.seq[i, k] * (ctx - 1) : (windows.seq[i, k] + 1) * (ctx - 1), i].max()
-            assert made.tokens[i, k, windows.peak[i, k]] == tokens[windows.seq[i, k], windows.start[i, k] + windows.peak[i, k]]
+            assert (
+                made.tokens[i, k, windows.peak[i, k]]
+                == tokens[windows.seq[i, k], windows.start[i, k] + windows.peak[i, k]]
+            )
 
 
 def test_codes_as_a_sparse_matrix_are_the_codes():
@@ -248,7 +287,12 @@ def test_orders_are_found_where_planted_and_only_there():
     norms, table = planted(1, 7)
     rows = {r["claim"]: r for r in orders.class_orders(norms, table, n=200)}
     found = rows["token latents emerge before induction latents"]
-    assert found["verdict"] == "found" and found["low"] > 0 and found["null"] == "snapshot labels" and found["null_n"] == 200
+    assert (
+        found["verdict"] == "found"
+        and found["low"] > 0
+        and found["null"] == "snapshot labels"
+        and found["null_n"] == 200
+    )
     assert rows["token latents emerge before context latents"]["verdict"] == "too few"
     norms, table = planted(4, 4)
     same = {r["claim"]: r for r in orders.class_orders(norms, table, n=200)}
@@ -258,7 +302,9 @@ def test_orders_are_found_where_planted_and_only_there():
 def test_phases_follow_what_was_measured():
     """The n-gram phase ends before induction is solved; columns without a number leave their claims out."""
     S = 5
-    phases = pd.DataFrame({"step": range(S), "dimensionality": [3.0, 1, 2, 3, 4], "accuracy_induction": [0.0, 0, 0, 0.9, 1]})
+    phases = pd.DataFrame(
+        {"step": range(S), "dimensionality": [3.0, 1, 2, 3, 4], "accuracy_induction": [0.0, 0, 0, 0.9, 1]}
+    )
     kl = {"kl_to_bigram": [3.0, 1, 2, 3, 4], "kl_unigram": [1.0, 2, 3, 4, 5], "kl_bigram": [4.0, 1, 2, 3, 4]}
     rows = {r["claim"]: r for r in orders.phase_claims(phases.assign(**kl), None, np.ones(4, bool))}
     assert [r["verdict"] for r in rows.values()] == ["found"] * 4
@@ -272,9 +318,13 @@ def test_rows_shared_between_runs_are_those_of_the_models_and_made_once(monkeypa
     import workbench.activations.forward as forward
     from workbench.analysis.evolution.snapshots import OnlineBatches, RowCache, Snapshots
 
-    sources = {site: resolve_sources(EvolveRecipe(site=site, revisions=("step0", "step512"))) for site in ("L1R", "L2R")}
+    sources = {
+        site: resolve_sources(EvolveRecipe(site=site, revisions=("step0", "step512"))) for site in ("L1R", "L2R")
+    }
     runs, real = [], forward.capture
-    monkeypatch.setattr(forward, "capture", lambda model, ids, hooks, *a, **k: runs.append(len(ids)) or real(model, ids, hooks, *a, **k))
+    monkeypatch.setattr(
+        forward, "capture", lambda model, ids, hooks, *a, **k: runs.append(len(ids)) or real(model, ids, hooks, *a, **k)
+    )
     tokens = np.random.default_rng(0).integers(1, 200, (6, 12))
     plain = {site: Snapshots(s).rows(tokens) for site, s in sources.items()}
     alone, cache = len(runs), RowCache([s[0].hook for s in sources.values()])
@@ -284,4 +334,7 @@ def test_rows_shared_between_runs_are_those_of_the_models_and_made_once(monkeypa
             assert torch.allclose(shared.rows_of(np.arange(6)), plain[site].flatten(0, 1), rtol=2e-3, atol=2e-3)
     assert alone == 4 and len(runs) == 4 + 2  # both sites of both snapshots by one run each
     tight = RowCache([s[0].hook for s in sources.values()], max_bytes=1)
-    assert torch.allclose(Snapshots(sources["L1R"], cache=tight).rows(tokens), plain["L1R"], rtol=2e-3, atol=2e-3) and not tight.kept
+    assert (
+        torch.allclose(Snapshots(sources["L1R"], cache=tight).rows(tokens), plain["L1R"], rtol=2e-3, atol=2e-3)
+        and not tight.kept
+    )

@@ -1,4 +1,7 @@
-"""Crosscoders whose sources are no snapshots in order, or come from a store: tiny versions of the bundled recipes, end to end."""
+"""Crosscoders whose sources are no snapshots in order, or come from a store.
+
+Tiny versions of the bundled recipes, end to end.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ def test_training_from_a_store_that_is_harvested_first(tmp_path):
     store = ActivationStore.open(ws.get("stores", "mini-aligned").path)
     assert list(store.sources) == done.sources and len(store) == 64 * 127
     dictionary = ws.get("dictionaries", done.id)
-    assert [i.kind for i in dictionary.manifest.inputs] == ["stores"] and dictionary.manifest.inputs[0].digest == store.digest
+    assert [i.kind for i in dictionary.manifest.inputs] == ["stores"] and dictionary.manifest.inputs[
+        0
+    ].digest == store.digest
     losses = done.losses.pivot(index="source", columns="metric", values="value").loc[done.sources]
     assert np.isfinite(losses["delta_ce"]).all() and losses["delta_ce"].iloc[-1] > 0.01 and done.diff is None
     assert done.phases["delta_ce"].to_numpy() == pytest.approx(losses["delta_ce"].to_numpy())
@@ -61,12 +66,16 @@ def test_two_models_are_compared_latent_by_latent(name, tmp_path):
     recipe, done = run(name, Workspace(tmp_path))
     table = done.diff
     assert len(table) == len(done) and set(table["class"]) <= {"shared", "mixed", "first-only", "second-only", "never"}
-    assert table["relative_norm"].between(0, 1).all() and np.isfinite(table.loc[table["n_fired"] > 30, "nu_error"]).any()
+    assert (
+        table["relative_norm"].between(0, 1).all() and np.isfinite(table.loc[table["n_fired"] > 30, "nu_error"]).any()
+    )
     assert ("cosine" in table) == (done.cosines(0) is not None) == recipe.common_basis
     numbers = done.manifest.numbers
     assert sum(numbers["classes"].values()) == numbers["n_compared"] > 0
     claims = done.statistics["claim"]
-    assert claims.str.contains("are shared").any() and not claims.str.contains("emerge").any(), "no order in time between two models"
+    assert claims.str.contains("are shared").any() and not claims.str.contains("emerge").any(), (
+        "no order in time between two models"
+    )
     assert done.steps.tolist() == [0, 1]
 
 
@@ -78,13 +87,20 @@ def test_only_snapshots_of_one_training_are_in_order():
 
 
 def test_a_store_is_read_at_one_site(tmp_path):
-    layers = EvolveRecipe(store="s", sources=({"model": "mini-pythia", "site": "L0R"}, {"model": "mini-pythia", "site": "L1R"}), tokens=256)
+    layers = EvolveRecipe(
+        store="s",
+        sources=({"model": "mini-pythia", "site": "L0R"}, {"model": "mini-pythia", "site": "L1R"}),
+        tokens=256,
+    )
     with pytest.raises(UsageError, match="needs one site"):
         evolve(layers, Workspace(tmp_path))
 
 
 def test_sites_trained_from_one_pass_come_out_as_if_alone(tmp_path):
-    """The models run once for both; two runs, the first of them interrupted after one site was complete, are the same too."""
+    """The models run once for both.
+
+    Two runs, the first of them interrupted after one site was complete, are the same too.
+    """
     recipe = EvolveRecipe(revisions=("step0", "step9000"), site="L2R", also=("L1R",), seed=3, refit=512, **TINY)
     both = [recipe, *companions(recipe)]
     ids = [evolution_id(r, resolve_sources(r)) for r in both]
@@ -98,7 +114,10 @@ def test_sites_trained_from_one_pass_come_out_as_if_alone(tmp_path):
     for id, site in zip(ids, ("L2R", "L1R"), strict=True):
         a, b = (Crosscoder.load(ws.path("dictionaries", id)) for ws in (together, apart))
         assert torch.allclose(a.W_enc, b.W_enc, atol=1e-5) and torch.allclose(a.W_dec, b.W_dec, atol=1e-3)
-        assert a.metadata["site"] == site and together.get("dictionaries", id).manifest.metadata["sources"] == ["step0", "step9000"]
+        assert a.metadata["site"] == site and together.get("dictionaries", id).manifest.metadata["sources"] == [
+            "step0",
+            "step9000",
+        ]
 
 
 class Counted:
@@ -123,6 +142,8 @@ def test_the_last_rows_of_a_run_are_the_same_after_an_interruption(resumed_at):
 
 
 def test_decoders_that_a_penalty_shaped_are_not_fitted_anew(tmp_path):
-    recipe = EvolveRecipe(revisions=("step0", "step9000"), preset="anthropic-l1", refit=256, tokens=256, n_seq=64, batch_size=256)
+    recipe = EvolveRecipe(
+        revisions=("step0", "step9000"), preset="anthropic-l1", refit=256, tokens=256, n_seq=64, batch_size=256
+    )
     with pytest.raises(ConfigError, match="refit = 256 replaces decoders"):
         evolve(recipe, Workspace(tmp_path))

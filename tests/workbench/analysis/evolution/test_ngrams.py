@@ -55,7 +55,9 @@ def test_a_unigram_model_and_a_bigram_model_have_the_divergences_they_must(chain
     assert unigram.kl_bigram == pytest.approx(mutual, abs=0.05)
     assert bigram.kl_bigram < 0.01 + 2 * bigram.kl_bigram_bias
     assert bigram.kl_to_bigram < 0.02 < unigram.kl_to_bigram
-    assert bigram.loss == pytest.approx(bigram.ce_bigram, abs=0.02) and unigram.loss == pytest.approx(unigram.ce_unigram, abs=0.02)
+    assert bigram.loss == pytest.approx(bigram.ce_bigram, abs=0.02) and unigram.loss == pytest.approx(
+        unigram.ce_unigram, abs=0.02
+    )
     assert unigram.n == 100 * 127 and unigram.n_contexts == V
 
 

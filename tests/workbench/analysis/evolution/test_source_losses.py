@@ -1,4 +1,7 @@
-"""The loss with a source's share of a reconstruction in place: nothing for a perfect one, mean-ablation for an empty one."""
+"""The loss with a source's share of a reconstruction in place.
+
+Nothing for a perfect one, mean-ablation for an empty one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ TOKENS = np.random.default_rng(0).integers(1, 50, (10, 18)).astype(np.int32)
 
 def two_models() -> Snapshots:
     models = {"a": FakeBridge(), "b": FakeBridge(seed=1)}
-    return Snapshots([Source("a", "a", None, HOOK), Source("b", "b", None, HOOK)], load=lambda name, revision: models[name])
+    return Snapshots(
+        [Source("a", "a", None, HOOK), Source("b", "b", None, HOOK)], load=lambda name, revision: models[name]
+    )
 
 
 def measured(cc: Crosscoder, snapshots: Snapshots) -> dict[tuple[str, str], float]:
@@ -40,7 +45,9 @@ def test_a_perfect_crosscoder_costs_nothing_and_an_empty_one_its_bias():
     cc.folded_in = True
     perfect = measured(cc.requires_grad_(False), snapshots)
     for name in "ab":
-        assert perfect[name, "delta_ce"] == pytest.approx(0, abs=1e-5) and perfect[name, "ev"] == pytest.approx(1, abs=1e-5)
+        assert perfect[name, "delta_ce"] == pytest.approx(0, abs=1e-5) and perfect[name, "ev"] == pytest.approx(
+            1, abs=1e-5
+        )
         assert perfect[name, "ce_recovered_mean"] == pytest.approx(1, abs=1e-3)
     cc.dec_FD[:, : widths[0]] = 0  # source a alone loses its reconstruction: nothing changes for b
     broken = measured(cc, snapshots)

@@ -54,7 +54,9 @@ def test_variance_explained_equals_a_dense_computation(world):
     dense, now, even = codes.toarray().astype(np.float64), tokens[seq, pos], seq % 2 == 0
     want = []
     for fit in (even, ~even):
-        means = np.stack([dense[fit & (now == v)].mean(0) if (fit & (now == v)).any() else dense[fit].mean(0) for v in range(V)])
+        means = np.stack(
+            [dense[fit & (now == v)].mean(0) if (fit & (now == v)).any() else dense[fit].mean(0) for v in range(V)]
+        )
         left, y = dense[~fit] - means[now[~fit]], dense[~fit]
         variance = ((y - y.mean(0)) ** 2).sum(0)
         want.append(1 - (left**2).sum(0) / np.where(variance > 0, variance, np.nan))
@@ -65,7 +67,9 @@ def test_variance_explained_equals_a_dense_computation(world):
 def test_induction_needs_the_first_copy(world):
     tokens, seq, pos, codes = world
     one = np.ones(6, dtype=np.float32)
-    made = tx.RepeatMeans(first=0.1 * one, second=one, replaced=np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=np.float32), rate=one)
+    made = tx.RepeatMeans(
+        first=0.1 * one, second=one, replaced=np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=np.float32), rate=one
+    )
     found = tx.taxonomy(codes, tokens, seq, pos, V, repeats=made)
     assert found["class"][4] == "induction" and found["class"][0] == "token"
     kept = tx.RepeatMeans(first=0.1 * one, second=one, replaced=0.9 * one, rate=one)
@@ -74,5 +78,10 @@ def test_induction_needs_the_first_copy(world):
 
 def test_repeat_probe_tokens():
     aa, ba = tx.repeat_tokens(np.ones(V) / V, n=5, length=6, bos=0, seed=3)
-    assert (aa[:, 1:7] == aa[:, 7:]).all() and (ba[:, 7:] == aa[:, 7:]).all() and (aa[:, 0] == 0).all() and (aa[:, 1:] != 0).all()
+    assert (
+        (aa[:, 1:7] == aa[:, 7:]).all()
+        and (ba[:, 7:] == aa[:, 7:]).all()
+        and (aa[:, 0] == 0).all()
+        and (aa[:, 1:] != 0).all()
+    )
     assert not (ba[:, 1:7] == ba[:, 7:]).all()

@@ -48,9 +48,13 @@ def test_a_warm_start_begins_where_the_last_snapshot_ended(world, tmp_path):
 
 
 def test_the_gap_is_measured_on_the_same_rows(world):
-    cc = trained(CrosscoderConfig(widths=[16, 16], d_sae=40, k=3, lr=4e-3), lambda: world.batch(128)[0], 200).dictionary()
+    cc = trained(
+        CrosscoderConfig(widths=[16, 16], d_sae=40, k=3, lr=4e-3), lambda: world.batch(128)[0], 200
+    ).dictionary()
     saes = [
-        trained(sae.TopKConfig(d_in=16, d_sae=40, k=3, lr=4e-3), lambda s=s: world.batch(128)[0].split(16, 1)[s], 200).dictionary()
+        trained(
+            sae.TopKConfig(d_in=16, d_sae=40, k=3, lr=4e-3), lambda s=s: world.batch(128)[0].split(16, 1)[s], 200
+        ).dictionary()
         for s in range(2)
     ]
     rows = world.batch(3000)[0]
@@ -60,21 +64,38 @@ def test_the_gap_is_measured_on_the_same_rows(world):
     want = evaluate_sources(cc, [rows])
     assert t["ev_crosscoder"].tolist() == pytest.approx(list(want.ev_S), abs=1e-4)
     assert t["ev_sae"][1] == pytest.approx(sae.evaluate(saes[1], [rows[:, 16:]]).ev, abs=1e-4)
-    assert (t["low"] <= t["gap"]).all() and (t["gap"] <= t["high"]).all() and t["n"].eq(15).all() and t["rows"].eq(3000).all()
+    assert (
+        (t["low"] <= t["gap"]).all()
+        and (t["gap"] <= t["high"]).all()
+        and t["n"].eq(15).all()
+        and t["rows"].eq(3000).all()
+    )
     assert t["gap"].abs().max() < 0.2
     late = found.mean(slice(1, 2))
-    assert late.value == pytest.approx(t["gap"][1]) and late.low == pytest.approx(t["low"][1]) and late.high == pytest.approx(t["high"][1])
+    assert (
+        late.value == pytest.approx(t["gap"][1])
+        and late.low == pytest.approx(t["low"][1])
+        and late.high == pytest.approx(t["high"][1])
+    )
 
 
 def test_the_sae_beside_a_crosscoder_has_its_sizes_and_preset():
     recipe = EvolveRecipe(preset="few-steps", expansion=4, k=8, seed=3)
     crosscoder, alone = crosscoder_config(recipe, resolve_sources(recipe)[:2], [128, 128]), alone_config(recipe, 128)
-    assert (alone.d_in, alone.d_sae, alone.k, alone.seed) == (128, crosscoder.d_sae, crosscoder.k, crosscoder.seed) == (128, 512, 8, 3)
+    assert (
+        (alone.d_in, alone.d_sae, alone.k, alone.seed)
+        == (128, crosscoder.d_sae, crosscoder.k, crosscoder.seed)
+        == (128, 512, 8, 3)
+    )
     assert alone.beta2 == crosscoder.beta2 == 0.95 and alone.dead_after == crosscoder.dead_after
     assert alone_config(recipe.model_copy(update={"preset": ""}), 128).beta2 != 0.95
     own = recipe.model_copy(update={"crosscoder": {"lr": 0.5, "details": {"bias_rate": 0.2}}})
     told = crosscoder_config(own, resolve_sources(recipe)[:2], [128, 128])
-    assert told.lr == 0.5 and told.details.bias_rate == 0.2 and told.details.encoder_rate == crosscoder.details.encoder_rate
+    assert (
+        told.lr == 0.5
+        and told.details.bias_rate == 0.2
+        and told.details.encoder_rate == crosscoder.details.encoder_rate
+    )
 
 
 def rows_of_the_run(recipe: EvolveRecipe) -> list[torch.Tensor]:
@@ -86,10 +107,28 @@ def rows_of_the_run(recipe: EvolveRecipe) -> list[torch.Tensor]:
 
 
 def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
-    """``alone`` sees what the crosscoder sees, as often; ``warm`` starts from the snapshot before; the claim is about the first."""
-    sizes = {"expansion": 1, "k": 8, "tokens": 6_000, "n_seq": 64, "batch_size": 256, "heldout_seqs": 16, "loss_seqs": 0, "ngram_seqs": 100}
+    """``alone`` sees what the crosscoder sees, as often; ``warm`` starts from the snapshot before.
+
+    The claim is about the first.
+    """
+    sizes = {
+        "expansion": 1,
+        "k": 8,
+        "tokens": 6_000,
+        "n_seq": 64,
+        "batch_size": 256,
+        "heldout_seqs": 16,
+        "loss_seqs": 0,
+        "ngram_seqs": 100,
+    }
     recipe = EvolveRecipe(
-        revisions=("step0", "step1664", "step9000"), baseline=True, prompts=0, contexts=0, permutations=5, refit=2_000, **sizes
+        revisions=("step0", "step1664", "step9000"),
+        baseline=True,
+        prompts=0,
+        contexts=0,
+        permutations=5,
+        refit=2_000,
+        **sizes,
     )
     ws = Workspace(tmp_path)
     done = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
@@ -102,7 +141,9 @@ def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
     assert [m.metadata["warm_start"] is None for m in warm] == [True, False, False]
     assert all(m.metadata["warm_start"] is None for id, m in made.items() if id.endswith(".alone"))
     cc, tail = Crosscoder.load(ws.path("dictionaries", done.id)), rows_of_the_run(recipe)[-8:]
-    assert cc.metadata["refit"] == 2_000 and torch.allclose(refit(cc, tail).W_dec, cc.W_dec, atol=1e-3), "fitted to its last eight batches"
+    assert cc.metadata["refit"] == 2_000 and torch.allclose(refit(cc, tail).W_dec, cc.W_dec, atol=1e-3), (
+        "fitted to its last eight batches"
+    )
     assert not torch.allclose(refit(cc, rows_of_the_run(recipe)[:8]).W_dec, cc.W_dec, atol=1e-3)
     row = done.statistics[done.statistics["claim"].str.contains("one SAE per snapshot")].iloc[0]
     alone = table[table["baseline"] == "alone"]

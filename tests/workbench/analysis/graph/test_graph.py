@@ -124,7 +124,10 @@ def test_the_verb_writes_the_published_schema(tmp_path):
     assert {"slug", "scan", "prompt_tokens", "prompt"} <= set(document["metadata"])
     ids = [n["node_id"] for n in document["nodes"]]
     assert len(set(ids)) == len(ids) == said["nodes"]
-    assert all({"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"} <= set(n) for n in document["nodes"])
+    assert all(
+        {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"} <= set(n)
+        for n in document["nodes"]
+    )
     assert all(link["source"] in ids and link["target"] in ids for link in document["links"]) and document["links"]
     assert CliRunner().invoke(app, args).stdout == result.stdout  # reused
     empty = CliRunner().invoke(app, ["graph", " ", "-w", str(ws.root)])

@@ -1,4 +1,4 @@
-"""A graph over transcoders adds up to the model, its edges are the closed forms, and the verb carries it into the file."""
+"""A graph over transcoders adds up to the model, its edges are closed forms, and the verb carries it into the file."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def test_edge_of_one_latent_is_its_decoder_through_the_norm(tokens):
         source, target = graph.nodes[s], graph.nodes[t]
         d = first.W_dec[source.index]
         want = source.value * float((d - d.mean()) * gain @ second.W_enc[:, target.index] / scale[source.position])
-        assert graph.weights[t, s] == pytest.approx(want if source.position == target.position else 0.0, rel=1e-4, abs=1e-6)
+        assert graph.weights[t, s] == pytest.approx(
+            want if source.position == target.position else 0.0, rel=1e-4, abs=1e-6
+        )
 
 
 def test_without_a_transcoder_everywhere_no_sum_is_claimed(model, tokens):
@@ -113,7 +115,13 @@ def workspace(tmp_path_factory):
     for made in (random_dictionaries(model), transcoders(model.cfg.d_model, range(3), skip=True, d_sae=64)):
         for hook, dictionary in made.items():
             layer, kind = hook.split(".")[1], "TC" if "ln2" in hook else "R"
-            about = {"model_name": "mini-pythia", "revision": None, "hook_name": hook, "site": f"L{layer}{kind}", "kind": dictionary.kind}
+            about = {
+                "model_name": "mini-pythia",
+                "revision": None,
+                "hook_name": hook,
+                "site": f"L{layer}{kind}",
+                "kind": dictionary.kind,
+            }
             about |= {"hook_name_out": WRITE.format(layer)} if kind == "TC" else {}
             dictionary.metadata = dict(about)
             folder = ws.path("dictionaries", f"mini-pythia.L{layer}{kind}-1x")
@@ -135,9 +143,14 @@ def test_the_verb_draws_over_transcoders(workspace):
     assert said["largest_gap"] < 1e-4
     assert document["metadata"]["transcoder_list"] == [f"mini-pythia.L{layer}TC-1x" for layer in range(3)]
     assert {n["layer"] for n in document["nodes"] if n["feature_type"] == "mlp reconstruction error"} == {"0", "1", "2"}
-    some = json.loads(run(workspace, "def f(x):", "-d", "mini-pythia.L2TC-1x", "-d", "mini-pythia.L0TC-1x", *whole).stdout)
+    some = json.loads(
+        run(workspace, "def f(x):", "-d", "mini-pythia.L2TC-1x", "-d", "mini-pythia.L0TC-1x", *whole).stdout
+    )
     nodes = json.loads((workspace.get("graphs", some["id"]).path / "graph.json").read_text())["nodes"]
-    assert {n["layer"] for n in nodes if n["feature_type"] == "cross layer transcoder"} == {"0", "2"} and "largest_gap" not in some
+    assert {n["layer"] for n in nodes if n["feature_type"] == "cross layer transcoder"} == {
+        "0",
+        "2",
+    } and "largest_gap" not in some
 
 
 def test_named_residual_dictionaries_keep_their_layer(workspace):

@@ -43,7 +43,9 @@ def traced(request):
 
 
 def frozen_run(model, tokens, transcoders, change):
-    """Inputs of all transcoders and the logits, all where-information at the clean run's values and MLP outputs changed by ``change``."""
+    """Inputs of all transcoders and the logits, all where-information at the clean run's values and MLP outputs changed
+    by ``change``.
+    """
     names = [n for n in model.hook_dict if FROZEN.search(n)]
     writes = {read: read.replace("ln2.hook_out", "hook_mlp_out") for read in transcoders}
     with torch.no_grad():
@@ -92,7 +94,9 @@ def test_an_edge_is_what_taking_the_source_away_takes_from_the_target(traced):
                 moved = (logits - after_logits)[0, -1]
                 assert float(graph.weights[j, i]) == pytest.approx(float(moved[target.index] - moved.mean()), abs=2e-4)
     reach = {(graph.nodes[s].stage, graph.nodes[t].stage) for t, s in zip(*graph.weights.nonzero(), strict=True)}
-    assert (1, 3) in reach and (0, 4) in reach and all(s < t for s, t in reach), "edges skip layers, and only run forward"
+    assert (1, 3) in reach and (0, 4) in reach and all(s < t for s, t in reach), (
+        "edges skip layers, and only run forward"
+    )
 
 
 def test_widths_and_hooks_are_checked(traced):
@@ -110,7 +114,12 @@ def test_the_command_draws_transcoders_of_a_workspace(tmp_path):
     for layer in range(2):
         id = f"mini-pythia.L{layer}TC-1x"
         folder = random_transcoder(128, layer, skip=False).save(workspace.path("dictionaries", id))
-        about = {"model_name": "mini-pythia", "hook_name": READ.format(layer), "site": f"L{layer}TC", "kind": "transcoder"}
+        about = {
+            "model_name": "mini-pythia",
+            "hook_name": READ.format(layer),
+            "site": f"L{layer}TC",
+            "kind": "transcoder",
+        }
         write_manifest(folder, "dictionaries", id, command="test", metadata=about)
     args = ["graph", "def __init__(self", "--site", "TC", "--node-share", "1", "-w", str(workspace.root), "--json"]
     result = CliRunner().invoke(app, args)

@@ -27,13 +27,16 @@ def test_nearest_agrees_with_the_full_matrix_in_blocks():
 
 
 def test_chance_equals_the_distribution_of_unrelated_directions():
-    """Real directions drawn the baseline's way are indistinguishable from it; the known value for d=128, F=1024 is about 0.285."""
+    """Real directions drawn the baseline's way are indistinguishable from it.
+
+    The known value for d=128, F=1024 is about 0.285.
+    """
     W = directions(1024, 128)
     c = chance(W, directions(1024, 128, 5))
     real = nearest(directions(1024, 128, 7), directions(1024, 128, 8), 1)[1][:, 0]
-    assert np.median(c.cosines["isotropic"]) == pytest.approx(np.median(real), abs=0.005) and np.median(real) == pytest.approx(
-        0.285, abs=0.015
-    )
+    assert np.median(c.cosines["isotropic"]) == pytest.approx(np.median(real), abs=0.005) and np.median(
+        real
+    ) == pytest.approx(0.285, abs=0.015)
     assert c.threshold("isotropic") > np.quantile(real, 0.99)
 
 

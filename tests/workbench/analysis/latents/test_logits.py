@@ -19,7 +19,9 @@ def bridge(norm: nn.Module, d: int = 12, vocab: int = 30):
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(12), nn.RMSNorm(12)])
 def test_effect_is_the_norms_jacobian_up_to_its_scale(norm):
-    """Around a residual with unit scale and zero mean, adding eps·d changes logits by eps·effect along directions that keep the scale."""
+    """Around a residual with unit scale and zero mean, adding eps·d changes logits by eps·effect along directions that
+    keep the scale.
+    """
     model = bridge(norm)
     read = readout(model)
     g = torch.Generator().manual_seed(1)

@@ -182,7 +182,9 @@ def test_row_choice_spreads_over_the_store_without_overlap():
     assert all(a.stop <= b.start for a, b in pairwise(rows))
     assert choose_rows(10, None) == choose_rows(10, 99) == [slice(0, 10)]
     whole = choose_rows(1_000_000, 100_000, unit=125)
-    assert all(r.start % 125 == 0 and r.stop % 125 == 0 for r in whole) and sum(r.stop - r.start for r in whole) > 98_000
+    assert (
+        all(r.start % 125 == 0 and r.stop % 125 == 0 for r in whole) and sum(r.stop - r.start for r in whole) > 98_000
+    )
     with pytest.raises(UsageError, match="-3"):
         choose_rows(10, -3)
 
@@ -190,7 +192,9 @@ def test_row_choice_spreads_over_the_store_without_overlap():
 def test_moments_and_histogram_of_empty_and_constant_latents():
     dictionary, store = FakeDictionary(), FakeStore.random(n_seq=2)
     codes = encode_store(dictionary, store, "h")
-    constant = codes.__class__(codes.n_latents, codes.ids, codes.seq, codes.pos, codes.indptr, codes.row, np.ones_like(codes.value))
+    constant = codes.__class__(
+        codes.n_latents, codes.ids, codes.seq, codes.pos, codes.indptr, codes.row, np.ones_like(codes.value)
+    )
     m = moments(constant)
     fired = m.n >= 4
     assert np.isnan(m.skew[fired]).all() and (m.std[fired] == 0).all() and (m.mean[fired] == 1).all()
