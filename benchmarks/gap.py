@@ -30,16 +30,16 @@ from torch import Tensor
 from crosscoders import Crosscoder, evaluate_sources
 from crosscoders import evolution as ev
 from sae import SAE, train, train_many
-from sae.refit import refit
+from sae.refitting import refit
 from workbench.analysis.evolution import orders
+from workbench.analysis.evolution.baselines import alone_config, measure_gaps
+from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
+from workbench.analysis.evolution.rows import Tail
 from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots, Source
+from workbench.analysis.evolution.train import crosscoder_config
 from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
-from workbench.evolve import EvolveRecipe, resolve_sources
-from workbench.evolve_rows import Tail
-from workbench.evolve_train import crosscoder_config
 from workbench.models import load_tokenizer
-from workbench.tracking import alone_config, measure_gaps
 
 
 class Apart:
@@ -81,7 +81,7 @@ def compare(
     test_on: list[Tensor],
     kept: int,
 ) -> dict[str, Any]:
-    """One crosscoder and one SAE per source; their gap (see :func:`workbench.tracking.measure_gaps`)."""
+    """One crosscoder and one SAE per source; their gap (:func:`workbench.analysis.evolution.baselines.measure_gaps`)."""
     began = time.perf_counter()
     names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
     tail = Tail(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))

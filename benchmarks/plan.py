@@ -134,7 +134,7 @@ def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
         Trainer(TopKConfig(d_in=8, d_sae=64, k=2)).step(torch.randn(16, 8))
     if name == "harvest":
         from workbench.activations import HarvestRecipe, harvest
-        from workbench.activations.harvesting import prepare
+        from workbench.activations.harvesting.run import prepare
         from workbench.corpus import plan_tokens
         from workbench.models import load_tokenizer
 
@@ -144,14 +144,14 @@ def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
         return lambda: harvest(recipe, ws, plan=tokens), ws.path("stores", recipe.id)
     if name == "train":
         from workbench.activations import ActivationStore
-        from workbench.training import TrainRecipe, jobs_of, train_recipe
+        from workbench.dictionaries.train import TrainRecipe, jobs_of, train_recipe
 
         training = read_recipe(TrainRecipe, path)
         id = jobs_of(training, ActivationStore.open(ws.path("stores", training.store)))[0].id
         return lambda: train_recipe(training, ws, progress=False), ws.path("dictionaries", id)
+    from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
     from workbench.analysis.evolution.snapshots import Snapshots
-    from workbench.evolve import EvolveRecipe, resolve_sources
-    from workbench.evolve_train import train_crosscoder
+    from workbench.analysis.evolution.train import train_crosscoder
 
     evolving = read_recipe(EvolveRecipe, path)
     snapshots = Snapshots(resolve_sources(evolving))

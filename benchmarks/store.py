@@ -33,9 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from workbench.activations import ActivationStore, uncached
-from workbench.activations.spec import Source, StoreSpec, Stream
-from workbench.activations.workers import fill
+from workbench.activations import ActivationStore
+from workbench.activations.disk import direct_io
+from workbench.activations.format.spec import Source, StoreSpec, Stream
+from workbench.activations.write.fill import fill
 
 WIDTH, CTX = 2048, 129
 ROW = WIDTH * 2
@@ -138,7 +139,7 @@ def read_bare(shards: list[Path], block: int, threads: int) -> int:
         places = [places[i] for i in np.random.default_rng(0).permutation(len(places))]
 
     def read(part: list[tuple[int, int]]) -> int:
-        buffer = uncached.empty((1, max(block, 1 << 21)), "u1")[0]
+        buffer = direct_io.empty((1, max(block, 1 << 21)), "u1")[0]
         return sum(os.preadv(fd, [buffer.data[:block]], at) for fd, at in part)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -166,7 +167,7 @@ def cold_epochs(store: ActivationStore, seed: int, table: Table) -> None:
 
     The store counts as larger than the memory, so that no epoch is kept in the cache.
     """
-    with mock.patch.object(uncached, "fits", return_value=False):
+    with mock.patch.object(direct_io, "fits", return_value=False):
         batches = iter(store.refresh().batches("x", BATCH, seed=seed, memory_limit=BUFFERS))
         table.measure(
             EPOCH,
@@ -325,9 +326,9 @@ def peers(folder: Path, table: Table, n: int, rounds: int) -> None:
 
 def harvest_overhead(folder: Path, rounds: int) -> tuple[float, float, float]:
     """Processor seconds of a forward pass of mini-pythia and of harvesting the same tokens; their ratio (medians)."""
-    from workbench.activations.forward import ModelProducer
-    from workbench.activations.harvesting import prepare
-    from workbench.activations.recipe import HarvestRecipe
+    from workbench.activations.harvesting.forward import ModelProducer
+    from workbench.activations.harvesting.recipe import HarvestRecipe
+    from workbench.activations.harvesting.run import prepare
     from workbench.corpus import TokenPlan
 
     n = 256

@@ -62,7 +62,7 @@ CELLS = (
     (
         CODE,
         (
-            "from IPython.display import Image\nfrom workbench.export import FigureSpec, bundle\n\n"
+            "from IPython.display import Image\nfrom workbench.exporting import FigureSpec, bundle\n\n"
             'spec = FigureSpec(figure="latent_contexts", source=f"latents/{records.id}",\n'
             '                  options={"latent": latent, "n": 5}, style={"width": "double", "dpi": 110})\n'
             'made = bundle(spec, workspace)\nprint(made.files["caption.txt"].decode())\nImage(made.files["figure.png"])'

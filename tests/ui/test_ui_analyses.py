@@ -22,8 +22,8 @@ from ui.kit.evolving import open_evolution
 from ui.kit.export import make_zip
 from ui.kit.plotting import plot
 from ui.kit.scrubber import message
-from workbench.export import FigureSpec
-from workbench.export.figures import FigureData, Panel, build
+from workbench.exporting import FigureSpec
+from workbench.exporting.figures import FigureData, Panel, build
 from workbench.markup.tokens import cell
 from workbench.results import lists
 from workbench.results.matches import MatchRecords

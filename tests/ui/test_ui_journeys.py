@@ -21,7 +21,7 @@ from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
 from ui.kit.history import COMPLETED
 from ui.kit.pages import PAGES
-from workbench.export import FigureSpec, bundle
+from workbench.exporting import FigureSpec, bundle
 from workbench.results.labels import save_label
 from workbench.results.lists import LatentList, ListItem, add_to_list, save_list
 from workbench.workspace import Workspace

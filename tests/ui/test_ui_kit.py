@@ -191,7 +191,7 @@ def test_filtered_table_as_csv_is_whole_and_in_order(full: Workspace, records: L
     import io
     import json
 
-    from workbench.export.tables import to_csv
+    from workbench.exporting.tables import to_csv
 
     ids = [7, 3, 200, 36]
     part = records.table.iloc[[records.position(i) for i in ids]]

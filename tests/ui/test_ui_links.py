@@ -11,8 +11,8 @@ from streamlit.testing.v1 import AppTest
 from sae.errors import UserError
 from tests.ui.conftest import page_text, param
 from ui.kit.pages import PAGES
-from workbench.export import FigureSpec
-from workbench.export.figures import Kind, kinds, make
+from workbench.exporting import FigureSpec
+from workbench.exporting.figures import Kind, kinds, make
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]

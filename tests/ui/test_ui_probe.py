@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
 from workbench.analysis.evaluation.probe import probe, push
-from workbench.analysis.subject import find_subject
+from workbench.dictionaries.reference import find_subject
 from workbench.markup.tokens import level, number
 from workbench.models import load_model
 from workbench.results.records import LatentRecords

@@ -14,10 +14,10 @@ from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.analysis.splice import splice
 from workbench.cli import app
 from workbench.corpus import TokenPlan
+from workbench.dictionaries.train import TrainRecipe, train_recipe
 from workbench.models import load_model
 from workbench.provenance import check_files
 from workbench.results.records import LatentRecords
-from workbench.training import TrainRecipe, train_recipe
 from workbench.workspace import Workspace
 
 NARROW, WIDE = "mini-pythia.L1R-1x", "mini-pythia.L1R-2x"

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.sae.worlds import in_processes
+from workbench.analysis.evolution.plan import EvolveRecipe, evolution_id, evolve, resolve_sources
 from workbench.cli import app
 from workbench.config import read_recipe
-from workbench.evolve import EvolveRecipe, evolution_id, evolve, resolve_sources
 from workbench.results.evolution import Evolution
 from workbench.workspace import Workspace
 

@@ -19,7 +19,7 @@ from workbench.analysis.explain.labels import NotALabel, check_label
 from workbench.analysis.explain.rules import label_by_rule, say_rule
 from workbench.analysis.explain.surface import SURFACE, surface
 from workbench.analysis.latents.encoded import from_rows
-from workbench.analysis.subject import Subject
+from workbench.dictionaries.reference import Subject
 from workbench.provenance import Input, write_manifest
 from workbench.results.records import explanation_folders
 from workbench.workspace import Workspace

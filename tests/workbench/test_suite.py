@@ -13,7 +13,7 @@ import sae
 from sae.errors import ConfigError
 from workbench.activations import ActivationStore
 from workbench.config import read_recipe
-from workbench.training import TrainRecipe, jobs_of, train_recipe
+from workbench.dictionaries.train import TrainRecipe, jobs_of, train_recipe
 from workbench.workspace import Workspace
 
 HARVEST = """

@@ -40,7 +40,7 @@ def body() -> None:
             )
         with right:
             panels.heading("How to cite")
-            from workbench.export.references import bibtex
+            from workbench.exporting.references import bibtex
 
             st.code(bibtex(()), language=None, wrap_lines=True)
             panels.heading("Self-test", "every file against the digest in its manifest")

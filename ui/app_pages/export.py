@@ -15,9 +15,9 @@ from ui.kit.documents import contents, selection_form, share_buttons, try_docume
 from ui.kit.figures import table
 from ui.kit.index import Entry
 from ui.kit.options import form
-from workbench.export import FigureSpec, Style, bundle, bundle_of, kinds
-from workbench.export.circuits import NAMES, metric_name
-from workbench.export.figures import Kind, build
+from workbench.exporting import FigureSpec, Style, bundle, bundle_of, kinds
+from workbench.exporting.figures import Kind, build
+from workbench.exporting.kinds.circuits import NAMES, metric_name
 from workbench.markup.latent import GROUP_TITLES
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible

@@ -12,7 +12,7 @@ from ui.kit.choose import check_version, choose_of
 from ui.kit.circuitry import analyses, headline, metrics, open_circuit, prompt_html, sentences, task_of
 from ui.kit.figures import chart, drawn
 from ui.kit.index import Entry
-from workbench.export.circuits import NAMES, OWN, metric_name
+from workbench.exporting.kinds.circuits import NAMES, OWN, metric_name
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, visible
 from workbench.results.circuits import CircuitResult

@@ -10,7 +10,7 @@ from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.index import Dictionary
 from ui.kit.latent_table import DENSITIES, SORTS, Query
 from ui.kit.listing import add_button, part_of
-from workbench.export.tables import to_csv
+from workbench.exporting.tables import to_csv
 from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords
 

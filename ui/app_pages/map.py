@@ -17,7 +17,7 @@ from ui.kit.index import Entry
 from ui.kit.listing import add_button
 from ui.kit.picking import inside
 from ui.kit.plotting import COLOURS, SMALL, plot
-from workbench.export.maps import nearest_panel, read_table
+from workbench.exporting.kinds.maps import nearest_panel, read_table
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.workspace import Item

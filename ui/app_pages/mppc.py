@@ -11,7 +11,7 @@ from ui.kit.choose import check_version
 from ui.kit.figures import chart
 from ui.kit.index import Entry
 from ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_names
-from workbench.export.universality import SHOWN
+from workbench.exporting.kinds.universality import SHOWN
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.results.matches import MatchRecords

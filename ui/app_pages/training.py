@@ -12,7 +12,7 @@ from ui.kit.evolving import open_evolution, statistics_table
 from ui.kit.figures import below, chart
 from ui.kit.index import Entry
 from ui.kit.scrubber import message, reading_table, scrubber
-from workbench.export.evolution import SCALES, phase_quantities, words
+from workbench.exporting.kinds.evolution import SCALES, phase_quantities, words
 from workbench.markup.tokens import visible
 from workbench.results.evolution import Evolution
 

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from ui.kit import panels
-from workbench.export.circuits import NAMES
+from workbench.exporting.kinds.circuits import NAMES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape, number
 from workbench.results.circuits import CircuitResult

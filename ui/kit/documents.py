@@ -16,7 +16,7 @@ from workbench.results.lists import read_lists
 def selection_form(start: int | None) -> dict[str, Any]:
     """A list of the workspace, or latents by number.
 
-    What :class:`workbench.export.selection.SelectionOptions` takes.
+    What :class:`workbench.exporting.documents.selection.SelectionOptions` takes.
     """
     known = {i: x for i, x in read_lists(data.workspace_folder())[0].items() if x.items}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -79,7 +79,7 @@ def share_buttons(source: str, options: dict[str, Any], key: str) -> None:
 
 def document(figure: str, source: str, options: dict[str, Any]) -> dict[str, bytes]:
     """The files of a document."""
-    from workbench.export import FigureSpec, bundle
+    from workbench.exporting import FigureSpec, bundle
     from workbench.workspace import Workspace
 
     spec = FigureSpec.model_validate({"figure": figure, "source": source, "options": options})

@@ -1,6 +1,6 @@
 """The export button.
 
-The same :func:`workbench.export.bundle` that ``workbench export`` calls, made when it is clicked.
+The same :func:`workbench.exporting.bundle` that ``workbench export`` calls, made when it is clicked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def export_button(
 
 def make_zip(figure: str, source: str, options: dict[str, Any], style: dict[str, Any], caption: str = "") -> bytes:
     """The bytes of the bundle."""
-    from workbench.export import FigureSpec, bundle
+    from workbench.exporting import FigureSpec, bundle
     from workbench.workspace import Workspace
 
     spec = FigureSpec.model_validate(

@@ -17,7 +17,7 @@ from ui.kit import data, panels
 from ui.kit.export import export_button
 from ui.kit.index import Entry
 from ui.kit.plotting import plot
-from workbench.export.figures import FigureData
+from workbench.exporting.figures import FigureData
 from workbench.markup.tokens import cell, escape
 
 TABLE_ROWS = 1000
@@ -75,8 +75,8 @@ def drawn(figure: str, entry: Entry, options: dict[str, Any]) -> FigureData:
 
 @st.cache_resource(show_spinner=False, max_entries=200)
 def _built(root: str, source: str, version: str, figure: str, options: str) -> FigureData:
-    from workbench.export import FigureSpec
-    from workbench.export.figures import build
+    from workbench.exporting import FigureSpec
+    from workbench.exporting.figures import build
     from workbench.workspace import Workspace
 
     return build(FigureSpec(figure=figure, source=source, options=json.loads(options)), Workspace(root, create=False))

@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from workbench.export.claims import REFERENCE, comparison, read_claim
-from workbench.export.references import ENTRIES
+from workbench.exporting.kinds.claims import REFERENCE, comparison, read_claim
+from workbench.exporting.references import ENTRIES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, number
 from workbench.workspace import Item

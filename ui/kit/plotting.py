@@ -1,4 +1,4 @@
-"""Panels of :mod:`workbench.export.figures` drawn by Plotly, with the size of their container and the colours of the
+"""Panels of :mod:`workbench.exporting.figures` drawn by Plotly, with the size of their container and the colours of the
 theme.
 
 Plotly labels are HTML: every text goes through :func:`workbench.markup.tokens.escape`.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.export.figures import Panel
+from workbench.exporting.figures import Panel
 from workbench.markup.tokens import clip, escape
 
 if TYPE_CHECKING:

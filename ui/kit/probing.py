@@ -73,7 +73,7 @@ def _model(name: str, revision: str | None) -> Any:
 
 @st.cache_resource(show_spinner="loading the dictionary …", max_entries=6)
 def _dictionary(root: str, id: str, version: str) -> tuple[Any, Any]:
-    from workbench.analysis.subject import find_subject
+    from workbench.dictionaries.reference import find_subject
     from workbench.workspace import Workspace
 
     subject = find_subject(Workspace(root, create=False), id)

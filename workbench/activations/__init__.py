@@ -2,12 +2,12 @@
 
 The format is described in ``docs/store-format.md``. Table of contents:
 
-- :class:`ActivationStore` (``reader``): open a store; rows, sequences, tokens, shuffled batches.
-- :class:`HarvestRecipe` (``recipe``), :func:`harvest` (``harvesting``): fill a store from models.
-- :class:`StreamingStore` (``ring``): the same batches without keeping the store.
-- :class:`StoreSpec` (``spec``): the document that decides a store's content.
-- :func:`fill` (``workers``), :func:`write_shard` (``writer``): the torch-free writer.
-- :func:`check` (``verify``): prove a store, set bad shards aside. ``foreign``: files of unknown origin.
+- :class:`ActivationStore` (``read.store``): open a store; rows, sequences, tokens, shuffled batches.
+- :class:`HarvestRecipe` (``harvesting.recipe``), :func:`harvest` (``harvesting.run``): fill a store from models.
+- :class:`StreamingStore` (``harvesting.ring``): the same batches without keeping the store.
+- :class:`StoreSpec` (``format.spec``): the document that decides a store's content.
+- :func:`fill` (``write.fill``), :func:`write_shard` (``write.writer``): the torch-free writer.
+- :func:`check` (``write.verify``): prove a store, set bad shards aside. ``foreign.inspect``: files of unknown origin.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "ActivationStore": "reader",
-    "Batches": "batches",
-    "HarvestRecipe": "recipe",
-    "StoreSpec": "spec",
-    "StreamingStore": "ring",
-    "check": "verify",
-    "describe_store": "seal",
-    "fill": "workers",
-    "harvest": "harvesting",
-    "write_shard": "writer",
+    "ActivationStore": "read.store",
+    "Batches": "read.batches",
+    "HarvestRecipe": "harvesting.recipe",
+    "StoreSpec": "format.spec",
+    "StreamingStore": "harvesting.ring",
+    "check": "write.verify",
+    "describe_store": "format.seal",
+    "fill": "write.fill",
+    "harvest": "harvesting.run",
+    "write_shard": "write.writer",
 }
 __all__ = [
     "ActivationStore",
@@ -41,16 +41,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from workbench.activations.batches import Batches
-    from workbench.activations.harvesting import harvest
-    from workbench.activations.reader import ActivationStore
-    from workbench.activations.recipe import HarvestRecipe
-    from workbench.activations.ring import StreamingStore
-    from workbench.activations.seal import describe_store
-    from workbench.activations.spec import StoreSpec
-    from workbench.activations.verify import check
-    from workbench.activations.workers import fill
-    from workbench.activations.writer import write_shard
+    from workbench.activations.format.seal import describe_store
+    from workbench.activations.format.spec import StoreSpec
+    from workbench.activations.harvesting.recipe import HarvestRecipe
+    from workbench.activations.harvesting.ring import StreamingStore
+    from workbench.activations.harvesting.run import harvest
+    from workbench.activations.read.batches import Batches
+    from workbench.activations.read.store import ActivationStore
+    from workbench.activations.write.fill import fill
+    from workbench.activations.write.verify import check
+    from workbench.activations.write.writer import write_shard
 
 
 def __getattr__(name: str) -> Any:

@@ -101,8 +101,8 @@ class Lab:
         """The store of a recipe, of those of its sources that are bundled."""
         from workbench.activations import HarvestRecipe, harvest
         from workbench.config import read_recipe
-        from workbench.demo import register_models
         from workbench.models.load import bundled
+        from workbench.runs.demo import register_models
 
         register_models(self.workspace, self.say)
         recipe = read_recipe(HarvestRecipe, name)
@@ -114,7 +114,7 @@ class Lab:
     def _train(self, name: str) -> None:
         """The dictionaries of a recipe."""
         from workbench.config import read_recipe
-        from workbench.training import TrainRecipe, train_recipe
+        from workbench.dictionaries.train import TrainRecipe, train_recipe
 
         train_recipe(read_recipe(TrainRecipe, name), self.workspace, command=f"workbench train {name}", say=self.say)
 
@@ -311,9 +311,9 @@ class Lab:
         """A crosscoder over the snapshots of the bundled Transformer, analysed."""
 
         def make() -> Any:
+            from workbench.analysis.evolution.plan import EvolveRecipe, evolve
             from workbench.analysis.evolution.snapshots import RowCache
             from workbench.config import read_recipe
-            from workbench.evolve import EvolveRecipe, evolve
             from workbench.models.sites import hooks_of
             from workbench.results.evolution import Evolution
 

@@ -225,9 +225,9 @@ def write_page(
     Returns all paths.
     """
     from workbench.claims.agreement import results_document
-    from workbench.export.figures import build
-    from workbench.export.render import render
-    from workbench.export.spec import FigureSpec, Style
+    from workbench.exporting.figures import build
+    from workbench.exporting.render import render
+    from workbench.exporting.spec import FigureSpec, Style
 
     written, pictures = [], {}
     for paper in dict.fromkeys(d["paper"] for d in documents):
@@ -251,8 +251,8 @@ def write_page(
 
 def write_bundles(folder: Path, documents: Sequence[dict[str, Any]], workspace: Workspace) -> list[Path]:
     """One export bundle (zip) per measured claim into ``folder``; returns their paths."""
-    from workbench.export.bundle import bundle
-    from workbench.export.spec import FigureSpec
+    from workbench.exporting.bundle import bundle
+    from workbench.exporting.spec import FigureSpec
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []

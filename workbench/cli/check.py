@@ -31,14 +31,14 @@ def check(
     Example: `workbench check workspace/stores/demo --deep`
     """
     if store.is_file() or (store.exists() and not store.is_dir()) or store.is_symlink():
-        from workbench.activations.foreign import inspect
+        from workbench.activations.foreign.inspect import inspect
 
         about = inspect(store)
         if not json_output:
             for d in about["datasets"]:
                 say(f"{d['name']}: {d['dtype']} {d['shape']}")
         return about
-    from workbench.activations.verify import check as run
+    from workbench.activations.write.verify import check as run
 
     with progress_to(f"check {store.name}", "shard") as show:
         report = run(store, deep=deep, quarantine=not keep, on_shard=show)

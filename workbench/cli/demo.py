@@ -27,7 +27,7 @@ def demo(
     """
     import time
 
-    from workbench.demo import run_demo
+    from workbench.runs.demo import run_demo
     from workbench.workspace import Workspace
 
     begin = time.perf_counter()

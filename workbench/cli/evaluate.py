@@ -39,7 +39,7 @@ def evaluate(
     """
     from sae.files import read_json
     from workbench.analysis.evaluation.run import Request, evaluate_dictionary
-    from workbench.analysis.subject import find_subject
+    from workbench.dictionaries.reference import find_subject
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)

@@ -33,9 +33,9 @@ def evolve(
     Example: `workbench evolve mini-evolve`, or `workbench evolve mini-mamba --site L2R`
     """
     from sae.parallel import together
-    from workbench.evolve import EvolveRecipe
-    from workbench.evolve import evolve as run
-    from workbench.evolve_train import train_together
+    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.analysis.evolution.plan import evolve as run
+    from workbench.analysis.evolution.train import train_together
     from workbench.results.evolution import Evolution
     from workbench.workspace import Workspace
 

@@ -59,7 +59,7 @@ def explain(
     from workbench.analysis.explain import run
     from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
     from workbench.analysis.latents.live import corpus_name
-    from workbench.analysis.subject import find_subject
+    from workbench.dictionaries.reference import find_subject
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)

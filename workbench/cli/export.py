@@ -33,8 +33,8 @@ def export(
     """
     from sae.errors import CorruptError, UsageError
     from sae.files import disk_errors, write_bytes
-    from workbench.export.bundle import bundle, write_bundle
-    from workbench.export.spec import read_spec
+    from workbench.exporting.bundle import bundle, write_bundle
+    from workbench.exporting.spec import read_spec
     from workbench.workspace import Workspace
 
     if list_:
@@ -91,8 +91,8 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _list() -> dict[str, Any]:
-    from workbench.export.figures import kinds
-    from workbench.export.spec import bundled_specs, read_spec
+    from workbench.exporting.figures import kinds
+    from workbench.exporting.spec import bundled_specs, read_spec
 
     specs = {name: read_spec(name).figure for name in bundled_specs()}
     figures = {}

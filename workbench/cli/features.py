@@ -39,7 +39,7 @@ def features(
     from tqdm import tqdm
 
     from workbench.analysis.latents.records_run import make_records
-    from workbench.analysis.subject import find_subject
+    from workbench.dictionaries.reference import find_subject
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)

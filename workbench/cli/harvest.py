@@ -32,7 +32,7 @@ def harvest(
     """
     from workbench.activations import HarvestRecipe, describe_store
     from workbench.activations import harvest as run
-    from workbench.activations.interrupts import Terminated, on_sigterm
+    from workbench.activations.write.interrupts import Terminated, on_sigterm
     from workbench.config import read_recipe
     from workbench.workspace import Workspace, new_id
 

@@ -43,7 +43,7 @@ def import_(
     Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`, or
     `workbench import downloads/trainer_0 --id theirs --model mini-pythia --hook blocks.1.hook_resid_post --store demo`
     """
-    from workbench.importing import import_dictionary
+    from workbench.dictionaries.importing import import_dictionary
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)

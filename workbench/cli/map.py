@@ -27,7 +27,7 @@ def map(
     Example: `workbench map mini-pythia.L1R-8x`, or `workbench map mini-pythia.L1R-8x mini-pythia.L1R-32x` for families
     """
     from workbench.analysis.latents.geometry_run import make_map
-    from workbench.analysis.subject import find_subject
+    from workbench.dictionaries.reference import find_subject
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)

@@ -31,7 +31,7 @@ def train(
     """
     from sae.parallel import together
     from workbench.config import find_recipe, read_recipe
-    from workbench.training import TrainRecipe, train_recipe
+    from workbench.dictionaries.train import TrainRecipe, train_recipe
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)

@@ -1,7 +1,7 @@
 """Small charts as HTML: they cost the browser a few milliseconds, follow the theme by themselves, and carry their
 table.
 
-Each takes what :class:`workbench.results.records.LatentRecords` returns. Larger figures are :mod:`workbench.export`'s.
+Each takes what :class:`workbench.results.records.LatentRecords` returns. Larger figures: :mod:`workbench.exporting`.
 """
 
 from __future__ import annotations

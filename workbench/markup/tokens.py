@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from workbench.export.text import visible as text_visible
+from workbench.markup.text import visible as text_visible
 
 LEVELS = 9
 

@@ -208,7 +208,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
         raise MissingError(f"{name} holds no tokenizer (no tokenizer.json).")
     if (folder / "tokenizer_config.json").is_file():
         return _hub(folder, None, "AutoTokenizer")
-    from workbench.tokenizer import read_tokenizer
+    from workbench.models.tokenizer import read_tokenizer
 
     return read_tokenizer(folder)
 

@@ -346,7 +346,7 @@ def open_run(recipe: PretrainRecipe, workspace: Workspace, tokenizer: Any = None
         MissingError: the recipe continues a model that is neither in the workspace nor bundled.
     """
     from workbench.models.load import load_hf
-    from workbench.tokenizer import read_tokenizer
+    from workbench.models.tokenizer import read_tokenizer
 
     work = workspace.path("models", recipe.name).with_name(f".{recipe.name}.work")
     tokenizer = tokenizer if tokenizer is not None else read_tokenizer(data_dir() / "tokenizer")

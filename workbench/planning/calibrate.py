@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.planning.machine import Machine
 
 if TYPE_CHECKING:
-    from workbench.activations.spec import StoreSpec
+    from workbench.activations.format.spec import StoreSpec
 
 SMALL = (
     (32, 256, 4, 64),
@@ -30,7 +30,7 @@ SMALL = (
 )  # d_in, d_sae, k, rows: one that is mostly fixed time, one that is mostly arithmetic
 _TRAIN = """
 import tempfile, torch
-import workbench.training
+import workbench.dictionaries.train
 from sae import TopKConfig, train
 with tempfile.TemporaryDirectory() as folder:
     rows = (torch.randn(16, 8) for _ in range(2))
@@ -38,10 +38,10 @@ with tempfile.TemporaryDirectory() as folder:
 """
 _MODEL = """
 import numpy, torch
-import workbench.activations.harvesting
+import workbench.activations.harvesting.run
 from workbench import load_model
-from workbench.activations.forward import ModelProducer
-from workbench.activations.spec import Source, StoreSpec, Stream
+from workbench.activations.harvesting.forward import ModelProducer
+from workbench.activations.format.spec import Source, StoreSpec, Stream
 from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.models import load_tokenizer
 plan_tokens(CorpusConfig(), load_tokenizer("mini-pythia"), n_seq=64, ctx=128)
@@ -124,7 +124,7 @@ class RunModel:
 
 def _a_store() -> StoreSpec:
     """The document of a store of one stream of 256 numbers."""
-    from workbench.activations.spec import Source, StoreSpec, Stream
+    from workbench.activations.format.spec import Source, StoreSpec, Stream
 
     stream = Stream(key="h000", source="m", hook="h", at="h", width=256)
     return StoreSpec(
@@ -260,8 +260,8 @@ def _writing(folder: Path | None, store: StoreSpec) -> dict[str, float]:
     """
     import numpy as np
 
-    from workbench.activations.shard import SHARDS
-    from workbench.activations.writer import write_shard
+    from workbench.activations.format.shard import SHARDS
+    from workbench.activations.write.writer import write_shard
 
     def write(folder: Path, spec: StoreSpec, tokens: np.ndarray, batches: list[dict[str, np.ndarray]]) -> None:
         write_shard(folder, spec, 0, tokens, lambda lo, hi: iter(batches))
@@ -324,7 +324,7 @@ def _model_rates(models: Sequence[RunModel]) -> dict[str, float]:
     """
     import torch
 
-    from workbench.activations.forward import capture, weights_of_files
+    from workbench.activations.harvesting.forward import capture, weights_of_files
     from workbench.models import load_model
     from workbench.models.facts import deepest_layer, model_facts
 

@@ -19,9 +19,9 @@ from sae.strict import parse_config, read_toml
 if TYPE_CHECKING:
     from sae.config import TrainingConfig
     from workbench.activations import HarvestRecipe
-    from workbench.activations.spec import StoreSpec
-    from workbench.evolve import EvolveRecipe
-    from workbench.training import TrainRecipe
+    from workbench.activations.format.spec import StoreSpec
+    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.dictionaries.train import TrainRecipe
     from workbench.workspace import Workspace
 
 
@@ -71,9 +71,9 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
     Raises:
         MissingError: a model whose configuration is not here. UsageError: a hook it does not have.
     """
-    from workbench.activations.forward import resolve_hooks, widths
-    from workbench.activations.harvesting import HELDOUT_SHARE
-    from workbench.activations.spec import Source, StoreSpec, Stream
+    from workbench.activations.format.spec import Source, StoreSpec, Stream
+    from workbench.activations.harvesting.forward import resolve_hooks, widths
+    from workbench.activations.harvesting.run import HELDOUT_SHARE
     from workbench.models.facts import meta_model
     from workbench.models.sites import site_of
 
@@ -181,7 +181,7 @@ def _read_tokens(built: Built, recipe: HarvestRecipe) -> None:
 
 def dry_train(recipe: TrainRecipe, workspace: Workspace, beside: Path | None = None) -> Built:
     """Every dictionary with gradients and optimiser state on the meta device, and one batch of the store."""
-    from workbench.training import jobs_of
+    from workbench.dictionaries.train import jobs_of
 
     built = Built("train")
     store = store_or_plan(recipe.store, workspace, beside)
@@ -198,9 +198,9 @@ def dry_train(recipe: TrainRecipe, workspace: Workspace, beside: Path | None = N
 
 def dry_evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Path | None = None) -> Built:
     """The models and the crosscoder on the meta device, and one batch of its store or its text."""
-    from workbench.activations.recipe import HarvestRecipe, SourceRecipe
-    from workbench.evolve import resolve_sources
-    from workbench.evolve_train import crosscoder_config
+    from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
+    from workbench.analysis.evolution.plan import resolve_sources
+    from workbench.analysis.evolution.train import crosscoder_config
     from workbench.models.facts import model_facts
 
     built = Built("evolve")

@@ -20,13 +20,13 @@ from workbench.planning.machine import Machine
 
 if TYPE_CHECKING:
     from workbench.activations import HarvestRecipe
-    from workbench.activations.spec import StoreSpec, Stream
-    from workbench.evolve import EvolveRecipe
-    from workbench.training import Job, TrainRecipe
+    from workbench.activations.format.spec import StoreSpec, Stream
+    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.dictionaries.train import Job, TrainRecipe
     from workbench.workspace import Workspace
 
 TRIED = 2**22  # numbers of a batch (tokens times width) with which a model is timed, at most
-MEASURED_TRAIN_ROWS = 100_000  # rows counted for dead latents after training (workbench.training.DEAD_ROWS)
+MEASURED_TRAIN_ROWS = 100_000  # rows counted for dead latents after training (workbench.dictionaries.train.DEAD_ROWS)
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def subject_of(recipe: str, workspace: Workspace, *, online: bool = False) -> Su
     from workbench.planning.dry_run import store_or_plan
 
     if kind == "train":
-        from workbench.training import TrainRecipe, jobs_of
+        from workbench.dictionaries.train import TrainRecipe, jobs_of
 
         training = parse_config(TrainRecipe, values, where=str(path))
         store = store_or_plan(training.store, workspace, path.parent)
         return _training(training, jobs_of(training, store), store, online)
-    from workbench.evolve import EvolveRecipe
+    from workbench.analysis.evolution.plan import EvolveRecipe
 
     return _evolve(parse_config(EvolveRecipe, values, where=str(path)), workspace, path.parent)
 
@@ -193,8 +193,8 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
 
 def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> float:
     """Bytes that shuffled batches of some streams of a store hold, as these say themselves."""
-    from workbench.activations.batches import Batches
-    from workbench.activations.reader import make_order
+    from workbench.activations.read.batches import Batches
+    from workbench.activations.read.store import make_order
 
     def never(batches: Batches) -> Any:
         raise AssertionError("a plan reads nothing")
@@ -204,9 +204,9 @@ def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> floa
 
 
 def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
+    from workbench.analysis.evolution.plan import resolve_sources
     from workbench.analysis.evolution.snapshots import AT_ONCE
-    from workbench.evolve import resolve_sources
-    from workbench.evolve_train import crosscoder_config
+    from workbench.analysis.evolution.train import crosscoder_config
     from workbench.models.facts import deepest_layer, model_facts
     from workbench.planning.dry_run import store_or_plan
 
@@ -292,7 +292,7 @@ def _models_of(subject: Subject) -> list[RunModel]:
 
     Of snapshots of one model the first.
     """
-    from workbench.activations.forward import resolve_hooks
+    from workbench.activations.harvesting.forward import resolve_hooks
     from workbench.models.facts import fetched, meta_model
 
     recipe, found = subject.recipe, []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.workbench.activations.small import make
-from workbench.activations import disk
+from workbench.activations.disk import calls as disk
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from tests.workbench.activations.small import SPEC, content, copies_of_rows, make
-from workbench.activations import disk
-from workbench.activations.spec import read_spec
+from workbench.activations.disk import calls as disk
+from workbench.activations.format.spec import read_spec
 
 
 def subset_of_right_one(folder: Path, spec=SPEC) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.activations import disk
-from workbench.activations.spec import Source, StoreSpec, Stream
-from workbench.activations.workers import fill
+from workbench.activations.disk import calls as disk
+from workbench.activations.format.spec import Source, StoreSpec, Stream
+from workbench.activations.write.fill import fill
 
 N_SEQ, CTX = 22, 9
 
@@ -104,7 +104,7 @@ def in_child(work: Callable[[], object], *, fault: str = "") -> int:
 
 def copies_of_rows(folder: Path, spec: StoreSpec) -> None:
     """Assert that every committed shard has each of its (sequence, position) pairs once, with the right numbers."""
-    from workbench.activations.shard import open_shard, read_blocks
+    from workbench.activations.format.shard import open_shard, read_blocks
 
     for path in sorted((folder / "shards").iterdir()):
         index = int(path.stem)
@@ -122,7 +122,7 @@ def copies_of_rows(folder: Path, spec: StoreSpec) -> None:
 if __name__ == "__main__":
     import signal
 
-    from workbench.activations.interrupts import Terminated, on_sigterm
+    from workbench.activations.write.interrupts import Terminated, on_sigterm
 
     signal.signal(signal.SIGTERM, on_sigterm)
     print("begun", flush=True)

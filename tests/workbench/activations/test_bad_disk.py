@@ -12,7 +12,7 @@ import pytest
 from sae.errors import OutOfSpace
 from tests.workbench.activations.crashes import calls_of_a_harvest, finished_like, subset_of_right_one
 from tests.workbench.activations.small import SPEC, in_child, make
-from workbench.activations import disk
+from workbench.activations.disk import calls as disk
 
 pytestmark = pytest.mark.faults
 

@@ -18,8 +18,8 @@ import pytest
 from sae.errors import CorruptError, NewerSchemaError, UntrustedFile, UserError
 from tests.workbench.activations.small import SPEC, TOKENS, content, make, make_spec, truth
 from workbench.activations import ActivationStore, check
-from workbench.activations.errors import ShardCorrupt, StoreIncomplete, StoreMismatch
-from workbench.activations.shard import open_shard
+from workbench.activations.format.errors import ShardCorrupt, StoreIncomplete, StoreMismatch
+from workbench.activations.format.shard import open_shard
 
 pytestmark = pytest.mark.faults
 

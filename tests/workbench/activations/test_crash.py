@@ -19,7 +19,7 @@ from tests.workbench.activations.crashes import (
     wait_for_shards,
 )
 from tests.workbench.activations.small import SPEC, in_child, make, producer_of
-from workbench.activations.interrupts import Terminated, on_sigterm
+from workbench.activations.write.interrupts import Terminated, on_sigterm
 
 pytestmark = pytest.mark.faults
 

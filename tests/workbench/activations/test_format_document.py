@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from workbench.activations import ActivationStore, fill
-from workbench.activations.shard import plan_attributes, plan_datasets, shard_attributes, shard_datasets
-from workbench.activations.spec import SCHEMA, Source, StoreSpec, Stream
+from workbench.activations.format.shard import plan_attributes, plan_datasets, shard_attributes, shard_datasets
+from workbench.activations.format.spec import SCHEMA, Source, StoreSpec, Stream
 
 TEXT = (Path(__file__).parents[3] / "docs" / "store-format.md").read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.workbench.activations.crashes import subset_of_right_one
 from tests.workbench.activations.small import SPEC, content, make
-from workbench.activations import disk
+from workbench.activations.disk import calls as disk
 
 pytestmark = pytest.mark.faults
 

@@ -13,10 +13,11 @@ import pytest
 
 from tests.workbench.activations.crashes import finished_like, start
 from tests.workbench.activations.small import SPEC, make, make_spec, producer_of
-from workbench.activations import disk, owner
-from workbench.activations.errors import StoreBusy, StoreMismatch
-from workbench.activations.spec import read_spec
-from workbench.activations.workers import joined
+from workbench.activations.disk import calls as disk
+from workbench.activations.disk import writer_token
+from workbench.activations.format.errors import StoreBusy, StoreMismatch
+from workbench.activations.format.spec import read_spec
+from workbench.activations.write.fill import joined
 
 pytestmark = pytest.mark.faults
 
@@ -74,8 +75,8 @@ def test_a_part_taken_for_abandoned_is_made_again(tmp_path, pristine):
 
 
 def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
-    run = owner.token().split("-")[0]
-    alive = store / "tmp" / f"000001.{run}-{os.getppid()}-{owner.started(os.getppid())}.aa.part"
+    run = writer_token.token().split("-")[0]
+    alive = store / "tmp" / f"000001.{run}-{os.getppid()}-{writer_token.started(os.getppid())}.aa.part"
     dead = store / "tmp" / f"000002.{run}-999999-1.bb.part"
     reused = store / "tmp" / f"000003.{run}-{os.getpid()}-1.cc.part"
     stranger = store / "tmp" / "000000.deadbeef-12-34.dd.part"
@@ -87,7 +88,7 @@ def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(store):
     other = os.open(store / "LOCK", os.O_RDWR)
     disk.lock(other, exclusive=False)
     stranger.write_bytes(b"x")
-    forgotten = store / "tmp" / f"000004.{owner.token()}.ee.part"  # a signal came before anybody cared for it
+    forgotten = store / "tmp" / f"000004.{writer_token.token()}.ee.part"  # a signal came before anybody cared for it
     forgotten.write_bytes(b"x")
     make(store)
     assert sorted(os.listdir(store / "tmp")) == sorted([alive.name, stranger.name])

@@ -23,7 +23,7 @@ from workbench.corpus import (
     text_stream,
 )
 from workbench.corpus.synthetic import agreement_window, sentence, snippet_window, tiled_window
-from workbench.tokenizer import read_tokenizer, train_tokenizer
+from workbench.models.tokenizer import read_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")

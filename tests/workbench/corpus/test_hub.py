@@ -13,7 +13,7 @@ from sae.strict import parse_config
 from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, documents, in_split, plan_tokens
 from workbench.corpus.hub import as_text, hub_documents, packed
-from workbench.tokenizer import read_tokenizer
+from workbench.models.tokenizer import read_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 
 from sae.errors import ConfigError, MissingError, UsageError
 from workbench.cli import app
-from workbench.export import FigureSpec, Style, bundle, read_spec
-from workbench.export.figures import FigureData, Panel, build, kinds
-from workbench.export.references import ENTRIES, bibtex
-from workbench.export.render import render
-from workbench.export.tables import to_csv, to_latex, to_parquet
-from workbench.export.text import latex, quoted, visible
+from workbench.exporting import FigureSpec, Style, bundle, read_spec
+from workbench.exporting.figures import FigureData, Panel, build, kinds
+from workbench.exporting.references import ENTRIES, bibtex
+from workbench.exporting.render import render
+from workbench.exporting.tables import to_csv, to_latex, to_parquet
+from workbench.markup.text import latex, quoted, visible
 from workbench.workspace import Workspace
 
 NASTY = [

@@ -16,7 +16,7 @@ import pytest
 
 from sae.errors import OutOfSpace
 from sae.files import write_bytes
-from workbench.export.bundle import Bundle, write_bundle
+from workbench.exporting.bundle import Bundle, write_bundle
 from workbench.results.lists import LatentList, read_lists, save_list
 from workbench.workspace import Workspace
 

@@ -13,7 +13,7 @@ import torch
 
 from sae.errors import MissingError
 from tests.workbench.bridges import tiny
-from workbench.activations.forward import resolve_hooks
+from workbench.activations.harvesting.forward import resolve_hooks
 from workbench.config import data_dir
 from workbench.models.facts import deepest_layer, fetch_command, known_hub_models, meta_model, model_config, model_facts
 

@@ -13,9 +13,9 @@ import pytest
 
 from sae.errors import MissingError
 from tests.ui import synthetic, synthetic_results
-from workbench.export import FigureSpec
-from workbench.export.figures import build, kinds
-from workbench.export.tables import to_latex
+from workbench.exporting import FigureSpec
+from workbench.exporting.figures import build, kinds
+from workbench.exporting.tables import to_latex
 from workbench.workspace import Workspace
 
 HOSTILE = [

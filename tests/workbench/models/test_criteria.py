@@ -13,8 +13,8 @@ import torch
 
 from workbench.config import data_dir
 from workbench.models.criteria import TARGETS, Criteria, met, table
+from workbench.models.tokenizer import read_tokenizer
 from workbench.models.trigram import InterpolatedTrigram
-from workbench.tokenizer import read_tokenizer
 
 VOCAB = 512
 

@@ -17,7 +17,7 @@ from workbench.config import data_dir, read_recipe
 from workbench.corpus import CorpusConfig
 from workbench.models import load_model, revisions
 from workbench.models.pretrain import Pretraining, PretrainRecipe, batch_at, build_model, hf_config, make_optimizer
-from workbench.tokenizer import read_tokenizer
+from workbench.models.tokenizer import read_tokenizer
 from workbench.workspace import Workspace
 
 

@@ -9,8 +9,9 @@ import torch
 from sae import TopKConfig, Trainer
 from sae.errors import MissingError
 from tests.workbench.planning.test_planning import small_store
+from workbench.analysis.evolution.plan import EvolveRecipe
 from workbench.config import data_dir, read_recipe
-from workbench.evolve import EvolveRecipe
+from workbench.dictionaries.train import TrainRecipe
 from workbench.planning.dry_run import (
     dry_evolve,
     dry_harvest,
@@ -19,7 +20,6 @@ from workbench.planning.dry_run import (
     planned_spec,
     training_state,
 )
-from workbench.training import TrainRecipe
 from workbench.workspace import Workspace
 
 

@@ -116,7 +116,7 @@ def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, mon
     """
     import torch
 
-    from workbench.activations import forward
+    from workbench.activations.harvesting import forward
     from workbench.planning import calibrate, measured_here
 
     (tmp_path / "h.toml").write_text(

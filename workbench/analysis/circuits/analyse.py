@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from sae.errors import UsageError
-from workbench.analysis.bootstrap import Estimate, wilson
 from workbench.analysis.circuits.effects import answer_metrics, interval, locate_peak
 from workbench.analysis.circuits.heads import read_profile
 from workbench.analysis.circuits.mamba import mamba_parts
@@ -20,6 +19,7 @@ from workbench.analysis.circuits.table import OFFSETS, Circuits
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.analysis.circuits.transformer import transformer_parts
+from workbench.stats import Estimate, wilson
 
 
 def analyse(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.analysis.bootstrap import Estimate, resample_weights
+from workbench.stats import Estimate, resample_weights
 
 METRICS = ("logit_diff", "logit", "prob", "kl")
 RESAMPLES = 500

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sae.errors import MissingError, UsageError
-from workbench.analysis.subject import Subject
+from workbench.dictionaries.reference import Subject
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class LiveRows(Rows):
         return self._kept[1][slice(None) if rows is None else rows]
 
     def _run(self, hooks: list[str]) -> torch.Tensor:
-        from workbench.activations.forward import capture
+        from workbench.activations.harvesting.forward import capture
 
         out = []
         for batch, keep in token_batches(self.of):

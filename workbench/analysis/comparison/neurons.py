@@ -39,7 +39,7 @@ def neuron_hooks(model: Any, layer: int) -> list[str]:
 
 def neurons(model: Any, tokens: torch.Tensor, layers: Sequence[int], keep: torch.Tensor) -> list[torch.Tensor]:
     """Neurons of some layers on tokens [batch, ctx], at positions ``keep``: one [batch * kept, width] per layer."""
-    from workbench.activations.forward import capture
+    from workbench.activations.harvesting.forward import capture
 
     hooks = {layer: neuron_hooks(model, layer) for layer in layers}
     seen = capture(model, tokens, [h for names in hooks.values() for h in names])

@@ -12,7 +12,7 @@ from typing import Any
 
 from sae.errors import MissingError, UsageError
 from sae.strict import nearest
-from workbench.analysis.subject import Subject, find_subject
+from workbench.dictionaries.reference import Subject, find_subject
 from workbench.workspace import Workspace
 
 _LAYER = re.compile(r"blocks\.(\d+)\.|L(\d+)[A-Z]")

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
-from workbench.analysis.bootstrap import Estimate, ratio_estimates, wilson
 from workbench.analysis.splice import Constant, splice
+from workbench.stats import Estimate, ratio_estimates, wilson
 
 N_BANDS = 8
 ULTRA_DENSE = 0.1

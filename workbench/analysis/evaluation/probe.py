@@ -15,7 +15,7 @@ import torch
 
 from sae.errors import UsageError
 from workbench.analysis.splice import splice, steer
-from workbench.analysis.subject import Subject
+from workbench.dictionaries.reference import Subject
 
 MAX_TOKENS = 256
 _ONE_AT_A_TIME = threading.Lock()  # a model's hooks are global to it

@@ -23,7 +23,7 @@ import torch
 
 from sae.errors import UsageError
 from workbench.analysis.explain.surface import SURFACE, surface
-from workbench.analysis.subject import displayed_vocab
+from workbench.dictionaries.reference import displayed_vocab
 
 KS = (1, 2, 5, 10)
 MIN_EXAMPLES = 60  # of either class in either half

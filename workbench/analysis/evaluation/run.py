@@ -12,7 +12,7 @@ import numpy as np
 from sae.errors import MissingError, UsageError
 from sae.files import write_json
 from workbench.analysis.latents.live import corpus_name
-from workbench.analysis.subject import Subject
+from workbench.dictionaries.reference import Subject
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
 

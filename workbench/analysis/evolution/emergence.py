@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from crosscoders import evolution as ev
-from workbench.analysis.bootstrap import Estimate
+from workbench.stats import Estimate
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from crosscoders import evolution as ev
-from workbench.analysis.bootstrap import Estimate, wilson
 from workbench.analysis.evolution.attribution import CONTROLS, area_over
 from workbench.analysis.evolution.emergence import (
     Null,
@@ -25,9 +24,10 @@ from workbench.analysis.evolution.emergence import (
     snapshot_null,
 )
 from workbench.analysis.evolution.phases import end_of_ngram_phase, first_solved
+from workbench.stats import Estimate, wilson
 
 if TYPE_CHECKING:
-    from workbench.tracking import Gaps
+    from workbench.analysis.evolution.baselines import Gaps
 
 MIN_GROUP = 5
 ORDER = (

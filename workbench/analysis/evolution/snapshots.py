@@ -50,7 +50,7 @@ class RowCache:
 
     def rows(self, model: Any, source: Source, tokens: np.ndarray) -> Tensor:
         """Rows [b, T - 1, D] of one source on tokens [b, T], position 0 left out."""
-        from workbench.activations.forward import capture
+        from workbench.activations.harvesting.forward import capture
 
         digests = [
             hashlib.blake2b(np.ascontiguousarray(t, dtype=np.int64).tobytes(), digest_size=16).digest() for t in tokens
@@ -126,7 +126,7 @@ class Snapshots:
 
         A model read at several hooks runs once.
         """
-        from workbench.activations.forward import capture
+        from workbench.activations.harvesting.forward import capture
 
         hooks: dict[
             tuple[str, str | None], dict[str, int]
@@ -144,7 +144,7 @@ class Snapshots:
 
     def widths(self) -> list[int]:
         """Width of every source, by running two tokens through each."""
-        from workbench.activations.forward import widths
+        from workbench.activations.harvesting.forward import widths
 
         return [widths(self.model(i), 0, [s.hook])[s.hook] for i, s in enumerate(self.sources)]
 

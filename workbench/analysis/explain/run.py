@@ -22,7 +22,7 @@ from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
 from workbench.analysis.latents.encoded import Codes, choose_rows, encode_store
 from workbench.analysis.latents.live import corpus_name, live_rows
-from workbench.analysis.subject import Subject, displayed_vocab
+from workbench.dictionaries.reference import Subject, displayed_vocab
 from workbench.provenance import read_manifest, write_manifest
 from workbench.workspace import Item, Workspace, check_id
 

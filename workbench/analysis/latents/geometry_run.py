@@ -17,7 +17,7 @@ import torch
 from sae.errors import UsageError
 from workbench.analysis.latents.geometry import chance, cosine_histogram, density_grid, families, umap_layout
 from workbench.analysis.latents.neighbours import nearest
-from workbench.analysis.subject import Subject
+from workbench.dictionaries.reference import Subject
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
 

@@ -9,7 +9,7 @@ from sae.errors import UserError
 from workbench.analysis.latents.live import corpus_name, live_rows
 from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
-from workbench.analysis.subject import Subject, displayed_vocab
+from workbench.dictionaries.reference import Subject, displayed_vocab
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace
 

@@ -19,13 +19,13 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
     As many latents, rows and steps as the crosscoder, on the same text.
     """
     from sae import evaluate, train_many
-    from sae.refit import refit
+    from sae.refitting import refit
+    from workbench.analysis.evolution.baselines import alone_config
+    from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
+    from workbench.analysis.evolution.rows import Tail
     from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
     from workbench.corpus import plan_tokens
-    from workbench.evolve import EvolveRecipe, resolve_sources
-    from workbench.evolve_rows import Tail
     from workbench.models.load import load_tokenizer
-    from workbench.tracking import alone_config
 
     recipe = EvolveRecipe.model_validate(evolution.manifest.recipe)
     tokenizer, last = load_tokenizer(recipe.model), Snapshots(resolve_sources(recipe)[-1:])

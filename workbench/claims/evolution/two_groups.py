@@ -132,7 +132,7 @@ def emergent_norm_free(lab: Lab) -> Finding:
 
     At the last snapshot.
     """
-    from workbench.analysis.bootstrap import wilson
+    from workbench.stats import wilson
 
     rows = []
     for seed in lab.each_seed():

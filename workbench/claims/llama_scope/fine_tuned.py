@@ -37,7 +37,7 @@ def measure(lab: Lab) -> Finding:
     """
     from workbench.analysis.evaluation.evaluate import evaluate_in_model
     from workbench.analysis.evaluation.run import Request, heldout_tokens
-    from workbench.analysis.subject import find_subject
+    from workbench.dictionaries.reference import find_subject
     from workbench.models import load_model
     from workbench.models.load import bundled
 

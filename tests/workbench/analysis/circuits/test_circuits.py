@@ -83,7 +83,7 @@ def test_the_transformer(workspace) -> None:
 
 def test_a_text_task_counts_from_its_own_mark(workspace, tmp_path) -> None:
     from workbench.config import data_dir
-    from workbench.tokenizer import read_tokenizer
+    from workbench.models.tokenizer import read_tokenizer
 
     model = bridge(tiny("mamba", vocab_size=512))
     model.tokenizer = read_tokenizer(data_dir() / "tokenizer")

@@ -9,7 +9,7 @@ import pytest
 from sae.errors import ConfigError, MissingError, UsageError
 from workbench.analysis.circuits.tasks import bundled_tasks, make_prompts, read_task
 from workbench.config import data_dir
-from workbench.tokenizer import read_tokenizer
+from workbench.models.tokenizer import read_tokenizer
 
 
 @pytest.fixture(scope="module")

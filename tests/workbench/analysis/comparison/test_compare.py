@@ -18,8 +18,8 @@ from workbench.analysis.comparison.compare import CompareRecipe
 from workbench.analysis.comparison.run import compare_and_write, parts_of
 from workbench.analysis.comparison.sides import find_group
 from workbench.cli import app
-from workbench.export import FigureSpec, kinds
-from workbench.export.figures import build
+from workbench.exporting import FigureSpec, kinds
+from workbench.exporting.figures import build
 from workbench.provenance import write_manifest
 from workbench.results.matches import MatchRecords
 from workbench.workspace import Workspace

@@ -6,9 +6,9 @@ import torch
 
 from sae.errors import UsageError
 from tests.workbench.fakes import FakeBridge, FakeDictionary, Identity
-from workbench.analysis.bootstrap import ratio_estimates, wilson
 from workbench.analysis.evaluation.evaluate import decoder_statistics, density_quantiles, evaluate_in_model
 from workbench.analysis.splice import splice
+from workbench.stats import ratio_estimates, wilson
 
 HOOK = "blocks.0.hook_resid_post"
 TOKENS = np.random.default_rng(0).integers(1, 50, (30, 18))

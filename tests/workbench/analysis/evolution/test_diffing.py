@@ -11,7 +11,7 @@ from crosscoders import Crosscoder, CrosscoderConfig
 from crosscoders.gates import PerSource
 from sae.activation import TopK
 from sae.errors import UsageError
-from sae.refit import refit
+from sae.refitting import refit
 from tests.crosscoders.worlds import World
 from workbench.analysis.evolution import diffing as df
 

@@ -14,12 +14,12 @@ from crosscoders import Crosscoder, evaluate_sources
 from sae.activation import TopK
 from sae.errors import ConfigError, CorruptError, MissingError, UsageError
 from workbench.analysis.evolution import orders
+from workbench.analysis.evolution.analyse import to_csr
 from workbench.analysis.evolution.emergence import emergence_table
-from workbench.analysis.evolution.evolve_run import to_csr
 from workbench.analysis.evolution.phases import end_of_ngram_phase, first_solved
+from workbench.analysis.evolution.plan import EvolveRecipe, evolution_id, evolve, resolve_sources
 from workbench.analysis.evolution.scrubber import choose_windows, scrub
 from workbench.config import read_recipe
-from workbench.evolve import EvolveRecipe, evolution_id, evolve, resolve_sources
 from workbench.models.load import revisions
 from workbench.results.evolution import Evolution
 from workbench.workspace import Workspace
@@ -315,7 +315,7 @@ def test_phases_follow_what_was_measured():
 
 
 def test_rows_shared_between_runs_are_those_of_the_models_and_made_once(monkeypatch):
-    import workbench.activations.forward as forward
+    import workbench.activations.harvesting.forward as forward
     from workbench.analysis.evolution.snapshots import OnlineBatches, RowCache, Snapshots
 
     sources = {

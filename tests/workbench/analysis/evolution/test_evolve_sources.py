@@ -14,12 +14,12 @@ import torch
 from crosscoders import Crosscoder
 from sae.errors import ConfigError, UsageError
 from workbench.activations import ActivationStore
+from workbench.analysis.evolution.plan import EvolveRecipe, companions, evolution_id, evolve, resolve_sources
+from workbench.analysis.evolution.rows import Tail
 from workbench.analysis.evolution.snapshots import Snapshots, Source, in_training_order
+from workbench.analysis.evolution.train import train_crosscoder, train_sites
 from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
-from workbench.evolve import EvolveRecipe, companions, evolution_id, evolve, resolve_sources
-from workbench.evolve_rows import Tail
-from workbench.evolve_train import train_crosscoder, train_sites
 from workbench.models import load_tokenizer
 from workbench.results.evolution import Evolution
 from workbench.workspace import Workspace

@@ -9,15 +9,15 @@ import torch
 
 import sae
 from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
-from sae.refit import refit
+from sae.refitting import refit
 from tests.crosscoders.worlds import World
+from workbench.analysis.evolution.baselines import WarmTopKConfig, alone_config, measure_gaps
+from workbench.analysis.evolution.plan import EvolveRecipe, evolve, resolve_sources
 from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
+from workbench.analysis.evolution.train import crosscoder_config
 from workbench.corpus import plan_tokens
-from workbench.evolve import EvolveRecipe, evolve, resolve_sources
-from workbench.evolve_train import crosscoder_config
 from workbench.models import load_tokenizer
 from workbench.results.evolution import Evolution
-from workbench.tracking import WarmTopKConfig, alone_config, measure_gaps
 from workbench.workspace import Workspace
 
 

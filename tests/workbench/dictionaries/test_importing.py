@@ -1,0 +1,104 @@
+"""References to other libraries' dictionaries, from a folder to a complete result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import sae
+from sae.errors import MissingError, UsageError
+from workbench.cli import app
+from workbench.dictionaries.importing import hook_of, import_dictionary, parse_reference, push_to_hub
+from workbench.workspace import Workspace
+
+GOLDEN = Path(__file__).resolve().parents[1] / "sae" / "golden"
+
+
+def test_references():
+    scope = parse_reference("fnlp/Llama-Scope:L15R-8x")
+    assert (scope.repository, scope.folder) == ("fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L15R-8x")
+    assert scope.id == "Llama-3.1-8B.L15R-8x"
+    assert parse_reference("fnlp/Llama-Scope:L0TC-32x").repository == "fnlp/Llama3_1-8B-Base-LXTC-32x"
+    other = parse_reference("EleutherAI/sae-pythia-160m-32k:layers.6")
+    assert other.folder == "layers.6" and other.id == "sae-pythia-160m-32k.layers.6"
+    for bad in ("nothing", "a/b", "fnlp/Llama-Scope:L15X-8x", "a/b:../../etc", "a/b:c d"):
+        with pytest.raises(UsageError):
+            parse_reference(bad)
+
+
+def test_hook_names_of_other_libraries():
+    assert hook_of({"hf_hook_name": "layers.6"}) == "blocks.6.hook_resid_post"
+    assert hook_of({"hf_hook_name": "gpt_neox.layers.11.mlp"}) == "blocks.11.hook_mlp_out"
+    assert hook_of({"hook_name": "x", "hf_hook_name": "layers.6"}) == "x"
+    assert hook_of({"hf_hook_name": "lm_head"}) is None and hook_of({}) is None
+
+
+@pytest.mark.parametrize("name", ["saelens-jumprelu", "sparsify-sae"])
+def test_a_folder_becomes_a_complete_dictionary(tmp_path, name):
+    ws = Workspace(tmp_path / "ws")
+    folder = Path(shutil.copytree(GOLDEN / name, tmp_path / "layers.3"))
+    item = import_dictionary(ws, str(folder), id="theirs", model="EleutherAI/pythia-70m")
+    want = load_file(folder / "expected.safetensors")
+    ours = sae.load(item.path)
+    torch.testing.assert_close(ours(want["x"]), want["y"], atol=1e-5, rtol=1e-5)
+    about = item.manifest.metadata
+    assert about["model_name"] == "EleutherAI/pythia-70m" and about["kind"] == "sae"
+    if name == "sparsify-sae":
+        assert about["hook_name"] == "blocks.3.hook_resid_post" and about["site"] == "L3R"
+    before = item.digest
+    assert import_dictionary(ws, str(folder), id="theirs").digest == before  # reused
+    (folder / "cfg.json").write_text((folder / "cfg.json").read_text() + " ")
+    with pytest.raises(UsageError, match="--id"):
+        import_dictionary(ws, str(folder), id="theirs")
+
+
+def test_the_hub_is_off_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    ws = Workspace(tmp_path / "ws")
+    with pytest.raises(MissingError, match="HF_HUB_OFFLINE=0"):
+        import_dictionary(ws, "fnlp/Llama-Scope:L15R-8x")
+    assert ws.items("dictionaries") == []
+    result = CliRunner().invoke(app, ["import", "no-such-folder", "-w", str(ws.root)])
+    assert result.exit_code == 2 and "no-such-folder" in result.output
+
+
+def test_the_verb_prints_one_document(tmp_path):
+    args = [
+        "import",
+        str(GOLDEN / "dl-jumprelu"),
+        "--hook",
+        "blocks.3.hook_resid_post",
+        "-w",
+        str(tmp_path / "ws"),
+        "--json",
+    ]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["id"] == "dl-jumprelu" and said["metadata"]["site"] == "L3R" and said["d_sae"] == 12
+
+
+def test_push_sends_the_saelens_folder(tmp_path):
+    ws = Workspace(tmp_path / "ws")
+    item = import_dictionary(ws, str(GOLDEN / "saelens-topk"))
+    sent = {}
+    api = SimpleNamespace(
+        create_repo=lambda *a, **k: sent.update(repo=a[0], **k), upload_folder=lambda **k: sent.update(k) or "commit"
+    )
+    assert push_to_hub(ws, item.id, "me/saes", api=api) == "commit"
+    assert (
+        sent["repo"] == "me/saes"
+        and sent["private"]
+        and sent["path_in_repo"] == item.id
+        and "cfg.json" in sent["allow_patterns"]
+    )
+    with pytest.raises(UsageError, match="switched off"):
+        push_to_hub(ws, item.id, "me/saes")

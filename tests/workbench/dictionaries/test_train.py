@@ -1,0 +1,128 @@
+"""From a store and a recipe to complete dictionary folders, interrupted or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from sae.errors import ConfigError, MissingError, UsageError
+from sae.trainer import Trainer
+from workbench.activations import HarvestRecipe, harvest
+from workbench.corpus import TokenPlan
+from workbench.dictionaries.train import TrainRecipe, jobs_of, train_recipe
+from workbench.provenance import check_files
+from workbench.workspace import Workspace
+
+RECIPE = TrainRecipe(
+    store="small", sites=("L1R",), expansions=(2,), ks=(4, 8), batch_size=256, tokens=256 * 12, sae={"lr": 2e-3}
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A store of both bundled models on random tokens: two hooks each, 64 sequences of 48 tokens."""
+    ws = Workspace(tmp_path_factory.mktemp("training") / "ws")
+    tokens = np.random.default_rng(0).integers(1, 500, (64, 48)).astype(np.int32)
+    tokens[:, 0] = 0
+    plan = TokenPlan(tokens, np.arange(64, dtype=np.int32), np.zeros(64, np.uint8), {"made": "random"})
+    recipe = HarvestRecipe.model_validate(
+        {
+            "id": "small",
+            "hooks": ["L0R", "L1R"],
+            "n_seq": 64,
+            "ctx": 48,
+            "seqs_per_shard": 32,
+            "sources": [{"model": "mini-pythia"}, {"model": "mini-mamba"}],
+        }
+    )
+    harvest(recipe, ws, plan=plan)
+    return ws
+
+
+@pytest.fixture
+def ws(small, tmp_path):
+    """An empty workspace beside the same store."""
+    out = Workspace(tmp_path / "ws")
+    (out.root / "stores").mkdir()
+    import shutil
+
+    shutil.copytree(small.path("stores", "small"), out.path("stores", "small"))
+    return out
+
+
+def test_every_combination_becomes_a_complete_folder(ws):
+    ids = train_recipe(RECIPE, ws)
+    assert ids == [f"mini-{m}.L1R-2x.k{k}" for m in ("pythia", "mamba") for k in (4, 8)]
+    for id in ids:
+        item = ws.get("dictionaries", id)
+        assert check_files(item.path) == [] and not (item.path / "checkpoints").exists()
+        numbers, metadata = item.manifest.numbers, item.manifest.metadata
+        assert (
+            numbers["n_heldout"] == 6 * 47 and 0 < numbers["explained_variance"] < 1 and numbers["l0"] <= numbers["k"]
+        )
+        assert metadata["hook_name"].startswith("blocks.1.") and metadata["site"] == "L1R" and metadata["kind"] == "sae"
+    before = {id: ws.get("dictionaries", id).digest for id in ids}
+    said = []
+    assert train_recipe(RECIPE, ws, say=said.append) == ids and all("reused" in line for line in said)
+    assert before == {id: ws.get("dictionaries", id).digest for id in ids}
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(ws, tmp_path, monkeypatch):
+    recipe = RECIPE.model_copy(update={"sources": ("mini-mamba",), "ks": (4,)})
+    whole = train_recipe(recipe, ws)[0]
+    want = load_file(ws.path("dictionaries", whole) / "sae_weights.safetensors")
+
+    import shutil
+
+    other = Workspace(tmp_path / "other")
+    shutil.copytree(ws.path("stores", "small"), other.path("stores", "small"))
+    step = Trainer.step
+
+    def interrupted(self, *args):
+        if self.steps_done == 7:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(recipe, other)
+    assert not other.complete("dictionaries", whole) and other.items("dictionaries") == []
+    seen = []
+    monkeypatch.setattr(Trainer, "step", lambda self, *args: (seen.append(self.steps_done), step(self, *args))[1])
+    train_recipe(recipe, other)
+    assert seen[0] > 0 and seen[-1] == recipe.steps - 1
+    got = load_file(other.path("dictionaries", whole) / "sae_weights.safetensors")
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+def test_bad_recipes_name_the_value_and_the_remedy(small):
+    from workbench.activations import ActivationStore
+
+    store = ActivationStore.open(small.path("stores", "small"))
+    with pytest.raises(UsageError, match="'mini-mamba'"):
+        jobs_of(RECIPE.model_copy(update={"sources": ("mini-mambo",)}), store)
+    with pytest.raises(UsageError, match=r"L7R.*L0R, L1R"):
+        jobs_of(RECIPE.model_copy(update={"sites": ("L7R",)}), store)
+    with pytest.raises(ConfigError, match=r"'lerning_rate'.*"):
+        jobs_of(RECIPE.model_copy(update={"sae": {"lerning_rate": 1}}), store)
+    with pytest.raises(ConfigError, match="k = 999"):
+        jobs_of(RECIPE.model_copy(update={"ks": (999,)}), store)
+    with pytest.raises(ValidationError, match="set by expansions"):
+        TrainRecipe(sae={"d_sae": 3})
+    with pytest.raises(MissingError, match="small"):
+        train_recipe(RECIPE.model_copy(update={"store": "smal"}), small)
+
+
+def test_what_cannot_be_held_is_refused_before_it_starts(small):
+    from workbench.activations import ActivationStore
+    from workbench.dictionaries.train import check_memory
+
+    wide = RECIPE.model_copy(update={"expansions": (10**7,)})
+    with pytest.raises(UsageError, match=r"mini-pythia\.L1R-10000000x.*need [\d,]+ GB, this machine has \d+ GB"):
+        train_recipe(wide, small)
+    assert not small.items("dictionaries")
+    jobs = jobs_of(RECIPE, ActivationStore.open(small.path("stores", "small")))
+    check_memory(jobs)

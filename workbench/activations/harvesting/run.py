@@ -1,0 +1,310 @@
+"""From a recipe to a complete store: load the models, plan the tokens, fill the shards.
+
+Any number of processes may run the same recipe on the same workspace, on one machine or several; they share the work
+(see :mod:`workbench.activations.write.fill`). What exists is never made twice.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae.errors import MissingError, UsageError, UserError
+from workbench import __version__
+from workbench.activations.format.errors import StoreMismatch
+from workbench.activations.format.spec import Source, StoreSpec, Stream, differences, read_spec
+from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
+from workbench.activations.write.fill import check_writable, fill, missing
+from workbench.corpus import TokenPlan, plan_tokens
+from workbench.workspace import Workspace
+
+HELDOUT_SHARE = 10  # the last tenth of the sequences is held out from training
+OnShard = Callable[[int, int], None]
+
+
+def harvest(
+    recipe: HarvestRecipe,
+    workspace: Workspace,
+    *,
+    workers: int | None = None,
+    plan: TokenPlan | None = None,
+    on_shard: OnShard | None = None,
+) -> Path:
+    """Make the store of a recipe, or what is missing of it; returns its folder. A complete one is reused as it is.
+
+    Args:
+        workers: processes to share the work (default: the recipe's).
+        plan: the tokens, where they are not to come from the recipe's corpus.
+        on_shard: called as ``on_shard(done, total)`` while shards appear.
+
+    Raises:
+        StoreMismatch: a store of this id was made from another recipe, other weights or other tokens. StoreBusy,
+        ReadOnlyStore, OutOfSpace, NonFiniteActivation: see their messages.
+    """
+    folder = workspace.path("stores", recipe.id)
+    if workspace.complete("stores", recipe.id):
+        _check_reuse(folder, recipe)
+        return folder
+    check_writable(folder)
+    if (workers or recipe.workers) > 1:
+        _run_workers(recipe, workspace, workers or recipe.workers, on_shard)
+        return folder
+    return harvest_here(recipe, workspace, plan=plan, on_shard=on_shard)
+
+
+def harvest_here(
+    recipe: HarvestRecipe,
+    workspace: Workspace,
+    *,
+    plan: TokenPlan | None = None,
+    slot: int = 0,
+    slots: int = 1,
+    on_shard: OnShard | None = None,
+) -> Path:
+    """:func:`harvest` in this process, as worker ``slot`` of ``slots``."""
+    import torch
+
+    from workbench.activations.harvesting.forward import ModelProducer
+
+    folder = workspace.path("stores", recipe.id)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        spec, plan, models = prepare(recipe, plan)
+        producer = ModelProducer(spec, plan.tokens, models, device=recipe.device)
+        fill(
+            folder,
+            spec,
+            plan.tokens,
+            producer,
+            doc_ids=plan.doc_ids,
+            kinds=plan.kinds,
+            slot=slot,
+            slots=slots,
+            on_shard=on_shard,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return folder
+
+
+def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[StoreSpec, TokenPlan, dict[str, Any]]:
+    """Load the models of a recipe and make its token plan and store document: (spec, plan, models by source name)."""
+    names = [s.source for s in recipe.sources]
+    if len(set(names)) != len(names):
+        raise UsageError(f"two sources are called {max(names, key=names.count)!r}. Give each its own name.")
+    plan = plan or _plan(recipe)
+    _check_plan(recipe, plan)
+    models: dict[str, Any] = {}
+    sources: list[Source] = []
+    streams: list[Stream] = []
+    for s in recipe.sources:
+        models[s.source], source, found = _load(s, recipe, plan)
+        sources.append(source)
+        streams += [
+            Stream(key=f"h{len(streams) + i:03d}", source=s.source, hook=h, at=at, width=w)
+            for i, (h, at, w) in enumerate(found)
+        ]
+    spec = StoreSpec(
+        id=recipe.id,
+        sources=tuple(sources),
+        streams=tuple(streams),
+        plan={"digest": plan.digest, "about": plan.about},
+        n_seq=recipe.n_seq,
+        ctx=recipe.ctx,
+        exclude=recipe.exclude,
+        seqs_per_shard=recipe.seqs_per_shard,
+        batch_size=recipe.batch_size,
+        dtype=recipe.dtype,
+        block_rows=recipe.block_rows,
+        heldout_seqs=recipe.n_seq // HELDOUT_SHARE,
+        non_finite=recipe.non_finite,
+        recipe=recipe.content(),
+        made_by=made_by(),
+    )
+    return spec, plan, models
+
+
+def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any, Source, list[tuple[str, str, int]]]:
+    """One source of a recipe: its model, what the store says of it, and (hook, this model's own hook, width) of its
+    streams.
+
+    Raises:
+        UsageError: it names no hooks, or cannot read the plan's tokens.
+    """
+    from workbench.activations.harvesting.forward import resolve_hooks, weights_of_files, weights_of_model, widths
+    from workbench.models import load_model
+
+    model = _to(load_model(s.model, s.revision), recipe)
+    wanted, renamed = recipe.hooks_of(s)
+    if not wanted:
+        raise UsageError(
+            f"the recipe names no hooks for source {s.source!r}. Give hooks = ['L2R'], or under the source."
+        )
+    hooks = resolve_hooks(model, wanted, renamed)
+    size = widths(model, int(plan.tokens[0, 0]), list(dict.fromkeys(hooks.values())))
+    weights = weights_of_files(s.model, s.revision) or weights_of_model(model)
+    vocab = int(getattr(model.cfg, "d_vocab", 0))
+    if vocab and int(plan.tokens.max()) >= vocab:
+        raise UsageError(
+            f"the tokens reach id {int(plan.tokens.max())}, beyond the {vocab} of {s.model!r}. All sources of a store"
+            " must share one vocabulary."
+        )
+    source = Source(name=s.source, model=s.model, revision=s.revision, weights=weights, about=_about(model))
+    return model, source, [(hook, at, size[at]) for hook, at in hooks.items()]
+
+
+def _to(model: Any, recipe: HarvestRecipe) -> Any:
+    """The model where, and in the precision in which, the recipe runs it."""
+    import torch
+
+    if recipe.model_dtype != "float32":
+        model = model.to(getattr(torch, recipe.model_dtype))
+    return model if recipe.device == "cpu" else model.to(recipe.device)
+
+
+def _plan(recipe: HarvestRecipe) -> TokenPlan:
+    """The token plan, by the tokenizer of the first source that has one; the others must have the same vocabulary."""
+    from workbench.models import load_tokenizer
+    from workbench.models.load import find_folder
+
+    tokenizers: dict[str, Any] = {}
+    revisions: dict[str, str | None] = {}
+    for s in recipe.sources:
+        revisions.setdefault(s.model, s.revision)
+    for model, revision in revisions.items():
+        find_folder(model)  # a folder that does not exist is the real reason, not a missing tokenizer
+        try:
+            tokenizers[model] = load_tokenizer(model, revision)
+        except MissingError:
+            continue
+    if not tokenizers:
+        raise MissingError(
+            f"none of the models {', '.join(s.model for s in recipe.sources)} has a tokenizer, so the corpus cannot be"
+            " turned into tokens."
+        )
+    first, tokenizer = next(iter(tokenizers.items()))
+    for model, other in tokenizers.items():
+        if other.get_vocab() != tokenizer.get_vocab():
+            raise UsageError(
+                f"{model!r} and {first!r} have different vocabularies; a store's sources must read the same tokens."
+                " Harvest them into two stores."
+            )
+    return plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx)
+
+
+def _check_plan(recipe: HarvestRecipe, plan: TokenPlan) -> None:
+    if plan.tokens.shape != (recipe.n_seq, recipe.ctx):
+        raise UsageError(
+            f"the token plan has shape {plan.tokens.shape}, the recipe n_seq = {recipe.n_seq} and ctx = {recipe.ctx}"
+        )
+
+
+def _about(model: Any) -> dict[str, Any]:
+    import torch
+
+    cfg = model.cfg
+    kept = {
+        k: getattr(cfg, k)
+        for k in ("architecture", "n_layers", "d_model", "d_vocab")
+        if isinstance(getattr(cfg, k, None), (int, str))
+    }
+    return {
+        **kept,
+        "compute_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": torch.device(next(model.parameters()).device).type,
+    }
+
+
+def made_by() -> dict[str, str]:
+    """Versions on which the bytes of a shard may depend."""
+    import h5py
+    import torch
+
+    out = {
+        "workbench": __version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+    }
+    for name in ("transformers", "transformer-lens"):
+        from importlib.metadata import version
+
+        out[name] = version(name)
+    return out
+
+
+def _check_reuse(folder: Path, recipe: HarvestRecipe) -> None:
+    """A complete store serves a recipe if the recipe and the models' weights are the same.
+
+    Raises:
+        StoreMismatch: naming what differs.
+    """
+    from workbench.activations.harvesting.forward import weights_of_files
+
+    stored = read_spec(folder)
+    found = differences(stored.recipe, recipe.content())
+    for have, s in zip(stored.sources, recipe.sources, strict=False):
+        weights = weights_of_files(s.model, s.revision)
+        if not found and weights is not None and weights != have.weights:
+            found.append(
+                f"weights of {s.source}: the store was made from {have.weights[:12]}, the model now has {weights[:12]}"
+            )
+    if found:
+        raise StoreMismatch(
+            f"store {recipe.id!r} exists and was made from something else. {'; '.join(found[:4])}. Give the recipe"
+            f" another id, or remove {folder}."
+        )
+
+
+def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, on_shard: OnShard | None) -> None:
+    """Run ``n`` worker processes to the end, telling how many shards there are meanwhile.
+
+    On Ctrl-C they are stopped too.
+    """
+    folder = workspace.path("stores", recipe.id)
+    command = [sys.executable, "-m", "workbench.activations.harvesting.worker"]
+    logs = [tempfile.TemporaryFile() for _ in range(n)]  # noqa: SIM115 (read after the workers end)
+    processes = []
+    try:
+        for slot in range(n):
+            p = subprocess.Popen(
+                [*command, str(workspace.root), str(slot), str(n)],
+                stdin=subprocess.PIPE,
+                stderr=logs[slot],
+                stdout=logs[slot],
+            )
+            processes.append(p)
+            assert p.stdin is not None
+            p.stdin.write(recipe.model_dump_json().encode())
+            p.stdin.close()
+        while any(p.poll() is None for p in processes):
+            if any(p.poll() for p in processes):
+                break
+            time.sleep(0.2)
+            if on_shard and (folder / "shards").is_dir() and (folder / "store.json").exists():
+                spec = read_spec(folder)
+                on_shard(spec.n_shards - len(missing(folder, spec)), spec.n_shards)
+    finally:
+        for p in processes:
+            if p.poll() is None:
+                p.terminate()
+        for p in processes:
+            p.wait()
+    for slot, p in enumerate(processes):
+        if p.returncode:
+            logs[slot].seek(0)
+            raise UserError(f"harvest worker {slot + 1} of {n} failed: {_last_line(logs[slot].read())}")
+
+
+def _last_line(output: bytes) -> str:
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else "it was killed. Run the same command again to go on."

@@ -1,0 +1,399 @@
+"""The analyses of ``workbench evolve``, one after another, each writing its files into the folder being built."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from crosscoders import Crosscoder, evaluate_sources
+from crosscoders import evolution as ev
+from crosscoders.scaling import Scaling
+from sae import TopKSAE
+from sae.errors import UsageError
+from sae.files import write_json
+from workbench.analysis.circuits.tasks import PromptSet, make_prompts, read_task
+from workbench.analysis.evolution import orders
+from workbench.analysis.evolution.attribution import attribute
+from workbench.analysis.evolution.baselines import measure_gaps
+from workbench.analysis.evolution.diffing import measure_scaling
+from workbench.analysis.evolution.emergence import emergence_table
+from workbench.analysis.evolution.ngrams import Phase, count_ngrams
+from workbench.analysis.evolution.phases import language_phases, latent_phases, task_accuracies
+from workbench.analysis.evolution.scrubber import choose_windows, scrub
+from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots, in_training_order
+from workbench.analysis.evolution.source_losses import source_losses
+from workbench.analysis.evolution.taxonomy import RepeatMeans, repeat_tokens, taxonomy
+from workbench.analysis.evolution.write_diff import write_diff
+from workbench.corpus import CorpusConfig, plan_tokens
+from workbench.dictionaries.reference import displayed_vocab
+
+if TYPE_CHECKING:
+    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.results.evolution import Evolution
+
+CACHE_BYTES = 600 * 2**20
+PROBE_LENGTH, PROBE_SEQUENCES = 24, 48
+
+
+@dataclass
+class HeldOut:
+    """Held-out sequences: tokens [n_seq, ctx], their rows on demand, and the crosscoder's codes of every row."""
+
+    tokens: np.ndarray
+    rows: OnlineBatches
+    codes: sparse.csr_array
+
+    def batches(self, sequences: int = 16) -> Iterator[torch.Tensor]:
+        """Raw rows, a few sequences at a time, in order."""
+        for at in range(0, len(self.tokens), sequences):
+            yield self.rows.rows_of(np.arange(at, min(at + sequences, len(self.tokens))))
+
+
+def held_out(cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, bar: Callable[..., Any]) -> HeldOut:
+    """Run all snapshots on the held-out tokens once; rows are kept where they fit into memory."""
+    fits = tokens.size * cc.d_in * 2 <= CACHE_BYTES
+    out = HeldOut(tokens, OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits), sparse.csr_array((0, cc.d_sae)))
+    parts = [
+        to_csr(*cc.encode_sparse(x), cc.d_sae)
+        for x in bar(out.batches(), total=-(-len(tokens) // 16), label="held-out text")
+    ]
+    out.codes = sparse.csr_array(sparse.vstack(parts))
+    return out
+
+
+def to_csr(values: torch.Tensor, indices: torch.Tensor, n_latents: int) -> sparse.csr_array:
+    """Kept latents (values, indices) [n, K] as a sparse matrix [n, F] without its zeros."""
+    n, K = values.shape
+    row = np.repeat(np.arange(n), K)
+    v = values.reshape(-1).numpy()
+    on = v > 0
+    return sparse.csr_array((v[on], (row[on], indices.reshape(-1).numpy()[on])), shape=(n, n_latents))
+
+
+@torch.no_grad()
+def repeat_means(cc: Crosscoder, snapshots: Snapshots, unigram: np.ndarray, bos: int, *, seed: int) -> RepeatMeans:
+    """How every latent responds to random tokens repeated twice, and to the second copy alone (see
+    :mod:`workbench.analysis.evolution.taxonomy`).
+    """
+    sides = repeat_tokens(unigram, n=PROBE_SEQUENCES, length=PROBE_LENGTH, bos=bos, seed=seed)
+    f = []
+    for side in sides:
+        batches = OnlineBatches(snapshots, side, 1, seed=0)
+        codes = to_csr(*cc.encode_sparse(batches.rows_of(np.arange(len(side)))), cc.d_sae)
+        f.append(codes.toarray().reshape(len(side), 2 * PROBE_LENGTH, cc.d_sae))
+    L = PROBE_LENGTH
+    second = f[0][:, L + 1 :]  # the first token of the second copy cannot be foreseen
+    rate = (second > 0).mean((0, 1))
+    return RepeatMeans(
+        f[0][:, 1:L].mean((0, 1)), second.mean((0, 1)), f[1][:, L + 1 :].mean((0, 1)), rate.astype(np.float32)
+    )
+
+
+def latent_table(
+    recipe: EvolveRecipe,
+    cc: Crosscoder,
+    snapshots: Snapshots,
+    held: HeldOut,
+    scaling: Scaling,
+    steps: np.ndarray,
+    unigram: np.ndarray,
+    bos: int,
+) -> pd.DataFrame:
+    """Emergence, norm-free emergence and taxonomy of every latent."""
+    norms, blocks = cc.decoder_norms().numpy(), [b.numpy() for b in cc.decoder_blocks()]
+    equal = recipe.common_basis and len(set(cc.widths)) == 1
+    table = emergence_table(
+        norms,
+        steps.tolist(),
+        cosines_FSS=ev.cosine_matrices(blocks) if equal else None,
+        projections_SF=ev.projections(blocks) if equal else None,
+        raw_norms_SF=cc.decoder_norms(raw=True).numpy(),
+        n_fired=np.bincount(held.codes.indices, minlength=cc.d_sae),
+    )
+    free = np.nan_to_num(scaling.own_norms.numpy())
+    index = ev.first_above(ev.relative_norms(free), 0.5)
+    table["emergence_free_index"] = index
+    table["emergence_free_step"] = pd.Series(np.where(index >= 0, steps[np.maximum(index, 0)], 0), dtype="Int64").mask(
+        index < 0
+    )
+    n_seq, ctx = held.tokens.shape
+    seq, pos = np.divmod(np.arange(n_seq * (ctx - 1)), ctx - 1)
+    repeats = repeat_means(cc, snapshots, unigram, bos, seed=recipe.seed)
+    kinds = taxonomy(held.codes, held.tokens, seq, pos + 1, len(unigram), repeats=repeats)
+    return pd.concat([table, kinds.rename(columns={"class": "kind"}).drop(columns=["latent", "n_fired"])], axis=1)
+
+
+def prompt_sets(recipe: EvolveRecipe, vocab: int, tokenizer: Any, say: Callable[[str], None]) -> list[PromptSet]:
+    """The recipe's tasks as prompts; a task this tokenizer cannot express is left out, with its reason."""
+    out = []
+    for name in recipe.tasks if recipe.prompts else ():
+        try:
+            out.append(
+                make_prompts(
+                    read_task(name),
+                    recipe.prompts,
+                    vocab_size=vocab,
+                    tokenizer=tokenizer,
+                    seed=recipe.seed,
+                    length=recipe.prompt_length,
+                )
+            )
+        except UsageError as e:
+            say(f"task {name} is left out: {e}")
+    return out
+
+
+def analyse(
+    recipe: EvolveRecipe,
+    cc: Crosscoder,
+    snapshots: Snapshots,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    tracked: dict[str, list[Path]],
+    beside: dict[str, Evolution],
+    progress: bool | None,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything the evolution folder holds. Returns (numbers, metadata) for its manifest."""
+    bar = _bar(progress)
+    vocab = len(tokenizer)
+    ordered = in_training_order(snapshots)
+    equal = recipe.common_basis and len(set(cc.widths)) == 1
+    steps = np.array([s.step if ordered else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
+    plan = plan_tokens(
+        recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx
+    )
+    grams = count_ngrams(_text(recipe.corpus, tokenizer, recipe.ngram_seqs, recipe.ctx), vocab)
+    held = held_out(cc, snapshots, plan.tokens, bar)
+    evaluation = evaluate_sources(cc, held.batches())
+    norms_SF = cc.decoder_norms().numpy()
+    reference = torch.from_numpy(np.maximum(ev.peak(ev.relative_norms(norms_SF)), 0)) if equal else None
+    scaling = measure_scaling(cc, held.batches(), reference=reference)
+    bos = int(plan.tokens[0, 0])
+    table = latent_table(recipe, cc, snapshots, held, scaling, steps, grams.unigram, bos)
+    alive = table["alive"].to_numpy()
+    cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()]) if equal else None
+
+    np.save(folder / "steps.npy", steps)
+    np.save(folder / "decnorm.npy", np.ascontiguousarray(norms_SF.T))
+    np.save(folder / "decnorm_raw.npy", np.ascontiguousarray(cc.decoder_norms(raw=True).numpy().T))
+    np.save(folder / "decnorm_free.npy", np.ascontiguousarray(scaling.own_norms.numpy().T))
+    if cosines is not None:
+        np.save(folder / "cosine.npy", cosines.astype(np.float16))
+
+    text = plan.tokens[plan.kinds == 0]
+    prompts = prompt_sets(recipe, vocab, tokenizer, say)
+    phases = _known_language(beside, snapshots, plan.digest, recipe)
+    if phases is None:
+        phases = language_phases(
+            snapshots, grams, text, progress=lambda r: bar(r, total=len(r), label="loss and n-grams")
+        )
+    phases = pd.concat(
+        [
+            phases,
+            task_accuracies(snapshots, prompts),
+            latent_phases([b.numpy() for b in cc.decoder_blocks()], cosines, alive),
+        ],
+        axis=1,
+    )
+    phases.insert(1, "step", steps)
+    phases["ev"] = evaluation.ev_S
+    if recipe.loss_seqs:
+        phases = phases.merge(
+            _losses(recipe, cc, snapshots, held, steps, folder, bar), on="source", how="left", validate="1:1"
+        )
+    claims: list[dict[str, Any]] = []
+    diff: dict[str, Any] = {}
+    if ordered:
+        pooled_SF, pooled = _pooled(norms_SF, table, recipe.site, beside)
+        claims += orders.class_orders(pooled_SF, pooled, n=recipe.permutations, seed=recipe.seed)
+        claims += orders.latent_claims(norms_SF, table, n=recipe.permutations, seed=recipe.seed)
+        claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
+    elif len(snapshots) == 2:
+        diff, found = write_diff(cc, held.batches(), folder, common_basis=equal)
+        claims += found
+    claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, bar)
+    gaps = {
+        kind: measure_gaps(cc, [TopKSAE.load(p) for p in paths], [s.name for s in snapshots.sources], held.batches(4))
+        for kind, paths in tracked.items()
+    }
+    if gaps:
+        tables = [g.table.assign(step=steps, baseline=kind) for kind, g in gaps.items()]
+        pd.concat(tables, ignore_index=True).to_parquet(folder / "baseline.parquet", index=False)
+        claims += orders.gap_claims(gaps["alone"], cosines, alive)
+    statistics = orders.statistics_table(claims)
+
+    table.to_parquet(folder / "latents.parquet", index=False)
+    phases.to_parquet(folder / "phases.parquet", index=False)
+    statistics.to_parquet(folder / "statistics.parquet", index=False)
+    if recipe.contexts:
+        _write_scrubber(recipe, cc, held, folder)
+    write_json(folder / "vocab.json", displayed_vocab(tokenizer, vocab))
+    numbers = {
+        "n_heldout": evaluation.n,
+        "explained_variance": [round(v, 4) for v in evaluation.ev_S],
+        "l0": round(evaluation.l0, 3),
+        "alive": int(alive.sum()),
+        "initialisation": int((alive & (table["class"] == "initialisation")).sum()),
+        "emergent": int((alive & (table["class"] == "emergent")).sum()),
+        "kinds": {str(k): int(v) for k, v in table["kind"].value_counts().items()},
+        "found": int((statistics["verdict"] == "found").sum()),
+        "claims": len(statistics),
+    }
+    if recipe.loss_seqs:
+        numbers |= {
+            "delta_loss": [round(v, 4) for v in phases["delta_ce"]],
+            "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens)),
+        }
+    numbers |= diff
+    return numbers, {
+        "tasks": [p.task for p in prompts],
+        "steps": steps.tolist(),
+        "n_unigram_tokens": grams.n_tokens,
+        "plan": plan.digest,
+    }
+
+
+def _known_language(
+    beside: dict[str, Evolution], snapshots: Snapshots, plan: str, recipe: EvolveRecipe
+) -> pd.DataFrame | None:
+    """What a run beside this one found out about the same models on the same text, or None."""
+    for other in beside.values():
+        about = other.metadata
+        same = about.get("revisions") == [s.revision for s in snapshots.sources] and about.get("model") == recipe.model
+        if (
+            same
+            and about.get("plan") == plan
+            and other.manifest.recipe.get("ngram_seqs") == recipe.ngram_seqs
+            and other.phases is not None
+        ):
+            return other.phases[["source", *(f.name for f in fields(Phase)), "h1", "h2"]].copy()
+    return None
+
+
+def _pooled(
+    norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[str, Evolution]
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Norms [S, all latents] and kinds of this crosscoder's latents and those of other sites.
+
+    A kind of latent may live elsewhere.
+    """
+    columns = ["kind", "alive", "emergence_0.5_index"]
+    norms, tables = [norms_SF], [table[columns].assign(site=site)]
+    for other in beside.values():
+        latents = other.table["latent"].to_numpy()
+        there = other.norms(latents)
+        assert there is not None
+        norms.append(there.T)
+        tables.append(other.table[columns].assign(site=other.metadata["site"]))
+    return np.concatenate(norms, axis=1), pd.concat(tables, ignore_index=True)
+
+
+def _losses(
+    recipe: EvolveRecipe,
+    cc: Crosscoder,
+    snapshots: Snapshots,
+    held: HeldOut,
+    steps: np.ndarray,
+    folder: Path,
+    bar: Callable[..., Any],
+) -> pd.DataFrame:
+    """The loss of every source with its reconstruction in place, written out.
+
+    The columns that the table of phases takes over.
+    """
+    shown = functools.partial(bar, total=len(snapshots), label="loss of the reconstructions")
+    table = source_losses(
+        cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, progress=shown
+    )
+    table.insert(1, "step", table["source"].map(dict(zip((s.name for s in snapshots.sources), steps, strict=True))))
+    table.to_parquet(folder / "losses.parquet", index=False)
+    wide = table.pivot(index="source", columns="metric", values="value")
+    return wide[["delta_ce", "ce_recovered_zero", "ce_recovered_mean"]].reset_index()
+
+
+def _attribution(
+    recipe: EvolveRecipe,
+    cc: Crosscoder,
+    snapshots: Snapshots,
+    prompts: list[PromptSet],
+    phases: pd.DataFrame,
+    table: pd.DataFrame,
+    folder: Path,
+    bar: Callable[..., Any],
+) -> list[dict[str, Any]]:
+    """Curves of every task at its solved snapshots, written out; the claims that rest on them."""
+    if recipe.attribution == "none" or not prompts:
+        return []
+    curves, latents = [], []
+    for p in prompts:
+        accuracy = phases[f"accuracy_{p.task}"].to_numpy()
+        at = (
+            list(range(len(accuracy)))
+            if recipe.attribution == "all"
+            else [i for i in range(len(accuracy)) if accuracy[i] >= 0.8]
+        )
+        if not at:
+            continue
+        label = f"attribution: {p.task}"
+        done = attribute(
+            cc,
+            snapshots,
+            p,
+            at=at,
+            draws=recipe.draws,
+            seed=recipe.seed,
+            progress=functools.partial(bar, total=len(at), label=label),
+        )
+        curves.append(done.curves.assign(task=p.task))
+        latents.append(done.latents.assign(task=p.task))
+    if not curves:
+        return []
+    step_of = dict(zip(phases["source"], phases["step"], strict=True))
+    found = pd.concat(curves, ignore_index=True), pd.concat(latents, ignore_index=True)
+    for name, frame in zip(("attribution", "attribution_latents"), found, strict=True):
+        frame["step"] = frame["source"].map(step_of)
+        frame.to_parquet(folder / f"{name}.parquet", index=False)
+    claims = orders.curve_claims(found[0])
+    return claims + orders.skill_claims(phases, table, found[1]) if in_training_order(snapshots) else claims
+
+
+def _write_scrubber(recipe: EvolveRecipe, cc: Crosscoder, held: HeldOut, folder: Path) -> None:
+    windows = choose_windows(held.codes, held.tokens.shape[1], contexts=recipe.contexts)
+    made = scrub(cc, held.rows.rows_of, held.tokens, held.codes, windows)
+    (folder / "act_ck").mkdir()
+    np.save(folder / "act_ck" / "tokens.npy", made.tokens)
+    np.save(folder / "act_ck" / "peak.npy", windows.peak.astype(np.int16))
+    np.save(folder / "act_ck" / "where.npy", np.stack([windows.seq, windows.start], axis=-1).astype(np.int32))
+    np.save(folder / "act_ck" / "acts.npy", made.acts)
+    np.save(folder / "act_ck" / "code.npy", made.code)
+    np.save(folder / "act_ck" / "top.npy", made.top)
+
+
+def _text(corpus: CorpusConfig, tokenizer: Any, n_seq: int, ctx: int) -> np.ndarray:
+    """Tokens of plain training text only: the corpus whose n-grams a model is held against."""
+    only = corpus.model_copy(
+        update={"split": "train", "tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
+    )
+    return plan_tokens(only, tokenizer, n_seq=n_seq, ctx=ctx).tokens
+
+
+def _bar(progress: bool | None) -> Callable[..., Any]:
+    shown = sys.stderr.isatty() if progress is None else progress
+
+    def bar(items: Any, *, total: int, label: str) -> Any:
+        from workbench.cli.common import progress as with_bar
+
+        return with_bar(items, total=total, label=label) if shown else items
+
+    return bar

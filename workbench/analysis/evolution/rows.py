@@ -1,0 +1,129 @@
+"""The rows that crosscoders of an evolution recipe train on, on their way.
+
+From an aligned store, dealt to several sites, the last of them remembered.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.activations import ActivationStore
+    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.analysis.evolution.snapshots import Snapshots
+    from workbench.workspace import Workspace
+
+
+class Tail:
+    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16.
+
+    Else what ``batches`` is.
+    """
+
+    def __init__(self, batches: Any, n: int):
+        self.batches = batches
+        self.last: deque[Tensor] = deque(maxlen=n)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._from(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+    def starting_at(self, step: int) -> Iterator[Tensor]:
+        """The same from ``step`` on."""
+        return self._from(self.batches.starting_at(step))
+
+    def _from(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for x in batches:
+            self.last.append(x.half())
+            yield x
+
+    def rows(self, steps: int) -> Iterator[Tensor]:
+        """The last ``n`` of ``steps`` batches.
+
+        Those that an interrupted run saw before it was resumed are made again.
+        """
+        assert self.last.maxlen is not None
+        if len(self.last) < self.last.maxlen:
+            self.last.extend(
+                x.half() for x in itertools.islice(self.batches.starting_at(steps - self.last.maxlen), self.last.maxlen)
+            )
+        return (x.float() for x in self.last)
+
+
+class Columns:
+    """Batches of rows dealt by columns: of each a mapping from name to its part."""
+
+    def __init__(self, batches: Tail, columns: dict[str, slice]):
+        self.batches, self.columns = batches, columns
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self._dealt(self.batches)
+
+    def starting_at(self, step: int) -> Iterator[dict[str, Tensor]]:
+        """The same from ``step`` on."""
+        return self._dealt(self.batches.starting_at(step))
+
+    def _dealt(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        return ({name: x[:, part] for name, part in self.columns.items()} for x in batches)
+
+
+def aligned_store(
+    recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]
+) -> ActivationStore:
+    """The recipe's store; where the workspace lacks it, it is harvested from the recipe's own sources, site and text.
+
+    Raises:
+        UsageError: sources at different sites (a store is read at one hook here).
+    """
+    from workbench.activations import ActivationStore, HarvestRecipe, harvest
+    from workbench.activations.harvesting.run import SourceRecipe
+
+    hooks = {s.hook for s in snapshots.sources}
+    if len(hooks) > 1:
+        raise UsageError(
+            f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the"
+            " models instead."
+        )
+    if not workspace.complete("stores", recipe.store):
+        say(f"harvesting store {recipe.store!r} of {len(snapshots)} sources")
+        sources = tuple(SourceRecipe(model=s.model, revision=s.revision, name=s.name) for s in snapshots.sources)
+        wanted = HarvestRecipe(
+            id=recipe.store,
+            sources=sources,
+            hooks=(snapshots.sources[0].hook,),
+            corpus=recipe.corpus,
+            n_seq=recipe.n_seq,
+            ctx=recipe.ctx,
+            dtype="bfloat16",
+            threads=recipe.threads or 1,
+        )
+        harvest(wanted, workspace)
+    return ActivationStore.open(workspace.get("stores", recipe.store).path)
+
+
+def store_batches(recipe: EvolveRecipe, store: ActivationStore, snapshots: Snapshots) -> tuple[Any, list[int]]:
+    """Shuffled batches of an aligned store and its widths.
+
+    Sources are matched by model and the revision they resolve to.
+    """
+    from workbench.models.load import resolve_revision
+
+    hook = snapshots.sources[0].hook
+    there = {(s.model, resolve_revision(s.model, s.revision)): s.name for s in store.spec.sources}
+    missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
+    if missing:
+        raise UsageError(
+            f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})"
+        )
+    names = [there[s.model, s.revision] for s in snapshots.sources]
+    widths = [store.width(hook, n) for n in names]
+    return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths

@@ -1,0 +1,347 @@
+"""Figures of an evolution (``evolution/``): phases, emergence, norm curves, claims with their nulls, attribution."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from sae.errors import MissingError, UsageError
+from sae.strict import StrictConfig, nearest
+from workbench.exporting.figures import FigureData, Panel, figure
+from workbench.exporting.references import of_models
+from workbench.results.evolution import Evolution
+from workbench.workspace import Item, Workspace
+
+USUAL = ("kl_unigram", "kl_bigram", "dimensionality", "loss", "ev", "mean_norm")
+STEP = "training step (0 is drawn left of the first)"
+SCALES = {"training": "training scale", "raw": "the model's own units", "free": "norm-free, by latent scaling"}
+WORDS = {
+    "loss": "loss of the language model, nats",
+    "kl_unigram": "KL to unigram frequencies, nats",
+    "kl_bigram": "KL to bigrams, nats",
+    "h1": "entropy H1",
+    "h2": "entropy H2",
+    "ev": "explained variance",
+    "dimensionality": "feature dimensionality",
+    "mean_norm": "mean decoder norm",
+    "cosine_next": "cosine with the next snapshot",
+}
+
+
+class PhaseOptions(StrictConfig):
+    """Options of ``evolution_phases``: columns of ``phases.parquet``.
+
+    None means the first three of :data:`USUAL` that are there.
+    """
+
+    quantities: tuple[str, ...] = ()
+
+
+class NormOptions(StrictConfig):
+    """Options of ``evolution_norms``. Without latents, the mean curve of every emergence step is shown."""
+
+    latents: tuple[int, ...] = Field(default=(), max_length=12)
+    kind: Literal["training", "raw", "free"] = "training"
+    relative: bool = True  # to each latent's largest norm
+    log_steps: bool = True
+
+
+class NoOptions(StrictConfig):
+    """A figure without options."""
+
+
+class EmergenceOptions(StrictConfig):
+    """Options of ``evolution_emergence``: the share of the largest norm that counts as emerged."""
+
+    threshold: Literal["0.1", "0.5", "0.9"] = "0.5"
+
+
+class AttributionOptions(StrictConfig):
+    """Options of ``evolution_attribution``; the first task and the last snapshot by default."""
+
+    task: str = ""
+    step: int | None = None
+    mode: Literal["destroy", "keep"] = "destroy"
+
+
+def _drawable(steps: Any) -> np.ndarray:
+    """Steps for a log axis: 0 lies a factor of two left of the first positive step."""
+    x = np.asarray(steps, dtype=np.float64)
+    positive = x[x > 0]
+    return np.where(x > 0, x, (positive.min() if len(positive) else 2.0) / 2)
+
+
+def _about(e: Evolution, item: Item, ls: str = "") -> dict[str, Any]:
+    models = [str(e.metadata.get("model", "")), *map(str, e.sources)]
+    return {
+        "inputs": [item],
+        "references": ("evolution", "crosscoders", *of_models([item.id, *models])),
+        "permalink": f"training?ev={item.id}{f'&ls={ls}' if ls else ''}&evv={item.version}",
+    }
+
+
+def _need(table: pd.DataFrame | None, what: str, item: Item) -> pd.DataFrame:
+    if table is None or not len(table):
+        raise MissingError(f"{item.id}: {what} not computed. Run `workbench evolve` again with it.")
+    return table
+
+
+def words(quantity: str) -> str:
+    """A quantity of the phases in words, with its unit."""
+    return WORDS.get(quantity, quantity.replace("_", " "))
+
+
+def phase_quantities(phases: pd.DataFrame) -> list[str]:
+    """The columns of a table of phases that can be drawn."""
+    return [
+        c
+        for c in phases.columns
+        if c not in ("step", "source", "tokens", "n") and phases[c].dtype.kind in "fiu" and phases[c].notna().any()
+    ]
+
+
+@figure("evolution_phases", source="evolution", options=PhaseOptions)
+def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) -> FigureData:
+    """Quantities of the training phases over snapshots."""
+    e = Evolution.open(item.path)
+    table = _need(e.phases, "phases were", item)
+    known = phase_quantities(table)
+    quantities = options.quantities or tuple(q for q in USUAL if q in known)[:3]
+    for q in quantities:
+        if q not in known:
+            raise UsageError(f"quantity {q!r} is not in the phases of {item.id} ({nearest(q, known)})")
+    panels = [
+        Panel(
+            "line",
+            pd.DataFrame({"step": _drawable(table["step"]), q: table[q].astype(float)}).dropna(),
+            x="step",
+            y=q,
+            x_label=STEP,
+            y_label=words(q),
+            title=words(q),
+            log_x=True,
+        )
+        for q in quantities
+    ]
+    return FigureData(
+        panels=panels,
+        caption=f"{', '.join(words(q) for q in quantities)} over the snapshots of {item.id}.",
+        table=table[["step", *quantities]].reset_index(drop=True),
+        n={"snapshots": len(table), "tokens per snapshot": int(table["n"].max()) if "n" in table else 0},
+        alt=f"Curves of {', '.join(quantities)} over training steps.",
+        **_about(e, item),
+    )
+
+
+@figure("evolution_norms", source="evolution", options=NormOptions)
+def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> FigureData:
+    """Decoder norms of latents over snapshots."""
+    e = Evolution.open(item.path)
+    table = e.table
+    chosen = np.array(options.latents or table["latent"], dtype=np.int64)
+    norms = e.norms(chosen, options.kind)
+    if norms is None:
+        raise MissingError(
+            f"{item.id}: norms of kind {options.kind!r} were not computed. Run `workbench evolve` again with them."
+        )
+    norms = np.asarray(norms, dtype=np.float64)
+    if options.relative:
+        top = np.nanmax(np.where(np.isnan(norms), -np.inf, norms), axis=1, keepdims=True)
+        norms = np.divide(norms, top, out=np.full_like(norms, np.nan), where=top > 0)
+    steps = _drawable(e.steps) if options.log_steps else np.asarray(e.steps, dtype=np.float64)
+    if options.latents:
+        groups = {f"latent {i}": norms[[k]] for k, i in enumerate(options.latents)}
+    else:
+        if "emergence_0.5_step" not in table:
+            raise MissingError(
+                f"{item.id}: emergence was not computed, so curves cannot be grouped by it. Name latents instead."
+            )
+        born = table["emergence_0.5_step"].to_numpy(dtype=float, na_value=np.nan)
+        groups = {
+            f"emerged at {int(s)} (n {int((born == s).sum())})": norms[born == s]
+            for s in np.unique(born[np.isfinite(born)])
+        }
+    frames = []
+    for name, part in groups.items():
+        known = np.isfinite(part).sum(axis=0)
+        mean = np.divide(np.nansum(part, axis=0), known, out=np.full(len(steps), np.nan), where=known > 0)
+        frames.append(pd.DataFrame({"step": steps, "norm": mean, "latents": name, "n": known}))
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["step", "norm", "latents", "n"])
+    kind = SCALES[options.kind]
+    wide = frame.pivot_table(index="step", columns="latents", values="norm", sort=False).reset_index()
+    wide.columns = [str(c) for c in wide.columns]
+    return FigureData(
+        panels=[
+            Panel(
+                "line",
+                frame,
+                x="step",
+                y="norm",
+                series="latents",
+                log_x=options.log_steps,
+                x_label=STEP if options.log_steps else "training step",
+                y_label="decoder norm / its largest" if options.relative else f"decoder norm, {kind}",
+            )
+        ],
+        caption=(
+            f"Decoder norms over the snapshots of {item.id}"
+            f" ({kind}{', each latent relative to its largest' if options.relative else ''}"
+        )
+        + ("; means over the latents that emerged at each step)." if not options.latents else ")."),
+        table=wide,
+        n={"latents": len(chosen), "snapshots": len(steps)},
+        alt=f"Norm curves of {', '.join(groups)}.",
+        **_about(e, item, ls="_".join(map(str, options.latents))),
+    )
+
+
+@figure("evolution_emergence", source="evolution", options=EmergenceOptions)
+def evolution_emergence(workspace: Workspace, item: Item, options: EmergenceOptions) -> FigureData:
+    """How many latents emerge at which snapshot, by kind."""
+    e = Evolution.open(item.path)
+    table = e.table
+    column = f"emergence_{options.threshold}_step"
+    if column not in table:
+        raise MissingError(
+            f"{item.id}: emergence at {options.threshold} was not computed. Run `workbench evolve` again."
+        )
+    alive = table[table["alive"].astype(bool)] if "alive" in table else table
+    kinds = alive["kind"].fillna("unclassified").astype(str) if "kind" in alive else pd.Series("all", index=alive.index)
+    counts = alive.assign(kind=kinds).groupby(["kind", column], observed=True).size().rename("latents").reset_index()
+    full = pd.MultiIndex.from_product(
+        [sorted(counts["kind"].unique()), sorted(e.steps.tolist())], names=["kind", column]
+    )
+    counts = (
+        counts.set_index(["kind", column])
+        .reindex(full, fill_value=0)
+        .reset_index()
+        .rename(columns={column: "emergence_step"})
+    )
+    frame = counts.assign(step=_drawable(counts["emergence_step"]))
+    wide = counts.pivot(index="emergence_step", columns="kind", values="latents").reset_index()
+    wide.columns = [str(c) for c in wide.columns]
+    return FigureData(
+        panels=[
+            Panel(
+                "line",
+                frame,
+                x="step",
+                y="latents",
+                series="kind",
+                log_x=True,
+                x_label=STEP,
+                y_label="latents that emerge",
+            )
+        ],
+        caption=(
+            f"Latents of {item.id} by the snapshot at which their decoder norm first reaches {options.threshold} of its"
+            " largest value."
+        ),
+        table=wide,
+        n={"latents": len(alive), "emerged": int(alive[column].notna().sum())},
+        alt="Counts of emerging latents over training steps, by kind.",
+        **_about(e, item),
+    )
+
+
+@figure("evolution_claims", source="evolution", options=NoOptions)
+def evolution_claims(workspace: Workspace, item: Item, options: NoOptions) -> FigureData:
+    """Every claim about the evolution with its interval and its null."""
+    e = Evolution.open(item.path)
+    table = _need(e.statistics, "statistics were", item)
+    known = table[table["value"].notna()]
+    nulls = known[known["null_mean"].notna()]
+    frame = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "claim": known["claim"],
+                    "value": known["value"],
+                    "low": known["low"],
+                    "high": known["high"],
+                    "series": "measured",
+                }
+            ),
+            pd.DataFrame(
+                {
+                    "claim": nulls["claim"],
+                    "value": nulls["null_mean"],
+                    "low": nulls["null_low"],
+                    "high": nulls["null_high"],
+                    "series": "null",
+                }
+            ),
+        ],
+        ignore_index=True,
+    )
+    return FigureData(
+        panels=[
+            Panel(
+                "points",
+                frame,
+                x="claim",
+                y="value",
+                low="low",
+                high="high",
+                series="series",
+                y_label="value of the statistic",
+            )
+        ],
+        caption=(
+            f"Claims about {item.id}: measured values with 95 % intervals, beside their nulls; claims without enough"
+            " latents are in the table only."
+        ),
+        table=table[["claim", "value", "low", "high", "n", "null_mean", "p", "verdict"]].reset_index(drop=True),
+        n={"claims": len(table), "measured": len(known)},
+        columns={"low": "95 % from", "high": "to", "null_mean": "null"},
+        alt="Statistics of claims and their null distributions as points with intervals.",
+        **_about(e, item),
+    )
+
+
+@figure("evolution_attribution", source="evolution", options=AttributionOptions)
+def evolution_attribution(workspace: Workspace, item: Item, options: AttributionOptions) -> FigureData:
+    """How much of a task's metric a few latents carry, by ranking."""
+    e = Evolution.open(item.path)
+    table = _need(e.attribution, "attribution was", item)
+    tasks = sorted(table["task"].unique())
+    task = options.task or tasks[0]
+    if task not in tasks:
+        raise UsageError(f"task {task!r} is not in the attribution of {item.id} ({nearest(task, tasks)})")
+    part = table[table["task"] == task]
+    step = int(part["step"].max()) if options.step is None else options.step
+    if step not in set(part["step"]):
+        raise UsageError(
+            f"step {step} is not in the attribution of {task}; it has {', '.join(map(str, sorted(set(part['step']))))}."
+        )
+    part = part[(part["step"] == step) & (part["mode"] == options.mode)].reset_index(drop=True)
+    what = "destroyed" if options.mode == "destroy" else "kept alone"
+    return FigureData(
+        panels=[
+            Panel(
+                "line",
+                part[["k", "metric", "low", "high", "share", "ranking", "n"]],
+                x="k",
+                y="metric",
+                low="low",
+                high="high",
+                series="ranking",
+                log_x=bool((part["k"] > 0).all()),
+                x_label=f"latents {what}",
+                y_label="task metric",
+                dashed=("random",),
+            )
+        ],
+        caption=(
+            f"Metric of {task} at step {step} when the first k latents by each ranking are {what} ({item.id}); bands"
+            " are 95 % intervals over prompts."
+        ),
+        table=part[["ranking", "k", "metric", "low", "high", "share"]],
+        n={"prompts": int(part["n"].max()) if len(part) else 0},
+        columns={"low": "95 % from", "high": "to"},
+        alt=f"Task metric against the number of latents {what}, one curve per ranking.",
+        **_about(e, item),
+    )
