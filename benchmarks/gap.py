@@ -54,9 +54,8 @@ class Apart:
 
 
 class Strongest:
-    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by z_i n_si.
-
-    L0 is k at every source.
+    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by z_i n_si: L0 is
+    k at every source.
     """
 
     def __init__(self, cc: Crosscoder, k: int):
@@ -81,7 +80,9 @@ def compare(
     test_on: list[Tensor],
     kept: int,
 ) -> dict[str, Any]:
-    """One crosscoder and one SAE per source; their gap (:func:`workbench.analysis.evolution.baselines.measure_gaps`)."""
+    """One crosscoder and one SAE per source; their gap
+    (:func:`workbench.analysis.evolution.baselines.measure_gaps`).
+    """
     began = time.perf_counter()
     names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
     tail = Tail(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))

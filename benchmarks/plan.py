@@ -71,7 +71,7 @@ def child(name: str, folder: Path) -> None:
     import shutil
     import time
 
-    from workbench.planning import Layout, measured_here, subject_of
+    from workbench.planning import Layout, measured_here, planned_recipe
     from workbench.workspace import Workspace
 
     ws = Workspace(folder / "ws")
@@ -83,8 +83,8 @@ def child(name: str, folder: Path) -> None:
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     disk = sum(p.stat().st_size for p in made.rglob("*") if p.is_file())
-    subject = subject_of(path, ws)
-    said = subject.plan(Layout()).on(measured_here(subject, ws))
+    planned = planned_recipe(path, ws)
+    said = planned.plan(Layout()).on(measured_here(planned, ws))
     print(
         json.dumps(
             {
@@ -98,9 +98,8 @@ def child(name: str, folder: Path) -> None:
 
 
 def judged(found: dict[str, list[dict]]) -> list[dict]:
-    """For every recipe and quantity the medians of its runs.
-
-    Planned, measured, their relative difference, and whether it keeps the limit.
+    """For every recipe and quantity the medians of its runs: planned, measured, their relative difference, and whether
+    it keeps the limit.
     """
     rows = []
     for name, runs in found.items():

@@ -179,9 +179,8 @@ def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -
 
 
 def activations(store: Path | None, steps: int, out: Path) -> None:
-    """Write the rows that all libraries see, of both sites.
-
-    ``steps`` batches of training rows, each row once, and held-out rows.
+    """Write the rows that all libraries see, of both sites: ``steps`` batches of training rows, each row once, and
+    held-out rows.
     """
     import torch
     from safetensors.torch import save_file
@@ -248,9 +247,8 @@ def quality(rows_file: Path, seeds: int, k: int, expansion: int, libraries: list
 
 
 def chosen(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of the table.
-
-    For each site and library the rate of least error, that with few dead latents, and our defaults.
+    """Lines of the table: for each site and library the rate of least error, that with few dead latents, and our
+    defaults.
     """
     for site, library in dict.fromkeys((r["site"], r["library"]) for r in rows):
         of = [r for r in rows if (r["site"], r["library"]) == (site, library)]

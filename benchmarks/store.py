@@ -129,21 +129,20 @@ def read_plain(path: Path, buffer: np.ndarray) -> int:
 
 
 def read_bare(shards: list[Path], block: int, threads: int) -> int:
-    """Read every whole block of files past the cache and do nothing with it.
-
-    One thread from start to end, several in random order.
+    """Read every whole block of files past the cache and do nothing with it: one thread from start to end, several in
+    random order.
     """
     files = [os.open(p, os.O_RDONLY | os.O_DIRECT) for p in shards]
-    places = [(fd, at) for fd in files for at in range(0, os.fstat(fd).st_size // block * block, block)]
+    read_requests = [(fd, at) for fd in files for at in range(0, os.fstat(fd).st_size // block * block, block)]
     if threads > 1:
-        places = [places[i] for i in np.random.default_rng(0).permutation(len(places))]
+        read_requests = [read_requests[i] for i in np.random.default_rng(0).permutation(len(read_requests))]
 
     def read(part: list[tuple[int, int]]) -> int:
         buffer = direct_io.empty((1, max(block, 1 << 21)), "u1")[0]
         return sum(os.preadv(fd, [buffer.data[:block]], at) for fd, at in part)
 
     with ThreadPoolExecutor(threads) as pool:
-        total = sum(pool.map(read, [places[k::threads] for k in range(threads)]))
+        total = sum(pool.map(read, [read_requests[k::threads] for k in range(threads)]))
     for fd in files:
         os.close(fd)
     return total

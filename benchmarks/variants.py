@@ -18,7 +18,7 @@ import time
 import torch
 
 from sae import SAEConfig, Trainer, evaluate
-from sae.config import Variant
+from sae.config import ActivationConfig
 from workbench import load_model
 from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.models import load_tokenizer
@@ -87,7 +87,7 @@ def main() -> None:
     )
     for site, expansion, k, kind, coefficient, threshold_lr, lr in grid:
         given = {"coefficient": coefficient, "threshold_lr": threshold_lr, "penalty": args.penalty}
-        variant = Variant(kind=kind, **{key: value for key, value in given.items() if value is not None})
+        variant = ActivationConfig(kind=kind, **{key: value for key, value in given.items() if value is not None})
         rate = {} if lr is None else {"lr": lr}
         d = rows[site].shape[1]
         found = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from sae import presets
-from sae.config import Start, TrainingConfig
+from sae.config import InitConfig, TrainingConfig
 from sae.errors import ConfigError
 from sae.strict import nearest
 
@@ -92,7 +92,7 @@ class CrosscoderConfig(TrainingConfig):
                 threshold_rate=self.threshold_lr,
             )
         cc = Crosscoder(self.widths, self.d_sae, activation, sources=self.sources, dtype=getattr(torch, self.dtype))
-        cc.scaling, cc.shared_start, cc.start = self.scaling, self.shared_start, Start(norm=self.start_norm)
+        cc.scaling, cc.shared_start, cc.start = self.scaling, self.shared_start, InitConfig(norm=self.start_norm)
         cc.shared_latents, cc.shared_penalty, cc.dedicated = self.shared_latents, self.shared_penalty, self.dedicated
         return cc
 

@@ -149,9 +149,8 @@ def dimensionality(block_FD: npt.ArrayLike, *, chunk: int = 2048) -> npt.NDArray
 
 
 def total_dimensionality(block_FD: npt.ArrayLike) -> float:
-    """Share of the space in use at one source.
-
-    Sum of :func:`dimensionality` over latents with a decoder, over the width.
+    """Share of the space in use at one source: sum of :func:`dimensionality` over latents with a decoder, over the
+    width.
     """
     W = np.asarray(block_FD)
     return float(np.nansum(dimensionality(W)) / W.shape[1])

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PerSource(JumpReLU):
-    """JumpReLU whose thresholds are compared with z_i n_si at each source.
-
-    A latent is on where its loosest source opens.
+    """JumpReLU whose thresholds are compared with z_i n_si at each source; a latent is on where its loosest source
+    opens.
     """
 
     architecture: str = "jumprelu-per-source"
@@ -59,5 +58,5 @@ class PerSource(JumpReLU):
         open_ = Threshold.thresholds(self, model) if model.folded_in else self.thresholds(model)
         assert open_ is not None
         f = torch.where(z.detach() > open_.detach(), z.detach(), torch.zeros_like(z))
-        y = plan.ranks.sum_latents(torch.cat(parts, dim=1) + own_bias(model, plan))
+        y = plan.ranks.all_reduce_latents(torch.cat(parts, dim=1) + own_bias(model, plan))
         return everything(x_BD, f, self.quad(model, batch_mean(p, plan, len(z)), plan), y)

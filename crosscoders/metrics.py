@@ -14,9 +14,8 @@ from sae.errors import UserError
 
 @dataclass(frozen=True)
 class SourceEvaluation:
-    """On ``n`` rows: explained variance of every source (centred.
-
-    Their plain mean is :attr:`ev`), L0, dead share, firings [F].
+    """On ``n`` rows: explained variance of every source (centred; their plain mean is :attr:`ev`), L0, dead share,
+    firings [F].
     """
 
     n: int

@@ -83,9 +83,8 @@ class Crosscoder(SAE):
         return x.split(self.widths, dim=-1)
 
     def decoder_blocks(self, *, raw: bool = False) -> list[Tensor]:
-        """Decoder rows [F, D_s] of every source, in training scale (``raw``: in the model's own units).
-
-        The same before and after a save.
+        """Decoder rows [F, D_s] of every source, in training scale (``raw``: in the model's own units); the same before
+        and after a save.
         """
         blocks = self.dec_FD.detach().split(self.widths, dim=1)
         gain = self.gain_F[:, None]
@@ -112,9 +111,8 @@ class Crosscoder(SAE):
     # --- use -----------------------------------------------------------------------------------------------------
 
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Raw activations [..., D] from kept latents.
-
-        With a gate per source each source leaves out what its own gate closes.
+        """Raw activations [..., D] from kept latents; with a gate per source each source leaves out what its own gate
+        closes.
         """
         if not isinstance(self.activation, PerSource):
             return super().decode_sparse(values, indices)
@@ -134,9 +132,8 @@ class Crosscoder(SAE):
         return threshold.detach()
 
     def codes_at(self, f: Tensor, source: int, latents: Tensor) -> Tensor:
-        """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``.
-
-        All of it, unless the gate is per source.
+        """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``: all of it, unless the gate is per
+        source.
         """
         if not isinstance(self.activation, PerSource):
             return f
@@ -153,9 +150,8 @@ class Crosscoder(SAE):
     # --- training ------------------------------------------------------------------------------------------------
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
-        """[D] factors that bring every source to length sqrt(D_s).
-
-        Root-mean-square of centred rows, or mean norm (``scaling``).
+        """[D] factors that bring every source to length sqrt(D_s): root-mean-square of centred rows, or mean norm
+        (``scaling``).
         """
         scales = []
         for name, part in zip(self.sources, self.split(x_BD), strict=True):

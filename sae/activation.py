@@ -153,7 +153,7 @@ class BatchTopK(NormTopK):
     def _follow(self, model: SAE, values: Tensor, indices: Tensor, plan: StepPlan) -> None:
         assert plan.selection_F is not None
         scores = torch.where(values > 0, values * plan.selection_F[indices], torch.inf)
-        least = -plan.ranks.max_all(-scores.amin() if len(scores) else scores.new_full((), -torch.inf))
+        least = -plan.ranks.all_reduce_max(-scores.amin() if len(scores) else scores.new_full((), -torch.inf))
         if bool(least.isfinite()):
             model.level.copy_(least if model.level == 0 else self.decay * model.level + (1 - self.decay) * least)
 
@@ -163,9 +163,8 @@ class BatchTopK(NormTopK):
 
 @dataclass(frozen=True)
 class Threshold(TopK):
-    """f = z 1[z > threshold], z rectified: JumpReLU in use, or a ReLU (``standard``). ``k`` is the nominal L0 (0.
-
-    Not known).
+    """f = z 1[z > threshold], z rectified: JumpReLU in use, or a ReLU (``standard``). ``k`` is the nominal L0 (0: not
+    known).
     """
 
     k: int = 0
@@ -179,9 +178,8 @@ class Threshold(TopK):
         return model.threshold_F
 
     def fold(self, factor_F: Tensor) -> Activation:
-        """What is left of any gate once its thresholds are folded (see :meth:`sae.model.SAE.folded`).
-
-        The thresholds alone.
+        """What is left of any gate once its thresholds are folded (see :meth:`sae.model.SAE.folded`): the thresholds
+        alone.
         """
         return Threshold(self.k, self.architecture)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from sae.encode import Kept, StepPlan, encode
-from sae.parallel import ALONE, Ranks
+from sae.parallel import SINGLE_PROCESS, Ranks
 
 
 def batch_top_k(x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan) -> Kept:
@@ -38,15 +38,15 @@ def batch_top_k(x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan) -> Kept:
     return v.contiguous(), i.contiguous(), v_aux, i_aux
 
 
-def fullest(on_BK: Tensor, ranks: Ranks = ALONE) -> int:
+def fullest(on_BK: Tensor, ranks: Ranks = SINGLE_PROCESS) -> int:
     """The largest number of latents that are on in a row, of all processes."""
-    counts = ranks.sum_latents(on_BK.sum(1))
-    return int(ranks.max_data(counts.amax() if len(counts) else counts.new_zeros(())))
+    counts = ranks.all_reduce_latents(on_BK.sum(1))
+    return int(ranks.all_reduce_max_data(counts.amax() if len(counts) else counts.new_zeros(())))
 
 
 def _kth_largest(scores: Tensor, k: int, ranks: Ranks) -> Tensor:
     """The k-th largest of the scores (none negative) of all processes; the smallest where there are fewer."""
     if ranks.world > 1:
-        longest = int(ranks.max_all(torch.tensor(len(scores), device=scores.device)))
+        longest = int(ranks.all_reduce_max(torch.tensor(len(scores), device=scores.device)))
         scores = ranks.gather_data(ranks.gather_latents(nnf.pad(scores, (0, longest - len(scores))))).flatten()
     return scores.kthvalue(max(1, len(scores) - k + 1)).values

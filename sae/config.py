@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sae.model import SAE
 
 
-class Start(StrictConfig):
+class InitConfig(StrictConfig):
     """How a dictionary starts from its first batch."""
 
     scaling: Literal["centred", "mean-norm"] = Field(
@@ -41,7 +41,7 @@ class Start(StrictConfig):
         return value
 
 
-class Details(StrictConfig):
+class OptimizerDetails(StrictConfig):
     """Particulars of published recipes that the defaults do without."""
 
     end_factor: float = Field(
@@ -111,7 +111,7 @@ class TrainingConfig(StrictConfig):
         False, description="find 2k candidates in bfloat16, decide among them in full precision"
     )
 
-    details: Details = Field(default_factory=Details)
+    details: OptimizerDetails = Field(default_factory=OptimizerDetails)
 
     @model_validator(mode="after")
     def _contradictions(self) -> TrainingConfig:
@@ -182,7 +182,7 @@ _JUMPS: dict[str, tuple[float, float, float]] = {
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
-class Variant(StrictConfig):
+class ActivationConfig(StrictConfig):
     """Which latents are on, and what that costs.
 
     In a recipe ``activation = "batchtopk"``, or a table with ``kind`` and settings.
@@ -213,7 +213,7 @@ class Variant(StrictConfig):
     )
 
     @model_validator(mode="after")
-    def _belongs(self) -> Variant:
+    def _belongs(self) -> ActivationConfig:
         for name in self.model_fields_set - {"kind"}:
             if getattr(self, name) is not None and name not in _SETTINGS[self.kind]:
                 kinds = [k for k, settings in _SETTINGS.items() if name in settings]
@@ -265,8 +265,8 @@ class SAEConfig(TopKConfig):
     lr: float | None = Field(
         1e-3, gt=0, description="peak learning rate of Adam; None = as a plain Top-K SAE derives it"
     )
-    activation: Variant = Field(default_factory=Variant)
-    start: Start = Field(default_factory=Start)
+    activation: ActivationConfig = Field(default_factory=ActivationConfig)
+    start: InitConfig = Field(default_factory=InitConfig)
 
     @field_validator("activation", mode="before")
     @classmethod
@@ -292,9 +292,9 @@ class SAEConfig(TopKConfig):
         """The untrained dictionary."""
         import torch
 
-        from sae.model import plain
+        from sae.model import empty_sae
 
-        model = plain(
+        model = empty_sae(
             self.d_in, self.d_sae, self.activation.build(self.k, self.d_sae), dtype=getattr(torch, self.dtype)
         )
         model.start, model.centred = self.start, self.start.pre_bias

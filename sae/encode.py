@@ -14,8 +14,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from sae.backends import Backend
-from sae.backends.select import places, top_k
-from sae.parallel import ALONE, Ranks
+from sae.backends.select import top_columns, top_k
+from sae.parallel import SINGLE_PROCESS, Ranks
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,15 @@ class StepPlan:
     bf16_preselect: bool = False
     candidates: int = 0  # offered by each row where k counts for the whole batch (see sae.batch); 0: k for each row
     centred: bool = True  # the decoder's bias is subtracted from the input
-    ranks: Ranks = ALONE  # who holds the other latents, and the other rows
+    ranks: Ranks = SINGLE_PROCESS  # who holds the other latents, and the other rows
     rows: int = 0  # rows of all processes; 0: those given are all
     doubts: list[int] = field(
         default_factory=list, compare=False
     )  # encode() with bf16_preselect appends how many rows are not certain
 
     def for_aux(self, t: Tensor, start: int = 0) -> Tensor:
-        """Those rows of ``t`` that AuxK looks at.
-
-        ``t`` begins at row ``start`` (a multiple of ``aux_every``) of the batch.
+        """Those rows of ``t`` that AuxK looks at; ``t`` begins at row ``start`` (a multiple of ``aux_every``) of the
+        batch.
         """
         if self.aux_rows is None:
             return t[:: self.aux_every]
@@ -84,9 +83,9 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
             parts.append(plan.backend.top_k(pre, min(plan.k, len(weight))))
         else:
             pre = plan.backend.linear(x.bfloat16(), *fast)
-            values, indices, doubtful = _rescored(pre, x, weight, bias, plan)
+            values, indices, uncertain_rows = _rescored(pre, x, weight, bias, plan)
             parts.append((values, indices))
-            uncertain += doubtful
+            uncertain += uncertain_rows
         if dead is not None:
             aux.append(_of_dead(plan.for_aux(pre, start).to(x.dtype), dead, padding, plan))
     if fast is not None:
@@ -102,9 +101,8 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
 
 
 def _of_dead(pre_BF: Tensor, dead: Tensor, padding: int, plan: StepPlan) -> tuple[Tensor, Tensor]:
-    """The k_aux largest of the dead latents.
-
-    Where other processes hold some too, as many candidates from each, at -inf if need be.
+    """The k_aux largest of the dead latents; where other processes hold some too, as many candidates from each, at -inf
+    if need be.
     """
     n = len(dead) - padding
     of_dead = pre_BF.gather(1, dead.expand(len(pre_BF), len(dead)))
@@ -129,11 +127,10 @@ def _joined(parts: list[tuple[Tensor, Tensor]], plan: StepPlan, k: int) -> tuple
 
 
 def _best_of_all(scores: Tensor, indices: Tensor, k: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """This process's candidates [B, K'] that are among the k best of all.
-
-    As wide as the fullest row, the rest at -inf.
+    """This process's candidates [B, K'] that are among the k best of all; as wide as the fullest row,
+    the rest at -inf.
     """
-    kept = ranks.best(scores, k)
+    kept = ranks.global_top_k(scores, k)
     width = max(1, int(kept.sum(1).max())) if len(kept) else 1
     place = (
         kept.byte().sort(dim=1, descending=True, stable=True).indices[:, :width].sort(dim=1).values
@@ -157,23 +154,22 @@ def _rescored(
     m, k = min(2 * plan.k, n), min(plan.k, n)
     proposed, candidates = bf16_candidates(pre_BF, m)
     exact = plan.backend.dots(x_BD, weight_FD, candidates) + bias_F[candidates]
-    chosen = places(exact, k)
+    chosen = top_columns(exact, k)
     values = exact.gather(1, chosen)
     error = (exact - proposed).abs().amax(1)
-    doubtful = 0 if m == n else int((values.amin(1) <= proposed.amin(1) + error).sum())
-    return values, candidates.gather(1, chosen), doubtful
+    uncertain_rows = 0 if m == n else int((values.amin(1) <= proposed.amin(1) + error).sum())
+    return values, candidates.gather(1, chosen), uncertain_rows
 
 
 def bf16_candidates(pre_BF: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """The m largest of bfloat16 rows in two stages (see :mod:`sae.backends.select`).
-
-    (values as float32, ascending columns).
+    """The m largest of bfloat16 rows in two stages (see :mod:`sae.backends.select`): (values as float32, ascending
+    columns).
     """
     rows, n = pre_BF.shape
     if n % 16 or n // 16 < m or n // 16 > 2**16:
         return top_k(_untied(pre_BF) if n <= 2**16 else pre_BF.float(), m)
-    groups = places(_untied(pre_BF.view(rows, 16, n // 16).amax(1)), m)
+    groups = top_columns(_untied(pre_BF.view(rows, 16, n // 16).amax(1)), m)
     columns = (groups[:, None, :] + torch.arange(0, n, n // 16, device=pre_BF.device)[:, None]).view(rows, 16 * m)
     among = _untied(pre_BF.gather(1, columns))
-    chosen = places(among, m)
+    chosen = top_columns(among, m)
     return among.gather(1, chosen), columns.gather(1, chosen)

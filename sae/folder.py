@@ -41,7 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         MissingError, CorruptError: no such file, or not a whole safetensors file with unique keys.
     """
-    return read_safetensors(path, mine=True)
+    return read_safetensors(path, own=True)
 
 
 def check_shapes(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], where: str) -> None:

@@ -101,7 +101,7 @@ class WandbLogger:
         self.run.log({f"{name}/{c}": v for c, v in row.items() if not math.isnan(v)}, step=int(row["step"]))
 
 
-def tell(loggers: Sequence[Logger], name: str, row: dict[str, float]) -> None:
+def write_row(loggers: Sequence[Logger], name: str, row: dict[str, float]) -> None:
     """Hand a row to every logger."""
     for logger in loggers:
         logger.log(name, row)

@@ -18,14 +18,14 @@ from torch import Tensor
 from sae import checkpoint
 from sae.config import TrainingConfig
 from sae.errors import ConfigError, MissingError, NonFiniteError, UserError
-from sae.log import Logger, Table, tell
+from sae.log import Logger, Table, write_row
 from sae.model import SAE
-from sae.parallel import ALONE, Ranks
+from sae.parallel import SINGLE_PROCESS, Ranks
 from sae.prefetch import on_device
-from sae.rows import Share
+from sae.rows import LocalRows
 from sae.trainer import Trainer
 
-Rows = Tensor | Share | tuple[Tensor | Share, Tensor | None]
+Rows = Tensor | LocalRows | tuple[Tensor | LocalRows, Tensor | None]
 Batch = Rows | Mapping[str, Rows]
 
 
@@ -40,24 +40,23 @@ class _Run:
         out: Path | None,
         device: str,
         metadata: Mapping[str, Any],
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         self.name, self.config, self.out, self.ranks, self.table = name, config, out, ranks, Table()
         self.trainer = Trainer(config, total_steps=total_steps, device=device, ranks=ranks)
         self.trainer.model.metadata = {"seed": config.seed, **metadata}
 
     def resume(self, source: Path | None) -> int:
-        """Restore the newest checkpoint in ``source`` (a checkpoint, or a folder of them).
-
-        The number of steps already done.
+        """Restore the newest checkpoint in ``source`` (a checkpoint, or a folder of them); the number of steps already
+        done.
         """
         if source is None:
             return 0
-        found = self.ranks.attempt(lambda: self._found(source) if self.ranks.leader else None)
-        path = self.ranks.tell(found and found[0])
+        found = self.ranks.run_everywhere(lambda: self._found(source) if self.ranks.is_rank_zero else None)
+        path = self.ranks.broadcast(found and found[0])
         if path is None:
             return 0
-        _, tensors, plain = self.ranks.attempt(lambda: found or (path, *checkpoint.read(path)))
+        _, tensors, plain = self.ranks.run_everywhere(lambda: found or (path, *checkpoint.read(path)))
         expected = {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
         for key, value in expected.items():
             if plain.get(key) != value:
@@ -79,7 +78,7 @@ class _Run:
         if self.out is None:
             return
         tensors, plain = self.trainer.state()
-        self.ranks.attempt(lambda: self._write(tensors, plain, keep) if self.ranks.leader else None)
+        self.ranks.run_everywhere(lambda: self._write(tensors, plain, keep) if self.ranks.is_rank_zero else None)
 
     def _write(self, tensors: dict[str, Tensor], plain: dict[str, Any], keep: set[int]) -> None:
         assert self.out is not None
@@ -96,7 +95,7 @@ class _Run:
 
     def finish(self) -> SAE:
         sae = self.trainer.dictionary()
-        self.ranks.attempt(lambda: self._save(sae) if self.ranks.leader else None)
+        self.ranks.run_everywhere(lambda: self._save(sae) if self.ranks.is_rank_zero else None)
         return sae
 
     def _save(self, sae: SAE) -> None:
@@ -106,22 +105,21 @@ class _Run:
 
 
 def _from(batches: Iterable[Batch], start: int, ranks: Ranks) -> Iterator[Batch]:
-    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise.
-
-    This process's share where it deals them.
+    """The batches from step ``start`` on: asked for where the iterable can, skipped otherwise; this process's share
+    where it deals them.
     """
-    dealt = getattr(batches, "share", None)
-    if dealt is not None and ranks.data > 1:
-        batches = dealt(ranks.data_rank, ranks.data)
+    share_of_batches = getattr(batches, "share", None)
+    if share_of_batches is not None and ranks.data > 1:
+        batches = share_of_batches(ranks.data_rank, ranks.data)
     starting_at = getattr(batches, "starting_at", None)
     if starting_at is not None:
         return iter(starting_at(start))
     return itertools.islice(iter(batches), start, None)
 
 
-def _rows_of(batch: Batch, name: str) -> tuple[Tensor | Share, Tensor | None]:
-    mine = batch[name] if isinstance(batch, Mapping) else batch
-    return mine if isinstance(mine, tuple) else (mine, None)
+def _rows_of(batch: Batch, name: str) -> tuple[Tensor | LocalRows, Tensor | None]:
+    batch_of_name = batch[name] if isinstance(batch, Mapping) else batch
+    return batch_of_name if isinstance(batch_of_name, tuple) else (batch_of_name, None)
 
 
 def _about(metadata: Mapping[str, Any], name: str, names: Iterable[str]) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def train_many(
     log_every: int = 10,
     loggers: Sequence[Logger] = (),
     progress: bool | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, SAE]:
     """Train several dictionaries (a k sweep, seeds, sites) from one pass over the data; names to folded dictionaries.
 
@@ -203,10 +201,10 @@ def train_many(
 
     begin = min(done)
     stream = on_device(_from(batches, begin, ranks), device)
-    show = ranks.leader and (sys.stderr.isatty() if progress is None else progress)
+    show = ranks.is_rank_zero and (sys.stderr.isatty() if progress is None else progress)
     with Progress(runs[0].trainer, total_steps, begin, show=show) as bar:
         for step in range(begin, total_steps):
-            batch = ranks.attempt(lambda: next(stream, None))
+            batch = ranks.run_everywhere(lambda: next(stream, None))
             if batch is None:
                 raise UserError(
                     f"the batches ended after {step} of {total_steps} steps. Use fewer steps or more rows (epochs)."
@@ -218,7 +216,7 @@ def train_many(
                 if step % log_every == 0 or step == total_steps - 1:
                     row = report.row() | {"rows_seen": float(run.trainer.rows_seen)}
                     run.table.add(row)
-                    tell(loggers if ranks.leader else (), run.name or "sae", row)
+                    write_row(loggers if ranks.is_rank_zero else (), run.name or "sae", row)
                     bar.show(row)
                 if (step + 1) % every == 0 or step + 1 in series or step + 1 == total_steps:
                     run.checkpoint(series)

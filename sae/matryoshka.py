@@ -55,10 +55,10 @@ def prefix_errors(
     """Sum over prefixes of the mean squared error of their reconstructions."""
     ranks = plan.ranks
     here = tuple(ranks.local(slice(0, p), model.d_sae).stop for p in prefixes)
-    ys = ranks.sum_latents(
+    ys = ranks.all_reduce_latents(
         PrefixDecode.apply(values_BK, indices_BK, model.dec_FD, own_bias(model, plan), here, plan.backend)
     )
-    return ranks.sum_data((ys - target_BD).square().sum()) / ((plan.rows or len(target_BD)) * target_BD.shape[1])
+    return ranks.all_reduce_data((ys - target_BD).square().sum()) / ((plan.rows or len(target_BD)) * target_BD.shape[1])
 
 
 class PrefixDecode(torch.autograd.Function):

@@ -10,31 +10,31 @@ from torch import Tensor
 
 from sae.errors import UserError
 from sae.model import SAE
-from sae.parallel import ALONE, Ranks
+from sae.parallel import SINGLE_PROCESS, Ranks
 
 
-def fvu(x_BD: Tensor, y_BD: Tensor, ranks: Ranks = ALONE, n: int | None = None) -> Tensor:
+def fvu(x_BD: Tensor, y_BD: Tensor, ranks: Ranks = SINGLE_PROCESS, n: int | None = None) -> Tensor:
     """Fraction of variance unexplained, centred: ``sum |x - y|^2 / sum |x - mean(x)|^2`` over these rows. EV = 1 - FVU.
 
     With ``ranks`` over the ``n`` rows of all processes.
     """
     mean = mean_row(x_BD, ranks, n)
-    return ranks.sum_data((x_BD - y_BD).square().sum()) / ranks.sum_data((x_BD - mean).square().sum())
+    return ranks.all_reduce_data((x_BD - y_BD).square().sum()) / ranks.all_reduce_data((x_BD - mean).square().sum())
 
 
-def mean_row(x_BD: Tensor, ranks: Ranks = ALONE, n: int | None = None) -> Tensor:
+def mean_row(x_BD: Tensor, ranks: Ranks = SINGLE_PROCESS, n: int | None = None) -> Tensor:
     """[D] the mean of these rows, or with ``ranks`` of the ``n`` rows of all processes."""
-    return x_BD.mean(0) if n is None or ranks.data == 1 else ranks.sum_data(x_BD.sum(0)) / n
+    return x_BD.mean(0) if n is None or ranks.data == 1 else ranks.all_reduce_data(x_BD.sum(0)) / n
 
 
-def l0(values_BK: Tensor, ranks: Ranks = ALONE, n: int | None = None) -> Tensor:
+def l0(values_BK: Tensor, ranks: Ranks = SINGLE_PROCESS, n: int | None = None) -> Tensor:
     """Mean number of active latents per row, from kept values (zero = not active).
 
     With ``ranks`` over the ``n`` rows of all processes.
     """
     if n is None or ranks.world == 1:
         return (values_BK > 0).sum(-1).float().mean()
-    return ranks.sum_all((values_BK > 0).sum()).float() / n
+    return ranks.all_reduce((values_BK > 0).sum()).float() / n
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from sae.activation import Activation, Reconstruction, Threshold, TopK
 from sae.backends import pick
-from sae.config import Start
+from sae.config import InitConfig
 from sae.encode import StepPlan, encode
 from sae.errors import ConfigError, NonFiniteError, UserError
-from sae.parallel import ALONE, Ranks, per_latent
-from sae.rows import Part
+from sae.parallel import SINGLE_PROCESS, Ranks, per_latent
+from sae.rows import StepRows
 
 TINY = 1e-12
 ROWS = 1024  # rows encoded at a time behind thresholds: bounds the dense pre-activations
@@ -43,7 +43,7 @@ class SAE(nn.Module):
     """
 
     kind = "sae"
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class SAE(nn.Module):
         self.register_buffer("scale_D", torch.ones(d_in, dtype=dtype))
         self.scale_D: Tensor
         self.metadata: dict[str, Any] = {}
-        self.centred, self.start = True, Start()
+        self.centred, self.start = True, InitConfig()
         self.candidates = 0  # see sae.activation.BatchTopK
         self.level: Tensor
         self.steps: Tensor
@@ -180,7 +180,7 @@ class SAE(nn.Module):
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Raw activations [..., d_out] from kept latents (values, indices) [..., k]."""
         k = values.shape[-1]
-        y = self.ranks.sum_latents(
+        y = self.ranks.all_reduce_latents(
             pick("auto", values).decode(values.reshape(-1, k), indices.reshape(-1, k), self.dec_FD)
         )
         return ((y + self.b_dec) / self.target_scale).reshape(*values.shape[:-1], self.d_out)
@@ -196,22 +196,22 @@ class SAE(nn.Module):
 
     # --- several processes ---------------------------------------------------------------------------------------
 
-    def dealt(self, ranks: Ranks) -> Self:
+    def shard(self, ranks: Ranks) -> Self:
         """This dictionary, reduced to the latents of this process.
 
         Encoding gives these alone, numbered from the first; decoding sums all.
         """
         if ranks.latents > 1:
-            self._replace_rows(lambda t: t[ranks.mine(self.d_sae)].clone())
+            self._replace_rows(lambda t: t[ranks.local_slice(self.d_sae)].clone())
         self.ranks = ranks
         return self
 
-    def undealt(self) -> Self:
+    def gather(self) -> Self:
         """The whole dictionary, put together in every process; shares the tensors that all have."""
         out = copy.copy(self)
         out._parameters, out._buffers = dict(self._parameters), dict(self._buffers)
-        out._replace_rows(self.ranks.whole)
-        out.ranks = ALONE
+        out._replace_rows(self.ranks.all_gather)
+        out.ranks = SINGLE_PROCESS
         return out
 
     def _replace_rows(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -235,9 +235,8 @@ class SAE(nn.Module):
         return self.scale_D
 
     def pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(what is read [..., d_in], what is reconstructed [..., d_out]) of raw training rows.
-
-        The same, but for transcoders.
+        """(what is read [..., d_in], what is reconstructed [..., d_out]) of raw training rows: the same, but for
+        transcoders.
         """
         return rows, rows
 
@@ -255,9 +254,8 @@ class SAE(nn.Module):
         return self.activation.reconstruct(self, x_BD, plan, x_BD if target_BD is None else target_BD)
 
     def measure_scale(self, x_BD: Tensor) -> Tensor:
-        """[D] factors that give rows [B, D] the length sqrt(D).
-
-        The root-mean-square of centred rows, or the mean (``start.scaling``).
+        """[D] factors that give rows [B, D] the length sqrt(D): the root-mean-square of centred rows, or the mean
+        (``start.scaling``).
         """
         mean_square = (x_BD - x_BD.mean(0)).square().mean()
         if not mean_square > TINY * x_BD.square().mean():
@@ -290,7 +288,7 @@ class SAE(nn.Module):
             )
         self.b_enc.zero_()
         norm = self.start.norm
-        drawn = self.directions(self.d_sae, generator, self.ranks.mine(self.d_sae))
+        drawn = self.directions(self.d_sae, generator, self.ranks.local_slice(self.d_sae))
         self.dec_FD.copy_(drawn * (1.0 if norm == "search" else norm))
         self.constrain()
         self.enc_FD.copy_(self.encoder_start(self.dec_FD))
@@ -326,7 +324,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def revive(
-        self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator, part: Part | None = None
+        self, latents_N: Tensor, residual_BD: Tensor, generator: torch.Generator, part: StepRows | None = None
     ) -> None:
         """Start dead latents anew where the reconstruction is worst (Bricken et al. 2023, *Towards Monosemanticity*,
         resampling).
@@ -335,7 +333,7 @@ class SAE(nn.Module):
         noise; its encoder is half as long as the others' mean, so that AuxK rather than an abrupt start brings it in.
         ``part`` says where these rows stand among those of all processes; each process gives its own dead latents.
         """
-        part = part or Part(residual_BD, len(residual_BD), 0)
+        part = part or StepRows(residual_BD, len(residual_BD), 0)
         n, before = self.ranks.offset(len(latents_N))
         mine = slice(before, before + len(latents_N))
         error = part.spread(residual_BD.square().sum(1).double()).cpu()
@@ -344,7 +342,7 @@ class SAE(nn.Module):
         direction = nnf.normalize(
             nnf.normalize(part.fetch(residual_BD, chosen), dim=1) + 0.5 * nnf.normalize(noise, dim=1), dim=1
         )
-        length = self.ranks.sum_latents(torch.linalg.vector_norm(self.enc_FD, dim=1).mean()) / self.ranks.latents
+        length = self.ranks.all_reduce_latents(torch.linalg.vector_norm(self.enc_FD, dim=1).mean()) / self.ranks.latents
         self.dec_FD[latents_N] = direction
         self.enc_FD[latents_N] = self.encoder_start(direction) * (0.5 * length)
         self.b_enc[latents_N] = 0
@@ -373,9 +371,8 @@ class SAE(nn.Module):
         return out
 
     def _gain(self) -> Tensor:
-        """[F] by what folding multiplies activations.
-
-        Back to raw units where one scale serves all, times a free decoder norm.
+        """[F] by what folding multiplies activations: back to raw units where one scale serves all, times a free
+        decoder norm.
         """
         s = self.target_scale
         gain = s.reciprocal()[:1] if bool((s == s[0]).all()) else torch.ones_like(s[:1])
@@ -394,7 +391,7 @@ class SAE(nn.Module):
         """An empty dictionary of the same shape, precision and device with another activation, of the class that
         belongs to it.
         """
-        return plain(self.d_in, self.d_sae, activation, dtype=self.enc_FD.dtype).to(self.enc_FD.device)
+        return empty_sae(self.d_in, self.d_sae, activation, dtype=self.enc_FD.dtype).to(self.enc_FD.device)
 
     def extras(self) -> dict[str, Tensor]:
         """Tensors saved beside ``W_enc``, ``W_dec``, ``b_enc`` and ``b_dec`` of a folded dictionary."""
@@ -431,10 +428,9 @@ class TopKSAE(SAE):
         super().__init__(d_in, d_sae, TopK(k), dtype=dtype)
 
 
-def plain(d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32) -> SAE:
-    """An empty SAE of the class that belongs to an activation.
-
-    :class:`TopKSAE`, :class:`sae.threshold.ThresholdSAE`, or SAE itself.
+def empty_sae(d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32) -> SAE:
+    """An empty SAE of the class that belongs to an activation: :class:`TopKSAE`, :class:`sae.threshold.ThresholdSAE`,
+    or SAE itself.
     """
     from sae.threshold import ThresholdSAE
 

@@ -2,12 +2,12 @@
 
 Processes form a mesh of ``data x latents``. Along *data* each has its part of every batch and gradients are summed;
 along *latents* each has its part of the dictionary: d_sae / latents consecutive latents, with their optimiser state.
-The kept latents of a row are the exact k best of all parts. A single process is the mesh 1 x 1 (:data:`ALONE`), where
-every method returns its argument: the code that trains reads, and computes, the same.
+The kept latents of a row are the exact k best of all parts. A single process is the mesh 1 x 1
+(:data:`SINGLE_PROCESS`), where every method returns its argument: the code that trains reads, and computes, the same.
 
-Gradients: :meth:`Ranks.sum_data` and :meth:`Ranks.sum_latents` hand the gradient of a sum to each summand unchanged,
-since every process differentiates the same loss. Parameters that all processes hold receive their parts on several of
-them.
+Gradients: :meth:`Ranks.all_reduce_data` and :meth:`Ranks.all_reduce_latents` hand the gradient of a sum to each summand
+unchanged, since every process differentiates the same loss. Parameters that all processes hold receive their parts on
+several of them.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Ranks:
         self.data, self.latents = int(sizes[0]), int(sizes[1])
         self.data_rank, self.latents_rank = int(place[0]), int(place[1])
         self.world = self.data * self.latents
-        self.leader = self.data_rank == 0 and self.latents_rank == 0
+        self.is_rank_zero = self.data_rank == 0 and self.latents_rank == 0
 
     def __str__(self) -> str:
         return f"data {self.data} x latents {self.latents}"
 
     # --- who has what --------------------------------------------------------------------------------------------
 
-    def mine(self, n_latents: int) -> slice:
+    def local_slice(self, n_latents: int) -> slice:
         """The latents of this process.
 
         Raises:
@@ -75,36 +75,37 @@ class Ranks:
 
     def local(self, wanted: slice, n_latents: int) -> slice:
         """Where the latents ``wanted`` lie in this process's part; an empty slice where they do not."""
-        mine = self.mine(n_latents)
+        mine = self.local_slice(n_latents)
         start, stop = max(wanted.start or 0, mine.start), min(wanted.stop, mine.stop)
         return slice(start - mine.start, max(start, stop) - mine.start)
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
-    def sum_data(self, t: Tensor) -> Tensor:
+    def all_reduce_data(self, t: Tensor) -> Tensor:
         """The sum over the parts of the batch; differentiable."""
         return t if self.data == 1 else _Sum.apply(t, self, 0)
 
-    def sum_latents(self, t: Tensor) -> Tensor:
+    def all_reduce_latents(self, t: Tensor) -> Tensor:
         """The sum over the parts of the dictionary; differentiable."""
         return t if self.latents == 1 else _Sum.apply(t, self, 1)
 
-    def sum_all(self, t: Tensor) -> Tensor:
+    def all_reduce(self, t: Tensor) -> Tensor:
         """The sum over all processes; not differentiable."""
         return t if self.world == 1 else self.reduce(self.reduce(t.detach(), 0), 1)
 
-    def max_data(self, t: Tensor) -> Tensor:
+    def all_reduce_max_data(self, t: Tensor) -> Tensor:
         """The largest over the parts of the batch."""
         return t if self.data == 1 else self.reduce(t, 0, "max")
 
-    def max_all(self, t: Tensor) -> Tensor:
+    def all_reduce_max(self, t: Tensor) -> Tensor:
         """The largest over all processes."""
         return t if self.world == 1 else self.reduce(self.reduce(t, 0, "max"), 1, "max")
 
     def offset(self, n: int) -> tuple[int, int]:
-        """Of a list spread over the parts of the dictionary, ``n`` entries here.
+        """(global length, offset of this shard) of a list that is spread over the processes of the latents axis.
 
-        Its length, and how many come before these.
+        Args:
+            n: entries of the list on this process.
         """
         if self.latents == 1:
             return n, 0
@@ -119,11 +120,11 @@ class Ranks:
         """[latents, ...]: this tensor, of one shape everywhere, from every part of the dictionary."""
         return t[None] if self.latents == 1 else self._gather(t, 1)
 
-    def whole(self, t: Tensor) -> Tensor:
+    def all_gather(self, t: Tensor) -> Tensor:
         """A tensor with one row per latent, put together from all parts."""
         return t if self.latents == 1 else self.gather_latents(t).flatten(0, 1)
 
-    def best(self, scores_BK: Tensor, k: int) -> Tensor:
+    def global_top_k(self, scores_BK: Tensor, k: int) -> Tensor:
         """[B, K] bool: which of this part's candidates are among the ``k`` best of a row's candidates in all parts.
 
         Every part gives its own k best, or all it has; so nothing is approximated. Of equal scores the lower latent
@@ -136,7 +137,7 @@ class Ranks:
         kept = above | (tied & (tied.cumsum(1) <= k - above.sum(1, keepdim=True)))
         return kept[:, self.latents_rank * width : (self.latents_rank + 1) * width]
 
-    def agree(self, problem: UserError | None) -> None:
+    def raise_everywhere(self, problem: UserError | None) -> None:
         """Raise one process's problem in all of them, so that none waits for the others in vain.
 
         Raises:
@@ -146,17 +147,17 @@ class Ranks:
             import torch.distributed as dist
 
             found: list[tuple[type[UserError], str] | None] = [None] * self.world
-            if int(self.sum_all(torch.tensor([problem is not None], device=self.device, dtype=torch.int64))):
-                with _listening():
+            if int(self.all_reduce(torch.tensor([problem is not None], device=self.device, dtype=torch.int64))):
+                with reraise_as_process_lost():
                     dist.all_gather_object(found, problem and (type(problem), str(problem)))
             first = next((f for f in found if f is not None), None)
             if problem is None and first is not None:
                 problem = first[0].__new__(first[0])
-                problem.args, problem.told = (first[1],), True  # type: ignore[attr-defined]
+                problem.args, problem.said_elsewhere = (first[1],), True  # type: ignore[attr-defined]
         if problem is not None:
             raise problem
 
-    def attempt(self, action: Callable[[], T]) -> T:
+    def run_everywhere(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, once it has succeeded in every process.
 
         Raises:
@@ -166,17 +167,17 @@ class Ranks:
             result, problem = action(), None
         except UserError as e:
             result, problem = None, e
-        self.agree(problem)
+        self.raise_everywhere(problem)
         return result  # type: ignore[return-value]
 
-    def tell(self, value: Any) -> Any:
-        """The leader's ``value``, in every process; all wait for it."""
+    def broadcast(self, value: Any) -> Any:
+        """Rank zero's ``value``, in every process; all wait for it."""
         if self.world == 1:
             return value
         import torch.distributed as dist
 
         box = [value]
-        with _listening():
+        with reraise_as_process_lost():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -188,22 +189,21 @@ class Ranks:
         return torch.device(self.mesh.device_type, torch.accelerator.current_device_index())
 
     def reduce(self, t: Tensor, axis: int, op: Op = "sum") -> Tensor:
-        """A collective over one axis of the mesh (0 data, 1 latents).
-
-        Returns a new tensor, or ``t`` where the axis has one process.
+        """A collective over one axis of the mesh (0 data, 1 latents); returns a new tensor, or ``t`` where the axis has
+        one process.
         """
         if self.mesh.size(axis) == 1:
             return t
         from torch.distributed import _functional_collectives as collectives
 
-        with _listening():
+        with reraise_as_process_lost():
             return collectives.wait_tensor(collectives.all_reduce(t.contiguous(), op, (self.mesh, axis)))
 
     def _gather(self, t: Tensor, axis: int) -> Tensor:
         import torch.distributed as dist
 
         out = t.new_empty(self.mesh.size(axis), *t.shape)
-        with _listening():
+        with reraise_as_process_lost():
             dist.all_gather_into_tensor(
                 out.view(-1, *t.shape[1:]) if t.ndim else out, t.detach().contiguous(), group=self.mesh.get_group(axis)
             )
@@ -222,7 +222,7 @@ class _Sum(torch.autograd.Function):
         return grads[0], None, None
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def started_together() -> int:
@@ -231,11 +231,11 @@ def started_together() -> int:
 
 
 @contextmanager
-def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterator[Ranks]:
-    """The mesh of the processes that torchrun started: gloo between CPUs, NCCL between GPUs. ALONE where there is one
-    process.
+def process_mesh(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterator[Ranks]:
+    """The mesh of the processes that torchrun started: gloo between CPUs, NCCL between GPUs.
+    :data:`SINGLE_PROCESS` where there is one process.
 
-    Inside of one ``with together()`` another may make a mesh of another form; the outer one takes leave. All processes
+    Inside of one ``with process_mesh()`` another may make a mesh of another form; the outer one waits. All processes
     are through making the groups before any goes on, and all have done their work before any leaves in order: the one
     that keeps the others' addresses would take them along.
 
@@ -248,8 +248,8 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
         for it.
 
     Example:
-        ``with together() as everyone: recipe = everyone.attempt(read)`` and in it ``with together(recipe.data,
-        recipe.latents) as ranks: …``
+        ``with process_mesh() as everyone: recipe = everyone.run_everywhere(read)``, and in it
+        ``with process_mesh(recipe.data, recipe.latents) as ranks: …``
     """
     world = started_together()
     data = data or max(1, world // latents)
@@ -259,7 +259,7 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
             f"Start torchrun with {data * latents} processes, or change [parallel]."
         )
     if world == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
@@ -268,15 +268,15 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
     if kind != "cpu":
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     began = not dist.is_initialized()
-    with _listening(NOT_BEGUN):
+    with reraise_as_process_lost(NOT_BEGUN):
         if began:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         mesh = init_device_mesh(kind, (data, latents), mesh_dim_names=("data", "latents"))
-        _meet()
+        barrier()
     try:
         yield Ranks(mesh)
-        with _listening():
-            _meet()
+        with reraise_as_process_lost():
+            barrier()
     except ProcessLost:
         raise  # taking leave of a broken group could wait for ever
     except BaseException:
@@ -287,7 +287,7 @@ def together(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Iterato
         dist.destroy_process_group()
 
 
-def _meet() -> None:
+def barrier() -> None:
     """Wait here for all processes; over gloo, whatever device they compute on."""
     import torch.distributed as dist
 
@@ -300,7 +300,7 @@ def _reason(e: RuntimeError) -> str:
 
 
 @contextmanager
-def _listening(then: str = GO_ON) -> Iterator[None]:
+def reraise_as_process_lost(then: str = GO_ON) -> Iterator[None]:
     """A process that no longer answers becomes one clear error that says what to do."""
     try:
         yield

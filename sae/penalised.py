@@ -51,7 +51,7 @@ class L1(Threshold):
     def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         f = dense(model, x_BD).relu()
         cost = batch_mean(f.sum(0) * torch.stack(norms(model)).sum(0), plan, len(f))
-        penalty = plan.ranks.sum_latents((self.weight(model) * cost).sum()) / sum(model.blocks)
+        penalty = plan.ranks.all_reduce_latents((self.weight(model) * cost).sum()) / sum(model.blocks)
         return everything(x_BD, f, penalty, decoded(model, f, plan))
 
     def weight(self, model: SAE) -> Tensor:
@@ -115,15 +115,17 @@ class JumpReLU(L1):
     def quad(self, model: SAE, p_F: Tensor, plan: StepPlan) -> Tensor:
         """The tanh or tanh-quad penalty of mean activities p [F]."""
         cost = p_F * (1 + p_F / self.s) if self.penalty == "tanh-quad" else p_F
-        return plan.ranks.sum_latents((self.weight(model) * cost).sum()) * len(model.blocks) / sum(model.blocks)
+        return plan.ranks.all_reduce_latents((self.weight(model) * cost).sum()) * len(model.blocks) / sum(model.blocks)
 
     def count(self, model: SAE, share_F: Tensor, plan: StepPlan) -> Tensor:
         """The L0 penalty of firing shares [F]."""
         weight, ranks = self.weight(model), plan.ranks
         if self.penalty == "l0":
-            return ranks.sum_latents((weight * share_F).sum())
+            return ranks.all_reduce_latents((weight * share_F).sum())
         return (
-            ranks.sum_latents(weight.mean()) / ranks.latents * (ranks.sum_latents(share_F.sum()) / self.k - 1).square()
+            ranks.all_reduce_latents(weight.mean())
+            / ranks.latents
+            * (ranks.all_reduce_latents(share_F.sum()) / self.k - 1).square()
         )
 
 
@@ -175,20 +177,19 @@ def norms(model: SAE) -> list[Tensor]:
 
 def batch_mean(sum_F: Tensor, plan: StepPlan, n: int) -> Tensor:
     """The mean over the rows of all processes, from the sum over the ``n`` rows of this one."""
-    return plan.ranks.sum_data(sum_F) / (plan.rows or n)
+    return plan.ranks.all_reduce_data(sum_F) / (plan.rows or n)
 
 
 def own_bias(model: SAE, plan: StepPlan) -> Tensor:
-    """The decoder's bias in the first of several parts of a dictionary, zeros in the others.
-
-    Their reconstructions are summed.
+    """The decoder's bias in the first of several parts of a dictionary, zeros in the others: their reconstructions are
+    summed.
     """
     return torch.zeros_like(model.b_dec) if plan.ranks.latents_rank else model.b_dec
 
 
 def decoded(model: SAE, f: Tensor, plan: StepPlan) -> Tensor:
     """The reconstruction [B, D] from dense codes f [B, F], summed over the parts of the dictionary."""
-    return plan.ranks.sum_latents(torch.addmm(own_bias(model, plan), f, model.dec_FD))
+    return plan.ranks.all_reduce_latents(torch.addmm(own_bias(model, plan), f, model.dec_FD))
 
 
 def everything(x_BD: Tensor, f: Tensor, penalty: Tensor, y: Tensor) -> Reconstruction:

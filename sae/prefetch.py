@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sae.rows import Share
+from sae.rows import LocalRows
 
 B = TypeVar("B")
 _END = object()
@@ -31,9 +31,8 @@ def on_device(batches: Iterable[B], device: str | torch.device, *, depth: int = 
 
 
 class Copier:
-    """Copies a batch to a GPU on a stream of its own, from pinned memory.
-
-    What it returns makes the reader's stream wait for the copy.
+    """Copies a batch to a GPU on a stream of its own, from pinned memory; what it returns makes the reader's stream
+    wait for the copy.
     """
 
     def __init__(self, device: torch.device):
@@ -66,8 +65,10 @@ def each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """
     if isinstance(batch, Tensor):
         return change(batch)
-    if isinstance(batch, Share):
-        return replace(batch, rows=change(batch.rows), places=None if batch.places is None else change(batch.places))
+    if isinstance(batch, LocalRows):
+        return replace(
+            batch, rows=change(batch.rows), batch_index=None if batch.batch_index is None else change(batch.batch_index)
+        )
     if isinstance(batch, tuple):
         return tuple(each_tensor(b, change) for b in batch)
     if isinstance(batch, Mapping):

@@ -69,9 +69,8 @@ def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False
 
 
 def merged(published: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A preset under a user's own settings.
-
-    Tables are merged key by key, but for ``activation``, which is one choice.
+    """A preset under a user's own settings; tables are merged key by key, but for ``activation``,
+    which is one choice.
     """
     out = dict(published)
     for key, value in own.items():

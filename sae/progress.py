@@ -57,9 +57,9 @@ class Progress:
         rate = self.rows / (time.perf_counter() - self.begin)
         share = rate * 2 * self.trainer.model.enc_FD.numel() / self.peak
         masked = f" masked={row['masked']:.0f}" if row["masked"] else ""
-        doubtful = f" doubtful={row['doubtful']:.0f}" if row["doubtful"] > 0 else ""
+        uncertain_rows = f" doubtful={row['doubtful']:.0f}" if row["doubtful"] > 0 else ""
         learnt = (
             f"loss={row['loss']:.4f} EV={1 - row['fvu']:.3f} L0={row['l0']:.1f}"
-            f" dead={row['dead']:.0f}{masked}{doubtful}"
+            f" dead={row['dead']:.0f}{masked}{uncertain_rows}"
         )
         self.bar.set_postfix_str(f"{learnt} {rate:,.0f} tok/s {share:.0%} of matmul peak")

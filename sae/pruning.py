@@ -84,10 +84,10 @@ def select(sae: SAE, latents: Tensor) -> SAE:
 
 
 def _empty(whole: SAE, n: int, transcoder: dict[str, object]) -> SAE:
-    from sae.model import plain
+    from sae.model import empty_sae
     from sae.transcoder import Transcoder
 
     dtype, device = whole.enc_FD.dtype, whole.enc_FD.device
     if transcoder:
         return Transcoder(whole.d_in, n, whole.activation, dtype=dtype, **transcoder).to(device)  # type: ignore[arg-type]
-    return plain(whole.d_in, n, whole.activation, dtype=dtype).to(device)
+    return empty_sae(whole.d_in, n, whole.activation, dtype=dtype).to(device)

@@ -23,9 +23,8 @@ from sae.encode import StepPlan, encode
 
 
 def _decode(plan: StepPlan, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
-    """``sum_k values[b, k] * W_dec[indices[b, k]]``.
-
-    Rows of unequal length (BatchTopK) without the zeros that fill them up.
+    """``sum_k values[b, k] * W_dec[indices[b, k]]``; rows of unequal length (BatchTopK) without the zeros that fill
+    them up.
     """
     if not plan.candidates:
         return plan.backend.decode(values, indices, W_dec)
@@ -50,10 +49,10 @@ class SparseStep(torch.autograd.Function):
         v, i, v_aux, i_aux = select(
             x, W_enc, torch.addmv(b_enc, W_enc, b_dec, alpha=-1) if plan.centred else b_enc, plan
         )
-        y = plan.ranks.sum_latents(_decode(plan, v.clamp_min_(0), i, W_dec)).add_(b_dec)
+        y = plan.ranks.all_reduce_latents(_decode(plan, v.clamp_min_(0), i, W_dec)).add_(b_dec)
         aux_y = x.new_zeros(0)
         if v_aux is not None and i_aux is not None:
-            aux_y = plan.ranks.sum_latents(plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec))
+            aux_y = plan.ranks.all_reduce_latents(plan.backend.decode(v_aux.clamp_min_(0), i_aux, W_dec))
         ctx.plan = plan
         ctx.save_for_backward(x, W_enc, W_dec, b_dec, v, i, v_aux, i_aux)
         ctx.mark_non_differentiable(i)
@@ -95,7 +94,7 @@ class SparseStep(torch.autograd.Function):
             gx = be.decode(g, i, W_enc)
             if g_aux is not None:
                 gx.index_add_(0, plan.for_aux(rows), be.decode(g_aux, i_aux, W_enc))
-            gx = plan.ranks.sum_latents(gx)
+            gx = plan.ranks.all_reduce_latents(gx)
         gb_dec = (
             gy.sum(0) if plan.ranks.latents_rank == 0 else torch.zeros_like(b_dec)
         )  # its parts are summed over all processes

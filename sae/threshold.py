@@ -67,8 +67,8 @@ def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) 
         rows += len(x)
         for part in x[:, : folded.d_in].split(ROWS):
             z = out.pre_activations(part)
-            places = ((z[z > 0].double().log() - _LOW) / _STEP).long().clamp_(0, len(counts) - 1)
-            counts += torch.bincount(places, minlength=len(counts)).cpu()
+            columns = ((z[z > 0].double().log() - _LOW) / _STEP).long().clamp_(0, len(counts) - 1)
+            counts += torch.bincount(columns, minlength=len(counts)).cpu()
     if rows == 0:
         raise UserError("no rows to find a threshold on.")
     above = counts.flip(0).cumsum(0).flip(0)  # entries at or above each grid point

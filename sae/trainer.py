@@ -18,8 +18,8 @@ from sae.encode import StepPlan
 from sae.errors import ConfigError, NonFiniteError
 from sae.metrics import fvu, l0, mean_row
 from sae.model import SAE
-from sae.parallel import ALONE, Ranks, per_latent
-from sae.rows import Part, Share, median_norm
+from sae.parallel import SINGLE_PROCESS, Ranks, per_latent
+from sae.rows import LocalRows, StepRows, median_norm
 from sae.schedule import kept, learning_rate
 
 REVIVE_AFTER = (
@@ -72,12 +72,12 @@ class Trainer:
         *,
         total_steps: int | None = None,
         device: str | torch.device = "cpu",
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         if total_steps is not None and total_steps < 1:
             raise ConfigError(f"total_steps = {total_steps} must be at least 1.")
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
-        self.model: SAE = config.build().dealt(ranks).to(device)
+        self.model: SAE = config.build().shard(ranks).to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
         relative = {"enc_FD": config.details.encoder_rate, "b_dec": config.details.bias_rate}
         groups = [{"params": [p], "relative": relative.get(name, 1.0)} for name, p in self.model.named_parameters()]
@@ -86,7 +86,7 @@ class Trainer:
         self.steps_done, self.rows_seen, self.yardstick = 0, 0, 0.0
         self.since_F = torch.zeros(len(self.model.enc_FD), dtype=torch.int64, device=self.model.enc_FD.device)
 
-    def step(self, x: Tensor | Share, keep: Tensor | None = None) -> StepReport:
+    def step(self, x: Tensor | LocalRows, keep: Tensor | None = None) -> StepReport:
         """One full training step on raw rows ``x`` [B, d_in]; the first also initialises from them.
 
         Args:
@@ -112,13 +112,13 @@ class Trainer:
         aux = torch.full((), torch.nan)
         if aux_y.ndim == 2:
             leftover = plan.for_aux(residual.detach())
-            aux = (leftover + aux_y).square().sum() / ranks.sum_data(leftover.square().sum())
+            aux = (leftover + aux_y).square().sum() / ranks.all_reduce_data(leftover.square().sum())
             loss = loss + self.config.aux_coefficient * aux
-            aux = ranks.sum_data(aux.detach())
-        told = ranks.sum_data(loss.detach())
+            aux = ranks.all_reduce_data(aux.detach())
+        reported_loss = ranks.all_reduce_data(loss.detach())
         if penalty is not None:
-            loss, told = loss + penalty, told + penalty.detach()
-        self._check(told)
+            loss, reported_loss = loss + penalty, reported_loss + penalty.detach()
+        self._check(reported_loss)
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -135,7 +135,7 @@ class Trainer:
             step=self.steps_done,
             rows=part.total,
             masked=part.masked,
-            loss=told,
+            loss=reported_loss,
             fvu=fvu(target, y.detach(), ranks, part.total),
             l0=l0(values.detach(), ranks, part.total),
             aux=aux,
@@ -143,7 +143,9 @@ class Trainer:
             k=k,
             lr=lr,
             doubtful=(
-                float(ranks.sum_data(torch.tensor(sum(plan.doubts), device=target.device))) if plan.doubts else math.nan
+                float(ranks.all_reduce_data(torch.tensor(sum(plan.doubts), device=target.device)))
+                if plan.doubts
+                else math.nan
             ),
         )
         self.steps_done += 1
@@ -155,18 +157,19 @@ class Trainer:
 
         Of a dictionary dealt to several processes all of it, in each.
         """
-        return self.model.undealt().folded().requires_grad_(False).eval()
+        return self.model.gather().folded().requires_grad_(False).eval()
 
-    def _part(self, x: Tensor | Share, keep: Tensor | None) -> Part:
-        """This process's rows of a batch.
-
-        At step 0 the yardstick for outliers and the start of the model come from the whole batch.
+    def _part(self, x: Tensor | LocalRows, keep: Tensor | None) -> StepRows:
+        """This process's rows of a batch; at step 0 the yardstick for outliers and the start of the model come from the
+        whole batch.
         """
         where, first = f"training step {self.steps_done}", self.steps_done == 0
-        share = Share.of_batch(x, keep, self.ranks).checked(self.model.row_width, where).to(self.model.enc_FD.device)
+        share = (
+            LocalRows.of_batch(x, keep, self.ranks).checked(self.model.row_width, where).to(self.model.enc_FD.device)
+        )
         if first:
-            self.yardstick = median_norm(Part.of_all(share, self.ranks).gathered())
-        part = Part.of_all(share.without(self.yardstick, self.config.outlier_factor), self.ranks)
+            self.yardstick = median_norm(StepRows.of_all(share, self.ranks).gathered())
+        part = StepRows.of_all(share.without(self.yardstick, self.config.outlier_factor), self.ranks)
         if part.total == 0:
             raise ConfigError(
                 f"{where}: every row is longer than {self.config.outlier_factor:g} median norms. Raise outlier_factor"
@@ -180,14 +183,13 @@ class Trainer:
         return (self.since_F > self.config.dead_after).nonzero().flatten()
 
     def _share_gradients(self) -> None:
-        """Sum what every process found.
-
-        Over the batch, and over the dictionary where latents contribute to one bias.
+        """Sum what every process found: over the batch, and over the dictionary where latents
+        contribute to one bias.
         """
         if self.ranks.world > 1:
             for name, p in self.model.named_parameters():
                 assert p.grad is not None
-                p.grad = self.ranks.sum_all(p.grad) if name == "b_dec" else self.ranks.sum_data(p.grad)
+                p.grad = self.ranks.all_reduce(p.grad) if name == "b_dec" else self.ranks.all_reduce_data(p.grad)
 
     def _clip(self, longest: float) -> None:
         """Shorten the gradient, if it is longer than that over all parameters of the whole dictionary."""
@@ -197,10 +199,12 @@ class Trainer:
         square = torch.zeros((), dtype=self.model.enc_FD.dtype, device=self.model.enc_FD.device)
         for name, p in self.model.named_parameters():
             assert p.grad is not None
-            square += self.ranks.sum_latents(p.grad.square().sum()) if per_latent(name) else p.grad.square().sum()
+            square += (
+                self.ranks.all_reduce_latents(p.grad.square().sum()) if per_latent(name) else p.grad.square().sum()
+            )
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), longest, square.sqrt())
 
-    def _revive(self, dead: Tensor, residual: Tensor, part: Part) -> None:
+    def _revive(self, dead: Tensor, residual: Tensor, part: StepRows) -> None:
         """Latents that AuxK could not reach (none of their pre-activations is positive) start anew, with a fresh
         optimiser.
         """
@@ -218,7 +222,7 @@ class Trainer:
                 self.optimizer.state[p]["exp_avg_sq"][lost] = 0
         self.since_F[lost] = 0
 
-    def _plan(self, k: int, dead: Tensor, n_dead: int, part: Part) -> StepPlan:
+    def _plan(self, k: int, dead: Tensor, n_dead: int, part: StepRows) -> StepPlan:
         k_aux = min(n_dead, self.config.k if self.config.k_aux is None else self.config.k_aux)
         use_aux = k_aux > 0 and self.config.aux_coefficient > 0
         return StepPlan(
@@ -254,14 +258,13 @@ class Trainer:
         times = torch.bincount(
             indices.flatten(), weights=(values > 0).flatten().to(values.dtype), minlength=len(self.since_F)
         )
-        self.since_F.add_(rows).masked_fill_(self.ranks.max_data(times) > 0, 0)
+        self.since_F.add_(rows).masked_fill_(self.ranks.all_reduce_max_data(times) > 0, 0)
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values).
-
-        All that :meth:`restore` needs to go on bit for bit, of the whole dictionary in every process.
+        """(tensors, plain values): all that :meth:`restore` needs to go on bit for bit, of the whole dictionary in
+        every process.
         """
         tensors = {f"model.{name}": self._whole(name, t) for name, t in self.model.state_dict().items()}
         for name, p in self.model.named_parameters():
@@ -297,8 +300,8 @@ class Trainer:
 
     def _whole(self, name: str, t: Tensor) -> Tensor:
         """All rows of a tensor that has one per latent; others as they are."""
-        return self.ranks.whole(t.detach()) if per_latent(name) and t.ndim else t.detach()
+        return self.ranks.all_gather(t.detach()) if per_latent(name) and t.ndim else t.detach()
 
     def _mine(self, name: str, t: Tensor) -> Tensor:
         """This process's rows of such a tensor."""
-        return t[self.ranks.mine(self.model.d_sae)] if per_latent(name) and t.ndim else t
+        return t[self.ranks.local_slice(self.model.d_sae)] if per_latent(name) and t.ndim else t

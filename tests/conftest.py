@@ -1,6 +1,5 @@
-"""Shared by all tests.
-
-One thread (so that timings and sums do not depend on the machine), no network, no global seed.
+"""Shared by all tests: one thread (so that timings and sums do not depend on the machine), no network,
+no global seed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Intervals for ratios of sums.
-
-Resample sequences (tokens of one sequence are not independent), recompute, take quantiles.
+"""Intervals for ratios of sums: resample sequences (tokens of one sequence are not independent), recompute, take
+quantiles.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what it rests on.
-
-    ``low``/``high`` bound the central 95 % of the bootstrap, None where there is none.
+    """A number with what it rests on; ``low``/``high`` bound the central 95 % of the bootstrap, None where there is
+    none.
     """
 
     value: float

@@ -16,9 +16,8 @@ from sae.backends.select import top_k
 
 @dataclass(frozen=True)
 class Transposed:
-    """A flat list of kept entries regrouped by latent.
-
-    The p-th is entry ``order[p]``, latent f owns places ``crow[f]:crow[f+1]``.
+    """A flat list of kept entries regrouped by latent: the p-th is entry ``order[p]``, latent f owns places
+    ``crow[f]:crow[f+1]``.
     """
 
     order_N: Tensor

@@ -17,9 +17,8 @@ from torch import Tensor
 
 
 def group_count(n: int, k: int) -> int:
-    """The power of two g dividing n for which ``n/g + 1.5 k g`` (the measured cost) is smallest.
-
-    1 = select directly.
+    """The power of two g dividing n for which ``n/g + 1.5 k g`` (the measured cost) is smallest; 1 =
+    select directly.
     """
     best, cost, g = 1, float(n), 2
     while n % g == 0 and n // g >= k:
@@ -30,7 +29,7 @@ def group_count(n: int, k: int) -> int:
     return best
 
 
-def places(x_BN: Tensor, k: int) -> Tensor:
+def top_columns(x_BN: Tensor, k: int) -> Tensor:
     """Columns of the k largest entries of each row, ascending, [B, k] int64. Of tied entries any may be taken."""
     rows, n = x_BN.shape
     if k == n:
@@ -52,11 +51,11 @@ def top_k(pre_BF: Tensor, k: int) -> tuple[Tensor, Tensor]:
     rows, n = pre_BF.shape
     g = group_count(n, k)
     if g == 1:
-        columns = places(pre_BF, k)
+        columns = top_columns(pre_BF, k)
         return pre_BF.gather(1, columns), columns
     width = n // g
-    groups = places(pre_BF.view(rows, g, width).amax(1), k)
+    groups = top_columns(pre_BF.view(rows, g, width).amax(1), k)
     candidates = (groups[:, None, :] + torch.arange(0, n, width, device=pre_BF.device)[:, None]).view(rows, k * g)
     among = pre_BF.gather(1, candidates)
-    chosen = places(among, k)
+    chosen = top_columns(among, k)
     return among.gather(1, chosen), candidates.gather(1, chosen)

@@ -11,7 +11,7 @@ from sae.activation import Threshold, TopK
 from sae.errors import UsageError
 from sae.files import new_folder, write_bytes, write_json
 from sae.formats.normal import NormalForm
-from sae.model import SAE, TopKSAE, plain
+from sae.model import SAE, TopKSAE, empty_sae
 from sae.transcoder import Transcoder
 
 
@@ -30,7 +30,7 @@ def to_dictionary(form: NormalForm) -> SAE:
         if form.W_skip is not None:
             out.get_parameter("skip_DD").copy_(form.W_skip)
     else:
-        out = plain(d_in, f, activation, dtype=dtype)
+        out = empty_sae(d_in, f, activation, dtype=dtype)
     if form.act == "jumprelu" and form.threshold is not None:
         out.threshold_F.copy_(form.threshold.clamp_min(0))
     out.enc_FD.copy_(form.W_enc.t())

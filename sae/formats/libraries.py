@@ -88,9 +88,8 @@ def read_saelens(folder: Path) -> NormalForm:
 
 
 def read_sparsify(folder: Path) -> NormalForm:
-    """sparsify hook folder: ``cfg.json`` + ``sae.safetensors``. ``num_latents.
-
-    0`` there means d_in × expansion_factor.
+    """sparsify hook folder: ``cfg.json`` + ``sae.safetensors``. ``num_latents: 0`` there means d_in ×
+    expansion_factor.
     """
     cfg, t = read_config(folder / "cfg.json"), _float(read_safetensors(folder / "sae.safetensors"))
     need(t, ["encoder.weight", "encoder.bias", "W_dec", "b_dec"], str(folder), "sparsify")
@@ -163,9 +162,8 @@ def read_dictionary_learning(folder: Path) -> NormalForm:
 
 
 def read_openmoss(folder: Path) -> NormalForm:
-    """OpenMOSS (Language-Model-SAEs / Llamascopium) folder: ``config.json`` + ``sae_weights.safetensors``.
-
-    No input bias.
+    """OpenMOSS (Language-Model-SAEs / Llamascopium) folder: ``config.json`` + ``sae_weights.safetensors``; no input
+    bias.
     """
     cfg, t = read_config(folder / "config.json"), _float(read_safetensors(folder / "sae_weights.safetensors"))
     need(t, ["W_E", "W_D", "b_E", "b_D"], str(folder), "OpenMOSS")

@@ -41,7 +41,7 @@ def _regular_file(path: Path, refuse: type[UserError] = UntrustedFile) -> int:
     return info.st_size
 
 
-def read_safetensors(path: str | Path, *, mine: bool = False) -> dict[str, Tensor]:
+def read_safetensors(path: str | Path, *, own: bool = False) -> dict[str, Tensor]:
     """All tensors of a safetensors file whose header is whole, unique and consistent.
 
     Args:
@@ -56,13 +56,13 @@ def read_safetensors(path: str | Path, *, mine: bool = False) -> dict[str, Tenso
     from safetensors.torch import load_file
 
     path = Path(path)
-    refuse: type[UserError] = CorruptError if mine else UntrustedFile
+    refuse: type[UserError] = CorruptError if own else UntrustedFile
     size = _regular_file(path, refuse)
     try:
         _check_header(path, size)
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, OSError) as e:
-        remedy = "Remove the folder and make it again." if mine else "Download it again."
+        remedy = "Remove the folder and make it again." if own else "Download it again."
         raise refuse(f"{path} is not a whole safetensors file: {e}. {remedy}") from e
 
 

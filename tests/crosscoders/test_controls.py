@@ -1,6 +1,5 @@
-"""What a crosscoder must say where the truth is planted.
-
-Nothing changes, or some latents exist in some sources only.
+"""What a crosscoder must say where the truth is planted: nothing changes, or some latents exist in
+some sources only.
 """
 
 from __future__ import annotations
@@ -54,9 +53,8 @@ def matched(cc: Crosscoder, world: World) -> tuple[np.ndarray, np.ndarray, np.nd
     "activation, k, seeds", [("topk", 3, 1), pytest.param("batchtopk", 2, 3, marks=pytest.mark.slow)]
 )
 def test_latents_planted_in_some_sources_are_classified(activation, k, seeds):
-    """Presence at every source by relative norm > 0.5, against the planted presence.
-
-    Precision and recall at least 0.95 over the seeds.
+    """Presence at every source by relative norm > 0.5, against the planted presence: precision and recall at least 0.95
+    over the seeds.
     """
     present = torch.ones(3, 40)
     present[0, 24:30] = 0  # born at the second snapshot

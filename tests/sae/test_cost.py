@@ -28,8 +28,8 @@ def test_one_dense_product_and_three_passes(
     t, x = trainer(backend=backend, bf16_preselect=bf16)
     t.since_F[:dead] = t.config.dead_after + 1
     selected = []
-    honest = select.places
-    monkeypatch.setattr(select, "places", lambda rows, k: (selected.append(rows.numel()), honest(rows, k))[1])
+    honest = select.top_columns
+    monkeypatch.setattr(select, "top_columns", lambda rows, k: (selected.append(rows.numel()), honest(rows, k))[1])
     units, passes, counter = count_step(t, x)
     assert units <= 1.1
     assert passes + sum(n for n in selected if n >= F * 256) / (B * F) <= 3, dict(counter.by_op)

@@ -70,9 +70,8 @@ def llama_scope_folder(folder, act="jumprelu"):
 
 @pytest.mark.parametrize("act", ["jumprelu", "topk"])
 def test_llama_scope_folds_scales_and_thresholds(tmp_path, act):
-    """Against the definition.
-
-    Scale the input, encode, threshold on the scaled input, decode, unscale (papers' §3.3.4).
+    """Against the definition: scale the input, encode, threshold on the scaled input, decode, unscale
+    (papers' §3.3.4).
     """
     t, cfg = llama_scope_folder(tmp_path / "L15R-8x", act)
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(2)) * 8

@@ -47,10 +47,10 @@ def wanted(data: int, latents: int) -> dict[str, Any]:
 CASES = [(name, mesh) for meshes in MESHES.values() for mesh in meshes for name in wanted(*mesh)]
 
 
-def _all(together: Any, world: int) -> dict[str, Any]:
+def _all(process_mesh: Any, world: int) -> dict[str, Any]:
     out = {}
     for data, latents in MESHES[world]:
-        with together(data, latents) as ranks:
+        with process_mesh(data, latents) as ranks:
             for name, config in wanted(data, latents).items():
                 out[f"{name}-{data}-{latents}"] = trained(config, STEPS, ranks)
     return out
@@ -67,7 +67,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for world in MESHES:
         each = in_processes(
-            world, lambda together, world=world: _all(together, world), tmp_path_factory.mktemp("world")
+            world, lambda process_mesh, world=world: _all(process_mesh, world), tmp_path_factory.mktemp("world")
         )
         found |= {name: [one[name] for one in each] for name in each[0]}
     return found

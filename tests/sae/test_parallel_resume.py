@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae import TopKConfig, checkpoint, train
 from sae.errors import ConfigError, NonFiniteError, UserError
-from sae.parallel import ALONE, ProcessLost, Ranks, together
+from sae.parallel import SINGLE_PROCESS, ProcessLost, Ranks, process_mesh
 from tests.sae.worlds import in_processes, rows
 
 STEPS, WIDTH = 16, 12
@@ -41,7 +41,7 @@ class Batches:
         return Batches(step, kill=self.kill, poison=self.poison)
 
 
-def run(out: Path, ranks: Ranks = ALONE, batches: Batches | None = None, config: TopKConfig = CONFIG) -> None:
+def run(out: Path, ranks: Ranks = SINGLE_PROCESS, batches: Batches | None = None, config: TopKConfig = CONFIG) -> None:
     train(
         config,
         batches or Batches(),
@@ -62,9 +62,9 @@ def result(out: Path) -> dict[str, Tensor]:
 def lost(out: Path, mesh: tuple[int, int]) -> Any:
     """A task whose process 1 dies in step 9; the others say what they make of it."""
 
-    def task(together: Any) -> str:
+    def task(process_mesh: Any) -> str:
         try:
-            with together(*mesh) as ranks:
+            with process_mesh(*mesh) as ranks:
                 run(out, ranks, Batches(kill=9))
         except ProcessLost as e:
             return str(e)
@@ -87,7 +87,7 @@ def test_a_killed_process_leaves_a_checkpoint_that_any_number_continues(mesh, th
     if then == (1, 1):
         run(out)
     else:
-        in_processes(then[0] * then[1], lambda together: _go_on(together, then, out), tmp_path / "second")
+        in_processes(then[0] * then[1], lambda process_mesh: _go_on(process_mesh, then, out), tmp_path / "second")
     want, got = result(tmp_path / "whole"), result(out)
     assert got.keys() == want.keys()
     for name, tensor in want.items():
@@ -97,8 +97,8 @@ def test_a_killed_process_leaves_a_checkpoint_that_any_number_continues(mesh, th
     assert (out / "cfg.json").read_bytes() == (tmp_path / "whole" / "cfg.json").read_bytes()
 
 
-def _go_on(together: Any, mesh: tuple[int, int], out: Path) -> None:
-    with together(*mesh) as ranks:
+def _go_on(process_mesh: Any, mesh: tuple[int, int], out: Path) -> None:
+    with process_mesh(*mesh) as ranks:
         run(out, ranks)
 
 
@@ -114,8 +114,8 @@ def _go_on(together: Any, mesh: tuple[int, int], out: Path) -> None:
 def test_one_bad_row_or_width_stops_all_with_the_same_words(tmp_path, mesh, change, poison, words):
     batches = Batches() if poison is None else Batches(poison=poison)
 
-    def task(together: Any) -> str:
-        with together(*mesh) as ranks:
+    def task(process_mesh: Any) -> str:
+        with process_mesh(*mesh) as ranks:
             try:
                 run(tmp_path / "run", ranks, batches, CONFIG.model_copy(update=change))
             except UserError as e:
@@ -140,7 +140,7 @@ def test_none_goes_on_before_all_have_made_the_groups_and_none_leaves_before_all
     that early).
     """
 
-    def task(together: Any) -> list[bool]:
+    def task(process_mesh: Any) -> list[bool]:
         import torch.distributed.device_mesh as device_mesh
 
         first, make = os.environ["RANK"] == "0", device_mesh.init_device_mesh
@@ -154,7 +154,7 @@ def test_none_goes_on_before_all_have_made_the_groups_and_none_leaves_before_all
 
         device_mesh.init_device_mesh = slowly
         try:
-            with together(1, 2):
+            with process_mesh(1, 2):
                 seen = [(tmp_path / "second is in").exists()]
                 if first:
                     (tmp_path / "first is in").touch()
@@ -174,13 +174,15 @@ def test_none_goes_on_before_all_have_made_the_groups_and_none_leaves_before_all
 def test_what_one_cannot_read_is_told_by_all_before_there_is_a_mesh(tmp_path):
     """As ``workbench train`` reads its recipe: the file may be missing on one machine."""
 
-    def task(together: Any) -> list[str]:
+    def task(process_mesh: Any) -> list[str]:
         said = []
         for problem in (None, ConfigError("recipe.toml does not exist.")):
             try:
-                with together() as everyone:
-                    sizes = everyone.attempt(lambda problem=problem: _sizes(problem if everyone.data_rank else None))
-                    with together(*sizes) as ranks:
+                with process_mesh() as everyone:
+                    sizes = everyone.run_everywhere(
+                        lambda problem=problem: _sizes(problem if everyone.data_rank else None)
+                    )
+                    with process_mesh(*sizes) as ranks:
                         said.append(str(ranks))
             except ConfigError as e:
                 said.append(str(e))
@@ -197,8 +199,8 @@ def _sizes(problem: UserError | None) -> tuple[int, int]:
 
 
 def test_the_harness_says_which_process_failed_and_why(tmp_path):
-    def task(together: Any) -> None:
-        with together() as ranks:
+    def task(process_mesh: Any) -> None:
+        with process_mesh() as ranks:
             if ranks.data_rank:
                 raise ValueError("words of the second")
 
@@ -209,25 +211,27 @@ def test_the_harness_says_which_process_failed_and_why(tmp_path):
 def test_a_mesh_must_fit_the_processes(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with together() as ranks:
-        assert ranks is ALONE
+    with process_mesh() as ranks:
+        assert ranks is SINGLE_PROCESS
     with pytest.raises(ConfigError, match="data = 2 times latents = 2 is not the number of processes, 1"):
-        with together(2, 2):
+        with process_mesh(2, 2):
             pass
 
 
 def test_float32_first_step_selects_the_same_latents(tmp_path):
     config = TopKConfig(d_in=WIDTH, d_sae=64, k=4)
-    alone = _first(config, ALONE)
+    alone = _first(config, SINGLE_PROCESS)
     for mesh in ((2, 1), (1, 2)):
-        each = in_processes(2, lambda together, mesh=mesh: _meshed(together, mesh, config), tmp_path / f"{mesh[0]}")
+        each = in_processes(
+            2, lambda process_mesh, mesh=mesh: _meshed(process_mesh, mesh, config), tmp_path / f"{mesh[0]}"
+        )
         for got in each:
             assert got["loss"] == pytest.approx(alone["loss"], rel=1e-5)
             assert torch.equal(got["kept"], alone["kept"])
 
 
-def _meshed(together: Any, mesh: tuple[int, int], config: TopKConfig) -> dict[str, Any]:
-    with together(*mesh) as ranks:
+def _meshed(process_mesh: Any, mesh: tuple[int, int], config: TopKConfig) -> dict[str, Any]:
+    with process_mesh(*mesh) as ranks:
         return _first(config, ranks)
 
 
@@ -250,8 +254,8 @@ def _first(config: TopKConfig, ranks: Ranks) -> dict[str, Any]:
         1, indices, (values > 0).long()
     )
     mine = torch.zeros(len(kept), config.d_sae, dtype=torch.int64)
-    mine[:, ranks.mine(config.d_sae)] = kept
-    total = ranks.sum_latents(mine)
-    n = int(ranks.max_data(torch.tensor(len(total))))
+    mine[:, ranks.local_slice(config.d_sae)] = kept
+    total = ranks.all_reduce_latents(mine)
+    n = int(ranks.all_reduce_max_data(torch.tensor(len(total))))
     everyone = ranks.gather_data(torch.nn.functional.pad(total, (0, 0, 0, n - len(total)), value=-1)).flatten(0, 1)
     return {"loss": losses, "kept": everyone[everyone[:, 0] >= 0]}

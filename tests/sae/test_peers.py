@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import sae
 from sae import SAE, SAEConfig, TopKConfig, Trainer, TranscoderConfig, to_jumprelu
-from sae.config import Start, TrainingConfig
+from sae.config import InitConfig, TrainingConfig
 from sae.formats import read, to_dictionary, write_sparsify
 
 PYTHON = os.environ.get("PEERS_PYTHON", "")
@@ -106,7 +106,7 @@ def zoo(topk: SAE) -> dict[str, SAE]:
     """Every kind of dictionary that SAELens has a class for, trained here."""
     made = {"topk": topk, "converted": to_jumprelu(topk, [rows(2000, 7)])}
     made |= {name: train(SAEConfig(d_in=12, d_sae=48, k=5, activation=a)) for name, a in VARIANTS.items()}
-    made["no pre-bias"] = train(SAEConfig(d_in=12, d_sae=48, k=5, start=Start(pre_bias=False)))
+    made["no pre-bias"] = train(SAEConfig(d_in=12, d_sae=48, k=5, start=InitConfig(pre_bias=False)))
     for skip in (False, True):
         for name in ("l1", "batchtopk", "jumprelu-l0"):
             config = TranscoderConfig(d_in=12, d_out=8, d_sae=48, k=5, activation=VARIANTS[name], skip=skip)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae.prefetch import each_tensor, fetched_ahead, on_device
-from sae.rows import Share
+from sae.rows import LocalRows
 
 
 def waiting() -> int:
@@ -67,9 +67,9 @@ def test_every_shape_of_batch_is_moved():
     batch = {"a": torch.ones(1), "b": (torch.ones(2), None)}
     moved = each_tensor(batch, lambda t: t + 1)
     assert moved["a"].item() == 2 and moved["b"][0].tolist() == [2, 2] and moved["b"][1] is None
-    share = each_tensor(Share(torch.ones(2, 1), torch.tensor([0, 3]), 5), lambda t: t + 1)
-    assert share.rows.tolist() == [[2], [2]] and share.places.tolist() == [1, 4] and share.of == 5
-    assert each_tensor(Share(torch.ones(2, 1), None, 2), lambda t: t + 1).places is None
+    share = each_tensor(LocalRows(torch.ones(2, 1), torch.tensor([0, 3]), 5), lambda t: t + 1)
+    assert share.rows.tolist() == [[2], [2]] and share.batch_index.tolist() == [1, 4] and share.batch_size == 5
+    assert each_tensor(LocalRows(torch.ones(2, 1), None, 2), lambda t: t + 1).batch_index is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,6 +1,5 @@
-"""Resume to the bit.
-
-Interrupted anywhere, a run ends with the weights, optimiser, counters and log it would have had.
+"""Resume to the bit: interrupted anywhere, a run ends with the weights, optimiser, counters and log it
+would have had.
 """
 
 from __future__ import annotations
@@ -249,9 +248,8 @@ def child(out: Path, *prefix: str, batches: str = "None", **options: object) -> 
 
 @pytest.mark.faults
 def test_a_full_disk_during_a_checkpoint(whole: Path, tmp_path: Path) -> None:
-    """No file may grow beyond what the first checkpoints need.
-
-    A later one fails, an earlier one stays, and the run goes on later.
+    """No file may grow beyond what the first checkpoints need: a later one fails, an earlier one stays, and the run
+    goes on later.
     """
     out = tmp_path / "run"
     with pytest.raises(Stop):

@@ -1,6 +1,5 @@
-"""Hostile weights.
-
-Every damaged safetensors header is refused, ours as strictly as foreign ones, and no pickle runs code.
+"""Hostile weights: every damaged safetensors header is refused, ours as strictly as foreign ones, and no pickle runs
+code.
 """
 
 from __future__ import annotations
@@ -96,16 +95,16 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
         path.symlink_to(tmp_path / "real")
     elif kind == "fifo":
         os.mkfifo(path)
-    for mine, refusal in ((False, UntrustedFile), (True, CorruptError)):
+    for own, refusal in ((False, UntrustedFile), (True, CorruptError)):
         with pytest.raises(MissingError if kind == "missing" else refusal, match=r"w\.safetensors"):
-            read_safetensors(path, mine=mine)
+            read_safetensors(path, own=own)
 
 
 def test_an_honest_file_reads_the_same_either_way(tmp_path: Path) -> None:
     save_file({"a": torch.arange(4.0), "b": torch.ones(2, 3)}, tmp_path / "w")
     want = load_file(tmp_path / "w")
-    for mine in (False, True):
-        got = read_safetensors(tmp_path / "w", mine=mine)
+    for own in (False, True):
+        got = read_safetensors(tmp_path / "w", own=own)
         assert got.keys() == want.keys() and all(torch.equal(got[n], t) for n, t in want.items())
 
 

@@ -56,9 +56,8 @@ def test_save_and_load(tmp_path):
 
 
 def test_top_k_becomes_jumprelu_at_the_same_l0():
-    """Held-out L0 within 2 % of k.
-
-    What it costs in explained variance depends on the data, and is measured on the bundled models.
+    """Held-out L0 within 2 % of k; what it costs in explained variance depends on the data, and is measured on the
+    bundled models.
     """
     g = torch.Generator().manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(48, 16, generator=g), dim=1)

@@ -10,15 +10,14 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from sae import TopKConfig, TopKSAE, Trainer, evaluate, train_many
-from sae.config import Details, TrainingConfig
+from sae.config import OptimizerDetails, TrainingConfig
 from sae.errors import ConfigError, NonFiniteError, UserError
 from sae.schedule import learning_rate
 
 
 class Toy:
-    """Rows that are sparse non-negative sums of G unit features in D < G dimensions, firing by Zipf's law.
-
-    Off-centre.
+    """Rows that are sparse non-negative sums of G unit features in D < G dimensions, firing by Zipf's
+    law; off-centre.
     """
 
     def __init__(self, seed: int, *, d: int = 32, features: int = 64, mean_active: float = 4.0, noise: float = 0.01):
@@ -92,7 +91,7 @@ def test_trainer_equals_a_dense_trainer_step_for_step(backend: str, details: dic
         warmup_steps=5,
         dtype="float64",
         backend=backend,
-        details=Details(**details),
+        details=OptimizerDetails(**details),
     )
     trainer, dead = Trainer(config), torch.arange(5, 17)
     losses = []
@@ -107,9 +106,8 @@ def test_trainer_equals_a_dense_trainer_step_for_step(backend: str, details: dic
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_toy_superposition_is_recovered(seed: int) -> None:
-    """Twice as many features as dimensions, firing by Zipf's law. (The trainer's seed is another.
-
-    Equal draws would be the truth.)
+    """Twice as many features as dimensions, firing by Zipf's law. (The trainer's seed is another: equal draws would be
+    the truth.)
     """
     toy = Toy(seed, d=64, features=128)
     trainer = Trainer(TopKConfig(d_in=64, d_sae=128, k=4, seed=seed + 100, dead_after=10_000))
@@ -124,9 +122,8 @@ def test_toy_superposition_is_recovered(seed: int) -> None:
 
 @pytest.mark.parametrize("shift", [3.0, 100.0])
 def test_dead_latents_revive(shift: float) -> None:
-    """Half the latents are switched off by their bias.
-
-    The defaults bring them back, and without them they stay dead.
+    """Half the latents are switched off by their bias; the defaults bring them back, and without them
+    they stay dead.
     """
     alive = {}
     for on in (False, True):

@@ -1,6 +1,5 @@
-"""Transcoders: a planted map is learnt; folding, saving and loading change nothing; widths may differ.
-
-The skip carries the linear part.
+"""Transcoders: a planted map is learnt; folding, saving and loading change nothing; widths may differ; the skip carries
+the linear part.
 """
 
 from __future__ import annotations

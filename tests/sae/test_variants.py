@@ -1,6 +1,5 @@
-"""Every activation as an SAE.
-
-Gradients against a dense oracle, learning of planted latents, folding, and the way through a folder.
+"""Every activation as an SAE: gradients against a dense oracle, learning of planted latents, folding, and the way
+through a folder.
 """
 
 from __future__ import annotations

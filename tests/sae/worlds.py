@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sae.parallel import ALONE, Ranks, together
+from sae.parallel import SINGLE_PROCESS, Ranks, process_mesh
 from sae.trainer import Trainer
 
 CONTEXT = multiprocessing.get_context("fork")
@@ -31,7 +31,7 @@ def _one(
     try:
         # a file instead of a server: no port that another program may take, no process that must outlive the others
         dist.init_process_group("gloo", init_method=f"file://{out / 'addresses'}", rank=rank, world_size=world)
-        torch.save(task(together), out / f"{rank}.pt")
+        torch.save(task(process_mesh), out / f"{rank}.pt")
         parent.send("done")
         parent.poll(
             PATIENCE if stay else 0
@@ -85,7 +85,9 @@ def rows(step: int, width: int, n: int = 48, dtype: torch.dtype = torch.float64)
     return x.to(dtype)
 
 
-def trained(config: Any, steps: int, ranks: Ranks = ALONE, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+def trained(
+    config: Any, steps: int, ranks: Ranks = SINGLE_PROCESS, dtype: torch.dtype = torch.float64
+) -> dict[str, Any]:
     """All that a run comes to: training state (whole), folded weights, and every report."""
     trainer = Trainer(config, total_steps=steps, ranks=ranks)
     reports, revived, revive = [], [], trainer.model.revive

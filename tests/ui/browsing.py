@@ -1,6 +1,5 @@
-"""A tab of a real Chromium over the pages.
-
-It waits for them to rest, records what went wrong, and measures what can be read.
+"""A tab of a real Chromium over the pages: it waits for them to rest, records what went wrong, and measures what can be
+read.
 """
 
 from __future__ import annotations

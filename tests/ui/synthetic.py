@@ -76,9 +76,8 @@ def hostile_tokens(beacon: str = "http://127.0.0.1:9/beacon") -> list[str]:
 
 
 def vocabulary(size: int = 512, *, hostile: bool = False, beacon: str = "http://127.0.0.1:9/beacon") -> list[str]:
-    """``size`` token strings.
-
-    Words with and without a leading space, whitespace tokens, then hostile ones where asked.
+    """``size`` token strings: words with and without a leading space, whitespace tokens, then hostile
+    ones where asked.
     """
     tokens = [
         "<bos>",
@@ -121,9 +120,8 @@ def write_records(
     labels: list[str] | None = None,
     seed: int = 0,
 ) -> None:
-    """Write the files of one ``latents/<id>`` folder, without its manifest.
-
-    Vectorised, so 100k latents take seconds.
+    """Write the files of one ``latents/<id>`` folder, without its manifest: vectorised, so 100k
+    latents take seconds.
     """
     rng = np.random.default_rng(seed)
     vocab = vocab or vocabulary()

@@ -1,6 +1,5 @@
-"""Results that change while somebody looks: replaced, deleted, half-written.
-
-And two sessions that do not wait for each other.
+"""Results that change while somebody looks: replaced, deleted, half-written; and two sessions that do not wait for each
+other.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ def copy(full: Workspace, tmp_path: Path) -> Workspace:
 
 @pytest.mark.parametrize("page", RESULTS)
 def test_half_written_then_deleted_under_the_page(page: str, open_page: Open, copy: Workspace) -> None:
-    """Every file cut in half while the page is open (a rewrite in place, then a crash), then the result gone.
-
-    Notices, no traceback.
+    """Every file cut in half while the page is open (a rewrite in place, then a crash), then the result gone: notices,
+    no traceback.
     """
     folder = copy.root / RESULTS[page]
     at = open_page(copy, page, d="mini-pythia.L1R-8x")
@@ -96,9 +94,8 @@ def test_a_result_appears_while_the_page_is_open(open_page: Open, copy: Workspac
 def test_a_session_does_not_wait_for_the_large_read_of_another(
     open_page: Open, full: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One session is held in the middle of its self-test, as on a slow disk.
-
-    The other opens and turns pages meanwhile.
+    """One session is held in the middle of its self-test, as on a slow disk; the other opens and turns
+    pages meanwhile.
     """
     import workbench.provenance
 

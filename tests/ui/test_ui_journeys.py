@@ -1,6 +1,5 @@
-"""Whole ways through the pages in a real Chromium.
-
-Every page by link and back, hostile text everywhere, exported pages offline.
+"""Whole ways through the pages in a real Chromium: every page by link and back, hostile text everywhere, exported pages
+offline.
 """
 
 from __future__ import annotations
@@ -49,9 +48,8 @@ LINKS = {
 
 @pytest.mark.parametrize("scheme", ("light", pytest.param("dark", marks=pytest.mark.slow)))
 def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme: str) -> None:
-    """Deep link, state, another page, back: the same page in the same state.
-
-    Text large and dark enough, nothing outside of its place.
+    """Deep link, state, another page, back: the same page in the same state; text large and dark enough, nothing
+    outside of its place.
     """
     assert set(LINKS) == {p.stem for p in PAGES}
     tab = Visit(browser, site, scheme)
@@ -83,9 +81,8 @@ def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme
 
 
 def test_back_leads_through_the_pages_as_they_were(visit: Visit) -> None:
-    """One step back per page or latent, whatever the pages wrote into the address by themselves.
-
-    Filters come back, too.
+    """One step back per page or latent, whatever the pages wrote into the address by themselves; filters come back,
+    too.
     """
     page = visit.open("?arch=Mamba")
     seen = [page.url]

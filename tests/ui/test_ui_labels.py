@@ -1,6 +1,5 @@
-"""A reader's own labels of a graph's nodes.
-
-Kept beside the graph, shown wherever the node is, carried by its download.
+"""A reader's own labels of a graph's nodes: kept beside the graph, shown wherever the node is, carried
+by its download.
 """
 
 from __future__ import annotations

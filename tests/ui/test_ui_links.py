@@ -12,7 +12,7 @@ from sae.errors import UserError
 from tests.ui.conftest import page_text, param
 from ui.kit.pages import PAGES
 from workbench.exporting import FigureSpec
-from workbench.exporting.figures import Kind, kinds, make
+from workbench.exporting.figures import Kind, figure_kinds, make
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]
@@ -37,11 +37,11 @@ def link_of(ws: Workspace, kind: Kind) -> tuple[str, dict[str, str]] | None:
     return None
 
 
-@pytest.mark.parametrize("name", sorted(kinds()))
+@pytest.mark.parametrize("name", sorted(figure_kinds()))
 def test_permalink_opens_what_was_exported(name: str, open_page: Open, full: Workspace) -> None:
-    found = link_of(full, kinds()[name])
+    found = link_of(full, figure_kinds()[name])
     if found is None:
-        assert not full.items(kinds()[name].source) or name in UNSHOWN, name
+        assert not full.items(figure_kinds()[name].source) or name in UNSHOWN, name
         return
     page, query = found
     assert page in {p.stem for p in PAGES}

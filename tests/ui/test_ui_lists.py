@@ -243,9 +243,8 @@ def test_inside_a_box_or_lasso() -> None:
 def test_a_piece_of_the_map_goes_into_a_list(
     open_page: Open, copy: Workspace, monkeypatch: pytest.MonkeyPatch, drawn: int | None
 ) -> None:
-    """A box over two dictionaries and one that is gone.
-
-    All latents inside, drawn or not, except those the legend hides.
+    """A box over two dictionaries and one that is gone: all latents inside, drawn or not, except those the legend
+    hides.
     """
     path = copy.path("maps", L1) / "points.parquet"
     points = pd.read_parquet(path)

@@ -1,6 +1,5 @@
-"""The text probe with the bundled models.
-
-What is shown is what the models compute, and steering changes what it says it changes.
+"""The text probe with the bundled models: what is shown is what the models compute, and steering changes what it says
+it changes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
 from workbench.analysis.evaluation.probe import probe, push
-from workbench.dictionaries.reference import find_subject
+from workbench.dictionaries.reference import find_dictionary
 from workbench.markup.tokens import level, number
 from workbench.models import load_model
 from workbench.results.records import LatentRecords
@@ -27,8 +26,8 @@ TEXT = "def read(self, path):\n    return open(path"
 
 
 def computed(ws: Workspace, id: str):  # type: ignore[no-untyped-def]
-    subject = find_subject(ws, id)
-    return load_model(subject.model_name), subject.load(), subject
+    planned = find_dictionary(ws, id)
+    return load_model(planned.model_name), planned.load(), planned
 
 
 def test_both_models_read_the_text(open_page: Open, real: Workspace) -> None:
@@ -63,13 +62,13 @@ def test_link_with_a_text_shows_it_read_and_one_asked_for_latent_first(open_page
 def test_steering_says_what_the_push_does(open_page: Open, real: Workspace) -> None:
     id = "mini-mamba.L1R-1x"
     at = open_page(real, "probe", d=id, text=TEXT)
-    model, dictionary, subject = computed(real, id)
-    found = probe(model, dictionary, subject, TEXT)
+    model, dictionary, planned = computed(real, id)
+    found = probe(model, dictionary, planned, TEXT)
     latent, top, _ = found.latents(1)[0]
     assert at.number_input(key=f"pr_latent_A_{id}").value == latent
     at.slider(key="pr_factor_A").set_value(2.0).run()
     text = page_text(at)
-    pushed = push(model, dictionary, subject, TEXT, latent, 2 * top)
+    pushed = push(model, dictionary, planned, TEXT, latent, 2 * top)
     assert pushed.kl > 1e-4
     assert f"latent {latent} pushed by {number(2 * top)} on every position · KL {pushed.kl:.3g} nats" in text
     for before, after in zip(pushed.before, pushed.after, strict=True):

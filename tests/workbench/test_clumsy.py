@@ -1,6 +1,5 @@
-"""What a clumsy user types.
-
-One line that quotes the value and says what to do, the right exit code, never a traceback.
+"""What a clumsy user types: one line that quotes the value and says what to do, the right exit code,
+never a traceback.
 """
 
 from __future__ import annotations

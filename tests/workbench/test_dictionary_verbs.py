@@ -165,9 +165,8 @@ def test_estimates_ask_nothing(ws):
 
 
 def test_a_local_model_can_be_asked(ws):
-    """A miniature model writes no labels worth having.
-
-    They are refused or kept by the same rules, and nothing breaks.
+    """A miniature model writes no labels worth having; they are refused or kept by the same rules, and
+    nothing breaks.
     """
     made = json.loads(call("explain", NARROW, "-w", ws.root, "--llm", "mini-pythia", "--sample", 2, "--json").stdout)
     n = made["numbers"]

@@ -1,6 +1,5 @@
-"""``workbench evolve`` by two processes: they train one crosscoder, that of a single process.
-
-Then the first analyses alone.
+"""``workbench evolve`` by two processes: they train one crosscoder, that of a single process; then the first analyses
+alone.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def test_two_processes_follow_the_latents_of_one(
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.format(latents=latents))
 
-    def task(together: Any) -> tuple[int, str]:
+    def task(process_mesh: Any) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["evolve", str(recipe), "-w", str(tmp_path / "ws")])
         return done.exit_code, done.output
 
@@ -87,7 +86,7 @@ def test_a_recipe_that_only_one_process_finds_stops_both(tmp_path: Path) -> None
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.format(latents=1))
 
-    def task(together: Any) -> tuple[int, str]:
+    def task(process_mesh: Any) -> tuple[int, str]:
         path = recipe if os.environ["RANK"] == "0" else tmp_path / "elsewhere.toml"
         done = CliRunner().invoke(app, ["evolve", str(path), "-w", str(tmp_path / "ws")])
         return done.exit_code, done.output

@@ -1,6 +1,5 @@
-"""Labels.
-
-Rules on planted latents, and a language model played by a local endpoint that misbehaves in every way it can.
+"""Labels: rules on planted latents, and a language model played by a local endpoint that misbehaves in every way it
+can.
 """
 
 import json
@@ -19,7 +18,7 @@ from workbench.analysis.explain.labels import NotALabel, check_label
 from workbench.analysis.explain.rules import label_by_rule, say_rule
 from workbench.analysis.explain.surface import SURFACE, surface
 from workbench.analysis.latents.encoded import from_rows
-from workbench.dictionaries.reference import Subject
+from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import Input, write_manifest
 from workbench.results.records import explanation_folders
 from workbench.workspace import Workspace
@@ -30,10 +29,8 @@ N_SEQ, CTX = 240, 50
 
 @pytest.fixture(scope="module")
 def codes():
-    """Latents.
-
-    0 two tokens, 1 a previous token, 2 a pair, 3 a token inside brackets, 4 repeated pairs, 5 noise, 6 rare, 7 digits
-    weakly everywhere, 8 a next token.
+    """Latents: 0 two tokens, 1 a previous token, 2 a pair, 3 a token inside brackets, 4 repeated pairs, 5 noise, 6
+    rare, 7 digits weakly everywhere, 8 a next token.
     """
     rng = np.random.default_rng(0)
     ids = rng.integers(1, len(VOCAB), (N_SEQ, CTX))
@@ -88,9 +85,8 @@ def test_rule_numbers_are_counts_on_the_odd_sequences(codes):
 
 
 def test_a_rule_that_only_fits_by_chance_does_not_survive_the_other_half():
-    """Two hundred random latents: choosing the best of thousands of rules looks good on one half.
-
-    The table must not.
+    """Two hundred random latents: choosing the best of thousands of rules looks good on one half; the
+    table must not.
     """
     rng = np.random.default_rng(1)
     ids, seq, pos = rng.integers(1, 16, 1000), np.repeat(np.arange(20), 50), np.tile(np.arange(1, 51), 20)
@@ -145,9 +141,8 @@ def test_answers_are_read_strictly():
 
 
 class Server:
-    """An endpoint that answers like a model that sees only the words.
-
-    Explains by the commonest marked token, detects by it.
+    """An endpoint that answers like a model that sees only the words: explains by the commonest marked token, detects
+    by it.
     """
 
     def __init__(self):
@@ -204,15 +199,15 @@ def endpoint(server, **options):
     return Endpoint(config, sleep=waits.append), waits
 
 
-def subject():
-    return Subject("toy", None, {}, Input(kind="dictionaries", id="toy", digest="0" * 64))
+def reference():
+    return DictionaryRef("toy", None, {}, Input(kind="dictionaries", id="toy", digest="0" * 64))
 
 
 def ask(workspace, codes, server, latents, **options):
     materials = language_model.gather(codes, VOCAB, latents, window=6)
     completer, _ = endpoint(server, **options)
     return (
-        run.explain_by_model(workspace, subject(), codes, materials, completer, recipe={"latents": latents}),
+        run.explain_by_model(workspace, reference(), codes, materials, completer, recipe={"latents": latents}),
         materials,
     )
 

@@ -1,6 +1,5 @@
-"""The suite in small: one recipe makes the store, SAEs and transcoders, their evaluations and the figure.
-
-Run again it reuses all.
+"""The suite in small: one recipe makes the store, SAEs and transcoders, their evaluations and the figure; run again it
+reuses all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""``torchrun -m workbench train``: the dictionaries of one process.
-
-A killed process ends the job and leaves what another number continues.
+"""``torchrun -m workbench train``: the dictionaries of one process; a killed process ends the job and leaves what
+another number continues.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ui.kit.documents import contents, selection_form, share_buttons, try_docume
 from ui.kit.figures import table
 from ui.kit.index import Entry
 from ui.kit.options import form
-from workbench.exporting import FigureSpec, Style, bundle, bundle_of, kinds
+from workbench.exporting import FigureSpec, Style, bundle, bundle_of, figure_kinds
 from workbench.exporting.figures import Kind, build
 from workbench.exporting.kinds.circuits import NAMES, metric_name
 from workbench.markup.latent import GROUP_TITLES
@@ -33,7 +33,9 @@ def body() -> None:
         )
         index = data.index()
         usable = {
-            name: kind for name, kind in sorted(kinds().items(), key=lambda x: _place(x[1])) if index.of(kind.source)
+            name: kind
+            for name, kind in sorted(figure_kinds().items(), key=lambda x: _place(x[1]))
+            if index.of(kind.source)
         }
         if not usable:
             panels.not_computed(
@@ -215,7 +217,7 @@ def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
 def sources(spec: FigureSpec) -> list[Entry]:
     """The results a spec rests on, as the workspace holds them now."""
     if not spec.source:
-        return data.index().of(kinds()[spec.figure].source)
+        return data.index().of(figure_kinds()[spec.figure].source)
     found = data.index().find(*spec.source.split("/", 1))
     return [found] if found else []
 

@@ -117,9 +117,8 @@ def dictionaries(index: Index) -> None:
 
 
 def filtered(shown: list[Dictionary]) -> list[Dictionary]:
-    """By architecture, kind of site, snapshot, and whether the latents can be browsed.
-
-    A filter that could not choose stays away.
+    """By architecture, kind of site, snapshot, and whether the latents can be browsed; a filter that could not choose
+    stays away.
     """
     filters: list[tuple[str, str, Callable[[Dictionary], str]]] = [
         ("arch", "Architecture", lambda d: d.architecture),

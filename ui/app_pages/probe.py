@@ -1,6 +1,5 @@
-"""Text probe: which latents fire where on your text, in a Transformer and a Mamba at once.
-
-And steering by one of them.
+"""Text probe: which latents fire where on your text, in a Transformer and a Mamba at once; and
+steering by one of them.
 """
 
 from __future__ import annotations
@@ -215,9 +214,8 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | Non
 
 
 def unit_of(d: Dictionary, found: Probed, latent: int) -> float:
-    """What a push is measured in.
-
-    The latent's largest activation in its records or on this text, 1 where it has none.
+    """What a push is measured in: the latent's largest activation in its records or on this text, 1
+    where it has none.
     """
     return max(usual(d, latent).maximum, max(found.probe.activations(latent), default=0.0)) or 1.0
 

@@ -1,6 +1,5 @@
-"""One result of a kind, chosen by a selector and kept in the address with its version.
-
-What every analysis page starts with.
+"""One result of a kind, chosen by a selector and kept in the address with its version: what every analysis page starts
+with.
 """
 
 from __future__ import annotations

@@ -76,9 +76,8 @@ def choices(index: Index, d: Dictionary, name: str) -> list[str]:
 
 
 def best_match(index: Index, d: Dictionary, name: str, value: str) -> Dictionary:
-    """The dictionary with ``name`` = ``value`` that shares most with ``d``.
-
-    Records count, then the order of selectors.
+    """The dictionary with ``name`` = ``value`` that shares most with ``d``; records count, then the
+    order of selectors.
     """
     fixed = {s: getattr(d, s) for s in SELECTORS[: SELECTORS.index(name)]} | {name: value}
     found = [x for x in index.dictionaries.values() if all(getattr(x, k) == v for k, v in fixed.items())]

@@ -165,9 +165,8 @@ def picture(
     chosen: str | None,
     own: Mapping[str, str] | None = None,
 ) -> Any:
-    """Nodes over tokens (across) and layers (up), the strongest links between shown nodes.
-
-    The chosen node's links stand out.
+    """Nodes over tokens (across) and layers (up), the strongest links between shown nodes; the chosen node's links
+    stand out.
     """
     import plotly.graph_objects as go
 

@@ -96,9 +96,8 @@ class Dictionary:
 
     @property
     def has_rows(self) -> bool:
-        """Whether latent records can be made.
-
-        Not where several models were read while they ran, and no store holds their rows.
+        """Whether latent records can be made: not where several models were read while they ran, and no store holds
+        their rows.
         """
         return bool(self.about.get("store")) or not self.about.get("sources")
 

@@ -1,6 +1,5 @@
-"""Latents into a list: one form for one latent, a filtered table, or a piece of a map.
-
-And what an edited list becomes.
+"""Latents into a list: one form for one latent, a filtered table, or a piece of a map; and what an
+edited list becomes.
 """
 
 from __future__ import annotations
@@ -102,9 +101,8 @@ def names(known: dict[str, LatentList]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Part:
-    """Of a list what belongs to one dictionary.
-
-    Its latents, each once, how many of its items were added on ``old`` data, and of ``others``.
+    """Of a list what belongs to one dictionary: its latents, each once, how many of its items were added on ``old``
+    data, and of ``others``.
     """
 
     latents: tuple[int, ...]
@@ -126,9 +124,8 @@ def _part(root: str, signature: tuple[tuple[str, int, int], ...], id: str, dicti
 
 
 def edited(items: Sequence[ListItem], rows: Sequence[dict[str, Any]]) -> tuple[ListItem, ...]:
-    """A list's latents after its table (``no.``, ``note``, ``remove``) was edited.
-
-    A row with another number moves to that place.
+    """A list's latents after its table (``no.``, ``note``, ``remove``) was edited: a row with another number moves to
+    that place.
     """
     order = list(range(len(items)))
     for j, row in enumerate(rows):

@@ -22,9 +22,8 @@ class PageSpec:
     needs: str = ""
 
     def shown(self, index: Index) -> bool:
-        """Whether the workspace holds what the page shows.
-
-        ``browsable`` is any dictionary or its latents, ``weights`` a dictionary itself.
+        """Whether the workspace holds what the page shows: ``browsable`` is any dictionary or its latents, ``weights``
+        a dictionary itself.
         """
         if self.needs == "browsable":
             return bool(index.dictionaries)

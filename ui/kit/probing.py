@@ -24,9 +24,8 @@ class Probed:
 
 @dataclass(frozen=True)
 class Usual:
-    """What the records know of a latent.
-
-    Its largest activation (0 where unknown) and the token on which it fires most.
+    """What the records know of a latent: its largest activation (0 where unknown) and the token on
+    which it fires most.
     """
 
     maximum: float = 0.0
@@ -41,8 +40,8 @@ def run_probe(d: Dictionary, text: str) -> Probed:
     """
     from workbench.analysis.evaluation.probe import probe
 
-    subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
-    found = probe(_model(subject.model_name, subject.revision), dictionary, subject, text)
+    planned, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
+    found = probe(_model(planned.model_name, planned.revision), dictionary, planned, text)
     return Probed(found, int(dictionary.W_dec.shape[0]))
 
 
@@ -60,8 +59,8 @@ def run_push(d: Dictionary, text: str, latent: int, amount: float) -> Steered:
     """The next-token distribution with one latent pushed."""
     from workbench.analysis.evaluation.probe import push
 
-    subject, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
-    return push(_model(subject.model_name, subject.revision), dictionary, subject, text, latent, amount)
+    planned, dictionary = _dictionary(str(data.workspace_folder()), d.id, d.version)
+    return push(_model(planned.model_name, planned.revision), dictionary, planned, text, latent, amount)
 
 
 @st.cache_resource(show_spinner="loading the language model …", max_entries=3)
@@ -73,8 +72,8 @@ def _model(name: str, revision: str | None) -> Any:
 
 @st.cache_resource(show_spinner="loading the dictionary …", max_entries=6)
 def _dictionary(root: str, id: str, version: str) -> tuple[Any, Any]:
-    from workbench.dictionaries.reference import find_subject
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.workspace import Workspace
 
-    subject = find_subject(Workspace(root, create=False), id)
-    return subject, subject.load()
+    planned = find_dictionary(Workspace(root, create=False), id)
+    return planned, planned.load()

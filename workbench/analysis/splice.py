@@ -167,9 +167,8 @@ def clamp(latents: Sequence[int], to: float | Tensor) -> Edit:
 
 
 def steer(amounts: Mapping[int, float]) -> Edit:
-    """An edit that adds to latents on every position.
-
-    With ``keep_error=True`` this adds multiples of decoder directions.
+    """An edit that adds to latents on every position; with ``keep_error=True`` this adds multiples of decoder
+    directions.
     """
 
     def edit(codes: Tensor, hook: str) -> Tensor:

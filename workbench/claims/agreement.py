@@ -33,9 +33,8 @@ class Disagreement:
 
 
 def results_document(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, retrain: bool) -> dict[str, Any]:
-    """What is written beside a results page.
-
-    The size of the run and every claim's numbers, without what varies from run to run.
+    """What is written beside a results page: the size of the run and every claim's numbers, without what varies from
+    run to run.
     """
     claims = [{k: v for k, v in d.items() if k != "version"} for d in documents]
     return {"schema": 1, "seeds": seeds, "quick": quick, "retrain": retrain, "claims": claims}

@@ -63,9 +63,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Finding:
-    """What an experiment saw.
-
-    The effect, the same quantity under the control, and a table for whoever wants to look.
+    """What an experiment saw: the effect, the same quantity under the control, and a table for whoever
+    wants to look.
     """
 
     effect: Measured

@@ -43,9 +43,8 @@ BOTH_CORES = ("demo store", "baselines store")  # their recipes say how many thr
 
 @dataclass
 class Lab:
-    """Shared by all claims of one run. ``seeds``: repetitions of every training; ``quick``.
-
-    Fewer tokens, wider intervals.
+    """Shared by all claims of one run. ``seeds``: repetitions of every training; ``quick``: fewer tokens, wider
+    intervals.
     """
 
     workspace: Workspace
@@ -196,10 +195,8 @@ class Lab:
         return {"ev": found.ev, "l0": found.l0, "n": float(found.n)}
 
     def added_loss(self, dictionary: SAE) -> float:
-        """ΔLM loss.
-
-        Cross-entropy with the dictionary's reconstruction in place minus without, nats per token of the store's
-        held-out text.
+        """ΔLM loss: cross-entropy with the dictionary's reconstruction in place minus without, nats per token of the
+        store's held-out text.
         """
         import torch
         from torch.nn.functional import cross_entropy
@@ -238,9 +235,8 @@ class Lab:
         yield from range(self.seeds)
 
     def comparison(self) -> MatchRecords:
-        """The comparison of the two bundled models' residual dictionaries, with all its baselines.
-
-        Seeds of both kinds, untrained models.
+        """The comparison of the two bundled models' residual dictionaries, with all its baselines: seeds of both kinds,
+        untrained models.
         """
 
         def make() -> Any:

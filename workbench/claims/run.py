@@ -24,9 +24,8 @@ def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
 
 
 def complete_claim(claim: Claim, lab: Lab) -> dict[str, Any] | None:
-    """The document of a claim that the workspace holds already, measured in the same way.
-
-    None where it must be measured.
+    """The document of a claim that the workspace holds already, measured in the same way; None where it must be
+    measured.
     """
     if not lab.workspace.complete("claims", claim.id):
         return None
@@ -105,24 +104,24 @@ def run_all(
     lab = Lab(workspace, seeds=seeds, quick=quick, retrain=retrain, say=say)
     documents: dict[str, dict[str, Any]] = {}
 
-    def told(document: dict[str, Any]) -> None:
+    def report(document: dict[str, Any]) -> None:
         documents[document["claim"]] = document
         done(document)
 
     missing = []
     for claim in claims:
         if (have := complete_claim(claim, lab)) is not None:
-            told(have)
+            report(have)
         else:
             missing.append(claim)
     if workers > 1 and len(missing) > 1:
         from workbench.claims.pool import run_tasks, tasks_of
 
         lab.threads = max(1, cores() // workers)
-        run_tasks(tasks_of(missing, retrain=retrain), lab, workers, told)
+        run_tasks(tasks_of(missing, retrain=retrain), lab, workers, report)
     else:
         for claim in missing:
-            told(run_claim(claim, lab))
+            report(run_claim(claim, lab))
     return [documents[c.id] for c in claims]
 
 
@@ -220,9 +219,8 @@ def write_page(
     quick: bool,
     retrain: bool = False,
 ) -> list[Path]:
-    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``.
-
-    Returns all paths.
+    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``; returns
+    all paths.
     """
     from workbench.claims.agreement import results_document
     from workbench.exporting.figures import build
@@ -251,7 +249,7 @@ def write_page(
 
 def write_bundles(folder: Path, documents: Sequence[dict[str, Any]], workspace: Workspace) -> list[Path]:
     """One export bundle (zip) per measured claim into ``folder``; returns their paths."""
-    from workbench.exporting.bundle import bundle
+    from workbench.exporting.bundles import bundle
     from workbench.exporting.spec import FigureSpec
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,9 +49,8 @@ def process_number() -> int:
 
 
 def say(message: str, *, style: str | None = None) -> None:
-    """One line for the person at the terminal (stderr, so that stdout stays a document).
-
-    Of several processes the first speaks.
+    """One line for the person at the terminal (stderr, so that stdout stays a document); of several processes the first
+    speaks.
     """
     if process_number() == 0:
         err.print(message, style=style, markup=False)
@@ -131,9 +130,8 @@ def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], N
 
 @contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
-    """Print what a person can mend as one line, and exit with its code (1, where the error names none).
-
-    Ctrl-C exits 130.
+    """Print what a person can mend as one line, and exit with its code (1, where the error names none); Ctrl-C exits
+    130.
     """
     from sae.errors import UserError
 
@@ -148,7 +146,7 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
             raise
         if debug:
             traceback.print_exc()
-        if not getattr(e, "told", False):  # else the process in which it happened says it
+        if not getattr(e, "said_elsewhere", False):  # else the process in which it happened says it
             n = process_number()
             err.print(f"process {n}: error: {message}" if n else f"error: {message}", style="bold red", markup=False)
         raise typer.Exit(getattr(e, "exit_code", 1)) from e

@@ -38,13 +38,13 @@ def evaluate(
     Example: `workbench evaluate mini-pythia.L1R-8x`, or `workbench evaluate mini-pythia.L1R-8x --ctx 512 --probing`
     """
     from sae.files import read_json
-    from workbench.analysis.evaluation.run import Request, evaluate_dictionary
-    from workbench.dictionaries.reference import find_subject
+    from workbench.analysis.evaluation.run import EvaluationRequest, evaluate_dictionary
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
-    subject = find_subject(ws, dictionary, hook_name=hook)
-    request = Request(
+    planned = find_dictionary(ws, dictionary, hook_name=hook)
+    request = EvaluationRequest(
         sequences=sequences, ctx=ctx, model=model, revision=revision, corpus=corpus, seed=seed, probing=probing
     )
     options = {"sequences": sequences, "ctx": ctx, "model": model, "revision": revision, "corpus": corpus, "seed": seed}
@@ -52,10 +52,10 @@ def evaluate(
     command += " --probing" if probing else ""
     item = evaluate_dictionary(
         ws,
-        subject,
+        planned,
         request,
         command=command,
-        progress=lambda batches: progress(batches, label=f"evaluating {subject.id}", unit="batch"),
+        progress=lambda batches: progress(batches, label=f"evaluating {planned.id}", unit="batch"),
     )
     document = read_json(item.path / "metrics.json")
     for name, e in document["metrics"].items():

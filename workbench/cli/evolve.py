@@ -32,7 +32,7 @@ def evolve(
 
     Example: `workbench evolve mini-evolve`, or `workbench evolve mini-mamba --site L2R`
     """
-    from sae.parallel import together
+    from sae.parallel import process_mesh
     from workbench.analysis.evolution.plan import EvolveRecipe
     from workbench.analysis.evolution.plan import evolve as run
     from workbench.analysis.evolution.train import train_together
@@ -40,8 +40,8 @@ def evolve(
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
-    with together() as everyone:
-        recipe, command = everyone.attempt(lambda: _recipe(what, EvolveRecipe))
+    with process_mesh() as everyone:
+        recipe, command = everyone.run_everywhere(lambda: _recipe(what, EvolveRecipe))
         given: dict[str, Any] = {"seed": seed} if seed is not None else {}
         recipe = recipe.model_copy(update=given | ({} if site is None else {"site": site, "also": ()}))
         if dry_run:
@@ -50,10 +50,10 @@ def evolve(
             show(built := dry_evolve(recipe, ws, Path(what).parent if Path(what).is_file() else None))
             return built.as_json()
         if everyone.world > 1:
-            with together(recipe.parallel.data, recipe.parallel.latents) as ranks:
+            with process_mesh(recipe.parallel.data, recipe.parallel.latents) as ranks:
                 train_together(recipe, ws, ranks, command=command, say=say)
-        id = everyone.tell(
-            everyone.attempt(lambda: run(recipe, ws, command=command, say=say) if everyone.leader else "")
+        id = everyone.broadcast(
+            everyone.run_everywhere(lambda: run(recipe, ws, command=command, say=say) if everyone.is_rank_zero else "")
         )
     done = Evolution.open(ws.get("evolution", id).path)
     say(f"{id}: {len(done)} latents over {len(done.sources)} sources (version {done.version})")

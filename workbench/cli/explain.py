@@ -59,11 +59,11 @@ def explain(
     from workbench.analysis.explain import run
     from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
     from workbench.analysis.latents.live import corpus_name
-    from workbench.dictionaries.reference import find_subject
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
-    subject = find_subject(ws, dictionary, store=store, model_name=model, hook_name=hook)
+    planned = find_dictionary(ws, dictionary, store=store, model_name=model, hook_name=hook)
     command = f"workbench explain {dictionary} --tokens {tokens}" + (
         f" --corpus {corpus} --ctx {ctx}" if corpus else ""
     )
@@ -78,7 +78,7 @@ def explain(
             )
         item = run.explain_by_rule(
             ws,
-            subject,
+            planned,
             n_tokens=tokens or None,
             min_f1=min_f1,
             corpus=corpus,
@@ -102,7 +102,7 @@ def explain(
     )
     completer = Endpoint(config) if endpoint else None
     wanted = _numbers(latents)
-    have = run.encode_subject(ws, subject, n_tokens=tokens or None, corpus=corpus, ctx=ctx)
+    have = run.encode_subject(ws, planned, n_tokens=tokens or None, corpus=corpus, ctx=ctx)
     chosen = run.choose_latents(have.codes, wanted, sample, seed)
     materials = run.materials_of(have, chosen, seed=seed)
     if not materials:
@@ -132,7 +132,7 @@ def explain(
     }
     item = run.explain_by_model(
         ws,
-        subject,
+        planned,
         have.codes,
         materials,
         completer or local_model(llm),

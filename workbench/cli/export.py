@@ -33,7 +33,7 @@ def export(
     """
     from sae.errors import CorruptError, UsageError
     from sae.files import disk_errors, write_bytes
-    from workbench.exporting.bundle import bundle, write_bundle
+    from workbench.exporting.bundles import bundle, write_bundle
     from workbench.exporting.spec import read_spec
     from workbench.workspace import Workspace
 
@@ -91,12 +91,12 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _list() -> dict[str, Any]:
-    from workbench.exporting.figures import kinds
+    from workbench.exporting.figures import figure_kinds
     from workbench.exporting.spec import bundled_specs, read_spec
 
     specs = {name: read_spec(name).figure for name in bundled_specs()}
     figures = {}
-    for name, kind in kinds().items():
+    for name, kind in figure_kinds().items():
         options = {k: f.default for k, f in kind.options.model_fields.items()}
         figures[name] = {
             "title": kind.title,

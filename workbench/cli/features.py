@@ -39,13 +39,13 @@ def features(
     from tqdm import tqdm
 
     from workbench.analysis.latents.records_run import make_records
-    from workbench.dictionaries.reference import find_subject
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
-    subject = find_subject(ws, dictionary, store=store, model_name=model, hook_name=hook)
+    planned = find_dictionary(ws, dictionary, store=store, model_name=model, hook_name=hook)
     bar = tqdm(
-        desc=f"records of {subject.id}",
+        desc=f"records of {planned.id}",
         unit="rows",
         unit_scale=True,
         file=sys.stderr,
@@ -55,7 +55,7 @@ def features(
     with bar:
         item = make_records(
             ws,
-            subject,
+            planned,
             n_tokens=tokens or None,
             k=contexts,
             window=window,

@@ -27,15 +27,15 @@ def map(
     Example: `workbench map mini-pythia.L1R-8x`, or `workbench map mini-pythia.L1R-8x mini-pythia.L1R-32x` for families
     """
     from workbench.analysis.latents.geometry_run import make_map
-    from workbench.dictionaries.reference import find_subject
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.workspace import Workspace
 
     ws = Workspace(workspace)
-    subjects = [find_subject(ws, d) for d in dictionaries]
+    references = [find_dictionary(ws, d) for d in dictionaries]
     if not no_layout:
         say("neighbours, chance and layout (the layout takes most of the time, more so the first time) …")
     command = f"workbench map {' '.join(dictionaries)} --seed {seed}" + (" --no-layout" if no_layout else "")
-    item = make_map(ws, subjects, layout=not no_layout, seed=seed, command=command)
+    item = make_map(ws, references, layout=not no_layout, seed=seed, command=command)
     numbers = item.manifest.numbers
     for name, n in numbers.items():
         if "median_nearest_cosine" in n:

@@ -38,7 +38,7 @@ def plan(
     Example: `workbench plan llama-scope-8x --machine h200 --devices 64`
     """
     from sae.errors import UsageError
-    from workbench.planning import machine_named, measured_here, subject_of
+    from workbench.planning import machine_named, measured_here, planned_recipe
     from workbench.planning import sweep as sweeps
     from workbench.workspace import Workspace
 
@@ -48,17 +48,17 @@ def plan(
     numbers = sweeps.counts(sweep) if sweep else [devices]
     if machine != "here":
         machine_named(machine)  # an unknown name is told before the recipe is read
-    subject = subject_of(recipe, ws, online=online)
-    described = measured_here(subject, ws) if machine == "here" else machine_named(machine)
+    planned = planned_recipe(recipe, ws, online=online)
+    described = measured_here(planned, ws) if machine == "here" else machine_named(machine)
     if sweep:
-        rows = sweeps.sweep(subject, described, numbers)
+        rows = sweeps.sweep(planned, described, numbers)
         if write is not None:
             sweeps.draw(rows, f"{Path(recipe).stem} on {described.name}", write)
             say(f"{write}: drawn")
         if not json_output:
             print(sweeps.as_markdown(rows))
-        return {"recipe": recipe, "kind": subject.kind, "sweep": rows, "rates": described.model_dump()}
-    candidates = [subject.plan(layout).on(described) for layout in sweeps.layouts(subject, devices)]
+        return {"recipe": recipe, "kind": planned.kind, "sweep": rows, "rates": described.model_dump()}
+    candidates = [planned.plan(layout).on(described) for layout in sweeps.layouts(planned, devices)]
     if not candidates:
         raise UsageError(f"{devices} devices cannot be dealt evenly to this recipe; take a power of two.")
     document = min(

@@ -29,7 +29,7 @@ def train(
     Example: `workbench demo --no-ui && workbench train mini-train`, or `torchrun --nproc-per-node 2 -m workbench train
     mini-train`
     """
-    from sae.parallel import together
+    from sae.parallel import process_mesh
     from workbench.config import find_recipe, read_recipe
     from workbench.dictionaries.train import TrainRecipe, train_recipe
     from workbench.workspace import Workspace
@@ -40,9 +40,11 @@ def train(
 
         show(built := dry_train(read_recipe(TrainRecipe, recipe), ws, find_recipe(recipe).parent))
         return built.as_json()
-    with together() as everyone:
-        parsed = everyone.attempt(lambda: read_recipe(TrainRecipe, recipe))  # a file one machine lacks is told by all
-        with together(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
+    with process_mesh() as everyone:
+        parsed = everyone.run_everywhere(
+            lambda: read_recipe(TrainRecipe, recipe)
+        )  # a file one machine lacks is told by all
+        with process_mesh(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
             ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say, ranks=ranks)
     done = [
         {"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers}

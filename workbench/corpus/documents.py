@@ -1,6 +1,5 @@
-"""Where text comes from.
-
-The running Python's standard library, local text, JSONL or Parquet, and the split of documents.
+"""Where text comes from: the running Python's standard library, local text, JSONL or Parquet, and the split of
+documents.
 """
 
 from __future__ import annotations

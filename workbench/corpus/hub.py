@@ -127,9 +127,8 @@ def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
 
 
 def as_text(value: Any) -> str:
-    """A record's text.
-
-    A conversation (a list of messages with role and content) becomes its messages, one after the other.
+    """A record's text; a conversation (a list of messages with role and content) becomes its messages, one after the
+    other.
     """
     if isinstance(value, list):
         return "\n\n".join(

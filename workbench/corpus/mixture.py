@@ -1,6 +1,5 @@
-"""The endless mixture of windows: text, repeated chunks, copied snippets, agreement.
-
-Each a pure function of its number.
+"""The endless mixture of windows: text, repeated chunks, copied snippets, agreement; each a pure function of its
+number.
 """
 
 from __future__ import annotations

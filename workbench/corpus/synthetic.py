@@ -66,9 +66,8 @@ def _cumulative(probabilities: bytes) -> np.ndarray:
 def tiled_window(
     probabilities: np.ndarray, length: int, rng: np.random.Generator, chunk: int | None = None
 ) -> np.ndarray:
-    """A chunk of 6–24 tokens (or exactly ``chunk``) drawn by frequency and repeated to the end of the window.
-
-    Int32 [length].
+    """A chunk of 6–24 tokens (or exactly ``chunk``) drawn by frequency and repeated to the end of the window: int32
+    [length].
     """
     size = int(rng.integers(CHUNK[0], CHUNK[1] + 1)) if chunk is None else chunk
     return np.resize(_draw(probabilities, size, rng), length)
@@ -104,17 +103,17 @@ def sentence(rng: np.random.Generator, split: str) -> tuple[str, str, str, str]:
     are never held out.
     """
     while True:
-        subject, attractor = (NOUNS[i] for i in rng.choice(len(NOUNS), 2, replace=False))
+        planned, attractor = (NOUNS[i] for i in rng.choice(len(NOUNS), 2, replace=False))
         number, other, deep = (int(x) for x in rng.integers(0, 2, 3))
         link = LINKS[int(rng.integers(len(LINKS)))]
-        heldout = hashlib.sha256(f"{subject[0]} {link} {attractor[0]}".encode()).digest()[0] < 51
-        free = any(word in form for word in LINKS for form in subject)
+        heldout = hashlib.sha256(f"{planned[0]} {link} {attractor[0]}".encode()).digest()[0] < 51
+        free = any(word in form for word in LINKS for form in planned)
         if heldout == (split == "heldout") and not (free and split == "heldout"):
             break
     pair = VERBS[int(rng.integers(len(VERBS)))]
     attracted = rng.random() < 0.8
-    prefix = f"The {subject[number]}" + (f" {link} the {attractor[other]}" if attracted else "")
-    if deep and (attracted or link in subject[number]):
+    prefix = f"The {planned[number]}" + (f" {link} the {attractor[other]}" if attracted else "")
+    if deep and (attracted or link in planned[number]):
         third = NOUNS[int(rng.integers(len(NOUNS)))][int(rng.integers(2))]
         prefix += f" {LINKS[int(rng.integers(len(LINKS)))]} the {third}"
     tails = TAILS[pair[0]]

@@ -37,9 +37,8 @@ _HF_HOOKS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What a reference means. ``repository`` is None for a local folder.
-
-    ``known`` holds metadata the reference itself implies.
+    """What a reference means. ``repository`` is None for a local folder; ``known`` holds metadata the reference itself
+    implies.
     """
 
     folder: str

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class DictionaryRef:
     """A dictionary folder with the names it goes by; nothing heavy is loaded yet."""
 
     id: str
@@ -111,7 +111,7 @@ class Subject:
         return workspace.get("stores", name).path
 
 
-def find_subject(workspace: Workspace, reference: str | Path, **overrides: Any) -> Subject:
+def find_dictionary(workspace: Workspace, reference: str | Path, **overrides: Any) -> DictionaryRef:
     """The dictionary ``reference`` means: an id of ``workspace``, or a saved folder. ``overrides`` win where not None.
 
     Raises:
@@ -144,7 +144,7 @@ def find_subject(workspace: Workspace, reference: str | Path, **overrides: Any) 
     if (path / MANIFEST).is_file():
         metadata |= {k: v for k, v in read_manifest(path).metadata.items() if v is not None}
     metadata |= {k: v for k, v in overrides.items() if v is not None}
-    return Subject(id, path, metadata, given)
+    return DictionaryRef(id, path, metadata, given)
 
 
 def _is_id(text: str) -> bool:

@@ -79,9 +79,8 @@ class TrainRecipe(StrictConfig):
 
 @dataclass(frozen=True)
 class Job:
-    """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks.
-
-    Input, output.
+    """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks:
+    input, output.
     """
 
     id: str
@@ -96,7 +95,7 @@ class Job:
         return self.hooks[0]
 
 
-def places(store: ActivationStore, source: str) -> list[tuple[str, tuple[Any, ...]]]:
+def streams_by_site(store: ActivationStore, source: str) -> list[tuple[str, tuple[Any, ...]]]:
     """(site, its streams) of one source of a store: an SAE's stream, or a transcoder's input and output."""
     from workbench.models.sites import site_of, transcoder_site
 
@@ -154,7 +153,7 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
     for source in store.spec.sources:
         if recipe.sources and source.name not in recipe.sources:
             continue
-        for site, streams in places(store, source.name):
+        for site, streams in streams_by_site(store, source.name):
             sites_seen.add(site)
             if not fits(site, recipe):
                 continue
@@ -192,21 +191,21 @@ def train_recipe(
     Raises:
         MissingError: the store is not in the workspace. UserError: see :func:`sae.train`.
     """
-    from sae.parallel import ALONE
+    from sae.parallel import SINGLE_PROCESS
     from workbench.activations import ActivationStore
 
-    ranks = ranks or ALONE
+    ranks = ranks or SINGLE_PROCESS
     if recipe.harvest:
-        ranks.attempt(
+        ranks.run_everywhere(
             lambda: (
                 _harvest(recipe, workspace, say)
-                if ranks.leader and not workspace.complete("stores", recipe.store)
+                if ranks.is_rank_zero and not workspace.complete("stores", recipe.store)
                 else None
             )
         )
     store = ActivationStore.open(workspace.get("stores", recipe.store).path)
     jobs = jobs_of(recipe, store)
-    complete = ranks.tell([workspace.complete("dictionaries", job.id) for job in jobs])
+    complete = ranks.broadcast([workspace.complete("dictionaries", job.id) for job in jobs])
     groups: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job, finished in zip(jobs, complete, strict=True):
         if finished:
@@ -218,11 +217,11 @@ def train_recipe(
             check_memory(todo, ranks.latents)
         say(f"training {', '.join(j.id for j in todo)}")
         _train_group(recipe, workspace, store, todo, command, progress, ranks)
-    ranks.attempt(lambda: _finish(recipe, workspace, jobs, command, say) if ranks.leader else None)
+    ranks.run_everywhere(lambda: _finish(recipe, workspace, jobs, command, say) if ranks.is_rank_zero else None)
     return [job.id for job in jobs]
 
 
-def check_memory(together: list[Job], parts: int = 1) -> None:
+def check_memory(configs_at_once: list[Job], parts: int = 1) -> None:
     """Refuse dictionaries that are trained together and cannot be held: weights, gradients and moments against this
     machine's memory.
 
@@ -235,15 +234,15 @@ def check_memory(together: list[Job], parts: int = 1) -> None:
     import psutil
 
     have = psutil.virtual_memory().total
-    configs = [job.config for job in together]
+    configs = [job.config for job in configs_at_once]
     need = sum(
         4 * (8 if c.dtype == "float64" else 4) * c.d_sae * (c.d_in + (getattr(c, "d_out", 0) or c.d_in)) // parts
         for c in configs
     )
     if need > have:
         raise UsageError(
-            f"{', '.join(job.id for job in together)}: weights, gradients and moments need {need / 1e9:,.0f} GB, this"
-            f" machine has {have / 1e9:,.0f} GB. Choose smaller expansions; `workbench plan RECIPE` says what a recipe"
+            f"{', '.join(job.id for job in configs_at_once)}: weights, gradients and moments need {need / 1e9:,.0f} GB,"
+            f" this machine has {have / 1e9:,.0f} GB. Choose smaller expansions; `workbench plan RECIPE` says what one"
             " needs."
         )
 
@@ -267,18 +266,20 @@ def _evaluate(
     recipe: TrainRecipe, workspace: Workspace, jobs: list[Job], command: str, say: Callable[[str], None]
 ) -> None:
     """Every dictionary inside its model; each model is loaded once, complete evaluations are reused."""
-    from workbench.analysis.evaluation.run import Request, evaluate_dictionary
-    from workbench.dictionaries.reference import find_subject
+    from workbench.analysis.evaluation.run import EvaluationRequest, evaluate_dictionary
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.models import load_model
 
     at: tuple[str, str | None] | None = None
     model: Any = None
     for job in jobs:
-        subject = find_subject(workspace, job.id)
-        if at != (subject.model_name, subject.revision):
-            at = (subject.model_name, subject.revision)
+        planned = find_dictionary(workspace, job.id)
+        if at != (planned.model_name, planned.revision):
+            at = (planned.model_name, planned.revision)
             model = load_model(*at)
-        item = evaluate_dictionary(workspace, subject, Request(sequences=recipe.evaluate), model=model, command=command)
+        item = evaluate_dictionary(
+            workspace, planned, EvaluationRequest(sequences=recipe.evaluate), model=model, command=command
+        )
         n = item.manifest.numbers
         say(
             f"{job.id}: EV {n['ev']['value']:.3f}, L0 {n['l0']['value']:.1f}, delta LM loss"
@@ -293,7 +294,7 @@ def _finish(
     if recipe.evaluate:
         _evaluate(recipe, workspace, jobs, command, say)
     if recipe.summary:
-        from workbench.exporting.bundle import bundle, write_bundle
+        from workbench.exporting.bundles import bundle, write_bundle
         from workbench.exporting.spec import FigureSpec
 
         spec = FigureSpec.model_validate(
@@ -368,7 +369,7 @@ def _train_group(
         shutil.rmtree(folders[job.id] / "checkpoints", ignore_errors=True)
 
     for job in todo:
-        ranks.attempt(lambda job=job: publish(job) if ranks.leader else None)  # type: ignore[misc]
+        ranks.run_everywhere(lambda job=job: publish(job) if ranks.is_rank_zero else None)  # type: ignore[misc]
 
 
 def measure(

@@ -1,7 +1,8 @@
 """Figures as data: tidy tables and how to draw them, and the registry of all figures that can be exported.
 
 A figure is a function of (workspace result, options) that returns a :class:`FigureData`. It draws nothing. One renderer
-turns it into matplotlib for papers (:mod:`workbench.exporting.render`); a screen may draw the same panels with another. So the
+turns it into matplotlib for papers (:mod:`workbench.exporting.render`); a screen may draw the same panels with another.
+So the
 picture, the CSV and the table of a bundle cannot disagree.
 
 A module adds a figure with :func:`figure`, and its name to ``MODULES`` so that it is found.
@@ -131,7 +132,7 @@ def figure(
     return add
 
 
-def kinds() -> dict[str, Kind]:
+def figure_kinds() -> dict[str, Kind]:
     """All figures, by name."""
     for module in MODULES:
         importlib.import_module(module)
@@ -157,7 +158,7 @@ def make(spec: FigureSpec, workspace: Workspace) -> FigureData | DocumentData:
         UsageError: unknown figure, option or kind of source. MissingError: the result is not in the workspace; the
             message names the command that makes it.
     """
-    known = kinds()
+    known = figure_kinds()
     if spec.figure not in known:
         raise UsageError(f"figure {spec.figure!r} is not known ({nearest(spec.figure, list(known))})")
     kind = known[spec.figure]

@@ -100,9 +100,8 @@ def _metadata(name: str, data: FigureData, stamp: str) -> dict[str, Any]:
 
 
 def draw(data: FigureData, style: Style) -> Figure:
-    """The matplotlib figure (settings are the caller's). Strips take a row of their own.
-
-    Other panels share rows where wide enough.
+    """The matplotlib figure (settings are the caller's). Strips take a row of their own; other panels share rows where
+    wide enough.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

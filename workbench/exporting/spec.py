@@ -76,13 +76,13 @@ def read_spec(spec: str | Path) -> FigureSpec:
     """
     path = Path(spec)
     if not path.is_file():
-        from workbench.exporting.figures import kinds
+        from workbench.exporting.figures import figure_kinds
 
         bundled = bundled_specs()
-        if str(spec) in kinds():
+        if str(spec) in figure_kinds():
             return FigureSpec(figure=str(spec))
         if str(spec).removesuffix(".toml") not in bundled:
-            hint = nearest(path.stem, [*bundled, *kinds()])
+            hint = nearest(path.stem, [*bundled, *figure_kinds()])
             raise MissingError(f"export spec {str(spec)!r} is neither a file nor a bundled spec or figure ({hint})")
         path = bundled[str(spec).removesuffix(".toml")]
     if path.suffix == ".json":

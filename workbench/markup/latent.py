@@ -1,6 +1,5 @@
-"""What is shown of a latent, as HTML.
-
-Pure functions of its records, the same for the pages, the notebook and exported files.
+"""What is shown of a latent, as HTML: pure functions of its records, the same for the pages, the notebook and exported
+files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Two tags, so that pages read as structure. What goes in is markup.
-
-Text is escaped by :mod:`workbench.markup.tokens` before.
+"""Two tags, so that pages read as structure. What goes in is markup: text is escaped by :mod:`workbench.markup.tokens`
+before.
 """
 
 from __future__ import annotations

@@ -40,9 +40,8 @@ def valid(text: str) -> str:
 
 
 def unprintable(c: str) -> bool:
-    """Whether a character draws nothing or moves other characters.
-
-    Controls, format and bidi marks, unassigned, separators.
+    """Whether a character draws nothing or moves other characters: controls, format and bidi marks, unassigned,
+    separators.
     """
     return c != " " and unicodedata.category(c)[0] in "CZ"
 
@@ -53,9 +52,8 @@ def code_point(c: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A JSON string literal: what a CSV cell holds. ``json.loads`` gives the text back.
-
-    Unprintable characters are escapes.
+    """A JSON string literal: what a CSV cell holds. ``json.loads`` gives the text back; unprintable characters are
+    escapes.
     """
     body = json.dumps(valid(text), ensure_ascii=False)
     return "".join("".join(f"\\u{u:04x}" for u in _utf16(c)) if unprintable(c) else c for c in body)

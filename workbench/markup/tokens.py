@@ -54,9 +54,8 @@ def chip(token: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """Text for places Streamlit reads as markdown (labels, captions).
-
-    Nothing in it is markup, link, icon or formula.
+    """Text for places Streamlit reads as markdown (labels, captions): nothing in it is markup, link,
+    icon or formula.
     """
     out = []
     for c in visible(str(text)):

@@ -10,9 +10,8 @@ import numpy as np
 
 
 def draw(card: dict[str, Any]) -> bytes:
-    """An SVG with the training loss (left) and the criteria per snapshot (right, where measured).
-
-    The same bytes for the same card.
+    """An SVG with the training loss (left) and the criteria per snapshot (right, where measured); the same bytes for
+    the same card.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -50,9 +50,8 @@ class Criteria:
         self.pairs = [sentence(rng, "heldout")[:3] for _ in range(n_pairs)]
 
     def _single(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """BOS and 64 tokens by frequency whose last one occurred exactly once before, in the first half.
-
-        [n, 65], successors [n].
+        """BOS and 64 tokens by frequency whose last one occurred exactly once before, in the first half: [n, 65],
+        successors [n].
         """
         prompts: list[np.ndarray] = []
         targets: list[int] = []
@@ -122,9 +121,8 @@ class Criteria:
 def copy_prompts(
     probabilities: np.ndarray, bos: int, n: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of each unseen length, twice, and the same with the second copy permuted.
-
-    Two arrays [n, 1 + 2·length] per length.
+    """Chunks of each unseen length, twice, and the same with the second copy permuted: two arrays [n, 1 + 2·length] per
+    length.
     """
     out = []
     for size in UNSEEN_CHUNKS:

@@ -89,9 +89,8 @@ def model_config(name: str, revision: str | None = None) -> Any:
 
 
 def meta_model(name: str, revision: str | None = None) -> Any:
-    """A model as :func:`workbench.load_model` gives it, every tensor on the meta device.
-
-    Names and shapes, no numbers.
+    """A model as :func:`workbench.load_model` gives it, every tensor on the meta device: names and
+    shapes, no numbers.
     """
     import torch
 
@@ -116,9 +115,8 @@ def _hf_on_meta(name: str, revision: str | None) -> Any:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Counts of one model. ``resident``.
-
-    Parameters in memory, which the bridge's own copies of joint QKV weights add to.
+    """Counts of one model. ``resident``: parameters in memory, which the bridge's own copies of joint QKV weights add
+    to.
     """
 
     name: str

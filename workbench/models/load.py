@@ -60,9 +60,8 @@ def find_folder(name: str | Path) -> Path | None:
 
 
 def revisions(name: str | Path) -> list[str]:
-    """Snapshots of a bundled model or folder, in training order (``step0`` …).
-
-    Empty where there is only one set of weights.
+    """Snapshots of a bundled model or folder, in training order (``step0`` …); empty where there is only one set of
+    weights.
     """
     folder = find_folder(name)
     if folder is None:
@@ -214,9 +213,8 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
 
 
 def _hub_tokenizer(name: str | Path, revision: str | None) -> Any:
-    """A hub model's tokenizer that remembers the cached snapshot it comes from.
-
-    TransformerLens reads it again, without the revision.
+    """A hub model's tokenizer that remembers the cached snapshot it comes from: TransformerLens reads it again, without
+    the revision.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -108,9 +108,8 @@ class PretrainRecipe(StrictConfig):
         return begun[-1][1 + kind] if begun else 1.0
 
     def trajectory(self) -> dict[str, Any]:
-        """What decides the weights beside the learning rates.
-
-        All but the length of the run and the choice of snapshots.
+        """What decides the weights beside the learning rates: all but the length of the run and the choice of
+        snapshots.
         """
         return self.model_dump(mode="json", exclude={"steps", "snapshots", "decay_share", "cycles", "name"})
 
@@ -153,9 +152,8 @@ def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
 
 
 def build_model(config: Any, seed: int = 0) -> nn.Module:
-    """A freshly initialised float32 model of a Hugging Face configuration.
-
-    The global random state is left as it was.
+    """A freshly initialised float32 model of a Hugging Face configuration; the global random state is
+    left as it was.
     """
     from transformers import GPTNeoXForCausalLM, MambaForCausalLM
 
@@ -252,9 +250,8 @@ class Pretraining:
             )
 
     def _past(self) -> str:
-        """What decided the weights so far.
-
-        A longer or otherwise decayed run may go on from here while this stays the same.
+        """What decided the weights so far; a longer or otherwise decayed run may go on from here while this stays the
+        same.
         """
         rates = [self.recipe.learning_rate(step) for step in range(self.step)]
         return sha256_json([self.step, self.recipe.trajectory(), rates])
@@ -320,9 +317,8 @@ class Pretraining:
         return loss
 
     def run(self, until: int | None = None) -> Iterator[dict[str, float]]:
-        """Train to the end (or to step ``until``), yielding after every step.
-
-        Snapshots and state are written on the way.
+        """Train to the end (or to step ``until``), yielding after every step; snapshots and state are written on the
+        way.
         """
         until = self.recipe.steps if until is None else min(until, self.recipe.steps)
         saved = set(self.recipe.saved_steps)

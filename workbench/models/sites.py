@@ -86,9 +86,8 @@ def site_of(hook: str) -> str:
 
 
 def transcoder_site(hook_in: str, hook_out: str) -> str | None:
-    """The transcoder site with these two hooks, or None.
-
-    ``blocks.2.ln2.hook_out`` and ``blocks.2.hook_mlp_out`` -> ``L2TC``.
+    """The transcoder site with these two hooks, or None: ``blocks.2.ln2.hook_out`` and ``blocks.2.hook_mlp_out`` ->
+    ``L2TC``.
     """
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_in)
     if match is None or match[2] != _HOOKS["TC"][0]:

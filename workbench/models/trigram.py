@@ -13,9 +13,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class _Order:
-    """One order.
-
-    Sorted n-gram keys (context · vocab + token), their counts, and per context total and number of types.
+    """One order: sorted n-gram keys (context · vocab + token), their counts, and per context total and
+    number of types.
     """
 
     keys: np.ndarray
@@ -65,9 +64,8 @@ class InterpolatedTrigram:
         return self.trigram.probability(a * self.bigram.vocab + b, c, second)
 
     def losses(self, windows: np.ndarray) -> np.ndarray:
-        """Losses in nats [n, length - 1] of predicting tokens 1 … of each window.
-
-        The first has the window's start twice as context.
+        """Losses in nats [n, length - 1] of predicting tokens 1 … of each window; the first has the window's start
+        twice as context.
         """
         w = np.asarray(windows, np.int64)
         before = np.concatenate([w[:, :1], w[:, :-2]], axis=1)

@@ -15,7 +15,7 @@ from workbench.planning.calibrate import this_machine
 from workbench.planning.cost import Layout, Part, Plan
 from workbench.planning.counts import Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
 from workbench.planning.machine import Machine, machine_named, machines
-from workbench.planning.recipes import Subject, kind_of, measured_here, plan_recipe, subject_of
+from workbench.planning.recipes import PlannedRecipe, kind_of, measured_here, plan_recipe, planned_recipe
 
 __all__ = [
     "Dictionary",
@@ -23,9 +23,9 @@ __all__ = [
     "Machine",
     "Part",
     "Plan",
+    "PlannedRecipe",
     "Reading",
     "Run",
-    "Subject",
     "kind_of",
     "machine_named",
     "machines",
@@ -34,6 +34,6 @@ __all__ = [
     "plan_pretraining",
     "plan_recipe",
     "plan_training",
-    "subject_of",
+    "planned_recipe",
     "this_machine",
 ]

@@ -162,18 +162,16 @@ def inside_a_step(stream: float) -> tuple[float, float]:
 
 
 def solved(alone: Sequence[float], real: Sequence[float]) -> tuple[float, float]:
-    """``real = step + stretch * alone`` for two shapes.
-
-    A stretch below one or a step below zero is the noise of the clock.
+    """``real = step + stretch * alone`` for two shapes; a stretch below one or a step below zero is the noise of the
+    clock.
     """
     stretch = max(1.0, (real[1] - real[0]) / (alone[1] - alone[0])) if alone[1] > alone[0] else 1.0
     return max(0.0, real[0] - stretch * alone[0]), stretch
 
 
 def _small_steps(shape: tuple[int, int, int, int], stream: float) -> tuple[float, float]:
-    """(seconds of the parts of a training step, each alone.
-
-    Seconds of a real one) at one shape (d_in, d_sae, k, rows).
+    """(seconds of the parts of a training step, each alone; seconds of a real one) at one shape (d_in,
+    d_sae, k, rows).
     """
     import torch
 
@@ -318,9 +316,8 @@ def _saving(folder: Path | None) -> dict[str, float]:
 
 
 def _model_rates(models: Sequence[RunModel]) -> dict[str, float]:
-    """Seconds that loading a model takes, and FLOP/s of a batch of a harvest, over models together.
-
-    Nothing where none is given.
+    """Seconds that loading a model takes, and FLOP/s of a batch of a harvest, over models together; nothing where none
+    is given.
     """
     import torch
 

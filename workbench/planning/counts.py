@@ -44,9 +44,8 @@ class Dictionary:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where rows come from: bytes read from disk per row, or models run for them.
-
-    Held-out and counted rows that are measured after.
+    """Where rows come from: bytes read from disk per row, or models run for them; held-out and counted rows that are
+    measured after.
     """
 
     row_bytes: int = 0
@@ -205,9 +204,8 @@ def _reading(reading: Reading, rows: float, b: float) -> list[Part]:
 def _training_memory(
     o: Dictionary, own: float, b: float, layout: Layout, reading: Reading, checkpoints: int
 ) -> dict[str, float]:
-    """Items of the peak.
-
-    It comes when a checkpoint is written (weights and moments once more), or in the backward pass.
+    """Items of the peak: it comes when a checkpoint is written (weights and moments once more), or in the backward
+    pass.
     """
     f = o.d_sae / layout.latents
     tile = min(b, o.tile_rows) * f * o.dtype_bytes
@@ -247,9 +245,8 @@ def plan_harvest(
     compute: str = "float32",
     workers: int = 1,
 ) -> Plan:
-    """Harvesting: every model on every token as far as its last hook.
-
-    Workers share shards and nothing else, each loads all models.
+    """Harvesting: every model on every token as far as its last hook; workers share shards and nothing else, each loads
+    all models.
     """
     rows, tokens = n_seq * rows_per_seq, n_seq * ctx
     row_bytes = sum(sum(r.widths) for r in runs) * itemsize

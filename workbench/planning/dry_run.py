@@ -50,9 +50,8 @@ class Built:
 
 
 def harvest_recipe_of(store: str, beside: Path | None = None) -> HarvestRecipe | None:
-    """The harvest recipe that would make a store.
-
-    One in the same folder as another recipe, or a bundled one, with this id.
+    """The harvest recipe that would make a store: one in the same folder as another recipe, or a bundled one, with this
+    id.
     """
     from workbench.activations import HarvestRecipe
     from workbench.config import data_dir

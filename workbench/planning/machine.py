@@ -61,9 +61,8 @@ class Machine(StrictConfig):
     measured: bool = False
 
     def rate(self, resource: str) -> float:
-        """Rate of a resource of :class:`workbench.planning.cost.Part`.
-
-        What is counted one by one (steps, checkpoints, shards, models) has one too.
+        """Rate of a resource of :class:`workbench.planning.cost.Part`; what is counted one by one (steps, checkpoints,
+        shards, models) has one too.
         """
         each = {"steps": self.step, "commits": self.commit, "shards": self.shard, "loads": self.load}.get(resource)
         if each is not None:

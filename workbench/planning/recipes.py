@@ -30,7 +30,7 @@ MEASURED_TRAIN_ROWS = 100_000  # rows counted for dead latents after training (w
 
 
 @dataclass(frozen=True)
-class Subject:
+class PlannedRecipe:
     """A recipe understood: its kind, its plan under a layout, and the largest dictionary (d_in, d_sae, k) it trains."""
 
     kind: str
@@ -70,10 +70,10 @@ def plan_recipe(recipe: str, workspace: Workspace, layout: Layout = ONE) -> Plan
     Raises:
         MissingError: no such recipe; or neither the store of a train recipe nor a recipe that makes it.
     """
-    return subject_of(recipe, workspace).plan(layout)
+    return planned_recipe(recipe, workspace).plan(layout)
 
 
-def subject_of(recipe: str, workspace: Workspace, *, online: bool = False) -> Subject:
+def planned_recipe(recipe: str, workspace: Workspace, *, online: bool = False) -> PlannedRecipe:
     """Read a recipe for planning. ``online``: rows come from the models as they are needed, never from a store."""
     from workbench.config import find_recipe
 
@@ -99,7 +99,7 @@ def subject_of(recipe: str, workspace: Workspace, *, online: bool = False) -> Su
     return _evolve(parse_config(EvolveRecipe, values, where=str(path)), workspace, path.parent)
 
 
-def _pretraining(values: dict[str, Any], where: str) -> Subject:
+def _pretraining(values: dict[str, Any], where: str) -> PlannedRecipe:
     import torch
 
     from workbench.models.facts import parameter_count
@@ -115,10 +115,10 @@ def _pretraining(values: dict[str, Any], where: str) -> Subject:
         snapshots=len(recipe.saved_steps),
         activations=float(recipe.batch * recipe.ctx * recipe.d_model * recipe.n_layers * 4 * 24),
     )
-    return Subject("pretrain", lambda layout: made, recipe=recipe)
+    return PlannedRecipe("pretrain", lambda layout: made, recipe=recipe)
 
 
-def _harvest(recipe: HarvestRecipe) -> Subject:
+def _harvest(recipe: HarvestRecipe) -> PlannedRecipe:
     from workbench.models.facts import deepest_layer, model_facts
     from workbench.planning.dry_run import planned_spec
 
@@ -148,10 +148,10 @@ def _harvest(recipe: HarvestRecipe) -> Subject:
             workers=layout.devices,
         )
 
-    return Subject("harvest", plan, jobs=spec.n_shards, recipe=recipe)
+    return PlannedRecipe("harvest", plan, jobs=spec.n_shards, recipe=recipe)
 
 
-def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) -> Subject:
+def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) -> PlannedRecipe:
     from workbench.models.facts import deepest_layer, model_facts
 
     spec: StoreSpec = store.spec
@@ -188,7 +188,9 @@ def _training(recipe: TrainRecipe, jobs: list[Job], store: Any, online: bool) ->
             layout=layout,
         )
 
-    return Subject("train", plan, _largest(dictionaries), _powers(dictionaries), len(jobs), recipe.batch_size, recipe)
+    return PlannedRecipe(
+        "train", plan, _largest(dictionaries), _powers(dictionaries), len(jobs), recipe.batch_size, recipe
+    )
 
 
 def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> float:
@@ -203,7 +205,7 @@ def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> floa
     return float(Batches(never, tuple(streams), order, batch_size, spec.id, spec.dtype).buffer_bytes)
 
 
-def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
+def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> PlannedRecipe:
     from workbench.analysis.evolution.plan import resolve_sources
     from workbench.analysis.evolution.snapshots import AT_ONCE
     from workbench.analysis.evolution.train import crosscoder_config
@@ -231,7 +233,7 @@ def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> Subject:
             made.notes.append(f"{1 + len(recipe.also)} sites are followed one after another: so many times the time")
         return made
 
-    return Subject("evolve", plan, _largest([one]), _powers([one]), 1, recipe.batch_size, recipe)
+    return PlannedRecipe("evolve", plan, _largest([one]), _powers([one]), 1, recipe.batch_size, recipe)
 
 
 def dictionary_of(config: Any) -> Dictionary:
@@ -264,39 +266,37 @@ def _powers(dictionaries: list[Dictionary]) -> int:
     return whole & -whole
 
 
-def measured_here(subject: Subject, workspace: Workspace) -> Machine:
-    """This machine, measured at the shapes of a recipe.
-
-    Its dictionary, and a batch of each model that is on this machine.
+def measured_here(planned: PlannedRecipe, workspace: Workspace) -> Machine:
+    """This machine, measured at the shapes of a recipe: its dictionary, and a batch of each model that is on this
+    machine.
     """
-    models, store = _models_of(subject), None
-    if subject.kind == "harvest":
+    models, store = _models_of(planned), None
+    if planned.kind == "harvest":
         from workbench.planning.dry_run import planned_spec
 
-        store = planned_spec(subject.recipe)
+        store = planned_spec(planned.recipe)
     root = workspace.root if workspace.root.is_dir() else None
-    read, kind = _reading_rate(subject, workspace), _work(subject)
-    if subject.shape is None:
+    read, kind = _reading_rate(planned, workspace), _work(planned)
+    if planned.shape is None:
         return this_machine(models=models, store=store, disk=root, kind=kind)
-    d, f, k = subject.shape
+    d, f, k = planned.shape
     if d * f > 2**26:  # a dictionary this machine is not meant for: its rates at a size it can hold
         d, f = min(d, 4096), 2**14
     here = this_machine(
-        d, f, min(k, f), max(64, min(subject.batch_size or 1024, 2**22 // d)), models=models, disk=root, kind=kind
+        d, f, min(k, f), max(64, min(planned.batch_size or 1024, 2**22 // d)), models=models, disk=root, kind=kind
     )
     return here.model_copy(update={"disk_read": read}) if read else here
 
 
-def _models_of(subject: Subject) -> list[RunModel]:
-    """The models of a harvest that are on this machine, at batches of a size they can be tried at.
-
-    Of snapshots of one model the first.
+def _models_of(planned: PlannedRecipe) -> list[RunModel]:
+    """The models of a harvest that are on this machine, at batches of a size they can be tried at; of snapshots of one
+    model the first.
     """
     from workbench.activations.harvesting.forward import resolve_hooks
     from workbench.models.facts import fetched, meta_model
 
-    recipe, found = subject.recipe, []
-    if subject.kind == "harvest" and recipe.device == "cpu":
+    recipe, found = planned.recipe, []
+    if planned.kind == "harvest" and recipe.device == "cpu":
         for s in {s.model: s for s in reversed(recipe.sources)}.values():
             if fetched(s.model, s.revision):
                 model = meta_model(s.model, s.revision)
@@ -306,30 +306,29 @@ def _models_of(subject: Subject) -> list[RunModel]:
     return found
 
 
-def _work(subject: Subject) -> str:
+def _work(planned: PlannedRecipe) -> str:
     """What a recipe's process does: ``model`` runs language models, ``train`` trains on a store, ``both``."""
-    online = subject.kind == "evolve" and not subject.recipe.store
-    return "both" if online else "train" if subject.kind in ("train", "evolve") else "model"
+    online = planned.kind == "evolve" and not planned.recipe.store
+    return "both" if online else "train" if planned.kind in ("train", "evolve") else "model"
 
 
-def _reading_rate(subject: Subject, workspace: Workspace) -> float:
-    """Bytes per second of shuffled rows from the recipe's own store, over one group of them.
-
-    0 where the store is not there yet.
+def _reading_rate(planned: PlannedRecipe, workspace: Workspace) -> float:
+    """Bytes per second of shuffled rows from the recipe's own store, over one group of them; 0 where the store is not
+    there yet.
     """
     import itertools
     import time
 
     from workbench.activations import ActivationStore
 
-    name = getattr(subject.recipe, "store", "")
+    name = getattr(planned.recipe, "store", "")
     if not name or not workspace.complete("stores", name):
         return 0.0
     store = ActivationStore.open(workspace.path("stores", name))
     first = store.spec.streams[0]
-    sources = store.sources if subject.kind == "evolve" else [first.source]
-    batches = store.batches(first.hook, subject.batch_size, seed=0, source=sources, split="train")
+    sources = store.sources if planned.kind == "evolve" else [first.source]
+    batches = store.batches(first.hook, planned.batch_size, seed=0, source=sources, split="train")
     begin, rows = time.perf_counter(), 0
-    for x in itertools.islice(batches, max(1, batches.group_rows // subject.batch_size)):
+    for x in itertools.islice(batches, max(1, batches.group_rows // planned.batch_size)):
         rows += len(x)
     return rows * x.shape[1] * store.spec.itemsize / (time.perf_counter() - begin)

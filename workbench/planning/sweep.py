@@ -13,7 +13,7 @@ from typing import Any
 from sae.errors import UsageError
 from workbench.planning.cost import NOTHING, Layout
 from workbench.planning.machine import Machine
-from workbench.planning.recipes import Subject
+from workbench.planning.recipes import PlannedRecipe
 
 COLUMNS = ("devices", "layout", "hours", "device_hours", "efficiency", "memory_gb", "sent_per_step_mb", "binding")
 
@@ -31,28 +31,27 @@ def counts(text: str) -> list[int]:
     return [n for n in (low * 2**i for i in range(40)) if n <= high]
 
 
-def layouts(subject: Subject, devices: int) -> Iterator[Layout]:
-    """The ways to deal ``devices``.
-
-    Independent jobs (powers of two, or all there are), parts of the batch, parts of the dictionary.
+def layouts(planned: PlannedRecipe, devices: int) -> Iterator[Layout]:
+    """The ways to deal ``devices``: independent jobs (powers of two, or all there are), parts of the batch, parts of
+    the dictionary.
     """
-    if subject.shape is None:
+    if planned.shape is None:
         yield Layout(jobs=devices)
         return
-    groups = {2**i for i in range(devices.bit_length())} | {min(subject.jobs, devices)}
-    for jobs in sorted(j for j in groups if j <= subject.jobs):
+    groups = {2**i for i in range(devices.bit_length())} | {min(planned.jobs, devices)}
+    for jobs in sorted(j for j in groups if j <= planned.jobs):
         each = devices // jobs  # what does not fill a group stays idle
         for latents in (2**i for i in range(each.bit_length())):
             data = each // latents
-            if each % latents == 0 and latents <= subject.divisible and data <= subject.batch_size:
+            if each % latents == 0 and latents <= planned.divisible and data <= planned.batch_size:
                 yield Layout(jobs, data, latents)
 
 
-def sweep(subject: Subject, machine: Machine, devices: list[int]) -> list[dict[str, Any]]:
+def sweep(planned: PlannedRecipe, machine: Machine, devices: list[int]) -> list[dict[str, Any]]:
     """The fastest layout that fits, for each number of devices; the smallest in memory where none fits."""
     rows: list[dict[str, Any]] = []
     for n in devices:
-        candidates = [(layout, subject.plan(layout).on(machine)) for layout in layouts(subject, n)]
+        candidates = [(layout, planned.plan(layout).on(machine)) for layout in layouts(planned, n)]
         if not candidates:
             continue
         layout, best = min(
@@ -76,9 +75,9 @@ def sweep(subject: Subject, machine: Machine, devices: list[int]) -> list[dict[s
                 "causes": {k: v / 3600 for k, v in best["causes"].items()},
             }
         )
-    reference = next((r for r in rows if r["fits"]), None)
+    smallest = next((r for r in rows if r["fits"]), None)
     for r in rows:
-        r["efficiency"] = reference["device_hours"] / r["device_hours"] if reference and r["fits"] else None
+        r["efficiency"] = smallest["device_hours"] / r["device_hours"] if smallest and r["fits"] else None
     return rows
 
 

@@ -26,9 +26,8 @@ from workbench.results.result import Result
 
 
 class CircuitResult(Result):
-    """One model's circuit analyses on one task. ``metadata``.
-
-    Model, revision, architecture, task, n_prompts, length, offsets, …
+    """One model's circuit analyses on one task. ``metadata``: model, revision, architecture, task, n_prompts, length,
+    offsets, …
     """
 
     kind, noun, verb = "circuits", "circuits", "circuits MODEL"
@@ -62,9 +61,8 @@ class CircuitResult(Result):
 
     @cached_property
     def prompts(self) -> list[dict[str, Any]]:
-        """Example prompts.
-
-        `tokens`, `corrupt` (strings), `answer`, `wrong`, `marks` (name → position), `correct`, `logit_diff`.
+        """Example prompts: `tokens`, `corrupt` (strings), `answer`, `wrong`, `marks` (name → position), `correct`,
+        `logit_diff`.
         """
         return read_json(self.folder / "prompts.json")
 
@@ -73,8 +71,7 @@ class CircuitResult(Result):
         return npz_names(self.folder / "arrays.npz")
 
     def array(self, name: str) -> np.ndarray:
-        """One stored array. Raises MissingError naming the nearest.
-
-        CorruptError for an archive that is none of ours.
+        """One stored array. Raises MissingError naming the nearest; CorruptError for an archive that
+        is none of ours.
         """
         return read_npz(self.folder / "arrays.npz", name)

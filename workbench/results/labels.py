@@ -90,9 +90,8 @@ def save_label(root: Path, graph: str, node: str, text: str, version: str) -> No
 
 
 def with_labels(document: dict[str, Any], found: GraphLabels, version: str) -> dict[str, Any]:
-    """A graph's document with the labels as ``clerp`` of their nodes, the name Neuronpedia shows.
-
-    The rest as it was.
+    """A graph's document with the labels as ``clerp`` of their nodes, the name Neuronpedia shows; the
+    rest as it was.
     """
     nodes = [
         {**n, "clerp": found.labels[str(n.get("node_id"))].shown(version)}

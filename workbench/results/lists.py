@@ -65,9 +65,8 @@ class LatentList(StrictConfig):
 
 
 def list_id(name: str) -> str:
-    """File name of a list.
-
-    Letters, digits and dashes of its name, plus four digits of its digest, which names that look alike differ in.
+    """File name of a list: letters, digits and dashes of its name, plus four digits of its digest, which names that
+    look alike differ in.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-").lower()[:60]
@@ -98,9 +97,8 @@ def _parse(values: Any, where: str) -> LatentList:
 
 
 def save_list(root: Path, chosen: LatentList, id: str | None = None) -> str:
-    """Write a list atomically and return its id. A new list gets an id from its name that no file has.
-
-    An existing one keeps its own.
+    """Write a list atomically and return its id. A new list gets an id from its name that no file has; an existing one
+    keeps its own.
     """
     id = id or _free_id(root, chosen.name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", id) or ".." in id:

@@ -224,9 +224,8 @@ def explanation_folders(folder: Path) -> list[Path]:
 
 
 def _with_labels(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table with label, label_score and label_source, joined on the latent id.
-
-    Later explanations win where they have a label.
+    """The table with label, label_score and label_source, joined on the latent id; later explanations win where they
+    have a label.
     """
     for source in explanation_folders(folder):
         labels = pd.read_parquet(source / "labels.parquet", columns=["latent", "label", "label_score"]).dropna(

@@ -100,7 +100,7 @@ def _train(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
 
 def _features(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
     from workbench.analysis.latents.records_run import make_records
-    from workbench.dictionaries.reference import find_subject
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.models import load_model
 
     wanted = set(_trained_ids(workspace))
@@ -113,23 +113,23 @@ def _features(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
         if workspace.complete("latents", item.id):
             say(f"{item.id}: records complete, reused")
             continue
-        subject = find_subject(workspace, item.id)
-        name = (subject.model_name, subject.revision)
+        planned = find_dictionary(workspace, item.id)
+        name = (planned.model_name, planned.revision)
         if loaded is None or loaded[0] != name:
             loaded = (name, load_model(*name))
         say(f"{item.id}: records")
-        make_records(workspace, subject, model=loaded[1], command=f"workbench features {item.id}")
+        make_records(workspace, planned, model=loaded[1], command=f"workbench features {item.id}")
     return made
 
 
 def _label(workspace: Workspace, say: Callable[[str], None]) -> list[str]:
     from workbench.analysis.explain.run import explain_by_rule
-    from workbench.dictionaries.reference import find_subject
+    from workbench.dictionaries.reference import find_dictionary
 
     made = []
     for id in _trained_ids(workspace):
         say(f"{id}: labels by rule")
-        made.append(explain_by_rule(workspace, find_subject(workspace, id), command=f"workbench explain {id}").id)
+        made.append(explain_by_rule(workspace, find_dictionary(workspace, id), command=f"workbench explain {id}").id)
     return made
 
 

@@ -86,9 +86,8 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def in_child(work: Callable[[], object], *, fault: str = "") -> int:
-    """Run ``work`` in a forked process with injected faults.
-
-    Its wait status as a return code (-9 = killed, 1 = raised).
+    """Run ``work`` in a forked process with injected faults; its wait status as a return code (-9 = killed, 1 =
+    raised).
     """
     pid = os.fork()
     if pid == 0:

@@ -97,9 +97,8 @@ def test_short_and_interrupted_writes(tmp_path, pristine, fault):
     ["link:1+:ENOTSUP", "lock:1+:ENOLCK", "allocate:1+:EOPNOTSUPP", "link:1+:EPERM,lock:1+:ENOSYS,allocate:1+:EINVAL"],
 )
 def test_poor_file_systems(tmp_path, pristine, fault):
-    """Fault 38: no hard links, no locks, no allocation (each alone and all together).
-
-    The same store by the fallback path.
+    """Fault 38: no hard links, no locks, no allocation (each alone and all together): the same store by the fallback
+    path.
     """
     disk.faults = disk.FaultPlan.parse(fault)
     make(tmp_path / "s")

@@ -1,6 +1,5 @@
-"""Damage after the fact.
-
-No reader returns a row that differs from what was harvested, and harvest re-makes only what is bad.
+"""Damage after the fact: no reader returns a row that differs from what was harvested, and harvest re-makes only what
+is bad.
 """
 
 from __future__ import annotations
@@ -53,9 +52,8 @@ def test_the_undamaged_store_reads(store):
 
 @pytest.mark.parametrize("name", ["shards/000001.h5", "plan.h5"])
 def test_truncation(store, pristine, name):
-    """Fault 7: any length.
-
-    Refused at open or on first read, set aside by check, and harvest re-makes only that file.
+    """Fault 7: any length; refused at open or on first read, set aside by check, and harvest re-makes
+    only that file.
     """
     size = (store / name).stat().st_size
     for length in sorted(

@@ -61,9 +61,8 @@ def duration(folder) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_random_kills_with_two_workers(tmp_path, pristine):
-    """Fault 2 and the release gate: two workers, one or both killed at random times, fifty times.
-
-    The last resume is undisturbed.
+    """Fault 2 and the release gate: two workers, one or both killed at random times, fifty times; the last resume is
+    undisturbed.
     """
     chance = random.Random(5)
     whole = duration(tmp_path / "timed")  # kills fall anywhere in a harvest, however fast the machine is
@@ -103,9 +102,8 @@ def test_signals(tmp_path, pristine, sent, code):
 
 @pytest.mark.parametrize("sent, handler", [(signal.SIGTERM, on_sigterm), (signal.SIGINT, signal.default_int_handler)])
 def test_signal_where_python_swallows_it(tmp_path, pristine, sent, handler):
-    """Fault 5: what a handler raises inside a destructor is printed and dropped.
-
-    The harvest stops at the next batch all the same.
+    """Fault 5: what a handler raises inside a destructor is printed and dropped; the harvest stops at the next batch
+    all the same.
     """
 
     class Dying:

@@ -17,7 +17,7 @@ and resumed readers (22, 23), clocks (25), hostile files (27–30), names (33), 
 def faults_named() -> tuple[dict[int, list[str]], list[str]]:
     """(test names by the number of the fault they name, those that `-m faults` would not run)."""
     found, unmarked = defaultdict(list), []
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         everywhere = any(
             isinstance(n, ast.Assign) and ast.unparse(n) == "pytestmark = pytest.mark.faults" for n in tree.body

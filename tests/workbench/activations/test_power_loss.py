@@ -83,9 +83,8 @@ def apply(node: dict, writes: list) -> None:
 
 @pytest.mark.parametrize("images", [60, pytest.param(1500, marks=pytest.mark.slow)])
 def test_power_loss(tmp_path, pristine, images):
-    """Fault 6.
-
-    Whatever the loss takes, a final name implies verified content, and a resumed harvest completes the store.
+    """Fault 6: whatever the loss takes, a final name implies verified content, and a resumed harvest completes the
+    store.
     """
     recorder = PowerLoss(tmp_path / "live")
     disk.observer = recorder.observe

@@ -41,9 +41,8 @@ def test_another_plan_meets_a_live_writer(tmp_path):
 
 
 def test_two_writers_where_locks_do_nothing(tmp_path, pristine, monkeypatch):
-    """Fault 19 with flock patched to succeed always.
-
-    One worker thinks itself alone and both still make one right store.
+    """Fault 19 with flock patched to succeed always: one worker thinks itself alone and both still make one right
+    store.
     """
     monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
     slow, process = producer_of(SPEC, 0.03), multiprocessing.get_context("fork").Process

@@ -63,9 +63,8 @@ def test_a_dataset_folder_is_read_like_the_hub(dataset, tokenizer):
 
 
 def test_the_split_depends_on_the_texts_alone(dataset, tokenizer, tmp_path):
-    """Not on where the folder lies, nor on the order the records come in.
-
-    Else one seed's training texts are another's held-out ones.
+    """Not on where the folder lies, nor on the order the records come in: else one seed's training texts are another's
+    held-out ones.
     """
     values = {"kind": "hub", "dataset": str(dataset), "packing": "documents"}
     config = parse_config(CorpusConfig, values, where="x")

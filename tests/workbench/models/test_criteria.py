@@ -1,6 +1,5 @@
-"""The criteria tell what they claim.
-
-A perfect copier passes the copying ones, a random model none, and the trigram is a distribution.
+"""The criteria tell what they claim: a perfect copier passes the copying ones, a random model none, and the trigram is
+a distribution.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Loading.
-
-Both architectures as bridges with Hugging Face's logits and firing hooks, and errors that name the nearest valid thing.
+"""Loading: both architectures as bridges with Hugging Face's logits and firing hooks, and errors that name the nearest
+valid thing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""The judgement of plans against measurements: a wrong plan is flagged, whatever is wrong with it.
-
-One disturbed run is not.
+"""The judgement of plans against measurements: a wrong plan is flagged, whatever is wrong with it; one disturbed run is
+not.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from workbench.planning import (
     machines,
     plan_recipe,
     plan_training,
-    subject_of,
+    planned_recipe,
     this_machine,
 )
 from workbench.planning.calibrate import solved
@@ -110,9 +110,8 @@ def test_harvest_and_training_match_what_is_made(tmp_path):
 
 
 def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, monkeypatch):
-    """Two threads make a model of a harvest that runs on one look faster than it is.
-
-    A large batch takes longer per token than a small one.
+    """Two threads make a model of a harvest that runs on one look faster than it is; a large batch takes longer per
+    token than a small one.
     """
     import torch
 
@@ -128,7 +127,7 @@ def test_a_harvest_is_timed_with_its_own_models_threads_and_shards(tmp_path, mon
     )
     monkeypatch.setattr(calibrate, "memory", lambda kind: {"resident": 1.0})
     ws = Workspace(tmp_path / "ws")
-    here = measured_here(subject_of(str(tmp_path / "h.toml"), ws), ws)
+    here = measured_here(planned_recipe(str(tmp_path / "h.toml"), ws), ws)
     assert set(seen) == {(1, (16, 32))} and torch.get_num_threads() == threads
     assert here.forward > 0 and 0 < here.load < 10 and 0 < here.shard < 1 and here.disk_write > 1e6
     plan = plan_recipe(str(tmp_path / "h.toml"), ws)
@@ -250,9 +249,9 @@ def test_sweeps_choose_a_layout_that_fits(tmp_path):
     assert counts("1..1024") == [2**i for i in range(11)] and counts("8") == [8]
     with pytest.raises(UsageError, match=r"1\.\.1024"):
         counts("8..1")
-    subject = subject_of("evolution-160m", Workspace(tmp_path / "ws"))
-    assert all(la.devices == 8 for la in layouts(subject, 8)) and Layout(1, 2, 4) in list(layouts(subject, 8))
-    rows = sweep(subject, machine_named("h200"), [1, 8, 64])
+    planned = planned_recipe("evolution-160m", Workspace(tmp_path / "ws"))
+    assert all(la.devices == 8 for la in layouts(planned, 8)) and Layout(1, 2, 4) in list(layouts(planned, 8))
+    rows = sweep(planned, machine_named("h200"), [1, 8, 64])
     assert [r["devices"] for r in rows] == [1, 8, 64] and all(r["fits"] for r in rows[1:])
     fits = [r for r in rows if r["fits"]]
     assert fits[0]["efficiency"] == 1 and fits[-1]["hours"] < fits[0]["hours"]

@@ -46,11 +46,11 @@ _IOCB = np.dtype(
 _EVENT = np.dtype([("data", "<u8"), ("request", "<u8"), ("result", "<i8"), ("more", "<i8")])
 
 
-Place = tuple[int, int, int, int]
+ReadRequest = tuple[int, int, int, int]
 """(file opened for direct reading, memory address, bytes, offset in the file); the last three are multiples of the page
 size.
 """
-Read = tuple[Place, Callable[[int], None]]
+Read = tuple[ReadRequest, Callable[[int], None]]
 """A read, and what to call with the number of bytes it gave (0 after an error): that does the rest, proves it, and
 holds the memory.
 """

@@ -99,9 +99,8 @@ def open_regular(path: Path) -> int:
 
 
 def allocate(fd: int, size: int) -> None:
-    """Reserve ``size`` bytes, so that a full disk shows before the first row.
-
-    Extends the file where that is unsupported.
+    """Reserve ``size`` bytes, so that a full disk shows before the first row; extends the file where that is
+    unsupported.
     """
     try:
         faults.at("allocate")
@@ -144,9 +143,8 @@ def read_all(fd: int, view: memoryview, offset: int) -> int:
 
 
 def expect(fd: int, *, in_order: bool) -> None:
-    """Tell the system how a file will be read.
-
-    In order, or here and there, which must not load what nobody asked for.
+    """Tell the system how a file will be read: in order, or here and there, which must not load what
+    nobody asked for.
     """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if in_order else os.POSIX_FADV_RANDOM)

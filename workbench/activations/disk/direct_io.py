@@ -49,9 +49,8 @@ def read(fd: int, direct: int, view: memoryview, address: int, offset: int) -> i
 
 
 def direct_bytes(fd: int, direct: int, address: int, offset: int, n: int) -> int:
-    """How many of ``n`` bytes, from the first on, a direct read should fetch.
-
-    Whole pages, none where it cannot or where all are cached.
+    """How many of ``n`` bytes, from the first on, a direct read should fetch: whole pages, none where it cannot or
+    where all are cached.
     """
     if direct < 0 or address % ALIGN or offset % ALIGN or n < ALIGN or is_cached(fd, offset, n):
         return 0
@@ -92,9 +91,8 @@ def _libc() -> ctypes.PyDLL:
 
 
 class Writer:
-    """Writes to ``fd`` past the cache wherever whole pages are written.
-
-    A flush of ``fd`` makes them durable as usual.
+    """Writes to ``fd`` past the cache wherever whole pages are written; a flush of ``fd`` makes them
+    durable as usual.
     """
 
     def __init__(self, fd: int):
@@ -137,9 +135,8 @@ def empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
 
 
 def touch(*arrays: np.ndarray) -> None:
-    """Give new arrays their memory now.
-
-    The system hands out pages when they are first written to, which may take longer than reading.
+    """Give new arrays their memory now: the system hands out pages when they are first written to, which may take
+    longer than reading.
     """
     for array in arrays:
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE] = 0

@@ -16,9 +16,8 @@ _TILE = 1 << 16
 
 
 def to_stored(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Numbers as the store keeps them, [rows, width]. float32 is rounded to nearest even for bfloat16.
-
-    Uint16 counts as bfloat16 bits.
+    """Numbers as the store keeps them, [rows, width]. float32 is rounded to nearest even for bfloat16; uint16 counts as
+    bfloat16 bits.
     """
     if dtype == "bfloat16":
         if values.dtype == np.uint16:

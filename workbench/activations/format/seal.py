@@ -81,9 +81,8 @@ def skipped_sequences(flags: np.ndarray, spec: StoreSpec, index: int) -> list[in
 
 @dataclass(frozen=True)
 class Seal:
-    """What the seal says.
-
-    (bytes, seal) per shard name, where things lie in shards and plan, and which sequences were left out.
+    """What the seal says: (bytes, seal) per shard name, where things lie in shards and plan, and which sequences were
+    left out.
     """
 
     shards: dict[str, tuple[int, str]]
@@ -154,9 +153,8 @@ def _parse(value: dict[str, Any], spec: StoreSpec) -> Seal:
 
 
 def describe_store(folder: str | Path) -> dict[str, Any]:
-    """What a store holds, without opening a shard.
-
-    ``version`` (eight digits of the seal's digest), ``numbers``, ``metadata``.
+    """What a store holds, without opening a shard: ``version`` (eight digits of the seal's digest), ``numbers``,
+    ``metadata``.
     """
     folder = Path(folder)
     spec = read_spec(folder)

@@ -57,9 +57,8 @@ class HarvestRecipe(StrictConfig):
         return list(self.hooks) if renamed or not source.hooks else list(source.hooks), renamed
 
     def content(self) -> dict[str, Any]:
-        """The recipe as the store keeps it.
-
-        Without what does not change the content (models run in float32 unless it says more).
+        """The recipe as the store keeps it: without what does not change the content (models run in float32 unless it
+        says more).
         """
         return self.model_dump(
             mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set())

@@ -185,9 +185,8 @@ class _MakingPool(ShardPool):
 
 
 class _Session:
-    """One iteration over the stream.
-
-    A thread makes shards in the order of their windows, at most ``capacity`` at a time.
+    """One iteration over the stream: a thread makes shards in the order of their windows, at most ``capacity`` at a
+    time.
     """
 
     def __init__(self, store: StreamingStore, batches: Batches):

@@ -266,9 +266,8 @@ def _check_reuse(folder: Path, recipe: HarvestRecipe) -> None:
 
 
 def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, on_shard: OnShard | None) -> None:
-    """Run ``n`` worker processes to the end, telling how many shards there are meanwhile.
-
-    On Ctrl-C they are stopped too.
+    """Run ``n`` worker processes to the end, telling how many shards there are meanwhile; on Ctrl-C they are stopped
+    too.
     """
     folder = workspace.path("stores", recipe.id)
     command = [sys.executable, "-m", "workbench.activations.harvesting.worker"]

@@ -1,6 +1,5 @@
-"""From a group of rows as they are stored to a batch of float32.
-
-Gathered by several threads, into memory that is used again.
+"""From a group of rows as they are stored to a batch of float32: gathered by several threads, into memory that is used
+again.
 """
 
 from __future__ import annotations

@@ -167,9 +167,8 @@ class ShardPool:
         )
 
     def read_into(self, out: np.ndarray, stream: Stream, lo: int, hi: int) -> None:
-        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width].
-
-        Every block proven.
+        """Rows ``lo … hi - 1`` of the store, which must lie in one shard, into ``out`` [hi - lo, width]; every block
+        proven.
         """
         self.piece(out, stream, lo, hi).read(cache=True)
 

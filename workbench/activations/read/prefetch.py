@@ -46,7 +46,7 @@ class GroupReader:
         self.uncached_until = (
             batches.state(batches.start)["epoch"] + 1 if direct_io.fits(batches.epoch_bytes) else sys.maxsize
         )
-        self.ahead = ThreadPoolExecutor(1, "store-ahead")
+        self.prefetcher = ThreadPoolExecutor(1, "store-ahead")
         self.readers = ThreadPoolExecutor(batches.threads, "store-read")
         self.fresh = self.readers.submit(direct_io.touch, *self.buffers[1].values())  # while the first is being filled
         self.direct = direct_reader()
@@ -88,7 +88,7 @@ class GroupReader:
         group = first.group_at(row)
         skip, side = row - int(first.row0[group]), 0
         plan = self._plan(first, group)
-        pending = deque((*work, self.ahead.submit(self._load, *work, side)) for side, work in zip((0, 1), plan))
+        pending = deque((*work, self.prefetcher.submit(self._load, *work, side)) for side, work in zip((0, 1), plan))
         while pending:
             here, group, loading = pending.popleft()
             order, reading = loading.result()
@@ -98,7 +98,7 @@ class GroupReader:
             if self.b.on_group:
                 self.b.on_group(here.epoch, group)
             if work := next(plan, None):
-                pending.append((*work, self.ahead.submit(self._load, *work, side)))
+                pending.append((*work, self.prefetcher.submit(self._load, *work, side)))
             skip, side = 0, side ^ 1
 
     def _plan(self, first: EpochOrder, group: int) -> Iterator[tuple[EpochOrder, int]]:
@@ -143,9 +143,9 @@ class GroupReader:
         direct: list[Read] = []
         other = pieces
         if self.direct and not cache:
-            places = [piece.place() for piece in pieces]
-            direct = [(place, piece.finish) for place, piece in zip(places, pieces) if place[2]]
-            other = [piece for place, piece in zip(places, pieces) if not place[2]]
+            read_requests = [piece.place() for piece in pieces]
+            direct = [(place, piece.finish) for place, piece in zip(read_requests, pieces) if place[2]]
+            other = [piece for place, piece in zip(read_requests, pieces) if not place[2]]
         reading = [self.direct.submit(direct)] if self.direct and direct else []
         reading += [self.readers.submit(self._read, other, cache)] if other else []
         self.begun.extend(reading)
@@ -166,7 +166,7 @@ class GroupReader:
         self.readers.shutdown(wait=True, cancel_futures=True)
         if self.direct:
             self.direct.close()
-        self.ahead.shutdown(wait=True, cancel_futures=True)  # last, because it may wait for the others
+        self.prefetcher.shutdown(wait=True, cancel_futures=True)  # last, because it may wait for the others
         self.gatherer.close()
 
 

@@ -42,5 +42,6 @@ def runs(numbers: np.ndarray, per_shard: int, block_rows: int) -> list[tuple[sli
     by_block = np.argsort(block, kind="stable")
     cuts = [0, *(np.flatnonzero(np.diff(block[by_block])) + 1).tolist(), n] if n else [0]
     return [
-        (places := by_block[a:b], int(numbers[places].min()), int(numbers[places].max()) + 1) for a, b in pairwise(cuts)
+        (row_indices := by_block[a:b], int(numbers[row_indices].min()), int(numbers[row_indices].max()) + 1)
+        for a, b in pairwise(cuts)
     ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from sae.rows import Share
+from sae.rows import LocalRows
 from workbench.activations.read.batches import Batches
 from workbench.activations.read.gather import as_torch, take
 from workbench.activations.read.prefetch import GroupReader
@@ -33,7 +33,7 @@ class SharedBatches:
         """The same shares from step ``step`` on. Costs nothing."""
         return replace(self, whole=self.whole.starting_at(step))
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[LocalRows]:
         if self.whole.order.epoch_rows == 0:
             return
         reader = _ShareReader(self)
@@ -60,12 +60,12 @@ class _ShareReader(GroupReader):
                 cut.append((lo + first - at, lo + last - at, first - mine.start))
         return cut
 
-    def shares(self) -> Iterator[Share]:
+    def shares(self) -> Iterator[LocalRows]:
         """Share by share; a batch may span two groups."""
         b, total = self.b, None if self.b.epochs is None else self.b.order.epoch_rows * self.b.epochs
         at, filled = b.start * b.batch_size, 0
         rows: list[torch.Tensor] = []
-        places: list[torch.Tensor] = []
+        batch_index: list[torch.Tensor] = []
         if total is not None and at >= total:
             return
         for buffers, order, skip in self.groups(at):
@@ -80,10 +80,10 @@ class _ShareReader(GroupReader):
                 lo, hi = np.searchsorted(returned, [i, i + n])
                 rows.append(torch.empty(hi - lo, sum(s.width for s in b.streams)))
                 take(tensors, index[lo:hi], rows[-1])
-                places.append(torch.from_numpy(returned[lo:hi] - i + filled))
+                batch_index.append(torch.from_numpy(returned[lo:hi] - i + filled))
                 filled, i, at = filled + n, i + n, at + n
                 if filled == size:
-                    yield Share(torch.cat(rows), torch.cat(places), size)
-                    rows, places, filled = [], [], 0
+                    yield LocalRows(torch.cat(rows), torch.cat(batch_index), size)
+                    rows, batch_index, filled = [], [], 0
                     if total is not None and at >= total:
                         return

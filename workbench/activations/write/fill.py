@@ -25,7 +25,7 @@ from workbench.activations.format.errors import ReadOnlyStore, ShardCorrupt, Sto
 from workbench.activations.format.seal import SEAL_JSON, write_seal
 from workbench.activations.format.shard import PLAN, SHARDS, open_plan, open_shard
 from workbench.activations.format.spec import STORE_JSON, StoreSpec, check_same, read_spec
-from workbench.activations.write.interrupts import heard, listening
+from workbench.activations.write.interrupts import check_signals, listening
 from workbench.activations.write.writer import Producer, write_plan, write_shard
 
 LOCK = "LOCK"
@@ -104,9 +104,8 @@ def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
 
 
 def remove_parts(folder: Path, *, strangers: bool, own: bool = False) -> None:
-    """Remove temporary files of writers that are certainly dead.
-
-    With ``strangers`` also those of other machine runs, with ``own`` this process's.
+    """Remove temporary files of writers that are certainly dead; with ``strangers`` also those of other machine runs,
+    with ``own`` this process's.
     """
     mine = writer_token.token()
     for name in os.listdir(folder / "tmp"):
@@ -161,21 +160,21 @@ def fill(
         keep_going: asked before every shard; False stops early and leaves the rest missing.
     """
     made = 0
-    with heard() as listen, joined(folder, spec):
+    with check_signals() as listen, joined(folder, spec):
         producer = listening(producer, listen)
         with disk_errors(str(folder)):
             write_plan_if_missing(folder, spec, tokens, doc_ids, kinds)
             _recheck(folder, spec)
-        told = waited = 0.0
+        last_note = waited = 0.0
         while todo := missing(folder, spec):
             listen()
             if on_shard:
                 on_shard(spec.n_shards - len(todo), spec.n_shards)
             if not keep_going():
                 return made
-            if time.monotonic() - told > 1:
+            if time.monotonic() - last_note > 1:
                 _tell(folder, spec, len(todo))
-                told = time.monotonic()
+                last_note = time.monotonic()
             index = _choose(folder, spec, todo, slot, slots)
             if index is None and waited < _PATIENCE:
                 time.sleep(_WAIT)
@@ -192,9 +191,8 @@ def fill(
 
 
 def _choose(folder: Path, spec: StoreSpec, todo: list[int], slot: int, slots: int) -> int | None:
-    """The next missing shard nobody alive is making, beginning with this worker's share.
-
-    None where all are being made.
+    """The next missing shard nobody alive is making, beginning with this worker's share; None where
+    all are being made.
     """
     remove_parts(folder, strangers=False)
     mine = writer_token.token()

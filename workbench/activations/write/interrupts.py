@@ -22,7 +22,7 @@ def on_sigterm(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def heard() -> Iterator[Callable[[], None]]:
+def check_signals() -> Iterator[Callable[[], None]]:
     """Yields ``listen()``, which raises again what the handlers of SIGINT and SIGTERM raised and nobody saw.
 
     Python prints and drops an exception raised inside a destructor or a weak reference's callback (a thread pool has

@@ -144,9 +144,8 @@ def _seal_in_memory(layout: Layout, pages: dict[int, bytes], parts: dict[str, np
 
 @contextmanager
 def part_file(folder: Path, final: Path, datasets: list[Dataset], attributes: dict[str, Any]) -> Iterator[PartFile]:
-    """A :class:`PartFile` that leaves nothing behind on an error.
-
-    A full disk becomes :class:`~sae.errors.OutOfSpace`.
+    """A :class:`PartFile` that leaves nothing behind on an error; a full disk becomes
+    :class:`~sae.errors.OutOfSpace`.
     """
     with disk_errors(f"{final.parent.name}/{final.name}"):
         part = PartFile(folder, final, datasets, attributes)
@@ -213,9 +212,8 @@ def _without(values: np.ndarray, bad: np.ndarray, rows_per_seq: int) -> np.ndarr
 def _refuse_or_mark(
     spec: StoreSpec, stored: dict[str, np.ndarray], first_seq: int, n: int
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Which of ``n`` sequences hold a non-finite number (all False unless the store skips such sequences).
-
-    Largest magnitudes by key.
+    """Which of ``n`` sequences hold a non-finite number (all False unless the store skips such sequences); largest
+    magnitudes by key.
     """
     bad, largest = np.zeros(n, bool), {}
     kind, mask, infinite = INFINITE[spec.dtype]

@@ -34,9 +34,8 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
 def answer_metrics(
     logits: Tensor, answer: Tensor, wrong: Tensor, clean_logits: Tensor, metrics: Sequence[str] = METRICS
 ) -> dict[str, np.ndarray]:
-    """Metrics of logits [R,V] at the answer position; answer, wrong [R].
-
-    Clean_logits [R,V] is the reference of `kl`.
+    """Metrics of logits [R,V] at the answer position; answer, wrong [R]; clean_logits [R,V] is the
+    reference of `kl`.
     """
     rows = torch.arange(len(logits))
     out = {}

@@ -30,9 +30,8 @@ def measure(
     path: Path,
     metrics: Sequence[str],
 ) -> list[Effects]:
-    """Effects of mixer changes: each row group is (layer, delta [R,d_model], prompts [R]).
-
-    One dict of [R] arrays per group.
+    """Effects of mixer changes: each row group is (layer, delta [R,d_model], prompts [R]); one dict of [R] arrays per
+    group.
     """
     answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
     before = answer_metrics(clean, answer, wrong, clean, metrics)

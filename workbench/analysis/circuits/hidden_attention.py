@@ -43,9 +43,8 @@ def hidden_attention(model: Any, tokens: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def last_reads(model: Any, prompts_clean: np.ndarray) -> np.ndarray:
-    """Mean |α_{T-1,j} x_j| over channels, float32 [P, layers, T].
-
-    What the last position receives from each position.
+    """Mean |α_{T-1,j} x_j| over channels, float32 [P, layers, T]: what the last position receives from
+    each position.
     """
     kept = {"x": lambda v, rows: v, "dt": lambda v, rows: v, "B": lambda v, rows: v, "C": lambda v, rows: v[:, -1]}
     names = {f"blocks.{l}.mixer.hook_{k}": pick for l in range(len(model.blocks)) for k, pick in kept.items()}

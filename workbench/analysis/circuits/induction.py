@@ -60,9 +60,8 @@ def by_attention(scores: np.ndarray) -> list[Head]:
 
 
 def by_effect(effects: np.ndarray) -> list[Head]:
-    """Heads that lower the logit difference.
-
-    Interval below zero, at least 0.1, and a tenth of the summed absolute effects; effects [P,L,H].
+    """Heads that lower the logit difference: interval below zero, at least 0.1, and a tenth of the summed absolute
+    effects; effects [P,L,H].
     """
     mean, (_, high) = np.nanmean(effects, 0), interval(effects)
     total = np.abs(mean).sum()
@@ -83,7 +82,7 @@ class Found:
     effect: list[Head]
 
     @property
-    def agree(self) -> bool:
+    def criteria_agree(self) -> bool:
         """Whether every head by effect also looks there, and the head that looks there most has the effect."""
         return bool(self.effect) and set(self.effect) <= set(self.attention) and self.attention[0] in self.effect
 
@@ -95,7 +94,7 @@ class Found:
 
         if not self.attention and not self.effect:
             return f"No {self.role} head by either criterion."
-        verdict = "agree" if self.agree else "do not agree"
+        verdict = "agree" if self.criteria_agree else "do not agree"
         return (
             f"{self.role.capitalize()} heads by attention: {names(self.attention)}; by effect: {names(self.effect)}."
             f" The criteria {verdict}."
@@ -103,4 +102,9 @@ class Found:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"attention": self.attention, "effect": self.effect, "agree": self.agree, "sentence": self.sentence()}
+        return {
+            "attention": self.attention,
+            "effect": self.effect,
+            "agree": self.criteria_agree,
+            "sentence": self.sentence(),
+        }

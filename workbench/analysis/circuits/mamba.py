@@ -1,6 +1,5 @@
-"""The Mamba's parts of `workbench circuits`.
-
-States and y to logit, writes by offset, convolution taps, channels, hidden attention.
+"""The Mamba's parts of `workbench circuits`: states and y to logit, writes by offset, convolution taps, channels,
+hidden attention.
 """
 
 from __future__ import annotations

@@ -191,9 +191,8 @@ def channel_effects(
     *,
     sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
 ) -> ChannelEffects:
-    """Which of a layer's channels carry the write at one position.
-
-    First-order share of each, and exact effects of the largest together.
+    """Which of a layer's channels carry the write at one position: first-order share of each, and exact effects of the
+    largest together.
     """
     terms = write_terms(model, prompts, [label])[layer]
     states = terms.state_change(terms.corrupted())[:, 0]  # [P,D,N]

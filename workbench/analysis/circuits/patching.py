@@ -47,9 +47,8 @@ SITES = {
 
 @dataclass(frozen=True)
 class Patch:
-    """What to replace.
-
-    `unit` is a head index, a channel range (start, stop), or None for everything at the position.
+    """What to replace: `unit` is a head index, a channel range (start, stop), or None for everything
+    at the position.
     """
 
     site: str

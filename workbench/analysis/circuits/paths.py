@@ -35,9 +35,8 @@ def is_transformer(model: Any) -> bool:
 def collect(
     model: Any, tokens: np.ndarray, wanted: dict[str, Callable[[Tensor, slice], Tensor]], batch: int = 16
 ) -> dict[str, Tensor]:
-    """Run prompts [P,T] and keep `pick(value, rows)` of every wanted hook, concatenated over prompts.
-
-    Large activations are never all held.
+    """Run prompts [P,T] and keep `pick(value, rows)` of every wanted hook, concatenated over prompts: large activations
+    are never all held.
     """
     kept: dict[str, list[Tensor]] = {name: [] for name in wanted}
     for start in range(0, len(tokens), batch):

@@ -62,9 +62,8 @@ class Circuits:
             self.tables.append(tidy(values, axes, analysis=analysis, path=path, metric=metric, **constants))
 
     def effects(self) -> pd.DataFrame:
-        """The joined table with all columns.
-
-        `offset` counts from the focus mark, absent where the position is not relative to it.
+        """The joined table with all columns; `offset` counts from the focus mark, absent where the position is not
+        relative to it.
         """
         table = pd.concat(self.tables, ignore_index=True)
         for column, value in _FILL.items():

@@ -1,6 +1,5 @@
-"""The Transformer's parts of `workbench circuits`.
-
-Attention scores, heads to logit, reads by offset, heads to heads.
+"""The Transformer's parts of `workbench circuits`: attention scores, heads to logit, reads by offset,
+heads to heads.
 """
 
 from __future__ import annotations

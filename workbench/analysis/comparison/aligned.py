@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sae.errors import MissingError, UsageError
-from workbench.dictionaries.reference import Subject
+from workbench.dictionaries.reference import DictionaryRef
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
 
 
 class Rows(ABC):
-    """Activations of one source on a :class:`TokenSet`, numbered from 0.
-
-    What :func:`~workbench.analysis.latents.encoded.encode_store` reads.
+    """Activations of one source on a :class:`TokenSet`, numbered from 0; what
+    :func:`~workbench.analysis.latents.encoded.encode_store` reads.
     """
 
     def __init__(self, tokens: TokenSet):
@@ -139,19 +138,19 @@ class Activations:
         self._model: tuple[tuple[str, str | None], Any] | None = None
         self._stores: dict[str, bool] = {}
 
-    def rows(self, subject: Subject) -> tuple[Rows, Any, Any]:
+    def rows(self, reference: DictionaryRef) -> tuple[Rows, Any, Any]:
         """(rows, hook, source) for a dictionary."""
-        store = self._aligned_store(subject)
+        store = self._aligned_store(reference)
         if store is not None:
-            hook = self._stored_hook(store, subject)
+            hook = self._stored_hook(store, reference)
             if hook is not None:
-                return StoredRows(self.tokens, store), hook, subject.source
-        if isinstance(subject.source, list):
+                return StoredRows(self.tokens, store), hook, reference.source
+        if isinstance(reference.source, list):
             raise UsageError(
-                f"{subject.id} reads several sources, which only its own store holds. Compare on it: --store"
-                f" {subject.metadata.get('store')}"
+                f"{reference.id} reads several sources, which only its own store holds. Compare on it: --store"
+                f" {reference.metadata.get('store')}"
             )
-        return LiveRows(self.tokens, self.model(subject.model_name, subject.revision)), subject.hook, None
+        return LiveRows(self.tokens, self.model(reference.model_name, reference.revision)), reference.hook, None
 
     def model(self, name: str, revision: str | None) -> Any:
         """A loaded model."""
@@ -162,14 +161,14 @@ class Activations:
             self._model = (name, revision), load_model(name, revision=revision)
         return self._model[1]
 
-    def _aligned_store(self, subject: Subject) -> ActivationStore | None:
+    def _aligned_store(self, reference: DictionaryRef) -> ActivationStore | None:
         """The dictionary's own store, if these are its tokens too."""
-        if not subject.metadata.get("store"):
+        if not reference.metadata.get("store"):
             return None
-        if str(subject.metadata["store"]) == self.tokens.store.spec.id:
+        if str(reference.metadata["store"]) == self.tokens.store.spec.id:
             return self.tokens.store
         try:
-            store = subject.store(self.workspace)
+            store = reference.store(self.workspace)
         except MissingError:
             return None
         return store if self._same_tokens(store) else None
@@ -187,15 +186,14 @@ class Activations:
         return self._stores[key]
 
     @staticmethod
-    def _stored_hook(store: ActivationStore, subject: Subject) -> Any:
-        """The store's name of the dictionary's hook.
-
-        Streams are named alike for all sources, and say where they are.
+    def _stored_hook(store: ActivationStore, reference: DictionaryRef) -> Any:
+        """The store's name of the dictionary's hook: streams are named alike for all sources, and say
+        where they are.
         """
-        if isinstance(subject.hook, list):
-            return subject.hook
-        sources = [subject.source] if isinstance(subject.source, str) else store.sources
+        if isinstance(reference.hook, list):
+            return reference.hook
+        sources = [reference.source] if isinstance(reference.source, str) else store.sources
         for stream in store.spec.streams:
-            if stream.source in sources and subject.hook in (stream.at, stream.hook):
+            if stream.source in sources and reference.hook in (stream.at, stream.hook):
                 return stream.hook
         return None

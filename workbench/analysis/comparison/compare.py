@@ -114,7 +114,7 @@ def compare(
         raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(s for s in SERIES if s != 'cross')}.")
     from workbench.activations import ActivationStore
 
-    reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.subjects[0].store(workspace)
+    reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.references[0].store(workspace)
     tokens = choose_tokens(reference, recipe.tokens)
     return _Run(workspace, a, b, recipe, tokens, tick).all()
 
@@ -138,7 +138,7 @@ class _Run:
                 getattr(self, "_" + name.replace(" ", "_"))(own_a, own_b)
                 self.tick(name)
         self._shifts(own_a, own_b)
-        out.codes = {s.id: self.codes[s.id] for g in (self.a, self.b) for s in g.subjects}
+        out.codes = {s.id: self.codes[s.id] for g in (self.a, self.b) for s in g.references}
         return out
 
     def _both(self, name: str, matches: LayerMatches) -> None:
@@ -149,12 +149,12 @@ class _Run:
 
     def _side(self, group: Group) -> dict[int, sp.csr_array]:
         """Codes per dictionary of the group (encoded once), as CSR [tokens, F]."""
-        for s in group.subjects:
+        for s in group.references:
             if s.id not in self.codes:
                 rows, hook, source = self.rows.rows(s)
                 self.codes[s.id] = encode_store(s.load(), rows, hook, source=source)
                 self.tick(f"codes of {s.id}")
-        return {i: sp.csr_array(self.codes[s.id].matrix().tocsr()) for i, s in enumerate(group.subjects)}
+        return {i: sp.csr_array(self.codes[s.id].matrix().tocsr()) for i, s in enumerate(group.references)}
 
     def _rng(self, what: str) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, zlib.crc32(what.encode())])
@@ -197,7 +197,7 @@ class _Run:
         import torch
 
         out = {}
-        for i, s in enumerate(group.subjects):
+        for i, s in enumerate(group.references):
             rows, hook, source = self.rows.rows(s)
             seed = int(self._rng(f"random {s.id}").integers(0, 2**62))
             x = rows.read(hook, slice(0, len(self.tokens)), source)

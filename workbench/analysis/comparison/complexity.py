@@ -49,9 +49,8 @@ def complexity_table(codes: Codes, vocab: int, *, min_fired: int = MIN_FIRED) ->
 
 
 def monosemanticity(codes: Codes, vocab: int, *, top: float = 0.1) -> np.ndarray:
-    """[F] held-out token concentration among the strongest ``top`` share of each latent's firings.
-
-    NaN where a half has none.
+    """[F] held-out token concentration among the strongest ``top`` share of each latent's firings; NaN where a half has
+    none.
     """
     strongest = _strongest(codes, top)
     corpus = (np.bincount(codes.ids, minlength=vocab) + 1e-3) / (len(codes.ids) + 1e-3 * vocab)

@@ -24,9 +24,8 @@ HOLD_BYTES = 2 * 2**30  # prepared layers kept between pairs
 
 @dataclass(frozen=True)
 class LayerBest:
-    """Best partner of every latent of one layer, over all layers of the other side. Arrays are [F].
-
-    Layers are indices.
+    """Best partner of every latent of one layer, over all layers of the other side. Arrays are [F];
+    layers are indices.
     """
 
     r: Floats
@@ -60,9 +59,8 @@ class LayerMatches:
         ]
 
     def map(self, statistic: Callable[[Floats], float] = np.mean, *, reverse: bool = False) -> Floats:
-        """[n_layers_a, n_layers_b] of a statistic of the per-pair MPPC (NaN latents left out.
-
-        NaN where none is left).
+        """[n_layers_a, n_layers_b] of a statistic of the per-pair MPPC (NaN latents left out; NaN
+        where none is left).
         """
         out = np.full((len(self.layers_a), len(self.layers_b)), np.nan)
         for (i, j), m in self.pairs.items():

@@ -29,7 +29,7 @@ def compare_and_write(
         UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
     """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
-    if [s.id for s in sides[0].subjects] == [s.id for s in sides[1].subjects]:
+    if [s.id for s in sides[0].references] == [s.id for s in sides[1].references]:
         raise UsageError(
             f"{a!r} and {b!r} are the same dictionaries: every latent would be its own best match. Name two."
         )
@@ -64,14 +64,13 @@ def _groups(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRec
 
 def _inputs(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRecipe) -> set[str]:
     """Digests of all dictionaries the comparison would read."""
-    return {s.input.digest for g in _groups(workspace, sides, recipe) for s in g.subjects}
+    return {s.input.digest for g in _groups(workspace, sides, recipe) for s in g.references}
 
 
 def parts_of(workspace: Workspace, a: str, b: str, recipe: CompareRecipe, *, pattern: str = "") -> int:
-    """How often :func:`compare_and_write` calls ``tick``.
-
-    Dictionaries to encode, the match itself, baselines and shifts.
+    """How often :func:`compare_and_write` calls ``tick``: dictionaries to encode, the match itself, baselines and
+    shifts.
     """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
-    dictionaries = {s.id for g in _groups(workspace, sides, recipe) for s in g.subjects}
+    dictionaries = {s.id for g in _groups(workspace, sides, recipe) for s in g.references}
     return len(dictionaries) + 1 + len(recipe.baselines) + len(recipe.shifts)

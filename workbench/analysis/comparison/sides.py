@@ -12,7 +12,7 @@ from typing import Any
 
 from sae.errors import MissingError, UsageError
 from sae.strict import nearest
-from workbench.dictionaries.reference import Subject, find_subject
+from workbench.dictionaries.reference import DictionaryRef, find_dictionary
 from workbench.workspace import Workspace
 
 _LAYER = re.compile(r"blocks\.(\d+)\.|L(\d+)[A-Z]")
@@ -24,39 +24,39 @@ class Group:
     """Dictionaries of one model, at most one per layer, in order of depth."""
 
     name: str  # what it is called in ids and figures
-    subjects: tuple[Subject, ...]
+    references: tuple[DictionaryRef, ...]
 
     @property
     def layers(self) -> list[int]:
         """Layer of each dictionary."""
-        return [layer_of(s) for s in self.subjects]
+        return [layer_of(s) for s in self.references]
 
     @property
     def model(self) -> tuple[str, str | None]:
         """(model name, revision) the dictionaries belong to."""
-        return self.subjects[0].model_name, self.subjects[0].revision
+        return self.references[0].model_name, self.references[0].revision
 
     @property
     def seed(self) -> int:
         """Training seed of the dictionaries."""
-        return int(self.subjects[0].metadata.get("seed") or 0)
+        return int(self.references[0].metadata.get("seed") or 0)
 
 
-def layer_of(subject: Subject) -> int:
+def layer_of(reference: DictionaryRef) -> int:
     """Layer of a dictionary's site; 0 where its hook names none."""
-    found = _LAYER.search(str(subject.metadata.get("hook_name") or subject.metadata.get("site") or ""))
+    found = _LAYER.search(str(reference.metadata.get("hook_name") or reference.metadata.get("site") or ""))
     return int(found[1] or found[2]) if found else 0
 
 
-def site_kind(subject: Subject) -> str:
+def site_kind(reference: DictionaryRef) -> str:
     """``R``, ``A``, ``M``, ``TC`` or ``S``; empty where the dictionary does not say."""
-    found = re.fullmatch(r"L\d+([A-Z]+)", str(subject.metadata.get("site") or ""))
+    found = re.fullmatch(r"L\d+([A-Z]+)", str(reference.metadata.get("site") or ""))
     if found:
         return found[1]
-    return "R" if "resid" in str(subject.metadata.get("hook_name") or "") else ""
+    return "R" if "resid" in str(reference.metadata.get("hook_name") or "") else ""
 
 
-def find_group(workspace: Workspace, reference: str, *, pattern: str = "") -> Group:
+def find_group(workspace: Workspace, name: str, *, pattern: str = "") -> Group:
     """The dictionaries that A or B on a command line means.
 
     Args:
@@ -65,50 +65,49 @@ def find_group(workspace: Workspace, reference: str, *, pattern: str = "") -> Gr
     Raises:
         MissingError: neither a dictionary nor a model with residual dictionaries. UsageError: several per layer.
     """
-    catalogue = all_subjects(workspace)
-    if reference in {s.id for s in catalogue}:
-        subject = find_subject(workspace, reference)
-        return Group(subject.id, (subject,))
-    own = [s for s in catalogue if reference in (_called(s), str(s.metadata.get("model_name"))) and _plain_residual(s)]
-    own = [s for s in own if _called(s) == reference] or [s for s in own if s.revision is None]
+    catalogue = all_references(workspace)
+    if name in {s.id for s in catalogue}:
+        found = find_dictionary(workspace, name)
+        return Group(found.id, (found,))
+    own = [s for s in catalogue if name in (_called(s), str(s.metadata.get("model_name"))) and _plain_residual(s)]
+    own = [s for s in own if _called(s) == name] or [s for s in own if s.revision is None]
     if not own:
         try:
-            subject = find_subject(workspace, reference)
+            found = find_dictionary(workspace, name)
         except MissingError:
             names = sorted({_called(s) for s in catalogue} | {s.id for s in catalogue})
-            hint = nearest(reference, names) if names else "it has no dictionary; `workbench train` makes some"
+            hint = nearest(name, names) if names else "it has no dictionary; `workbench train` makes some"
             raise MissingError(
-                f"{reference!r} is neither a dictionary nor a model with residual dictionaries in {workspace.root}"
-                f" ({hint})"
+                f"{name!r} is neither a dictionary nor a model with residual dictionaries in {workspace.root} ({hint})"
             ) from None
-        return Group(subject.id, (subject,))
+        return Group(found.id, (found,))
     lowest = min(_seed(s) for s in own)
     own = [s for s in own if _seed(s) == lowest and pattern in s.id]
-    return Group(reference, _one_per_layer(own, reference))
+    return Group(name, _one_per_layer(own, name))
 
 
-def all_subjects(workspace: Workspace) -> list[Subject]:
+def all_references(workspace: Workspace) -> list[DictionaryRef]:
     """Every complete dictionary of the workspace."""
-    return [find_subject(workspace, item.id) for item in workspace.items("dictionaries")]
+    return [find_dictionary(workspace, item.id) for item in workspace.items("dictionaries")]
 
 
-def _called(subject: Subject) -> str:
+def _called(reference: DictionaryRef) -> str:
     """``<model>[@revision]`` as ids write it."""
-    name = str(subject.metadata.get("model_name") or "").rstrip("/").split("/")[-1]
-    return f"{name}@{subject.revision}" if subject.revision else name
+    name = str(reference.metadata.get("model_name") or "").rstrip("/").split("/")[-1]
+    return f"{name}@{reference.revision}" if reference.revision else name
 
 
-def _plain_residual(subject: Subject) -> bool:
-    return str(subject.metadata.get("kind", "sae")) == "sae" and site_kind(subject) == "R"
+def _plain_residual(reference: DictionaryRef) -> bool:
+    return str(reference.metadata.get("kind", "sae")) == "sae" and site_kind(reference) == "R"
 
 
-def _seed(subject: Subject) -> int:
-    return int(subject.metadata.get("seed") or 0)
+def _seed(reference: DictionaryRef) -> int:
+    return int(reference.metadata.get("seed") or 0)
 
 
-def _one_per_layer(subjects: list[Subject], name: str) -> tuple[Subject, ...]:
-    by_layer: dict[int, Subject] = {}
-    for s in sorted(subjects, key=lambda s: (layer_of(s), s.id)):
+def _one_per_layer(references: list[DictionaryRef], name: str) -> tuple[DictionaryRef, ...]:
+    by_layer: dict[int, DictionaryRef] = {}
+    for s in sorted(references, key=lambda s: (layer_of(s), s.id)):
         if layer_of(s) in by_layer:
             raise UsageError(
                 f"{name} has several residual dictionaries at layer {layer_of(s)}: {by_layer[layer_of(s)].id}, {s.id}."
@@ -120,13 +119,12 @@ def _one_per_layer(subjects: list[Subject], name: str) -> tuple[Subject, ...]:
     return tuple(by_layer.values())
 
 
-def _matching(group: Group, found: list[Subject], name: str) -> Group | None:
-    """Those of ``found`` that stand for the group's layers with the same number of latents.
-
-    None unless all layers have one.
+def _matching(group: Group, found: list[DictionaryRef], name: str) -> Group | None:
+    """Those of ``found`` that stand for the group's layers with the same number of latents; None unless all layers have
+    one.
     """
     chosen = []
-    for s in group.subjects:
+    for s in group.references:
         same = [
             f for f in found if layer_of(f) == layer_of(s) and site_kind(f) == site_kind(s) and _size(f) == _size(s)
         ]
@@ -136,17 +134,17 @@ def _matching(group: Group, found: list[Subject], name: str) -> Group | None:
     return Group(name, tuple(chosen))
 
 
-def _size(subject: Subject) -> Any:
+def _size(reference: DictionaryRef) -> Any:
     """What makes two dictionaries comparable: d_sae and k, as far as their names and numbers say."""
-    found = re.search(r"-(\d+)x(?:.*?(\.k\d+))?", subject.id)
-    return found.groups() if found else subject.metadata.get("d_sae")
+    found = re.search(r"-(\d+)x(?:.*?(\.k\d+))?", reference.id)
+    return found.groups() if found else reference.metadata.get("d_sae")
 
 
 def sae_seed_of(workspace: Workspace, group: Group) -> Group | None:
     """The same model's dictionaries of another seed: the ceiling of what dictionaries of these sizes can agree on."""
     found = [
         s
-        for s in all_subjects(workspace)
+        for s in all_references(workspace)
         if (s.metadata.get("model_name"), s.revision) == group.model and _seed(s) != group.seed
     ]
     return _matching(group, found, f"{group.name} (other SAE seed)")
@@ -158,7 +156,7 @@ def model_seed_of(workspace: Workspace, group: Group) -> Group | None:
     base = _SEED_NAME.sub("", name)
     found = [
         s
-        for s in all_subjects(workspace)
+        for s in all_references(workspace)
         if s.metadata.get("model_name") not in (None, name)
         and _SEED_NAME.sub("", str(s.metadata["model_name"])) == base
         and s.revision == revision
@@ -171,5 +169,5 @@ def untrained_of(workspace: Workspace, group: Group) -> Group | None:
     name, revision = group.model
     if revision == "step0":
         return None
-    found = [s for s in all_subjects(workspace) if s.metadata.get("model_name") == name and s.revision == "step0"]
+    found = [s for s in all_references(workspace) if s.metadata.get("model_name") == name and s.revision == "step0"]
     return _matching(group, found, f"{group.name} (untrained)")

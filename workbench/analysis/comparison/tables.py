@@ -134,7 +134,7 @@ def _offsets(widths: list[int]) -> np.ndarray:
 
 
 def _names(group: Group, which: np.ndarray) -> pd.Series:
-    ids = np.array([s.id for s in group.subjects] + [None], dtype=object)
+    ids = np.array([s.id for s in group.references] + [None], dtype=object)
     return pd.Series(ids[which], dtype="string")  # -1 picks the last entry: none
 
 
@@ -230,8 +230,8 @@ def _layers(c: Comparison) -> pd.DataFrame:
                     d,
                     mine.layers[s],
                     other.layers[t],
-                    mine.subjects[s].id,
-                    other.subjects[t].id,
+                    mine.references[s].id,
+                    other.references[t].id,
                     len(r),
                     _mean(r),
                     *quantiles,
@@ -256,7 +256,7 @@ def _layers(c: Comparison) -> pd.DataFrame:
 def depth_of(c: Comparison, direction: str) -> DepthMap:
     """Depth map of matched latents (r of at least the recipe's level)."""
     other = c.b if direction == "ab" else c.a
-    return depth_map(c.series[direction, "cross"], len(other.subjects), level=c.recipe.level, seed=c.recipe.seed)
+    return depth_map(c.series[direction, "cross"], len(other.references), level=c.recipe.level, seed=c.recipe.seed)
 
 
 def _depth_frame(c: Comparison, direction: str) -> pd.DataFrame:
@@ -325,7 +325,7 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
     id = f"{c.a.name}__{c.b.name}"
     made = tables(c)
     store = c.tokens.store
-    inputs = {s.input.id: s.input for g in (c.a, c.b, *c.groups.values()) for s in g.subjects}
+    inputs = {s.input.id: s.input for g in (c.a, c.b, *c.groups.values()) for s in g.references}
     about = {
         "a": _side(c.a),
         "b": _side(c.b),
@@ -336,7 +336,7 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
         "level": c.recipe.level,
         "series": [s for s in SERIES if any((d, s) in c.series for d in DIRECTIONS)],
         "missing": c.missing,
-        "skylines": {k: [s.id for s in g.subjects] for k, g in c.groups.items()},
+        "skylines": {k: [s.id for s in g.references] for k, g in c.groups.items()},
         "vocab": "vocab.json",
     }
     with workspace.create(
@@ -369,7 +369,7 @@ def _side(group: Group) -> dict[str, Any]:
         "name": group.name,
         "model": model,
         "revision": revision,
-        "dictionaries": [s.id for s in group.subjects],
+        "dictionaries": [s.id for s in group.references],
         "layers": group.layers,
     }
 

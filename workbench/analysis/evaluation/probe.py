@@ -15,7 +15,7 @@ import torch
 
 from sae.errors import UsageError
 from workbench.analysis.splice import splice, steer
-from workbench.dictionaries.reference import Subject
+from workbench.dictionaries.reference import DictionaryRef
 
 MAX_TOKENS = 256
 _ONE_AT_A_TIME = threading.Lock()  # a model's hooks are global to it
@@ -76,13 +76,13 @@ def encode_text(model: Any, text: str) -> tuple[torch.Tensor, list[str], int]:
 
 
 @torch.no_grad()
-def probe(model: Any, dictionary: Any, subject: Subject, text: str, *, n_next: int = 10) -> Probe:
+def probe(model: Any, dictionary: Any, reference: DictionaryRef, text: str, *, n_next: int = 10) -> Probe:
     """Run ``text`` and encode it with the dictionary ``subject`` describes.
 
     Raises:
         UsageError: no text, no tokenizer, or a dictionary over several hooks.
     """
-    hook = _one_hook(subject)
+    hook = _one_hook(reference)
     ids, shown, cut = encode_text(model, text)
     with _ONE_AT_A_TIME, splice(model, {hook: dictionary}, keep_error=True, record=True) as handle:
         logits = model(ids)[0, -1]
@@ -99,17 +99,17 @@ def probe(model: Any, dictionary: Any, subject: Subject, text: str, *, n_next: i
 
 @torch.no_grad()
 def push(
-    model: Any, dictionary: Any, subject: Subject, text: str, latent: int, amount: float, *, n: int = 12
+    model: Any, dictionary: Any, reference: DictionaryRef, text: str, latent: int, amount: float, *, n: int = 12
 ) -> Steered:
     """The next-token distribution after ``text`` with ``amount`` added to ``latent`` on every position.
 
     Raises:
         UsageError: no such latent.
     """
-    hook = _one_hook(subject)
+    hook = _one_hook(reference)
     width = int(dictionary.W_dec.shape[0])
     if not 0 <= latent < width:
-        raise UsageError(f"latent {latent} is not in {subject.id} (0 to {width - 1}).")
+        raise UsageError(f"latent {latent} is not in {reference.id} (0 to {width - 1}).")
     ids, _, _ = encode_text(model, text)
     with _ONE_AT_A_TIME:
         before = torch.log_softmax(model(ids)[0, -1].double(), -1)
@@ -133,7 +133,7 @@ def _show(model: Any, token: int) -> str:
     )
 
 
-def _one_hook(subject: Subject) -> str:
-    if not isinstance(subject.hook, str) or subject.metadata.get("kind") == "crosscoder":
-        raise UsageError(f"{subject.id} reads several places at once; the text probe shows dictionaries of one hook.")
-    return subject.hook
+def _one_hook(reference: DictionaryRef) -> str:
+    if not isinstance(reference.hook, str) or reference.metadata.get("kind") == "crosscoder":
+        raise UsageError(f"{reference.id} reads several places at once; the text probe shows dictionaries of one hook.")
+    return reference.hook

@@ -12,7 +12,7 @@ import numpy as np
 from sae.errors import MissingError, UsageError
 from sae.files import write_json
 from workbench.analysis.latents.live import corpus_name
-from workbench.dictionaries.reference import Subject
+from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
 
@@ -31,10 +31,9 @@ FIRING_ROWS = 100_000  # dead: never fired in 100k tokens (Llama Scope, section 
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to measure on. ``ctx`` and ``corpus`` None.
-
-    The store's own held-out sequences, as the dictionary saw them.
+class EvaluationRequest:
+    """What to measure on. ``ctx`` and ``corpus`` None: the store's own held-out sequences, as the
+    dictionary saw them.
     """
 
     sequences: int = 64
@@ -65,8 +64,8 @@ def _short(name: str | None) -> str:
 
 def evaluate_dictionary(
     workspace: Workspace,
-    subject: Subject,
-    request: Request,
+    reference: DictionaryRef,
+    request: EvaluationRequest,
     *,
     model: Any = None,
     command: str = "",
@@ -77,17 +76,17 @@ def evaluate_dictionary(
     Raises:
         UsageError: a dictionary over several sources, or too few held-out sequences for the context asked for.
     """
-    if not isinstance(subject.hook, str) or isinstance(subject.source, list):
+    if not isinstance(reference.hook, str) or isinstance(reference.source, list):
         raise UsageError(
-            f"{subject.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures"
+            f"{reference.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures"
             " crosscoders."
         )
-    id = check_id(subject.id + request.suffix())
+    id = check_id(reference.id + request.suffix())
     recipe = {k: getattr(request, k) for k in request.__dataclass_fields__}
     recipe["corpus"] = corpus_name(request.corpus) if request.corpus else None
     if workspace.complete("evaluations", id):
         have = read_manifest(workspace.path("evaluations", id))
-        if subject.input in have.inputs and have.recipe == recipe:
+        if reference.input in have.inputs and have.recipe == recipe:
             return workspace.get("evaluations", id)
     from workbench.analysis.evaluation.evaluate import (
         decoder_statistics,
@@ -98,16 +97,16 @@ def evaluate_dictionary(
     from workbench.models import load_model
 
     name, revision = (
-        request.model or subject.model_name,
-        request.revision or (None if request.model else subject.revision),
+        request.model or reference.model_name,
+        request.revision or (None if request.model else reference.revision),
     )
     model = load_model(name, revision) if model is None else model
-    tokens, about = heldout_tokens(workspace, subject, request, model)
-    dictionary = subject.load()
+    tokens, about = heldout_tokens(workspace, reference, request, model)
+    dictionary = reference.load()
     result = evaluate_in_model(
-        model, dictionary, subject.hook, tokens, hook_out=subject.hook_out, seed=request.seed, progress=progress
+        model, dictionary, reference.hook, tokens, hook_out=reference.hook_out, seed=request.seed, progress=progress
     )
-    n_fired, n_tokens = _firing(workspace, subject, request, dictionary) or (result.n_fired, result.n_tokens)
+    n_fired, n_tokens = _firing(workspace, reference, request, dictionary) or (result.n_fired, result.n_tokens)
     document = {
         "metrics": {k: e.as_dict() for k, e in (result.estimates | latent_shares(n_fired, n_tokens)).items()},
         "density": density_quantiles(n_fired, n_tokens),
@@ -117,14 +116,14 @@ def evaluate_dictionary(
     if request.probing:
         from workbench.analysis.evaluation.probing import probe_dictionary
 
-        probing = probe_dictionary(model, dictionary, subject.hook, tokens, seed=request.seed)
+        probing = probe_dictionary(model, dictionary, reference.hook, tokens, seed=request.seed)
         document["probing"] = probing.summary()
     metadata = {
-        "dictionary": subject.id,
+        "dictionary": reference.id,
         "model": name,
         "revision": revision,
-        "hook": subject.hook,
-        "site": subject.metadata.get("site"),
+        "hook": reference.hook,
+        "site": reference.metadata.get("site"),
         **about,
     }
     numbers = {k: document["metrics"][k] for k in HEADLINE}
@@ -134,7 +133,7 @@ def evaluate_dictionary(
         replace=True,
         command=command,
         recipe=recipe,
-        inputs=[subject.input],
+        inputs=[reference.input],
         numbers=numbers,
         metadata=metadata,
     ) as folder:
@@ -147,7 +146,9 @@ def evaluate_dictionary(
     return workspace.get("evaluations", id)
 
 
-def _firing(workspace: Workspace, subject: Subject, request: Request, dictionary: Any) -> tuple[np.ndarray, int] | None:
+def _firing(
+    workspace: Workspace, reference: DictionaryRef, request: EvaluationRequest, dictionary: Any
+) -> tuple[np.ndarray, int] | None:
     """(firings per latent, rows) on about 100,000 rows of the dictionary's own store; None where something else is
     measured.
 
@@ -159,18 +160,18 @@ def _firing(workspace: Workspace, subject: Subject, request: Request, dictionary
         or request.model
         or request.revision
         or request.corpus
-        or (store := _store_or_none(workspace, subject)) is None
+        or (store := _store_or_none(workspace, reference)) is None
     ):
         return None
     from workbench.analysis.latents.encoded import choose_rows, encode_store
 
     rows = choose_rows(len(store), FIRING_ROWS, unit=store.spec.rows_per_seq)
-    codes = encode_store(dictionary, store, subject.hook, source=subject.source, rows=rows)
+    codes = encode_store(dictionary, store, reference.hook, source=reference.source, rows=rows)
     return codes.n_fired, codes.n_tokens
 
 
 def heldout_tokens(
-    workspace: Workspace, subject: Subject, request: Request, model: Any
+    workspace: Workspace, reference: DictionaryRef, request: EvaluationRequest, model: Any
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(tokens [n, ctx], what they are): text no dictionary of the store was trained on.
 
@@ -179,12 +180,12 @@ def heldout_tokens(
     """
     if request.sequences < 1:
         raise UsageError(f"--sequences {request.sequences} is not positive.")
-    store = _store_or_none(workspace, subject)
+    store = _store_or_none(workspace, reference)
     if request.corpus is None and request.ctx in (None, getattr(store, "ctx", None)) and store is not None:
         chosen = [i for i in store.heldout if i not in set(store.skipped)][: request.sequences]
         if len(chosen) < 2:
             raise UsageError(
-                f"the store of {subject.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh"
+                f"the store of {reference.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh"
                 " ones."
             )
         return np.stack([store.sequence_tokens(i) for i in chosen]), {
@@ -200,7 +201,7 @@ def heldout_tokens(
         config = CorpusConfig.model_validate({**store_corpus(store), "split": "heldout", "seed": request.seed})
     else:
         raise MissingError(
-            f"the store of {subject.id} is not in {workspace.root}; give --corpus (a file, a folder, or mini)."
+            f"the store of {reference.id} is not in {workspace.root}; give --corpus (a file, a folder, or mini)."
         )
     if getattr(model, "tokenizer", None) is None:
         raise MissingError(
@@ -216,11 +217,11 @@ def heldout_tokens(
     return plan.tokens, {"tokens": about, "ctx": ctx, "n_sequences": len(plan.tokens)}
 
 
-def _store_or_none(workspace: Workspace, subject: Subject) -> Any:
-    if not subject.metadata.get("store"):
+def _store_or_none(workspace: Workspace, reference: DictionaryRef) -> Any:
+    if not reference.metadata.get("store"):
         return None
     try:
-        return subject.store(workspace)
+        return reference.store(workspace)
     except MissingError:
         return None
 
@@ -241,9 +242,8 @@ def store_corpus(store: Any) -> dict[str, Any]:
 
 
 def corpus_config(corpus: str, seed: int) -> Any:
-    """A corpus from the command line.
-
-    All of local text, JSONL or Parquet files, or the held-out split of ``mini`` or ``prose``.
+    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or
+    ``prose``.
     """
     from workbench.corpus import CorpusConfig
 

@@ -284,9 +284,8 @@ def _known_language(
 def _pooled(
     norms_SF: np.ndarray, table: pd.DataFrame, site: str, beside: dict[str, Evolution]
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Norms [S, all latents] and kinds of this crosscoder's latents and those of other sites.
-
-    A kind of latent may live elsewhere.
+    """Norms [S, all latents] and kinds of this crosscoder's latents and those of other sites: a kind of latent may live
+    elsewhere.
     """
     columns = ["kind", "alive", "emergence_0.5_index"]
     norms, tables = [norms_SF], [table[columns].assign(site=site)]
@@ -308,9 +307,8 @@ def _losses(
     folder: Path,
     bar: Callable[..., Any],
 ) -> pd.DataFrame:
-    """The loss of every source with its reconstruction in place, written out.
-
-    The columns that the table of phases takes over.
+    """The loss of every source with its reconstruction in place, written out; the columns that the table of phases
+    takes over.
     """
     shown = functools.partial(bar, total=len(snapshots), label="loss of the reconstructions")
     table = source_losses(

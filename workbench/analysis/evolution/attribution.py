@@ -63,8 +63,7 @@ class SnapshotView:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Codes of P prompts, clean and counterfactual, restricted to the A latents active in either: [P, T, A].
-
+    """Codes of P prompts, clean and counterfactual, restricted to the A latents active in either: [P, T, A];
     ``latents`` [A].
     """
 
@@ -127,9 +126,8 @@ def run_with(
     W: Tensor,
     logits: Callable[[], Tensor] | None = None,
 ) -> Tensor:
-    """m [P] with ``codes`` replaced by ``replaced`` [P, T, A] at the hook, error kept.
-
-    ``logits`` as :func:`last_logits` gives it.
+    """m [P] with ``codes`` replaced by ``replaced`` [P, T, A] at the hook, error kept; ``logits`` as
+    :func:`last_logits` gives it.
     """
     logits = last_logits(model, hook, prompts.clean) if logits is None else logits
     with splice(model, {hook: SnapshotView(codes, W)}, lambda f, name: replaced, keep_error=True):
@@ -173,9 +171,8 @@ def _matched(
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is intervened on at each k.
-
-    ``name`` (attribution or a control) and k -> positions in ``Encoded.latents`` [k].
+    """What is intervened on at each k: ``name`` (attribution or a control) and k -> positions in ``Encoded.latents``
+    [k].
     """
 
     name: str
@@ -261,9 +258,8 @@ def area_over(table: pd.DataFrame, control: str) -> float:
 
 @dataclass(frozen=True)
 class TaskAttribution:
-    """A task at every source.
-
-    ``curves`` and ``latents`` (mean attribution of each active latent) with a ``source`` column; ``accuracy`` [S].
+    """A task at every source: ``curves`` and ``latents`` (mean attribution of each active latent) with a ``source``
+    column; ``accuracy`` [S].
     """
 
     task: str

@@ -74,9 +74,8 @@ BASELINES = ("alone", "warm")
 
 
 def alone_config(recipe: EvolveRecipe, width: int) -> WarmTopKConfig:
-    """An SAE of one snapshot.
-
-    As many latents, the same k, seed and (``few-steps``) preset as the recipe's crosscoder.
+    """An SAE of one snapshot: as many latents, the same k, seed and (``few-steps``) preset as the
+    recipe's crosscoder.
     """
     sizes = {"d_in": width, "d_sae": recipe.expansion * width, "k": recipe.k}
     few = preset(recipe.preset, d_in=width, d_sae=sizes["d_sae"], k=recipe.k) if recipe.preset == FEW_STEPS else {}
@@ -181,9 +180,8 @@ def _train_one(
 
 @dataclass(frozen=True)
 class Gaps:
-    """``table``: one row per source (see :func:`measure_gaps`).
-
-    ``drawn`` [resamples, S] the gaps of every bootstrap draw.
+    """``table``: one row per source (see :func:`measure_gaps`); ``drawn`` [resamples, S] the gaps of every bootstrap
+    draw.
     """
 
     table: pd.DataFrame

@@ -84,9 +84,8 @@ def emergence_table(
 
 @dataclass(frozen=True)
 class Null:
-    """A statistic beside its null: ``p`` is two-sided with the add-one rule.
-
-    ``low``/``high`` are the null's 2.5 and 97.5 %.
+    """A statistic beside its null: ``p`` is two-sided with the add-one rule; ``low``/``high`` are the null's 2.5 and
+    97.5 %.
     """
 
     observed: float
@@ -153,9 +152,8 @@ def _gap(first: Floats, second: Floats) -> float:
 def emergence_gap(
     first: npt.ArrayLike, second: npt.ArrayLike, threshold: float = 0.5
 ) -> Callable[[npt.NDArray[np.float32]], float]:
-    """Statistic for :func:`snapshot_null`.
-
-    Median first-crossing index of ``second`` minus that of ``first`` (masks over latents).
+    """Statistic for :func:`snapshot_null`: median first-crossing index of ``second`` minus that of ``first`` (masks
+    over latents).
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
 
@@ -173,9 +171,8 @@ def _estimate(value: float, low: float = float("nan"), high: float = float("nan"
 def bootstrap(
     statistic: Callable[..., float], *samples: npt.ArrayLike, n: int = 1000, seed: int = 0, paired: bool = False
 ) -> Estimate:
-    """``statistic(*samples)`` with a percentile interval.
-
-    Samples are resampled apart, or row by row where ``paired``.
+    """``statistic(*samples)`` with a percentile interval; samples are resampled apart, or row by row
+    where ``paired``.
     """
     arrays = [np.asarray(s) for s in samples]
     size = len(arrays[0]) if paired else sum(map(len, arrays))
@@ -211,9 +208,8 @@ def _ranks(x: npt.ArrayLike) -> Floats:
 def partial_spearman(
     x: npt.ArrayLike, y: npt.ArrayLike, *given: npt.ArrayLike, n: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Spearman correlation of x and y after the ranks of ``given`` were regressed out of both.
-
-    Rows with a NaN are left out.
+    """Spearman correlation of x and y after the ranks of ``given`` were regressed out of both; rows with a NaN are left
+    out.
     """
     columns = [np.asarray(c, dtype=np.float64) for c in (x, y, *given)]
     keep = np.all([np.isfinite(c) for c in columns], axis=0)

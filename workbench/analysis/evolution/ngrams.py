@@ -138,9 +138,8 @@ class PhaseMeter:
 
     @torch.no_grad()
     def update(self, tokens: torch.Tensor, logits: torch.Tensor) -> None:
-        """Add one batch: ``logits[:, t]`` predicts ``tokens[:, t + 1]``.
-
-        Positions before ``first`` and padding are left out.
+        """Add one batch: ``logits[:, t]`` predicts ``tokens[:, t + 1]``; positions before ``first`` and padding are
+        left out.
         """
         u, v = tokens[:, self.first : -1].long(), tokens[:, self.first + 1 :].long()
         ok = (u >= 0) & (v >= 0)

@@ -289,9 +289,8 @@ def curve_claims(curves: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def gap_claims(gaps: Gaps, cosines_FSS: np.ndarray | None, alive: np.ndarray) -> list[dict[str, Any]]:
-    """Explained variance lost by sharing one code, against each snapshot's own SAE.
-
-    Over all snapshots, and from the turning point on.
+    """Explained variance lost by sharing one code, against each snapshot's own SAE: over all snapshots, and from the
+    turning point on.
     """
     groups = {"all snapshots": slice(None)}
     if cosines_FSS is not None and len(gaps.table) >= 4:

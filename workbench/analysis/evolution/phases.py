@@ -1,6 +1,5 @@
-"""What a model can do at each snapshot.
-
-Its loss beside the n-gram entropies, the tasks it solves, the room its latents take.
+"""What a model can do at each snapshot: its loss beside the n-gram entropies, the tasks it solves, the room its latents
+take.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ def language_phases(
     batch: int = 32,
     progress: Callable[[Any], Any] = iter,
 ) -> pd.DataFrame:
-    """Loss and n-gram divergences of every source on held-out tokens [n_seq, ctx].
-
-    One row per source (see :mod:`workbench.analysis.evolution.ngrams`).
+    """Loss and n-gram divergences of every source on held-out tokens [n_seq, ctx]; one row per source (see
+    :mod:`workbench.analysis.evolution.ngrams`).
     """
     ids = torch.from_numpy(tokens.astype(np.int64))
     rows = []
@@ -49,8 +47,7 @@ def language_phases(
 
 
 def task_accuracies(snapshots: Snapshots, prompts: Sequence[PromptSet]) -> pd.DataFrame:
-    """``accuracy_<task>`` of every source (see :func:`workbench.analysis.evolution.attribution.accuracies`).
-
+    """``accuracy_<task>`` of every source (see :func:`workbench.analysis.evolution.attribution.accuracies`);
     ``n_<task>`` prompts.
     """
     out: dict[str, Any] = {}
@@ -85,8 +82,7 @@ def first_solved(accuracy: npt.ArrayLike, *, level: float = 0.8) -> int:
 
 
 def end_of_ngram_phase(kl_to_bigram: npt.ArrayLike) -> int:
-    """The source at which the model is closest to the bigram table token by token.
-
-    It leaves the n-gram phase afterwards.
+    """The source at which the model is closest to the bigram table token by token; it leaves the n-gram phase
+    afterwards.
     """
     return int(np.nanargmin(np.asarray(kl_to_bigram, dtype=np.float64)))

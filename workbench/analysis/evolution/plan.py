@@ -84,7 +84,7 @@ class EvolveRecipe(StrictConfig):
         0,
         ge=0,
         description=(
-            "of these the last so many, to which the finished codes' decoder is fitted in closed form (sae.refit); 0 = none"
+            "of these the last rows, to which the finished codes' decoder is fitted in closed form (sae.refit); 0: none"
         ),
     )
     n_seq: int = Field(

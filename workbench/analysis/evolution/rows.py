@@ -1,6 +1,5 @@
-"""The rows that crosscoders of an evolution recipe train on, on their way.
-
-From an aligned store, dealt to several sites, the last of them remembered.
+"""The rows that crosscoders of an evolution recipe train on, on their way: from an aligned store, dealt to several
+sites, the last of them remembered.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16.
-
-    Else what ``batches`` is.
+    """Batches of rows, of which the last ``n`` that were asked for are remembered in float16; else
+    what ``batches`` is.
     """
 
     def __init__(self, batches: Any, n: int):
@@ -47,9 +45,8 @@ class Tail:
             yield x
 
     def rows(self, steps: int) -> Iterator[Tensor]:
-        """The last ``n`` of ``steps`` batches.
-
-        Those that an interrupted run saw before it was resumed are made again.
+        """The last ``n`` of ``steps`` batches; those that an interrupted run saw before it was resumed
+        are made again.
         """
         assert self.last.maxlen is not None
         if len(self.last) < self.last.maxlen:

@@ -56,9 +56,8 @@ def choose_windows(codes: sparse.csr_array, ctx: int, *, contexts: int = 4, leng
 
 @dataclass(frozen=True)
 class Scrub:
-    """``acts`` uint8 [F, K, S, T] and ``code`` uint8 [F, K, T] in units of ``top`` [F] / 255.
-
-    ``tokens`` int32 [F, K, T], -1 = none.
+    """``acts`` uint8 [F, K, S, T] and ``code`` uint8 [F, K, T] in units of ``top`` [F] / 255; ``tokens`` int32 [F, K,
+    T], -1 = none.
     """
 
     tokens: npt.NDArray[np.int32]

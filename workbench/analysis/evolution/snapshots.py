@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
-from sae.rows import Share
+from sae.rows import LocalRows
 
 AT_ONCE = 32  # sequences a model is run on at once
 
@@ -237,8 +237,8 @@ class OnlineBatches:
                 if self.parts == 1:
                     yield rows[wanted]
                 else:
-                    places = ((wanted >= 0) & (wanted < len(rows))).nonzero().flatten()
-                    yield Share(rows[wanted[places]], places, len(wanted))
+                    row_indices = ((wanted >= 0) & (wanted < len(rows))).nonzero().flatten()
+                    yield LocalRows(rows[wanted[row_indices]], row_indices, len(wanted))
                 step += 1
 
     def _mine(self, chosen: np.ndarray) -> tuple[int, Tensor]:

@@ -142,9 +142,8 @@ def _context_auroc(
     window: int,
     vocab: int,
 ) -> float:
-    """AUROC of a logistic probe on the bag of preceding tokens.
-
-    Does the latent fire on this occurrence of its token?
+    """AUROC of a logistic probe on the bag of preceding tokens: does the latent fire on this
+    occurrence of its token?
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score

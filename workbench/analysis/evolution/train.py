@@ -1,6 +1,5 @@
-"""The crosscoder of an evolution recipe.
-
-Its configuration, its rows (online, or an aligned store), its training, by several processes too.
+"""The crosscoder of an evolution recipe: its configuration, its rows (online, or an aligned store), its training, by
+several processes too.
 """
 
 from __future__ import annotations
@@ -63,20 +62,20 @@ def train_crosscoder(
     """
     import sae as sae_room
     from crosscoders import Crosscoder
-    from sae.parallel import ALONE
+    from sae.parallel import SINGLE_PROCESS
     from workbench.analysis.evolution.snapshots import OnlineBatches
     from workbench.provenance import Input
 
-    ranks = ranks or ALONE
+    ranks = ranks or SINGLE_PROCESS
     folder = workspace.path("dictionaries", id)
-    if ranks.tell(workspace.complete("dictionaries", id)):
+    if ranks.broadcast(workspace.complete("dictionaries", id)):
         return Crosscoder.load(folder)
     inputs: list[Input] = []
     if recipe.store:
-        ranks.attempt(
-            lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.leader else None
+        ranks.run_everywhere(
+            lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.is_rank_zero else None
         )  # one harvests, all read
-        store = ranks.attempt(lambda: aligned_store(recipe, workspace, snapshots, say))
+        store = ranks.run_everywhere(lambda: aligned_store(recipe, workspace, snapshots, say))
         batches, widths = store_batches(recipe, store, snapshots)
         inputs.append(Input(kind="stores", id=recipe.store, digest=store.digest))
     else:
@@ -98,14 +97,14 @@ def train_crosscoder(
         config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks
     )
     assert isinstance(cc, Crosscoder)
-    ranks.attempt(
+    ranks.run_everywhere(
         lambda: (
             _finish(recipe, workspace, id, cc, seen.rows(recipe.steps), inputs, about, command)
-            if ranks.leader
+            if ranks.is_rank_zero
             else None
         )
     )
-    return ranks.attempt(lambda: Crosscoder.load(folder))
+    return ranks.run_everywhere(lambda: Crosscoder.load(folder))
 
 
 def planned(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> tuple[CrosscoderConfig, dict[str, Any]]:
@@ -193,9 +192,9 @@ def train_together(
 
     for other in companions(recipe):
         train_together(other, workspace, ranks, command=command, say=say)
-    sources = ranks.attempt(lambda: resolve_sources(recipe))
-    id = ranks.attempt(lambda: evolution_id(recipe, sources))
-    if ranks.tell(any(workspace.complete(kind, id) for kind in ("evolution", "dictionaries"))):
+    sources = ranks.run_everywhere(lambda: resolve_sources(recipe))
+    id = ranks.run_everywhere(lambda: evolution_id(recipe, sources))
+    if ranks.broadcast(any(workspace.complete(kind, id) for kind in ("evolution", "dictionaries"))):
         return id
 
     def read() -> tuple[Snapshots, np.ndarray | None]:
@@ -205,7 +204,7 @@ def train_together(
         tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
         return Snapshots(sources), plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
 
-    snapshots, tokens = ranks.attempt(read)
+    snapshots, tokens = ranks.run_everywhere(read)
     say(f"{ranks.world} processes train a crosscoder over {len(sources)} sources: {ranks}")
     train_crosscoder(recipe, workspace, snapshots, id, tokens, command=command, say=say, ranks=ranks)
     return id

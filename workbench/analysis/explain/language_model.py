@@ -26,9 +26,8 @@ from workbench.analysis.latents.encoded import Codes
 
 @dataclass(frozen=True)
 class Material:
-    """Excerpts of one latent: ``shown`` from the half it is explained on.
-
-    ``positives`` and ``zeros`` from the other.
+    """Excerpts of one latent: ``shown`` from the half it is explained on; ``positives`` and ``zeros``
+    from the other.
     """
 
     latent: int
@@ -159,9 +158,8 @@ def _zero_rows(
 
 
 def questions(material: Material) -> list[tuple[str, Messages]]:
-    """The questions that do not depend on an answer, for the estimate.
-
-    Explanation and ratings, and detection with a label of full length.
+    """The questions that do not depend on an answer, for the estimate: explanation and ratings, and detection with a
+    label of full length.
     """
     longest = " ".join(["internationalisation"] * 25)
     return [

@@ -126,9 +126,8 @@ def _try(
     n_fit: np.ndarray,
     best: _Best,
 ) -> None:
-    """Score every prefix of every latent's keys on the fit half.
-
-    Keep what beats the best so far, with its test counts.
+    """Score every prefix of every latent's keys on the fit half; keep what beats the best so far, with
+    its test counts.
     """
     f = codes.n_latents
     cell, hits = _counts(codes, family, mask, entries["fit"])

@@ -22,7 +22,7 @@ from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
 from workbench.analysis.latents.encoded import Codes, choose_rows, encode_store
 from workbench.analysis.latents.live import corpus_name, live_rows
-from workbench.dictionaries.reference import Subject, displayed_vocab
+from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
 from workbench.provenance import read_manifest, write_manifest
 from workbench.workspace import Item, Workspace, check_id
 
@@ -37,7 +37,7 @@ class Encoded:
 
 def encode_subject(
     workspace: Workspace,
-    subject: Subject,
+    reference: DictionaryRef,
     *,
     n_tokens: int | None = 100_000,
     corpus: str | None = None,
@@ -49,20 +49,20 @@ def encode_subject(
 
     store: Any
     if corpus:
-        model = load_model(subject.model_name, subject.revision)
-        store, source = live_rows(model, str(subject.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx), None
+        model = load_model(reference.model_name, reference.revision)
+        store, source = live_rows(model, str(reference.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx), None
     else:
-        store = subject.store(workspace)
-        source = subject.source_in(store)
+        store = reference.store(workspace)
+        source = reference.source_in(store)
     rows = choose_rows(len(store), n_tokens, unit=store.spec.rows_per_seq)
-    codes = encode_store(subject.load(), store, subject.hook, source=source, rows=rows, progress=progress)
-    tokenizer = load_tokenizer(subject.model_name)
+    codes = encode_store(reference.load(), store, reference.hook, source=source, rows=rows, progress=progress)
+    tokenizer = load_tokenizer(reference.model_name)
     return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))
 
 
 def explain_by_rule(
     workspace: Workspace,
-    subject: Subject,
+    reference: DictionaryRef,
     *,
     n_tokens: int | None = 100_000,
     min_f1: float = 0.5,
@@ -71,14 +71,14 @@ def explain_by_rule(
     command: str = "",
 ) -> Item:
     """Rule-based labels with complexity and monosemanticity proxies; complete equal ones are reused."""
-    id = check_id(f"{subject.id}.rules")
+    id = check_id(f"{reference.id}.rules")
     recipe: dict[str, Any] = {"n_tokens": n_tokens, "min_f1": min_f1}
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
-    if _reusable(workspace, id, subject, recipe):
+    if _reusable(workspace, id, reference, recipe):
         return workspace.get("explanations", id)
     from workbench.analysis.comparison.complexity import complexity_table
 
-    have = encode_subject(workspace, subject, n_tokens=n_tokens, corpus=corpus, ctx=ctx)
+    have = encode_subject(workspace, reference, n_tokens=n_tokens, corpus=corpus, ctx=ctx)
     table = label_by_rule(have.codes, have.vocab, min_f1=min_f1)
     proxies = complexity_table(have.codes, len(have.vocab)).drop(columns=["n_fired"])
     table = table.merge(proxies, on="latent", validate="one_to_one")
@@ -91,7 +91,7 @@ def explain_by_rule(
         "n_tokens": have.codes.n_tokens,
     }
     about = {
-        "dictionary": subject.id,
+        "dictionary": reference.id,
         "explainer": "rules",
         "score": "F1 on the half of the sequences the rule was not chosen on",
     }
@@ -101,7 +101,7 @@ def explain_by_rule(
         replace=True,
         command=command,
         recipe=recipe,
-        inputs=[subject.input],
+        inputs=[reference.input],
         numbers=numbers,
         metadata=about,
     ) as folder:
@@ -109,10 +109,10 @@ def explain_by_rule(
     return workspace.get("explanations", id)
 
 
-def explanation_id(subject: Subject, explainer: str) -> str:
+def explanation_id(reference: DictionaryRef, explainer: str) -> str:
     """Id of a language model's explanations of a dictionary."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "-", explainer.rstrip("/").split("/")[-1]).strip(".-")[:40] or "model"
-    return check_id(f"{subject.id}.{short if short != 'rules' else 'rules-model'}")
+    return check_id(f"{reference.id}.{short if short != 'rules' else 'rules-model'}")
 
 
 def choose_latents(codes: Codes, wanted: Sequence[int] | None, sample: int, seed: int) -> list[int]:
@@ -142,7 +142,7 @@ def cost_of(materials: Sequence[Material], config: EndpointConfig, notebook: Not
 
 def explain_by_model(
     workspace: Workspace,
-    subject: Subject,
+    reference: DictionaryRef,
     codes: Codes,
     materials: Sequence[Material],
     completer: Completer,
@@ -152,12 +152,11 @@ def explain_by_model(
     seed: int = 0,
     progress: Callable[[Iterable[Material]], Iterable[Material]] = iter,
 ) -> Item:
-    """Ask the language model about every latent and keep labels, scores, questions and answers.
-
-    Complete equal ones are reused.
+    """Ask the language model about every latent and keep labels, scores, questions and answers; complete equal ones are
+    reused.
     """
-    id = explanation_id(subject, completer.name)
-    if _reusable(workspace, id, subject, recipe):
+    id = explanation_id(reference, completer.name)
+    if _reusable(workspace, id, reference, recipe):
         return workspace.get("explanations", id)
     folder = workspace.path("explanations", id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +177,7 @@ def explain_by_model(
         "n_tokens": codes.n_tokens,
     }
     about = {
-        "dictionary": subject.id,
+        "dictionary": reference.id,
         "explainer": completer.name,
         "prompt_version": VERSION,
         "score": "balanced accuracy of detection on held-out excerpts, true zeros as negatives (0.5 = chance)",
@@ -189,7 +188,7 @@ def explain_by_model(
         id,
         command=command,
         recipe=recipe,
-        inputs=[subject.input],
+        inputs=[reference.input],
         numbers=numbers,
         metadata=about,
     )
@@ -201,11 +200,11 @@ def materials_of(have: Encoded, latents: Sequence[int], *, seed: int = 0) -> lis
     return gather(have.codes, have.vocab, latents, seed=seed)
 
 
-def _reusable(workspace: Workspace, id: str, subject: Subject, recipe: dict[str, Any]) -> bool:
+def _reusable(workspace: Workspace, id: str, reference: DictionaryRef, recipe: dict[str, Any]) -> bool:
     if not workspace.complete("explanations", id):
         return False
     have = read_manifest(workspace.path("explanations", id))
-    return subject.input in have.inputs and have.recipe == recipe
+    return reference.input in have.inputs and have.recipe == recipe
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

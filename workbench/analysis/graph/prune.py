@@ -51,9 +51,8 @@ def _normalised(weights: np.ndarray) -> np.ndarray:
 
 
 def _influence(graph: Graph) -> np.ndarray:
-    """Influence of every node on the logits, these weighted by probability.
-
-    Stages are finite, so the sum over paths ends.
+    """Influence of every node on the logits, these weighted by probability; stages are finite, so the sum over paths
+    ends.
     """
     normal = _normalised(graph.weights)
     start = np.array([n.value if n.kind == "logit" else 0.0 for n in graph.nodes], np.float64)

@@ -73,9 +73,8 @@ class Graph:
 
     @property
     def largest_gap(self) -> float | None:
-        """Largest difference between a target and the sum of what makes it, over the largest target.
-
-        None where edges are no shares.
+        """Largest difference between a target and the sum of what makes it, over the largest target; None where edges
+        are no shares.
         """
         if not len(self.totals):
             return None
@@ -167,11 +166,11 @@ def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictiona
     A latent's scalar is its pre-activation, but for constants; a logit's is taken minus the mean logit, which the
     softmax does not see.
     """
-    rows, places = torch.arange(len(targets)), torch.tensor([n.position for n in targets])
+    rows, positions = torch.arange(len(targets)), torch.tensor([n.position for n in targets])
     which = torch.tensor([n.index for n in targets])
     if read is None:
-        return (logits[rows, places, which] - logits[rows, places].mean(-1)).sum()
-    return (read[rows, places] * dictionary.W_enc.detach().t()[which]).sum()
+        return (logits[rows, positions, which] - logits[rows, positions].mean(-1)).sum()
+    return (read[rows, positions] * dictionary.W_enc.detach().t()[which]).sum()
 
 
 def _layer_of(hook: str) -> int:
@@ -224,9 +223,8 @@ def latent_nodes(
     indices: Tensor,
     dictionary: Any,
 ) -> None:
-    """Append the nodes of one stage.
-
-    Active latents of every position, and what they and the bias leave of ``x_SD`` as the error.
+    """Append the nodes of one stage: active latents of every position, and what they and the bias leave of ``x_SD`` as
+    the error.
     """
     directions, bias = dictionary.W_dec.detach(), dictionary.b_dec.detach()
     for position in range(len(x_SD)):
@@ -257,9 +255,8 @@ class _Runner:
         self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
 
     def gradients(self, stage: int, targets: list[Node]) -> Tensor:
-        """[targets, S, D].
-
-        Gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the stage before it.
+        """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the
+        stage before it.
         """
         before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
         x = self.clean[before] if stage == 1 else self.clean[before][0]
@@ -290,5 +287,5 @@ class _Runner:
 def edges_of(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> Tensor:
     """[targets, sources] from gradients [targets, S, D] and the vectors of the sources."""
     vectors = torch.stack([parts[i] for i in sources])
-    places = torch.tensor([nodes[i].position for i in sources])
-    return torch.einsum("tsd,sd->ts", gradient[:, places], vectors)
+    positions = torch.tensor([nodes[i].position for i in sources])
+    return torch.einsum("tsd,sd->ts", gradient[:, positions], vectors)

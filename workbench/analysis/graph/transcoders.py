@@ -119,9 +119,8 @@ class _Cut:
                     )
 
     def gradients(self, stage: int, targets: list[Node]) -> dict[int, Tensor]:
-        """Earlier stage -> [targets, S, D].
-
-        Gradients of the targets (see :func:`workbench.analysis.graph.trace.scalar_of`) by embedding and MLP outputs.
+        """Earlier stage -> [targets, S, D]: gradients of the targets (see
+        :func:`workbench.analysis.graph.trace.scalar_of`) by embedding and MLP outputs.
         """
         leaves = [x.expand(len(targets), -1, -1).clone().requires_grad_(True) for x in self.sources()]
         with torch.enable_grad():

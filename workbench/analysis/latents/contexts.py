@@ -211,9 +211,8 @@ def _window_codes(
     cell: np.ndarray,
     n_cells: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CSR over cells of the latent's own entries inside each window.
-
-    Two binary searches per window, then one gather.
+    """CSR over cells of the latent's own entries inside each window: two binary searches per window,
+    then one gather.
     """
     place = codes.latent.astype(np.int64) * size + address[codes.row]  # ascending, as entries are latent-major
     order = np.argsort(cell)

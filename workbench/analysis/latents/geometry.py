@@ -59,9 +59,8 @@ def random_directions(like: torch.Tensor, n: int, baseline: str, generator: torc
 
 
 def chance(W: torch.Tensor, to: torch.Tensor | None = None, *, draws: int = 3, seed: int = 0) -> Chance:
-    """Nearest cosines of random directions in place of ``W`` [F, D] to random ones in place of ``to`` (default.
-
-    Among themselves).
+    """Nearest cosines of random directions in place of ``W`` [F, D] to random ones in place of ``to`` (default: among
+    themselves).
     """
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[np.ndarray]] = {b: [] for b in BASELINES}

@@ -17,20 +17,20 @@ import torch
 from sae.errors import UsageError
 from workbench.analysis.latents.geometry import chance, cosine_histogram, density_grid, families, umap_layout
 from workbench.analysis.latents.neighbours import nearest
-from workbench.dictionaries.reference import Subject
+from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace, check_id
 
 CAPTION = "UMAP keeps neighbourhoods, not distances or densities: for finding one's way, not for measuring."
 
 
-def map_id(subjects: list[Subject]) -> str:
+def map_id(references: list[DictionaryRef]) -> str:
     """``<first>`` or ``<first>__<second>``; more than two add a count.
 
     Raises:
         UsageError: none, or one twice.
     """
-    ids = [s.id for s in subjects]
+    ids = [s.id for s in references]
     if not ids or len(set(ids)) != len(ids):
         raise UsageError(f"a map needs distinct dictionaries, not {', '.join(ids) or 'none'}.")
     return check_id(ids[0] if len(ids) == 1 else f"{ids[0]}__{ids[1]}" + (f"+{len(ids) - 2}" if len(ids) > 2 else ""))
@@ -44,7 +44,7 @@ def _different(found: str) -> UsageError:
 
 
 def make_map(
-    workspace: Workspace, subjects: list[Subject], *, layout: bool = True, seed: int = 0, command: str = ""
+    workspace: Workspace, references: list[DictionaryRef], *, layout: bool = True, seed: int = 0, command: str = ""
 ) -> Item:
     """Geometry of the decoder directions of dictionaries that share a space (one hook, or hooks of the same residual
     stream).
@@ -55,17 +55,17 @@ def make_map(
     Raises:
         UsageError: dictionaries of different widths or models.
     """
-    id = map_id(subjects)
-    models = {s.id: s.model_name for s in subjects if s.metadata.get("model_name")}
+    id = map_id(references)
+    models = {s.id: s.model_name for s in references if s.metadata.get("model_name")}
     if len(set(models.values())) > 1:
         raise _different(f"models {models}")
-    recipe = {"dictionaries": [s.id for s in subjects], "layout": layout, "seed": seed}
-    inputs = [s.input for s in subjects]
+    recipe = {"dictionaries": [s.id for s in references], "layout": layout, "seed": seed}
+    inputs = [s.input for s in references]
     if workspace.complete("maps", id):
         have = read_manifest(workspace.path("maps", id))
         if list(have.inputs) == inputs and have.recipe == recipe:
             return workspace.get("maps", id)
-    decoders = {s.id: s.load().W_dec.detach().float() for s in subjects}
+    decoders = {s.id: s.load().W_dec.detach().float() for s in references}
     widths = {name: W.shape[1] for name, W in decoders.items()}
     if len(set(widths.values())) > 1:
         raise _different(f"widths {widths}")
@@ -89,7 +89,7 @@ def make_map(
         recipe=recipe,
         inputs=inputs,
         numbers=numbers | pairs,
-        metadata=_about(subjects, layout),
+        metadata=_about(references, layout),
     ) as out:
         pd.concat(near).to_parquet(out / "nearest.parquet", index=False)
         pd.concat(histograms).to_parquet(out / "nearest_hist.parquet", index=False)
@@ -138,10 +138,10 @@ def _families(decoders: dict[str, torch.Tensor], seed: int) -> tuple[pd.DataFram
     return (pd.concat(tables, ignore_index=True) if tables else None), numbers
 
 
-def _about(subjects: list[Subject], layout: bool) -> dict[str, Any]:
+def _about(references: list[DictionaryRef], layout: bool) -> dict[str, Any]:
     about = {
-        "dictionaries": [s.id for s in subjects],
-        "models": sorted({s.model_name for s in subjects if s.metadata.get("model_name")}),
+        "dictionaries": [s.id for s in references],
+        "models": sorted({s.model_name for s in references if s.metadata.get("model_name")}),
     }
     return about | {
         "baselines": "isotropic and second-moment-matched random directions, 3 draws",

@@ -9,7 +9,7 @@ from sae.errors import UserError
 from workbench.analysis.latents.live import corpus_name, live_rows
 from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
-from workbench.dictionaries.reference import Subject, displayed_vocab
+from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
 from workbench.provenance import read_manifest
 from workbench.workspace import Item, Workspace
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def make_records(
     workspace: Workspace,
-    subject: Subject,
+    reference: DictionaryRef,
     *,
     model: Any = None,
     n_tokens: int | None = 100_000,
@@ -42,28 +42,28 @@ def make_records(
     """
     recipe: dict[str, Any] = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
-    if workspace.complete("latents", subject.id):
-        have = read_manifest(workspace.path("latents", subject.id))
-        if subject.input in have.inputs and have.recipe == recipe:
-            return workspace.get("latents", subject.id)
+    if workspace.complete("latents", reference.id):
+        have = read_manifest(workspace.path("latents", reference.id))
+        if reference.input in have.inputs and have.recipe == recipe:
+            return workspace.get("latents", reference.id)
     from workbench.models import load_model
 
     store: Any
     if corpus:
-        name, revision, source = subject.model_name, subject.revision, None
+        name, revision, source = reference.model_name, reference.revision, None
         model = load_model(name, revision) if model is None else model
-        store = live_rows(model, str(subject.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx, seed=seed)
+        store = live_rows(model, str(reference.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx, seed=seed)
     else:
-        store = subject.store(workspace)
-        source = subject.source_in(store)
-        name, revision = _reading_model(subject, store, source)
+        store = reference.store(workspace)
+        source = reference.source_in(store)
+        name, revision = _reading_model(reference, store, source)
         model = load_model(name, revision) if model is None else model
-    dictionary = subject.load()
-    read = _readout(subject, model)
+    dictionary = reference.load()
+    read = _readout(reference, model)
     built = build_records(
         dictionary,
         store,
-        subject.hook,
+        reference.hook,
         model_vocab(model),
         source=source,
         read=read,
@@ -75,40 +75,40 @@ def make_records(
         progress=progress,
     )
     about = {
-        "dictionary": subject.id,
-        "model": subject.model_name,
-        "revision": subject.revision,
-        "hook": subject.hook,
-        "site": subject.metadata.get("site"),
+        "dictionary": reference.id,
+        "model": reference.model_name,
+        "revision": reference.revision,
+        "hook": reference.hook,
+        "site": reference.metadata.get("site"),
         "source": source,
-        "text": corpus_name(corpus) if corpus else subject.metadata.get("store"),
+        "text": corpus_name(corpus) if corpus else reference.metadata.get("store"),
         "logits_of": f"{name}@{revision}" if revision else name,
         **built.metadata,
     }
     stores = (
-        [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == subject.metadata.get("store")]
+        [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == reference.metadata.get("store")]
     )
     with workspace.create(
         "latents",
-        subject.id,
+        reference.id,
         replace=True,
         command=command,
         recipe=recipe,
-        inputs=[subject.input, *stores],
+        inputs=[reference.input, *stores],
         numbers=built.numbers,
         metadata=about,
     ) as folder:
         built.write(folder)
-    return workspace.get("latents", subject.id)
+    return workspace.get("latents", reference.id)
 
 
-def _reading_model(subject: Subject, store: ActivationStore, source: Any) -> tuple[str, str | None]:
+def _reading_model(reference: DictionaryRef, store: ActivationStore, source: Any) -> tuple[str, str | None]:
     """Model and revision whose unembedding reads the latents; of several sources, the last one's."""
     if isinstance(source, list):
         last = next((s for s in store.spec.sources if s.name == source[-1]), None)
         if last is not None:
             return last.model, last.revision
-    return subject.model_name, subject.revision
+    return reference.model_name, reference.revision
 
 
 def _directions(dictionary: Any) -> torch.Tensor:
@@ -122,15 +122,15 @@ def model_vocab(model: Any) -> list[str]:
     return displayed_vocab(getattr(model, "tokenizer", None), int(model.cfg.d_vocab))
 
 
-def _readout(subject: Subject, model: Any) -> Readout | None:
+def _readout(reference: DictionaryRef, model: Any) -> Readout | None:
     """The readout where the dictionary writes into the residual stream, else None (not computed)."""
-    if not isinstance(subject.hook, str):
+    if not isinstance(reference.hook, str):
         return None
     from workbench.models import site_of
 
     try:
-        if ".hook_resid_" not in subject.hook_out:
-            site_of(subject.hook_out)  # every site writes into the residual stream
+        if ".hook_resid_" not in reference.hook_out:
+            site_of(reference.hook_out)  # every site writes into the residual stream
         return readout(model)
     except UserError:
         return None

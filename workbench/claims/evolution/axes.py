@@ -1,6 +1,5 @@
-"""Does the turning point of decoder directions depend on how time is measured.
-
-By snapshot, by step, by the logarithm of the step?
+"""Does the turning point of decoder directions depend on how time is measured: by snapshot, by step, by the logarithm
+of the step?
 """
 
 from __future__ import annotations
@@ -54,9 +53,8 @@ def shift(cosine_SS: np.ndarray, steps: np.ndarray) -> tuple[int, dict[str, int]
 
 
 def measure(lab: Lab) -> Finding:
-    """Largest shift over axes, with a bootstrap over latents, in the worst seed; control.
-
-    Directions that drift evenly, snapshot by snapshot.
+    """Largest shift over axes, with a bootstrap over latents, in the worst seed; control: directions that drift evenly,
+    snapshot by snapshot.
     """
     rows, notes = [], []
     for seed in lab.each_seed():

@@ -9,9 +9,8 @@ from workbench.claims.lab import Lab
 
 
 def crossings(phases: pd.DataFrame) -> tuple[int, int]:
-    """First snapshots whose loss lies below what a unigram and a bigram table lose on the same held-out tokens; -1.
-
-    None does.
+    """First snapshots whose loss lies below what a unigram and a bigram table lose on the same held-out tokens; -1:
+    none does.
     """
     below = [(phases["loss"] < phases[column]).to_numpy() for column in ("ce_unigram", "ce_bigram")]
     first, second = (int(b.argmax()) if b.any() else -1 for b in below)
@@ -19,9 +18,8 @@ def crossings(phases: pd.DataFrame) -> tuple[int, int]:
 
 
 def measure(lab: Lab) -> Finding:
-    """Snapshots between the two crossings; control.
-
-    By how much the untrained model loses more than the unigram table.
+    """Snapshots between the two crossings; control: by how much the untrained model loses more than
+    the unigram table.
     """
     phases = lab.evolution(0).phases
     first, second = crossings(phases)

@@ -19,9 +19,8 @@ RIDGE = 1e-2
 
 
 def separability(x_ND: np.ndarray, on_NF: np.ndarray) -> np.ndarray:
-    """[F] area under the ROC of a linear probe for each column of ``on``.
-
-    Least squares on the first half of the rows, tested on the second.
+    """[F] area under the ROC of a linear probe for each column of ``on``: least squares on the first half of the rows,
+    tested on the second.
     """
     from scipy.stats import rankdata
 
@@ -97,9 +96,8 @@ def _curves(lab: Lab, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(lab: Lab) -> Finding:
-    """Mean within-latent rank correlation, in the seed where it is least; control.
-
-    Norms of one latent beside the probe of another.
+    """Mean within-latent rank correlation, in the seed where it is least; control: norms of one latent beside the probe
+    of another.
     """
     rows = []
     for seed in lab.each_seed():

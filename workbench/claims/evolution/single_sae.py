@@ -14,9 +14,8 @@ MARGIN = 0.03  # "a few points": also what the analysis of an evolution asks of 
 
 
 def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list[float]:
-    """Held-out EV of Top-K SAEs on the last snapshot.
-
-    As many latents, rows and steps as the crosscoder, on the same text.
+    """Held-out EV of Top-K SAEs on the last snapshot: as many latents, rows and steps as the crosscoder, on the same
+    text.
     """
     from sae import evaluate, train_many
     from sae.refitting import refit
@@ -55,9 +54,8 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
 
 
 def measure(lab: Lab) -> Finding:
-    """EV of the SAE minus EV of the crosscoder at the last snapshot, same k, over seeds; control.
-
-    The SAE with twice the k.
+    """EV of the SAE minus EV of the crosscoder at the last snapshot, same k, over seeds; control: the SAE with twice
+    the k.
     """
     rows = []
     for seed in lab.each_seed():

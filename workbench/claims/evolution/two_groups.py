@@ -73,9 +73,8 @@ def _relative(lab: Lab, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def two_groups(lab: Lab) -> Finding:
-    """1 - p of one group, in the worst seed; control.
-
-    As many draws from one normal group with the same mean and deviation.
+    """1 - p of one group, in the worst seed; control: as many draws from one normal group with the same mean and
+    deviation.
     """
     rows = []
     for seed in lab.each_seed():
@@ -128,9 +127,8 @@ def initialisation_dip(lab: Lab) -> Finding:
 
 
 def emergent_norm_free(lab: Lab) -> Finding:
-    """Share of latents without a tenth of their norm-free strength at step 0, in the seed where it is least; control.
-
-    At the last snapshot.
+    """Share of latents without a tenth of their norm-free strength at step 0, in the seed where it is least; control:
+    at the last snapshot.
     """
     from workbench.stats import wilson
 

@@ -38,9 +38,8 @@ def _phase_end(lab: Lab, model: str) -> tuple[int, Any]:
 
 
 def measure(lab: Lab) -> Finding:
-    """By how many steps the end of the n-gram phase moves when the warm-up ends 900 steps later; control.
-
-    Those 900 steps.
+    """By how many steps the end of the n-gram phase moves when the warm-up ends 900 steps later; control: those 900
+    steps.
     """
     import pandas as pd
 

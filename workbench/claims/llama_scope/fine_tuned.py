@@ -18,9 +18,8 @@ LAYERS, JUDGED = (0, 1, 2), 1
 
 
 def lost(base: Evaluation, other: Evaluation, *, seed: int = 0) -> tuple[float, float, float]:
-    """EV on the first minus EV on the second, with its 95 % interval.
-
-    The same sequences in both, resampled together.
+    """EV on the first minus EV on the second, with its 95 % interval: the same sequences in both,
+    resampled together.
     """
     sums = [e.sums.groupby("sequence")[["error", "centred"]].sum() for e in (base, other)]
     draws = np.random.default_rng(seed).multinomial(len(sums[0]), np.full(len(sums[0]), 1 / len(sums[0])), size=2000)
@@ -31,13 +30,12 @@ def lost(base: Evaluation, other: Evaluation, *, seed: int = 0) -> tuple[float, 
 
 
 def measure(lab: Lab) -> Finding:
-    """EV lost on the fine-tuned model, layer by layer (the middle one is judged); control.
-
-    On a second initialisation, trained alike.
+    """EV lost on the fine-tuned model, layer by layer (the middle one is judged); control: on a second initialisation,
+    trained alike.
     """
     from workbench.analysis.evaluation.evaluate import evaluate_in_model
-    from workbench.analysis.evaluation.run import Request, heldout_tokens
-    from workbench.dictionaries.reference import find_subject
+    from workbench.analysis.evaluation.run import EvaluationRequest, heldout_tokens
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.models import load_model
     from workbench.models.load import bundled
 
@@ -47,9 +45,11 @@ def measure(lab: Lab) -> Finding:
     models = {name: load_model(name) for name in (BASE, TUNED, OTHER)}
     rows, judged = [], {}
     for layer in LAYERS:
-        subject = find_subject(lab.workspace, f"{BASE}.L{layer}R-8x")
-        tokens, _ = heldout_tokens(lab.workspace, subject, Request(sequences=32 if lab.quick else 96), models[BASE])
-        found = {name: evaluate_in_model(model, subject.load(), subject.hook, tokens) for name, model in models.items()}
+        planned = find_dictionary(lab.workspace, f"{BASE}.L{layer}R-8x")
+        tokens, _ = heldout_tokens(
+            lab.workspace, planned, EvaluationRequest(sequences=32 if lab.quick else 96), models[BASE]
+        )
+        found = {name: evaluate_in_model(model, planned.load(), planned.hook, tokens) for name, model in models.items()}
         for name in (TUNED, OTHER):
             value, low, high = lost(found[BASE], found[name])
             about = {"ev": found[name].estimates["ev"].value, "delta_ce": found[name].estimates["delta_ce"].value}

@@ -6,20 +6,19 @@ import torch
 import torch.nn.functional as nnf
 
 from sae import SAEConfig, TopKConfig
-from sae.config import Variant
+from sae.config import ActivationConfig
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
 
 def measure(lab: Lab) -> Finding:
-    """Best cosine of each Top-K decoder row among L1 rows minus the same for random directions; control.
-
-    Random against random.
+    """Best cosine of each Top-K decoder row among L1 rows minus the same for random directions; control: random against
+    random.
     """
     d, gaps, nulls = lab.heldout().shape[1], [], []
     for seed in lab.each_seed():
         a = lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)).W_dec
-        l1 = Variant(kind="l1", coefficient=2.0, warmup=lab.steps // 10)
+        l1 = ActivationConfig(kind="l1", coefficient=2.0, warmup=lab.steps // 10)
         config = SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, lr=None, activation=l1)
         b = lab.train(config).W_dec
         g = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sae import SAEConfig
-from sae.config import Start, Variant
+from sae.config import ActivationConfig, InitConfig
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
@@ -17,21 +17,20 @@ RATES = (
     8e-4,
     4e-3,
 )  # the paper's, and what suits a run this short; each arm is judged at the one with the better error
-START = Start(scaling="mean-norm", norm="search", encoder="tied", bias="zero", pre_bias=False)
+START = InitConfig(scaling="mean-norm", norm="search", encoder="tied", bias="zero", pre_bias=False)
 MARGIN = 0.01
 
 
 def _arm(lab: Lab, k_start: int, seed: int, k: int = K) -> dict[str, float]:
-    """The better of two rates.
-
-    Mean share of latents alive once both arms keep k for a whole window, final held-out EV, the rate.
+    """The better of two rates: mean share of latents alive once both arms keep k for a whole window, final held-out EV,
+    the rate.
     """
     d, steps = lab.heldout().shape[1], max(STEPS, lab.steps)
     runs = []
     for lr in RATES:
         log: list[dict[str, float]] = []
         config = SAEConfig(
-            d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr, activation=Variant(kind="norm-topk"), start=START,
+            d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr, activation=ActivationConfig(kind="norm-topk"), start=START,
             k_start=k_start, k_anneal_share=ANNEALING, k_aux=0, revive=False, dead_after=WINDOW,
         )  # fmt: skip
         made = lab.train(config, steps=steps, log=log)

@@ -17,25 +17,26 @@ DICTIONARY = "mini-pythia.L1R-8x"
 
 
 def measure(lab: Lab) -> Finding:
-    """Loss added by the dictionary at positions beyond training minus inside, as a share of the latter; control.
-
-    Random directions.
+    """Loss added by the dictionary at positions beyond training minus inside, as a share of the latter; control: random
+    directions.
     """
     from workbench.analysis.evaluation.evaluate import evaluate_in_model
-    from workbench.analysis.evaluation.run import Request, heldout_tokens
-    from workbench.dictionaries.reference import find_subject
+    from workbench.analysis.evaluation.run import EvaluationRequest, heldout_tokens
+    from workbench.dictionaries.reference import find_dictionary
     from workbench.models import load_model
 
     lab.demo()
-    subject = find_subject(lab.workspace, DICTIONARY)
-    model = load_model(subject.model_name)
-    tokens, _ = heldout_tokens(lab.workspace, subject, Request(sequences=32 if lab.quick else 96, ctx=256), model)
-    dictionary = subject.load()
-    inside, beyond = _added_loss(evaluate_in_model(model, dictionary, subject.hook, tokens, hook_out=subject.hook_out))
-    broken = subject.load()
+    planned = find_dictionary(lab.workspace, DICTIONARY)
+    model = load_model(planned.model_name)
+    tokens, _ = heldout_tokens(
+        lab.workspace, planned, EvaluationRequest(sequences=32 if lab.quick else 96, ctx=256), model
+    )
+    dictionary = planned.load()
+    inside, beyond = _added_loss(evaluate_in_model(model, dictionary, planned.hook, tokens, hook_out=planned.hook_out))
+    broken = planned.load()
     broken.enc_FD.copy_(broken.enc_FD.flip(1))
     broken.dec_FD.copy_(broken.dec_FD.flip(1))
-    spoilt, _ = _added_loss(evaluate_in_model(model, broken, subject.hook, tokens, hook_out=subject.hook_out))
+    spoilt, _ = _added_loss(evaluate_in_model(model, broken, planned.hook, tokens, hook_out=planned.hook_out))
     draws = np.random.default_rng(0).integers(0, len(tokens), (2000, len(tokens)))
     ratios = beyond[draws].mean(1) / inside[draws].mean(1) - 1
     low, high = np.quantile(ratios, [0.025, 0.975])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sae import SAEConfig, TopKConfig
-from sae.config import Variant
+from sae.config import ActivationConfig
 from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control
 from workbench.claims.lab import Lab
 
@@ -29,7 +29,7 @@ def _points(lab: Lab) -> tuple[pd.DataFrame, dict[int, dict[Any, Any]]]:
                     ("topk", k, TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr)) for k in KS
                 ]
                 for c in PENALTIES:
-                    l1 = Variant(kind="l1", coefficient=c, warmup=lab.steps // 10)
+                    l1 = ActivationConfig(kind="l1", coefficient=c, warmup=lab.steps // 10)
                     configs.append(("l1", c, SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed, lr=lr)))
                 for arm, knob, config in configs:
                     made[seed][arm, knob, lr] = lab.train(config)

@@ -11,9 +11,8 @@ MIN_LATENTS = 50  # frequency bins with fewer are not judged
 
 
 def measure(lab: Lab) -> Finding:
-    """Smallest distance, over frequency bins, of the median best correlation from the 99 % of chance; control.
-
-    Chance's own median.
+    """Smallest distance, over frequency bins, of the median best correlation from the 99 % of chance; control: chance's
+    own median.
     """
     nulls = lab.comparison().table("nulls")
     bins = nulls[(nulls.direction == "ab") & (nulls.n >= MIN_LATENTS)]

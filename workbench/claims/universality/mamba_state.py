@@ -35,9 +35,8 @@ def few_layers(lab: Lab) -> Finding:
 
 
 def sharp_write(lab: Lab) -> Finding:
-    """Share of the write profile at its peak; the offset is reported, not asserted. Control.
-
-    The share an even profile would have.
+    """Share of the write profile at its peak; the offset is reported, not asserted. Control: the share an even profile
+    would have.
     """
     if why := _solved(lab):
         return untestable(why)

@@ -34,9 +34,8 @@ def _table(lab: Lab) -> pd.DataFrame:
 
 def _measure(proxy: str) -> Callable[[Lab], Finding]:
     def measure(lab: Lab) -> Finding:
-        """Spearman of the proxy and the best correlation, firing counts partialled out; control.
-
-        Partners exchanged at equal frequency.
+        """Spearman of the proxy and the best correlation, firing counts partialled out; control: partners exchanged at
+        equal frequency.
         """
         from workbench.analysis.evolution.emergence import partial_spearman
 

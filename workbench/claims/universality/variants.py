@@ -47,9 +47,8 @@ def _copying(lab: Lab, model: str, revision: str | None = None) -> np.ndarray:
 
 def _against(variant: str, control: str | None) -> Callable[[Lab], Finding]:
     def measure(lab: Lab) -> Finding:
-        """Copying of the full model minus that of the variant, over draws of the prompts; control.
-
-        The same for a milder variant, or none.
+        """Copying of the full model minus that of the variant, over draws of the prompts; control: the same for a
+        milder variant, or none.
         """
         models = {name: lab.variant(name) for name in (variant, control) if name is not None}
         full, gaps = _copying(lab, *COUNTERPART), {name: _copying(lab, model) for name, model in models.items()}
@@ -96,9 +95,8 @@ def seeds(lab: Lab) -> Finding:
 
 
 def widths(lab: Lab) -> Finding:
-    """Peak share of the write profile in the width where it is least sharp, of those that copy.
-
-    Offsets are reported, not asserted.
+    """Peak share of the write profile in the width where it is least sharp, of those that copy; offsets are reported,
+    not asserted.
     """
     rows, models = [], {name: lab.variant(name) for name in WIDTHS if name != COUNTERPART[0]}
     for name, width in WIDTHS.items():

@@ -144,9 +144,8 @@ def _frequencies(records: LatentRecords, latent: int) -> dict[str, Any]:
 
 
 def _activations(records: LatentRecords, latent: int, contexts: int) -> list[dict[str, Any]]:
-    """Top contexts (bin -1), then the quantiles of the activation mass.
-
-    A bin's limits are those of the contexts shown from it.
+    """Top contexts (bin -1), then the quantiles of the activation mass; a bin's limits are those of the contexts shown
+    from it.
     """
     fired = sum(records.available(latent, g) for g in _QUANTILES if g in records.groups)
     out = []

@@ -1,6 +1,5 @@
-"""Which latents a document shows.
-
-Some of one dictionary, or those of a named list, from as many dictionaries as it names.
+"""Which latents a document shows: some of one dictionary, or those of a named list, from as many dictionaries as it
+names.
 """
 
 from __future__ import annotations

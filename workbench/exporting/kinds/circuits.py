@@ -1,6 +1,5 @@
-"""Figures of circuit analyses (``circuits/``).
-
-Effects by layer and offset, convolution taps, and the strongest single effects.
+"""Figures of circuit analyses (``circuits/``): effects by layer and offset, convolution taps, and the strongest single
+effects.
 """
 
 from __future__ import annotations

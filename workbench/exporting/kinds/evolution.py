@@ -32,9 +32,8 @@ WORDS = {
 
 
 class PhaseOptions(StrictConfig):
-    """Options of ``evolution_phases``: columns of ``phases.parquet``.
-
-    None means the first three of :data:`USUAL` that are there.
+    """Options of ``evolution_phases``: columns of ``phases.parquet``; none means the first three of :data:`USUAL` that
+    are there.
     """
 
     quantities: tuple[str, ...] = ()

@@ -106,9 +106,8 @@ def matched_latents(workspace: Workspace, item: Item, options: TopOptions) -> Fi
 
 
 def _peak(records: MatchRecords, dictionary: str, latent: int) -> str | None:
-    """The token a latent fires on most strongly among the compared ones.
-
-    None where codes were not kept or it never fires.
+    """The token a latent fires on most strongly among the compared ones; None where codes were not kept or it never
+    fires.
     """
     if not records.has_codes:
         return None

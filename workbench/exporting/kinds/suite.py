@@ -1,6 +1,5 @@
-"""The figure of a whole suite.
-
-Every dictionary of a store, by site, layer and width (Llama Scope, arXiv 2410.20526, figure 10).
+"""The figure of a whole suite: every dictionary of a store, by site, layer and width (Llama Scope, arXiv 2410.20526,
+figure 10).
 """
 
 from __future__ import annotations

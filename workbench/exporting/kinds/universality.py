@@ -1,6 +1,5 @@
-"""Figures of a comparison (``matches/``).
-
-Distributions beside their baselines, chance by frequency, alignment in time.
+"""Figures of a comparison (``matches/``): distributions beside their baselines, chance by frequency,
+alignment in time.
 """
 
 from __future__ import annotations

@@ -158,9 +158,8 @@ def test_a_failing_direct_read_takes_the_usual_way(paged, direct_bytes, monkeypa
 @pytest.mark.faults
 @pytest.mark.parametrize("call, when", [("_SETUP", 1), ("_SUBMIT", 1), ("_SUBMIT", 3), ("_SUBMIT", 1000)])
 def test_asynchronous_reading_that_is_refused(paged, monkeypatch, call, when):
-    """Fault 17 for reads: the system takes one at a time, or refuses them at first or later.
-
-    Those take the usual way.
+    """Fault 17 for reads: the system takes one at a time, or refuses them at first or later; those
+    take the usual way.
     """
     known, calls = epochs(paged), []
 

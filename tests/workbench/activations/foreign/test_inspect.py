@@ -153,9 +153,8 @@ def test_hostile_files(tmp_path, build):
 
 
 def test_not_a_regular_file(tmp_path, monkeypatch):
-    """Fault 28: FIFO, socket, device, folder, link.
-
-    Refused at once, before a process is started that could wait on it.
+    """Fault 28: FIFO, socket, device, folder, link: refused at once, before a process is started that
+    could wait on it.
     """
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("it was opened"))
     os.mkfifo(tmp_path / "fifo")

@@ -1,6 +1,5 @@
-"""From a recipe to a store.
-
-Numbers are the model's own, sources are aligned, what exists is reused, and the two verbs behave.
+"""From a recipe to a store: numbers are the model's own, sources are aligned, what exists is reused, and the two verbs
+behave.
 """
 
 from __future__ import annotations

@@ -65,9 +65,8 @@ def test_every_row_once_per_epoch(pristine, window, memory):
 
 @pytest.mark.parametrize("memory", [1 << 20, 700])
 def test_the_shuffle_reaches_across_shards(pristine, memory):
-    """Where a row comes from says nothing about when it is read.
-
-    Rank correlation near zero, every shard in the first quarter.
+    """Where a row comes from says nothing about when it is read: rank correlation near zero, every shard in the first
+    quarter.
     """
     s = ActivationStore.open(pristine)
     index = {row.tobytes(): i for i, row in enumerate(truth(SPEC, "h000"))}
@@ -319,8 +318,8 @@ def test_shares_make_up_the_same_batches(pristine, parts, memory, monkeypatch):
     for batch, *pieces in zip(whole, *shares, strict=True):
         got = torch.full_like(batch, torch.nan)
         for piece in pieces:
-            assert piece.of == len(batch)
-            got[piece.places] = piece.rows
+            assert piece.batch_size == len(batch)
+            got[piece.batch_index] = piece.rows
         assert torch.equal(got, batch)
     later = next(iter(batches.share(parts - 1, parts).starting_at(3)))
-    assert torch.equal(later.rows, shares[-1][3].rows) and torch.equal(later.places, shares[-1][3].places)
+    assert torch.equal(later.rows, shares[-1][3].rows) and torch.equal(later.batch_index, shares[-1][3].batch_index)

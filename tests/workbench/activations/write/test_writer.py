@@ -1,6 +1,5 @@
-"""What is written.
-
-Exact numbers in every stored type, statistics, non-finite values, names, read-only places, missing packages.
+"""What is written: exact numbers in every stored type, statistics, non-finite values, names, read-only places, missing
+packages.
 """
 
 from __future__ import annotations
@@ -144,9 +143,8 @@ def test_non_finite(tmp_path, dtype, value, why):
 
 @pytest.mark.faults
 def test_read_only_places(store, tmp_path, monkeypatch):
-    """Fault 18.
-
-    Reading works, writing says so before any model is loaded (root is not stopped by modes, so access is patched).
+    """Fault 18: reading works, writing says so before any model is loaded (root is not stopped by modes, so access is
+    patched).
     """
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **k: False if mode & os.W_OK else real(path, mode, **k))

@@ -1,6 +1,5 @@
-"""A circuit written by hand is found.
-
-Which head copies the previous token, which one completes the pattern, and where it reads.
+"""A circuit written by hand is found: which head copies the previous token, which one completes the pattern, and where
+it reads.
 """
 
 import numpy as np
@@ -60,14 +59,14 @@ def test_direct_and_total_effects_of_the_hand_made_heads(circuit) -> None:
 
 
 def test_disagreement_is_said() -> None:
-    assert Found("induction", [(1, 0)], [(1, 0)]).agree
+    assert Found("induction", [(1, 0)], [(1, 0)]).criteria_agree
     one = Found("induction", [(1, 0)], [(2, 3)])
     assert (
-        not one.agree
+        not one.criteria_agree
         and one.sentence() == "Induction heads by attention: L1H0; by effect: L2H3. The criteria do not agree."
     )
     assert Found("previous-token", [], []).sentence() == "No previous-token head by either criterion."
-    assert not Found("induction", [(1, 0)], []).agree
+    assert not Found("induction", [(1, 0)], []).criteria_agree
     uncertain = np.random.default_rng(0).normal(-0.1, 1, (10, 1, 2))
     assert by_effect(uncertain) == []  # the interval includes zero
 

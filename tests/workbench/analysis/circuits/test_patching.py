@@ -1,6 +1,5 @@
-"""Batched patches equal one patched forward pass each.
-
-Direct paths equal a forward pass with everything else frozen.
+"""Batched patches equal one patched forward pass each; direct paths equal a forward pass with
+everything else frozen.
 """
 
 import numpy as np

@@ -1,6 +1,5 @@
-"""Prompt sets.
-
-Aligned, single-match, reproducible, extendable by a TOML file, and clear about what cannot be expressed.
+"""Prompt sets: aligned, single-match, reproducible, extendable by a TOML file, and clear about what cannot be
+expressed.
 """
 
 import numpy as np

@@ -18,7 +18,7 @@ from workbench.analysis.comparison.compare import CompareRecipe
 from workbench.analysis.comparison.run import compare_and_write, parts_of
 from workbench.analysis.comparison.sides import find_group
 from workbench.cli import app
-from workbench.exporting import FigureSpec, kinds
+from workbench.exporting import FigureSpec, figure_kinds
 from workbench.exporting.figures import build
 from workbench.provenance import write_manifest
 from workbench.results.matches import MatchRecords
@@ -221,7 +221,7 @@ def test_complete_comparisons_are_reused_and_others_made_again(workspace: Worksp
 def test_every_figure_of_a_comparison_is_built_from_its_tables(workspace: Workspace, records: MatchRecords) -> None:
     source = f"matches/{records.id}"
     row = records.best.dropna(subset=["r"]).iloc[0]
-    for name, kind in kinds().items():
+    for name, kind in figure_kinds().items():
         if kind.source != "matches":
             continue
         options = {"dictionary": row["dictionary"], "latent": int(row["latent"])} if name == "pair" else {}
@@ -246,7 +246,10 @@ def test_names_that_cannot_be_meant(workspace: Workspace, tmp_path: Path) -> Non
         )
     with pytest.raises(MissingError, match="workbench compare"):
         MatchRecords.open(tmp_path)
-    assert [s.id for s in find_group(workspace, "mini-pythia").subjects] == ["mini-pythia.L0R-1x", "mini-pythia.L1R-1x"]
+    assert [s.id for s in find_group(workspace, "mini-pythia").references] == [
+        "mini-pythia.L0R-1x",
+        "mini-pythia.L1R-1x",
+    ]
 
 
 def test_command_line(workspace: Workspace, records: MatchRecords) -> None:

@@ -1,6 +1,5 @@
-"""Proxies on planted latents.
-
-What a token decides is simple, what does not depend on tokens is not, and halves keep rare latents honest.
+"""Proxies on planted latents: what a token decides is simple, what does not depend on tokens is not, and halves keep
+rare latents honest.
 """
 
 import numpy as np

@@ -1,6 +1,5 @@
-"""Attribution and its curves where the truth is known.
-
-A crosscoder without error, and a task that hangs on a few latents.
+"""Attribution and its curves where the truth is known: a crosscoder without error, and a task that hangs on a few
+latents.
 """
 
 from __future__ import annotations
@@ -120,9 +119,8 @@ def test_online_rows_are_the_models_activations_in_a_reproducible_order(snapshot
 
 @pytest.mark.parametrize(("parts", "cache"), [(2, False), (2, True), (5, False)])
 def test_online_rows_of_several_processes_are_those_of_one(snapshots, monkeypatch, parts, cache):
-    """Every process runs the models on its own sequences.
-
-    Their shares are the batch, and a process may have none of it.
+    """Every process runs the models on its own sequences; their shares are the batch, and a process may have none of
+    it.
     """
     monkeypatch.setattr("workbench.analysis.evolution.snapshots.AT_ONCE", 2)
     tokens = np.random.default_rng(3).integers(1, V, (12, 9)).astype(np.int32)
@@ -130,11 +128,11 @@ def test_online_rows_of_several_processes_are_those_of_one(snapshots, monkeypatc
     ran: list[int] = []
     for step, want in zip(range(3, 20), whole.starting_at(3), strict=False):
         shares = [next(iter(whole.share(part, parts).starting_at(step))) for part in range(parts)]
-        assert torch.equal(torch.cat([s.places for s in shares]).sort().values, torch.arange(8)) and {
-            s.of for s in shares
+        assert torch.equal(torch.cat([s.batch_index for s in shares]).sort().values, torch.arange(8)) and {
+            s.batch_size for s in shares
         } == {8}
         for share in shares:
-            assert torch.equal(share.rows, want[share.places])
+            assert torch.equal(share.rows, want[share.batch_index])
         ran.append(sum(len(s.rows) == 0 for s in shares))
     assert max(ran) == (3 if parts == 5 else 0)
 

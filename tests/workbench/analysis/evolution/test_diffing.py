@@ -91,9 +91,8 @@ def test_a_source_whose_gate_is_closed_does_not_have_the_latent():
 
 
 def test_norms_of_unrelated_models_are_compared_in_units_of_their_own():
-    """Every latent is in both models, but one direction holds most of the second model's variance.
-
-    That alone must not look like absence.
+    """Every latent is in both models, but one direction holds most of the second model's variance: that alone must not
+    look like absence.
     """
     present = torch.ones(2, 40)
     present[1, 30:] = 0

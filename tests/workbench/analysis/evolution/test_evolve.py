@@ -208,9 +208,8 @@ def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
 
 
 def test_orders_between_kinds_that_live_at_different_sites():
-    """Planted: previous-token latents at one site, induction latents born later at another.
-
-    Swapped births are not found.
+    """Planted: previous-token latents at one site, induction latents born later at another; swapped births are not
+    found.
     """
     norms, table = planted(1, 7)
     kinds = table["kind"].replace({"token": "previous-token"})

@@ -1,6 +1,5 @@
-"""Crosscoders whose sources are no snapshots in order, or come from a store.
-
-Tiny versions of the bundled recipes, end to end.
+"""Crosscoders whose sources are no snapshots in order, or come from a store: tiny versions of the bundled recipes, end
+to end.
 """
 
 from __future__ import annotations
@@ -97,9 +96,8 @@ def test_a_store_is_read_at_one_site(tmp_path):
 
 
 def test_sites_trained_from_one_pass_come_out_as_if_alone(tmp_path):
-    """The models run once for both.
-
-    Two runs, the first of them interrupted after one site was complete, are the same too.
+    """The models run once for both; two runs, the first of them interrupted after one site was complete, are the same
+    too.
     """
     recipe = EvolveRecipe(revisions=("step0", "step9000"), site="L2R", also=("L1R",), seed=3, refit=512, **TINY)
     both = [recipe, *companions(recipe)]

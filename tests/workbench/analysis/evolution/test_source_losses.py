@@ -1,6 +1,5 @@
-"""The loss with a source's share of a reconstruction in place.
-
-Nothing for a perfect one, mean-ablation for an empty one.
+"""The loss with a source's share of a reconstruction in place: nothing for a perfect one, mean-ablation for an empty
+one.
 """
 
 from __future__ import annotations

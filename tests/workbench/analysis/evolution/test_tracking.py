@@ -107,9 +107,8 @@ def rows_of_the_run(recipe: EvolveRecipe) -> list[torch.Tensor]:
 
 
 def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
-    """``alone`` sees what the crosscoder sees, as often; ``warm`` starts from the snapshot before.
-
-    The claim is about the first.
+    """``alone`` sees what the crosscoder sees, as often; ``warm`` starts from the snapshot before; the claim is about
+    the first.
     """
     sizes = {
         "expansion": 1,

@@ -27,9 +27,8 @@ def test_nearest_agrees_with_the_full_matrix_in_blocks():
 
 
 def test_chance_equals_the_distribution_of_unrelated_directions():
-    """Real directions drawn the baseline's way are indistinguishable from it.
-
-    The known value for d=128, F=1024 is about 0.285.
+    """Real directions drawn the baseline's way are indistinguishable from it; the known value for d=128, F=1024 is
+    about 0.285.
     """
     W = directions(1024, 128)
     c = chance(W, directions(1024, 128, 5))

@@ -1,6 +1,5 @@
-"""Latents as an HTML file and as Neuronpedia's JSON.
-
-Complete, deterministic, and nothing hostile survives as markup.
+"""Latents as an HTML file and as Neuronpedia's JSON: complete, deterministic, and nothing hostile
+survives as markup.
 """
 
 from __future__ import annotations

@@ -63,9 +63,8 @@ def hub_cache(home, name: str, kind: str, files: dict[str, object], revisions: l
 
 
 def real_architecture(architecture: str):
-    """A function that saves a tiny random model of an architecture, and the bundled tokenizer, into a folder.
-
-    By seed.
+    """A function that saves a tiny random model of an architecture, and the bundled tokenizer, into a
+    folder; by seed.
     """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -1,6 +1,5 @@
-"""The notebook in docs/.
-
-Its cells are those of the script beside it, were executed without errors, and run on a workspace.
+"""The notebook in docs/: its cells are those of the script beside it, were executed without errors, and run on a
+workspace.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Exports under a killed process and a full disk.
-
-The old bundle or the new one, never half of one, and nothing else to see.
+"""Exports under a killed process and a full disk: the old bundle or the new one, never half of one, and nothing else to
+see.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import pytest
 
 from sae.errors import OutOfSpace
 from sae.files import write_bytes
-from workbench.exporting.bundle import Bundle, write_bundle
+from workbench.exporting.bundles import Bundle, write_bundle
 from workbench.results.lists import LatentList, read_lists, save_list
 from workbench.workspace import Workspace
 
@@ -43,9 +42,8 @@ def made(text: str) -> Bundle:
 
 
 def killed_at(n: int, action: Callable[[], object]) -> bool:
-    """Run ``action`` in a forked process that is killed at its n-th call to the file system.
-
-    False once it ends by itself.
+    """Run ``action`` in a forked process that is killed at its n-th call to the file system; False once it ends by
+    itself.
     """
     child = os.fork()
     if child == 0:

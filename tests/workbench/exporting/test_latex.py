@@ -14,7 +14,7 @@ import pytest
 from sae.errors import MissingError
 from tests.ui import synthetic, synthetic_results
 from workbench.exporting import FigureSpec
-from workbench.exporting.figures import build, kinds
+from workbench.exporting.figures import build, figure_kinds
 from workbench.exporting.tables import to_latex
 from workbench.workspace import Workspace
 
@@ -70,7 +70,7 @@ def typeset(folder: Path, tables: dict[str, str]) -> tuple[str, str]:
 def tables_of(ws: Workspace) -> dict[str, str]:
     """The table of every figure of every result that the workspace can show."""
     out = {}
-    for name, kind in kinds().items():
+    for name, kind in figure_kinds().items():
         for item in [] if kind.document else ws.items(kind.source):
             if (name, item.id) == ("circuit_taps", "mini-pythia.induction"):  # a Transformer has no convolution
                 continue
@@ -91,7 +91,7 @@ def test_tables_of_every_figure_compile_and_fit(tmp_path: Path) -> None:
     synthetic_results.add_all(ws, vocab=synthetic.vocabulary(hostile=True), text="_&%$ 👩\u200d🔬 NaN \\frac{a")
     tables = tables_of(ws)
     shown = {name.split()[0] for name in tables}
-    assert shown >= {n for n, k in kinds().items() if not k.document} - {
+    assert shown >= {n for n, k in figure_kinds().items() if not k.document} - {
         "mppc_chance",
         "mppc_depth",
         "evolution_attribution",

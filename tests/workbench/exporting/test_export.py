@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from sae.errors import ConfigError, MissingError, UsageError
 from workbench.cli import app
 from workbench.exporting import FigureSpec, Style, bundle, read_spec
-from workbench.exporting.figures import FigureData, Panel, build, kinds
+from workbench.exporting.figures import FigureData, Panel, build, figure_kinds
 from workbench.exporting.references import ENTRIES, bibtex
 from workbench.exporting.render import render
 from workbench.exporting.tables import to_csv, to_latex, to_parquet
@@ -158,9 +158,8 @@ def test_bundle_is_complete_and_byte_identical(workspace: Workspace) -> None:
 
 
 def test_another_process_gives_the_same_bytes(workspace: Workspace, tmp_path: Path) -> None:
-    """Other hash seed, time zone, locale and matplotlib settings.
-
-    The zip of the command line is that of the button, to the byte.
+    """Other hash seed, time zone, locale and matplotlib settings: the zip of the command line is that of the button, to
+    the byte.
     """
     (tmp_path / "matplotlibrc").write_text("font.size: 31\npdf.fonttype: 3\nlines.linewidth: 9\n")
     here = bundle(
@@ -199,9 +198,8 @@ def test_another_process_gives_the_same_bytes(workspace: Workspace, tmp_path: Pa
 
 
 def test_tokens_survive_every_file_of_a_bundle(workspace: Workspace) -> None:
-    """The same hostile tokens, read back from CSV, Parquet, SVG and LaTeX.
-
-    Nothing invisible or moving is left in text a person reads.
+    """The same hostile tokens, read back from CSV, Parquet, SVG and LaTeX; nothing invisible or moving is left in text
+    a person reads.
     """
     made = bundle(FigureSpec(figure="latent_contexts", options={"latent": 5, "n": 6}), workspace)
     back = pd.read_csv(io.BytesIO(made.files["data.csv"]), dtype={"token": str}, keep_default_na=False)
@@ -356,7 +354,7 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
     pd.DataFrame([row | {"k": k} for k in (1, 2, 4)]).to_parquet(ws.path("evolution", "evo") / "attribution.parquet")
     for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
         results.add_circuits(ws, model, architecture, vocab, "text")
-    for name, kind in kinds().items():
+    for name, kind in figure_kinds().items():
         if kind.source not in ("evolution", "circuits"):
             continue
         for item in ws.items(kind.source):
