@@ -33,8 +33,8 @@ from sae import SAE, train, train_many
 from sae.refitting import refit
 from workbench.analysis.evolution import orders
 from workbench.analysis.evolution.baselines import alone_config, measure_gaps
-from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
-from workbench.analysis.evolution.rows import Tail
+from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
+from workbench.analysis.evolution.rows import LastBatches
 from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots, Source
 from workbench.analysis.evolution.train import crosscoder_config
 from workbench.config import read_recipe
@@ -85,7 +85,7 @@ def compare(
     """
     began = time.perf_counter()
     names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
-    tail = Tail(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))
+    tail = LastBatches(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))
     config = crosscoder_config(recipe.model_copy(update={"k": kept or k}), sources, widths)
     cc = train(config, tail, total_steps=steps, progress=False)
     cc = refit(cc, tail.rows(steps)) if recipe.refit else cc

@@ -143,19 +143,18 @@ def prepared(name: str, path: str, ws):  # type: ignore[no-untyped-def]
         return lambda: harvest(recipe, ws, plan=tokens), ws.path("stores", recipe.id)
     if name == "train":
         from workbench.activations import ActivationStore
-        from workbench.dictionaries.train import TrainRecipe, jobs_of, train_recipe
+        from workbench.dictionaries.recipe import TrainRecipe, jobs_of
+        from workbench.dictionaries.train import train_recipe
 
         training = read_recipe(TrainRecipe, path)
         id = jobs_of(training, ActivationStore.open(ws.path("stores", training.store)))[0].id
-        return lambda: train_recipe(training, ws, progress=False), ws.path("dictionaries", id)
-    from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
-    from workbench.analysis.evolution.snapshots import Snapshots
-    from workbench.analysis.evolution.train import train_crosscoder
+        return lambda: train_recipe(training, ws), ws.path("dictionaries", id)
+    from workbench.analysis.evolution.plan import make_plan
+    from workbench.analysis.evolution.recipe import EvolveRecipe
+    from workbench.analysis.evolution.train import train_plans
 
-    evolving = read_recipe(EvolveRecipe, path)
-    snapshots = Snapshots(resolve_sources(evolving))
-    made = ws.path("dictionaries", evolving.id)
-    return lambda: train_crosscoder(evolving, ws, snapshots, evolving.id, None, command="", progress=False), made
+    plan = make_plan(read_recipe(EvolveRecipe, path))
+    return lambda: train_plans([plan], ws), ws.path("dictionaries", plan.id)
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """The Interpretability Workbench: latents of Transformers and Mambas across layers, architectures and training.
 
-Importing this package is cheap: names are resolved when first used, so neither torch nor h5py is loaded before then.
+One function per verb of the command line (see :mod:`workbench.verbs`), and what they work on. Importing this package is
+cheap: names are resolved when first used, so neither torch nor h5py is loaded before then.
 """
 
 from __future__ import annotations
@@ -13,17 +14,55 @@ __version__ = "0.1.0"
 _HOME = {
     "load_model": "workbench.models",
     "ActivationStore": "workbench.activations",
+    "Item": "workbench.workspace",
+    "Run": "workbench.run",
     "Workspace": "workbench.workspace",
+    "harvest": "workbench.verbs.making",
+    "train": "workbench.verbs.making",
+    "import_dictionary": "workbench.verbs.making",
+    "evaluate": "workbench.verbs.measuring",
+    "features": "workbench.verbs.measuring",
+    "explain": "workbench.verbs.measuring",
+    "map": "workbench.verbs.measuring",
+    "compare": "workbench.verbs.analysing",
+    "circuits": "workbench.verbs.analysing",
+    "graph": "workbench.verbs.analysing",
+    "evolve": "workbench.verbs.analysing",
+    "reproduce": "workbench.verbs.publishing",
+    "export": "workbench.verbs.publishing",
 }
-__all__ = ["ActivationStore", "Workspace", "__version__", "load_model"]
+__all__ = [
+    *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
+    *("explain", "export", "features", "graph", "harvest", "import_dictionary", "load_model", "map", "reproduce"),
+    "train",
+]
 
 if TYPE_CHECKING:
-    from workbench.activations import ActivationStore
-    from workbench.models import load_model
-    from workbench.workspace import Workspace
+    from workbench.activations import ActivationStore as ActivationStore
+    from workbench.models import load_model as load_model
+    from workbench.run import Run as Run
+    from workbench.verbs.analysing import circuits as circuits
+    from workbench.verbs.analysing import compare as compare
+    from workbench.verbs.analysing import evolve as evolve
+    from workbench.verbs.analysing import graph as graph
+    from workbench.verbs.making import harvest as harvest
+    from workbench.verbs.making import import_dictionary as import_dictionary
+    from workbench.verbs.making import train as train
+    from workbench.verbs.measuring import evaluate as evaluate
+    from workbench.verbs.measuring import explain as explain
+    from workbench.verbs.measuring import features as features
+    from workbench.verbs.measuring import map as map
+    from workbench.verbs.publishing import export as export
+    from workbench.verbs.publishing import reproduce as reproduce
+    from workbench.workspace import Item as Item
+    from workbench.workspace import Workspace as Workspace
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

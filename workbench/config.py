@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -49,6 +49,33 @@ def find_recipe(recipe: str | Path) -> Path:
     )
 
 
+def kind_of(values: dict[str, Any], where: str) -> str:
+    """Which command a recipe is for, by its own keys.
+
+    Raises:
+        ConfigError: none of the known kinds.
+    """
+    if "architecture" in values:
+        return "pretrain"
+    if {"crosscoder", "revisions", "snapshots", "expansion", "heldout_seqs"} & set(values):
+        return "evolve"
+    if "store" in values or "expansions" in values or "sae" in values:
+        return "train"
+    if "n_seq" in values or "hooks" in values:
+        return "harvest"
+    if "model" in values and "site" in values:
+        return "evolve"
+    raise ConfigError(
+        f"{where} is neither a pretrain (architecture), a harvest (sources, hooks), a train (store, sites) nor an"
+        " evolve recipe (model, site)."
+    )
+
+
+def as_recipe(model: type[C], recipe: C | str | Path) -> C:
+    """A recipe that may be the object itself; else see :func:`read_recipe`."""
+    return recipe if isinstance(recipe, model) else read_recipe(model, str(recipe))
+
+
 def read_recipe(model: type[C], recipe: str | Path) -> C:
     """Read a recipe into ``model``; unknown keys are errors that name the nearest valid key and the file.
 
@@ -59,8 +86,6 @@ def read_recipe(model: type[C], recipe: str | Path) -> C:
     try:
         return read_config(model, path)
     except ConfigError as e:
-        from workbench.planning.recipes import kind_of
-
         try:
             kind = kind_of(read_toml(path), str(path))
         except ConfigError:

@@ -112,6 +112,12 @@ def write_manifest(
     return manifest
 
 
+def _manifest_path(folder: str | Path) -> Path:
+    """``manifest.json``, or an activation store's ``seal.json``, which says the same."""
+    path, seal = Path(folder) / MANIFEST, Path(folder) / "seal.json"
+    return seal if not path.is_file() and seal.is_file() else path
+
+
 def read_manifest(folder: str | Path) -> Manifest:
     """Read a result's manifest.
 
@@ -120,7 +126,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         NewerSchemaError: a newer version of this program wrote it.
         CorruptError: it is not a manifest.
     """
-    path = Path(folder) / MANIFEST
+    path = _manifest_path(folder)
     values = read_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("workbench_schema"), int):
         raise CorruptError(f"{path} is not a manifest of this program.")
@@ -140,9 +146,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 def manifest_digest(folder: str | Path) -> str:
     """Hex SHA-256 of a result's manifest bytes; the first eight digits are its data version."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file() and (Path(folder) / "seal.json").is_file():
-        path = Path(folder) / "seal.json"  # an activation store's manifest
+    path = _manifest_path(folder)
     if not path.is_file():
         raise MissingError(f"{folder} has no {MANIFEST}: it is not complete. Run the command that makes it again.")
     return hashlib.sha256(path.read_bytes()).hexdigest()

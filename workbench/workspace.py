@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,12 @@ class Item:
     kind: str
     id: str
     path: Path
+    beside: tuple[Item, ...] = field(default=(), compare=False, repr=False)  # other results of the same call
+
+    @property
+    def all(self) -> tuple[Item, ...]:
+        """Every result of the call that made this one, in order; this one first."""
+        return (self, *self.beside)
 
     @property
     def manifest(self) -> Manifest:
@@ -114,6 +120,11 @@ class Item:
     def as_input(self) -> Input:
         """This result as an input of another one's manifest."""
         return Input(kind=self.kind, id=self.id, digest=self.digest)
+
+
+def all_of(items: list[Item]) -> Item:
+    """The first of several results, with the others beside it."""
+    return replace(items[0], beside=tuple(items[1:]))
 
 
 class Workspace:

@@ -14,7 +14,8 @@ from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.analysis.splice import splice
 from workbench.cli import app
 from workbench.corpus import TokenPlan
-from workbench.dictionaries.train import TrainRecipe, train_recipe
+from workbench.dictionaries.recipe import TrainRecipe
+from workbench.dictionaries.train import train_recipe
 from workbench.models import load_model
 from workbench.provenance import check_files
 from workbench.results.records import LatentRecords
@@ -48,9 +49,7 @@ def ws(tmp_path_factory):
         "sources": [{"model": "mini-pythia"}],
     }
     harvest(HarvestRecipe.model_validate(recipe), ws, plan=plan)
-    train_recipe(
-        TrainRecipe(store="small", expansions=(1, 2), ks=(4,), batch_size=256, tokens=256 * 20), ws, progress=False
-    )
+    train_recipe(TrainRecipe(store="small", expansions=(1, 2), ks=(4,), batch_size=256, tokens=256 * 20), ws)
     return ws
 
 
@@ -241,7 +240,6 @@ def test_a_crosscoder_over_snapshots_has_records_too(ws):
         total_steps=8,
         out=ws.root / "dictionaries" / "cc",
         metadata=metadata,
-        progress=False,
     )
     made = json.loads(call("features", ws.root / "dictionaries" / "cc", "-w", ws.root, "--json").stdout)
     records = LatentRecords.open(made["path"])

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.sae.worlds import in_processes
-from workbench.analysis.evolution.plan import EvolveRecipe, evolution_id, evolve, resolve_sources
+from workbench import evolve
+from workbench.analysis.evolution.recipe import EvolveRecipe, evolution_id, resolve_sources
 from workbench.cli import app
 from workbench.config import read_recipe
 from workbench.results.evolution import Evolution
@@ -49,7 +50,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, torc
     folder = tmp_path_factory.mktemp("alone")
     (folder / "tiny.toml").write_text(RECIPE.format(latents=1))
     ws = Workspace(folder / "ws")
-    id = evolve(read_recipe(EvolveRecipe, str(folder / "tiny.toml")), ws)
+    id = evolve(ws, folder / "tiny.toml").id
     return id, load_file(ws.path("dictionaries", id) / "sae_weights.safetensors")
 
 
@@ -67,7 +68,7 @@ def test_two_processes_follow_the_latents_of_one(
     (code, said), (other, nothing) = in_processes(2, task, tmp_path / "world")
     assert code == other == 0, said + nothing
     assert (
-        f"2 processes train a crosscoder over 2 sources: data {2 // latents} x latents {latents}" in said
+        f"over 2 sources by 2 processes (data {2 // latents} x latents {latents})" in said
         and said.count("analysing") == 1
     )
     assert nothing.strip() == ""

@@ -10,9 +10,10 @@ import pytest
 
 import sae
 from sae.errors import ConfigError
+from workbench import Run, train
 from workbench.activations import ActivationStore
 from workbench.config import read_recipe
-from workbench.dictionaries.train import TrainRecipe, jobs_of, train_recipe
+from workbench.dictionaries.recipe import TrainRecipe, jobs_of
 from workbench.workspace import Workspace
 
 HARVEST = """
@@ -47,7 +48,7 @@ def made(tmp_path_factory):
         sae={"activation": "batchtopk", "skip": True},
     )
     ws = Workspace(folder / "ws")
-    return recipe, ws, train_recipe(recipe, ws)
+    return recipe, ws, [item.id for item in train(ws, recipe).all]
 
 
 def test_every_site_is_trained_measured_and_drawn(made):
@@ -73,7 +74,9 @@ def test_every_site_is_trained_measured_and_drawn(made):
     assert json.loads((figure.path / "provenance.json").read_text())["figure"] == "suite_summary"
     before = {id: ws.get("dictionaries", id).digest for id in ids}
     said: list[str] = []
-    assert train_recipe(recipe, ws, say=said.append) == ids and sum("reused" in line for line in said) == len(ids)
+    assert [item.id for item in train(ws, recipe, run=Run(say=said.append)).all] == ids and sum(
+        "reused" in line for line in said
+    ) == len(ids)
     assert before == {id: ws.get("dictionaries", id).digest for id in ids}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sae.errors import MissingError, UsageError
 from sae.strict import nearest
+from workbench.run import Run, command_of
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -96,26 +97,31 @@ class Lab:
         else:
             raise UsageError(f"{name!r} is no shared experiment ({nearest(name, list(SHARED))})")
 
+    def run(self, verb: str, *what: str, **options: Any) -> Run:
+        """How a part of an experiment runs: recorded as the command that makes it alone."""
+        return Run(command=command_of(verb, what, options, {}), say=self.say)
+
     def _harvest(self, name: str) -> None:
         """The store of a recipe, of those of its sources that are bundled."""
         from workbench.activations import HarvestRecipe, harvest
         from workbench.config import read_recipe
         from workbench.models.load import bundled
-        from workbench.runs.demo import register_models
+        from workbench.models.pointers import register_bundled
 
-        register_models(self.workspace, self.say)
+        register_bundled(self.workspace, ("mini-pythia", "mini-mamba"))
         recipe = read_recipe(HarvestRecipe, name)
         if not self.workspace.complete("stores", recipe.id):
             self.say(f"harvesting {recipe.id}")
         present = tuple(s for s in recipe.sources if s.model in bundled())
-        harvest(recipe.model_copy(update={"sources": present}), self.workspace)
+        harvest(recipe.model_copy(update={"sources": present}), self.workspace, run=self.run("harvest", name))
 
     def _train(self, name: str) -> None:
         """The dictionaries of a recipe."""
         from workbench.config import read_recipe
-        from workbench.dictionaries.train import TrainRecipe, train_recipe
+        from workbench.dictionaries.recipe import TrainRecipe
+        from workbench.dictionaries.train import train_recipe
 
-        train_recipe(read_recipe(TrainRecipe, name), self.workspace, command=f"workbench train {name}", say=self.say)
+        train_recipe(read_recipe(TrainRecipe, name), self.workspace, run=self.run("train", name))
 
     def store(self) -> ActivationStore:
         """The demo's store."""
@@ -253,9 +259,9 @@ class Lab:
             ):
                 self.make(name)
             recipe = CompareRecipe(tokens=50_000 if self.quick else 100_000)
-            item = compare_and_write(
-                self.workspace, "mini-pythia", "mini-mamba", recipe, command="workbench reproduce", tick=self.say
-            )
+            pair = ("mini-pythia", "mini-mamba")
+            run = self.run("compare", *pair, tokens=recipe.tokens)
+            item = compare_and_write(self.workspace, *pair, recipe, run=run)
             return MatchRecords.open(item.path)
 
         return self.once("comparison", make)
@@ -268,8 +274,9 @@ class Lab:
             MissingError: none of these; the message names the command and its cost.
         """
         from workbench.config import read_recipe
+        from workbench.models.card import finish
         from workbench.models.load import bundled
-        from workbench.models.pretrain import PretrainRecipe, finish, open_run
+        from workbench.models.pretrain import PretrainRecipe, open_run
 
         if name in bundled():
             return name
@@ -286,7 +293,9 @@ class Lab:
             for out in run.run():
                 if out["step"] % 500 == 0:
                     self.say(f"{name}: step {int(out['step']):,} of {recipe.steps:,}")
-            finish(run, self.workspace, criteria=False, show=self.say)
+            finish(
+                run, self.workspace, criteria=False, command=f"workbench pretrain {name} --no-criteria", show=self.say
+            )
         return str(self.workspace.path("models", name))
 
     def circuits(self, model: str, revision: str | None = None) -> dict[str, Any]:
@@ -296,9 +305,8 @@ class Lab:
             from workbench.analysis.circuits.run import make_circuits
 
             n = 32 if self.quick else 64
-            item = make_circuits(
-                self.workspace, model, revision=revision, n_prompts=n, command="workbench reproduce", step=self.say
-            )
+            run = self.run("circuits", model, revision=revision, prompts=n)
+            item = make_circuits(self.workspace, model, revision=revision, n_prompts=n, run=run)
             return item.manifest.numbers
 
         return self.once(("circuits", model, revision), make)
@@ -307,7 +315,9 @@ class Lab:
         """A crosscoder over the snapshots of the bundled Transformer, analysed."""
 
         def make() -> Any:
-            from workbench.analysis.evolution.plan import EvolveRecipe, evolve
+            from workbench.analysis.evolution.plan import make_plan
+            from workbench.analysis.evolution.recipe import EvolveRecipe
+            from workbench.analysis.evolution.run import run_plan
             from workbench.analysis.evolution.snapshots import RowCache
             from workbench.config import read_recipe
             from workbench.models.sites import hooks_of
@@ -322,7 +332,7 @@ class Lab:
             cache = self.once(
                 "rows of snapshots", lambda: RowCache(hooks) if self.quick else None
             )  # of a full run they fill the memory
-            made = evolve(recipe, self.workspace, command="workbench reproduce", cache=cache, say=self.say)
-            return Evolution.open(self.workspace.get("evolution", made).path)
+            plan = make_plan(recipe, cache=cache)
+            return Evolution.open(run_plan(plan, self.workspace, run=self.run("reproduce", "evolution")).path)
 
         return self.once(("evolution", seed), make)

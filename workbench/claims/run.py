@@ -48,7 +48,12 @@ def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
     document = describe(claim, finding)
     numbers = {"verdict": document["verdict"], "n": document["n"], "effect": document["effect"]}
     with lab.workspace.create(
-        "claims", claim.id, replace=True, command="workbench reproduce", recipe=recipe_of(claim, lab), numbers=numbers
+        "claims",
+        claim.id,
+        replace=True,
+        command=f"workbench reproduce --only {claim.id}",
+        recipe=recipe_of(claim, lab),
+        numbers=numbers,
     ) as folder:
         write_json(folder / "finding.json", document)
         if finding.table is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DebugOption, JsonOption, progress_to, say, verb
+from workbench.cli.common import DebugOption, JsonOption, bar, say, verb
 
 
 @verb
@@ -40,8 +40,8 @@ def check(
         return about
     from workbench.activations.write.verify import check as run
 
-    with progress_to(f"check {store.name}", "shard") as show:
-        report = run(store, deep=deep, quarantine=not keep, on_shard=show)
+    with bar(f"check {store.name}", None, "shard") as shown:
+        report = run(store, deep=deep, quarantine=not keep, on_shard=shown.reach)
     if not json_output:
         for file, problem in report.problems:
             say(f"{file}: {problem}")

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, parts_to, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -43,36 +52,24 @@ def circuits(
 
     Example: `workbench circuits mini-mamba`, or `workbench circuits mini-pythia --task ioi --revision step512`
     """
-    from workbench.analysis.circuits.run import make_circuits
-    from workbench.workspace import Workspace
+    from workbench.verbs.analysing import circuits as run
 
-    options = f"--task {task} --prompts {prompts} --seed {seed} --control {control}" + (
-        f" --length {length}" if length else ""
+    item = run(
+        workspace,
+        model,
+        revision=revision,
+        task=task,
+        prompts=prompts,
+        length=length,
+        seed=seed,
+        control=control,
+        run=terminal_run(),
     )
-    with parts_to(f"circuits of {model}") as step:
-        item = make_circuits(
-            Workspace(workspace),
-            model,
-            revision=revision,
-            task=task,
-            n_prompts=prompts,
-            length=length,
-            seed=seed,
-            control=None if control == "none" else control,
-            command=f"workbench circuits {model} {f'--revision {revision} ' if revision else ''}{options}",
-            step=step,
-        )
     manifest = item.manifest
     for line in summary(manifest.numbers, manifest.metadata):
         say(line)
     say(f"{item.path} (version {item.version})")
-    return {
-        "id": item.id,
-        "path": str(item.path),
-        "version": item.version,
-        "numbers": manifest.numbers,
-        "metadata": manifest.metadata,
-    }
+    return result_of(item) | {"numbers": manifest.numbers, "metadata": manifest.metadata}
 
 
 def summary(numbers: dict[str, Any], about: dict[str, Any]) -> list[str]:

@@ -13,15 +13,20 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-T = TypeVar("T")
+from workbench.run import Bar, Run
+
+if TYPE_CHECKING:
+    from workbench.planning.dry_run import Built
+    from workbench.workspace import Item
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 WorkspaceOption = Annotated[
@@ -56,76 +61,74 @@ def say(message: str, *, style: str | None = None) -> None:
         err.print(message, style=style, markup=False)
 
 
-def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "it") -> Iterator[T]:
-    """Iterate with a progress bar on stderr (silent where stderr is not a terminal, except for its last line)."""
-    from tqdm import tqdm
+class _Terminal:
+    """A bar on stderr, drawn when the first step is done or the first part begins."""
 
-    return iter(
-        tqdm(
-            items,
-            total=total,
-            desc=label,
-            unit=unit,
-            file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-            dynamic_ncols=True,
-        )
-    )
+    def __init__(self, label: str, total: int | None, unit: str):
+        self.label, self.total, self.unit = label, total, unit
+        self.bar: Any = None
+        self.begun = False
 
+    def _open(self, initial: int = 0) -> Any:
+        if self.bar is None:
+            from tqdm import tqdm
 
-@contextmanager
-def progress_to(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that is told where it stands: yields ``show(done, total)``."""
-    from tqdm import tqdm
-
-    bar: Any = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(
-                total=total,
-                initial=done,
-                desc=label,
-                unit=unit,
+            self.bar = tqdm(
+                total=self.total,
+                initial=initial,
+                desc=self.label,
+                unit=self.unit,
+                unit_scale=self.unit == "row",
                 file=sys.stderr,
                 mininterval=0.5 if sys.stderr.isatty() else 15,
+                dynamic_ncols=True,
             )
+        return self.bar
+
+    def update(self, n: int = 1) -> None:
+        self._open().update(n)
+
+    def reach(self, done: int, total: int) -> None:
+        self.total = total
+        bar = self._open(done)
         bar.update(done - bar.n)
 
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.close()
+    def part(self, name: str) -> None:
+        bar = self._open()
+        bar.update(int(self.begun))  # the one before is done when the next begins
+        self.begun = True
+        bar.set_postfix_str(name, refresh=False)
 
 
 @contextmanager
-def parts_to(label: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """A progress bar over named parts of unequal length: yields ``step(name)``, to be called as each begins.
-
-    Nothing is drawn before the first.
-    """
-    from tqdm import tqdm
-
-    bar: Any = None
-
-    def step(name: str) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(
-                total=total, desc=label, unit="part", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 15
-            )
-        else:
-            bar.update()
-        bar.set_postfix_str(name, refresh=False)
-
+def bar(label: str, total: int | None = None, unit: str = "it") -> Iterator[Bar]:
+    """A progress bar on stderr with the time left (silent where stderr is not a terminal, except for its last line)."""
+    shown = _Terminal(label, total, unit)
     try:
-        yield step
+        yield shown
     finally:
-        if bar is not None:
-            bar.update()
-            bar.close()
+        if shown.bar is not None:
+            shown.bar.update(int(shown.begun))
+            shown.bar.close()
+
+
+def terminal_run() -> Run:
+    """How a verb runs for a person at a terminal. The command that is recorded is derived from the call."""
+    return Run(say=say, bar=bar)
+
+
+def show_dry_run(built: Built) -> dict[str, Any]:
+    """Say what a dry run built; returns its document."""
+    from workbench.planning.dry_run import lines_of
+
+    for line in lines_of(built):
+        say(line)
+    return built.as_json()
+
+
+def result_of(item: Item) -> dict[str, Any]:
+    """What every verb prints of what it made."""
+    return {"id": item.id, "path": str(item.path), "version": item.version}
 
 
 @contextmanager

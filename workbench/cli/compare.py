@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, parts_to, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -46,28 +54,20 @@ def compare(
     Example: `workbench compare mini-pythia mini-mamba`, or `workbench compare mini-pythia.L1R-8x mini-mamba.L2R-8x
     --baselines shuffle`
     """
-    from workbench.analysis.comparison.compare import CompareRecipe
-    from workbench.analysis.comparison.run import compare_and_write, parts_of
-    from workbench.workspace import Workspace
+    from workbench.verbs.analysing import compare as run
 
-    options: dict[str, Any] = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
-    if baselines != "all":
-        options["baselines"] = (
-            [] if baselines == "none" else [s.strip().replace("-", " ") for s in baselines.split(",")]
-        )
-    command = (
-        f"workbench compare {shlex.quote(a)} {shlex.quote(b)} --tokens {tokens} --min-firings {min_firings} --seed"
-        f" {seed}"
+    item = run(
+        workspace,
+        (a, b),
+        tokens=tokens,
+        min_firings=min_firings,
+        baselines=baselines,
+        pattern=pattern,
+        store=store,
+        codes=codes,
+        seed=seed,
+        run=terminal_run(),
     )
-    command += (f" --baselines {shlex.quote(baselines)}" if baselines != "all" else "") + (
-        f" --pattern {shlex.quote(pattern)}" if pattern else ""
-    )
-    command += f" --store {shlex.quote(store)}" if store else ""
-    command += "" if codes else " --no-codes"
-    home, recipe = Workspace(workspace), CompareRecipe.model_validate(options)
-    total = parts_of(home, a, b, recipe, pattern=pattern)
-    with parts_to(f"{a} × {b}", total) as tick:
-        item = compare_and_write(home, a, b, recipe, pattern=pattern, store=store, command=command, tick=tick)
     numbers, about = item.manifest.numbers, item.manifest.metadata
     for d, (x, y) in (("ab", ("a", "b")), ("ba", ("b", "a"))):
         n = numbers[d]
@@ -89,7 +89,7 @@ def compare(
     for name, why in about["missing"].items():
         say(f"  {name} not computed: {why}")
     say(f"{item.path} (version {item.version})")
-    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers, "metadata": about}
+    return result_of(item) | {"numbers": numbers, "metadata": about}
 
 
 def _shown(value: float | None) -> str:

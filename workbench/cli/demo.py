@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, terminal_run, verb
 
 
 @verb
@@ -32,7 +32,7 @@ def demo(
 
     begin = time.perf_counter()
     ws = Workspace(workspace)
-    made = run_demo(ws, say)
+    made = run_demo(ws, terminal_run())
     if not json_output:
         _summary(ws, workspace, made, time.perf_counter() - begin)
     if ui and not json_output:

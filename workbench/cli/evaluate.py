@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -38,24 +47,20 @@ def evaluate(
     Example: `workbench evaluate mini-pythia.L1R-8x`, or `workbench evaluate mini-pythia.L1R-8x --ctx 512 --probing`
     """
     from sae.files import read_json
-    from workbench.analysis.evaluation.run import EvaluationRequest, evaluate_dictionary
-    from workbench.dictionaries.reference import find_dictionary
-    from workbench.workspace import Workspace
+    from workbench.verbs.measuring import evaluate as run
 
-    ws = Workspace(workspace)
-    planned = find_dictionary(ws, dictionary, hook_name=hook)
-    request = EvaluationRequest(
-        sequences=sequences, ctx=ctx, model=model, revision=revision, corpus=corpus, seed=seed, probing=probing
-    )
-    options = {"sequences": sequences, "ctx": ctx, "model": model, "revision": revision, "corpus": corpus, "seed": seed}
-    command = f"workbench evaluate {dictionary} " + " ".join(f"--{k} {v}" for k, v in options.items() if v is not None)
-    command += " --probing" if probing else ""
-    item = evaluate_dictionary(
-        ws,
-        planned,
-        request,
-        command=command,
-        progress=lambda batches: progress(batches, label=f"evaluating {planned.id}", unit="batch"),
+    item = run(
+        workspace,
+        dictionary,
+        sequences=sequences,
+        ctx=ctx,
+        model=model,
+        revision=revision,
+        corpus=corpus,
+        probing=probing,
+        hook=hook,
+        seed=seed,
+        run=terminal_run(),
     )
     document = read_json(item.path / "metrics.json")
     for name, e in document["metrics"].items():
@@ -63,5 +68,4 @@ def evaluate(
         value = "not defined" if e["value"] is None else f"{e['value']:.4f}"
         say(f"{name:>20}  {value}{interval}  n = {e['n']:,} {e['unit']}")
     say(f"{item.path} (version {item.version})")
-    manifest = item.manifest
-    return {"id": item.id, "path": str(item.path), "version": item.version, **document, "metadata": manifest.metadata}
+    return result_of(item) | document | {"metadata": item.manifest.metadata}

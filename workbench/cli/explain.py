@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -55,106 +64,79 @@ def explain(
     """
     from dataclasses import asdict
 
-    from sae.errors import UsageError
-    from workbench.analysis.explain import run
-    from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
-    from workbench.analysis.latents.live import corpus_name
-    from workbench.dictionaries.reference import find_dictionary
-    from workbench.workspace import Workspace
+    from workbench.verbs.measuring import explain as run
 
-    ws = Workspace(workspace)
-    planned = find_dictionary(ws, dictionary, store=store, model_name=model, hook_name=hook)
-    command = f"workbench explain {dictionary} --tokens {tokens}" + (
-        f" --corpus {corpus} --ctx {ctx}" if corpus else ""
-    )
-    command += "".join(
-        f" --{name} {value}" for name, value in (("store", store), ("model", model), ("hook", hook)) if value
-    )
-    if llm is None:
-        if endpoint or estimate or latents:
-            raise UsageError(
-                "--endpoint, --estimate and --latents go with --llm, the name of the model to ask. Rules label all"
-                " latents."
-            )
-        item = run.explain_by_rule(
+    chosen = _numbers(latents)
+    if estimate:
+        from workbench.analysis.explain.asking import Asking, prepare, refuse_without_model
+        from workbench.dictionaries.reference import find_dictionary
+        from workbench.workspace import Workspace
+
+        ws = Workspace(workspace)
+        reference = find_dictionary(ws, dictionary, store=store, model_name=model, hook_name=hook)
+        if llm is None:
+            refuse_without_model(endpoint=endpoint, latents=chosen, estimate=True)
+        assert llm is not None
+        questions = prepare(
             ws,
-            planned,
-            n_tokens=tokens or None,
-            min_f1=min_f1,
-            corpus=corpus,
-            ctx=ctx,
-            command=f"{command} --min-f1 {min_f1}",
+            reference,
+            Asking(
+                llm,
+                endpoint,
+                tuple(chosen),
+                sample,
+                tokens,
+                corpus,
+                ctx,
+                seed,
+                price_in,
+                price_out,
+                per_minute,
+                key_env,
+            ),
         )
-        n = item.manifest.numbers
+        say(str(questions))
+        return {"latents": len(questions.materials), **asdict(questions.cost)}
+    item = run(
+        workspace,
+        dictionary,
+        llm=llm,
+        endpoint=endpoint,
+        latents=chosen,
+        sample=sample,
+        tokens=tokens,
+        corpus=corpus,
+        ctx=ctx,
+        min_f1=min_f1,
+        max_usd=max_usd,
+        price_in=price_in,
+        price_out=price_out,
+        per_minute=per_minute,
+        key_env=key_env,
+        seed=seed,
+        store=store,
+        model=model,
+        hook=hook,
+        run=terminal_run(),
+    )
+    n = item.manifest.numbers
+    if llm is None:
         say(
             f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents have a rule with F1 ≥ {min_f1} on"
             f" {n['n_tokens']:,} tokens"
         )
-        return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n}
-
-    config = EndpointConfig(
-        base_url=endpoint or "local",
-        model=llm,
-        key_env=key_env,
-        requests_per_minute=per_minute,
-        usd_per_million_in=price_in,
-        usd_per_million_out=price_out,
-    )
-    completer = Endpoint(config) if endpoint else None
-    wanted = _numbers(latents)
-    have = run.encode_subject(ws, planned, n_tokens=tokens or None, corpus=corpus, ctx=ctx)
-    chosen = run.choose_latents(have.codes, wanted, sample, seed)
-    materials = run.materials_of(have, chosen, seed=seed)
-    if not materials:
-        raise UsageError(
-            f"none of the {len(chosen)} latents fires often enough in both halves of the text; use more --tokens or"
-            " other --latents."
-        )
-    cost = run.cost_of(materials, config)
-    usd = "price unknown (give --price-in and --price-out)" if cost.usd is None else f"at most {cost.usd:.2f} USD"
-    say(
-        f"{len(materials)} latents: {cost.requests} requests, about {cost.tokens_in:,} tokens asked and at most"
-        f" {cost.tokens_out:,} answered; {usd}"
-    )
-    if estimate:
-        return {"latents": len(materials), **asdict(cost)}
-    if max_usd is not None and (cost.usd is None or cost.usd > max_usd):
-        raise UsageError(
-            f"the estimate ({usd}) is not known to stay within --max-usd {max_usd}. Use fewer latents, or give the"
-            " prices."
-        )
-    recipe = {
-        "n_tokens": tokens or None,
-        "latents": [m.latent for m in materials],
-        "seed": seed,
-        "model": llm,
-        "corpus": corpus_name(corpus) if corpus else None,
-    }
-    item = run.explain_by_model(
-        ws,
-        planned,
-        have.codes,
-        materials,
-        completer or local_model(llm),
-        recipe=recipe,
-        command=f"{command} --llm {llm} --sample {sample} --seed {seed}" + (f" --latents {latents}" if latents else ""),
-        seed=seed,
-        progress=lambda items: progress(items, label=f"asking {llm}", unit="latent"),
-    )
-    n = item.manifest.numbers
-    score = "not computed" if n["mean_score"] is None else f"{n['mean_score']:.3f}"
-    say(
-        f"{item.path}: {n['n_labelled']} labels, {n['n_refused']} refused; mean detection score {score} (n ="
-        f" {n['n_scored']}, chance 0.5)"
-    )
-    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": n, "estimate": asdict(cost)}
+    else:
+        score = "not scored" if n["mean_score"] is None else f"mean detection score {n['mean_score']:.2f}"
+        refused = f", {n['n_refused']} refused" if n["n_refused"] else ""
+        say(f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents labelled, {score}{refused}")
+    return result_of(item) | {"numbers": n}
 
 
-def _numbers(text: str) -> list[int] | None:
+def _numbers(text: str) -> list[int]:
     from sae.errors import UsageError
 
     if not text.strip():
-        return None
+        return []
     try:
         return [int(x) for x in text.replace(" ", "").split(",")]
     except ValueError as e:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, terminal_run, verb
 
 
 @verb
@@ -31,11 +31,9 @@ def export(
 
     Example: `workbench export latents_page --source latents/mini-pythia.L1R-8x --set 'latents=[3,17]'`
     """
-    from sae.errors import CorruptError, UsageError
-    from sae.files import disk_errors, write_bytes
-    from workbench.exporting.bundles import bundle, write_bundle
-    from workbench.exporting.spec import read_spec
-    from workbench.workspace import Workspace
+    from sae.errors import UsageError
+    from sae.files import disk_errors, read_json, sha256_file, write_bytes
+    from workbench.verbs.publishing import export as run
 
     if list_:
         return _list()
@@ -43,38 +41,29 @@ def export(
         raise UsageError(
             "say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them."
         )
-    wanted = read_spec(spec)
-    changes: dict[str, Any] = {"source": source} if source else {}
-    if set_:
-        changes["options"] = {**wanted.options, **dict(_pair(s) for s in set_)}
-    ws = Workspace(workspace)
-    wanted = type(wanted).model_validate({**wanted.model_dump(), **changes})
-    made = bundle(wanted, ws)
-    if expect and made.data_sha256 != expect:
-        raise CorruptError(
-            f"the data of {made.name} have SHA-256 {made.data_sha256}, expected {expect}: the results in {ws.root} are"
-            " not the same."
-        )
-    item = write_bundle(made, ws, command=f"workbench export {spec}")
+    chosen = dict(_pair(s) for s in set_ or [])
+    item = run(workspace, spec, source=source, set=chosen, expect=expect, run=terminal_run())
+    zipped = next(item.path.glob("*.zip"))
     if out is not None:
-        out = out / f"{made.name}.zip" if out.is_dir() else out
+        out = out / zipped.name if out.is_dir() else out
         with disk_errors(str(out)):
             out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(out, made.zip)
-    id, path = item.id, item.path
+        write_bytes(out, zipped.read_bytes())
+    files = sorted(str(f.relative_to(item.path)) for f in item.path.rglob("*") if f.is_file() and f != zipped)
+    files.remove("manifest.json")
     say(
-        f"{path}: {len(made.files)} files, zip {len(made.zip):,} bytes"
+        f"{item.path}: {len(files)} files, zip {zipped.stat().st_size:,} bytes"
         + (f", also at {out}" if out else "")
         + (", data as expected" if expect else "")
     )
     return {
-        "id": id,
-        "path": str(path),
-        "zip": str(out or path / f"{made.name}.zip"),
-        "sha256": made.sha256,
-        "data_sha256": made.data_sha256,
-        "version": made.version,
-        "files": sorted(made.files),
+        "id": item.id,
+        "path": str(item.path),
+        "zip": str(out or zipped),
+        "sha256": sha256_file(zipped),
+        "data_sha256": read_json(item.path / "provenance.json")["data_sha256"],
+        "version": zipped.stem.rpartition("__")[2],
+        "files": files,
     }
 
 

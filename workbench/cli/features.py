@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -36,39 +44,22 @@ def features(
 
     Example: `workbench features mini-pythia.L1R-8x`, or `workbench features theirs --corpus prose --model mini-pythia`
     """
-    from tqdm import tqdm
+    from workbench.verbs.measuring import features as run
 
-    from workbench.analysis.latents.records_run import make_records
-    from workbench.dictionaries.reference import find_dictionary
-    from workbench.workspace import Workspace
-
-    ws = Workspace(workspace)
-    planned = find_dictionary(ws, dictionary, store=store, model_name=model, hook_name=hook)
-    bar = tqdm(
-        desc=f"records of {planned.id}",
-        unit="rows",
-        unit_scale=True,
-        file=sys.stderr,
-        total=tokens or None,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
+    item = run(
+        workspace,
+        dictionary,
+        tokens=tokens,
+        contexts=contexts,
+        window=window,
+        seed=seed,
+        store=store,
+        corpus=corpus,
+        ctx=ctx,
+        model=model,
+        hook=hook,
+        run=terminal_run(),
     )
-    with bar:
-        item = make_records(
-            ws,
-            planned,
-            n_tokens=tokens or None,
-            k=contexts,
-            window=window,
-            seed=seed,
-            corpus=corpus,
-            ctx=ctx,
-            command=(
-                f"workbench features {dictionary} --tokens {tokens} --contexts {contexts} --window {window} --seed"
-                f" {seed}"
-            )
-            + (f" --corpus {corpus} --ctx {ctx}" if corpus else ""),
-            progress=bar.update,
-        )
     manifest = item.manifest
     numbers = manifest.numbers
     say(
@@ -76,10 +67,4 @@ def features(
         f" never fired {numbers['dead_share']:.1%}, above 10 % density {numbers['ultra_dense_share']:.1%} (version"
         f" {item.version})"
     )
-    return {
-        "id": item.id,
-        "path": str(item.path),
-        "version": item.version,
-        "numbers": numbers,
-        "metadata": manifest.metadata,
-    }
+    return result_of(item) | {"numbers": numbers, "metadata": manifest.metadata}

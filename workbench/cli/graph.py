@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -46,26 +55,20 @@ def graph(
 
     Example: `workbench graph "def __init__(self" --model mini-mamba`
     """
-    import shlex
+    from workbench.verbs.analysing import graph as run
 
-    from workbench.analysis.graph.run import make_graph
-    from workbench.workspace import Workspace
-
-    named = dictionary or []
-    chosen = [word for id in named for word in ("--dictionary", id)] or ([] if site == "R" else ["--site", site])
-    at = ["--revision", revision] if revision else []
-    item = make_graph(
-        Workspace(workspace),
+    item = run(
+        workspace,
         prompt,
-        model,
+        model=model,
         revision=revision,
         site=site,
-        dictionaries=named,
+        dictionary=dictionary or [],
         node_share=node_share,
         edge_share=edge_share,
         freeze=freeze,
         max_tokens=max_tokens,
-        command=shlex.join(["workbench", "graph", prompt, "--model", model, *at, *chosen]),
+        run=terminal_run(),
     )
     n = item.manifest.numbers
     say(
@@ -73,4 +76,4 @@ def graph(
         f" influence), {n['edges']:,} of {n['edges_before']:,} edges; targets hold {n['logit_probability_covered']:.0%}"
         " of the next token's probability"
     )
-    return {"id": item.id, "version": item.version, "path": str(item.path), **n}
+    return result_of(item) | n

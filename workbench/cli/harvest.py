@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress_to, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    say,
+    show_dry_run,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -31,40 +40,32 @@ def harvest(
     Example: `workbench harvest mini-harvest`; `workbench plan mini-harvest` says what that costs.
     """
     from workbench.activations import HarvestRecipe, describe_store
-    from workbench.activations import harvest as run
     from workbench.activations.write.interrupts import Terminated, on_sigterm
     from workbench.config import read_recipe
-    from workbench.workspace import Workspace, new_id
+    from workbench.verbs.making import harvest as run
 
-    plan = read_recipe(HarvestRecipe, recipe)
-    home = Workspace(workspace)
-    new_id(plan.id)
     if dry_run:
         from workbench.planning.dry_run import dry_harvest
-        from workbench.planning.dry_run import show as present
+        from workbench.workspace import Workspace
 
-        present(built := dry_harvest(plan, home))
-        return built.as_json()
-    if home.complete("stores", plan.id):
-        say(f"store {plan.id!r} is complete; it is reused.")
+        return show_dry_run(dry_harvest(read_recipe(HarvestRecipe, recipe), Workspace(workspace)))
     before = signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        with progress_to(f"harvest {plan.id}", "shard") as show:
-            folder = run(plan, home, workers=workers, on_shard=show)
+        item = run(workspace, recipe, workers=workers, run=terminal_run())
     except Terminated:
         say("stopped; run the same command again to go on.")
         raise typer.Exit(143) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    about = describe_store(folder)
+    about = describe_store(item.path)
     if not json_output:
         n = about["numbers"]
         say(
-            f"{folder}: {n['rows']:,} rows of {len(about['metadata']['streams'])} streams in {n['shards']} shards,"
+            f"{item.path}: {n['rows']:,} rows of {len(about['metadata']['streams'])} streams in {n['shards']} shards,"
             f" {n['bytes'] / 1e6:,.1f} MB"
         )
     return {
-        "id": plan.id,
+        "id": item.id,
         "store_id": about["metadata"]["store_id"],
         **about["numbers"],
         "sources": about["metadata"]["sources"],

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -43,13 +52,18 @@ def import_(
     Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`, or
     `workbench import downloads/trainer_0 --id theirs --model mini-pythia --hook blocks.1.hook_resid_post --store demo`
     """
-    from workbench.dictionaries.importing import import_dictionary
-    from workbench.workspace import Workspace
+    from workbench.verbs.making import import_dictionary
 
-    ws = Workspace(workspace)
-    command = f"workbench import {reference}"
     item = import_dictionary(
-        ws, reference, id=id, library=library, model=model, hook=hook, store=store, source=source, command=command
+        workspace,
+        reference,
+        id=id,
+        library=library,
+        model=model,
+        hook=hook,
+        store=store,
+        source=source,
+        run=terminal_run(),
     )
     about = item.manifest
     m = about.metadata
@@ -57,4 +71,4 @@ def import_(
         f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']},"
         f" hook {m.get('hook_name', 'not named')}"
     )
-    return {"id": item.id, "version": item.version, "path": str(item.path), **about.numbers, "metadata": m}
+    return result_of(item) | about.numbers | {"metadata": m}

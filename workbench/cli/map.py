@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    result_of,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -16,7 +25,7 @@ def map(
         typer.Argument(help="One dictionary, or several of one space (for families, a narrow and a wide one)."),
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    no_layout: Annotated[bool, typer.Option("--no-layout", help="Leave the UMAP out.")] = False,
+    layout: Annotated[bool, typer.Option("--layout/--no-layout", help="Compute the UMAP, too.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the baselines and the layout.")] = 0,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -26,16 +35,9 @@ def map(
 
     Example: `workbench map mini-pythia.L1R-8x`, or `workbench map mini-pythia.L1R-8x mini-pythia.L1R-32x` for families
     """
-    from workbench.analysis.latents.geometry_run import make_map
-    from workbench.dictionaries.reference import find_dictionary
-    from workbench.workspace import Workspace
+    from workbench.verbs.measuring import map as run
 
-    ws = Workspace(workspace)
-    references = [find_dictionary(ws, d) for d in dictionaries]
-    if not no_layout:
-        say("neighbours, chance and layout (the layout takes most of the time, more so the first time) …")
-    command = f"workbench map {' '.join(dictionaries)} --seed {seed}" + (" --no-layout" if no_layout else "")
-    item = make_map(ws, references, layout=not no_layout, seed=seed, command=command)
+    item = run(workspace, dictionaries, layout=layout, seed=seed, run=terminal_run())
     numbers = item.manifest.numbers
     for name, n in numbers.items():
         if "median_nearest_cosine" in n:
@@ -50,4 +52,4 @@ def map(
                 f" {n['n_narrow']:,} have split"
             )
     say(f"{item.path} (version {item.version})")
-    return {"id": item.id, "path": str(item.path), "version": item.version, "numbers": numbers}
+    return result_of(item) | {"numbers": numbers}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, progress, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, terminal_run, verb
 
 
 @verb
@@ -28,7 +28,9 @@ def pretrain(
     import torch
 
     from workbench.config import read_recipe
-    from workbench.models.pretrain import PretrainRecipe, finish, open_run
+    from workbench.models.card import finish
+    from workbench.models.pretrain import PretrainRecipe, open_run
+    from workbench.run import command_of
     from workbench.workspace import Workspace, new_id
 
     torch.set_num_threads(1)  # bit-exact resume, and small matrices gain nothing from more
@@ -40,10 +42,12 @@ def pretrain(
         run = open_run(plan, home)
         if run.step:
             say(f"going on from step {run.step:,}")
-        for out in progress(run.run(), total=plan.steps - run.step, label=f"pretrain {plan.name}", unit="step"):
+        shown = terminal_run()
+        for out in shown.each(run.run(), f"pretrain {plan.name}", plan.steps - run.step, "step"):
             if "heldout" in out:
                 say(f"step {int(out['step']):,}: held-out text {out['heldout']:.3f} nats")
-        finish(run, home, criteria=criteria, show=say)
+        options = {} if criteria else {"criteria": False}
+        finish(run, home, criteria=criteria, command=command_of("pretrain", [recipe], options, {}), show=say)
     card = home.get("models", plan.name)
     numbers = card.manifest.numbers
     if not json_output:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, terminal_run, verb
 
 
 @verb
@@ -56,39 +56,35 @@ def reproduce(
     Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against
     docs/RESULTS-quick.md`
     """
-    from sae.errors import UsageError
-    from sae.strict import nearest
-    from workbench.claims import PAPERS, all_claims
     from workbench.claims.agreement import check_size, disagreements
-    from workbench.claims.run import cores, run_all, shown, write_bundles, write_page
+    from workbench.claims.run import document_of, shown, write_bundles, write_page
+    from workbench.verbs.publishing import reproduce as run
     from workbench.workspace import Workspace
-
-    if paper not in ("all", *PAPERS):
-        raise UsageError(f"paper {paper!r} is not one of the three ({nearest(paper, ['all', *PAPERS])})")
-    claims = all_claims(paper)
-    if only is not None:
-        claims = [c for c in claims if c.id == only]
-        if not claims:
-            raise UsageError(f"claim {only!r} does not exist ({nearest(only, [c.id for c in all_claims(paper)])})")
 
     earlier = None if against is None else check_size(against, seeds=seeds, quick=quick, retrain=retrain)
 
     def done(d: dict[str, Any]) -> None:
-        say(
-            f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {shown(d['control_measured'])}  n ="
-            f" {d['n']:,}"
-        )
+        control = shown(d["control_measured"])
+        say(f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {control}  n = {d['n']:,}")
 
     home, begin = Workspace(workspace), time.perf_counter()
-    workers = workers or min(2, cores())
-    documents = run_all(claims, home, seeds=seeds, quick=quick, retrain=retrain, workers=workers, say=say, done=done)
+    items = run(
+        home,
+        paper,
+        seeds=seeds,
+        quick=quick,
+        retrain=retrain,
+        only=only,
+        workers=workers,
+        done=done,
+        run=terminal_run(),
+    ).all
+    documents = [document_of(item) for item in items]
     seconds = time.perf_counter() - begin
-    say(f"{len(documents)} claims in {seconds:.0f} s with {workers} process{'es' * (workers > 1)}")
+    say(f"{len(documents)} claims in {seconds:.0f} s")
     if write is not None:
-        say(
-            "wrote"
-            f" {', '.join(map(str, write_page(write, documents, home, seeds=seeds, quick=quick, retrain=retrain)))}"
-        )
+        pages = write_page(write, documents, home, seeds=seeds, quick=quick, retrain=retrain)
+        say(f"wrote {', '.join(map(str, pages))}")
     if bundles is not None:
         say(f"wrote {len(write_bundles(bundles, documents, home))} bundles into {bundles}")
     out = {

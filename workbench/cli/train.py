@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    WorkspaceOption,
+    say,
+    show_dry_run,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -29,27 +38,19 @@ def train(
     Example: `workbench demo --no-ui && workbench train mini-train`, or `torchrun --nproc-per-node 2 -m workbench train
     mini-train`
     """
-    from sae.parallel import process_mesh
-    from workbench.config import find_recipe, read_recipe
-    from workbench.dictionaries.train import TrainRecipe, train_recipe
-    from workbench.workspace import Workspace
+    from workbench.verbs.making import train as run
 
-    ws = Workspace(workspace)
     if dry_run:
-        from workbench.planning.dry_run import dry_train, show
+        from workbench.config import find_recipe, read_recipe
+        from workbench.dictionaries.recipe import TrainRecipe
+        from workbench.planning.dry_run import dry_train
+        from workbench.workspace import Workspace
 
-        show(built := dry_train(read_recipe(TrainRecipe, recipe), ws, find_recipe(recipe).parent))
-        return built.as_json()
-    with process_mesh() as everyone:
-        parsed = everyone.run_everywhere(
-            lambda: read_recipe(TrainRecipe, recipe)
-        )  # a file one machine lacks is told by all
-        with process_mesh(parsed.parallel.data, parsed.parallel.latents, device=parsed.device) as ranks:
-            ids = train_recipe(parsed, ws, command=f"workbench train {find_recipe(recipe).name}", say=say, ranks=ranks)
-    done = [
-        {"id": id, "version": ws.get("dictionaries", id).version, **ws.get("dictionaries", id).manifest.numbers}
-        for id in ids
-    ]
+        return show_dry_run(
+            dry_train(read_recipe(TrainRecipe, recipe), Workspace(workspace), find_recipe(recipe).parent)
+        )
+    items = run(workspace, recipe, run=terminal_run()).all
+    done = [{"id": item.id, "version": item.version, **item.manifest.numbers} for item in items]
     for d in done:
         say(
             f"{d['id']}: EV {d['explained_variance']:.3f} at L0 {d['l0']:.1f} (n = {d['n_heldout']:,} held-out rows),"

@@ -18,7 +18,8 @@ import numpy as np
 from sae.files import read_json, sha256_file, write_bytes, write_json
 from workbench.models.card_figure import draw
 from workbench.models.criteria import TARGETS, Criteria, met, table
-from workbench.models.pretrain import PretrainRecipe, hf_config
+from workbench.models.pretrain import Pretraining, PretrainRecipe, hf_config
+from workbench.workspace import Workspace
 
 SCHEMA = 1
 TOLERANCE = 0.1  # nats, per mean of ten steps: other processors round differently, and early training amplifies it
@@ -192,6 +193,28 @@ def readme(card: dict[str, Any]) -> str:
         lines += ["", card["notes"]]
     lines += ["", "## Digests (SHA-256)", ""] + [f"- `{name}` {digest}" for name, digest in card["files"].items()]
     return "\n".join(lines) + "\n"
+
+
+def finish(
+    run: Pretraining, workspace: Workspace, *, criteria: bool, command: str, show: Callable[[str], None]
+) -> None:
+    """Turn a finished run into ``models/<name>`` with its card and manifest, and remove the work folder."""
+    recipe = run.recipe
+    card: dict[str, Any] = {}
+    np.save(run.work / "losses.npy", run.losses)
+    about: dict[str, Any] = {"command": command, "recipe": recipe.model_dump(mode="json")}
+    with workspace.create("models", recipe.name, numbers=lambda: _numbers(card), **about) as target:
+        measured = Criteria(run.tokenizer) if criteria else None
+        card = assemble(recipe, run.work, target, run.tokenizer, measured, show)
+    shutil.rmtree(run.work)
+
+
+def _numbers(card: dict[str, Any]) -> dict[str, Any]:
+    out = {k: card[k] for k in ("parameters", "tokens", "final")}
+    out["snapshots"] = sum(name.endswith(".safetensors") for name in card["files"])
+    if "criteria" in card:
+        out |= {"criteria": card["criteria"][card["final"]], "met": card["met"]}
+    return out
 
 
 def main(folder: str) -> None:

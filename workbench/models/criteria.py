@@ -182,18 +182,13 @@ def _losses(model: Any, tokens: np.ndarray, chunk: int = 32) -> Tensor:
 
 def main(arguments: list[str]) -> None:
     """Print the table of a model's snapshots."""
-    from workbench.cli.common import errors_as_lines, progress
     from workbench.models.load import load_hf, load_tokenizer, revisions
 
     if not arguments:
         raise SystemExit("usage: python -m workbench.models.criteria MODEL [REVISION ...]")
-    with errors_as_lines(False):
-        name, chosen = arguments[0], arguments[1:]
-        criteria = Criteria(load_tokenizer(name))
-        rows = {
-            r: criteria.measure(load_hf(name, r))
-            for r in progress(chosen or revisions(name) or ["final"], label=name, unit="snapshot")
-        }
+    name, chosen = arguments[0], arguments[1:]
+    criteria = Criteria(load_tokenizer(name))
+    rows = {r: criteria.measure(load_hf(name, r)) for r in chosen or revisions(name) or ["final"]}
     print(table(rows))
     print(f"trigram: {criteria.trigram_loss:.3f} nats")
 

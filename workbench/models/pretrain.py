@@ -8,9 +8,8 @@ linear decay to zero over the last ``decay_share`` of the steps.
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -352,26 +351,3 @@ def open_run(recipe: PretrainRecipe, workspace: Workspace, tokenizer: Any = None
         start = load_hf(workspace.path("models", recipe.start) if local else recipe.start)
         start.set_attn_implementation("sdpa")
     return Pretraining(recipe, work, tokenizer, start=start)
-
-
-def finish(run: Pretraining, workspace: Workspace, *, criteria: bool, show: Callable[[str], None]) -> None:
-    """Turn a finished run into ``models/<name>`` with its card and manifest, and remove the work folder."""
-    from workbench.models.card import assemble
-    from workbench.models.criteria import Criteria
-
-    recipe = run.recipe
-    card: dict[str, Any] = {}
-    np.save(run.work / "losses.npy", run.losses)
-    about: dict[str, Any] = {"command": f"workbench pretrain {recipe.name}", "recipe": recipe.model_dump(mode="json")}
-    with workspace.create("models", recipe.name, numbers=lambda: _numbers(card), **about) as target:
-        measured = Criteria(run.tokenizer) if criteria else None
-        card = assemble(recipe, run.work, target, run.tokenizer, measured, show)
-    shutil.rmtree(run.work)
-
-
-def _numbers(card: dict[str, Any]) -> dict[str, Any]:
-    out = {k: card[k] for k in ("parameters", "tokens", "final")}
-    out["snapshots"] = sum(name.endswith(".safetensors") for name in card["files"])
-    if "criteria" in card:
-        out |= {"criteria": card["criteria"][card["final"]], "met": card["met"]}
-    return out

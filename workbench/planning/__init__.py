@@ -11,11 +11,12 @@ machine.
 Amounts are counts. Times are a model: each part takes as long as its slowest resource, and parts follow one another.
 """
 
+from workbench.config import kind_of
 from workbench.planning.calibrate import this_machine
 from workbench.planning.cost import Layout, Part, Plan
 from workbench.planning.counts import Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
 from workbench.planning.machine import Machine, machine_named, machines
-from workbench.planning.recipes import PlannedRecipe, kind_of, measured_here, plan_recipe, planned_recipe
+from workbench.planning.recipes import PlannedRecipe, measured_here, plan_recipe, planned_recipe
 
 __all__ = [
     "Dictionary",

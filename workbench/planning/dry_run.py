@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sae.config import TrainingConfig
     from workbench.activations import HarvestRecipe
     from workbench.activations.format.spec import StoreSpec
-    from workbench.analysis.evolution.plan import EvolveRecipe
-    from workbench.dictionaries.train import TrainRecipe
+    from workbench.analysis.evolution.recipe import EvolveRecipe
+    from workbench.dictionaries.recipe import TrainRecipe
     from workbench.workspace import Workspace
 
 
@@ -180,7 +180,7 @@ def _read_tokens(built: Built, recipe: HarvestRecipe) -> None:
 
 def dry_train(recipe: TrainRecipe, workspace: Workspace, beside: Path | None = None) -> Built:
     """Every dictionary with gradients and optimiser state on the meta device, and one batch of the store."""
-    from workbench.dictionaries.train import jobs_of
+    from workbench.dictionaries.recipe import jobs_of
 
     built = Built("train")
     store = store_or_plan(recipe.store, workspace, beside)
@@ -198,7 +198,7 @@ def dry_train(recipe: TrainRecipe, workspace: Workspace, beside: Path | None = N
 def dry_evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Path | None = None) -> Built:
     """The models and the crosscoder on the meta device, and one batch of its store or its text."""
     from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
-    from workbench.analysis.evolution.plan import resolve_sources
+    from workbench.analysis.evolution.recipe import resolve_sources
     from workbench.analysis.evolution.train import crosscoder_config
     from workbench.models.facts import model_facts
 
@@ -268,19 +268,19 @@ def on_disk(spec: StoreSpec) -> int:
     return stored_bytes(spec.n_rows, spec.row_bytes, spec.n_seq * spec.ctx)
 
 
-def show(built: Built) -> None:
-    """A dry run as a table on standard error, so that ``--json`` stays one document."""
-    from workbench.cli.common import say
+def lines_of(built: Built) -> list[str]:
+    """A dry run as lines for a person."""
     from workbench.planning.cost import size
 
+    lines = []
     for o in built.objects:
         count = f"{o['parameters']:,} parameters, " if "parameters" in o else ""
-        say(f"  {o['object']}: {count}{size(o['bytes'])}")
+        lines.append(f"  {o['object']}: {count}{size(o['bytes'])}")
     if built.batch:
-        say(f"  read one batch: {built.batch['what']} {built.batch['shape']} from {built.batch['from']}")
-    for m in built.missing:
-        say(f"  not here: {m}")
-    say(
+        lines.append(f"  read one batch: {built.batch['what']} {built.batch['shape']} from {built.batch['from']}")
+    lines += [f"  not here: {m}" for m in built.missing]
+    return [
+        *lines,
         f"dry run of a {built.kind} recipe: {len(built.objects)} objects built on the meta device, nothing run or"
-        " written."
-    )
+        " written.",
+    ]

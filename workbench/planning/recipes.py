@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sae.errors import ConfigError
 from sae.strict import parse_config, read_toml
 from workbench.planning.calibrate import RunModel, this_machine
 from workbench.planning.cost import ONE, Layout, Plan
@@ -21,8 +20,8 @@ from workbench.planning.machine import Machine
 if TYPE_CHECKING:
     from workbench.activations import HarvestRecipe
     from workbench.activations.format.spec import StoreSpec, Stream
-    from workbench.analysis.evolution.plan import EvolveRecipe
-    from workbench.dictionaries.train import Job, TrainRecipe
+    from workbench.analysis.evolution.recipe import EvolveRecipe
+    from workbench.dictionaries.recipe import Job, TrainRecipe
     from workbench.workspace import Workspace
 
 TRIED = 2**22  # numbers of a batch (tokens times width) with which a model is timed, at most
@@ -42,28 +41,6 @@ class PlannedRecipe:
     recipe: Any = None
 
 
-def kind_of(values: dict[str, Any], where: str) -> str:
-    """Which command a recipe is for, by its own keys.
-
-    Raises:
-        ConfigError: none of the known kinds.
-    """
-    if "architecture" in values:
-        return "pretrain"
-    if {"crosscoder", "revisions", "snapshots", "expansion", "heldout_seqs"} & set(values):
-        return "evolve"
-    if "store" in values or "expansions" in values or "sae" in values:
-        return "train"
-    if "n_seq" in values or "hooks" in values:
-        return "harvest"
-    if "model" in values and "site" in values:
-        return "evolve"
-    raise ConfigError(
-        f"{where} is neither a pretrain (architecture), a harvest (sources, hooks), a train (store, sites) nor an"
-        " evolve recipe (model, site)."
-    )
-
-
 def plan_recipe(recipe: str, workspace: Workspace, layout: Layout = ONE) -> Plan:
     """The plan of a recipe file or bundled recipe on one device, or laid out over several.
 
@@ -75,7 +52,7 @@ def plan_recipe(recipe: str, workspace: Workspace, layout: Layout = ONE) -> Plan
 
 def planned_recipe(recipe: str, workspace: Workspace, *, online: bool = False) -> PlannedRecipe:
     """Read a recipe for planning. ``online``: rows come from the models as they are needed, never from a store."""
-    from workbench.config import find_recipe
+    from workbench.config import find_recipe, kind_of
 
     path = find_recipe(recipe)
     values = read_toml(path)
@@ -89,12 +66,12 @@ def planned_recipe(recipe: str, workspace: Workspace, *, online: bool = False) -
     from workbench.planning.dry_run import store_or_plan
 
     if kind == "train":
-        from workbench.dictionaries.train import TrainRecipe, jobs_of
+        from workbench.dictionaries.recipe import TrainRecipe, jobs_of
 
         training = parse_config(TrainRecipe, values, where=str(path))
         store = store_or_plan(training.store, workspace, path.parent)
         return _training(training, jobs_of(training, store), store, online)
-    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.analysis.evolution.recipe import EvolveRecipe
 
     return _evolve(parse_config(EvolveRecipe, values, where=str(path)), workspace, path.parent)
 
@@ -206,7 +183,7 @@ def buffers(spec: StoreSpec, streams: Sequence[Stream], batch_size: int) -> floa
 
 
 def _evolve(recipe: EvolveRecipe, workspace: Workspace, beside: Any) -> PlannedRecipe:
-    from workbench.analysis.evolution.plan import resolve_sources
+    from workbench.analysis.evolution.recipe import resolve_sources
     from workbench.analysis.evolution.snapshots import AT_ONCE
     from workbench.analysis.evolution.train import crosscoder_config
     from workbench.models.facts import deepest_layer, model_facts

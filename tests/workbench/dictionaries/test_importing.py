@@ -18,7 +18,7 @@ from workbench.cli import app
 from workbench.dictionaries.importing import hook_of, import_dictionary, parse_reference, push_to_hub
 from workbench.workspace import Workspace
 
-GOLDEN = Path(__file__).resolve().parents[1] / "sae" / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "sae" / "golden"
 
 
 def test_references():

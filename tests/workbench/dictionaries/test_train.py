@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 
 from sae.errors import ConfigError, MissingError, UsageError
 from sae.trainer import Trainer
+from workbench import Run
 from workbench.activations import HarvestRecipe, harvest
 from workbench.corpus import TokenPlan
-from workbench.dictionaries.train import TrainRecipe, jobs_of, train_recipe
+from workbench.dictionaries.recipe import TrainRecipe, jobs_of
+from workbench.dictionaries.train import train_recipe
 from workbench.provenance import check_files
 from workbench.workspace import Workspace
 
@@ -66,7 +68,7 @@ def test_every_combination_becomes_a_complete_folder(ws):
         assert metadata["hook_name"].startswith("blocks.1.") and metadata["site"] == "L1R" and metadata["kind"] == "sae"
     before = {id: ws.get("dictionaries", id).digest for id in ids}
     said = []
-    assert train_recipe(RECIPE, ws, say=said.append) == ids and all("reused" in line for line in said)
+    assert train_recipe(RECIPE, ws, run=Run(say=said.append)) == ids and all("reused" in line for line in said)
     assert before == {id: ws.get("dictionaries", id).digest for id in ids}
 
 

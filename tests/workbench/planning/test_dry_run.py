@@ -9,9 +9,9 @@ import torch
 from sae import TopKConfig, Trainer
 from sae.errors import MissingError
 from tests.workbench.planning.test_planning import small_store
-from workbench.analysis.evolution.plan import EvolveRecipe
+from workbench.analysis.evolution.recipe import EvolveRecipe
 from workbench.config import data_dir, read_recipe
-from workbench.dictionaries.train import TrainRecipe
+from workbench.dictionaries.recipe import TrainRecipe
 from workbench.planning.dry_run import (
     dry_evolve,
     dry_harvest,

@@ -27,8 +27,8 @@ SEAL_JSON = "seal.json"
 SCHEMA = 1
 
 
-def write_seal(folder: Path, spec: StoreSpec) -> None:
-    """Prove every shard's header and write the seal.
+def write_seal(folder: Path, spec: StoreSpec, *, command: str = "") -> None:
+    """Prove every shard's header and write the seal; ``command`` is what makes the store.
 
     Raises:
         ShardCorrupt, FileNotFoundError: a shard is bad or missing.
@@ -47,7 +47,7 @@ def write_seal(folder: Path, spec: StoreSpec) -> None:
         "workbench_schema": SCHEMA,
         "kind": "stores",
         "id": spec.id,
-        "command": f"workbench harvest {spec.recipe.get('name', spec.id)}",
+        "command": command or f"workbench harvest {spec.id}",
         "recipe": spec.recipe,
         "code": {"version": spec.made_by.get("workbench", __version__), "libraries": spec.made_by},
         "numbers": {

@@ -23,6 +23,7 @@ from workbench.activations.format.spec import Source, StoreSpec, Stream, differe
 from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
 from workbench.activations.write.fill import check_writable, fill, missing
 from workbench.corpus import TokenPlan, plan_tokens
+from workbench.run import QUIET, Run
 from workbench.workspace import Workspace
 
 HELDOUT_SHARE = 10  # the last tenth of the sequences is held out from training
@@ -35,14 +36,13 @@ def harvest(
     *,
     workers: int | None = None,
     plan: TokenPlan | None = None,
-    on_shard: OnShard | None = None,
+    run: Run = QUIET,
 ) -> Path:
     """Make the store of a recipe, or what is missing of it; returns its folder. A complete one is reused as it is.
 
     Args:
         workers: processes to share the work (default: the recipe's).
         plan: the tokens, where they are not to come from the recipe's corpus.
-        on_shard: called as ``on_shard(done, total)`` while shards appear.
 
     Raises:
         StoreMismatch: a store of this id was made from another recipe, other weights or other tokens. StoreBusy,
@@ -53,10 +53,13 @@ def harvest(
         _check_reuse(folder, recipe)
         return folder
     check_writable(folder)
-    if (workers or recipe.workers) > 1:
-        _run_workers(recipe, workspace, workers or recipe.workers, on_shard)
-        return folder
-    return harvest_here(recipe, workspace, plan=plan, on_shard=on_shard)
+    command = run.command or f"workbench harvest {recipe.id}"
+    with run.bar(f"harvest {recipe.id}", None, "shard") as bar:
+        if (workers or recipe.workers) > 1:
+            _run_workers(recipe, workspace, workers or recipe.workers, command, bar.reach)
+        else:
+            harvest_here(recipe, workspace, plan=plan, command=command, on_shard=bar.reach)
+    return folder
 
 
 def harvest_here(
@@ -66,6 +69,7 @@ def harvest_here(
     plan: TokenPlan | None = None,
     slot: int = 0,
     slots: int = 1,
+    command: str = "",
     on_shard: OnShard | None = None,
 ) -> Path:
     """:func:`harvest` in this process, as worker ``slot`` of ``slots``."""
@@ -88,6 +92,7 @@ def harvest_here(
             kinds=plan.kinds,
             slot=slot,
             slots=slots,
+            command=command,
             on_shard=on_shard,
         )
     finally:
@@ -265,18 +270,18 @@ def _check_reuse(folder: Path, recipe: HarvestRecipe) -> None:
         )
 
 
-def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, on_shard: OnShard | None) -> None:
+def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, command: str, on_shard: OnShard) -> None:
     """Run ``n`` worker processes to the end, telling how many shards there are meanwhile; on Ctrl-C they are stopped
     too.
     """
     folder = workspace.path("stores", recipe.id)
-    command = [sys.executable, "-m", "workbench.activations.harvesting.worker"]
+    program = [sys.executable, "-m", "workbench.activations.harvesting.worker"]
     logs = [tempfile.TemporaryFile() for _ in range(n)]  # noqa: SIM115 (read after the workers end)
     processes = []
     try:
         for slot in range(n):
             p = subprocess.Popen(
-                [*command, str(workspace.root), str(slot), str(n)],
+                [*program, str(workspace.root), str(slot), str(n), command],
                 stdin=subprocess.PIPE,
                 stderr=logs[slot],
                 stdout=logs[slot],
@@ -289,7 +294,7 @@ def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, on_shard: 
             if any(p.poll() for p in processes):
                 break
             time.sleep(0.2)
-            if on_shard and (folder / "shards").is_dir() and (folder / "store.json").exists():
+            if (folder / "shards").is_dir() and (folder / "store.json").exists():
                 spec = read_spec(folder)
                 on_shard(spec.n_shards - len(missing(folder, spec)), spec.n_shards)
     finally:

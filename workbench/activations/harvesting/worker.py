@@ -1,6 +1,6 @@
 """One harvest worker process.
 
-``python -m workbench.activations.harvesting.worker WORKSPACE SLOT SLOTS``, the recipe as JSON on stdin.
+``python -m workbench.activations.harvesting.worker WORKSPACE SLOT SLOTS COMMAND``, the recipe as JSON on stdin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, on_sigterm)
     parent = os.getppid()
-    root, slot, slots = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    root, slot, slots, command = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     recipe = parse_config(HarvestRecipe, json.load(sys.stdin), where="recipe")
 
     def stop_with_parent(done: int, total: int) -> None:
@@ -31,7 +31,7 @@ def main() -> int:
             raise Terminated
 
     try:
-        harvest_here(recipe, Workspace(root), slot=slot, slots=slots, on_shard=stop_with_parent)
+        harvest_here(recipe, Workspace(root), slot=slot, slots=slots, command=command, on_shard=stop_with_parent)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

@@ -148,6 +148,7 @@ def fill(
     kinds: np.ndarray | None = None,
     slot: int = 0,
     slots: int = 1,
+    command: str = "",
     on_shard: Callable[[int, int], None] | None = None,
     keep_going: Callable[[], bool] = lambda: True,
 ) -> int:
@@ -156,6 +157,7 @@ def fill(
     Args:
         tokens: [n_seq, ctx] int32, with ``doc_ids`` and ``kinds`` [n_seq].
         slot, slots: where to begin among the missing shards, so that workers seldom meet.
+        command: what makes the store, for its seal.
         on_shard: called as ``on_shard(done, total)`` after every look at the store.
         keep_going: asked before every shard; False stops early and leaves the rest missing.
     """
@@ -186,7 +188,7 @@ def fill(
             on_shard(spec.n_shards, spec.n_shards)
         with disk_errors(str(folder)):
             _tell(folder, spec, 0)
-            write_seal(folder, spec)
+            write_seal(folder, spec, command=command)
     return made
 
 

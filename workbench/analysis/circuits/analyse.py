@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from workbench.analysis.circuits.table import OFFSETS, Circuits
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.analysis.circuits.transformer import transformer_parts
+from workbench.run import QUIET, Run
 from workbench.stats import Estimate, wilson
 
 
@@ -28,24 +29,25 @@ def analyse(
     *,
     metrics: Sequence[str],
     offsets: Sequence[int] = OFFSETS,
-    step: Callable[[str], None] = lambda _: None,
+    run: Run = QUIET,
 ) -> Circuits:
-    """Everything `workbench circuits` reports. `step` is told the name of each part before it starts."""
+    """Everything `workbench circuits` reports."""
     if not is_transformer(model) and not is_mamba(model):
         raise UsageError(f"circuits are analysed for attention and Mamba-1 mixers, not for {model.cfg.architecture}.")
     found = Circuits(model, prompts, tuple(metrics), offsets)
-    step("clean runs")
-    tail = Tail(model, prompts.clean)
-    _answers(found, tail)
-    paths = FrozenPaths(model, tail)
-    parts = transformer_parts if is_transformer(model) else mamba_parts
-    for name, part in parts(found, paths).items():
-        step(name)
-        part()
-    step("activation patching")
-    _activation(found)
-    step("ablations")
-    _ablations(found)
+    with run.bar(f"circuits of {model.cfg.model_name}", None, "part") as bar:
+        bar.part("clean runs")
+        tail = Tail(model, prompts.clean)
+        _answers(found, tail)
+        paths = FrozenPaths(model, tail)
+        parts = transformer_parts if is_transformer(model) else mamba_parts
+        for name, part in parts(found, paths).items():
+            bar.part(name)
+            part()
+        bar.part("activation patching")
+        _activation(found)
+        bar.part("ablations")
+        _ablations(found)
     return found
 
 

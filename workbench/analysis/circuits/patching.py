@@ -11,7 +11,7 @@ cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from sae.strict import nearest
 from workbench.analysis.circuits.effects import METRICS, answer_metrics, check_metrics
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
+from workbench.run import QUIET, Run
 
 Source = Literal["corrupt", "control", "zero", "mean", "resample"]
 Unit = int | tuple[int, int] | None
@@ -80,7 +81,7 @@ def patch_effects(
     metrics: Sequence[str] = METRICS,
     batch_rows: int = 256,
     seed: int = 0,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    run: Run = QUIET,
 ) -> dict[str, np.ndarray]:
     """Total effects [P, len(patches)] per metric: patched minus unpatched. NaN where a prompt has no such position.
 
@@ -101,7 +102,7 @@ def patch_effects(
     groups: dict[tuple[str, int], list[int]] = {}
     for j, patch in enumerate(patches):
         groups.setdefault((patch.site, patch.layer), []).append(j)
-    for (site, layer), members in progress(groups.items()):
+    for (site, layer), members in run.each(list(groups.items()), "patching", unit="site"):
         place = _Place(model, site, layer, [patches[j] for j in members], prompts)
         clean, new = place.values(tail, base), place.replacements(tail, other, source, seed)
         rows = _rows(clean, new, place.position, result, metrics, members)

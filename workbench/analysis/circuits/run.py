@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from workbench.analysis.circuits.table import EXAMPLES, OFFSETS, Circuits
 from workbench.analysis.circuits.tasks import make_prompts, read_task
 from workbench.dictionaries.reference import displayed_vocab
 from workbench.provenance import Input, read_manifest
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
 
@@ -34,8 +35,7 @@ def make_circuits(
     seed: int = 0,
     control: str | None = "step0",
     model: Any = None,
-    command: str = "",
-    step: Callable[[str], None] = lambda _: None,
+    run: Run = QUIET,
 ) -> Item:
     """Analyse one model on one task; a complete result of the same weights and settings is reused.
 
@@ -71,9 +71,9 @@ def make_circuits(
     prompts = make_prompts(
         config, n_prompts, vocab_size=bridge.cfg.d_vocab, tokenizer=bridge.tokenizer, seed=seed, length=length
     )
-    found = analyse(bridge, prompts, metrics=tuple(dict.fromkeys(["logit_diff", *metrics])), step=step)
+    found = analyse(bridge, prompts, metrics=tuple(dict.fromkeys(["logit_diff", *metrics])), run=run)
     if control is not None:
-        step(f"comparison with {control}")
+        run.say(f"comparison with {control}")
         compare_to_control(found, load_model(model_name, revision=control), control)
     about = {
         "model": model_name,
@@ -94,7 +94,7 @@ def make_circuits(
         "circuits",
         id,
         replace=True,
-        command=command,
+        command=run.command,
         recipe=recipe,
         inputs=[source],
         numbers=found.numbers,

@@ -34,6 +34,7 @@ from workbench.analysis.comparison.matching import OneToOne, assign, pooled_cand
 from workbench.analysis.comparison.neurons import match_neurons, neurons
 from workbench.analysis.comparison.sides import Group, model_seed_of, sae_seed_of, untrained_of
 from workbench.analysis.latents.encoded import encode_store
+from workbench.run import NO_BAR, Bar
 from workbench.workspace import Workspace
 
 SERIES = (
@@ -99,13 +100,13 @@ def compare(
     recipe: CompareRecipe,
     *,
     store: str | None = None,
-    tick: Tick = lambda what: None,
+    bar: Bar = NO_BAR,
 ) -> Comparison:
     """Compare two groups of dictionaries on the same tokens; nothing is written.
 
     Args:
         store: id of the store whose tokens are used (default: that of A's first dictionary).
-        tick: called with the name of each part when it is done.
+        bar: told of each part as it is done.
 
     Raises:
         UsageError: an unknown baseline, or too few tokens. MissingError: a store or model that is needed is not there.
@@ -116,12 +117,12 @@ def compare(
 
     reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.references[0].store(workspace)
     tokens = choose_tokens(reference, recipe.tokens)
-    return _Run(workspace, a, b, recipe, tokens, tick).all()
+    return _Run(workspace, a, b, recipe, tokens, bar).all()
 
 
 class _Run:
-    def __init__(self, workspace: Workspace, a: Group, b: Group, recipe: CompareRecipe, tokens: TokenSet, tick: Tick):
-        self.workspace, self.a, self.b, self.recipe, self.tokens, self.tick = workspace, a, b, recipe, tokens, tick
+    def __init__(self, workspace: Workspace, a: Group, b: Group, recipe: CompareRecipe, tokens: TokenSet, bar: Bar):
+        self.workspace, self.a, self.b, self.recipe, self.tokens, self.bar = workspace, a, b, recipe, tokens, bar
         self.rows = Activations(workspace, tokens)
         self.codes: dict[str, Any] = {}
         self.densities: dict[str, np.ndarray] = {}
@@ -129,14 +130,14 @@ class _Run:
     def all(self) -> Comparison:
         own_a, own_b = self._side(self.a), self._side(self.b)
         cross = self._match(own_a, own_b, top=self.recipe.candidates)
-        self.tick("cross")
+        self.bar.part("cross")
         out = self.out = Comparison(self.a, self.b, self.recipe, self.tokens, cross)
         self._both("cross", cross)
         self._assign(cross)
         for name in SERIES:
             if name in self.recipe.baselines:
                 getattr(self, "_" + name.replace(" ", "_"))(own_a, own_b)
-                self.tick(name)
+                self.bar.part(name)
         self._shifts(own_a, own_b)
         out.codes = {s.id: self.codes[s.id] for g in (self.a, self.b) for s in g.references}
         return out
@@ -153,7 +154,7 @@ class _Run:
             if s.id not in self.codes:
                 rows, hook, source = self.rows.rows(s)
                 self.codes[s.id] = encode_store(s.load(), rows, hook, source=source)
-                self.tick(f"codes of {s.id}")
+                self.bar.part(f"codes of {s.id}")
         return {i: sp.csr_array(self.codes[s.id].matrix().tocsr()) for i, s in enumerate(group.references)}
 
     def _rng(self, what: str) -> np.random.Generator:
@@ -278,7 +279,7 @@ class _Run:
                 ta, tb = shifted_rows(self.tokens.seq, self.tokens.pos, s)
                 m = self._match({i: x[ta] for i, x in a.items()}, {i: x[tb] for i, x in b.items()})
                 self.out.shifts[s] = m.best_a(), m.best_b(), len(ta)
-            self.tick(f"token shift {s:+d}")
+            self.bar.part(f"token shift {s:+d}")
 
 
 def _neuron_blocks(model: Any, batches: list[Any], layers: Sequence[int]) -> Callable[[Sequence[int]], Any]:

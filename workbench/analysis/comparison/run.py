@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from sae.errors import UsageError
-from workbench.analysis.comparison.compare import CompareRecipe, Tick, compare
+from workbench.analysis.comparison.compare import CompareRecipe, compare
 from workbench.analysis.comparison.sides import Group, find_group, model_seed_of, sae_seed_of, untrained_of
 from workbench.analysis.comparison.tables import write_comparison
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
 
@@ -17,8 +18,7 @@ def compare_and_write(
     *,
     pattern: str = "",
     store: str | None = None,
-    command: str = "",
-    tick: Tick = lambda what: None,
+    run: Run = QUIET,
 ) -> Item:
     """Compare A and B (on the tokens of ``store``, by default A's own) and write ``matches/<a>__<b>/``; a complete
     comparison of the same dictionaries and recipe is reused.
@@ -42,12 +42,13 @@ def compare_and_write(
             and {i.digest for i in have.inputs if i.kind == "dictionaries"} == _inputs(workspace, sides, recipe)
         ):
             return workspace.get("matches", id)
-    found = compare(workspace, *sides, recipe, store=store, tick=tick)
+    with run.bar(f"{a} × {b}", parts_of(workspace, a, b, recipe, pattern=pattern), "part") as bar:
+        found = compare(workspace, *sides, recipe, store=store, bar=bar)
     from workbench.analysis.latents.records_run import model_vocab
     from workbench.models import load_model
 
     vocab = model_vocab(load_model(sides[0].model[0], revision=sides[0].model[1]))
-    return write_comparison(workspace, found, vocab, command=command)
+    return write_comparison(workspace, found, vocab, command=run.command)
 
 
 def _groups(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRecipe) -> list[Group]:
@@ -68,7 +69,7 @@ def _inputs(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRec
 
 
 def parts_of(workspace: Workspace, a: str, b: str, recipe: CompareRecipe, *, pattern: str = "") -> int:
-    """How often :func:`compare_and_write` calls ``tick``: dictionaries to encode, the match itself, baselines and
+    """How often :func:`compare_and_write` reaches a new part: dictionaries to encode, the match itself, baselines and
     shifts.
     """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)

@@ -15,7 +15,7 @@ Definitions (x activation, y reconstruction, CE cross-entropy in nats of the nex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from workbench.analysis.splice import Constant, splice
+from workbench.run import QUIET, Run
 from workbench.stats import Estimate, ratio_estimates, wilson
 
 N_BANDS = 8
@@ -59,7 +60,7 @@ def evaluate_in_model(
     batch: int = 16,
     n_bands: int = N_BANDS,
     seed: int = 0,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    run: Run = QUIET,
 ) -> Evaluation:
     """Splice a dictionary into the model on ``tokens`` [n_seq, ctx] (position 0 = BOS) and measure.
 
@@ -79,7 +80,7 @@ def evaluate_in_model(
         mean = _mean_activation(model, hook_out, tokens, batch)
         at = view or (lambda start: dictionary)
         parts, fired = [], torch.zeros(int(at(0).W_dec.shape[0]), dtype=torch.int64)
-        for start in progress(range(0, len(tokens), batch)):
+        for start in run.each(range(0, len(tokens), batch), "evaluating", unit="batch"):
             part, hits = _batch_sums(model, at(start), hook, hook_out, tokens[start : start + batch], mean, n_bands)
             part["sequence"] += start
             parts.append(part)

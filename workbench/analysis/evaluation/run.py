@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from sae.files import write_json
 from workbench.analysis.latents.live import corpus_name
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
 HEADLINE = (
@@ -68,8 +68,7 @@ def evaluate_dictionary(
     request: EvaluationRequest,
     *,
     model: Any = None,
-    command: str = "",
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    run: Run = QUIET,
 ) -> Item:
     """Measure a dictionary inside its model (or another) and keep the result; a complete equal one is reused.
 
@@ -104,7 +103,7 @@ def evaluate_dictionary(
     tokens, about = heldout_tokens(workspace, reference, request, model)
     dictionary = reference.load()
     result = evaluate_in_model(
-        model, dictionary, reference.hook, tokens, hook_out=reference.hook_out, seed=request.seed, progress=progress
+        model, dictionary, reference.hook, tokens, hook_out=reference.hook_out, seed=request.seed, run=run
     )
     n_fired, n_tokens = _firing(workspace, reference, request, dictionary) or (result.n_fired, result.n_tokens)
     document = {
@@ -131,7 +130,7 @@ def evaluate_dictionary(
         "evaluations",
         id,
         replace=True,
-        command=command,
+        command=run.command,
         recipe=recipe,
         inputs=[reference.input],
         numbers=numbers,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +33,11 @@ from workbench.analysis.evolution.taxonomy import RepeatMeans, repeat_tokens, ta
 from workbench.analysis.evolution.write_diff import write_diff
 from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.dictionaries.reference import displayed_vocab
+from workbench.run import Run
 
 if TYPE_CHECKING:
-    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.analysis.evolution.plan import EvolutionPlan
+    from workbench.analysis.evolution.recipe import EvolveRecipe
     from workbench.results.evolution import Evolution
 
 CACHE_BYTES = 600 * 2**20
@@ -58,13 +58,13 @@ class HeldOut:
             yield self.rows.rows_of(np.arange(at, min(at + sequences, len(self.tokens))))
 
 
-def held_out(cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, bar: Callable[..., Any]) -> HeldOut:
+def held_out(cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, run: Run) -> HeldOut:
     """Run all snapshots on the held-out tokens once; rows are kept where they fit into memory."""
     fits = tokens.size * cc.d_in * 2 <= CACHE_BYTES
     out = HeldOut(tokens, OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits), sparse.csr_array((0, cc.d_sae)))
     parts = [
         to_csr(*cc.encode_sparse(x), cc.d_sae)
-        for x in bar(out.batches(), total=-(-len(tokens) // 16), label="held-out text")
+        for x in run.each(out.batches(), "held-out text", -(-len(tokens) // 16), "batch")
     ]
     out.codes = sparse.csr_array(sparse.vstack(parts))
     return out
@@ -132,7 +132,7 @@ def latent_table(
     return pd.concat([table, kinds.rename(columns={"class": "kind"}).drop(columns=["latent", "n_fired"])], axis=1)
 
 
-def prompt_sets(recipe: EvolveRecipe, vocab: int, tokenizer: Any, say: Callable[[str], None]) -> list[PromptSet]:
+def prompt_sets(recipe: EvolveRecipe, vocab: int, tokenizer: Any, run: Run) -> list[PromptSet]:
     """The recipe's tasks as prompts; a task this tokenizer cannot express is left out, with its reason."""
     out = []
     for name in recipe.tasks if recipe.prompts else ():
@@ -148,38 +148,35 @@ def prompt_sets(recipe: EvolveRecipe, vocab: int, tokenizer: Any, say: Callable[
                 )
             )
         except UsageError as e:
-            say(f"task {name} is left out: {e}")
+            run.say(f"task {name} is left out: {e}")
     return out
 
 
 def analyse(
-    recipe: EvolveRecipe,
+    plan: EvolutionPlan,
     cc: Crosscoder,
-    snapshots: Snapshots,
-    tokenizer: Any,
     folder: Path,
     *,
     tracked: dict[str, list[Path]],
     beside: dict[str, Evolution],
-    progress: bool | None,
-    say: Callable[[str], None],
+    run: Run,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Everything the evolution folder holds. Returns (numbers, metadata) for its manifest."""
-    bar = _bar(progress)
+    recipe, snapshots, tokenizer = plan.recipe, plan.snapshots, plan.tokenizer
     vocab = len(tokenizer)
     ordered = in_training_order(snapshots)
     equal = recipe.common_basis and len(set(cc.widths)) == 1
     steps = np.array([s.step if ordered else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
-    plan = plan_tokens(
+    text_plan = plan_tokens(
         recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx
     )
     grams = count_ngrams(_text(recipe.corpus, tokenizer, recipe.ngram_seqs, recipe.ctx), vocab)
-    held = held_out(cc, snapshots, plan.tokens, bar)
+    held = held_out(cc, snapshots, text_plan.tokens, run)
     evaluation = evaluate_sources(cc, held.batches())
     norms_SF = cc.decoder_norms().numpy()
     reference = torch.from_numpy(np.maximum(ev.peak(ev.relative_norms(norms_SF)), 0)) if equal else None
     scaling = measure_scaling(cc, held.batches(), reference=reference)
-    bos = int(plan.tokens[0, 0])
+    bos = int(text_plan.tokens[0, 0])
     table = latent_table(recipe, cc, snapshots, held, scaling, steps, grams.unigram, bos)
     alive = table["alive"].to_numpy()
     cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()]) if equal else None
@@ -191,13 +188,11 @@ def analyse(
     if cosines is not None:
         np.save(folder / "cosine.npy", cosines.astype(np.float16))
 
-    text = plan.tokens[plan.kinds == 0]
-    prompts = prompt_sets(recipe, vocab, tokenizer, say)
-    phases = _known_language(beside, snapshots, plan.digest, recipe)
+    text = text_plan.tokens[text_plan.kinds == 0]
+    prompts = prompt_sets(recipe, vocab, tokenizer, run)
+    phases = _known_language(beside, snapshots, text_plan.digest, recipe)
     if phases is None:
-        phases = language_phases(
-            snapshots, grams, text, progress=lambda r: bar(r, total=len(r), label="loss and n-grams")
-        )
+        phases = language_phases(snapshots, grams, text, run=run)
     phases = pd.concat(
         [
             phases,
@@ -210,7 +205,7 @@ def analyse(
     phases["ev"] = evaluation.ev_S
     if recipe.loss_seqs:
         phases = phases.merge(
-            _losses(recipe, cc, snapshots, held, steps, folder, bar), on="source", how="left", validate="1:1"
+            _losses(recipe, cc, snapshots, held, steps, folder, run), on="source", how="left", validate="1:1"
         )
     claims: list[dict[str, Any]] = []
     diff: dict[str, Any] = {}
@@ -222,7 +217,7 @@ def analyse(
     elif len(snapshots) == 2:
         diff, found = write_diff(cc, held.batches(), folder, common_basis=equal)
         claims += found
-    claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, bar)
+    claims += _attribution(recipe, cc, snapshots, prompts, phases, table, folder, run)
     gaps = {
         kind: measure_gaps(cc, [TopKSAE.load(p) for p in paths], [s.name for s in snapshots.sources], held.batches(4))
         for kind, paths in tracked.items()
@@ -260,7 +255,7 @@ def analyse(
         "tasks": [p.task for p in prompts],
         "steps": steps.tolist(),
         "n_unigram_tokens": grams.n_tokens,
-        "plan": plan.digest,
+        "plan": text_plan.digest,
     }
 
 
@@ -305,15 +300,12 @@ def _losses(
     held: HeldOut,
     steps: np.ndarray,
     folder: Path,
-    bar: Callable[..., Any],
+    run: Run,
 ) -> pd.DataFrame:
     """The loss of every source with its reconstruction in place, written out; the columns that the table of phases
     takes over.
     """
-    shown = functools.partial(bar, total=len(snapshots), label="loss of the reconstructions")
-    table = source_losses(
-        cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, progress=shown
-    )
+    table = source_losses(cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, run=run)
     table.insert(1, "step", table["source"].map(dict(zip((s.name for s in snapshots.sources), steps, strict=True))))
     table.to_parquet(folder / "losses.parquet", index=False)
     wide = table.pivot(index="source", columns="metric", values="value")
@@ -328,7 +320,7 @@ def _attribution(
     phases: pd.DataFrame,
     table: pd.DataFrame,
     folder: Path,
-    bar: Callable[..., Any],
+    run: Run,
 ) -> list[dict[str, Any]]:
     """Curves of every task at its solved snapshots, written out; the claims that rest on them."""
     if recipe.attribution == "none" or not prompts:
@@ -343,7 +335,6 @@ def _attribution(
         )
         if not at:
             continue
-        label = f"attribution: {p.task}"
         done = attribute(
             cc,
             snapshots,
@@ -351,7 +342,7 @@ def _attribution(
             at=at,
             draws=recipe.draws,
             seed=recipe.seed,
-            progress=functools.partial(bar, total=len(at), label=label),
+            run=run,
         )
         curves.append(done.curves.assign(task=p.task))
         latents.append(done.latents.assign(task=p.task))
@@ -384,14 +375,3 @@ def _text(corpus: CorpusConfig, tokenizer: Any, n_seq: int, ctx: int) -> np.ndar
         update={"split": "train", "tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
     )
     return plan_tokens(only, tokenizer, n_seq=n_seq, ctx=ctx).tokens
-
-
-def _bar(progress: bool | None) -> Callable[..., Any]:
-    shown = sys.stderr.isatty() if progress is None else progress
-
-    def bar(items: Any, *, total: int, label: str) -> Any:
-        from workbench.cli.common import progress as with_bar
-
-        return with_bar(items, total=total, label=label) if shown else items
-
-    return bar

@@ -33,6 +33,7 @@ from workbench.analysis.circuits.effects import interval
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.analysis.evolution.snapshots import Snapshots
 from workbench.analysis.splice import splice
+from workbench.run import QUIET, Run
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 CONTROLS = ("random", "frequency", "magnitude")
@@ -295,7 +296,7 @@ def attribute(
     ks: Sequence[int] = KS,
     draws: int = 3,
     seed: int = 0,
-    progress: Callable[[list[int]], Any] = iter,
+    run: Run = QUIET,
 ) -> TaskAttribution:
     """Attributions and curves of one task at the sources ``at`` (default: all), ranked on the first half of the
     prompts, tested on the second.
@@ -313,7 +314,8 @@ def attribute(
     encoded = encode_prompts(crosscoder, snapshots, prompts)
     blocks = crosscoder.split(crosscoder.W_dec.detach())
     tables, latents = [], []
-    for i in progress(list(range(len(snapshots)) if at is None else at)):
+    chosen = list(range(len(snapshots)) if at is None else at)
+    for i in run.each(chosen, f"attribution: {prompts.task}", unit="snapshot"):
         source, model = snapshots.sources[i], snapshots.model(i)
         W = blocks[i][encoded.latents].contiguous()
         here = encoded.at(crosscoder, i)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,13 +26,15 @@ from sae import SAE, TopKConfig, TopKSAE
 from sae import train as train_sae
 from sae.presets import preset
 from sae.refitting import refit
-from workbench.provenance import write_manifest
+from workbench.dictionaries.publish import publish
+from workbench.run import QUIET, Run
 from workbench.stats import Estimate
 from workbench.workspace import Workspace, dictionary_id
 
 if TYPE_CHECKING:
     from crosscoders import Crosscoder
-    from workbench.analysis.evolution.plan import EvolveRecipe
+    from workbench.analysis.evolution.plan import EvolutionPlan
+    from workbench.analysis.evolution.recipe import EvolveRecipe
     from workbench.analysis.evolution.snapshots import OnlineBatches, Source
 
 
@@ -93,29 +94,20 @@ def tracked_id(recipe: EvolveRecipe, source: Source, kind: str) -> str:
 
 
 def track(
-    recipe: EvolveRecipe,
-    workspace: Workspace,
-    sources: Iterable[Source],
-    tokens: np.ndarray,
-    *,
-    kinds: Sequence[str] = BASELINES,
-    command: str = "",
-    say: Callable[[str], None] = lambda line: None,
+    plan: EvolutionPlan, workspace: Workspace, *, kinds: Sequence[str] = BASELINES, run: Run = QUIET
 ) -> dict[str, list[str]]:
-    """Train the SAEs in order (complete ones are reused); their ids by kind.
-
-    ``tokens`` [n_seq, ctx] as for the crosscoder.
+    """Train the SAEs of a plan's sources in order, on the crosscoder's own text (complete ones are reused); their ids
+    by kind.
     """
     from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
 
+    recipe = plan.recipe
     ids: dict[str, list[str]] = {kind: [] for kind in kinds}
     start, start_scale = "", 1.0
-    for source in sources:
+    for source in plan.sources:
         one = Snapshots([source])
         width = one.widths()[0]
-        batches = OnlineBatches(
-            one, tokens, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32), cache=True
-        )
+        batches = OnlineBatches(one, plan.tokens, recipe.batch_size, seed=recipe.seed, group=recipe.group, cache=True)
         for kind in kinds:
             config = alone_config(recipe, width)
             if kind == "warm":  # it need not find its directions
@@ -127,8 +119,8 @@ def track(
             ids[kind].append(id)
             if workspace.complete("dictionaries", id):
                 continue
-            say(f"{id}: {'warm start from ' + before if before else 'from random directions'}")
-            _train_one(recipe, workspace, source, config, batches, id, before, command)
+            run.say(f"{id}: {'warm start from ' + before if before else 'from random directions'}")
+            _train_one(recipe, workspace, source, config, batches, id, before, run)
         if "warm" in kinds:
             first = next(iter(batches))  # the batch that set this SAE's scale
             start, start_scale = (
@@ -146,7 +138,7 @@ def _train_one(
     batches: OnlineBatches,
     id: str,
     before: str | None,
-    command: str,
+    run: Run,
 ) -> None:
     """One SAE of a baseline, into ``dictionaries/<id>``."""
     about = {
@@ -165,17 +157,15 @@ def _train_one(
     ):  # as the crosscoder's; the warm chain goes on from trained decoders
         n = min(-(-recipe.refit // recipe.batch_size), recipe.steps)
         refit(made, itertools.islice(batches.starting_at(recipe.steps - n), n)).save(folder)
-    write_manifest(
+    publish(
         folder,
-        "dictionaries",
         id,
-        command=command,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe,
         inputs=[workspace.get("dictionaries", before).as_input()] if before else [],
         numbers={"d_in": config.d_in, "d_sae": config.d_sae, "k": config.k, "steps": recipe.steps},
         metadata=about | {"kind": "sae", "seed": recipe.seed},
+        run=run,
     )
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from workbench.analysis.circuits.tasks import PromptSet
 from workbench.analysis.evolution.attribution import accuracies
 from workbench.analysis.evolution.ngrams import NgramTable, PhaseMeter
 from workbench.analysis.evolution.snapshots import Snapshots
+from workbench.run import QUIET, Run
 
 
 @torch.no_grad()
@@ -27,14 +28,14 @@ def language_phases(
     tokens: np.ndarray,
     *,
     batch: int = 32,
-    progress: Callable[[Any], Any] = iter,
+    run: Run = QUIET,
 ) -> pd.DataFrame:
     """Loss and n-gram divergences of every source on held-out tokens [n_seq, ctx]; one row per source (see
     :mod:`workbench.analysis.evolution.ngrams`).
     """
     ids = torch.from_numpy(tokens.astype(np.int64))
     rows = []
-    for i in progress(range(len(snapshots))):
+    for i in run.each(range(len(snapshots)), "loss and n-grams", unit="snapshot"):
         meter = PhaseMeter(table)
         model = snapshots.model(i)
         for part in ids.split(batch):

@@ -1,289 +1,79 @@
-"""Follow latents over training: train a crosscoder over snapshots (or reuse it), analyse it, write ``evolution/<id>/``.
-
-What the folder holds is described in :mod:`workbench.results.evolution`, its reader. The same recipe serves other
-sources (layers, two models): quantities that suppose training steps are then read along the order of the sources.
-"""
+"""One evolution, settled before anything runs: its sources, its id, its models and its text."""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from pydantic import Field, model_validator
+import numpy as np
 
-from sae.config import MeshConfig
-from sae.errors import UsageError
-from sae.strict import StrictConfig
-from workbench.corpus import CorpusConfig
-from workbench.workspace import Workspace, check_id, dictionary_id, new_id
-
-if TYPE_CHECKING:
-    from workbench.analysis.evolution.snapshots import RowCache, Source
-
-_DERIVED = ("widths", "sources", "d_sae", "k", "seed")
+from workbench.analysis.evolution.recipe import EvolveRecipe, companions, evolution_id, resolve_sources
+from workbench.analysis.evolution.snapshots import RowCache, Snapshots, Source
+from workbench.workspace import Workspace
 
 
-class SourceRecipe(StrictConfig):
-    """One source written out: a model, its revision, and the site it is read at (default: the recipe's)."""
+@dataclass(frozen=True)
+class EvolutionPlan:
+    """What a recipe means here. Made once by :func:`make_plan` and handed on as it is.
 
-    model: str
-    revision: str | None = None
-    site: str = ""
+    Attributes:
+        recipe: what was asked for. sources: what the crosscoder reads, in order. id: of both results.
+        cache: rows shared with other runs over the same snapshots and text; None: each runs the models itself.
+        beside: plans of the further sites (``also``), whose crosscoders are trained on the same pass.
+    """
 
+    recipe: EvolveRecipe
+    sources: tuple[Source, ...]
+    id: str
+    cache: RowCache | None = None
+    beside: tuple[EvolutionPlan, ...] = ()
 
-class EvolveRecipe(StrictConfig):
-    """A crosscoder over snapshots and what is computed from it."""
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The sources as models, each loaded when it is first needed."""
+        return Snapshots(self.sources, cache=self.cache)
 
-    id: str = Field("", description="id of both results; empty = from model, sources, site, expansion and seed")
-    model: str = "mini-pythia"
-    revisions: tuple[str, ...] = Field((), description="snapshots in training order; empty = all")
-    snapshots: int = Field(
-        0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all"
-    )
-    site: str = "L1R"
-    also: tuple[str, ...] = Field(
-        (),
-        description=(
-            "further sites, each with a crosscoder of its own over the same snapshots; the order of kinds of latents"
-            " counts theirs too"
-        ),
-    )
-    sources: tuple[SourceRecipe, ...] = Field((), description="instead of model and revisions: any models and sites")
-    store: str = Field(
-        "",
-        description=(
-            "id of an aligned store to train from, harvested where the workspace lacks it; empty = run all snapshots on"
-            " each batch"
-        ),
-    )
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the last source; all sources read the same tokens."""
+        from workbench.models import load_tokenizer
 
-    common_basis: bool = Field(
-        True,
-        description=(
-            "directions mean the same at all sources of one width (false for unrelated models, such as a Transformer"
-            " and a Mamba)"
-        ),
-    )
+        return load_tokenizer(self.sources[-1].model, self.sources[-1].revision)
 
-    preset: str = Field(
-        "",
-        description=(
-            "a published setting (evolution-paper, evolution-code, anthropic-l1, batchtopk), or few-steps; empty ="
-            " Top-K"
-        ),
-    )
-    expansion: int = Field(8, ge=1)
-    k: int = Field(16, ge=1)
-    seed: int = 0
-    crosscoder: dict[str, Any] = Field(default_factory=dict, description="further fields of CrosscoderConfig")
-    tokens: int = Field(500_000, ge=1, description="rows trained on")
-    refit: int = Field(
-        0,
-        ge=0,
-        description=(
-            "of these the last rows, to which the finished codes' decoder is fitted in closed form (sae.refit); 0: none"
-        ),
-    )
-    n_seq: int = Field(
-        3968,
-        ge=2,
-        description="sequences of unique training text (a store that is harvested holds out a tenth of them)",
-    )
-    ctx: int = Field(128, ge=8)
-    batch_size: int = Field(1024, ge=1)
-    corpus: CorpusConfig = CorpusConfig()
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """[n_seq, ctx] training text, where rows are computed as they are needed."""
+        from workbench.corpus import plan_tokens
 
-    heldout_seqs: int = Field(256, ge=8, description="held-out sequences every analysis runs on")
-    loss_seqs: int = Field(
-        64, ge=0, description="of those, how many the reconstruction is spliced into each source for; 0 = none"
-    )
-    ngram_seqs: int = Field(8000, ge=8, description="sequences the n-gram tables are counted on")
-    contexts: int = Field(4, ge=0, description="contexts per latent for the scrubber")
-    tasks: tuple[str, ...] = ("induction", "agreement")
-    prompts: int = Field(64, ge=0, description="prompts per task; half rank, half test")
-    prompt_length: int = Field(33, ge=8, description="tokens of an induction prompt")
-    attribution: Literal["solved", "all", "none"] = Field(
-        "solved", description="snapshots whose curves are drawn: accuracy >= 0.8, all, none"
-    )
-    draws: int = Field(3, ge=1, description="draws of each random control")
-    permutations: int = Field(500, ge=0)
-    baseline: bool = Field(
-        False, description="also one SAE per snapshot, alone and warm-started, and the gaps of explained variance"
-    )
-    threads: int = Field(0, ge=0, description="torch threads; 0 = leave as is")
-    parallel: MeshConfig = Field(
-        default_factory=MeshConfig, description="how the processes torchrun started share the training"
-    )
+        return plan_tokens(self.recipe.corpus, self.tokenizer, n_seq=self.recipe.n_seq, ctx=self.recipe.ctx).tokens
 
-    @model_validator(mode="after")
-    def _known(self) -> EvolveRecipe:
-        if taken := [k for k in self.crosscoder if k in _DERIVED]:
-            raise ValueError(f"{', '.join(taken)}: set by the recipe itself, not under [crosscoder]")
-        if self.sources and self.revisions:
-            raise ValueError("sources and revisions say the same thing twice; give one of them")
-        if self.also and (self.sources or self.store):
-            raise ValueError("also follows the snapshots of one model, online: it goes with neither sources nor store")
-        if len({self.site, *self.also}) != 1 + len(self.also):
-            raise ValueError(f"also = {list(self.also)} names a site twice, or the recipe's own site {self.site!r}")
-        return self
+    def trained(self, workspace: Workspace) -> bool:
+        """Whether the workspace holds its crosscoder."""
+        return workspace.complete("dictionaries", self.id)
 
-    @property
-    def steps(self) -> int:
-        """Training steps: rows over batch, rounded up."""
-        return -(-self.tokens // self.batch_size)
+    def describe(self) -> dict[str, Any]:
+        """What the evolution folder says of itself before anything is measured."""
+        recipe = self.recipe
+        return {
+            "dictionary": self.id,
+            "model": recipe.model if not recipe.sources else None,
+            "sources": [s.name for s in self.sources],
+            "models": list(dict.fromkeys(s.model for s in self.sources)),
+            "revisions": [s.revision for s in self.sources],
+            "hooks": [s.hook for s in self.sources],
+            "site": recipe.site,
+            "also": [other.id for other in self.beside],
+            "preset": recipe.preset or None,
+        }
 
 
-def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
-    """The sources of a recipe in order.
+def make_plan(recipe: EvolveRecipe, *, cache: RowCache | None = None) -> EvolutionPlan:
+    """The plan of a recipe and of its further sites.
 
     Raises:
-        UsageError: fewer than two sources, a model without snapshots, or a bad site. MissingError: no such snapshot.
+        UsageError, MissingError: see :func:`workbench.analysis.evolution.recipe.resolve_sources`.
     """
-    from workbench.analysis.evolution.snapshots import Source
-    from workbench.models.load import resolve_revision, revisions
-    from workbench.models.sites import hooks_of
-
-    if recipe.sources:
-        named = [(s.model, resolve_revision(s.model, s.revision), s.site or recipe.site) for s in recipe.sources]
-    else:
-        known = recipe.revisions or _spread(tuple(revisions(recipe.model)), recipe.snapshots)
-        named = [(recipe.model, resolve_revision(recipe.model, r), recipe.site) for r in known]
-    if len(named) < 2:
-        raise UsageError(
-            f"a crosscoder needs at least two sources; {recipe.model!r} offers {len(named)}. Name sources, or a model"
-            " with snapshots."
-        )
-    models, sites = len({n[0] for n in named}), len({n[2] for n in named})
-    out = []
-    for model, revision, site in named:
-        parts = (
-            [model] * (models > 1)
-            + [str(revision)] * (revision is not None and (models == 1 or len(named) > models))
-            + [site] * (sites > 1)
-        )
-        match = re.fullmatch(r"step(\d+)", revision or "")
-        out.append(
-            Source("/".join(parts) or model, model, revision, hooks_of(site)[1], int(match[1]) if match else None)
-        )
-    if len({s.name for s in out}) != len(out):
-        raise UsageError(f"two sources are the same: {', '.join(s.name for s in out)}")
-    return out
-
-
-def _spread(names: tuple[str, ...], n: int) -> tuple[str, ...]:
-    """``n`` of the names at even distances, first and last included; all where n is 0 or too large."""
-    if n < 2 or n >= len(names):
-        return names
-    return tuple(names[round(i * (len(names) - 1) / (n - 1))] for i in range(n))
-
-
-def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
-    """``<model>@<S>-snapshots.<site>-<n>x[.s<seed>]``, or the recipe's own."""
-    from workbench.models.load import model_id
-
-    if recipe.id:
-        return new_id(recipe.id)
-    models = list(dict.fromkeys(model_id(s.model) for s in sources))
-    what = "snapshots" if len(models) == 1 and all(s.step is not None for s in sources) else "sources"
-    name = dictionary_id(
-        "+".join(models), recipe.site, recipe.expansion, revision=f"{len(sources)}-{what}", seed=recipe.seed
-    )
-    return check_id(f"{name}.{recipe.preset}") if recipe.preset else name
-
-
-def companions(recipe: EvolveRecipe) -> list[EvolveRecipe]:
-    """A recipe for each further site: the same crosscoder there, and of the analyses those that describe latents."""
-    alone = {"also": (), "prompts": 0, "loss_seqs": 0, "baseline": False}
-    return [
-        recipe.model_copy(update=alone | {"site": site, "id": f"{recipe.id}.{site}" if recipe.id else ""})
-        for site in recipe.also
-    ]
-
-
-def evolve(
-    recipe: EvolveRecipe,
-    workspace: Workspace,
-    *,
-    command: str = "",
-    progress: bool | None = None,
-    cache: RowCache | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> str:
-    """Run a recipe; returns the id of the complete ``evolution/`` (reused where it is there).
-
-    Args:
-        cache: rows to share with other runs over the same snapshots and text, in this process.
-
-    Raises:
-        UsageError, ConfigError, MissingError: the recipe asks for what does not exist.
-    """
-    import torch
-
-    from workbench.analysis.evolution.analyse import analyse
-    from workbench.analysis.evolution.snapshots import Snapshots
-    from workbench.analysis.evolution.train import train_crosscoder, train_sites
-    from workbench.corpus import plan_tokens
-    from workbench.models import load_tokenizer
-    from workbench.results.evolution import Evolution
-
-    sources = resolve_sources(recipe)
-    id = evolution_id(recipe, sources)
-    if workspace.complete("evolution", id):
-        say(f"{id}: complete, reused")
-        return id
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    if recipe.also:
-        train_sites([recipe, *companions(recipe)], workspace, command=command, progress=progress, cache=cache, say=say)
-    beside = [
-        evolve(other, workspace, command=command, progress=progress, cache=cache, say=say)
-        for other in companions(recipe)
-    ]
-    snapshots = Snapshots(sources, cache=cache)
-    tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
-    train_tokens = None
-    if recipe.baseline or (not recipe.store and not workspace.complete("dictionaries", id)):
-        train_tokens = plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
-    say(f"crosscoder over {len(sources)} sources: {', '.join(s.name for s in sources)}")
-    cc = train_crosscoder(recipe, workspace, snapshots, id, train_tokens, command=command, progress=progress, say=say)
-    tracked: dict[str, list[str]] = {}
-    if recipe.baseline:
-        from workbench.analysis.evolution.baselines import track
-
-        assert train_tokens is not None
-        tracked = track(recipe, workspace, sources, train_tokens, command=command, say=say)
-    say("analysing")
-    about = {
-        "dictionary": id,
-        "model": recipe.model if not recipe.sources else None,
-        "sources": [s.name for s in sources],
-        "models": list(dict.fromkeys(s.model for s in sources)),
-        "revisions": [s.revision for s in sources],
-        "hooks": [s.hook for s in sources],
-        "site": recipe.site,
-        "also": beside,
-        "n_latents": cc.d_sae,
-        "preset": recipe.preset or None,
-    }
-    numbers: dict[str, Any] = {}
-    with workspace.create(
-        "evolution",
-        id,
-        command=command,
-        recipe=recipe.model_dump(mode="json"),
-        inputs=[workspace.get("dictionaries", i).as_input() for i in [id, *itertools.chain(*tracked.values())]]
-        + [workspace.get("evolution", i).as_input() for i in beside],
-        metadata=lambda: about,
-        numbers=lambda: numbers,
-    ) as folder:
-        paths = {kind: [workspace.path("dictionaries", t) for t in ids] for kind, ids in tracked.items()}
-        others = {i: Evolution.open(workspace.get("evolution", i).path) for i in beside}
-        more, more_about = analyse(
-            recipe, cc, snapshots, tokenizer, Path(folder), tracked=paths, beside=others, progress=progress, say=say
-        )
-        numbers |= more
-        about |= more_about
-    return id
+    sources = tuple(resolve_sources(recipe))
+    beside = tuple(make_plan(other, cache=cache) for other in companions(recipe))
+    return EvolutionPlan(recipe, sources, evolution_id(recipe, list(sources)), cache, beside)

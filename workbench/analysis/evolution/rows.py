@@ -1,4 +1,4 @@
-"""The rows that crosscoders of an evolution recipe train on, on their way: from an aligned store, dealt to several
+"""The rows that crosscoders of an evolution recipe train on, on their way: from an aligned store, cut up for several
 sites, the last of them remembered.
 """
 
@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UsageError
+from sae.rows import LocalRows
+from workbench.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from workbench.activations import ActivationStore
-    from workbench.analysis.evolution.plan import EvolveRecipe
-    from workbench.analysis.evolution.snapshots import Snapshots
+    from workbench.analysis.evolution.plan import EvolutionPlan
     from workbench.workspace import Workspace
 
 
-class Tail:
+class LastBatches:
     """Batches of rows, of which the last ``n`` that were asked for are remembered in float16; else
     what ``batches`` is.
     """
@@ -57,70 +59,76 @@ class Tail:
 
 
 class Columns:
-    """Batches of rows dealt by columns: of each a mapping from name to its part."""
+    """Batches of rows cut up by columns: of each a mapping from name to its part."""
 
-    def __init__(self, batches: Tail, columns: dict[str, slice]):
+    def __init__(self, batches: Any, columns: dict[str, slice]):
         self.batches, self.columns = batches, columns
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self._dealt(self.batches)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._cut(self.batches)
 
-    def starting_at(self, step: int) -> Iterator[dict[str, Tensor]]:
+    def starting_at(self, step: int) -> Iterator[dict[str, Any]]:
         """The same from ``step`` on."""
-        return self._dealt(self.batches.starting_at(step))
+        return self._cut(self.batches.starting_at(step))
 
-    def _dealt(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
-        return ({name: x[:, part] for name, part in self.columns.items()} for x in batches)
+    def share(self, part: int, parts: int) -> Columns:
+        """The part of the ``part``-th of ``parts`` processes, of which nothing is remembered."""
+        return Columns(self.batches.share(part, parts), self.columns)
+
+    def _cut(self, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        for x in batches:
+            whole = x.rows if isinstance(x, LocalRows) else x
+            parts = {name: whole[:, columns] for name, columns in self.columns.items()}
+            yield {n: replace(x, rows=p) for n, p in parts.items()} if isinstance(x, LocalRows) else parts
 
 
-def aligned_store(
-    recipe: EvolveRecipe, workspace: Workspace, snapshots: Snapshots, say: Callable[[str], None]
-) -> ActivationStore:
-    """The recipe's store; where the workspace lacks it, it is harvested from the recipe's own sources, site and text.
+def aligned_store(plan: EvolutionPlan, workspace: Workspace, run: Run) -> ActivationStore:
+    """The plan's store; where the workspace lacks it, it is harvested from the plan's own sources, site and text.
 
     Raises:
         UsageError: sources at different sites (a store is read at one hook here).
     """
     from workbench.activations import ActivationStore, HarvestRecipe, harvest
-    from workbench.activations.harvesting.run import SourceRecipe
+    from workbench.activations.harvesting.recipe import SourceRecipe
 
-    hooks = {s.hook for s in snapshots.sources}
+    recipe = plan.recipe
+    hooks = {s.hook for s in plan.sources}
     if len(hooks) > 1:
         raise UsageError(
             f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the"
             " models instead."
         )
     if not workspace.complete("stores", recipe.store):
-        say(f"harvesting store {recipe.store!r} of {len(snapshots)} sources")
-        sources = tuple(SourceRecipe(model=s.model, revision=s.revision, name=s.name) for s in snapshots.sources)
+        run.say(f"harvesting store {recipe.store!r} of {len(plan.sources)} sources")
+        sources = tuple(SourceRecipe(model=s.model, revision=s.revision, name=s.name) for s in plan.sources)
         wanted = HarvestRecipe(
             id=recipe.store,
             sources=sources,
-            hooks=(snapshots.sources[0].hook,),
+            hooks=(plan.sources[0].hook,),
             corpus=recipe.corpus,
             n_seq=recipe.n_seq,
             ctx=recipe.ctx,
             dtype="bfloat16",
             threads=recipe.threads or 1,
         )
-        harvest(wanted, workspace)
+        harvest(wanted, workspace, run=run)
     return ActivationStore.open(workspace.get("stores", recipe.store).path)
 
 
-def store_batches(recipe: EvolveRecipe, store: ActivationStore, snapshots: Snapshots) -> tuple[Any, list[int]]:
+def store_batches(plan: EvolutionPlan, store: ActivationStore) -> tuple[Any, list[int]]:
     """Shuffled batches of an aligned store and its widths.
 
     Sources are matched by model and the revision they resolve to.
     """
     from workbench.models.load import resolve_revision
 
-    hook = snapshots.sources[0].hook
+    recipe, hook = plan.recipe, plan.sources[0].hook
     there = {(s.model, resolve_revision(s.model, s.revision)): s.name for s in store.spec.sources}
-    missing = [s.name for s in snapshots.sources if (s.model, s.revision) not in there]
+    missing = [s.name for s in plan.sources if (s.model, s.revision) not in there]
     if missing:
         raise UsageError(
             f"store {recipe.store!r} has no source for {', '.join(missing)} (it has {', '.join(store.sources)})"
         )
-    names = [there[s.model, s.revision] for s in snapshots.sources]
+    names = [there[s.model, s.revision] for s in plan.sources]
     widths = [store.width(hook, n) for n in names]
     return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths

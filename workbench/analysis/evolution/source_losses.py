@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workbench.analysis.evaluation.evaluate import evaluate_in_model
 from workbench.analysis.evolution.snapshots import Snapshots
+from workbench.run import QUIET, Run
 
 
 class Rebuilt:
@@ -51,7 +52,7 @@ def source_losses(
     *,
     batch: int = 16,
     seed: int = 0,
-    progress: Callable[[Any], Any] = iter,
+    run: Run = QUIET,
 ) -> pd.DataFrame:
     """One row per source and metric: source, metric, value, low, high, n, unit, interval.
 
@@ -76,7 +77,7 @@ def source_losses(
         return at
 
     tables = []
-    for i in progress(list(range(len(snapshots)))):
+    for i in run.each(range(len(snapshots)), "loss of the reconstructions", unit="source"):
         source = snapshots.sources[i]
         done = evaluate_in_model(
             snapshots.model(i), None, source.hook, tokens, view=view(i), batch=batch, n_bands=1, seed=seed

@@ -1,34 +1,36 @@
-"""The crosscoder of an evolution recipe: its configuration, its rows (online, or an aligned store), its training, by
-several processes too.
+"""The crosscoders of evolution plans: their configuration, their rows (online, or an aligned store), their training.
+
+There is one way: all plans that differ only in their site are trained on one pass over the rows, by one process or
+several.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import ConfigError
 from sae.strict import parse_config
-from workbench.analysis.evolution.rows import Columns, Tail, aligned_store, store_batches
+from workbench.analysis.evolution.rows import Columns, LastBatches, aligned_store, store_batches
+from workbench.dictionaries.publish import publish
+from workbench.provenance import Input
+from workbench.run import QUIET, Run
 from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
     from crosscoders import Crosscoder, CrosscoderConfig
     from sae.parallel import Ranks
-    from workbench.analysis.evolution.plan import EvolveRecipe
-    from workbench.analysis.evolution.snapshots import RowCache, Snapshots, Source
-    from workbench.provenance import Input
+    from workbench.analysis.evolution.plan import EvolutionPlan
+    from workbench.analysis.evolution.recipe import EvolveRecipe
+    from workbench.analysis.evolution.snapshots import Source
 
 
-def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> CrosscoderConfig:
+def crosscoder_config(recipe: EvolveRecipe, sources: Sequence[Source], widths: list[int]) -> CrosscoderConfig:
     """The crosscoder a recipe asks for.
 
     Raises:
-        ConfigError: an unknown preset or key; the nearest is named.
+        ConfigError: an unknown preset or key (the nearest is named); or decoders to be fitted anew that a penalty or a
+        partition shapes.
     """
     from crosscoders import CrosscoderConfig, preset
     from crosscoders.config import DEAD_AFTER
@@ -41,89 +43,127 @@ def crosscoder_config(recipe: EvolveRecipe, sources: list[Source], widths: list[
         else {"dead_after": DEAD_AFTER}
     )
     values = merged(base, recipe.crosscoder) | sizes | {"sources": [s.name for s in sources], "seed": recipe.seed}
-    return parse_config(CrosscoderConfig, values, where="[crosscoder]")
-
-
-def train_crosscoder(
-    recipe: EvolveRecipe,
-    workspace: Workspace,
-    snapshots: Snapshots,
-    id: str,
-    train_tokens: np.ndarray | None,
-    *,
-    command: str = "",
-    progress: bool | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    ranks: Ranks | None = None,
-) -> Crosscoder:
-    """The crosscoder of a recipe: read from the workspace where complete, else trained (resuming an interrupted run).
-
-    ``ranks``: the processes that train it together, each of which calls this; None where there is one.
-    """
-    import sae as sae_room
-    from crosscoders import Crosscoder
-    from sae.parallel import SINGLE_PROCESS
-    from workbench.analysis.evolution.snapshots import OnlineBatches
-    from workbench.provenance import Input
-
-    ranks = ranks or SINGLE_PROCESS
-    folder = workspace.path("dictionaries", id)
-    if ranks.broadcast(workspace.complete("dictionaries", id)):
-        return Crosscoder.load(folder)
-    inputs: list[Input] = []
-    if recipe.store:
-        ranks.run_everywhere(
-            lambda: aligned_store(recipe, workspace, snapshots, say) if ranks.is_rank_zero else None
-        )  # one harvests, all read
-        store = ranks.run_everywhere(lambda: aligned_store(recipe, workspace, snapshots, say))
-        batches, widths = store_batches(recipe, store, snapshots)
-        inputs.append(Input(kind="stores", id=recipe.store, digest=store.digest))
-    else:
-        assert train_tokens is not None
-        widths = snapshots.widths()
-        unique = len(train_tokens) * (recipe.ctx - 1)
-        batches = OnlineBatches(
-            snapshots,
-            train_tokens,
-            recipe.batch_size,
-            seed=recipe.seed,
-            group=max(64, recipe.batch_size // 32),
-            cache=recipe.tokens > 1.1 * unique,
-        )
-    config, about = planned(recipe, list(snapshots.sources), widths)
-    folder.mkdir(parents=True, exist_ok=True)
-    seen = Tail(batches, _last_batches(recipe))
-    cc = sae_room.train(
-        config, seen, total_steps=recipe.steps, out=folder, resume=True, metadata=about, progress=progress, ranks=ranks
-    )
-    assert isinstance(cc, Crosscoder)
-    ranks.run_everywhere(
-        lambda: (
-            _finish(recipe, workspace, id, cc, seen.rows(recipe.steps), inputs, about, command)
-            if ranks.is_rank_zero
-            else None
-        )
-    )
-    return ranks.run_everywhere(lambda: Crosscoder.load(folder))
-
-
-def planned(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> tuple[CrosscoderConfig, dict[str, Any]]:
-    """The crosscoder a recipe asks for, and what its folder says about it.
-
-    Raises:
-        ConfigError: see :func:`crosscoder_config`; or decoders to be fitted anew that a penalty or a partition shapes.
-    """
-    config = crosscoder_config(recipe, sources, widths)
+    config = parse_config(CrosscoderConfig, values, where="[crosscoder]")
     if recipe.refit and (config.activation not in ("topk", "batchtopk") or config.shared_latents or config.dedicated):
         raise ConfigError(
             f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or"
             " batchtopk, all latents free."
         )
-    about = {
+    return config
+
+
+def train_plans(
+    plans: Sequence[EvolutionPlan], workspace: Workspace, *, run: Run = QUIET, ranks: Ranks | None = None
+) -> None:
+    """Train the crosscoders of ``plans`` that the workspace lacks, on one pass over the rows: a model is run once for
+    all its sites. Each comes out as it would alone; an interrupted training goes on where it stopped.
+
+    Args:
+        plans: of one recipe; they differ in their site. ranks: the processes that train together, each of which calls
+            this; None where there is one.
+
+    Raises:
+        UserError: in every process, that of the first in which something failed.
+    """
+    from sae import train_many
+    from sae.parallel import SINGLE_PROCESS
+
+    ranks = ranks or SINGLE_PROCESS
+    finished = ranks.broadcast([plan.trained(workspace) for plan in plans])
+    todo = [plan for plan, done in zip(plans, finished, strict=True) if not done]
+    if not todo:
+        return
+    recipe = todo[0].recipe
+    inputs, rows, widths = ranks.run_everywhere(lambda: _rows(todo, workspace, run, ranks))
+    configs, columns, at = {}, {}, 0
+    for plan in todo:
+        own, widths = widths[: len(plan.sources)], widths[len(plan.sources) :]
+        configs[plan.id] = crosscoder_config(plan.recipe, plan.sources, own)
+        columns[plan.id] = slice(at, at := at + sum(own))
+    who = "" if ranks.world == 1 else f" by {ranks.world} processes ({ranks})"
+    names = ", ".join(s.name for s in todo[0].sources)
+    run.say(
+        f"crosscoders at {', '.join(p.recipe.site for p in todo)} over {len(todo[0].sources)} sources{who}: {names}"
+    )
+    seen = LastBatches(rows, min(-(-recipe.refit // recipe.batch_size), recipe.steps))
+    about = {plan.id: _metadata(plan, configs[plan.id]) for plan in todo}
+    folders = {plan.id: workspace.path("dictionaries", plan.id) for plan in todo}
+    made = train_many(
+        configs,
+        Columns(seen, columns),
+        total_steps=recipe.steps,
+        out=folders[todo[0].id].parent,
+        resume=True,
+        metadata=about,
+        ranks=ranks,
+    )
+
+    def finish(plan: EvolutionPlan) -> None:
+        """Fit the decoders where the recipe says so, and complete the folder."""
+        from sae.refitting import refit
+
+        cc: Any = made[plan.id]
+        if recipe.refit:
+            cc = refit(cc, (x[:, columns[plan.id]] for x in seen.rows(recipe.steps)))
+            cc.save(folders[plan.id])
+        sizes = {"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)}
+        publish(
+            folders[plan.id],
+            plan.id,
+            recipe=plan.recipe,
+            inputs=inputs,
+            numbers=sizes,
+            metadata=about[plan.id] | {"sources": list(cc.sources), "seed": recipe.seed},
+            run=run,
+        )
+
+    for plan in todo:
+        ranks.run_everywhere(lambda plan=plan: finish(plan) if ranks.is_rank_zero else None)  # type: ignore[misc]
+
+
+def load_crosscoder(plan: EvolutionPlan, workspace: Workspace) -> Crosscoder:
+    """The finished crosscoder of a plan."""
+    from crosscoders import Crosscoder
+
+    return Crosscoder.load(workspace.path("dictionaries", plan.id))
+
+
+def _rows(
+    plans: list[EvolutionPlan], workspace: Workspace, run: Run, ranks: Ranks
+) -> tuple[list[Input], Any, list[int]]:
+    """(inputs, batches, widths of all sources) of what the plans train on, side by side."""
+    from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
+
+    first = plans[0]
+    recipe = first.recipe
+    if recipe.store:
+        if ranks.is_rank_zero:  # one harvests, all read
+            aligned_store(first, workspace, run)
+        ranks.raise_everywhere(None)
+        store = aligned_store(first, workspace, run)
+        batches, widths = store_batches(first, store)
+        return [Input(kind="stores", id=recipe.store, digest=store.digest)], batches, widths
+    snapshots = Snapshots([s for plan in plans for s in plan.sources], cache=first.cache)
+    unique = len(first.tokens) * (recipe.ctx - 1)
+    batches = OnlineBatches(
+        snapshots,
+        first.tokens,
+        recipe.batch_size,
+        seed=recipe.seed,
+        group=recipe.group,
+        cache=recipe.tokens > 1.1 * unique,
+    )
+    return [], batches, snapshots.widths()
+
+
+def _metadata(plan: EvolutionPlan, config: CrosscoderConfig) -> dict[str, Any]:
+    """What the crosscoder's folder says about it."""
+    recipe, first = plan.recipe, plan.sources[0]
+    return {
         "kind": "crosscoder",
-        "model_name": sources[0].model,
+        "model_name": first.model,
         "revision": None,
-        "hook_name": sources[0].hook,
+        "hook_name": first.hook,
         "site": recipe.site,
         "context_size": recipe.ctx,
         "store": recipe.store or None,
@@ -132,139 +172,3 @@ def planned(recipe: EvolveRecipe, sources: list[Source], widths: list[int]) -> t
         "preset": recipe.preset or None,
         "refit": recipe.refit,
     }
-    return config, about
-
-
-def _last_batches(recipe: EvolveRecipe) -> int:
-    """How many batches hold the rows that decoders are fitted to."""
-    return min(-(-recipe.refit // recipe.batch_size), recipe.steps)
-
-
-def _finish(
-    recipe: EvolveRecipe,
-    workspace: Workspace,
-    id: str,
-    cc: Crosscoder,
-    rows: Iterable[Tensor],
-    inputs: list[Input],
-    about: dict[str, Any],
-    command: str,
-) -> None:
-    """Fit the decoders where the recipe says so, and complete the folder."""
-    from sae.refitting import refit
-    from workbench.provenance import write_manifest
-
-    folder = workspace.path("dictionaries", id)
-    if recipe.refit:
-        cc = refit(cc, rows)
-        cc.save(folder)
-    write_manifest(
-        folder,
-        "dictionaries",
-        id,
-        command=command,
-        recipe=recipe.model_dump(mode="json"),
-        inputs=inputs,
-        numbers={"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)},
-        metadata=about | {"sources": list(cc.sources), "seed": recipe.seed},
-    )
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def train_together(
-    recipe: EvolveRecipe,
-    workspace: Workspace,
-    ranks: Ranks,
-    *,
-    command: str = "",
-    say: Callable[[str], None] = lambda line: None,
-) -> str:
-    """Train the crosscoders of a recipe by all processes of ``ranks``; returns the id of its own. What
-    :func:`workbench.analysis.evolution.plan.evolve` does after that takes one process, which finds it complete.
-
-    Raises:
-        UserError: in every process, that of the first in which something failed.
-    """
-    from workbench.analysis.evolution.plan import companions, evolution_id, resolve_sources
-    from workbench.analysis.evolution.snapshots import Snapshots
-    from workbench.corpus import plan_tokens
-    from workbench.models import load_tokenizer
-
-    for other in companions(recipe):
-        train_together(other, workspace, ranks, command=command, say=say)
-    sources = ranks.run_everywhere(lambda: resolve_sources(recipe))
-    id = ranks.run_everywhere(lambda: evolution_id(recipe, sources))
-    if ranks.broadcast(any(workspace.complete(kind, id) for kind in ("evolution", "dictionaries"))):
-        return id
-
-    def read() -> tuple[Snapshots, np.ndarray | None]:
-        """The models, and the text where rows are made as they are needed."""
-        if recipe.store:
-            return Snapshots(sources), None
-        tokenizer = load_tokenizer(sources[-1].model, sources[-1].revision)
-        return Snapshots(sources), plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
-
-    snapshots, tokens = ranks.run_everywhere(read)
-    say(f"{ranks.world} processes train a crosscoder over {len(sources)} sources: {ranks}")
-    train_crosscoder(recipe, workspace, snapshots, id, tokens, command=command, say=say, ranks=ranks)
-    return id
-
-
-def train_sites(
-    recipes: Sequence[EvolveRecipe],
-    workspace: Workspace,
-    *,
-    command: str = "",
-    progress: bool | None = None,
-    cache: RowCache | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> None:
-    """The crosscoders of recipes that differ in their site, from one pass over the text: a model is run once for all of
-    them.
-
-    Each comes out as :func:`train_crosscoder` alone would make it. Complete ones are left out; a single one is left to
-    that function.
-    """
-    from crosscoders import Crosscoder
-    from sae import train_many
-    from workbench.analysis.evolution.plan import evolution_id, resolve_sources
-    from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
-    from workbench.corpus import plan_tokens
-    from workbench.models import load_tokenizer
-
-    wanted = {evolution_id(r, sources): (r, sources) for r in recipes for sources in [resolve_sources(r)]}
-    wanted = {id: one for id, one in wanted.items() if not workspace.complete("dictionaries", id)}
-    if len(wanted) < 2:
-        return
-    recipe, sources = next(iter(wanted.values()))
-    say(
-        f"crosscoders at {', '.join(r.site for r, _ in wanted.values())} over {len(sources)} sources:"
-        f" {', '.join(s.name for s in sources)}"
-    )
-    tokens = plan_tokens(
-        recipe.corpus, load_tokenizer(sources[-1].model, sources[-1].revision), n_seq=recipe.n_seq, ctx=recipe.ctx
-    ).tokens
-    snapshots = Snapshots([s for _, some in wanted.values() for s in some], cache=cache)
-    widths = snapshots.widths()
-    group, again = max(64, recipe.batch_size // 32), recipe.tokens > 1.1 * len(tokens) * (recipe.ctx - 1)
-    batches = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=again)
-    plans, columns, at = {}, {}, 0
-    for id, (r, some) in wanted.items():
-        mine, widths = widths[: len(some)], widths[len(some) :]
-        plans[id] = planned(r, some, mine)
-        columns[id] = slice(at, at := at + sum(mine))
-    seen = Tail(batches, _last_batches(recipe))
-    out = workspace.path("dictionaries", next(iter(wanted))).parent
-    made = train_many(
-        {id: config for id, (config, _) in plans.items()},
-        Columns(seen, columns),
-        total_steps=recipe.steps,
-        out=out,
-        resume=True,
-        metadata={id: about for id, (_, about) in plans.items()},
-        progress=progress,
-    )
-    for id, cc in made.items():
-        assert isinstance(cc, Crosscoder)
-        rows = (x[:, columns[id]] for x in seen.rows(recipe.steps))
-        _finish(wanted[id][0], workspace, id, cc, rows, [], plans[id][1], command)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from workbench.analysis.explain import prompts as ask
 from workbench.analysis.explain.endpoint import Answer, Completer, Messages
 from workbench.analysis.explain.labels import NotALabel, check_label
 from workbench.analysis.latents.encoded import Codes
+from workbench.run import QUIET, Run
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def label_by_model(
     notebook: Notebook,
     *,
     seed: int = 0,
-    progress: Callable[[Iterable[Material]], Iterable[Material]] = iter,
+    run: Run = QUIET,
 ) -> pd.DataFrame:
     """One row per latent: label with its detection score, ratings, and why a label was refused.
 
@@ -183,7 +184,7 @@ def label_by_model(
     many excerpts. A refused label (``refused`` says why) stays null, and is not scored.
     """
     rows = []
-    for m in progress(materials):
+    for m in run.each(materials, "asking", unit="latent"):
         row: dict[str, Any] = {
             "latent": m.latent,
             "label": None,

@@ -7,7 +7,7 @@ By rule: ``explanations/<dictionary>.rules/``. By a language model: ``explanatio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from workbench.analysis.latents.encoded import Codes, choose_rows, encode_store
 from workbench.analysis.latents.live import corpus_name, live_rows
 from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
 from workbench.provenance import read_manifest, write_manifest
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
 
@@ -42,7 +43,7 @@ def encode_subject(
     n_tokens: int | None = 100_000,
     corpus: str | None = None,
     ctx: int = 128,
-    progress: Callable[[int], None] | None = None,
+    run: Run = QUIET,
 ) -> Encoded:
     """Encode about ``n_tokens`` rows of the dictionary's store, or of text named by ``corpus``."""
     from workbench.models import load_model, load_tokenizer
@@ -55,7 +56,7 @@ def encode_subject(
         store = reference.store(workspace)
         source = reference.source_in(store)
     rows = choose_rows(len(store), n_tokens, unit=store.spec.rows_per_seq)
-    codes = encode_store(reference.load(), store, reference.hook, source=source, rows=rows, progress=progress)
+    codes = encode_store(reference.load(), store, reference.hook, source=source, rows=rows, run=run)
     tokenizer = load_tokenizer(reference.model_name)
     return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))
 
@@ -68,7 +69,7 @@ def explain_by_rule(
     min_f1: float = 0.5,
     corpus: str | None = None,
     ctx: int = 128,
-    command: str = "",
+    run: Run = QUIET,
 ) -> Item:
     """Rule-based labels with complexity and monosemanticity proxies; complete equal ones are reused."""
     id = check_id(f"{reference.id}.rules")
@@ -99,7 +100,7 @@ def explain_by_rule(
         "explanations",
         id,
         replace=True,
-        command=command,
+        command=run.command,
         recipe=recipe,
         inputs=[reference.input],
         numbers=numbers,
@@ -148,9 +149,8 @@ def explain_by_model(
     completer: Completer,
     *,
     recipe: dict[str, Any],
-    command: str = "",
     seed: int = 0,
-    progress: Callable[[Iterable[Material]], Iterable[Material]] = iter,
+    run: Run = QUIET,
 ) -> Item:
     """Ask the language model about every latent and keep labels, scores, questions and answers; complete equal ones are
     reused.
@@ -164,7 +164,7 @@ def explain_by_model(
         missing_ok=True
     )  # from here on the folder is work in progress; the answers in it stay useful
     notebook = Notebook(folder / "answers.jsonl")
-    table = label_by_model(materials, completer, notebook, seed=seed, progress=progress)
+    table = label_by_model(materials, completer, notebook, seed=seed, run=run)
     write_bytes(folder / "labels.parquet", _parquet(table))
     scored = table["label_score"].dropna()
     numbers = {
@@ -186,7 +186,7 @@ def explain_by_model(
         folder,
         "explanations",
         id,
-        command=command,
+        command=run.command,
         recipe=recipe,
         inputs=[reference.input],
         numbers=numbers,

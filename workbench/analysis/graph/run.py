@@ -20,6 +20,7 @@ from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
 from workbench.analysis.graph.prune import prune
 from workbench.analysis.graph.trace import Graph, Node, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
 
 FEATURE_TYPES = {
@@ -42,7 +43,7 @@ def make_graph(
     edge_share: float = 0.98,
     freeze: bool = True,
     max_tokens: int = 64,
-    command: str = "",
+    run: Run = QUIET,
 ) -> Item:
     """Trace and prune the graph of a prompt and write it; a complete one is reused.
 
@@ -114,7 +115,7 @@ def make_graph(
         "site": site,
     }
     with workspace.create(
-        "graphs", id, command=command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about
+        "graphs", id, command=run.command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about
     ) as folder:
         write_json(folder / "graph.json", document)
         _table(graph, document).to_parquet(folder / "edges.parquet", index=False)

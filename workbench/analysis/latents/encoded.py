@@ -18,6 +18,7 @@ import scipy.sparse
 import torch
 
 from sae.errors import NonFiniteError, UsageError
+from workbench.run import QUIET, Run
 
 MAX_BLOCK = 4096
 BLOCK_VALUES = 2**25  # pre-activations held at once: 128 MiB
@@ -166,7 +167,7 @@ def encode_store(
     rows: list[slice] | None = None,
     block: int | None = None,
     each_block: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    run: Run = QUIET,
 ) -> Codes:
     """Encode rows of a store in blocks with ``encode_sparse``.
 
@@ -175,7 +176,6 @@ def encode_store(
         within 128 MiB).
         each_block: called with (first row among the chosen ones, pre-activations [B, F], values [B, k], indices [B,
         k]).
-        progress: called with the number of rows just done.
 
     Raises:
         NonFiniteError: an activation is NaN or infinite.
@@ -185,8 +185,10 @@ def encode_store(
     indices_all: list[np.ndarray] = []
     keys: list[tuple[np.ndarray, ...]] = []
     done, skipped = 0, bool(getattr(store, "skipped", ()))
-    with torch.inference_mode():
-        for chosen in rows or [slice(0, len(store))]:
+    rows = rows or [slice(0, len(store))]
+    total = sum(chosen.stop - chosen.start for chosen in rows)
+    with torch.inference_mode(), run.bar("encoding", total, "row") as bar:
+        for chosen in rows:
             for start in range(chosen.start, chosen.stop, block):
                 part = slice(start, min(start + block, chosen.stop))
                 x = store.read(hook, rows=part, source=source).float()
@@ -209,8 +211,7 @@ def encode_store(
                 indices_all.append(indices.to(torch.int32).cpu().numpy())
                 keys.append(key)
                 done += len(x)
-                if progress is not None:
-                    progress(part.stop - part.start)
+                bar.update(part.stop - part.start)
     ids, seq, pos = (np.concatenate([np.asarray(k[i]) for k in keys]) for i in range(3))
     width = max(v.shape[1] for v in values_all)  # the widest row of a JumpReLU dictionary differs between blocks
     values_all = [np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in values_all]

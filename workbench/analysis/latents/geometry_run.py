@@ -19,6 +19,7 @@ from workbench.analysis.latents.geometry import chance, cosine_histogram, densit
 from workbench.analysis.latents.neighbours import nearest
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
 CAPTION = "UMAP keeps neighbourhoods, not distances or densities: for finding one's way, not for measuring."
@@ -44,7 +45,7 @@ def _different(found: str) -> UsageError:
 
 
 def make_map(
-    workspace: Workspace, references: list[DictionaryRef], *, layout: bool = True, seed: int = 0, command: str = ""
+    workspace: Workspace, references: list[DictionaryRef], *, layout: bool = True, seed: int = 0, run: Run = QUIET
 ) -> Item:
     """Geometry of the decoder directions of dictionaries that share a space (one hook, or hooks of the same residual
     stream).
@@ -85,7 +86,7 @@ def make_map(
         "maps",
         id,
         replace=True,
-        command=command,
+        command=run.command,
         recipe=recipe,
         inputs=inputs,
         numbers=numbers | pairs,

@@ -6,7 +6,7 @@ vectorised work on (row, latent, value) triples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from workbench.analysis.latents.histogram import log_histogram, moments
 from workbench.analysis.latents.logits import Readout, direct_logit_effects
 from workbench.analysis.latents.neighbours import nearest
 from workbench.results.records import GROUPS, N_LOGITS, N_NEIGHBOURS
+from workbench.run import QUIET, Run
 
 ULTRA_DENSE = 0.1  # share of tokens above which a latent counts as ultra-dense (Llama Scope, figure 4)
 
@@ -60,7 +61,7 @@ def build_records(
     k: int = 20,
     window: int = 64,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    run: Run = QUIET,
 ) -> BuiltRecords:
     """Latent records of a dictionary on rows of a store.
 
@@ -77,7 +78,7 @@ def build_records(
     near = ctx.NearMisses(f, k)
     unit = int(getattr(getattr(store, "spec", None), "rows_per_seq", 1))
     rows = choose_rows(len(store), n_tokens, unit=unit)
-    codes = encode_store(dictionary, store, hook, source=source, rows=rows, each_block=near.add, progress=progress)
+    codes = encode_store(dictionary, store, hook, source=source, rows=rows, each_block=near.add, run=run)
     if len(vocab) <= int(codes.ids.max()):
         raise UserError(
             f"the store has token id {int(codes.ids.max())}, the tokenizer {len(vocab)} tokens: they are not of the"

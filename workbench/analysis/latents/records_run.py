@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
@@ -11,6 +10,7 @@ from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
 from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
 from workbench.provenance import read_manifest
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def make_records(
     seed: int = 0,
     corpus: str | None = None,
     ctx: int = 128,
-    command: str = "",
-    progress: Callable[[int], None] | None = None,
+    run: Run = QUIET,
 ) -> Item:
     """Latent records of a dictionary in ``latents/<id>/``; complete records of the same dictionary are reused.
 
@@ -72,7 +71,7 @@ def make_records(
         k=k,
         window=window,
         seed=seed,
-        progress=progress,
+        run=run,
     )
     about = {
         "dictionary": reference.id,
@@ -92,7 +91,7 @@ def make_records(
         "latents",
         reference.id,
         replace=True,
-        command=command,
+        command=run.command,
         recipe=recipe,
         inputs=[reference.input, *stores],
         numbers=built.numbers,

@@ -51,7 +51,7 @@ def _rows(lab: Lab, evolution: Any) -> tuple[list[torch.Tensor], int]:
     """Held-out rows of all snapshots side by side, a few sequences at a time, kept for all seeds; and the sequences."""
 
     def make() -> Any:
-        from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
+        from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
         from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
         from workbench.corpus import plan_tokens
         from workbench.models.load import load_tokenizer

@@ -20,8 +20,8 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
     from sae import evaluate, train_many
     from sae.refitting import refit
     from workbench.analysis.evolution.baselines import alone_config
-    from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
-    from workbench.analysis.evolution.rows import Tail
+    from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
+    from workbench.analysis.evolution.rows import LastBatches
     from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
     from workbench.corpus import plan_tokens
     from workbench.models.load import load_tokenizer
@@ -43,7 +43,7 @@ def _explained(lab: Lab, evolution: Any, seed: int, ks: tuple[int, ...]) -> list
     text = tokens("train", recipe.n_seq)
     batches = OnlineBatches(last, text, recipe.batch_size, seed=recipe.seed, group=max(64, recipe.batch_size // 32))
     configs = {str(k): alone_config(recipe.model_copy(update={"k": k, "seed": seed}), width) for k in ks}
-    tail = Tail(batches, -(-recipe.refit // recipe.batch_size))
+    tail = LastBatches(batches, -(-recipe.refit // recipe.batch_size))
     made = train_many(configs, tail, total_steps=recipe.steps, progress=False)
     if recipe.refit:  # as the crosscoder's decoders were
         made = {name: refit(sae, tail.rows(recipe.steps)) for name, sae in made.items()}

@@ -19,7 +19,7 @@ def _phase_end(lab: Lab, model: str) -> tuple[int, Any]:
 
         from workbench.analysis.evolution.ngrams import count_ngrams
         from workbench.analysis.evolution.phases import end_of_ngram_phase, language_phases
-        from workbench.analysis.evolution.plan import EvolveRecipe, resolve_sources
+        from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
         from workbench.analysis.evolution.snapshots import Snapshots
         from workbench.corpus import CorpusConfig, plan_tokens
         from workbench.models.load import load_tokenizer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from sae import TopKSAE
 from sae.errors import CorruptError, MissingError, UsageError
+from workbench import Run
 from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.analysis.comparison.compare import CompareRecipe
 from workbench.analysis.comparison.run import compare_and_write, parts_of
@@ -88,10 +91,27 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return ws
 
 
+class Counted:
+    """A progress bar that keeps the parts it was told of."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    @contextmanager
+    def __call__(self, label: str, total: int | None, unit: str) -> Iterator[Counted]:
+        yield self
+
+    def part(self, name: str) -> None:
+        self.parts.append(name)
+
+    def update(self, n: int = 1) -> None:
+        """Rows encoded on the way."""
+
+
 @pytest.fixture(scope="module")
 def records(workspace: Workspace) -> MatchRecords:
     item = compare_and_write(
-        workspace, "mini-pythia", "mini-mamba", RECIPE, command="workbench compare mini-pythia mini-mamba"
+        workspace, "mini-pythia", "mini-mamba", RECIPE, run=Run(command="workbench compare mini-pythia mini-mamba")
     )
     return MatchRecords.open(item.path)
 
@@ -190,9 +210,9 @@ def test_activations_are_computed_where_no_store_has_them(workspace: Workspace) 
     source = TopKSAE.load(workspace.path("dictionaries", "mini-mamba.L1R-1x"))
     save(workspace, "foreign.L1R-1x", "mini-mamba", "L1R", source, store="elsewhere", seed=5)
     recipe = RECIPE.model_copy(update={"baselines": (), "shifts": (0,)})
-    parts: list[str] = []
-    item = compare_and_write(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe, tick=parts.append)
-    assert len(parts) == parts_of(
+    counted = Counted()
+    item = compare_and_write(workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe, run=Run(bar=counted))
+    assert len(counted.parts) == parts_of(
         workspace, "mini-pythia.L0R-1x", "foreign.L1R-1x", recipe
     )  # the progress bar ends at its total
     live = MatchRecords.open(item.path)
@@ -204,7 +224,7 @@ def test_activations_are_computed_where_no_store_has_them(workspace: Workspace) 
 def test_complete_comparisons_are_reused_and_others_made_again(workspace: Workspace, records: MatchRecords) -> None:
     before = workspace.get("matches", records.id).digest
     again = compare_and_write(
-        workspace, "mini-pythia", "mini-mamba", RECIPE, tick=lambda what: pytest.fail(f"{what} was computed again")
+        workspace, "mini-pythia", "mini-mamba", RECIPE, run=Run(bar=lambda *what: pytest.fail(f"{what} again"))
     )
     assert again.digest == before
     again = compare_and_write(

@@ -13,11 +13,12 @@ from scipy import sparse
 from crosscoders import Crosscoder, evaluate_sources
 from sae.activation import TopK
 from sae.errors import ConfigError, CorruptError, MissingError, UsageError
+from workbench import Run, evolve
 from workbench.analysis.evolution import orders
 from workbench.analysis.evolution.analyse import to_csr
 from workbench.analysis.evolution.emergence import emergence_table
 from workbench.analysis.evolution.phases import end_of_ngram_phase, first_solved
-from workbench.analysis.evolution.plan import EvolveRecipe, evolution_id, evolve, resolve_sources
+from workbench.analysis.evolution.recipe import EvolveRecipe, evolution_id, resolve_sources
 from workbench.analysis.evolution.scrubber import choose_windows, scrub
 from workbench.config import read_recipe
 from workbench.models.load import revisions
@@ -48,7 +49,7 @@ def small() -> EvolveRecipe:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Workspace, Evolution]:
     ws = Workspace(tmp_path_factory.mktemp("ws"))
-    id = evolve(small(), ws)
+    id = evolve(ws, small()).id
     return ws, Evolution.open(ws.get("evolution", id).path, verify=True)
 
 
@@ -125,7 +126,7 @@ def test_the_training_page_shows_it(made, monkeypatch):
 def test_a_complete_result_is_reused_and_a_changed_one_is_noticed(made):
     ws, e = made
     said: list[str] = []
-    assert evolve(small(), ws, say=said.append) == e.id and said == [f"{e.id}: complete, reused"]
+    assert evolve(ws, small(), run=Run(say=said.append)).id == e.id and said == [f"{e.id}: complete, reused"]
     path = e.folder / "decnorm_free.npy"
     kept = path.read_bytes()
     path.write_bytes(kept[:-4])
@@ -178,7 +179,7 @@ def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
     """Previous-token latents live at L1R and induction latents at L2R: an order between them needs both sites."""
     ws, at_l1r = made
     recipe = small().model_copy(update={"site": "L0R", "also": ("L1R",), "prompts": 0, "loss_seqs": 0, "contexts": 0})
-    both = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
+    both = Evolution.open(evolve(ws, recipe).path)
     assert both.metadata["also"] == [at_l1r.id] and at_l1r.id in {i.id for i in both.manifest.inputs}, (
         "the complete one is reused"
     )

@@ -12,14 +12,14 @@ import torch
 
 from crosscoders import Crosscoder
 from sae.errors import ConfigError, UsageError
+from workbench import evolve
 from workbench.activations import ActivationStore
-from workbench.analysis.evolution.plan import EvolveRecipe, companions, evolution_id, evolve, resolve_sources
-from workbench.analysis.evolution.rows import Tail
+from workbench.analysis.evolution.plan import make_plan
+from workbench.analysis.evolution.recipe import EvolveRecipe, companions, evolution_id, resolve_sources
+from workbench.analysis.evolution.rows import LastBatches
 from workbench.analysis.evolution.snapshots import Snapshots, Source, in_training_order
-from workbench.analysis.evolution.train import train_crosscoder, train_sites
+from workbench.analysis.evolution.train import train_plans
 from workbench.config import read_recipe
-from workbench.corpus import plan_tokens
-from workbench.models import load_tokenizer
 from workbench.results.evolution import Evolution
 from workbench.workspace import Workspace
 
@@ -40,7 +40,7 @@ TINY = {
 
 def run(name: str, workspace: Workspace, **more: object) -> tuple[EvolveRecipe, Evolution]:
     recipe = read_recipe(EvolveRecipe, name).model_copy(update=TINY | more)
-    return recipe, Evolution.open(workspace.get("evolution", evolve(recipe, workspace)).path, verify=True)
+    return recipe, Evolution.open(evolve(workspace, recipe).path, verify=True)
 
 
 def test_training_from_a_store_that_is_harvested_first(tmp_path):
@@ -57,7 +57,7 @@ def test_training_from_a_store_that_is_harvested_first(tmp_path):
     assert done.phases["delta_ce"].to_numpy() == pytest.approx(losses["delta_ce"].to_numpy())
     assert len(done.manifest.numbers["delta_loss"]) == 2 and done.manifest.numbers["n_loss_sequences"] == 8
     with pytest.raises(UsageError, match="has no source for step"):
-        evolve(recipe.model_copy(update={"id": "other", "snapshots": 3}), ws)
+        evolve(ws, recipe.model_copy(update={"id": "other", "snapshots": 3}))
 
 
 @pytest.mark.parametrize("name", ["mini-diff", "mini-transformer-mamba"])
@@ -92,7 +92,7 @@ def test_a_store_is_read_at_one_site(tmp_path):
         tokens=256,
     )
     with pytest.raises(UsageError, match="needs one site"):
-        evolve(layers, Workspace(tmp_path))
+        evolve(tmp_path, layers)
 
 
 def test_sites_trained_from_one_pass_come_out_as_if_alone(tmp_path):
@@ -103,12 +103,12 @@ def test_sites_trained_from_one_pass_come_out_as_if_alone(tmp_path):
     both = [recipe, *companions(recipe)]
     ids = [evolution_id(r, resolve_sources(r)) for r in both]
     together, apart = Workspace(tmp_path / "a"), Workspace(tmp_path / "b")
-    train_sites(both, together)
-    tokens = plan_tokens(recipe.corpus, load_tokenizer(recipe.model), n_seq=recipe.n_seq, ctx=recipe.ctx).tokens
-    train_crosscoder(both[1], apart, Snapshots(resolve_sources(both[1])), ids[1], tokens)
-    train_sites(both, apart)  # one is complete: the other is left to who analyses it
+    plan = make_plan(recipe)
+    assert [plan.id, *(other.id for other in plan.beside)] == ids
+    train_plans([plan, *plan.beside], together)
+    train_plans(plan.beside, apart)
     assert not apart.complete("dictionaries", ids[0])
-    train_crosscoder(both[0], apart, Snapshots(resolve_sources(both[0])), ids[0], tokens)
+    train_plans([plan, *plan.beside], apart)  # one is complete: the other is trained alone
     for id, site in zip(ids, ("L2R", "L1R"), strict=True):
         a, b = (Crosscoder.load(ws.path("dictionaries", id)) for ws in (together, apart))
         assert torch.allclose(a.W_enc, b.W_enc, atol=1e-5) and torch.allclose(a.W_dec, b.W_dec, atol=1e-3)
@@ -133,7 +133,7 @@ class Counted:
 
 @pytest.mark.parametrize("resumed_at", [0, 5, 8, 10])
 def test_the_last_rows_of_a_run_are_the_same_after_an_interruption(resumed_at):
-    tail = Tail(Counted(), 3)
+    tail = LastBatches(Counted(), 3)
     for _ in zip(range(resumed_at, 10), tail.starting_at(resumed_at), strict=False):
         pass
     assert [float(x[0, 0]) for x in tail.rows(10)] == [7, 8, 9]
@@ -144,4 +144,4 @@ def test_decoders_that_a_penalty_shaped_are_not_fitted_anew(tmp_path):
         revisions=("step0", "step9000"), preset="anthropic-l1", refit=256, tokens=256, n_seq=64, batch_size=256
     )
     with pytest.raises(ConfigError, match="refit = 256 replaces decoders"):
-        evolve(recipe, Workspace(tmp_path))
+        evolve(tmp_path, recipe)

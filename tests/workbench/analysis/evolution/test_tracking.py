@@ -11,8 +11,9 @@ import sae
 from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
 from sae.refitting import refit
 from tests.crosscoders.worlds import World
+from workbench import evolve
 from workbench.analysis.evolution.baselines import WarmTopKConfig, alone_config, measure_gaps
-from workbench.analysis.evolution.plan import EvolveRecipe, evolve, resolve_sources
+from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
 from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots
 from workbench.analysis.evolution.train import crosscoder_config
 from workbench.corpus import plan_tokens
@@ -130,7 +131,7 @@ def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
         **sizes,
     )
     ws = Workspace(tmp_path)
-    done = Evolution.open(ws.get("evolution", evolve(recipe, ws)).path)
+    done = Evolution.open(evolve(ws, recipe).path)
     table = done.baseline
     assert table["baseline"].tolist() == ["alone"] * 3 + ["warm"] * 3 and table["source"].tolist() == done.sources * 2
     assert (table["l0_sae"] == 8).all() and (table["l0_crosscoder"] <= 8).all()

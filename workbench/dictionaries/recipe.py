@@ -1,0 +1,164 @@
+"""The recipe of ``workbench train``: which dictionaries to make from a store, and the jobs it comes to."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from sae.config import MeshConfig
+from sae.errors import ConfigError, UsageError
+from sae.strict import StrictConfig, nearest, parse_config
+from workbench.workspace import dictionary_id
+
+if TYPE_CHECKING:
+    from workbench.activations import ActivationStore
+
+_DERIVED = ("d_in", "d_out", "d_sae", "k", "seed")  # set by the recipe's own lists
+
+
+class TrainRecipe(StrictConfig):
+    """Which dictionaries to train on a store: every source × site × expansion × k × seed.
+
+    ``sae`` overrides fields of :class:`sae.SAEConfig` (activation, lr, k_aux, k_start, …), at transcoder sites of
+    :class:`sae.TranscoderConfig`, after ``preset`` (see :mod:`sae.presets`); widths, k and seeds come from the lists.
+    ``harvest`` names the harvest recipe that makes the store where it is missing; with ``evaluate`` each dictionary is
+    then measured inside its model, and ``summary`` exports the figure of all of them.
+    """
+
+    store: str = Field("demo", description="id of a store in the workspace")
+    sources: tuple[str, ...] = Field((), description="sources of the store; empty = all")
+    sites: tuple[str, ...] = Field(("*",), description="sites such as L2R, or patterns such as *R")
+    expansions: tuple[int, ...] = Field((8,), min_length=1)
+    ks: tuple[int, ...] = Field((16,), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    batch_size: int = Field(1024, ge=1)
+    tokens: int = Field(600_000, ge=1, description="rows trained on, over as many epochs as that needs")
+    data_seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    parallel: MeshConfig = Field(
+        default_factory=MeshConfig, description="how the processes torchrun started share the work"
+    )
+    sae: dict[str, Any] = Field(default_factory=dict)
+    harvest: str = Field("", description="harvest recipe of the store, a file or a bundled name")
+    evaluate: int = Field(
+        0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not"
+    )
+    summary: bool = Field(False, description="export the figure of all dictionaries of the store (needs evaluate)")
+
+    @field_validator("sae")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := [k for k in value if k in _DERIVED]:
+            raise ValueError(f"{', '.join(taken)}: set by expansions, ks and seeds, not under [sae]")
+        return value
+
+    @model_validator(mode="after")
+    def _summary_of_something(self) -> TrainRecipe:
+        if self.summary and not self.evaluate:
+            raise ConfigError("summary = true shows evaluations. Say on how many sequences: evaluate = 32.")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Training steps: the rows divided by the batch, rounded up."""
+        return -(-self.tokens // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks:
+    input, output.
+    """
+
+    id: str
+    source: str
+    hooks: tuple[str, ...]
+    site: str
+    config: Any
+
+    @property
+    def hook(self) -> str:
+        """The hook it reads."""
+        return self.hooks[0]
+
+
+def streams_by_site(store: ActivationStore, source: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """(site, its streams) of one source of a store: an SAE's stream, or a transcoder's input and output."""
+    from workbench.models.sites import site_of, transcoder_site
+
+    streams = [s for s in store.spec.streams if s.source == source]
+    found: list[tuple[str, tuple[Any, ...]]] = []
+    for stream in streams:
+        pairs = [(site, (stream, out)) for out in streams if (site := transcoder_site(stream.at, out.at))]
+        found += pairs or ([] if stream.at.endswith("ln2.hook_out") else [(site_of(stream.at), (stream,))])
+    return found
+
+
+def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: int, seed: int) -> Any:
+    """The training configuration of one dictionary.
+
+    Raises:
+        ConfigError: a bad ``[sae]`` key or value.
+    """
+    from sae import SAEConfig, TranscoderConfig
+    from sae.presets import merged, preset
+
+    own = dict(recipe.sae)
+    transcoder, name = len(streams) == 2, own.pop("preset", None)
+    sizes = {"d_in": streams[0].width, "d_sae": expansion * streams[0].width, "k": k}
+    published = {} if name is None else preset(str(name), **sizes, transcoder=transcoder)
+    values = {**merged(published, own), **sizes, "seed": seed}
+    if transcoder:
+        return parse_config(TranscoderConfig, values | {"d_out": streams[1].width}, where="[sae]")
+    if any(pattern.endswith(("TC", "*")) for pattern in recipe.sites):
+        values.pop("skip", None)  # of the transcoders of the same recipe
+    return parse_config(SAEConfig, values, where="[sae]")
+
+
+def fits(site: str, recipe: TrainRecipe) -> bool:
+    """Whether a recipe asks for a site."""
+    from fnmatch import fnmatchcase
+
+    return any(fnmatchcase(site, pattern) for pattern in recipe.sites)
+
+
+def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
+    """All dictionaries a recipe names, in order of source, site, expansion, k, seed.
+
+    Raises:
+        UsageError: a source or site the store does not have; the message names the nearest. ConfigError: a bad
+        ``[sae]`` key.
+    """
+    from workbench.models.load import model_id
+
+    names = [s.name for s in store.spec.sources]
+    for wanted in recipe.sources:
+        if wanted not in names:
+            raise UsageError(f"store {recipe.store!r} has no source {wanted!r} ({nearest(wanted, names)})")
+    jobs: list[Job] = []
+    sites_seen: set[str] = set()
+    for source in store.spec.sources:
+        if recipe.sources and source.name not in recipe.sources:
+            continue
+        for site, streams in streams_by_site(store, source.name):
+            sites_seen.add(site)
+            if not fits(site, recipe):
+                continue
+            for expansion, k, seed in itertools.product(recipe.expansions, recipe.ks, recipe.seeds):
+                config = config_of(recipe, streams, expansion, k, seed)
+                id = dictionary_id(model_id(source.model), site, expansion, revision=source.revision, seed=seed)
+                hooks = tuple(s.hook for s in streams)
+                jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, hooks, site, config))
+    if not jobs:
+        raise UsageError(
+            f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has"
+            f" {', '.join(sorted(sites_seen)) or 'none'})"
+        )
+    if len({j.id for j in jobs}) != len(jobs):
+        raise ConfigError(
+            f"two sources of store {recipe.store!r} give dictionaries of the same name; train them by separate recipes."
+        )
+    return jobs

@@ -1,0 +1,213 @@
+"""Verbs that hold models and dictionaries against each other, follow them through training, and trace what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae.errors import MissingError, UsageError
+from workbench.analysis.evolution.recipe import EvolveRecipe
+from workbench.run import Run, opened, recorded
+from workbench.workspace import Item, Workspace
+
+
+@recorded("compare")
+def compare(
+    workspace: Workspace | str | Path,
+    pair: tuple[str, str],
+    *,
+    tokens: int = 100_000,
+    min_firings: int = 30,
+    baselines: str = "all",
+    pattern: str = "",
+    store: str | None = None,
+    codes: bool = True,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Item:
+    """Match the latents of two dictionaries or models on the same tokens by their largest pairwise Pearson correlation
+    (MPPC; *Towards Universality*, arXiv 2410.06672), beside every available baseline.
+
+    Args:
+        pair: two ids, or two models: all residual dictionaries of each. tokens: held-out ones first. min_firings:
+            latents that fire less take no part. baselines: ``all``, ``none``, or names separated by commas. pattern:
+            part of the ids to choose by. store: whose tokens, where A does not name one. codes: keep them, so that any
+            pair can be seen on the same tokens.
+
+    Raises:
+        UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
+
+    Example:
+        >>> matches = compare("workspace", ("mini-pythia", "mini-mamba"))
+    """
+    from workbench.analysis.comparison.compare import CompareRecipe
+    from workbench.analysis.comparison.run import compare_and_write
+
+    workspace, run = opened(workspace, run)
+    given = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
+    if baselines != "all":
+        names = [] if baselines == "none" else [s.strip().replace("-", " ") for s in baselines.split(",")]
+        given["baselines"] = names  # type: ignore[assignment]
+    recipe = CompareRecipe.model_validate(given)
+    return compare_and_write(workspace, *pair, recipe, pattern=pattern, store=store, run=run)
+
+
+@recorded("circuits")
+def circuits(
+    workspace: Workspace | str | Path,
+    model: str,
+    *,
+    revision: str | None = None,
+    task: str = "induction",
+    prompts: int = 64,
+    length: int | None = None,
+    seed: int = 0,
+    control: str = "step0",
+    run: Run | None = None,
+) -> Item:
+    """Where a model keeps and reads what it needs: total and direct effects of heads, states, writes and convolution
+    taps, each metric with n and bootstrap interval (arXiv 2410.06672, section 5).
+
+    Args:
+        model: bundled, a folder, or a Hugging Face id. revision: a snapshot. task: a bundled task or a TOML file.
+            length: tokens per induction prompt. control: snapshot to compare the largest effect with; ``none``.
+
+    Raises:
+        UsageError, MissingError: an unknown task, model or snapshot.
+
+    Example:
+        >>> circuits("workspace", "mini-mamba", prompts=32).manifest.numbers["write_peak"]
+    """
+    from workbench.analysis.circuits.run import make_circuits
+
+    workspace, run = opened(workspace, run)
+    return make_circuits(
+        workspace,
+        model,
+        revision=revision,
+        task=task,
+        n_prompts=prompts,
+        length=length,
+        seed=seed,
+        control=None if control == "none" else control,
+        run=run,
+    )
+
+
+@recorded("graph")
+def graph(
+    workspace: Workspace | str | Path,
+    prompt: str,
+    *,
+    model: str = "mini-pythia",
+    revision: str | None = None,
+    site: str = "R",
+    dictionary: Sequence[str] = (),
+    node_share: float = 0.8,
+    edge_share: float = 0.98,
+    freeze: bool = True,
+    max_tokens: int = 64,
+    run: Run | None = None,
+) -> Item:
+    """Trace which latents of each layer make which latents of the next, and which make the next token (Marks et al.
+    2024, arXiv 2403.19647; Ameisen et al. 2025 for transcoders).
+
+    Args:
+        site: ``R``: between residual streams; ``TC``: through the transcoders of the MLPs. dictionary: ids, instead of
+            ``site``. node_share, edge_share: shares of influence that kept nodes and edges hold. freeze: hold attention
+            patterns, norms and gates at this prompt's values. max_tokens: longest prompt.
+
+    Raises:
+        UsageError: an empty or too long prompt. UserError: see :mod:`workbench.analysis.graph.choose`.
+
+    Example:
+        >>> graph("workspace", "def __init__(self", model="mini-mamba").manifest.numbers["nodes"]
+    """
+    from workbench.analysis.graph.run import make_graph
+
+    workspace, run = opened(workspace, run)
+    return make_graph(
+        workspace,
+        prompt,
+        model,
+        revision=revision,
+        site=site,
+        dictionaries=tuple(dictionary),
+        node_share=node_share,
+        edge_share=edge_share,
+        freeze=freeze,
+        max_tokens=max_tokens,
+        run=run,
+    )
+
+
+@recorded("evolve")
+def evolve(
+    workspace: Workspace | str | Path,
+    recipe: EvolveRecipe | str | Path,
+    *,
+    site: str | None = None,
+    seed: int | None = None,
+    run: Run | None = None,
+) -> Item:
+    """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with
+    their nulls (*Evolution of Concepts*, arXiv 2509.17196). Processes that torchrun started train together; then the
+    first analyses, and the others wait for it.
+
+    Args:
+        recipe: a file, a bundled name, the recipe, or a model with snapshots. site, seed: instead of the recipe's.
+
+    Raises:
+        UsageError, ConfigError, MissingError: the recipe asks for what does not exist.
+
+    Example:
+        >>> evolve("workspace", "mini-evolve").manifest.numbers["explained_variance"]
+    """
+    from sae.parallel import process_mesh
+    from workbench.analysis.evolution.plan import make_plan
+    from workbench.analysis.evolution.run import run_plan
+    from workbench.analysis.evolution.train import train_plans
+
+    workspace, run = opened(workspace, run)
+    with process_mesh() as everyone:
+        wanted = everyone.run_everywhere(lambda: evolve_recipe(recipe, site=site, seed=seed))
+        plan = everyone.run_everywhere(lambda: make_plan(wanted))
+        if everyone.world > 1 and not everyone.broadcast(workspace.complete("evolution", plan.id)):
+            with process_mesh(wanted.parallel.data, wanted.parallel.latents) as ranks:
+                train_plans([plan, *plan.beside], workspace, run=run, ranks=ranks)
+        everyone.run_everywhere(lambda: run_plan(plan, workspace, run=run) if everyone.is_rank_zero else None)
+        everyone.broadcast(None)
+    return workspace.get("evolution", plan.id)
+
+
+def evolve_recipe(
+    recipe: EvolveRecipe | str | Path, *, site: str | None = None, seed: int | None = None
+) -> EvolveRecipe:
+    """The recipe that is meant: the object, a file or bundled name, or the defaults for a model's name.
+
+    Raises:
+        MissingError: neither a recipe nor a model at hand. UsageError: the recipe of a model that is not trained yet.
+    """
+    given = {} if seed is None else {"seed": seed}
+    given |= {} if site is None else {"site": site, "also": ()}  # type: ignore[dict-item]
+    return (recipe if isinstance(recipe, EvolveRecipe) else _named(str(recipe))).model_copy(update=given)
+
+
+def _named(what: str) -> EvolveRecipe:
+    from sae.strict import read_toml
+    from workbench.config import find_recipe, read_recipe
+    from workbench.models.load import find_folder
+
+    try:
+        path = find_recipe(what)
+    except MissingError as e:
+        if Path(what).suffix == ".toml":
+            raise
+        if find_folder(what) is None:
+            raise MissingError(f"{e}, nor a model at hand") from e
+        return EvolveRecipe(model=what)
+    if path != Path(what) and "architecture" in read_toml(path):  # the recipe a bundled model of this name is made by
+        if find_folder(what) is None:
+            raise UsageError(f"{what!r} is a recipe for `workbench pretrain {what}`, and there is no such model yet.")
+        return EvolveRecipe(model=what)
+    return read_recipe(EvolveRecipe, what)

@@ -1,0 +1,181 @@
+"""Verbs about one dictionary: what it costs the model, where its latents fire, what they are called, how they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.run import Run, opened, recorded
+from workbench.workspace import Item, Workspace
+
+
+@recorded("evaluate")
+def evaluate(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    sequences: int = 64,
+    ctx: int | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    corpus: str | None = None,
+    probing: bool = False,
+    hook: str | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Item:
+    """Measure a dictionary inside its model: L0, explained variance, CE recovered, delta LM loss (nats), KL, dead and
+    dense latents, each with n and interval (Llama Scope, arXiv 2410.20526, section 4).
+
+    Args:
+        dictionary: an id of the workspace, or the path of a saved one. sequences: held-out ones of its store. ctx:
+            tokens per sequence, for longer contexts. model, revision: another model to splice into. corpus: text to
+            evaluate on (a file or folder, ``mini``, ``prose``). probing: also k-sparse probing and absorption. hook:
+            where the dictionary does not name it.
+
+    Raises:
+        UsageError: a dictionary over several sources, or too few held-out sequences.
+
+    Example:
+        >>> evaluate("workspace", "mini-pythia.L1R-8x").manifest.numbers["ce_recovered_zero"]["value"]
+    """
+    from workbench.analysis.evaluation.run import EvaluationRequest, evaluate_dictionary
+    from workbench.dictionaries.reference import find_dictionary
+
+    workspace, run = opened(workspace, run)
+    request = EvaluationRequest(
+        sequences=sequences, ctx=ctx, model=model, revision=revision, corpus=corpus, seed=seed, probing=probing
+    )
+    return evaluate_dictionary(workspace, find_dictionary(workspace, dictionary, hook_name=hook), request, run=run)
+
+
+@recorded("features")
+def features(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    tokens: int = 100_000,
+    contexts: int = 20,
+    window: int = 64,
+    seed: int = 0,
+    store: str | None = None,
+    corpus: str | None = None,
+    ctx: int = 128,
+    model: str | None = None,
+    hook: str | None = None,
+    run: Run | None = None,
+) -> Item:
+    """Latent records of a dictionary: contexts, histograms, densities, logit effects, neighbours.
+
+    Args:
+        tokens: rows to use, spread evenly; 0 = all. contexts: kept per group. window: tokens of a context. store: to
+            read instead of the dictionary's own. corpus: run the model on text instead, ``ctx`` tokens per sequence.
+            model, hook: where the dictionary does not name them.
+
+    Raises:
+        UsageError, MissingError: what the dictionary needs and does not say.
+
+    Example:
+        >>> records = features("workspace", "mini-pythia.L1R-8x")
+    """
+    from workbench.analysis.latents.records_run import make_records
+    from workbench.dictionaries.reference import find_dictionary
+
+    workspace, run = opened(workspace, run)
+    reference = find_dictionary(workspace, dictionary, store=store, model_name=model, hook_name=hook)
+    return make_records(
+        workspace,
+        reference,
+        n_tokens=tokens or None,
+        k=contexts,
+        window=window,
+        seed=seed,
+        corpus=corpus,
+        ctx=ctx,
+        run=run,
+    )
+
+
+@recorded("explain")
+def explain(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    llm: str | None = None,
+    endpoint: str | None = None,
+    latents: Sequence[int] = (),
+    sample: int = 100,
+    tokens: int = 100_000,
+    corpus: str | None = None,
+    ctx: int = 128,
+    min_f1: float = 0.5,
+    max_usd: float | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    per_minute: float = 60.0,
+    key_env: str = "OPENAI_API_KEY",
+    seed: int = 0,
+    store: str | None = None,
+    model: str | None = None,
+    hook: str | None = None,
+    run: Run | None = None,
+) -> Item:
+    """Label latents: by rule with precision and recall, or (``llm``) by a language model, scored by detection on
+    held-out text (Bills et al. 2023; Paulo et al. 2024, arXiv 2410.13928).
+
+    Args:
+        llm: the model to ask, at ``endpoint`` (OpenAI-compatible) or on this machine. latents: whom to ask about;
+            empty = a random ``sample``. min_f1: a rule below it is no label. max_usd: refuse to start above it.
+
+    Raises:
+        UsageError: options that do not go together, a price above ``max_usd``, or latents that fire too seldom.
+
+    Example:
+        >>> labels = explain("workspace", "mini-pythia.L1R-8x")
+    """
+    from workbench.analysis.explain.asking import Asking, ask, refuse_without_model
+    from workbench.analysis.explain.run import explain_by_rule
+    from workbench.dictionaries.reference import find_dictionary
+
+    workspace, run = opened(workspace, run)
+    reference = find_dictionary(workspace, dictionary, store=store, model_name=model, hook_name=hook)
+    if llm is None:
+        refuse_without_model(endpoint=endpoint, latents=latents)
+        return explain_by_rule(
+            workspace, reference, n_tokens=tokens or None, min_f1=min_f1, corpus=corpus, ctx=ctx, run=run
+        )
+    asking = Asking(
+        llm, endpoint, tuple(latents), sample, tokens, corpus, ctx, seed, price_in, price_out, per_minute, key_env
+    )
+    return ask(workspace, reference, asking, max_usd=max_usd, run=run)
+
+
+@recorded("map")
+def map(
+    workspace: Workspace | str | Path,
+    dictionaries: str | Sequence[str],
+    *,
+    layout: bool = True,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Item:
+    """Nearest neighbours of decoder directions against measured chance, feature-splitting families between widths,
+    and a UMAP for the browser.
+
+    Args:
+        dictionaries: one, or several of one space. layout: compute the UMAP, too.
+
+    Raises:
+        UsageError: dictionaries of different widths or models.
+
+    Example:
+        >>> families = map("workspace", ["mini-pythia.L1R-8x", "mini-pythia.L1R-32x"], layout=False)
+    """
+    from workbench.analysis.latents.geometry_run import make_map
+    from workbench.dictionaries.reference import find_dictionary
+
+    workspace, run = opened(workspace, run)
+    ids = [dictionaries] if isinstance(dictionaries, str) else dictionaries
+    if layout:
+        run.say("neighbours, chance and layout (the layout takes most of the time, more so the first time) …")
+    return make_map(workspace, [find_dictionary(workspace, d) for d in ids], layout=layout, seed=seed, run=run)
