@@ -19,7 +19,7 @@ from sae.penalised import JumpReLU, JumpStep, batch_mean, dense, everything, nor
 
 if TYPE_CHECKING:
     from sae.encode import StepPlan
-    from sae.model import SAE
+    from sae.protocols import Weights
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PerSource(JumpReLU):
 
     architecture: str = "jumprelu-per-source"
 
-    def thresholds(self, model: SAE) -> Tensor | None:
+    def thresholds(self, model: Weights) -> Tensor | None:
         if model.folded_in:
             return model.threshold_F
         return self.learnt(model) / model.decoder_norms().amax(0).clamp_min(1e-12)
@@ -41,7 +41,7 @@ class PerSource(JumpReLU):
     def cfg(self) -> dict[str, Any]:
         return {"gate": "per-source"}
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         z, t, sizes = dense(model, x_BD), self.learnt(model), norms(model)
 
         def one(z: Tensor, n: Tensor, t: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:

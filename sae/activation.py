@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sae.encode import StepPlan
-    from sae.model import SAE
+    from sae.protocols import Weights
 
 Reconstruction = tuple["Tensor", "Tensor", "Tensor", "Tensor", "Tensor | None"]
 """(y [B, D], aux_y, values [B, K], indices [B, K], penalty or None) of rows in training scale, with gradients."""
@@ -44,19 +44,19 @@ class Activation(Protocol):
     @property
     def folds_norms(self) -> bool: ...
 
-    def attach(self, model: SAE) -> None:
+    def attach(self, model: Weights) -> None:
         """Give a new model the buffers and parameters this activation needs."""
 
-    def selection_weights(self, model: SAE) -> Tensor | None:
+    def selection_weights(self, model: Weights) -> Tensor | None:
         """[F] positive factors under which latents compete, or None: all alike. No gradient flows through them."""
 
-    def thresholds(self, model: SAE) -> Tensor | None:
+    def thresholds(self, model: Weights) -> Tensor | None:
         """[F] what pre-activations must exceed outside training, or None: a fixed number of latents is kept."""
 
     def keep(self, k_now: int) -> int:
         """How many latents per row the step keeps, given the scheduled ``k_now``."""
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         """The training step's forward pass on rows in training scale.
 
         ``target_BD`` is ``x_BD``, but for transcoders.
@@ -78,19 +78,19 @@ class TopK:
     unit_decoders: ClassVar[bool] = True
     folds_norms: ClassVar[bool] = False
 
-    def attach(self, model: SAE) -> None:
+    def attach(self, model: Weights) -> None:
         return None
 
-    def selection_weights(self, model: SAE) -> Tensor | None:
+    def selection_weights(self, model: Weights) -> Tensor | None:
         return None
 
-    def thresholds(self, model: SAE) -> Tensor | None:
+    def thresholds(self, model: Weights) -> Tensor | None:
         return None
 
     def keep(self, k_now: int) -> int:
         return k_now
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         plan = replace(plan, centred=model.centred)
         return *SparseStep.apply(x_BD, model.enc_FD, model.b_enc, model.dec_FD, model.b_dec, plan), None
 
@@ -112,7 +112,7 @@ class NormTopK(TopK):
     unit_decoders: ClassVar[bool] = False
     folds_norms: ClassVar[bool] = True
 
-    def selection_weights(self, model: SAE) -> Tensor | None:
+    def selection_weights(self, model: Weights) -> Tensor | None:
         return model.decoder_norms().sum(0)
 
     def fold(self, factor_F: Tensor) -> Activation:
@@ -131,16 +131,16 @@ class BatchTopK(NormTopK):
     unit_decoders: ClassVar[bool] = True
     folds_norms: ClassVar[bool] = False
 
-    def attach(self, model: SAE) -> None:
+    def attach(self, model: Weights) -> None:
         model.register_buffer("level", torch.zeros((), dtype=model.enc_FD.dtype))
         model.candidates = 4 * self.k
 
-    def thresholds(self, model: SAE) -> Tensor | None:
+    def thresholds(self, model: Weights) -> Tensor | None:
         if not bool(model.level > 0):  # before the first step
             return None
         return model.level / model.decoder_norms().sum(0).clamp_min(1e-12)
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         out = super().reconstruct(model, x_BD, replace(plan, candidates=model.candidates), target_BD)
         values, indices = out[2].detach(), out[3]
         n = fullest(values > 0, plan.ranks)
@@ -150,7 +150,7 @@ class BatchTopK(NormTopK):
         return out
 
     @torch.no_grad()
-    def _follow(self, model: SAE, values: Tensor, indices: Tensor, plan: StepPlan) -> None:
+    def _follow(self, model: Weights, values: Tensor, indices: Tensor, plan: StepPlan) -> None:
         assert plan.selection_F is not None
         scores = torch.where(values > 0, values * plan.selection_F[indices], torch.inf)
         least = -plan.ranks.all_reduce_max(-scores.amin() if len(scores) else scores.new_full((), -torch.inf))
@@ -171,10 +171,10 @@ class Threshold(TopK):
     architecture: str = "jumprelu"
     unit_decoders: ClassVar[bool] = False
 
-    def attach(self, model: SAE) -> None:
+    def attach(self, model: Weights) -> None:
         model.register_buffer("threshold_F", torch.zeros(model.d_sae, dtype=model.enc_FD.dtype))
 
-    def thresholds(self, model: SAE) -> Tensor | None:
+    def thresholds(self, model: Weights) -> Tensor | None:
         return model.threshold_F
 
     def fold(self, factor_F: Tensor) -> Activation:

@@ -17,17 +17,19 @@ from torch import Tensor
 from sae.errors import CorruptError
 from sae.files import new_folder, read_json, write_bytes, write_json
 from sae.formats.tensors import read_safetensors
-from sae.model import SAE, TopKSAE
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SAE_LENS_VERSION = "6.0.0"
 
-Reader = Callable[[dict[str, Any], dict[str, Tensor], str], SAE]
+Reader = Callable[[dict[str, Any], dict[str, Tensor], str], Any]
 _READERS: dict[tuple[str, str], Reader] = {}
-_PROVIDERS = {
+_PROVIDERS = {  # whose readers register when they are imported, by kind or by architecture
     "crosscoder": "crosscoders.folder",
     "transcoder": "sae.transcoder",
-}  # kinds whose readers register when imported
+    "topk": "sae.model",
+    "jumprelu": "sae.threshold",
+    "standard": "sae.threshold",
+}
 
 
 def register(architecture: str, kind: str, reader: Reader) -> None:
@@ -68,33 +70,7 @@ def dimensions(cfg: dict[str, Any], where: str, *more: str) -> tuple[int, ...]:
         ) from e
 
 
-def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
-    """The reader of plain Top-K dictionaries."""
-    d_in, d_sae, k = dimensions(cfg, where, "k")
-    check_shapes(tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}, where)
-    if not 1 <= k <= d_sae:
-        raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
-    sae = TopKSAE(d_in, d_sae, k, dtype=tensors["W_enc"].dtype)
-    with torch.no_grad():
-        sae.enc_FD.copy_(tensors["W_enc"].t())
-        sae.dec_FD.copy_(tensors["W_dec"])
-        sae.b_enc.copy_(tensors["b_enc"])
-        sae.b_dec.copy_(tensors["b_dec"])
-    return sae
-
-
-def _read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
-    from sae.threshold import read_threshold
-
-    return read_threshold(cfg, tensors, where)
-
-
-register("topk", "sae", read_topk)
-for _architecture in ("jumprelu", "standard"):
-    register(_architecture, "sae", _read_threshold)
-
-
-def load(path: str | Path) -> SAE:
+def load(path: str | Path) -> Any:
     """The dictionary in a folder, of the class its ``cfg.json`` names; frozen (no gradients).
 
     Raises:
@@ -108,6 +84,7 @@ def load(path: str | Path) -> SAE:
     metadata = dict(cfg.get("metadata", {}))
     key = str(cfg.get("architecture")), str(metadata.get("kind", "sae"))
     provider = "transcoder" if key[0].endswith("transcoder") else key[1]
+    provider = provider if provider in _PROVIDERS else key[0]
     if provider in _PROVIDERS:
         importlib.import_module(_PROVIDERS[provider])
     reader = _READERS.get(key) or (_READERS.get((key[0], "sae")) if key[0] == "topk" else None)
@@ -121,13 +98,9 @@ def load(path: str | Path) -> SAE:
     return sae.requires_grad_(False).eval()
 
 
-def cfg_of(sae: SAE) -> dict[str, Any]:
+def cfg_of(sae: Any) -> dict[str, Any]:
     """The content of ``cfg.json`` for a folded dictionary."""
-    architecture, own = sae.activation.architecture, sae.activation.cfg()
-    if sae.kind == "transcoder":
-        from sae.transcoder import NAMES
-
-        architecture, own = NAMES[architecture, getattr(sae, "skip_DD", None) is not None], own | {"d_out": sae.d_out}
+    architecture, own = sae.own_cfg()
     k = {} if "k" in own or not sae.k else {"k": sae.k}  # nominal, where thresholds decide
     return {
         "architecture": architecture,
@@ -143,13 +116,13 @@ def cfg_of(sae: SAE) -> dict[str, Any]:
     }
 
 
-def tensors_of(sae: SAE) -> dict[str, Tensor]:
+def tensors_of(sae: Any) -> dict[str, Tensor]:
     """The content of ``sae_weights.safetensors`` for a folded dictionary."""
     named = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec, **sae.extras()}
     return {name: t.detach().cpu().contiguous() for name, t in named.items()}
 
 
-def _write(folder: Path, sae: SAE) -> None:
+def _write(folder: Path, sae: Any) -> None:
     from safetensors.torch import save as to_bytes
 
     write_bytes(folder / WEIGHTS, to_bytes(tensors_of(sae)))
@@ -157,7 +130,7 @@ def _write(folder: Path, sae: SAE) -> None:
     compare(sae, load(folder), where=str(folder))
 
 
-def save(sae: SAE, path: str | Path) -> Path:
+def save(sae: Any, path: str | Path) -> Path:
     """Fold, write, read back and compare. A new folder appears whole; in an existing one the two files are replaced.
 
     Raises:
@@ -180,7 +153,7 @@ def place(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 @torch.no_grad()
-def compare(a: SAE, b: SAE, *, where: str, rows: int = 64) -> None:
+def compare(a: Any, b: Any, *, where: str, rows: int = 64) -> None:
     """Raise :class:`CorruptError` unless both reconstruct raw rows alike (rows made from ``a``'s own latents)."""
     g = torch.Generator().manual_seed(0)
     n = min(a.d_sae, max(1, 2 * a.k))

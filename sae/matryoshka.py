@@ -20,7 +20,7 @@ from sae.penalised import own_bias
 if TYPE_CHECKING:
     from sae.backends import Backend
     from sae.encode import StepPlan
-    from sae.model import SAE
+    from sae.protocols import Weights
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MatryoshkaTopK(TopK):
 
     prefixes: tuple[int, ...] = ()
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         out = super().reconstruct(model, x_BD, plan, target_BD)
         return *out[:4], prefix_errors(model, target_BD, out[2], out[3], plan, self.prefixes)
 
@@ -44,13 +44,13 @@ class MatryoshkaBatchTopK(BatchTopK):
 
     prefixes: tuple[int, ...] = ()
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         out = super().reconstruct(model, x_BD, plan, target_BD)
         return *out[:4], prefix_errors(model, target_BD, out[2], out[3], plan, self.prefixes)
 
 
 def prefix_errors(
-    model: SAE, target_BD: Tensor, values_BK: Tensor, indices_BK: Tensor, plan: StepPlan, prefixes: tuple[int, ...]
+    model: Weights, target_BD: Tensor, values_BK: Tensor, indices_BK: Tensor, plan: StepPlan, prefixes: tuple[int, ...]
 ) -> Tensor:
     """Sum over prefixes of the mean squared error of their reconstructions."""
     ranks = plan.ranks

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from sae.activation import Activation, Reconstruction, Threshold, TopK
 from sae.backends import pick
-from sae.config import InitConfig
 from sae.encode import StepPlan, encode
-from sae.errors import ConfigError, NonFiniteError, UserError
+from sae.errors import ConfigError, CorruptError, NonFiniteError, UserError
+from sae.folder import CFG, check_shapes, dimensions, load, register, save
+from sae.init import InitConfig
 from sae.parallel import SINGLE_PROCESS, Ranks, per_latent
 from sae.rows import StepRows
 
@@ -65,6 +66,7 @@ class SAE(nn.Module):
         self.metadata: dict[str, Any] = {}
         self.centred, self.start = True, InitConfig()
         self.candidates = 0  # see sae.activation.BatchTopK
+        self.folded_in = False
         self.level: Tensor
         self.steps: Tensor
         self.threshold_F: Tensor
@@ -393,6 +395,10 @@ class SAE(nn.Module):
         """
         return empty_sae(self.d_in, self.d_sae, activation, dtype=self.enc_FD.dtype).to(self.enc_FD.device)
 
+    def own_cfg(self) -> tuple[str, dict[str, Any]]:
+        """(architecture, its entries) of ``cfg.json``, in SAELens' names."""
+        return self.activation.architecture, self.activation.cfg()
+
     def extras(self) -> dict[str, Tensor]:
         """Tensors saved beside ``W_enc``, ``W_dec``, ``b_enc`` and ``b_dec`` of a folded dictionary."""
         return {"threshold": self.threshold_F} if self.activation.architecture.startswith("jumprelu") else {}
@@ -401,8 +407,6 @@ class SAE(nn.Module):
 
     def save(self, path: str | Path) -> Path:
         """Write ``cfg.json`` and ``sae_weights.safetensors`` (:mod:`sae.folder`), folded, read back and compared."""
-        from sae.folder import save
-
         return save(self, path)
 
     @classmethod
@@ -413,8 +417,6 @@ class SAE(nn.Module):
             MissingError, CorruptError, NewerSchemaError: see :func:`sae.folder.load`. ConfigError: it is of another
             class.
         """
-        from sae.folder import load
-
         found = load(path)
         if not isinstance(found, cls):
             raise ConfigError(f"{path} holds a {type(found).__name__}, not a {cls.__name__}. Use sae.load(path).")
@@ -428,12 +430,22 @@ class TopKSAE(SAE):
         super().__init__(d_in, d_sae, TopK(k), dtype=dtype)
 
 
-def empty_sae(d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32) -> SAE:
-    """An empty SAE of the class that belongs to an activation: :class:`TopKSAE`, :class:`sae.threshold.ThresholdSAE`,
-    or SAE itself.
-    """
-    from sae.threshold import ThresholdSAE
+class ThresholdSAE(SAE):
+    """``f = z 1[z > threshold_F]``, ``z = relu((x * scale - b_dec) W_enc + b_enc)``.
 
+    Args:
+        k: nominal L0, 0 where it is not known. architecture: ``jumprelu``, or ``standard`` (a ReLU: thresholds are
+        zero).
+    """
+
+    def __init__(
+        self, d_in: int, d_sae: int, *, k: int = 0, architecture: str = "jumprelu", dtype: torch.dtype = torch.float32
+    ):
+        super().__init__(d_in, d_sae, Threshold(k, architecture), dtype=dtype)
+
+
+def empty_sae(d_in: int, d_sae: int, activation: Activation, *, dtype: torch.dtype = torch.float32) -> SAE:
+    """An empty SAE of the class that belongs to an activation: TopKSAE, ThresholdSAE, or SAE itself."""
     if type(activation) is TopK:
         return TopKSAE(d_in, d_sae, activation.k, dtype=dtype)
     if type(activation) is Threshold:
@@ -446,3 +458,21 @@ def active_entries(f: Tensor) -> tuple[Tensor, Tensor]:
     width = max(1, int((f > 0).sum(1).max())) if len(f) else 1
     indices = f.detach().topk(width, dim=1).indices.sort(dim=1).values
     return f.gather(1, indices), indices
+
+
+def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
+    """The reader of plain Top-K dictionaries."""
+    d_in, d_sae, k = dimensions(cfg, where, "k")
+    check_shapes(tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}, where)
+    if not 1 <= k <= d_sae:
+        raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
+    sae = TopKSAE(d_in, d_sae, k, dtype=tensors["W_enc"].dtype)
+    with torch.no_grad():
+        sae.enc_FD.copy_(tensors["W_enc"].t())
+        sae.dec_FD.copy_(tensors["W_dec"])
+        sae.b_enc.copy_(tensors["b_enc"])
+        sae.b_dec.copy_(tensors["b_dec"])
+    return sae
+
+
+register("topk", "sae", read_topk)

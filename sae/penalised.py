@@ -29,7 +29,7 @@ from sae.activation import Reconstruction, Threshold
 
 if TYPE_CHECKING:
     from sae.encode import StepPlan
-    from sae.model import SAE
+    from sae.protocols import Weights
 
 
 Penalty = Literal["tanh-quad", "tanh", "l0", "l0-target"]
@@ -44,17 +44,17 @@ class L1(Threshold):
     warmup: int = 0
     folds_norms: ClassVar[bool] = True
 
-    def attach(self, model: SAE) -> None:
+    def attach(self, model: Weights) -> None:
         super().attach(model)
         model.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         f = dense(model, x_BD).relu()
         cost = batch_mean(f.sum(0) * torch.stack(norms(model)).sum(0), plan, len(f))
         penalty = plan.ranks.all_reduce_latents((self.weight(model) * cost).sum()) / sum(model.blocks)
         return everything(x_BD, f, penalty, decoded(model, f, plan))
 
-    def weight(self, model: SAE) -> Tensor:
+    def weight(self, model: Weights) -> Tensor:
         """[F] weight of each latent's penalty now; counts the step."""
         warm = 1.0 if not self.warmup else min(1.0, (int(model.steps) + 1) / self.warmup)
         if model.training:
@@ -83,18 +83,18 @@ class JumpReLU(L1):
     def unit_decoders(self) -> bool:  # type: ignore[override]
         return self.penalty.startswith("l0")
 
-    def attach(self, model: SAE) -> None:
+    def attach(self, model: Weights) -> None:
         super().attach(model)
         model.log_threshold_F = nn.Parameter(torch.zeros(model.d_sae, dtype=model.enc_FD.dtype))
 
-    def thresholds(self, model: SAE) -> Tensor | None:
+    def thresholds(self, model: Weights) -> Tensor | None:
         return self.learnt(model)
 
-    def learnt(self, model: SAE) -> Tensor:
+    def learnt(self, model: Weights) -> Tensor:
         """[F] thresholds in training scale, with gradients."""
         return self.threshold * torch.exp(self.threshold_rate * model.log_threshold_F)
 
-    def reconstruct(self, model: SAE, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
+    def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         z, t = dense(model, x_BD), self.learnt(model)
         f = JumpStep.apply(z, t, self.window)
         if self.penalty.startswith("l0"):
@@ -112,12 +112,12 @@ class JumpReLU(L1):
             x_BD, f, self.quad(model, batch_mean(p, plan, len(f)) / len(sizes), plan), decoded(model, f, plan)
         )
 
-    def quad(self, model: SAE, p_F: Tensor, plan: StepPlan) -> Tensor:
+    def quad(self, model: Weights, p_F: Tensor, plan: StepPlan) -> Tensor:
         """The tanh or tanh-quad penalty of mean activities p [F]."""
         cost = p_F * (1 + p_F / self.s) if self.penalty == "tanh-quad" else p_F
         return plan.ranks.all_reduce_latents((self.weight(model) * cost).sum()) * len(model.blocks) / sum(model.blocks)
 
-    def count(self, model: SAE, share_F: Tensor, plan: StepPlan) -> Tensor:
+    def count(self, model: Weights, share_F: Tensor, plan: StepPlan) -> Tensor:
         """The L0 penalty of firing shares [F]."""
         weight, ranks = self.weight(model), plan.ranks
         if self.penalty == "l0":
@@ -165,12 +165,12 @@ class JumpStep(torch.autograd.Function):
         return g * (z > t), gt, None
 
 
-def dense(model: SAE, x_BD: Tensor) -> Tensor:
+def dense(model: Weights, x_BD: Tensor) -> Tensor:
     """z [B, F] of rows in training scale."""
     return torch.addmm(model.bias(), x_BD, model.enc_FD.t())
 
 
-def norms(model: SAE) -> list[Tensor]:
+def norms(model: Weights) -> list[Tensor]:
     """Decoder norms [F] of each block, with gradients: the penalties act on them."""
     return [torch.linalg.vector_norm(b, dim=1).clamp_min(1e-12) for b in model.dec_FD.split(model.blocks, dim=1)]
 
@@ -180,14 +180,14 @@ def batch_mean(sum_F: Tensor, plan: StepPlan, n: int) -> Tensor:
     return plan.ranks.all_reduce_data(sum_F) / (plan.rows or n)
 
 
-def own_bias(model: SAE, plan: StepPlan) -> Tensor:
+def own_bias(model: Weights, plan: StepPlan) -> Tensor:
     """The decoder's bias in the first of several parts of a dictionary, zeros in the others: their reconstructions are
     summed.
     """
     return torch.zeros_like(model.b_dec) if plan.ranks.latents_rank else model.b_dec
 
 
-def decoded(model: SAE, f: Tensor, plan: StepPlan) -> Tensor:
+def decoded(model: Weights, f: Tensor, plan: StepPlan) -> Tensor:
     """The reconstruction [B, D] from dense codes f [B, F], summed over the parts of the dictionary."""
     return plan.ranks.all_reduce_latents(torch.addmm(own_bias(model, plan), f, model.dec_FD))
 

@@ -16,23 +16,10 @@ from torch import Tensor
 
 from sae.activation import Threshold
 from sae.errors import CorruptError, UserError
-from sae.model import ROWS, SAE
+from sae.folder import check_shapes, dimensions, register
+from sae.model import ROWS, SAE, ThresholdSAE
 
 _LOW, _HIGH, _STEP = -28.0, 28.0, 1e-4  # natural logarithms: 7e-13 to 1e12
-
-
-class ThresholdSAE(SAE):
-    """``f = z 1[z > threshold_F]``, ``z = relu((x * scale - b_dec) W_enc + b_enc)``.
-
-    Args:
-        k: nominal L0, 0 where it is not known. architecture: ``jumprelu``, or ``standard`` (a ReLU: thresholds are
-        zero).
-    """
-
-    def __init__(
-        self, d_in: int, d_sae: int, *, k: int = 0, architecture: str = "jumprelu", dtype: torch.dtype = torch.float32
-    ):
-        super().__init__(d_in, d_sae, Threshold(k, architecture), dtype=dtype)
 
 
 @torch.no_grad()
@@ -83,8 +70,6 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
     Raises:
         CorruptError: tensors of other shapes than promised.
     """
-    from sae.folder import check_shapes, dimensions
-
     d_in, d_sae = dimensions(cfg, where)
     expected: dict[str, tuple[int, ...]] = {
         "W_enc": (d_in, d_sae),
@@ -114,3 +99,7 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
     if (tensors.get("threshold", torch.zeros(1)) < 0).any():
         raise CorruptError(f"{where}: negative thresholds; a JumpReLU latent opens above zero.")
     return sae
+
+
+for _architecture in ("jumprelu", "standard"):
+    register(_architecture, "sae", read_threshold)

@@ -146,6 +146,11 @@ class Transcoder(SAE):
             out.get_parameter("skip_DD").copy_(self.scale_D[:, None] * self.skip_DD / self.out_scale_D)
         out.b_dec.copy_(b_dec / self.out_scale_D)
 
+    def own_cfg(self) -> tuple[str, dict[str, Any]]:
+        """As an SAE's, with the transcoder's name and the width of what it writes."""
+        architecture, own = super().own_cfg()
+        return NAMES[architecture, self.skip_DD is not None], own | {"d_out": self.d_out}
+
     def extras(self) -> dict[str, Tensor]:
         """Tensors saved beside the four of every dictionary."""
         return super().extras() | ({} if self.skip_DD is None else {"W_skip": self.skip_DD.t()})

@@ -15,8 +15,8 @@ from ui.kit import data, panels
 from ui.kit.history import tidy_history
 from ui.kit.index import Index
 from ui.kit.pages import pages_for
-from workbench import __version__
 from workbench.markup import look
+from workbench.version import __version__
 
 HERE = Path(__file__).parent
 

@@ -21,7 +21,7 @@ from pydantic import Field
 from sae.errors import CorruptError, MissingError, NewerSchemaError
 from sae.files import read_json, sha256_file, write_json
 from sae.strict import StrictConfig, parse_config
-from workbench import __version__
+from workbench.version import __version__
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

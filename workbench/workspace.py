@@ -17,8 +17,8 @@ from typing import Any
 from sae.errors import MissingError, NewerSchemaError, UsageError, UserError
 from sae.files import disk_errors, new_folder, read_json, write_json
 from sae.strict import nearest
-from workbench import __version__
 from workbench.provenance import MANIFEST, Input, Manifest, manifest_digest, read_manifest, write_manifest
+from workbench.version import __version__
 
 KINDS = (
     "models",

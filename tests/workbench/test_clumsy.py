@@ -115,8 +115,8 @@ def test_places_that_are_no_workspace(ws: Workspace, tmp_path: Path) -> None:
 
 
 def test_the_version_and_every_help_with_an_example() -> None:
-    from workbench import __version__
     from workbench.cli import VERBS
+    from workbench.version import __version__
 
     assert typed("--version").stdout.strip() == f"workbench {__version__}"
     for verb in sorted(set(VERBS) - {"demo", "ui"}):

@@ -9,9 +9,9 @@ import platform
 import streamlit as st
 
 from ui.kit import data, panels
-from workbench import __version__
 from workbench.markup.tokens import escape
 from workbench.provenance import check_files
+from workbench.version import __version__
 
 KEYS = (
     ("J", "next latent"),

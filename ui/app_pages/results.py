@@ -14,7 +14,7 @@ from ui.kit.figures import below, chart, table
 from ui.kit.findings import PAPERS, finding_html, measured, open_claim, paper_title
 from ui.kit.index import Entry
 from workbench.claims.base import VERDICTS
-from workbench.exporting.kinds.claims import comparison
+from workbench.claims.figures import comparison
 from workbench.markup.tokens import clip, escape, number, visible
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from workbench.exporting.kinds.claims import REFERENCE, comparison, read_claim
+from workbench.claims.figures import REFERENCE, comparison, read_claim
 from workbench.exporting.references import ENTRIES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, number

@@ -55,7 +55,7 @@ for _name in available():
 def _version(asked: bool) -> None:
     """Print the version where it is asked for, and end."""
     if asked:
-        from workbench import __version__
+        from workbench.version import __version__
 
         print(f"workbench {__version__}")
         raise typer.Exit

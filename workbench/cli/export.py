@@ -81,7 +81,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
 def _list() -> dict[str, Any]:
     from workbench.exporting.figures import figure_kinds
-    from workbench.exporting.spec import bundled_specs, read_spec
+    from workbench.exporting.reading import bundled_specs, read_spec
 
     specs = {name: read_spec(name).figure for name in bundled_specs()}
     figures = {}

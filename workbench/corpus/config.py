@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -76,3 +77,21 @@ class CorpusConfig(StrictConfig):
     def synthetic_share(self) -> float:
         """Share of windows that are not text."""
         return self.tiled_share + self.snippet_share + self.agreement_share
+
+
+def corpus_name(corpus: str) -> str:
+    """A corpus as results name it: without the folders above it, so that a workspace holds no absolute path."""
+    return Path(corpus).name
+
+
+def corpus_config(corpus: str, seed: int) -> CorpusConfig:
+    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or
+    ``prose``.
+    """
+    if corpus in ("mini", "prose"):
+        return CorpusConfig.model_validate({"kind": corpus, "split": "heldout", "seed": seed})
+    path = Path(corpus)
+    suffixes = {p.suffix for p in (path.rglob("*") if path.is_dir() else [path])}
+    kind = "jsonl" if suffixes & {".jsonl", ".json"} else "parquet" if ".parquet" in suffixes else "text"
+    plain = {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
+    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "all", "seed": seed, **plain})

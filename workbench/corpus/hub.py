@@ -9,7 +9,6 @@ read is recorded.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,17 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sae.errors import CorruptError, MissingError, UsageError, UserError
+from workbench.hub import offline
 
 if TYPE_CHECKING:
     from workbench.corpus import CorpusConfig
 
 _BATCH = 64  # documents tokenised together
 _CHARACTERS = 24  # per token, at most, that are worth tokenising when a document is cut
-
-
-def offline() -> bool:
-    """Whether the hub may not be asked (the default)."""
-    return os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "")
 
 
 def hub_dataset(config: CorpusConfig) -> tuple[Any, str | None]:
@@ -69,7 +64,7 @@ def _locate(config: CorpusConfig) -> tuple[str, str | None]:
         raise MissingError(f"dataset folder {config.dataset!r} does not exist.")
     from huggingface_hub import HfApi, snapshot_download
 
-    from workbench.models.facts import fetch_command
+    from workbench.hub import fetch_command
 
     revision = config.dataset_revision or None
     if not offline():

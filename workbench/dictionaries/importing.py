@@ -12,7 +12,6 @@ Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 from sae.errors import MissingError, UsageError
 from sae.files import sha256_file, sha256_json
 from sae.strict import nearest
+from workbench.hub import offline
 from workbench.provenance import Input, write_manifest
 from workbench.workspace import Item, Workspace, new_id
 
@@ -94,14 +94,12 @@ def locate(reference: Reference) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    offline = os.environ["HF_HUB_OFFLINE"].lower() not in ("0", "false", "no", "")
     try:
         root = snapshot_download(
-            reference.repository, allow_patterns=[f"{reference.folder}/*"], local_files_only=offline
+            reference.repository, allow_patterns=[f"{reference.folder}/*"], local_files_only=offline()
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        how = " Fetch it: HF_HUB_OFFLINE=0 workbench import …" if offline else ""
+        how = " Fetch it: HF_HUB_OFFLINE=0 workbench import …" if offline() else ""
         raise MissingError(
             f"{reference.repository}:{reference.folder} is not on this machine ({type(e).__name__}).{how}"
         ) from e
@@ -204,7 +202,7 @@ def push_to_hub(workspace: Workspace, id: str, repository: str, *, private: bool
     """
     item = workspace.get("dictionaries", id)
     if api is None:
-        if os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", ""):
+        if offline():
             raise UsageError("the hub is switched off. Set HF_HUB_OFFLINE=0 to upload.")
         from huggingface_hub import HfApi
 

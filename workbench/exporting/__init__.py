@@ -8,7 +8,8 @@ open(f"{b.name}.zip", "wb").write(b.zip)
 
 from workbench.exporting.bundles import Bundle, bundle, bundle_of
 from workbench.exporting.figures import DocumentData, FigureData, Panel, figure, figure_kinds
-from workbench.exporting.spec import FigureSpec, Style, read_spec
+from workbench.exporting.reading import read_spec
+from workbench.exporting.spec import FigureSpec, Style
 
 __all__ = [
     "Bundle",

@@ -26,9 +26,10 @@ from workbench.workspace import MADE_BY, Item, Workspace
 MODULES = [
     *(
         f"workbench.exporting.kinds.{name}"
-        for name in ("circuits", "claims", "evolution", "latents", "layers", "maps", "pairs", "suite", "universality")
+        for name in ("circuits", "evolution", "latents", "layers", "maps", "pairs", "suite", "universality")
     ),
     "workbench.exporting.documents.kinds",
+    "workbench.claims.figures",
 ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench import __version__
+from workbench.version import __version__
 
 ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
     "workbench": (

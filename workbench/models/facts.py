@@ -11,28 +11,14 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from sae.errors import MissingError
 from sae.files import read_json
 from sae.strict import nearest
-from workbench.config import data_dir
+from workbench.hub import fetch_command, known_hub_models
 from workbench.models.load import bridge, find_folder, resolve_revision
-
-
-@cache
-def known_hub_models() -> dict[str, dict[str, Any]]:
-    """The bundled table: hub name -> source, parameters, weights_gb, gated, config."""
-    return read_json(data_dir() / "hub_models.json")
-
-
-def fetch_command(name: str, revision: str | None = None, *, dataset: bool = False) -> str:
-    """The command that fetches a hub repository into the local cache, once."""
-    kind = " --repo-type dataset" if dataset else ""
-    at = f" --revision {revision}" if revision else ""
-    login = "hf auth login && " if known_hub_models().get(name, {}).get("gated") else ""
-    return f"{login}HF_HUB_OFFLINE=0 hf download {name}{kind}{at}"
 
 
 def fetched(name: str, revision: str | None = None) -> bool:

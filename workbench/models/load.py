@@ -16,6 +16,7 @@ from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
 from workbench.config import data_dir
+from workbench.hub import fetch_command, offline
 from workbench.workspace import check_id
 
 FINAL = "final"
@@ -235,22 +236,20 @@ def _hub(name: str | Path, revision: str | None, auto: str, **options: Any) -> A
     """Call ``transformers.<auto>.from_pretrained`` without the network unless it was asked for."""
     import transformers
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "")
     where = {} if revision is None else {"revision": revision}
     try:
         return getattr(transformers, auto).from_pretrained(
-            str(name), local_files_only=offline, trust_remote_code=False, **where, **options
+            str(name), local_files_only=offline(), trust_remote_code=False, **where, **options
         )
     except Exception as e:
         if Path(name).is_dir():
             raise CorruptError(f"{name} cannot be loaded: {str(e).splitlines()[0]}") from e
-        at = f" --revision {revision}" if revision else ""
         near = f" (bundled models: {nearest(str(name), bundled())})" if "/" not in str(name) and bundled() else ""
-        if offline:
+        if offline():
             raise MissingError(
                 f"model {str(name)!r}{f' at {revision!r}' if revision else ''} is not bundled, not a folder "
                 f"and not in the local Hugging Face cache{near}. "
-                f"Fetch it once: HF_HUB_OFFLINE=0 hf download {name}{at}"
+                f"Fetch it once: {fetch_command(str(name), revision)}"
             ) from e
         raise MissingError(f"model {str(name)!r} could not be fetched{near}: {str(e).splitlines()[0]}") from e
 

@@ -12,10 +12,10 @@ Amounts are counts. Times are a model: each part takes as long as its slowest re
 """
 
 from workbench.config import kind_of
-from workbench.planning.calibrate import this_machine
+from workbench.planning.calibrate import machine_named, this_machine
 from workbench.planning.cost import Layout, Part, Plan
 from workbench.planning.counts import Dictionary, Reading, Run, plan_harvest, plan_pretraining, plan_training
-from workbench.planning.machine import Machine, machine_named, machines
+from workbench.planning.machine import Machine, machines
 from workbench.planning.recipes import PlannedRecipe, measured_here, plan_recipe, planned_recipe
 
 __all__ = [

@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.planning.machine import Machine
+from sae.errors import UsageError
+from sae.strict import nearest, parse_config, read_toml
+from workbench.planning.machine import Machine, machines
 
 if TYPE_CHECKING:
     from workbench.activations.format.spec import StoreSpec
@@ -355,3 +357,18 @@ def average(action: Callable[[], Any], seconds: float = 0.06, least: int = 5) ->
         action()
         n += 1
     return (time.perf_counter() - begin) / n
+
+
+def machine_named(name: str) -> Machine:
+    """A described machine (its name, or a TOML file of one's own), or ``here`` for this one, measured.
+
+    Raises:
+        UsageError: no such machine. ConfigError: a bad file.
+    """
+    if name == "here":
+        return this_machine()
+    known = machines()
+    path = Path(name) if name.endswith(".toml") and Path(name).is_file() else known.get(name)
+    if path is None:
+        raise UsageError(f"machine {name!r} is not described ({nearest(name, ['here', *known])}), and is no TOML file.")
+    return parse_config(Machine, {"name": path.stem, **read_toml(path)}, where=str(path))

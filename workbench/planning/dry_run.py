@@ -149,7 +149,8 @@ def dry_harvest(recipe: HarvestRecipe, workspace: Workspace) -> Built:
 
 def _name_weights(built: Built, models: Iterable[tuple[str, str | None]]) -> None:
     """Say which models are not on this machine; the snapshots of one together."""
-    from workbench.models.facts import fetch_command, fetched
+    from workbench.hub import fetch_command
+    from workbench.models.facts import fetched
 
     absent: dict[str, list[str]] = {}
     for model, revision in dict.fromkeys(models):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sae.errors import UsageError
-from sae.strict import StrictConfig, nearest, parse_config, read_toml
+from sae.strict import StrictConfig
 
 
 class Machine(StrictConfig):
@@ -83,20 +82,3 @@ def machines() -> dict[str, Path]:
     from workbench.config import data_dir
 
     return {p.stem: p for p in sorted((data_dir() / "machines").glob("*.toml"))}
-
-
-def machine_named(name: str) -> Machine:
-    """A described machine (its name, or a TOML file of one's own), or ``here`` for this one, measured.
-
-    Raises:
-        UsageError: no such machine. ConfigError: a bad file.
-    """
-    if name == "here":
-        from workbench.planning.calibrate import this_machine
-
-        return this_machine()
-    known = machines()
-    path = Path(name) if name.endswith(".toml") and Path(name).is_file() else known.get(name)
-    if path is None:
-        raise UsageError(f"machine {name!r} is not described ({nearest(name, ['here', *known])}), and is no TOML file.")
-    return parse_config(Machine, {"name": path.stem, **read_toml(path)}, where=str(path))

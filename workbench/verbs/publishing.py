@@ -93,7 +93,7 @@ def export(
         >>> export("workspace", "mppc-distribution").path
     """
     from workbench.exporting.bundles import bundle, write_bundle
-    from workbench.exporting.spec import read_spec
+    from workbench.exporting.reading import read_spec
 
     workspace, run = opened(workspace, run)
     wanted = spec if isinstance(spec, FigureSpec) else read_spec(spec)

@@ -15,7 +15,8 @@ from sae.errors import MissingError
 from tests.workbench.bridges import tiny
 from workbench.activations.harvesting.forward import resolve_hooks
 from workbench.config import data_dir
-from workbench.models.facts import deepest_layer, fetch_command, known_hub_models, meta_model, model_config, model_facts
+from workbench.hub import fetch_command, known_hub_models
+from workbench.models.facts import deepest_layer, meta_model, model_config, model_facts
 
 
 @pytest.mark.parametrize("name", sorted(known_hub_models()))

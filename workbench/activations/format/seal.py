@@ -16,12 +16,12 @@ import numpy as np
 
 from sae.errors import CorruptError, NewerSchemaError
 from sae.files import canonical_json, read_json
-from workbench import __version__
 from workbench.activations.disk import calls as disk
 from workbench.activations.format.errors import StoreIncomplete
 from workbench.activations.format.layout import Layout
 from workbench.activations.format.shard import SHARDS, SKIPPED, open_plan, open_shard, plan_datasets, shard_datasets
 from workbench.activations.format.spec import STORE_JSON, StoreSpec, read_spec
+from workbench.version import __version__
 
 SEAL_JSON = "seal.json"
 SCHEMA = 1

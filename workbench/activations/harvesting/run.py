@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from sae.errors import MissingError, UsageError, UserError
-from workbench import __version__
 from workbench.activations.format.errors import StoreMismatch
 from workbench.activations.format.spec import Source, StoreSpec, Stream, differences, read_spec
 from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
 from workbench.activations.write.fill import check_writable, fill, missing
 from workbench.corpus import TokenPlan, plan_tokens
 from workbench.run import QUIET, Run
+from workbench.version import __version__
 from workbench.workspace import Workspace
 
 HELDOUT_SHARE = 10  # the last tenth of the sequences is held out from training

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from workbench.activations.read.pool import Piece
 from workbench.activations.read.shuffle import EpochOrder
 
 if TYPE_CHECKING:
-    from workbench.activations.read.batches import Batches
+    from workbench.activations.format.spec import Stream
+    from workbench.activations.read.pool import ShardPool
+    from workbench.activations.read.shuffle import Order
 
 _CHUNK = 16
 """Pieces handed to readers at a time."""
@@ -33,10 +35,42 @@ _BEGUN = 8
 """Chunks that may be on their way: their shards are open, so this bounds the files."""
 
 
+class GroupSource(Protocol):
+    """What a reader asks of the batches it stands behind: :class:`workbench.activations.read.batches.Batches`."""
+
+    @property
+    def pool(self) -> Callable[[Any], ShardPool]: ...
+    @property
+    def streams(self) -> tuple[Stream, ...]: ...
+    @property
+    def order(self) -> Order: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def on_group(self) -> Callable[[int, int], None] | None: ...
+    @property
+    def group_rows(self) -> int: ...
+    @property
+    def epoch_bytes(self) -> int: ...
+    def state(self, step: int) -> dict[str, int]:
+        """Where a step begins."""
+
+    def starting_at(self, step: int) -> GroupSource:
+        """The same from another step on."""
+
+
 class GroupReader:
     """Two buffers: one is consumed while the other is filled."""
 
-    def __init__(self, batches: Batches):
+    def __init__(self, batches: GroupSource):
         self.b = batches
         self.pool = batches.pool(batches)
         rows = len(self.held(batches.group_rows)) + 1

@@ -2,8 +2,7 @@
 
 The rows of a group lie in its buffer in file order; process ``part`` of ``parts`` holds the ``part``-th piece of it.
 The batch at a step is the same as for one process, since only the order in which rows are returned, not who reads them,
-decides
-it: each process yields those of its rows that belong to the batch and says where in it they stand.
+decides it: each process yields those of its rows that belong to the batch and says where in it they stand.
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ import numpy as np
 import torch
 
 from sae.rows import LocalRows
-from workbench.activations.read.batches import Batches
 from workbench.activations.read.gather import as_torch, take
-from workbench.activations.read.prefetch import GroupReader
+from workbench.activations.read.prefetch import GroupReader, GroupSource
 from workbench.activations.read.shuffle import EpochOrder
 
 
 @dataclass(frozen=True)
 class SharedBatches:
-    """An iterable of :class:`sae.rows.Share`: the ``part``-th of ``parts`` shares of the same batches."""
+    """An iterable of :class:`sae.rows.LocalRows`: the ``part``-th of ``parts`` shares of the same batches."""
 
-    whole: Batches
+    whole: GroupSource
     part: int
     parts: int
 

@@ -83,8 +83,9 @@ def pooled_candidates(matches: LayerMatches, top: int = 50) -> tuple[Ints, Float
         if any(m.candidates is None for m in row):
             raise UsageError("pooled_candidates needs matches made with top > 0.")
         c = np.concatenate(
-            [np.where(m.candidates >= 0, m.candidates + offsets_b[j], -1) for j, m in enumerate(row)], axis=1
-        )  # type: ignore[operator]
+            [np.where(m.candidates >= 0, m.candidates + offsets_b[j], -1) for j, m in enumerate(row)],  # type: ignore[operator]
+            axis=1,
+        )
         v = np.concatenate([m.candidates_r for m in row], axis=1)  # type: ignore[misc]
         order = np.argsort(-np.nan_to_num(v, nan=-np.inf), axis=1, kind="stable")[:, :top]
         ids.append(np.take_along_axis(c, order, axis=1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from sae.errors import MissingError, UsageError
 from sae.files import write_json
-from workbench.analysis.latents.live import corpus_name
+from workbench.corpus.config import corpus_config, corpus_name
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest
 from workbench.run import QUIET, Run
@@ -238,18 +238,3 @@ def store_corpus(store: Any) -> dict[str, Any]:
             "the store does not say which corpus its tokens come from; give --corpus (a file, a folder, or mini)."
         )
     return config
-
-
-def corpus_config(corpus: str, seed: int) -> Any:
-    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or
-    ``prose``.
-    """
-    from workbench.corpus import CorpusConfig
-
-    if corpus in ("mini", "prose"):
-        return CorpusConfig.model_validate({"kind": corpus, "split": "heldout", "seed": seed})
-    path = Path(corpus)
-    suffixes = {p.suffix for p in (path.rglob("*") if path.is_dir() else [path])}
-    kind = "jsonl" if suffixes & {".jsonl", ".json"} else "parquet" if ".parquet" in suffixes else "text"
-    plain = {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
-    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "all", "seed": seed, **plain})

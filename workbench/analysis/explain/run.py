@@ -21,7 +21,8 @@ from workbench.analysis.explain.language_model import Material, Notebook, gather
 from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
 from workbench.analysis.latents.encoded import Codes, choose_rows, encode_store
-from workbench.analysis.latents.live import corpus_name, live_rows
+from workbench.analysis.latents.live import live_rows
+from workbench.corpus.config import corpus_name
 from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
 from workbench.provenance import read_manifest, write_manifest
 from workbench.run import QUIET, Run

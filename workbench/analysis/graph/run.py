@@ -15,12 +15,12 @@ import pandas as pd
 
 from sae.errors import UsageError
 from sae.files import sha256_json, write_json
-from workbench import __version__
 from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
 from workbench.analysis.graph.prune import prune
 from workbench.analysis.graph.trace import Graph, Node, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.run import QUIET, Run
+from workbench.version import __version__
 from workbench.workspace import Item, Workspace
 
 FEATURE_TYPES = {

@@ -6,7 +6,6 @@ that needs many passes wants a harvest instead.
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,11 +75,6 @@ class LiveRows:
         return self._kept
 
 
-def corpus_name(corpus: str) -> str:
-    """A corpus as results name it: without the folders above it, so that a workspace holds no absolute path."""
-    return Path(corpus).name
-
-
 def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, seed: int = 0) -> LiveRows:
     """About ``n_tokens`` rows of text named on the command line (``mini``, ``prose``, or local files).
 
@@ -88,8 +82,8 @@ def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, se
         UsageError: the model has no tokenizer to cut text with, or a local text is shorter than two windows. A short
         text is not repeated.
     """
-    from workbench.analysis.evaluation.run import corpus_config
     from workbench.corpus import plan_tokens, text_stream
+    from workbench.corpus.config import corpus_config
 
     if getattr(model, "tokenizer", None) is None:
         raise UsageError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
-from workbench.analysis.latents.live import corpus_name, live_rows
+from workbench.analysis.latents.live import live_rows
 from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
+from workbench.corpus.config import corpus_name
 from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
 from workbench.provenance import read_manifest
 from workbench.run import QUIET, Run
