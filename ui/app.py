@@ -11,8 +11,8 @@ from pathlib import Path
 import streamlit as st
 
 from sae.errors import UserError
+from ui.components.history import tidy_history
 from ui.kit import data, panels
-from ui.kit.history import tidy_history
 from ui.kit.index import Index
 from ui.kit.pages import pages_for
 from workbench import __version__

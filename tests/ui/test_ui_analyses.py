@@ -17,11 +17,11 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import CorruptError, MissingError, UsageError
 from tests.ui.conftest import page_text, param
-from ui.kit import graphs
-from ui.kit.evolving import open_evolution
+from ui.components.scrubber import message
 from ui.kit.export import make_zip
 from ui.kit.plotting import plot
-from ui.kit.scrubber import message
+from ui.views import graphs
+from ui.views.evolving import open_evolution
 from workbench.exporting import FigureSpec
 from workbench.exporting.figures import FigureData, Panel, build
 from workbench.markup.tokens import cell

@@ -15,8 +15,8 @@ from ui.kit.choose import check_version, choose
 from ui.kit.figures import CONFIG, below, table
 from ui.kit.index import Entry
 from ui.kit.listing import add_button
-from ui.kit.picking import inside
 from ui.kit.plotting import COLOURS, SMALL, plot
+from ui.views.picking import inside
 from workbench.exporting.kinds.maps import nearest_panel, read_table
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible

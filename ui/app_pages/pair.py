@@ -8,11 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from sae.errors import UsageError
+from ui.components.aligned import aligned, chosen_shift, message
+from ui.components.enhance import enhance, latent_link
 from ui.kit import data, panels, state
-from ui.kit.aligned import aligned, chosen_shift, message
 from ui.kit.choose import check_version
 from ui.kit.context_bar import badges
-from ui.kit.enhance import enhance, latent_link
 from ui.kit.figures import below
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
 from workbench.markup.charts import histogram, legend, logit_bars
