@@ -29,7 +29,9 @@ def main() -> None:
         layout="wide",
         initial_sidebar_state="collapsed",
     )
-    st.html(_css())
+    with st.container(key="wb_look"):
+        # With a style alone Streamlit would put it where toasts appear, and the first toast would take its place.
+        st.html(f"<i hidden></i>{_css()}")
     st.logo(str(HERE / "kit" / "logo.svg"), size="medium")
     try:
         index: Index | None = data.index()

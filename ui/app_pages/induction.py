@@ -129,14 +129,8 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
     with panels.guarded("The effects"):
         panels.heading(NAMES[OWN.get(name.lower(), "read_profile")])
         options = {"metric": metric}
-        chart(
-            f"in_profile_{key}",
-            "circuit_profile",
-            entry,
-            options,
-            height=_height("circuit_profile", entry, options),
-            scale=largest,
-        )
+        scaled = {**options, "scale": largest} if largest else options
+        chart(f"in_profile_{key}", "circuit_profile", entry, scaled, height=_height("circuit_profile", entry, options))
         panels.heading("Its strongest row", "band: 95 % interval over prompts")
         chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250)
         if name == "Mamba":

@@ -16,9 +16,7 @@ import streamlit as st
 
 from ui.components import mount
 from workbench.markup.tokens import visible
-from workbench.results.matches import Strip
-
-SHIFTS = (-2, -1, 0, 1, 2)
+from workbench.results.matches import SHIFTS, Strip
 
 
 def message(
