@@ -11,8 +11,8 @@ from pathlib import Path
 import streamlit as st
 
 from sae.errors import UserError
+from ui.components.history import tidy_history
 from ui.kit import data, panels
-from ui.kit.history import tidy_history
 from ui.kit.index import Index
 from ui.kit.pages import pages_for
 from workbench.markup import look
@@ -29,7 +29,9 @@ def main() -> None:
         layout="wide",
         initial_sidebar_state="collapsed",
     )
-    st.html(_css())
+    with st.container(key="wb_look"):
+        # With a style alone Streamlit would put it where toasts appear, and the first toast would take its place.
+        st.html(f"<i hidden></i>{_css()}")
     st.logo(str(HERE / "kit" / "logo.svg"), size="medium")
     try:
         index: Index | None = data.index()

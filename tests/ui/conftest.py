@@ -127,7 +127,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
 def page_text(at: AppTest) -> str:
     """All markup the page sent, one string."""
-    return "\n".join(str(e.value) for e in at.get("html"))
+    return "\n".join(str(e.value) for e in at.get("html") if "<style>" not in str(e.value))
 
 
 def param(at: AppTest, key: str) -> str:

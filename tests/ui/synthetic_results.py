@@ -52,7 +52,9 @@ def add_matches(
             "dictionaries": [id],
             "layers": [2],
         }
-    with ws.create("matches", f"{a}__{b}", command=f"workbench compare {a} {b}", metadata=meta) as out:
+    rho = {"depth_rank_correlation": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 99}}
+    command, numbers = f"workbench compare {a} {b}", {"ab": rho, "ba": rho}
+    with ws.create("matches", f"{a}__{b}", command=command, numbers=numbers, metadata=meta) as out:
         common = [rng.choice(rows, size=rng.integers(4, 30), replace=False) for _ in range(max(n.values()))]
         for id in (a, b):
             folder = out / "codes" / id
@@ -120,7 +122,7 @@ def add_matches(
 
 
 def _match_summaries(out: Path, baselines: pd.DataFrame) -> None:
-    summary, order, shifts, layers = [], [], [], []
+    summary, order, shifts, layers, nulls, depth = [], [], [], [], [], []
     for direction in ("ab", "ba"):
         mean = {}
         for series, part in baselines[baselines["direction"] == direction].groupby("series", sort=False):
@@ -169,6 +171,10 @@ def _match_summaries(out: Path, baselines: pd.DataFrame) -> None:
                 "share_50": 0.7,
             }
         )
+        depth.append({"direction": direction, "layer": 2, "partner_layer": 2, "count": 40})
+        for j, (start, end) in enumerate(((1, 64), (64, 256), (256, 1024))):
+            q = {"q50": 0.05, "q95": 0.1, "q99": 0.15, "cross_q50": 0.5 + 0.1 * j}
+            nulls.append({"direction": direction, "fired_from": start, "fired_to": end, "n": 50} | q)
         shifts += [
             {
                 "direction": direction,
@@ -187,8 +193,8 @@ def _match_summaries(out: Path, baselines: pd.DataFrame) -> None:
         ("order", order),
         ("layers", layers),
         ("shifts", shifts),
-        ("nulls", [{"direction": "ab"}]),
-        ("depth", [{"direction": "ab"}]),
+        ("nulls", nulls),
+        ("depth", depth),
     ):
         pd.DataFrame(rows).to_parquet(out / f"{name}.parquet", index=False)
 
@@ -286,6 +292,7 @@ def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latent
                 "peak_step": steps[norms.argmax(1)].astype(float),
                 "lifespan": 5.0,
                 "class": np.where(np.arange(latents) % 7 == 0, "dying", text),
+                "kind": np.where(np.arange(latents) % 3 == 0, "token", "other/rare"),
                 "n_fired": rng.integers(1, 999, latents),
                 "alive": True,
             }
@@ -315,6 +322,14 @@ def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latent
                 }
             ]
         ).to_parquet(out / "statistics.parquet", index=False)
+        curve = [
+            {"mode": m, "ranking": r, "k": k, "metric": 3 - 0.1 * k, "low": 2 - 0.1 * k, "high": 4 - 0.1 * k, "n": 12}
+            for m in ("destroy", "keep")
+            for r in ("attribution", "random")
+            for k in (1, 2, 4, 8)
+        ]
+        about = {"share": 0.5, "draws": 1, "source": "step1000", "task": "induction", "step": 1000}
+        pd.DataFrame(curve).assign(**about).to_parquet(out / "attribution.parquet", index=False)
         acts = out / "act_ck"
         acts.mkdir()
         peak = rng.integers(2, T - 2, (latents, K))

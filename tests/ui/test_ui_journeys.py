@@ -18,7 +18,7 @@ from tests.ui.browsing import CONTRAST, OUTSIDE, Visit, heading, query_of, serve
 from tests.ui.serving import CLICK_TO_PAINT
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
-from ui.kit.history import COMPLETED
+from ui.components.history import COMPLETED
 from ui.kit.pages import PAGES
 from workbench.exporting import FigureSpec, bundle
 from workbench.results.labels import save_label

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ui.kit import latent_table
 from ui.kit.context_bar import best_match, choices
 from ui.kit.index import Index, read_index, signature, step
-from ui.kit.latent_table import Query, select
-from ui.kit.missing import gaps
+from ui.views import latent_table
+from ui.views.latent_table import Query, select
+from ui.views.missing import gaps
 from workbench.cli import VERBS
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, contexts_html, interesting

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import ConfigError, CorruptError, UsageError
 from tests.ui.conftest import page_text
-from ui.kit.graphs import parse_graph
+from ui.views.graphs import parse_graph
 from workbench.results.labels import GraphLabels, NodeLabel, read_labels, save_label, with_labels
 from workbench.workspace import KINDS, Workspace
 

@@ -18,8 +18,9 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import UsageError
 from tests.ui.conftest import page_text, param
-from ui.kit import latent_table, listing
-from ui.kit.picking import inside
+from ui.kit import listing
+from ui.views import latent_table
+from ui.views.picking import inside
 from workbench.results import lists
 from workbench.results.lists import LatentList, ListItem
 from workbench.workspace import Workspace

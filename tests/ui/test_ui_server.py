@@ -139,7 +139,7 @@ def test_browser_only_from_a_terminal() -> None:
 
 def test_pages_import_without_torch() -> None:
     code = (
-        "import sys, ui.kit.data, ui.kit.latent_table, workbench.markup.latent, ui.kit.context_bar, ui.server,"
+        "import sys, ui.kit.data, ui.views.latent_table, workbench.markup.latent, ui.kit.context_bar, ui.server,"
         " workbench.cli.ui; sys.exit('torch' in sys.modules)"
     )
     assert (

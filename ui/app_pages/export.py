@@ -10,11 +10,10 @@ from typing import Any
 import streamlit as st
 
 from ui.kit import data, panels, state
-from ui.kit.circuitry import open_circuit
 from ui.kit.documents import contents, selection_form, share_buttons, try_document
 from ui.kit.figures import table
 from ui.kit.index import Entry
-from ui.kit.options import form
+from ui.views.options import form
 from workbench.exporting import FigureSpec, Style, bundle, bundle_of, figure_kinds
 from workbench.exporting.figures import Kind, build
 from workbench.exporting.kinds.circuits import NAMES, metric_name
@@ -122,7 +121,7 @@ def _known(kind: Kind, source: str) -> dict[str, dict[str, str]]:
     if kind.source == "latents":
         return {"group": {name: title for name, (title, _) in GROUP_TITLES.items()}}
     with panels.guarded("The effects of this result"):
-        effects = open_circuit(str(found.path), found.version).effects
+        effects = data.open_circuit(str(found.path), found.version).effects
         profiles = kind.name == "circuit_profile"
         analyses = [
             a

@@ -9,11 +9,11 @@ import streamlit as st
 
 from sae.errors import UserError
 from sae.files import read_json
+from ui.components.enhance import enhance, latent_link
 from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
-from ui.kit.enhance import enhance, latent_link
-from ui.kit.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph, picture
 from ui.kit.index import Entry
+from ui.views.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph, picture
 from workbench.markup.tokens import clip, escape, markdown, visible
 from workbench.results.labels import MAX_LENGTH, GraphLabels, read_labels, save_label, with_labels
 

@@ -9,9 +9,9 @@ import streamlit as st
 from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose_of
-from ui.kit.circuitry import analyses, headline, metrics, open_circuit, prompt_html, sentences, task_of
 from ui.kit.figures import chart, drawn
 from ui.kit.index import Entry
+from ui.views.circuitry import analyses, headline, metrics, prompt_html, sentences, task_of
 from workbench.exporting.kinds.circuits import NAMES, OWN, metric_name
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, visible
@@ -46,7 +46,7 @@ def body() -> None:
         largest = _largest([e for e, _ in shown], metric) if shared else None
         for column, (entry, key) in zip(st.columns(max(1, len(shown)), gap="large"), shown, strict=False):
             with column, panels.guarded(entry.id):
-                side(entry, open_circuit(str(entry.path), entry.version), metric, key, largest)
+                side(entry, data.open_circuit(str(entry.path), entry.version), metric, key, largest)
 
 
 def controls(entries: list[Entry]) -> tuple[str, list[tuple[Entry, str]], str, bool]:
@@ -98,7 +98,7 @@ def _metrics(shown: list[tuple[Entry, str]]) -> list[str]:
     """Metrics of the first result that can be read."""
     for e, _ in shown:
         try:
-            return metrics(open_circuit(str(e.path), e.version)) or ["logit_diff"]
+            return metrics(data.open_circuit(str(e.path), e.version)) or ["logit_diff"]
         except (UserError, OSError, ValueError, KeyError):
             continue  # its own column says what is wrong
     return ["logit_diff"]
@@ -129,14 +129,8 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
     with panels.guarded("The effects"):
         panels.heading(NAMES[OWN.get(name.lower(), "read_profile")])
         options = {"metric": metric}
-        chart(
-            f"in_profile_{key}",
-            "circuit_profile",
-            entry,
-            options,
-            height=_height("circuit_profile", entry, options),
-            scale=largest,
-        )
+        scaled = {**options, "scale": largest} if largest else options
+        chart(f"in_profile_{key}", "circuit_profile", entry, scaled, height=_height("circuit_profile", entry, options))
         panels.heading("Its strongest row", "band: 95 % interval over prompts")
         chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250)
         if name == "Mamba":

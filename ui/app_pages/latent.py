@@ -6,10 +6,10 @@ import random
 
 import streamlit as st
 
+from ui.components.enhance import enhance, latent_link
 from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.documents import share_buttons
-from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
 from ui.kit.listing import add_button
 from ui.kit.pins import pin_button, pin_line

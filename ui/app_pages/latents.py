@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from ui.kit import data, latent_table, listing, panels, state
+from ui.kit import data, listing, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.index import Dictionary
-from ui.kit.latent_table import DENSITIES, SORTS, Query
 from ui.kit.listing import add_button, part_of
+from ui.views import latent_table
+from ui.views.latent_table import DENSITIES, SORTS, Query
 from workbench.exporting.tables import to_csv
 from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords

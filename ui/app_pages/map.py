@@ -6,20 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
 from ui.kit.figures import CONFIG, below, table
+from ui.kit.figures import drawn as drawn_figure
 from ui.kit.index import Entry
 from ui.kit.listing import add_button
-from ui.kit.picking import inside
-from ui.kit.plotting import COLOURS, SMALL, plot
+from ui.kit.matching import fires_on
+from ui.kit.plotting import plot
+from ui.views.picking import inside
+from workbench.exporting.figures import Panel
 from workbench.exporting.kinds.maps import nearest_panel, read_table
 from workbench.markup.tags import div
-from workbench.markup.tokens import escape, visible
+from workbench.markup.tokens import escape
 from workbench.workspace import Item
 
 POINTS = 3000
@@ -68,17 +70,17 @@ def layout(entry: Entry) -> None:
         row.segmented_control(
             "Colour",
             list(COLOURED),
-            default="density",
-            key="ma_colour",
             required=True,
             label_visibility="collapsed",
             format_func=lambda q: COLOURED[q],
+            **state.tie_choice("col", list(COLOURED), "density"),
         )
         or "density"
     )
-    shown = points if len(points) <= POINTS else points.sample(POINTS, random_state=0)
+    options = {"points": POINTS} if quantity == "density" else {"points": POINTS, "colour": quantity}
+    panel = drawn_figure("decoder_map", entry, options).panels[0]
     event = st.plotly_chart(
-        scatter(entry, points, shown, quantity),
+        scatter(entry, panel),
         key=f"ma_{entry.id}",
         on_select="rerun",
         selection_mode=("points", "box", "lasso"),
@@ -91,10 +93,12 @@ def layout(entry: Entry) -> None:
             chosen_latents(points, drawn)
     method = str(entry.metadata.get("layout") or "")
     sample = (
-        f"{len(shown):,} of {len(points):,} latents; grey shade: density of all." if len(shown) < len(points) else ""
+        f"{len(panel.frame):,} of {len(points):,} latents; grey shade: where all of them lie."
+        if panel.backdrop is not None
+        else ""
     )
     st.html(div("wb-head", div("sub", escape(f"{method} {sample}"))))
-    below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}")
+    below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}", options=options)
     if not (drawn.box or drawn.lasso) and drawn.points and drawn.points[0].get("customdata"):
         name, latent = drawn.points[0]["customdata"][:2]
         d = data.index().dictionaries.get(str(name))
@@ -119,84 +123,19 @@ def chosen_latents(points: pd.DataFrame, drawn: Any) -> None:
         add_button("Add to a list", len(latents), lambda: latents)
 
 
-def scatter(entry: Entry, points: pd.DataFrame, shown: pd.DataFrame, quantity: str) -> Any:
-    """Density as shade below, sampled points above."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    if len(shown) < len(points):
-        figure.add_trace(_shade(points))
-    for j, (name, part) in enumerate(shown.groupby("dictionary", sort=False)):
-        about = _about(str(name), part["latent"].to_numpy())
-        text = [escape(f"#{i} {t}") for i, t in zip(part["latent"], about["text"], strict=True)]
-        marker: dict[str, Any] = {"size": 5, "color": COLOURS[j % len(COLOURS)], "opacity": 0.85}
-        if quantity != "dictionary" and about[quantity] is not None:
-            values = np.asarray(about[quantity], dtype=float)
-            colour = np.log10(np.where(values > 0, values, np.nan)) if quantity == "density" else values
-            title = "log10 of density" if quantity == "density" else "largest activation"
-            marker |= {
-                "color": colour,
-                "colorscale": "Cividis",
-                "showscale": j == 0,
-                "colorbar": {"title": {"text": title, "font": SMALL}, "tickfont": SMALL, "thickness": 12},
-            }
-        custom = [[str(name), int(i)] for i in part["latent"]]
-        figure.add_trace(
-            go.Scatter(
-                x=part["x"],
-                y=part["y"],
-                mode="markers",
-                marker=marker,
-                name=escape(name),
-                text=text,
-                customdata=custom,
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
-    figure.update_layout(
-        height=600,
-        margin={"l": 4, "r": 4, "t": 40, "b": 4},
-        legend={"orientation": "h", "font": SMALL},
-        dragmode="pan",
-        uirevision=entry.id,
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, scaleanchor="x")
+def scatter(entry: Entry, panel: Panel) -> Any:
+    """The layout as the figure has it, with what a latent fires on shown on hover."""
+    frame = panel.frame.copy()
+    words: dict[tuple[str, int], str] = {}
+    for name, part in frame.groupby("dictionary", sort=False):
+        told = fires_on(data.index(), str(name), part["latent"].tolist())
+        words |= {(str(name), int(i)): text for i, text in zip(part["latent"], told, strict=True)}
+    pairs = [(str(d), int(i)) for d, i in zip(frame["dictionary"], frame["latent"], strict=True)]
+    frame["hover"] = [f"#{i} {words[d, i]}" for d, i in pairs]
+    frame["custom"] = [[d, i] for d, i in pairs]
+    figure = plot(replace(panel, frame=frame, title=""), height=600)
+    figure.update_layout(margin={"l": 4, "r": 4, "t": 40, "b": 4}, dragmode="pan", uirevision=entry.id)
     return figure
-
-
-def _shade(points: pd.DataFrame) -> Any:
-    """How many latents lie where, for maps of which only a sample is drawn."""
-    import plotly.graph_objects as go
-
-    counts, x, y = np.histogram2d(points["x"], points["y"], bins=64)[:3]
-    z = np.log10(1 + counts.T)
-    return go.Heatmap(
-        x=(x[1:] + x[:-1]) / 2,
-        y=(y[1:] + y[:-1]) / 2,
-        z=np.where(z > 0, z, np.nan),
-        colorscale=[[0, "rgba(122,122,122,.10)"], [1, "rgba(122,122,122,.45)"]],
-        showscale=False,
-        hoverinfo="skip",
-    )
-
-
-def _about(dictionary: str, latents: np.ndarray) -> dict[str, Any]:
-    """Hover text and colours of latents, from their records where these exist."""
-    d = data.index().dictionaries.get(dictionary)
-    records = data.records(d) if d else None
-    if records is None:
-        return {"text": [""] * len(latents), "density": None, "max": None}
-    part = records.table.set_index("latent").reindex(latents)
-    words = [
-        next((visible(str(row[c])) for c in ("label", "peak_text") if c in row and isinstance(row[c], str)), "")
-        for row in part.to_dict("records")
-    ]
-    return {
-        "text": words,
-        "density": part["density"].tolist() if "density" in part else None,
-        "max": part["max"].tolist() if "max" in part else None,
-    }
 
 
 def neighbours(entry: Entry) -> None:

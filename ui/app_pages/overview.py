@@ -10,8 +10,8 @@ import streamlit as st
 
 from ui.kit import data, panels, state
 from ui.kit.index import Dictionary, Entry, Index
-from ui.kit.missing import gaps
 from ui.kit.pages import PAGES
+from ui.views.missing import gaps
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, escape, number, visible
 

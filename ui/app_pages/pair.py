@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from sae.errors import UsageError
+from ui.components.aligned import aligned, chosen_shift, message
+from ui.components.enhance import enhance, latent_link
 from ui.kit import data, panels, state
-from ui.kit.aligned import aligned, chosen_shift, message
 from ui.kit.choose import check_version
 from ui.kit.context_bar import badges
-from ui.kit.enhance import enhance, latent_link
-from ui.kit.figures import below
+from ui.kit.figures import below, drawn
+from ui.kit.index import Entry
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
+from workbench.exporting.figures import Panel
 from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
-from workbench.results.matches import MatchRecords
+from workbench.results.matches import STRIP, MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}
 
@@ -43,10 +44,10 @@ def body() -> None:
         st.html(pair_stats(pair, f"{a} #{i}", f"{b} #{j}"))
         left, right = st.columns([5, 2], gap="large")
         with left:
-            strips(m, a, i, b, j, key, pair.maxima)
+            joint = strips(entry, m, a, i, b, j, key, pair.maxima)
         with right:
-            panels.heading("Joint activations", "log counts; edges: one of both silent")
-            st.html(joint_html(pair))
+            panels.heading("Joint activations", "tokens by both activations, log counts; at the edges one is silent")
+            st.html(joint_html(joint, pair))
         for column, dictionary, latent, tag in zip(st.columns(2, gap="large"), (a, b), (i, j), "AB", strict=True):
             with column, panels.guarded(f"Latent {tag}"):
                 side(dictionary, latent, tag)
@@ -97,37 +98,38 @@ def _take(widget: str, key: str) -> None:
     state.put(**{key: st.session_state[widget]})
 
 
-def strips(m: MatchRecords, a: str, i: int, b: str, j: int, key: str, joint: tuple[float, float]) -> None:
-    """The same text for both: colour for A, underline for B; hover and the shift need no server."""
+def strips(
+    entry: Entry, m: MatchRecords, a: str, i: int, b: str, j: int, key: str, maxima: tuple[float, float]
+) -> Panel:
+    """The same text for both: colour for A, underline for B; hover and the shift need no server. Returns the joint
+    histogram's panel, which is of the same figure.
+    """
     panels.heading("The same tokens", "hover a token for both values and its place in the joint histogram")
     by = (
         st.segmented_control("Strongest of", list(BY), required=True, **state.tie_choice("by", list(BY), "both"))
         or "both"
     )
-    found = m.strips(a, i, b, j, by=BY[by], n=12, width=52)
-    if not found:
-        panels.note("Neither fires on these tokens.")
-        return
-    top_a, top_b = max(max(s.acts_a) for s in found), max(max(s.acts_b) for s in found)
-    st.html(
-        legend(
-            top_a,
-            "colour: A, linear to its largest shown · underline: B, in three thicknesses · outline = peak · left:"
-            " sequence:position",
+    options: dict[str, Any] = {"dictionary": a, "latent": i, "partner_dictionary": b, "partner": j, "by": BY[by]}
+    shift = chosen_shift(key)
+    if shift:
+        options["shift"] = shift
+    made = drawn("pair", entry, options)
+    strips_panel, joint = made.panels
+    if strips_panel.frame.empty:
+        panels.note("There is no token on which both fire. Choose the strongest of A or of B above.")
+    else:
+        found = m.strips(a, i, b, j, by=BY[by], n=12, width=STRIP)
+        tops = strips_panel.top or 1.0, strips_panel.under_top or 1.0
+        st.html(
+            legend(
+                tops[0],
+                "colour: A, from 0 to its largest here · underline: B, in three thicknesses · outlined: the token the"
+                " text was chosen for · left: sequence:position",
+            )
         )
-    )
-    aligned(message(found, (top_a, top_b), joint, m.tokens.shape[1], shift=chosen_shift(key)), key=key)
-    frame = pd.DataFrame(
-        [
-            (f"{s.seq}:{s.start + k}", t, x, y)
-            for s in found
-            for k, (t, x, y) in enumerate(zip(s.tokens, s.acts_a, s.acts_b, strict=True))
-            if x > 0 or y > 0
-        ],
-        columns=["sequence:position", "token", "A", "B"],
-    )
-    options = {"dictionary": a, "latent": i, "partner_dictionary": b, "partner": j, "by": BY[by]}
-    below("px", frame, ("token",), figure="pair", source=f"matches/{m.id}", options=options)
+        aligned(message(found, tops, maxima, m.tokens.shape[1], shift=shift), key=key)
+    below("px", made, figure="pair", source=f"matches/{m.id}", options=options)
+    return joint
 
 
 def side(dictionary: str, latent: int, tag: str) -> None:

@@ -8,9 +8,9 @@ import html
 
 import streamlit as st
 
+from ui.components.enhance import enhance, latent_link
 from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, context_bar
-from ui.kit.enhance import enhance, latent_link
 from ui.kit.index import Dictionary
 from ui.kit.probing import Probed, run_probe, run_push, usual
 from workbench.markup.tags import div, span

@@ -11,8 +11,8 @@ from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
 from ui.kit.figures import below, chart, table
-from ui.kit.findings import PAPERS, finding_html, measured, open_claim, paper_title
 from ui.kit.index import Entry
+from ui.views.findings import PAPERS, finding_html, measured, open_claim, paper_title
 from workbench.claims.base import VERDICTS
 from workbench.claims.figures import comparison
 from workbench.markup.tokens import clip, escape, number, visible

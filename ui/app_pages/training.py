@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from ui.components.scrubber import message, reading_table, scrubber
 from ui.kit import panels, state
 from ui.kit.choose import check_version, choose
-from ui.kit.evolving import open_evolution, statistics_table
 from ui.kit.figures import below, chart
 from ui.kit.index import Entry
-from ui.kit.scrubber import message, reading_table, scrubber
+from ui.views.evolving import open_evolution, statistics_table
 from workbench.exporting.kinds.evolution import SCALES, phase_quantities, words
 from workbench.markup.tokens import visible
 from workbench.results.evolution import Evolution

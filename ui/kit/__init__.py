@@ -1,6 +1,6 @@
-"""What every page shares.
+"""What pages share.
 
-``tokens`` is the one place that turns a token into markup; ``index`` says what a workspace holds; ``state`` keeps the
-selection in the address; ``data`` opens files once; ``panels`` says "not computed – run …"; ``charts`` and ``figures``
-draw, each with its table; ``theme.css`` is the look.
+``index`` says what a workspace holds; ``state`` keeps the selection in the address; ``data`` opens files once;
+``panels`` says "not computed – run …"; ``plotting`` and ``figures`` draw, each figure with its table; ``theme.css`` is
+the look. Tokens become markup in :mod:`workbench.markup.tokens` and nowhere else.
 """

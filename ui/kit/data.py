@@ -18,6 +18,7 @@ from ui.kit.index import Dictionary, Index, read_index
 from workbench.results.lists import LatentList, read_lists
 
 if TYPE_CHECKING:
+    from workbench.results.circuits import CircuitResult
     from workbench.results.records import LatentRecords
 
 WORKSPACE = "WORKBENCH_WORKSPACE"
@@ -108,3 +109,11 @@ def holding(folder: str, version: str, text: str) -> np.ndarray:
 
     needle = text.encode("utf-8", "replace").decode().lower()
     return pc.match_substring(haystack(folder, version), needle).to_numpy(zero_copy_only=False)
+
+
+@st.cache_resource(show_spinner=False, max_entries=12)
+def open_circuit(folder: str, version: str) -> CircuitResult:
+    """A result, kept; ``version`` makes a new one be read anew."""
+    from workbench.results.circuits import CircuitResult
+
+    return CircuitResult.open(folder)

@@ -13,9 +13,19 @@ from ui.kit import data
 
 
 def export_button(
-    figure: str, source: str, options: dict[str, Any] | None = None, *, label: str = "Export", key: str, **button: Any
+    figure: str,
+    source: str,
+    options: dict[str, Any] | None = None,
+    *,
+    key: str,
+    label: str = "Export",
+    name: str = "",
+    **button: Any,
 ) -> None:
-    """Download figure, data, table, references and provenance as one zip. Nothing is computed before the click."""
+    """Download figure, data, table, references and provenance as one zip, called ``name`` (by default as the figure).
+
+    Nothing is computed before the click.
+    """
 
     def make() -> bytes:
         return make_zip(figure, source, options or {}, {})
@@ -23,7 +33,7 @@ def export_button(
     st.download_button(
         label,
         make,
-        file_name=f"{figure}.zip",
+        file_name=f"{name or figure}.zip",
         mime="application/zip",
         icon=":material/download:",
         on_click="ignore",

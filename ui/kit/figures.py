@@ -31,30 +31,29 @@ def chart(
     options: dict[str, Any] | None = None,
     *,
     height: int = 320,
-    scale: float | None = None,
     brush: bool = False,
 ) -> Any:
-    """The first panel of the figure ``workbench export`` would draw, with export and table below it.
+    """The figure ``workbench export`` would draw, its panels below each other, with export and table below them.
 
-    ``scale`` puts signed heat maps on one colour scale; with ``brush`` a range can be chosen, and Streamlit's event is
-    returned. A figure whose numbers do not exist becomes a panel that says so, and None is returned.
+    With ``brush`` a range can be chosen in the first one, and Streamlit's event is returned. A figure whose numbers do
+    not exist becomes a panel that says so, and None is returned.
     """
     try:
         made = drawn(figure, entry, options or {})
     except MissingError as e:
         panels.note(escape(str(e)), "missing")
         return None
-    picture = plot(replace(made.panels[0], title=""), height=height, scale=scale)
-    alt = made.alt or made.caption
-    event = None
-    if brush:
-        picture.update_layout(dragmode="select", selectdirection="h")
-        event = st.plotly_chart(
-            picture, key=f"{key}_fig", config=CONFIG, alt=alt, on_select="rerun", selection_mode="box"
-        )
-    else:
-        st.plotly_chart(picture, key=f"{key}_fig", config=CONFIG, alt=alt)
-    below(key, made.data, made.tokens, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
+    alt, event = made.alt or made.caption, None
+    for j, panel in enumerate(made.panels):
+        one = len(made.panels) == 1
+        picture = plot(replace(panel, title="") if one else panel, height=height)
+        what: dict[str, Any] = {"key": f"{key}_fig{j or ''}", "config": CONFIG, "alt": alt}
+        if brush and j == 0:
+            picture.update_layout(dragmode="select", selectdirection="h")
+            event = st.plotly_chart(picture, on_select="rerun", selection_mode="box", **what)
+        else:
+            st.plotly_chart(picture, **what)
+    below(key, made, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
     return event
 
 
@@ -84,7 +83,7 @@ def _built(root: str, source: str, version: str, figure: str, options: str) -> F
 
 def below(
     key: str,
-    frame: pd.DataFrame,
+    what: FigureData | pd.DataFrame,
     tokens: tuple[str, ...] = (),
     *,
     figure: str = "",
@@ -94,10 +93,21 @@ def below(
     """What every chart has below it: its export, where it is one, and its numbers as a table."""
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"wb_below_{key}"):
         if figure:
-            export_button(figure, source, options, key=f"{key}_export", type="tertiary")
+            export_button(
+                figure, source, options, key=f"{key}_export", name=_name(what, figure, source, options), type="tertiary"
+            )
         with st.expander("Show as table", key=f"{key}_table", on_change="rerun", type="compact") as box:
             if box.open:
-                table(frame, tokens)
+                table(what.data, what.tokens) if isinstance(what, FigureData) else table(what, tokens)
+
+
+def _name(what: FigureData | pd.DataFrame, figure: str, source: str, options: dict[str, Any] | None) -> str:
+    """The name under which the export page and the command line would write the same bundle."""
+    if not isinstance(what, FigureData):
+        return figure
+    from workbench.exporting import FigureSpec, bundle_name
+
+    return bundle_name(what, FigureSpec(figure=figure, source=source, options=options or {}))
 
 
 def table(frame: pd.DataFrame, tokens: tuple[str, ...] = ()) -> None:

@@ -16,20 +16,11 @@ from typing import Any
 from sae.errors import CorruptError, UserError
 from sae.files import read_json, sha256_file
 from sae.strict import parse_config
+from workbench.markup.names import id_parts, place
 from workbench.provenance import Manifest
 from workbench.workspace import KINDS, Item, Workspace
 
-_ID = re.compile(
-    r"(?P<model>.+?)(?:@(?P<revision>[^.]+))?\.(?P<site>L\d+(?:TC|[RAMS]))-(?P<n>[^.]+)x(?:\.s(?P<seed>\d+))?"
-)
 _SITE = re.compile(r"L(\d+)(TC|[RAMS])")
-SITES = {
-    "R": "residual stream",
-    "A": "attention output",
-    "M": "MLP output",
-    "TC": "transcoder",
-    "S": "Mamba mixer output",
-}
 
 
 @dataclass(frozen=True)
@@ -81,8 +72,7 @@ class Dictionary:
     @property
     def place(self) -> str:
         """``layer 2, residual stream``, in words."""
-        m = _SITE.fullmatch(self.site)
-        return f"layer {m[1]}, {SITES[m[2]]}" if m else self.site
+        return place(self.site)
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -143,12 +133,11 @@ class Index:
     def _dictionary(self, id: str) -> Dictionary:
         entry, records = self.find("dictionaries", id), self.find("latents", id)
         about = {**(entry.metadata if entry else {}), **(records.metadata if records else {})}
-        m = _ID.fullmatch(id)
-        parts = m.groupdict() if m else {}
+        parts = id_parts(id)
         model = str(about.get("model") or about.get("model_name") or parts.get("model") or id)
         site = str(about.get("site") or parts.get("site") or "")
         revision = about.get("revision") or parts.get("revision") or "final"
-        place = _SITE.fullmatch(site)
+        found = _SITE.fullmatch(site)
         seed = f" seed {parts['seed']}" if parts.get("seed") else ""
         kind = str(about.get("kind") or "sae")
         variant = (f"{kind} {parts['n']}×{seed}" if parts.get("n") else f"{kind} {id}").replace("sae ", "SAE ")
@@ -158,7 +147,7 @@ class Index:
             architecture=self.architecture(model, site),
             revision=str(revision),
             site=site,
-            layer=int(place[1]) if place else -1,
+            layer=int(found[1]) if found else -1,
             variant=variant,
             entry=entry,
             records=records,
@@ -179,8 +168,8 @@ class Index:
 
 def _width(id: str) -> float:
     """Latents per dimension as the id says them (``-8x``), so that 8x comes before 32x; the rest comes last."""
-    m = _ID.fullmatch(id)
-    return float(m["n"]) if m and re.fullmatch(r"[0-9]+(\.[0-9]+)?", m["n"]) else float("inf")
+    n = id_parts(id).get("n", "")
+    return float(n) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", n) else float("inf")
 
 
 def architecture_order(name: str) -> int:

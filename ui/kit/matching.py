@@ -11,8 +11,10 @@ import streamlit as st
 from ui.kit import data, panels
 from ui.kit.choose import choose
 from ui.kit.index import Entry, Index
+from workbench.exporting.drawing import drawing
+from workbench.exporting.figures import Panel
 from workbench.markup.tags import div
-from workbench.markup.tokens import cell, clip, number, visible
+from workbench.markup.tokens import cell, clip, escape, number, visible
 from workbench.results.matches import MatchRecords, Pair
 
 SERIES = {
@@ -123,24 +125,35 @@ def fires_on(index: Index, dictionary: str, latents: list[int]) -> list[str]:
     return found
 
 
-def joint_html(pair: Pair) -> str:
-    """The joint histogram of two latents' activations: 32 × 32 cells, log counts; row and column 0 are "not active"."""
-    counts = np.asarray(pair.joint, dtype=np.float64).copy()
-    silent = int(counts[0, 0])
-    counts[0, 0] = 0
-    top = np.log10(1 + counts.max()) or 1.0
-    cells = []
-    for y in range(counts.shape[1] - 1, -1, -1):
-        for x in range(counts.shape[0]):
-            n = int(counts[x, y])
-            if n == 0:
-                cells.append("<i></i>")
-            else:
-                step = min(8, int(9 * np.log10(1 + n) / top))
-                cells.append(f'<i class="t{step}" data-v="{n:,} tokens"></i>')
-    alt = f"Joint histogram of both activations: {pair.n_cofire:,} tokens with both, {silent:,} with neither"
-    axis = div("jx", f"A → {number(pair.maxima[0])}") + div("jy", f"B ↑ {number(pair.maxima[1])}")
-    return div("joint", div("grid hist", *cells), axis, attrs=f'role="img" aria-label="{alt}"')
+def joint_html(panel: Panel, pair: Pair) -> str:
+    """The joint histogram of two latents' activations as the figure has it: A across, B up, marks in their units."""
+    found = drawing(panel)
+    assert found.cells is not None
+    values, tokens = (
+        found.cells.values,
+        panel.frame.pivot(index="partner_bin", columns="bin", values="tokens").to_numpy(),
+    )
+    cells = [
+        "<i></i>"
+        if np.isnan(values[y, x])
+        else f'<i class="t{found.cells.step(values[y, x])}" data-v="{int(tokens[y, x]):,} tokens"></i>'
+        for y in reversed(range(values.shape[0]))
+        for x in range(values.shape[1])
+    ]
+    neither = int(tokens[0, 0])
+    alt = f"Joint histogram of both activations: {pair.n_cofire:,} tokens with both, {neither:,} with neither"
+    share = 100 / values.shape[0]
+    ticks = "".join(f'<span style="left:{share * (v + 0.5):.1f}%">{escape(s)}</span>' for v, s in panel.x_ticks)
+    rungs = "".join(f'<span style="bottom:{share * (v + 0.5):.1f}%">{escape(s)}</span>' for v, s in panel.y_ticks)
+    return div(
+        "joint",
+        div("jl", "B ↑"),
+        div("jy", rungs),
+        div("grid hist", *cells),
+        div("jx", ticks),
+        div("jl r", "A →"),
+        attrs=f'role="img" aria-label="{alt}"',
+    )
 
 
 def pair_stats(pair: Pair, a: str, b: str) -> str:

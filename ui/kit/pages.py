@@ -1,4 +1,6 @@
-"""Which pages exist for a workspace. A page whose kind of result is not there yet stays out of the navigation."""
+"""The pages. One whose kind of result is not there yet stays out of the navigation; its address still answers, and says
+which command makes the result.
+"""
 
 from __future__ import annotations
 
@@ -99,16 +101,17 @@ PAGES: tuple[PageSpec, ...] = tuple(
 
 
 def pages_for(index: Index | None, folder: Path) -> dict[str, list[st.Page]]:
-    """Navigation of a workspace; without a readable workspace only the overview."""
+    """All pages for Streamlit, by group of the navigation; without a readable workspace it shows the overview only."""
     groups: dict[str, list[st.Page]] = {}
     for spec in PAGES:
-        if spec.stem == "overview" or (index is not None and spec.shown(index)):
-            page = st.Page(
-                folder / f"{spec.stem}.py",
-                title=spec.title,
-                icon=f":material/{spec.icon}:",
-                help=spec.help,
-                default=spec.stem == "overview",
-            )
-            groups.setdefault(spec.group, []).append(page)
+        shown = spec.stem == "overview" or (index is not None and spec.shown(index))
+        page = st.Page(
+            folder / f"{spec.stem}.py",
+            title=spec.title,
+            icon=f":material/{spec.icon}:",
+            help=spec.help,
+            default=spec.stem == "overview",
+            visibility="visible" if shown else "hidden",
+        )
+        groups.setdefault(spec.group, []).append(page)
     return groups

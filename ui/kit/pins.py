@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ui.components.enhance import latent_link
 from ui.kit import data, state
-from ui.kit.enhance import latent_link
 from ui.kit.index import Dictionary, Entry, Index
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape

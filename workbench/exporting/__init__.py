@@ -6,7 +6,7 @@ b = bundle(read_spec("mppc-distribution"), Workspace("workspace"))
 open(f"{b.name}.zip", "wb").write(b.zip)
 """
 
-from workbench.exporting.bundles import Bundle, bundle, bundle_of
+from workbench.exporting.bundles import Bundle, bundle, bundle_name, bundle_of
 from workbench.exporting.figures import DocumentData, FigureData, Panel, figure, figure_kinds
 from workbench.exporting.reading import read_spec
 from workbench.exporting.spec import FigureSpec, Style
@@ -19,6 +19,7 @@ __all__ = [
     "Panel",
     "Style",
     "bundle",
+    "bundle_name",
     "bundle_of",
     "figure",
     "figure_kinds",

@@ -2,7 +2,7 @@
 
     figure.pdf figure.svg figure.png     vector and raster, fonts embedded
     data.csv data.parquet                what is drawn
-    table.tex refs.bib caption.txt       ready to be included
+    figure.tex table.tex refs.bib caption.txt    ready to be included
     provenance.json                      spec, inputs with digests, n, versions
     spec.json reproduce.sh               one command that makes the bundle again, and compares
 
@@ -28,7 +28,7 @@ from workbench.exporting.figures import DocumentData, FigureData, make
 from workbench.exporting.references import bibtex
 from workbench.exporting.render import render
 from workbench.exporting.spec import FigureSpec
-from workbench.exporting.tables import to_csv, to_latex, to_parquet
+from workbench.exporting.tables import to_csv, to_latex, to_latex_figure, to_parquet
 from workbench.markup.text import visible
 from workbench.provenance import code_version
 from workbench.workspace import KINDS, Item, Workspace
@@ -100,9 +100,7 @@ def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
 
 def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Workspace) -> Bundle:
     """:func:`bundle` of a figure or document that is already built."""
-    if not spec.source and len(data.inputs) == 1:
-        spec = spec.model_copy(update={"source": f"{data.inputs[0].kind}/{data.inputs[0].id}"})
-    version = sha256_json({"spec": spec.plain(), "inputs": [i.digest for i in data.inputs]})[:8]
+    spec, version = _identity(data, spec)
     name = f"{spec.figure}__{version}"
     files = dict(data.files) if isinstance(data, DocumentData) else {"data.csv": to_csv(data.data, data.tokens)}
     holds = tuple(sorted(files))
@@ -121,12 +119,28 @@ def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Work
     return Bundle(name, version, {**files, **{k: v.encode() for k, v in text.items()}}, holds)
 
 
+def bundle_name(data: FigureData | DocumentData, spec: FigureSpec) -> str:
+    """What the bundle of a figure that is already built is called, without making it."""
+    spec, version = _identity(data, spec)
+    return f"{spec.figure}__{version}"
+
+
+def _identity(data: FigureData | DocumentData, spec: FigureSpec) -> tuple[FigureSpec, str]:
+    """The spec with its source, and eight hex digits that stand for it and its inputs."""
+    if not spec.source and len(data.inputs) == 1:
+        spec = spec.model_copy(update={"source": f"{data.inputs[0].kind}/{data.inputs[0].id}"})
+    return spec, sha256_json({"spec": spec.plain(), "inputs": [i.digest for i in data.inputs]})[:8]
+
+
 def _figure_files(
     data: FigureData, spec: FigureSpec, name: str, caption: str, provenance: dict[str, Any], stamp: str
 ) -> dict[str, bytes]:
-    """The picture in every format, the data as Parquet, the LaTeX table."""
+    """The picture in every format and how to include it, the data as Parquet, the LaTeX table."""
     label = f"{spec.figure}-{provenance['version']}".replace("_", "-")
     return {
+        "figure.tex": to_latex_figure(
+            "figure.pdf", caption=caption, label=label, wide=spec.style.inches > 5, comment=stamp
+        ).encode(),
         **{f"figure.{k}": v for k, v in render(data, spec.style, stamp=stamp).items()},
         "data.parquet": to_parquet(data.data, {"export": name, "provenance": json.dumps(provenance, sort_keys=True)}),
         "table.tex": to_latex(data.table, caption=caption, label=label, headings=data.columns, comment=stamp).encode(),
@@ -160,14 +174,18 @@ def _provenance(data: FigureData | DocumentData, spec: FigureSpec, version: str,
     }
 
 
+CAPTION_SOURCES = 3
+
+
 def _caption(data: FigureData | DocumentData, spec: FigureSpec, version: str) -> str:
-    """What is shown, n, and the data version."""
+    """What is shown, n, and which data it rests on, each with the version the pages show, beside the figure's own."""
+    said = (spec.caption or data.caption).strip()
+    said = said if said.endswith((".", "!", "?", "…")) else f"{said}."
     n = ", ".join(f"{_count(v)} {_unit(k, v)}" for k, v in data.n.items())
-    text = (
-        f"{spec.caption or data.caption} n: {n}. Data version {version}."
-        if n
-        else f"{spec.caption or data.caption} Data version {version}."
-    )
+    names = [f"{i.kind}/{i.id}@{i.version}" for i in data.inputs]
+    more = f" and {len(names) - CAPTION_SOURCES} more" if len(names) > CAPTION_SOURCES else ""
+    rests = f" Data: {', '.join(names[:CAPTION_SOURCES])}{more}." if names else ""
+    text = f"{said}{f' n: {n}.' if n else ''}{rests} Figure {version}."
     return visible(" ".join(text.split()))
 
 
@@ -191,7 +209,13 @@ def _script(inputs: list[Item], name: str, data_sha256: str, workspace: Workspac
         + (f"# What the workspace needs was made by:\n{made}" if made else "")
         + "set -eu\n"
         'here=$(cd "$(dirname "$0")" && pwd)\n'
-        f'workbench export "$here/spec.json" --workspace "${{1:-workspace}}" --out "$here/{name}.zip" --expect'
+        "run=${WORKBENCH:-workbench}\n"
+        'if ! command -v "$run" >/dev/null 2>&1; then\n'
+        '  echo "error: $run is not on the PATH. Activate the environment it is installed in, or name it:'
+        ' WORKBENCH=/path/to/bin/workbench sh reproduce.sh" >&2\n'
+        "  exit 127\n"
+        "fi\n"
+        f'"$run" export "$here/spec.json" --workspace "${{1:-workspace}}" --out "$here/{name}.zip" --expect'
         f" {data_sha256}\n"
     )
 

@@ -38,8 +38,8 @@ class Panel:
     """One pair of axes: which columns of its tidy frame go where.
 
     Kinds: ``line`` (x, y per series, band low..high), ``step`` (the same as a staircase), ``points`` (y per category x,
-    bars low..high), ``heat`` (value over x, y categories), ``strips`` (tokens shaded by value; one row per y),
-    ``scatter`` (a dot per row; no axes).
+    bars low..high), ``heat`` (value over x, y categories), ``strips`` (tokens shaded by value, underlined by ``under``;
+    one row per y), ``scatter`` (a dot per row, coloured by value or series; no axes).
     """
 
     kind: Literal["line", "step", "points", "heat", "strips", "scatter"]
@@ -59,6 +59,17 @@ class Panel:
     log_y: bool = False
     y_range: tuple[float, float] | None = None
     diverging: bool = False  # heat: colours about zero, for signed values
+    ramp: bool = False  # heat: in the colours of tokens
+    square: bool = False  # heat: cells as high as wide
+    z_range: tuple[float, float] | None = (
+        None  # heat: values of the first and last colour; those of the data by default
+    )
+    x_ticks: tuple[tuple[float, str], ...] = ()  # where the data's own numbers would not do; in a heat, columns from 0
+    y_ticks: tuple[tuple[float, str], ...] = ()
+    top: float | None = None  # strips: value of the strongest shade; the largest shown by default
+    under: str | None = None
+    under_top: float | None = None
+    backdrop: pd.DataFrame | None = None  # scatter: all points, where ``frame`` is a sample of them; a shade below
     dashed: tuple[str, ...] = ()  # series drawn as references: dashed, grey
 
 

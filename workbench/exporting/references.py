@@ -10,11 +10,11 @@ from workbench.version import __version__
 
 ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
     "workbench": (
-        "software",
+        "misc",  # plain.bst knows no @software
         {
             "title": "{Interpretability Workbench}",
             "author": "{Interpretability Workbench contributors}",
-            "version": __version__,
+            "howpublished": f"Computer program, version {__version__}",
             "year": "2026",
         },
     ),

@@ -14,24 +14,31 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from sae.errors import UsageError
+from workbench.exporting.axes import Axis
+from workbench.exporting.drawing import Cells, Drawing, drawing
 from workbench.exporting.figures import FigureData, Panel
+from workbench.exporting.palette import RAMP, UNDERLINE
 from workbench.exporting.spec import Style
 from workbench.markup.text import visible as _visible
+from workbench.markup.tokens import LEVELS, clip, level
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, those with most contrast on white first; they differ for the colour-blind, too.
-PALETTES = {
-    "okabe-ito": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-    "greys": ("#000000", "#555555", "#888888", "#AAAAAA", "#333333", "#777777", "#BBBBBB"),
+CROWDED = 4  # more series than this have their legend above the axes
+TALLEST = 8.6  # inches: what a page of a paper leaves beside a caption
+DASH: dict[str, Any] = {
+    "solid": "-",
+    "dash": "--",
+    "dot": ":",
+    "dashdot": "-.",
+    "longdash": (0, (6, 3)),
+    "longdashdot": (0, (6, 2, 1, 2)),
 }
-DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (6, 3)))
-HIGHLIGHT = "#E69F00"
-CROWDED = 6  # more series than this have their legend above the axes
+SYMBOL = {"circle": "o", "square": "s", "diamond": "D", "x": "x", "cross": "+"}
 FORMATS = ("pdf", "svg", "png")
 _LOCK = threading.Lock()  # matplotlib's settings are global
 
@@ -102,21 +109,38 @@ def _metadata(name: str, data: FigureData, stamp: str) -> dict[str, Any]:
 def draw(data: FigureData, style: Style) -> Figure:
     """The matplotlib figure (settings are the caller's). Strips take a row of their own; other panels share rows where
     wide enough.
+
+    Raises:
+        UsageError: it would be taller than a page of a paper.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = 1 if style.inches <= 5 else max(1, min(3, sum(p.kind != "strips" for p in data.panels)))
     rows = _rows(data.panels, columns)
-    heights = [max(_height(p, style, style.inches / len(row)) for p in row) for row in rows]
+    made = {id(p): None if p.kind == "strips" else drawing(p, style.palette) for p in data.panels}
+    heights, close = _heights(rows, made, style)
     figure = Figure(figsize=(style.inches, style.height or sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     for row, parent in zip(
         rows, figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0], strict=True
     ):
         for ax, panel in zip(parent.subplots(1, len(row), squeeze=False)[0], row, strict=True):
-            _DRAW[panel.kind](ax, panel, style)
-            if panel.title and len(data.panels) > 1:
+            found = made[id(panel)]
+            if found is None:
+                _strips(ax, panel, style)
+            elif found.dots:
+                _points(ax, found, style, close)
+            elif found.cells is not None:
+                _heat(ax, found, found.cells, style)
+                if panel.square:
+                    ax.set_aspect("equal")
+            elif found.clouds:
+                _scatter(ax, found)
+            else:
+                _lines(ax, found)
+            said = found is not None and found.x is not None and found.x.label == panel.title
+            if panel.title and len(data.panels) > 1 and not said:
                 ax.set_title(visible(panel.title), parse_math=False, loc="left")
     return figure
 
@@ -132,200 +156,196 @@ def _rows(panels: Sequence[Panel], columns: int) -> list[list[Panel]]:
     return rows
 
 
-def _height(panel: Panel, style: Style, width: float) -> float:
+def _heights(rows: list[list[Panel]], made: dict[int, Drawing | None], style: Style) -> tuple[list[float], int]:
+    """Inches of every row, and how far the labels of rows had to give way (0 to 3) for the whole to fit on a page.
+
+    Raises:
+        UsageError: not even then.
+    """
+    for close in range(4):
+        heights = [max(_height(p, made[id(p)], style, style.inches / len(row), close) for p in row) for row in rows]
+        if style.height or sum(heights) <= TALLEST:
+            return heights, close
+    total = sum(heights)
+    flexible = sum(
+        h for row, h in zip(rows, heights, strict=True) if all(p.kind not in ("strips", "points") for p in row)
+    )
+    if flexible and (keep := TALLEST - (total - flexible)) > 0.55 * flexible:
+        share = keep / flexible
+        return [
+            h * share if all(p.kind not in ("strips", "points") for p in row) else h
+            for row, h in zip(rows, heights, strict=True)
+        ], close
+    raise UsageError(
+        f"this figure would be {total:.1f} inches tall; a page has {TALLEST:g}. Show less of it, choose width"
+        ' "double" or a smaller font_size, or give a height.'
+    )
+
+
+def _height(panel: Panel, found: Drawing | None, style: Style, width: float, close: int) -> float:
     line = style.font_size / 72
-    if panel.kind == "strips":
-        return line * (1.9 * panel.frame[panel.y].nunique() + 1.5)
-    if panel.kind == "points":
-        return line * (sum(0.7 + 1.2 * (1 + label.count("\n")) for label in _wrapped(panel, style).values()) + 6)
-    if panel.kind == "heat":
-        nx, ny = panel.frame[panel.x].nunique(), panel.frame[panel.y].nunique()
+    if found is None:
+        return line * ((1.5 if close else 1.9) * panel.frame[panel.y].nunique() + 1.5)
+    if found.dots:
+        small = _row_size(style, close) / 72
+        labels = _row_labels(found, style, close)
+        return sum(0.6 * line + 1.2 * small * (1 + text.count("\n")) for text in labels) + 6 * line
+    if found.cells is not None:
+        ny, nx = found.cells.values.shape
+        if panel.square:
+            return min(0.85 * width, 3.4)
         return min(1.4 * width, max(1.2, (width - 1.1) * ny / max(nx, 1) + 0.6), 4.0)
-    crowd = panel.frame[panel.series].nunique() if panel.series else 0
-    return 0.72 * width + (line * 0.65 * crowd if crowd > CROWDED else 0)
+    crowd = len(found.named)
+    return 0.72 * width + (line * 0.7 * crowd if crowd > CROWDED else 0)
 
 
-def _labels(ax: Axes, panel: Panel) -> None:
-    ax.set_xlabel(visible(panel.x_label or panel.x), parse_math=False)
-    ax.set_ylabel(visible(panel.y_label or panel.y), parse_math=False)
+def _axis(axis: Axis, set_label: Any, set_limits: Any, set_ticks: Any, set_scale: Any) -> None:
+    if axis.log:
+        set_scale("log")
+    set_label(visible(axis.label), parse_math=False)
+    set_ticks([at for at, _ in axis.ticks], [visible(text) for _, text in axis.ticks])
+    if axis.log:
+        set_ticks([], minor=True)
+    set_limits(*axis.range)
 
 
-def _lines(ax: Axes, panel: Panel, style: Style) -> None:
+def _axes(ax: Axes, found: Drawing) -> None:
+    """Limits, ticks and labels as the drawing says."""
+    assert found.x is not None
+    assert found.y is not None
+    _axis(found.x, ax.set_xlabel, ax.set_xlim, ax.set_xticks, ax.set_xscale)
+    _axis(found.y, ax.set_ylabel, ax.set_ylim, ax.set_yticks, ax.set_yscale)
+    for tick in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        tick.set_parse_math(False)
+
+
+def _lines(ax: Axes, found: Drawing) -> None:
     """Curves per series; references are dashed. Series are told apart by dash as well as colour."""
-    from matplotlib.ticker import MaxNLocator
-
-    colours = PALETTES[style.palette]
-    groups = [("", panel.frame)] if panel.series is None else list(panel.frame.groupby(panel.series, sort=False))
-    solid = 0
-    dashed = 0
-    for name, part in groups:
-        reference = name in panel.dashed
-        again = solid // len(colours)  # more series than colours: the next round is dashed, too
-        line = DASHES[dashed % len(DASHES)] if reference else DASHES[(again - 1) % len(DASHES)] if again else "-"
-        colour = colours[(solid if not reference else len(colours) - 1 - dashed) % len(colours)]
-        dashed, solid = dashed + reference, solid + (not reference)
-        x, y = part[panel.x].to_numpy(float), part[panel.y].to_numpy(float)
-        how: dict[str, Any] = {"drawstyle": "steps-post"} if panel.kind == "step" else {}
+    for c in found.curves:
+        how: dict[str, Any] = {"drawstyle": "steps-post"} if c.steps else {}
         ax.plot(
-            x,
-            y,
-            linestyle=line,
-            color=colour,
-            label=visible(str(name)) if panel.series else None,
-            marker="o" if len(x) < 12 else None,
-            markersize=2.5,
+            c.x,
+            c.y,
+            linestyle=DASH[c.dash],
+            color=c.colour,
+            label=visible(c.legend) if c.legend else None,
+            linewidth=0.9 if c.thin else 1.2,
+            marker="o" if c.marks else None,
+            markersize=2.2,
             **how,
         )
-        if panel.low and panel.high:
-            ax.fill_between(
-                x,
-                part[panel.low].to_numpy(float),
-                part[panel.high].to_numpy(float),
-                color=colour,
-                alpha=0.18,
-                linewidth=0,
-            )
-    if pd.api.types.is_integer_dtype(panel.frame[panel.x]) and not panel.log_x:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if panel.log_x:
-        ax.set_xscale("log")
-    if panel.log_y:
-        ax.set_yscale("log")
-    if panel.y_range:
-        ax.set_ylim(*panel.y_range)
-    if panel.series and len(groups) > 1:
+        if c.low is not None and c.high is not None:
+            ax.fill_between(c.x, c.low, c.high, color=c.colour, alpha=0.18, linewidth=0)
+    _axes(ax, found)
+    if found.named:
         outside: dict[str, Any] = {}
-        if len(groups) > CROWDED:
+        if len(found.named) > CROWDED:
             outside = {"loc": "lower left", "bbox_to_anchor": (-0.1, 1.0), "ncols": 2, "columnspacing": 1.0}
         ax.legend(handlelength=2.2, borderaxespad=0.2, labelspacing=0.3, **outside)
-    _labels(ax, panel)
 
 
-def _points(ax: Axes, panel: Panel, style: Style) -> None:
+def _points(ax: Axes, found: Drawing, style: Style, close: int) -> None:
     """One row per category, its value and interval as a bar; first category on top."""
-    names = list(dict.fromkeys(panel.frame[panel.x].astype(str)))
-    at = {name: len(names) - 1 - i for i, name in enumerate(names)}
-    series = [(None, panel.frame)] if panel.series is None else list(panel.frame.groupby(panel.series, sort=False))
-    for s, (label, part) in enumerate(series):
-        y = np.array([at[n] for n in part[panel.x].astype(str)]) - 0.22 * (s - (len(series) - 1) / 2)
-        x = part[panel.y].to_numpy(float)
+    assert found.y is not None
+    for d in found.dots:
         bars = None
-        if panel.low and panel.high:
-            bars = np.nan_to_num(
-                np.abs(np.stack([x - part[panel.low].to_numpy(float), part[panel.high].to_numpy(float) - x]))
-            )
-        colour = PALETTES[style.palette][s]
+        if d.low is not None and d.high is not None:
+            bars = np.nan_to_num(np.abs(np.stack([d.x - d.low, d.high - d.x])))
         ax.errorbar(
-            x,
-            y,
+            d.x,
+            d.y,
             xerr=bars,
-            fmt="os^Dv"[s % 5],
-            color=colour,
+            fmt=SYMBOL[d.symbol],
+            color=d.colour,
             markersize=3.5,
             elinewidth=1,
             capsize=2,
-            label=None if label is None else visible(str(label)),
+            label=visible(d.name) if d.name else None,
         )
-    ax.set_yticks(list(at.values()), list(_wrapped(panel, style).values()))
+    _axes(ax, found)
+    ax.set_yticks([at for at, _ in found.y.ticks], _row_labels(found, style, close), fontsize=_row_size(style, close))
     for tick in ax.get_yticklabels():
         tick.set_parse_math(False)
-    ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel(panel.y_label or panel.y, parse_math=False)
-    if panel.y_range:
-        ax.set_xlim(*panel.y_range)
     ax.grid(axis="x", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
-    if len(series) > 1:
+    if found.named:
         ax.legend(
-            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(series) if style.inches > 5 else 1, borderaxespad=0
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=len(found.named) if style.inches > 5 else 1,
+            borderaxespad=0,
         )
 
 
-def _wrapped(panel: Panel, style: Style) -> dict[str, str]:
-    """Category -> its label, in lines that leave more than half of the width to the axes."""
-    room = int(0.42 * style.inches * 72 / (0.55 * style.font_size))
-    shown = {name: visible(name) for name in dict.fromkeys(panel.frame[panel.x].astype(str))}
-    return {name: text if len(text) <= room else "\n".join(textwrap.wrap(text, room)) for name, text in shown.items()}
+def _row_size(style: Style, close: int) -> float:
+    """Points of the labels of rows: those of other labels, or a little less."""
+    return style.font_size - 1 if not close else max(5.0, style.font_size - 2)
 
 
-def _heat(ax: Axes, panel: Panel, style: Style) -> None:
-    """A matrix of categories: cividis, or blue–white–orange about zero; with its numbers where they fit."""
-    from matplotlib.colors import LinearSegmentedColormap
+def _row_labels(found: Drawing, style: Style, close: int) -> list[str]:
+    """Labels of the rows, in lines that leave more than half of the width to the axes; cut to two lines or one where
+    the figure would be too tall.
+    """
+    assert found.y is not None
+    room = int(0.44 * style.inches * 72 / (0.55 * _row_size(style, close)))
+    texts = [visible(text) for _, text in found.y.ticks]
+    lines = [[text] if len(text) <= room else textwrap.wrap(text, room) for text in texts]
+    most = {2: 2, 3: 1}.get(close, 99)
+    return ["\n".join([*x[: most - 1], clip(" ".join(x[most - 1 :]), room)] if len(x) > most else x) for x in lines]
 
-    assert panel.value is not None
-    table = panel.frame.pivot(index=panel.y, columns=panel.x, values=panel.value)
-    table = table.reindex(
-        index=list(dict.fromkeys(panel.frame[panel.y])), columns=list(dict.fromkeys(panel.frame[panel.x]))
+
+def _heat(ax: Axes, found: Drawing, cells: Cells, style: Style) -> None:
+    """A matrix in its colours, with its numbers where they fit."""
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+
+    names = cells.colours(paper=True)
+    colours = ListedColormap(names) if cells.ramp else LinearSegmentedColormap.from_list("cells", names)
+    image = ax.imshow(
+        cells.values, cmap=colours, aspect="auto", origin="lower", vmin=cells.low, vmax=cells.high, interpolation="none"
     )
-    values = table.to_numpy(float)
-    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
-    colours: Any = "cividis" if style.palette == "okabe-ito" else "Greys"
-    if panel.diverging:
-        high = max(abs(low), abs(high), 1e-12)
-        low = -high
-        if style.palette == "okabe-ito":
-            colours = LinearSegmentedColormap.from_list("signed", ["#0072B2", "#FFFFFF", "#D55E00"])
-    image = ax.imshow(values, cmap=colours, aspect="auto", origin="lower", vmin=low, vmax=high)
-    if all(isinstance(v, str) for v in [*table.index, *table.columns]) or max(values.shape) <= 16:
-        ax.set_xticks(range(values.shape[1]), [visible(str(c)) for c in table.columns])
-        ax.set_yticks(range(values.shape[0]), [visible(str(c)) for c in table.index])
+    _axes(ax, found)
     width = style.inches if style.inches <= 5 else style.inches / 2
-    if (
-        values.size
-        and max(values.shape) <= 16
-        and 0.68 * width / values.shape[1] >= 5 * 0.55 * (style.font_size - 2) / 72
-    ):
-        for (i, j), v in np.ndenumerate(values):
-            shown = (
-                "–"
-                if np.isnan(v)
-                else f"{round(float(v), 2) + 0.0:.2f}"
-                if np.nanmax(np.abs(values)) < 10
-                else f"{v:.0f}"
-            )
-            shade = image.cmap(image.norm(v))[:3] if np.isfinite(v) else (1, 1, 1)
-            light = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] > 0.5
-            ax.text(
-                j, i, shown, ha="center", va="center", fontsize=style.font_size - 2, color="black" if light else "white"
-            )
+    if cells.texts and cells.values.size:
+        longest = max(len(text) for row in cells.texts for text in row)
+        if 0.68 * width / cells.values.shape[1] >= (longest + 1) * 0.55 * (style.font_size - 2) / 72:
+            for (i, j), v in np.ndenumerate(cells.values):
+                shade = image.cmap(image.norm(v))[:3] if np.isfinite(v) else (1, 1, 1)
+                light = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] > 0.5
+                ink = "black" if light else "white"
+                ax.text(j, i, cells.texts[i][j], ha="center", va="center", fontsize=style.font_size - 2, color=ink)
     for side in ax.spines.values():
         side.set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label(visible(panel.value_label or panel.value), parse_math=False)
+    bar.set_label(visible(cells.label), parse_math=False)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    _labels(ax, panel)
 
 
 def _strips(ax: Axes, panel: Panel, style: Style) -> None:
-    """Rows of tokens in a fixed-width face, each shaded by its value; a row is centred on its strongest token."""
+    """Rows of tokens in a fixed-width face, shaded in the steps of the pages, each centred on its strongest token."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.patches import Rectangle
 
     font = FontProperties(family="DejaVu Sans Mono", size=style.font_size - 1)
     assert panel.value is not None
-    top = float(np.nanmax(panel.frame[panel.value].to_numpy(float))) if len(panel.frame) else 1.0
+    top = panel.top or (float(np.nanmax(panel.frame[panel.value].to_numpy(float))) if len(panel.frame) else 1.0)
     cell = 0.602 * (style.font_size - 1) / 72  # inches per character of DejaVu Sans Mono
     room = int((style.inches - 0.2) / cell)
     rows = list(panel.frame.groupby(panel.y, sort=False))
     for r, (_, part) in enumerate(rows):
         texts = [visible(str(t), "DejaVu Sans Mono") for t in part[panel.x]]
         values = part[panel.value].to_numpy(float)
+        second = part[panel.under].to_numpy(float) if panel.under else np.zeros(len(part))
         y = len(rows) - 1 - r
         x = 0
         strongest = values if panel.centre is None else part[panel.centre].to_numpy(float)
         for i in _fitting(texts, int(np.nanargmax(strongest)) if np.isfinite(strongest).any() else 0, room):
             width = len(texts[i])
             if values[i] > 0 and top > 0:
-                ax.add_patch(
-                    Rectangle(
-                        (x, y + 0.08),
-                        width,
-                        0.84,
-                        facecolor=HIGHLIGHT,
-                        alpha=0.15 + 0.85 * values[i] / top,
-                        linewidth=0,
-                    )
-                )
+                shade = RAMP[level(float(values[i]), top)]
+                ax.add_patch(Rectangle((x, y + 0.12), width, 0.8, facecolor=shade, linewidth=0))
+            if second[i] > 0:
+                thick = 0.05 * (1 + level(float(second[i]), panel.under_top or 0.0) * 3 // LEVELS)
+                ax.add_patch(Rectangle((x, y + 0.12 - thick), width, thick, facecolor=UNDERLINE, linewidth=0))
             ax.text(
                 x,
                 y + 0.5,
@@ -361,25 +381,37 @@ def _fitting(texts: Sequence[str], peak: int, room: int) -> range:
             return range(lo, hi)
 
 
-def _scatter(ax: Axes, panel: Panel, style: Style) -> None:
-    """A dot per row, coloured by series; positions mean nothing by themselves, so there are no axes."""
-    groups = [("", panel.frame)] if panel.series is None else list(panel.frame.groupby(panel.series, sort=False))
-    for j, (name, part) in enumerate(groups):
-        colour = PALETTES[style.palette][j % len(PALETTES[style.palette])]
-        ax.scatter(
-            part[panel.x],
-            part[panel.y],
+def _scatter(ax: Axes, found: Drawing) -> None:
+    """A dot per row, coloured by series or value; positions mean nothing by themselves, so there are no axes."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if found.shade is not None:
+        grey = LinearSegmentedColormap.from_list("shade", [(0.478, 0.478, 0.478, 0.10), (0.478, 0.478, 0.478, 0.45)])
+        ax.pcolormesh(
+            found.shade.x, found.shade.y, np.ma.masked_invalid(found.shade.counts), cmap=grey, rasterized=True
+        )
+    dots = None
+    for cloud in found.clouds:
+        how: dict[str, Any] = {"color": cloud.colour}
+        if cloud.values is not None:
+            cmap = LinearSegmentedColormap.from_list("cloud", cloud.colours()).with_extremes(bad="#BBBBBB")
+            how = {"c": np.ma.masked_invalid(cloud.values), "cmap": cmap, "vmin": cloud.low, "vmax": cloud.high}
+            how["plotnonfinite"] = True
+        dots = ax.scatter(
+            cloud.x,
+            cloud.y,
             s=2,
-            color=colour,
             alpha=0.6,
             linewidths=0,
-            label=visible(str(name)),
-            rasterized=len(part) > 5000,
+            label=visible(cloud.name),
+            rasterized=len(cloud.x) > 5000,
+            **how,
         )
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_axis_off()
-    if len(groups) > 1:
+    if dots is not None and found.clouds[0].values is not None:
+        bar = ax.figure.colorbar(dots, ax=ax, pad=0.02)
+        bar.set_label(visible(found.clouds[0].label), parse_math=False)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    elif found.named:
         ax.legend(markerscale=3, loc="upper left", borderaxespad=0)
-
-
-_DRAW = {"line": _lines, "step": _lines, "points": _points, "heat": _heat, "strips": _strips, "scatter": _scatter}

@@ -110,6 +110,25 @@ def to_latex(
     return "\n".join(lines)
 
 
+def to_latex_figure(file: str, *, caption: str, label: str, wide: bool = False, comment: str = "") -> str:
+    """A floating figure that includes ``file``, over both columns where ``wide``.
+
+    Needs ``\\usepackage{graphicx,textcomp}`` and T1 fonts.
+    """
+    kind = "figure*" if wide else "figure"
+    lines = [
+        f"% {comment}".rstrip(),
+        r"% \usepackage[T1]{fontenc} \usepackage{graphicx,textcomp}",
+        rf"\begin{{{kind}}}",
+        r"  \centering",
+        rf"  \includegraphics{{{file}}}",
+        rf"  \caption{{{latex(caption)}}}",
+        rf"  \label{{fig:{label}}}",
+        rf"\end{{{kind}}}",
+    ]
+    return "\n".join([*lines, ""])
+
+
 def _cell(value: Any, numeric: bool, digits: int) -> str:
     if _missing(value):
         return "{{--}}" if numeric else "--"

@@ -51,6 +51,8 @@ from workbench.results.result import Result
 
 TABLES = ("best", "baselines", "summary", "order", "nulls", "layers", "depth", "shifts")
 JOINT_BINS = 32
+SHIFTS = (-2, -1, 0, 1, 2)  # tokens by which B may be read later
+STRIP = 52  # tokens of a window that is shown, with a margin for shifts at both ends
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,17 @@ class Strip:
     peak: int  # index into tokens: the token the window was chosen for
     seq: int  # sequence of the store
     start: int  # position in the sequence of tokens[0]
+
+
+def cropped(s: Strip, length: int, shift: int = 0) -> Strip:
+    """A window without the margin it has for shifts where its sequence of ``length`` tokens goes on, and B on each
+    token as it is ``shift`` tokens later.
+    """
+    margin = max(SHIFTS)
+    lo = margin if s.start > 0 else 0
+    hi = len(s.tokens) - (margin if s.start + len(s.tokens) < length else 0)
+    later = [s.acts_b[j + shift] if 0 <= j + shift < len(s.acts_b) else 0.0 for j in range(lo, hi)]
+    return Strip(s.tokens[lo:hi], s.ids[lo:hi], s.acts_a[lo:hi], later, s.peak - lo, s.seq, s.start + lo)
 
 
 class MatchRecords(Result):

@@ -136,6 +136,7 @@ def test_bundle_is_complete_and_byte_identical(workspace: Workspace) -> None:
         "figure.png",
         "data.csv",
         "data.parquet",
+        "figure.tex",
         "table.tex",
         "refs.bib",
         "caption.txt",
@@ -280,7 +281,7 @@ def test_every_panel_kind_draws_without_a_warning() -> None:
 def test_bibtex_entries_parse_and_name_their_paper() -> None:
     text = bibtex(tuple(ENTRIES), comment="hash")
     assert len(re.findall(r"^@\w+\{[\w-]+,$", text, re.M)) == len(ENTRIES) and text.count("{") == text.count("}")
-    assert "2410.06672" in bibtex(["universality"]) and "@software{workbench," in bibtex([])
+    assert "2410.06672" in bibtex(["universality"]) and "@misc{workbench," in bibtex([])
     with pytest.raises(UsageError, match="did you mean 'mamba'"):
         bibtex(["mambas"])
 
@@ -329,6 +330,7 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
     ws = Workspace(tmp_path)
     vocab = synthetic().vocabulary()
     results.add_evolution(ws, "evo", vocab, "text")
+    (ws.path("evolution", "evo") / "attribution.parquet").unlink()
     with pytest.raises(MissingError, match="attribution was not computed"):
         build(FigureSpec(figure="evolution_attribution"), ws)
     with pytest.raises(MissingError, match=r"emergence at 0\.9 was not computed"):
@@ -380,3 +382,41 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
             ws,
         )
     assert read_spec("evolution_phases") == FigureSpec(figure="evolution_phases")
+
+
+def test_a_caption_names_the_data_by_the_version_the_pages_show(workspace: Workspace) -> None:
+    item = workspace.items("latents")[0]
+    spec = FigureSpec(figure="latent_contexts", source=f"latents/{item.id}", options={"latent": 5})
+    said = {}
+    for caption, style in (("", {}), ("One", {}), ("Two!", {"width": "double"})):
+        made = bundle(spec.model_copy(update={"caption": caption, "style": Style(**style)}), workspace)
+        said[caption] = made.files["caption.txt"].decode()
+        assert f"Data: latents/{item.id}@{item.version}. Figure {made.version}." in said[caption]
+    assert "One. n: " in said["One"] and "Two! n: " in said["Two!"]
+
+
+def test_a_figure_is_included_as_it_is(workspace: Workspace) -> None:
+    made = bundle(read_spec("latent-contexts").model_copy(update={"options": {"latent": 5}}), workspace)
+    tex = made.files["figure.tex"].decode()
+    assert "\\includegraphics{figure.pdf}" in tex and tex.count("\\begin{figure") == tex.count("\\end{figure") == 1
+    assert "@misc{workbench," in made.files["refs.bib"].decode()
+
+
+def test_the_script_says_what_it_needs(workspace: Workspace, tmp_path: Path) -> None:
+    made = bundle(read_spec("latent-contexts").model_copy(update={"options": {"latent": 5}}), workspace)
+    (tmp_path / "reproduce.sh").write_bytes(made.files["reproduce.sh"])
+    found = subprocess.run(
+        ["sh", str(tmp_path / "reproduce.sh")],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 127 and "WORKBENCH=" in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_a_figure_that_no_page_holds_is_refused() -> None:
+    frame = pd.DataFrame({"x": [f"a long name of row number {i} " * 3 for i in range(300)], "y": range(300)})
+    made = FigureData([Panel("points", frame, "x", "y")], "", frame, {}, [])
+    with pytest.raises(UsageError, match="inches tall"):
+        render(made, Style(), formats=["png"])

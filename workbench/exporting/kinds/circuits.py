@@ -13,6 +13,7 @@ from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
+from workbench.markup.names import model_name
 from workbench.results.circuits import CircuitResult
 from workbench.workspace import Item, Workspace
 
@@ -38,10 +39,14 @@ class MetricOptions(StrictConfig):
 
 
 class ProfileOptions(MetricOptions):
-    """Options of ``circuit_profile``; without an analysis, the architecture's own profile is shown."""
+    """Options of ``circuit_profile``; without an analysis, the architecture's own profile is shown.
+
+    ``scale`` is the effect of the strongest colour, for several figures on one scale; 0 takes the figure's own largest.
+    """
 
     analysis: str = ""
     rows: int = Field(default=14, ge=1, le=64)
+    scale: float = Field(default=0.0, ge=0)
 
 
 class EffectOptions(MetricOptions):
@@ -52,6 +57,14 @@ class EffectOptions(MetricOptions):
 
     analysis: str = ""
     n: int = Field(default=12, ge=1, le=100)
+
+
+def run_words(item: Item) -> str:
+    """``mini-pythia on the induction task``."""
+    about = item.manifest.metadata
+    model = model_name(str(about.get("model") or item.id))
+    revision = f" at {about['revision']}" if about.get("revision") else ""
+    return f"{model}{revision} on the {about.get('task', 'induction')} task"
 
 
 def metric_name(metric: str) -> str:
@@ -121,6 +134,13 @@ def _n(result: CircuitResult, effects: pd.DataFrame) -> dict[str, Any]:
     return {"prompts": int(effects["n"].max()) if len(effects) else int(result.manifest.metadata.get("n_prompts", 0))}
 
 
+def offset_ticks(offsets: pd.Series) -> tuple[tuple[float, str], ...]:
+    """Columns of a matrix by offset, with their sign: ``-1``, ``0``, ``+1``."""
+    low, high = int(offsets.min()), int(offsets.max())
+    every = max(1, -(-(high - low + 1) // 16))
+    return tuple((float(v - low), f"{v:+d}" if v else "0") for v in range(low, high + 1, every))
+
+
 def _focus(result: CircuitResult) -> str:
     return str(result.manifest.metadata.get("focus", "focus"))
 
@@ -142,7 +162,9 @@ def circuit_profile(workspace: Workspace, item: Item, options: ProfileOptions) -
     frame = _profile(result, analysis, options.metric, item)
     frame = frame[frame["row"].isin(_strongest(frame, "row", options.rows))].reset_index(drop=True)
     peak = frame.loc[frame["effect"].abs().idxmax()]
-    said = f" The largest effect, {peak['effect']:.2f}, is at {peak['row']}, offset {int(peak['offset']):+d}."
+    offset = int(peak["offset"])
+    at = f"{offset:+d}" if offset else "0"
+    said = f" The largest effect, {peak['effect']:.2f}, is at {peak['row']}, offset {at}."
     wide = frame.pivot(index="row", columns="offset", values="effect").reindex(list(dict.fromkeys(frame["row"])))
     wide.columns = [f"{int(c):+d}" for c in wide.columns]
     what = f"change of {metric_name(options.metric)}"
@@ -154,13 +176,15 @@ def circuit_profile(workspace: Workspace, item: Item, options: ProfileOptions) -
         y="row",
         value="effect",
         diverging=True,
+        z_range=(-options.scale, options.scale) if options.scale else None,
+        x_ticks=offset_ticks(frame["offset"]),
         x_label=f"token offset from {focus}",
         y_label="head" if (frame["row"].str.contains("H")).any() else "layer",
         value_label=what,
     )
     return FigureData(
         panels=[panel],
-        caption=f"{NAMES.get(analysis, analysis)} in {item.id}: {what} by offset from {focus}.{said}",
+        caption=f"{NAMES.get(analysis, analysis)}, in {run_words(item)}: {what} by offset from {focus}.{said}",
         table=wide.reset_index(),
         n=_n(result, frame),
         columns={"row": "place"},
@@ -190,7 +214,8 @@ def circuit_curve(workspace: Workspace, item: Item, options: MetricOptions) -> F
     return FigureData(
         panels=[panel],
         caption=(
-            f"{what[0].upper()}{what[1:]} through {row} of {item.id} by offset from {_focus(result)}; the band is a 95"
+            f"{what[0].upper()}{what[1:]} through {row} of {run_words(item)} by offset from {_focus(result)}; the"
+            " band is a 95"
             " % interval over prompts."
         ),
         table=frame.drop(columns="row"),
@@ -226,6 +251,7 @@ def circuit_taps(workspace: Workspace, item: Item, options: MetricOptions) -> Fi
         "back",
         value="effect",
         diverging=True,
+        x_ticks=offset_ticks(frame["offset"]),
         x_label=f"written at offset from {_focus(result)} (layer {layer})",
         y_label="convolution tap",
         value_label=what,
@@ -233,7 +259,8 @@ def circuit_taps(workspace: Workspace, item: Item, options: MetricOptions) -> Fi
     return FigureData(
         panels=[panel],
         caption=(
-            f"Convolution taps behind the write of layer {layer} of {item.id}: {what} by offset of the write from"
+            f"Convolution taps behind the write of layer {layer} of {run_words(item)}: {what} by offset of the write"
+            " from"
             f" {_focus(result)}."
         ),
         table=wide.reset_index(),
@@ -269,7 +296,8 @@ def circuit_effects(workspace: Workspace, item: Item, options: EffectOptions) ->
     return FigureData(
         panels=[panel],
         caption=(
-            f"{NAMES.get(analysis, analysis)} in {item.id}: the strongest effects, {what} with 95 % intervals over"
+            f"{NAMES.get(analysis, analysis)}, in {run_words(item)}: the strongest effects, {what} with 95 %"
+            " intervals over"
             " prompts."
         ),
         table=frame,

@@ -10,13 +10,15 @@ from pydantic import Field
 
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest
+from workbench.exporting.axes import log_ticks
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
+from workbench.markup.names import model_name, place
 from workbench.results.evolution import Evolution
 from workbench.workspace import Item, Workspace
 
 USUAL = ("kl_unigram", "kl_bigram", "dimensionality", "loss", "ev", "mean_norm")
-STEP = "training step (0 is drawn left of the first)"
+STEP = "training step"
 SCALES = {"training": "training scale", "raw": "the model's own units", "free": "norm-free, by latent scaling"}
 WORDS = {
     "loss": "loss of the language model, nats",
@@ -73,6 +75,44 @@ def _drawable(steps: Any) -> np.ndarray:
     return np.where(x > 0, x, (positive.min() if len(positive) else 2.0) / 2)
 
 
+def step_ticks(steps: Any) -> tuple[tuple[float, str], ...]:
+    """Marks of a log axis of steps, with 0 where :func:`_drawable` puts it."""
+    drawn, found = _drawable(steps), np.asarray(steps)
+    zero = ((float(drawn[found == 0][0]), "0"),) if (found == 0).any() else ()
+    positive = drawn[found > 0]
+    return (*zero, *(log_ticks(float(positive.min()), float(positive.max())) if len(positive) else ()))
+
+
+def run_words(e: Evolution, item: Item) -> str:
+    """``the layer 1 residual stream of mini-pythia, 8 snapshots``, or several sites or models."""
+    about = e.metadata
+    models = [model_name(str(m)) for m in about.get("models") or [about.get("model") or ""] if m]
+    sites = [s for s in (about.get("site"), *(about.get("also") or ())) if isinstance(s, str)]
+    if not models or not sites:
+        return item.id
+    where = " and ".join(place(s).replace(", ", " ") for s in dict.fromkeys(sites))
+    return f"the {where} of {' and '.join(dict.fromkeys(models))}, {len(e.steps)} snapshots"
+
+
+def value_unit(claim: str) -> str:
+    """What the value of a claim is measured in: claims are drawn together only where their values compare."""
+    for part, unit in UNITS:
+        if part in claim:
+            return unit
+    return "value of the statistic"
+
+
+UNITS = (
+    ("Spearman", "rank correlation"),
+    (" % of the alive", "share of latents"),
+    ("emerge before", "snapshots earlier"),
+    ("top latents by attribution beat", "area between the curves"),
+    ("phase", "snapshot"),
+    ("learnt before", "snapshots earlier"),
+    ("dimensionality", "snapshot"),
+)
+
+
 def _about(e: Evolution, item: Item, ls: str = "") -> dict[str, Any]:
     models = [str(e.metadata.get("model", "")), *map(str, e.sources)]
     return {
@@ -122,12 +162,13 @@ def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) ->
             y_label=words(q),
             title=words(q),
             log_x=True,
+            x_ticks=step_ticks(table["step"]),
         )
         for q in quantities
     ]
     return FigureData(
         panels=panels,
-        caption=f"{', '.join(words(q) for q in quantities)} over the snapshots of {item.id}.",
+        caption=f"{', '.join(words(q) for q in quantities)} over the snapshots of {run_words(e, item)}.",
         table=table[["step", *quantities]].reset_index(drop=True),
         n={"snapshots": len(table), "tokens per snapshot": int(table["n"].max()) if "n" in table else 0},
         alt=f"Curves of {', '.join(quantities)} over training steps.",
@@ -181,12 +222,13 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
                 y="norm",
                 series="latents",
                 log_x=options.log_steps,
-                x_label=STEP if options.log_steps else "training step",
+                x_label=STEP,
+                x_ticks=step_ticks(e.steps) if options.log_steps else (),
                 y_label="decoder norm / its largest" if options.relative else f"decoder norm, {kind}",
             )
         ],
         caption=(
-            f"Decoder norms over the snapshots of {item.id}"
+            f"Decoder norms over the snapshots of {run_words(e, item)}"
             f" ({kind}{', each latent relative to its largest' if options.relative else ''}"
         )
         + ("; means over the latents that emerged at each step)." if not options.latents else ")."),
@@ -232,11 +274,13 @@ def evolution_emergence(workspace: Workspace, item: Item, options: EmergenceOpti
                 series="kind",
                 log_x=True,
                 x_label=STEP,
+                x_ticks=step_ticks(e.steps),
                 y_label="latents that emerge",
             )
         ],
         caption=(
-            f"Latents of {item.id} by the snapshot at which their decoder norm first reaches {options.threshold} of its"
+            f"Latents of {run_words(e, item)} by the snapshot at which their decoder norm first reaches"
+            f" {options.threshold} of its"
             " largest value."
         ),
         table=wide,
@@ -253,45 +297,36 @@ def evolution_claims(workspace: Workspace, item: Item, options: NoOptions) -> Fi
     table = _need(e.statistics, "statistics were", item)
     known = table[table["value"].notna()]
     nulls = known[known["null_mean"].notna()]
-    frame = pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "claim": known["claim"],
-                    "value": known["value"],
-                    "low": known["low"],
-                    "high": known["high"],
-                    "series": "measured",
-                }
-            ),
-            pd.DataFrame(
-                {
-                    "claim": nulls["claim"],
-                    "value": nulls["null_mean"],
-                    "low": nulls["null_low"],
-                    "high": nulls["null_high"],
-                    "series": "null",
-                }
-            ),
-        ],
-        ignore_index=True,
-    )
+    rows = [
+        {"claim": c["claim"], "value": c[value], "low": c[low], "high": c[high], "series": series}
+        for series, part, (value, low, high) in (
+            ("measured", known, ("value", "low", "high")),
+            ("null", nulls, ("null_mean", "null_low", "null_high")),
+        )
+        for c in part.to_dict("records")
+    ]
+    frame = pd.DataFrame(rows, columns=["claim", "value", "low", "high", "series"])
+    frame = frame.astype({"value": float, "low": float, "high": float}).assign(unit=frame["claim"].map(value_unit))
+    units = list(dict.fromkeys(frame["unit"]))
     return FigureData(
         panels=[
             Panel(
                 "points",
-                frame,
+                frame[frame["unit"] == unit].reset_index(drop=True),
                 x="claim",
                 y="value",
                 low="low",
                 high="high",
                 series="series",
-                y_label="value of the statistic",
+                y_label=unit,
+                title=unit,
             )
+            for unit in units
         ],
         caption=(
-            f"Claims about {item.id}: measured values with 95 % intervals, beside their nulls; claims without enough"
-            " latents are in the table only."
+            f"Claims about {run_words(e, item)}: measured values with 95 % intervals, beside their nulls, by what"
+            " they are"
+            " measured in; claims without enough latents are in the table only."
         ),
         table=table[["claim", "value", "low", "high", "n", "null_mean", "p", "verdict"]].reset_index(drop=True),
         n={"claims": len(table), "measured": len(known)},
@@ -335,7 +370,8 @@ def evolution_attribution(workspace: Workspace, item: Item, options: Attribution
             )
         ],
         caption=(
-            f"Metric of {task} at step {step} when the first k latents by each ranking are {what} ({item.id}); bands"
+            f"Metric of {task} at step {step} when the first k latents by each ranking are {what}, in"
+            f" {run_words(e, item)}; bands"
             " are 95 % intervals over prompts."
         ),
         table=part[["ranking", "k", "metric", "low", "high", "share"]],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
@@ -9,13 +12,16 @@ from sae.errors import CorruptError, MissingError
 from sae.strict import StrictConfig
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
+from workbench.markup.names import dictionary_words
+from workbench.results.records import LatentRecords
 from workbench.workspace import Item, Workspace
 
 
 class MapOptions(StrictConfig):
-    """Options of ``decoder_map``: points drawn per dictionary, at most."""
+    """Options of ``decoder_map``: points drawn, at most, and what colours them."""
 
     points: int = Field(default=3000, ge=100, le=100_000)
+    colour: Literal["dictionary", "density", "max"] = "density"
 
 
 def read_table(item: Item, name: str) -> pd.DataFrame | None:
@@ -53,18 +59,48 @@ def nearest_panel(frame: pd.DataFrame) -> Panel:
     )
 
 
+COLOURED = {"density": "log10 of the share of tokens it fires on", "max": "largest activation"}
+
+
+def layout_panel(workspace: Workspace, points: pd.DataFrame, options: MapOptions) -> Panel:
+    """The layout, coloured by dictionary, or by what the latents' records know of them; a sample of the points where
+    there are more than asked for.
+    """
+    drawn = points if len(points) <= options.points else points.sample(options.points, random_state=0)
+    drawn = drawn[["dictionary", "latent", "x", "y"]].reset_index(drop=True)
+    values = None if options.colour == "dictionary" else _known(workspace, drawn, options.colour)
+    return Panel(
+        "scatter",
+        drawn if values is None else drawn.assign(value=values),
+        "x",
+        "y",
+        series="dictionary",
+        value=None if values is None else "value",
+        value_label=COLOURED.get(options.colour, ""),
+        title="layout",
+        backdrop=points[["x", "y"]] if len(drawn) < len(points) else None,
+    )
+
+
+def _known(workspace: Workspace, drawn: pd.DataFrame, column: str) -> np.ndarray | None:
+    """A number of every latent from its records, missing where there are none; None where no dictionary has any."""
+    out = np.full(len(drawn), np.nan)
+    for name, part in drawn.groupby("dictionary", sort=False):
+        if workspace.complete("latents", str(name)):
+            table = LatentRecords.open(workspace.get("latents", str(name)).path).table
+            if column in table:
+                found = table.set_index("latent")[column].reindex(part["latent"]).to_numpy(np.float64)
+                out[part.index] = np.log10(np.where(found > 0, found, np.nan)) if column == "density" else found
+    return out if np.isfinite(out).any() else None
+
+
 @figure("decoder_map", source="maps", options=MapOptions)
 def decoder_map(workspace: Workspace, item: Item, options: MapOptions) -> FigureData:
     """Decoder directions in the plane, and their nearest neighbours beside chance."""
     points, nearest = read_table(item, "points"), read_table(item, "nearest_hist")
     panels = []
     if points is not None:
-        drawn = (
-            points.groupby("dictionary", sort=False)
-            .head(options.points)[["dictionary", "latent", "x", "y"]]
-            .reset_index(drop=True)
-        )
-        panels.append(Panel("scatter", drawn, "x", "y", series="dictionary", title="layout"))
+        panels.append(layout_panel(workspace, points, options))
     if nearest is not None:
         panels.append(nearest_panel(nearest))
     if not panels:
@@ -79,12 +115,14 @@ def decoder_map(workspace: Workspace, item: Item, options: MapOptions) -> Figure
         if rows
         else pd.DataFrame({"panel": [p.title for p in panels], "rows": [len(p.frame) for p in panels]})
     )
+    by_value = points is not None and panels[0].value is not None
+    coloured = f" (colour: {COLOURED[options.colour]})" if by_value else ""
     names = [str(r["dictionary"]) for r in rows] or ([] if points is None else points["dictionary"].unique().tolist())
     return FigureData(
         panels=panels,
         caption=(
-            f"Decoder directions of {', '.join(names) or item.id} in the plane, where neighbours lie together, and the"
-            " cosine of nearest neighbours beside that of random directions."
+            f"Decoder directions of {', '.join(map(dictionary_words, names)) or item.id} in the plane, where neighbours"
+            f" lie together{coloured}, and the cosine of nearest neighbours beside that of random directions."
         ),
         table=table,
         n={"latents": int(sum(r.get("n_latents", 0) for r in rows)) or (0 if points is None else len(points))},

@@ -9,10 +9,12 @@ import pandas as pd
 from pydantic import Field
 
 from sae.errors import UsageError
+from workbench.exporting.axes import linear_ticks
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.kinds.universality import DirectionOptions, about
+from workbench.markup.names import latent_words
 from workbench.markup.text import valid
-from workbench.results.matches import MatchRecords
+from workbench.results.matches import JOINT_BINS, STRIP, MatchRecords, cropped
 from workbench.workspace import Item, Workspace
 
 
@@ -23,8 +25,9 @@ class PairOptions(DirectionOptions):
     latent: int = Field(default=0, ge=0)
     partner_dictionary: str = ""
     partner: int | None = Field(default=None, ge=0)
-    n: int = Field(default=6, ge=1, le=30)
+    n: int = Field(default=12, ge=1, le=30)
     by: Literal["a", "b", "both"] = "both"
+    shift: int = Field(default=0, ge=-2, le=2)  # tokens by which the second latent is read later
 
 
 class TopOptions(DirectionOptions):
@@ -117,6 +120,47 @@ def _peak(records: MatchRecords, dictionary: str, latent: int) -> str | None:
     return valid(records.token_of(int(row[int(np.argmax(value))])))
 
 
+def joint_frame(counts: np.ndarray) -> pd.DataFrame:
+    """``bin, partner_bin, tokens, log10_tokens`` of a joint histogram; the logarithm is missing where there are no
+    tokens, and of "both silent", which nearly all tokens are and which would hide the rest.
+    """
+    i, j = np.indices(counts.shape).reshape(2, -1)
+    tokens = counts[i, j]
+    drawn = (tokens > 0) & ((i > 0) | (j > 0))
+    logs = np.full(len(tokens), np.nan)
+    logs[drawn] = np.log10(tokens[drawn])
+    return pd.DataFrame({"bin": i, "partner_bin": j, "tokens": tokens, "log10_tokens": logs})
+
+
+def joint_panel(frame: pd.DataFrame, maxima: tuple[float, float], names: tuple[str, str]) -> Panel:
+    """A joint histogram: the first latent across, the second up, marks in units of activation; at the edges one of both
+    is silent.
+    """
+    return Panel(
+        "heat",
+        frame,
+        x="bin",
+        y="partner_bin",
+        value="log10_tokens",
+        x_label=f"activation of {names[0]}",
+        y_label=f"activation of {names[1]}",
+        value_label="log10 tokens",
+        title="joint",
+        ramp=True,
+        square=True,
+        x_ticks=_bin_ticks(maxima[0]),
+        y_ticks=_bin_ticks(maxima[1]),
+    )
+
+
+def _bin_ticks(top: float) -> tuple[tuple[float, str], ...]:
+    """Activations as places among the bins: bin 0 is "silent", the others share (0, top]."""
+    if not top > 0:
+        return ((0.0, "silent"),)
+    marks = [(v, text) for v, text in linear_ticks(0.0, top) if v > 0.12 * top]
+    return ((0.0, "silent"), *((v / top * (JOINT_BINS - 1) + 0.5, text) for v, text in marks))
+
+
 @figure("pair", source="matches", options=PairOptions)
 def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
     """Two latents on the same text: joint histogram and shaded contexts."""
@@ -138,56 +182,54 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
         other, partner = str(row["partner_dictionary"].iloc[0]), int(row["partner"].iloc[0])
     elif not other:
         raise UsageError("a pair with a named partner needs partner_dictionary, too.")
-    found = records.pair(mine, options.latent, other, partner)
-    strips = records.strips(mine, options.latent, other, partner, by=options.by, n=options.n)
-    text = [
-        pd.DataFrame(
-            [
-                {
-                    "context": i + 1,
-                    "sequence": s.seq,
-                    "position": s.start + k,
-                    "token": valid(t),
-                    "activation": v,
-                    "peak": k == s.peak,
-                }
-                for i, s in enumerate(strips)
-                for k, (t, v) in enumerate(zip(s.tokens, acts(s), strict=True))
-            ],
-            columns=["context", "sequence", "position", "token", "activation", "peak"],
-        )
-        for acts in (lambda s: s.acts_a, lambda s: s.acts_b)
+    found = records.pair(mine, options.latent, other, partner, shift=options.shift)
+    length = records.tokens.shape[1]
+    strips = [
+        cropped(s, length, options.shift)
+        for s in records.strips(mine, options.latent, other, partner, by=options.by, n=options.n, width=STRIP)
     ]
-    i, j = np.nonzero(found.joint)
-    joint = pd.DataFrame(
-        {
-            "bin": i,
-            "partner_bin": j,
-            "tokens": found.joint[i, j],
-            "log10_tokens": np.log10(found.joint[i, j].astype(float)),
-        }
+    text = pd.DataFrame(
+        [
+            {
+                "context": i + 1,
+                "sequence": s.seq,
+                "position": s.start + k,
+                "token": valid(t),
+                "activation": x,
+                "partner_activation": y,
+                "peak": k == s.peak,
+            }
+            for i, s in enumerate(strips)
+            for k, (t, x, y) in enumerate(zip(s.tokens, s.acts_a, s.acts_b, strict=True))
+        ],
+        columns=["context", "sequence", "position", "token", "activation", "partner_activation", "peak"],
     )
+    tops = [float(text[c].max()) if len(text) else 1.0 for c in ("activation", "partner_activation")]
+    joint = joint_frame(found.joint)
     names = f"{mine} #{options.latent}", f"{other} #{partner}"
+    words = latent_words(options.latent, mine), latent_words(partner, other)
+    later = f", {other} read {abs(options.shift)} tokens {'later' if options.shift > 0 else 'earlier'}"
     null = "not computed" if found.null_q99 is None else f"{found.null_q99:.3f}"
     return FigureData(
         panels=[
-            Panel("strips", text[0], x="token", y="context", value="activation", centre="peak", title=names[0]),
-            Panel("strips", text[1], x="token", y="context", value="activation", centre="peak", title=names[1]),
             Panel(
-                "heat",
-                joint,
-                x="partner_bin",
-                y="bin",
-                value="log10_tokens",
-                x_label=f"{names[1]} (0 = silent)",
-                y_label=f"{names[0]} (0 = silent)",
-                value_label="log10 tokens",
-                title="joint",
+                "strips",
+                text,
+                x="token",
+                y="context",
+                value="activation",
+                centre="peak",
+                title=f"shade: {names[0]} · underline: {names[1]}",
+                top=tops[0] or None,
+                under="partner_activation",
+                under_top=tops[1] or None,
             ),
+            joint_panel(joint, found.maxima, names),
         ],
         caption=(
-            f"Latent {options.latent} of {mine} and latent {partner} of {other} on the same text: r = {found.r:.3f} (99"
-            f" % of chance: {null}); they fire on {found.n_fired[0]:,} and {found.n_fired[1]:,} tokens, together on"
+            f"{words[0].capitalize()}, and {words[1]}, on the same text{later if options.shift else ''}: r ="
+            f" {found.r:.3f} (99 % of chance: {null}); they fire on {found.n_fired[0]:,} and {found.n_fired[1]:,}"
+            " tokens, together on"
             f" {found.n_cofire:,}."
         ),
         table=pd.DataFrame(
@@ -204,6 +246,6 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
         ),
         n={"tokens": found.n_tokens, "together": found.n_cofire, "contexts": len(strips)},
         tokens=("token",),
-        alt=f"{len(strips)} excerpts shaded by {names[0]} and again by {names[1]}, and their joint histogram.",
+        alt=f"{len(strips)} excerpts shaded by {names[0]} and underlined by {names[1]}, and their joint histogram.",
         **about(records, item, options.direction, page="pair", d=mine, i=options.latent, d2=other, i2=partner),
     )

@@ -123,7 +123,7 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
         n={
             "latents": int(cross["n"].iloc[0]) if len(cross) else 0,
             "tokens": int(records.metadata["n_tokens"]),
-            "minimum firings": int(records.metadata["min_firings"]),
+            "firings at the least": int(records.metadata["min_firings"]),
         },
         columns=HEADINGS,
         alt=f"Distributions of maximal correlation for {', '.join(wanted)}.",
@@ -161,7 +161,7 @@ def mppc_order(workspace: Workspace, item: Item, options: NoOptions) -> FigureDa
         ],
         caption=f"Mean maximal correlation with 95 % bootstrap intervals over latents. {said}",
         table=summary[["direction", *_SUMMARY]],
-        n={"tokens": int(records.metadata["n_tokens"]), "minimum firings": int(records.metadata["min_firings"])},
+        n={"tokens": int(records.metadata["n_tokens"]), "firings at the least": int(records.metadata["min_firings"])},
         columns=HEADINGS,
         alt="Mean maximal correlation per series with intervals, one marker per direction.",
         **about(records, item, "ab"),

@@ -5,51 +5,13 @@ latents change the page in place. Pages work without it (links are real addresse
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from urllib.parse import urlencode
 
 import streamlit as st
 
+from ui.components import mount
 from ui.kit import state
 from ui.kit.index import Dictionary
-
-_JS = """
-export default function (component) {
-  const { setTriggerValue } = component
-  const cursor = (value) => {
-    document.querySelectorAll('.hist').forEach((hist) => {
-      const line = hist.querySelector('.cursor')
-      if (!line) return
-      const lo = Math.log(+hist.dataset.lo), hi = Math.log(+hist.dataset.hi)
-      const at = value > 0 ? (Math.log(value) - lo) / (hi - lo) : NaN
-      line.style.display = Number.isFinite(at) ? 'block' : 'none'
-      if (Number.isFinite(at)) line.style.left = 100 * Math.min(1, Math.max(0, at)) + '%'
-    })
-  }
-  const over = (event) => {
-    const token = event.target.closest && event.target.closest('.ctx [data-x]')
-    cursor(token ? +token.dataset.x : NaN)
-  }
-  const click = (event) => {
-    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
-    const link = event.target.closest && event.target.closest('a[data-latent]')
-    if (!link) return
-    event.preventDefault()
-    setTriggerValue('open', { d: link.dataset.dictionary || '', i: link.dataset.latent })
-  }
-  document.addEventListener('mouseover', over)
-  document.addEventListener('click', click)
-  return () => {
-    document.removeEventListener('mouseover', over)
-    document.removeEventListener('click', click)
-  }
-}
-"""
-
-
-@st.cache_resource(show_spinner=False)
-def _component() -> Callable[..., object]:
-    return st.components.v2.component("workbench_enhance", js=_JS)
 
 
 def enhance(key: str = "wb_enhance", *, here: bool = False) -> None:
@@ -57,7 +19,9 @@ def enhance(key: str = "wb_enhance", *, here: bool = False) -> None:
 
     A clicked latent link opens the latent's page, or with ``here`` changes this one.
     """
-    mounted = _component()(key=key, on_open_change=(lambda: _clicked_here(key)) if here else (lambda: None), height=1)
+    mounted = mount("enhance")(
+        key=key, on_open_change=(lambda: _clicked_here(key)) if here else (lambda: None), height=1
+    )
     clicked = None if here else getattr(mounted, "open", None)
     if clicked:
         d = find_dictionary(str(clicked.get("d") or ""))

@@ -6,19 +6,11 @@ import html
 import re
 from typing import Any
 
-import streamlit as st
-
 from ui.kit import panels
 from workbench.exporting.kinds.circuits import NAMES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape, number
 from workbench.results.circuits import CircuitResult
-
-
-@st.cache_resource(show_spinner=False, max_entries=12)
-def open_circuit(folder: str, version: str) -> CircuitResult:
-    """A result, kept; ``version`` makes a new one be read anew."""
-    return CircuitResult.open(folder)
 
 
 def analyses(result: CircuitResult) -> list[str]:
