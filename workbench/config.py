@@ -5,6 +5,7 @@ Recipes are TOML files. A recipe argument is a path, or the bare name of a bundl
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,11 @@ def data_dir() -> Path:
         f"the bundled data is missing beside {here}. Reinstall the package: pip install --force-reinstall"
         " interpretability-workbench"
     )
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept between processes: below ``XDG_CACHE_HOME``, else ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interpretability-workbench"
 
 
 def find_recipe(recipe: str | Path) -> Path:

@@ -16,12 +16,13 @@ _STREAMING = ("packing", "dataset", "dataset_revision", "dataset_split", "subset
 class CorpusConfig(StrictConfig):
     """Where tokens come from. Shares are fractions of the windows; what they leave is text.
 
-    ``kind``: "mini" (standard library), "prose" (its documentation only), "text" | "jsonl" | "parquet" (local
+    ``kind``: "mini" (standard library), "prose" (its documentation only), "docs" (that, and of the installed packages;
+    see :mod:`workbench.corpus.installed`), "text" | "jsonl" | "parquet" (local
     ``paths``), "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of
     its files).
     """
 
-    kind: Literal["mini", "prose", "text", "jsonl", "parquet", "hub"] = "mini"
+    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "hub"] = "mini"
     seed: int = 0
     split: Split = "train"
     tiled_share: float = Field(default=0.12, ge=0, le=1)
@@ -58,7 +59,7 @@ class CorpusConfig(StrictConfig):
     def _consistent(self) -> CorpusConfig:
         if self.tiled_share + self.snippet_share + self.agreement_share > 1:
             raise ValueError("tiled_share + snippet_share + agreement_share is more than 1")
-        if self.kind != "hub" and (self.kind in ("mini", "prose")) == bool(self.paths):
+        if self.kind != "hub" and (self.kind in ("mini", "prose", "docs")) == bool(self.paths):
             raise ValueError(f"kind {self.kind!r} takes {'no paths' if self.paths else 'at least one path'}")
         if (self.kind == "hub") != bool(self.dataset):
             raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")

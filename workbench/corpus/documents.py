@@ -145,6 +145,10 @@ def all_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
         from workbench.corpus.hub import hub_documents
 
         return hub_documents(config)
+    if config.kind == "docs":
+        from workbench.corpus.installed import installed_documents
+
+        return installed_documents()
     return (
         stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
     )

