@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae.activation import TopK as TopK
+    from sae.config import ActivationConfig as ActivationConfig
     from sae.config import SAEConfig as SAEConfig
     from sae.config import TopKConfig as TopKConfig
+    from sae.config import TrainingConfig as TrainingConfig
     from sae.config import TranscoderConfig as TranscoderConfig
     from sae.folder import load as load
+    from sae.init import InitConfig as InitConfig
+    from sae.log import TensorBoardLogger as TensorBoardLogger
+    from sae.log import WandbLogger as WandbLogger
     from sae.loop import train as train
     from sae.loop import train_many as train_many
     from sae.metrics import evaluate as evaluate
     from sae.model import SAE as SAE
+    from sae.model import ThresholdSAE as ThresholdSAE
     from sae.model import TopKSAE as TopKSAE
-    from sae.threshold import ThresholdSAE as ThresholdSAE
+    from sae.presets import preset as preset
+    from sae.pruning import prune as prune
+    from sae.refitting import refit as refit
     from sae.threshold import to_jumprelu as to_jumprelu
     from sae.trainer import Trainer as Trainer
     from sae.transcoder import Transcoder as Transcoder
@@ -39,13 +47,22 @@ _HOME = {
     "train_many": "sae.loop",
     "load": "sae.folder",
     "evaluate": "sae.metrics",
-    "ThresholdSAE": "sae.threshold",
+    "ThresholdSAE": "sae.model",
     "to_jumprelu": "sae.threshold",
+    "prune": "sae.pruning",
+    "refit": "sae.refitting",
+    "preset": "sae.presets",
+    "TensorBoardLogger": "sae.log",
+    "WandbLogger": "sae.log",
+    "TrainingConfig": "sae.config",
+    "ActivationConfig": "sae.config",
+    "InitConfig": "sae.init",
 }
 
 __all__ = [
-    *("SAE", "SAEConfig", "ThresholdSAE", "TopK", "TopKConfig", "TopKSAE", "Trainer", "Transcoder", "TranscoderConfig"),
-    *("evaluate", "load", "to_jumprelu", "train", "train_many"),
+    *("SAE", "ActivationConfig", "InitConfig", "SAEConfig", "TensorBoardLogger", "ThresholdSAE", "TopK", "TopKConfig"),
+    *("TopKSAE", "Trainer", "TrainingConfig", "Transcoder", "TranscoderConfig", "WandbLogger"),
+    *("evaluate", "load", "preset", "prune", "refit", "to_jumprelu", "train", "train_many"),
 ]
 
 

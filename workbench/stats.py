@@ -1,6 +1,4 @@
-"""Intervals for ratios of sums: resample sequences (tokens of one sequence are not independent), recompute, take
-quantiles.
-"""
+"""Numbers with what they rest on: intervals by resampling sequences (tokens of one are not independent), and shares."""
 
 from __future__ import annotations
 
@@ -29,6 +27,15 @@ class Estimate:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; NaN becomes null."""
         return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
+
+
+def interval95(draws: Any, axis: int | None = None) -> tuple[Any, Any]:
+    """(low, high) of the central 95 % of draws, along an axis; NaN draws count as none, no draws at all give NaN."""
+    values = np.asarray(draws, np.float64)
+    if values.size == 0:
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [0.025, 0.975], axis=axis)
+    return (float(low), float(high)) if axis is None else (low, high)
 
 
 def resample_weights(n: int, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -63,20 +70,16 @@ def ratio_estimates(
                 spread = np.asarray(formula(drawn), np.float64)
                 spread = spread[np.isfinite(spread)]
                 if len(spread) > resamples // 2:
-                    low, high = (float(q) for q in np.quantile(spread, [0.025, 0.975]))
+                    low, high = interval95(spread)
             out[name] = Estimate(float(formula(total)), low, high, *n_of[name])
     return out
 
 
 def wilson(hits: int, n: int, unit: str) -> Estimate:
     """A share with its Wilson score interval (95 %)."""
+    from scipy.stats import binomtest
+
     if n == 0:
         return Estimate(float("nan"), None, None, 0, unit, "none")
-    z, p = 1.959964, hits / n
-    centre, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
-    )
-    return Estimate(
-        p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n, unit, f"Wilson, 95 %, over {unit}"
-    )
+    found = binomtest(hits, n).proportion_ci(method="wilson")
+    return Estimate(hits / n, float(found.low), float(found.high), n, unit, f"Wilson, 95 %, over {unit}")

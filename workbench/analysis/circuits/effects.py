@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.stats import Estimate, resample_weights
+from workbench.stats import Estimate, interval95, resample_weights
 
 METRICS = ("logit_diff", "logit", "prob", "kl")
 RESAMPLES = 500
@@ -64,7 +64,7 @@ def interval(values: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     low, high = np.full((2, flat.shape[1]), np.nan)
     some = present.any(0)
     if some.any():
-        low[some], high[some] = np.nanquantile(means[:, some], [0.025, 0.975], axis=0)
+        low[some], high[some] = interval95(means[:, some], axis=0)
     return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
 
 
@@ -124,7 +124,7 @@ def share_of(values: np.ndarray, cells: Sequence[int], *, seed: int = 0) -> Esti
     with np.errstate(invalid="ignore", divide="ignore"):
         smooth = signed[:, cells].sum(1) / signed.sum(1)
         plain = np.abs(drawn[:, cells]).sum(1) / np.abs(drawn).sum(1)
-    low, high = np.nanquantile(smooth, [0.025, 0.975])
+    low, high = interval95(smooth)
     reflected = 2 * share - np.nanquantile(plain, 0.025)
     low, high = np.clip([min(low, share), max(high, reflected, share)], 0, 1)
     return Estimate(
@@ -148,7 +148,7 @@ def locate_peak(values: np.ndarray, *, seed: int = 0) -> Peak:
     """
     mean, drawn = _means(values, seed)
     top = int(np.abs(mean).argmax())
-    low, high = (float(q) for q in np.quantile(drawn[:, top], [0.025, 0.975]))
+    low, high = interval95(drawn[:, top])
     return Peak(
         index=tuple(int(i) for i in np.unravel_index(top, values.shape[1:])),
         effect=Estimate(float(mean[top]), low, high, len(values), "prompts", "bootstrap over prompts, 95 %"),

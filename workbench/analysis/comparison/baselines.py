@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sae.errors import UsageError
 from workbench.analysis.correlation import Floats, Ints
+from workbench.stats import interval95
 
 MIN_BIN = 30  # latents a null quantile rests on at least: neighbouring bins are joined until they hold as many
 
@@ -131,7 +132,7 @@ def interval(
     means = np.concatenate(
         [statistic(x[rng.integers(0, len(x), (min(100, n_boot - i), len(x)))], axis=1) for i in range(0, n_boot, 100)]
     )
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+    return interval95(means)
 
 
 def difference(
@@ -148,4 +149,4 @@ def difference(
     boot = [
         b[rng.integers(0, len(b), len(b))].mean() - a[rng.integers(0, len(a), len(a))].mean() for _ in range(n_boot)
     ]
-    return float(b.mean() - a.mean()), float(np.quantile(boot, 0.025)), float(np.quantile(boot, 0.975))
+    return float(b.mean() - a.mean()), *interval95(boot)

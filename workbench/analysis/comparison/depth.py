@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sae.errors import UsageError
 from workbench.analysis.comparison.codes import Side, prepare
 from workbench.analysis.correlation import Codes, Floats, Ints, Match, correlate
+from workbench.stats import interval95
 
 HOLD_BYTES = 2 * 2**30  # prepared layers kept between pairs
 
@@ -205,10 +206,7 @@ def depth_map(
         if pairs.shape[1]
         else []
     )
-    boot = [x for x in boot if np.isfinite(x)]
-    interval = (
-        (float(np.quantile(boot, 0.025)), float(np.quantile(boot, 0.975))) if boot else (float("nan"), float("nan"))
-    )
+    interval = interval95([x for x in boot if np.isfinite(x)])
     return DepthMap(counts, level, rho, interval, int(pairs.shape[1]))
 
 

@@ -28,7 +28,7 @@ from sae.presets import preset
 from sae.refitting import refit
 from workbench.dictionaries.publish import publish
 from workbench.run import QUIET, Run
-from workbench.stats import Estimate
+from workbench.stats import Estimate, interval95
 from workbench.workspace import Workspace, dictionary_id
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Gaps:
     def mean(self, sources: slice = slice(None)) -> Estimate:
         """Mean gap over some sources, with the interval of that mean."""
         part, drawn = self.table[sources], self.drawn[:, sources].mean(1)
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = interval95(drawn)
         unit = f"batches of held-out rows ({int(part['rows'].iloc[0])} rows)"
         return Estimate(
             float(part["gap"].mean()),
@@ -237,7 +237,7 @@ def measure_gaps(
     weights = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
     drawn = np.einsum("rb,bqs->rqs", weights, total)
     gaps = (drawn[:, 0] - drawn[:, 1]) / drawn[:, 2]
-    low, high = np.quantile(gaps, [0.025, 0.975], axis=0)
+    low, high = interval95(gaps, axis=0)
     columns = {"source": names, "ev_crosscoder": ev[0], "ev_sae": ev[1], "gap": ev[1] - ev[0], "low": low, "high": high}
     table = pd.DataFrame(
         columns | {"l0_crosscoder": l0[0] / rows, "l0_sae": l0[1] / rows, "n": len(total), "rows": rows}

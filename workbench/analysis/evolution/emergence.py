@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from crosscoders import evolution as ev
-from workbench.stats import Estimate
+from workbench.stats import Estimate, interval95
 
 Floats = npt.NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def _null(observed: float, draws: Floats) -> Null:
         return Null(observed, float("nan"), float("nan"), float("nan"), float("nan"), 1.0, len(ok))
     centre = ok.mean()
     p = (1 + (np.abs(ok - centre) >= abs(observed - centre) - 1e-12).sum()) / (1 + len(ok))
-    low, high = np.quantile(ok, (0.025, 0.975))
+    low, high = interval95(ok)
     return Null(float(observed), float(centre), float(ok.std()), float(low), float(high), float(p), len(ok))
 
 
@@ -187,7 +187,7 @@ def bootstrap(
         else:
             draws.append(statistic(*(a[rng.integers(0, len(a), len(a))] for a in arrays)))
     ok = np.array(draws)[np.isfinite(draws)]
-    low, high = np.quantile(ok, (0.025, 0.975)) if len(ok) else (np.nan, np.nan)
+    low, high = interval95(ok)
     return _estimate(statistic(*arrays), low, high, n=size)
 
 

@@ -24,7 +24,7 @@ from workbench.analysis.evolution.emergence import (
     snapshot_null,
 )
 from workbench.analysis.evolution.phases import end_of_ngram_phase, first_solved
-from workbench.stats import Estimate, wilson
+from workbench.stats import Estimate, interval95, wilson
 
 if TYPE_CHECKING:
     from workbench.analysis.evolution.baselines import Gaps
@@ -208,7 +208,7 @@ def _turning(phases: pd.DataFrame, cosines_FSS: np.ndarray, seed: int) -> dict[s
     point = ev.turning_point(cos.mean(0))
     rng = np.random.default_rng(seed)
     draws = [ev.turning_point(cos[rng.integers(0, len(cos), len(cos))].mean(0)).index for _ in range(200)]
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = interval95(draws)
     steps = phases["step"].tolist()
     estimate = Estimate(
         float(point.index), float(low), float(high), len(cos), "latents", "bootstrap over latents, 95 %"
