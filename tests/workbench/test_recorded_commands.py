@@ -38,7 +38,9 @@ def both(tmp_path_factory):
     first, second = (tmp_path_factory.mktemp(name) for name in ("first", "second"))
     call("demo", "--no-ui", "--workspace", str(first))
     for item in workspace_items(first):
-        call(*shlex.split(item.manifest.command)[1:], *(["--no-ui"] if item.kind == "models" else []), "-w", str(second))
+        call(
+            *shlex.split(item.manifest.command)[1:], *(["--no-ui"] if item.kind == "models" else []), "-w", str(second)
+        )
     return first, second
 
 

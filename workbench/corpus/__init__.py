@@ -8,7 +8,8 @@ JSONL or Parquet, or stream a dataset of the hub (:mod:`workbench.corpus.hub`).
 """
 
 from workbench.corpus.config import CorpusConfig, Split
-from workbench.corpus.documents import documents, in_split, local_documents, stdlib_documents
+from workbench.corpus.documents import documents, in_split, local_documents
+from workbench.corpus.installed import stdlib_documents
 from workbench.corpus.mixture import mixed_windows, text_windows
 from workbench.corpus.plan import TokenPlan, plan_tokens
 from workbench.corpus.stream import TextStream, bos_id, frequencies, text_stream

@@ -1,74 +1,18 @@
-"""Where text comes from: the running Python's standard library, local text, JSONL or Parquet, and the split of
-documents.
-"""
+"""Where text comes from: what is installed, local text, JSONL or Parquet, and the split of documents."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from sae.errors import CorruptError, MissingError, UsageError
 from workbench.corpus.config import CorpusConfig, Split
+from workbench.corpus.installed import installed_documents, stdlib_documents
 
 _HELDOUT_SHARE = 0.05
-_SKIPPED_FOLDERS = {
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "test",
-    "tests",
-    "idle_test",
-    "encodings",
-    "__phello__",
-    "pydoc_data",
-}
 _TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".text"}
-
-
-def stdlib_documents(*, prose: bool = False) -> Iterator[tuple[str, str]]:
-    """(name, text) of the running Python's standard library: its sources, and the topics of its built-in help.
-
-    With ``prose`` only what was written for readers: help topics and long docstrings. Tests, codec tables and installed
-    packages are left out. Names are relative POSIX paths, in sorted order.
-    """
-    from pydoc_data.topics import topics
-
-    root = Path(sysconfig.get_path("stdlib"))
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.startswith("config-"))
-        for name in sorted(f for f in files if f.endswith(".py")):
-            path = Path(folder, name)
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (UnicodeDecodeError, OSError):
-                continue
-            if prose:
-                text = "\n\n".join(_docstrings(text))
-            if len(text) > 200:
-                yield path.relative_to(root).as_posix(), text
-    for name in sorted(topics):
-        yield f"pydoc_data/topics.py#{name}", topics[name]
-
-
-def _docstrings(source: str) -> Iterator[str]:
-    import ast
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            tree = ast.parse(source)
-        except SyntaxError:
-            return
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            text = ast.get_docstring(node)
-            if text and len(text) > 120:
-                yield text
 
 
 def local_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
@@ -146,8 +90,6 @@ def all_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
 
         return hub_documents(config)
     if config.kind == "docs":
-        from workbench.corpus.installed import installed_documents
-
         return installed_documents()
     return (
         stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
