@@ -41,7 +41,7 @@ def add_matches(
         "n_tokens": rows,
         "min_firings": 3,
         "level": 0.5,
-        "series": ["cross", "shuffle", "neurons"],
+        "series": ["cross", "shuffle", "neurons", "same-token", "token-conditional"],
         "missing": {"sae seed": "needs another seed"},
     }
     for side, id in (("a", a), ("b", b)):
@@ -102,7 +102,9 @@ def add_matches(
                     even_r=r,
                 )
             )
-            for series, values in (("cross", r), ("shuffle", rng.beta(1, 12, n[own])), ("neurons", rng.beta(2, 4, 64))):
+            drawn = [("cross", r), ("shuffle", rng.beta(1, 12, n[own])), ("neurons", rng.beta(2, 4, 64))]
+            drawn += [("same-token", rng.beta(3, 3, n[own])), ("token-conditional", rng.beta(2, 5, n[own]))]
+            for series, values in drawn:
                 base.append(
                     pd.DataFrame(
                         {

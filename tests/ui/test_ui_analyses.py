@@ -49,6 +49,7 @@ def test_matches_page_agrees_with_the_tables(open_page: Open, full: Workspace) -
     best = m.best[m.best["direction"] == "ab"]
     text = page_text(at)
     assert f"{int(best['matched'].sum()):,}" in text and "needs another seed" in text
+    assert "shared input as well as shared computation" in text and "token-conditional" in text
     shown = at.dataframe[0].value
     assert shown["r"].is_monotonic_decreasing and shown["r"].min() >= 0.5
     assert len(shown) == min(300, int((best["r"] >= 0.5).sum()))
@@ -72,7 +73,12 @@ def test_screen_and_export_draw_the_same_numbers(open_page: Open, full: Workspac
     seen = 0
     pages: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         "mppc": [
-            ("mppc_distribution", f"matches/{MATCH}", {"series": ["cross", "shuffle", "neurons"], "view": "histogram"}),
+            (
+                "mppc_distribution",
+                f"matches/{MATCH}",
+                {"series": ["cross", "same-token", "token-conditional", "shuffle", "neurons"], "view": "histogram"},
+            ),
+            ("mppc_given_token", f"matches/{MATCH}", {}),
             ("mppc_layers", f"matches/{MATCH}", {}),
             ("mppc_shift", f"matches/{MATCH}", {}),
         ],

@@ -14,7 +14,7 @@ from ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_nam
 from workbench.exporting.kinds.universality import SHOWN
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
-from workbench.results.matches import MatchRecords
+from workbench.results.matches import TRAP, MatchRecords
 
 RANGE = (0.5, 1.0)  # of r, before anything is chosen
 SHOWN_ROWS = 300
@@ -44,6 +44,8 @@ def body() -> None:
             layers(entry, m, direction)
         with panels.guarded("The table of pairs"):
             pairs(m, direction)
+        with panels.guarded("What the token leaves"):
+            given_token(entry, m, direction)
         with panels.guarded("The baselines"):
             baselines(m, direction)
 
@@ -69,7 +71,7 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
     )
     summary = m.table("summary")
     known = [s for s in SERIES if s in set(summary[summary["direction"] == direction]["series"])]
-    start = [s for s in ("cross", "shuffle", "random", "neurons", "model seed", "sae seed") if s in known]
+    start = [s for s in ("cross", "same-token", "token-conditional", "shuffle", "neurons", "sae seed") if s in known]
     wanted = st.pills(
         "Series",
         known,
@@ -79,6 +81,8 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
         format_func=lambda s: SHOWN.get(s, s),
         **state.tie_many("base", known, start),
     ) or ["cross"]
+    if "token-conditional" in known:
+        st.html(div("wb-head", div("sub", escape(TRAP))))
     above = st.toggle("cumulative", key="mx_cdf", help="Share of latents with at least this r")
     options = {"direction": direction, "series": list(wanted), "view": "above" if above else "histogram"}
     event = chart("mx_dist", "mppc_distribution", entry, options, height=400, brush=True)
@@ -180,6 +184,14 @@ COLUMNS = {
 }
 
 
+def given_token(entry: Entry, m: MatchRecords, direction: str) -> None:
+    """What is left of each similarity once the current token is known."""
+    if m.readings(direction).empty:
+        return
+    panels.heading("Given the token", "raw, same-token and token-conditional, for both models and every baseline")
+    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300)
+
+
 def baselines(m: MatchRecords, direction: str) -> None:
     """The claim, step by step, and what could not be computed."""
     order = m.table("order")
@@ -187,8 +199,8 @@ def baselines(m: MatchRecords, direction: str) -> None:
     if len(order):
         panels.heading(
             "Order of the baselines",
-            "expected: random &lt; neurons &lt; cross &lt; seeds; each step with the 95 % interval of its difference of"
-            " means",
+            "expected: random &lt; neurons &lt; cross &lt; seeds, and untrained &lt; cross &lt; seeds given the token;"
+            " each step with the 95 % interval of its difference of means",
         )
         cells = [
             [

@@ -15,7 +15,7 @@ from workbench.exporting.drawing import drawing
 from workbench.exporting.figures import Panel
 from workbench.markup.tags import div
 from workbench.markup.tokens import cell, clip, escape, number, visible
-from workbench.results.matches import MatchRecords, Pair
+from workbench.results.matches import RAW, MatchRecords, Pair
 
 SERIES = {
     "cross": "the best partner in the other architecture",
@@ -28,6 +28,14 @@ SERIES = {
     "untrained": "dictionaries of both models before training",
     "model seed": "the same architecture, initialised anew: the ceiling",
     "sae seed": "the same model, its dictionary initialised anew: the ceiling",
+    "same-token": "the other architecture's tokens exchanged among occurrences of the same token: the token's part",
+    "token-conditional": "the other architecture, both codes minus their mean per token: what the token leaves over",
+    "token-conditional null": "the same with tokens exchanged: chance given the token",
+    "untrained token-conditional": "dictionaries of both models before training, given the token",
+    "model seed token-conditional": "the same architecture, initialised anew, given the token",
+    "sae seed token-conditional": "the same model, its dictionary initialised anew, given the token",
+    "neurons token-conditional": "neurons in place of latents, given the token",
+    "neurons shift": "neurons against the other model's neurons on other text: their chance level",
 }
 QUANTITIES = {"mean r": "mean", "median r": "median", "90 % quantile of r": "q90", "share with r ≥ 0.5": "share_50"}
 
@@ -60,7 +68,8 @@ def headline(m: MatchRecords, direction: str) -> str:
     cross = summary[(summary["direction"] == direction) & (summary["series"] == "cross")].iloc[0]
     best = m.best[m.best["direction"] == direction]
     order = m.table("order")
-    order = order[order["direction"] == direction]
+    order = order[(order["direction"] == direction) & (order["reading"] == RAW)]
+    given = summary[(summary["direction"] == direction) & (summary["series"] == "token-conditional")]
     holds = "not computed" if order.empty else "holds" if bool(order["holds"].all()) else "does not hold"
     level = m.metadata.get("level", 0.5)
     items = [
@@ -68,6 +77,11 @@ def headline(m: MatchRecords, direction: str) -> str:
             "Mean max r",
             number(float(cross["mean"])),
             f"95 % {number(float(cross['low']))} – {number(float(cross['high']))}",
+        ),
+        (
+            "Given the token",
+            number(float(given["mean"].iloc[0])) if len(given) else "–",
+            "mean max r, token-conditional" if len(given) else "not computed",
         ),
         ("Latents", f"{int(cross['n']):,}", f"of {len(best):,}, fired ≥ {m.metadata.get('min_firings', '?')} times"),
         ("Matched", f"{int(best['matched'].sum()):,}", f"r ≥ {level:g} and above chance"),

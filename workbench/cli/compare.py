@@ -30,7 +30,7 @@ def compare(
         typer.Option(
             help=(
                 "Baselines to compute: 'all', 'none', or some of random, random partner, shuffle, shift, neurons,"
-                " untrained, even, model seed, sae seed, separated by commas."
+                " untrained, even, model seed, sae seed, token-conditional, separated by commas."
             )
         ),
     ] = "all",
@@ -78,14 +78,16 @@ def compare(
         )
         for name, s in n["series"].items():
             say(
-                f"  {name:15} mean {_shown(s['mean'])} [{_shown(s['low'])}, {_shown(s['high'])}]  r ≥ .5:"
+                f"  {name:32} mean {_shown(s['mean'])} [{_shown(s['low'])}, {_shown(s['high'])}]  r ≥ .5:"
                 f" {_shown(s['share_50'])}  (n {s['n']:,})"
             )
-        broken = [f"{o['lower']} < {o['higher']}" for o in n["order"] if not o["holds"]]
-        say(
-            "  order"
-            f" {'does not hold at ' + ', '.join(broken) if broken else 'holds' if n['order'] else 'not computed'}"
-        )
+        for how in ("raw", "token-conditional"):
+            order = [o for o in n["order"] if o["reading"] == how]
+            broken = [f"{o['lower']} < {o['higher']}" for o in order if not o["holds"]]
+            say(
+                f"  order, {how}:"
+                f" {'does not hold at ' + ', '.join(broken) if broken else 'holds' if order else 'not computed'}"
+            )
     for name, why in about["missing"].items():
         say(f"  {name} not computed: {why}")
     say(f"{item.path} (version {item.version})")

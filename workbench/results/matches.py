@@ -14,9 +14,10 @@ where the latent fired less than ``min_firings`` times. Tables (Parquet):
 ``summary``    per direction and series: n, mean, low, high (95 % bootstrap over latents), median, q05, q95, share_50,
                share_70,
                share_90 (r of at least .5, .7, .9), share_null (above the null's 99 %)
-``order``      per direction and neighbouring series of random < neurons < cross < model seed <= sae seed: lower,
-               higher,
-               difference, low, high, holds, paired
+``order``      per reading (raw, token-conditional), direction and neighbouring series of random < neurons < cross <
+               model seed <= sae seed, or of untrained < cross < model seed <= sae seed given the token: lower, higher,
+               difference, low, high, holds, paired (comparisons made before there were readings have raw ones only,
+               without that column)
 ``nulls``      per direction and bin of firing counts: fired_from, fired_to, n, q50, q95, q99, and the same of the
                latents: cross_q50
 ``layers``     per direction and pair of layers: layer, partner_layer, dictionary, partner_dictionary, n, mean, median,
@@ -50,6 +51,13 @@ from workbench.provenance import Manifest
 from workbench.results.result import Result
 
 TABLES = ("best", "baselines", "summary", "order", "nulls", "layers", "depth", "shifts")
+RAW = "raw"  # reading of a correlation of codes as they are
+READINGS = ("same-token", "token-conditional", "token-conditional null")  # and with the current token taken out
+TRAP = (
+    "A raw correlation measures shared input as well as shared computation: what stays when tokens are exchanged among"
+    " occurrences of the same token (same-token) is the token's part, and what is left given the token"
+    " (token-conditional) is the latents' own."
+)
 JOINT_BINS = 32
 SHIFTS = (-2, -1, 0, 1, 2)  # tokens by which B may be read later
 STRIP = 52  # tokens of a window that is shown, with a margin for shifts at both ends
@@ -125,7 +133,10 @@ class MatchRecords(Result):
         if name not in TABLES:
             raise UsageError(f"{name!r} is not a table of a comparison ({nearest(name, list(TABLES))})")
         if name not in self._tables:
-            self._tables[name] = pd.read_parquet(self.folder / f"{name}.parquet")
+            frame = pd.read_parquet(self.folder / f"{name}.parquet")
+            if name == "order" and "reading" not in frame:  # made before there were readings
+                frame.insert(0, "reading", RAW)
+            self._tables[name] = frame
         return self._tables[name]
 
     @property
@@ -137,6 +148,24 @@ class MatchRecords(Result):
         """(name of the side a direction starts from, name of the other)."""
         a, b = self.metadata["a"]["name"], self.metadata["b"]["name"]
         return (a, b) if direction == "ab" else (b, a)
+
+    def readings(self, direction: str) -> pd.DataFrame:
+        """Mean maximal correlation of every pair of sides in each of its readings.
+
+        Columns: sides (``cross``, ``untrained``, …), reading (``raw`` and :data:`READINGS`), and n, mean, low, high,
+        share_70 of the summary. Empty where the comparison was not read given the token.
+        """
+        summary = self.table("summary")
+        summary = summary[summary["direction"] == direction].set_index("series")
+        rows = []
+        for name in [s for s in summary.index if s.endswith("token-conditional")]:
+            sides = name.removesuffix("token-conditional").strip() or "cross"
+            for how in (RAW, *READINGS):
+                series = sides if how == RAW else how if sides == "cross" else f"{sides} {how}"
+                if series in summary.index:
+                    own = summary.loc[series, ["n", "mean", "low", "high", "share_70"]].to_dict()
+                    rows.append({"sides": sides, "reading": how} | own)
+        return pd.DataFrame(rows, columns=["sides", "reading", "n", "mean", "low", "high", "share_70"])
 
     @cached_property
     def vocab(self) -> list[str]:

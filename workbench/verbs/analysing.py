@@ -40,14 +40,15 @@ def compare(
     Example:
         >>> matches = compare("workspace", ("mini-pythia", "mini-mamba"))
     """
-    from workbench.analysis.comparison.compare import CompareRecipe
+    from workbench.analysis.comparison.compare import BASELINES, CompareRecipe
     from workbench.analysis.comparison.run import compare_and_write
 
     workspace, run = opened(workspace, run)
     given = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
     if baselines != "all":
+        spelt = {s.replace("-", " "): s for s in BASELINES}  # sae-seed and sae seed are one
         names = [] if baselines == "none" else [s.strip().replace("-", " ") for s in baselines.split(",")]
-        given["baselines"] = names  # type: ignore[assignment]
+        given["baselines"] = [spelt.get(s, s) for s in names]  # type: ignore[assignment]
     recipe = CompareRecipe.model_validate(given)
     return compare_and_write(workspace, *pair, recipe, pattern=pattern, store=store, run=run)
 

@@ -117,12 +117,19 @@ class LiveRows(Rows):
         return torch.cat(out)
 
 
-def token_batches(tokens: TokenSet, *, limit: int | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of whole sequences int64 [batch, ctx] with the positions that are rows; at most ``limit`` rows in all."""
+def token_batches(
+    tokens: TokenSet, *, limit: int | None = None, halfway: bool = False
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of whole sequences int64 [batch, ctx] with the positions that are rows; at most ``limit`` rows in all.
+
+    ``halfway``: the same sequences, beginning with the middle one (circularly).
+    """
     keep = torch.from_numpy(tokens.store.spec.positions.astype(np.int64))
     sequences = tokens.sequences
     if limit is not None:
         sequences = sequences[-max(1, limit // len(keep)) :]
+    if halfway:
+        sequences = np.roll(sequences, -(len(sequences) // 2))
     out = []
     for lo in range(0, len(sequences), BATCH):
         ids = np.stack([tokens.store.sequence_tokens(int(i)) for i in sequences[lo : lo + BATCH]])

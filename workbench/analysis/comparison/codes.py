@@ -97,7 +97,7 @@ class Side:
             values = -self.shift[latents] * self.scale[latents]
             y = y + sp.csr_array((values[which], (token, latents[which])), shape=x.shape)
         if len(self.ids) < self.n_latents:
-            y = _columns(y, self.ids)
+            y = by_columns(y, self.ids)
         if len(self.blocks) == 1:
             self._scaled = y
         return y
@@ -142,11 +142,14 @@ class Side:
 
 
 def prepare(codes: Any, name: str = "codes", min_firings: int = 1) -> Side:
-    """A :class:`Side` from CSR codes ``[tokens, F]``, or from a sequence of blocks of consecutive tokens.
+    """A :class:`Side` from CSR codes ``[tokens, F]``, or from a sequence of blocks of consecutive tokens; one that is
+    prepared already is returned as it is.
 
     Raises:
         UsageError: not sparse, or no block at all. NonFiniteError: a NaN or infinite code.
     """
+    if isinstance(codes, Side):
+        return codes
     if sp.issparse(codes):
         return Side([codes], name, min_firings)
     if not isinstance(codes, Sequence) or len(codes) == 0:
@@ -175,8 +178,8 @@ def _checked(x: Any, name: str) -> sp.csr_array:
     return y
 
 
-def _columns(y: sp.csr_array, ids: NDArray[np.int64]) -> sp.csr_array:
-    """The columns ``ids`` of y, in order."""
+def by_columns(y: sp.csr_array, ids: NDArray[np.int64]) -> sp.csr_array:
+    """The columns ``ids`` of y, in order, with 32-bit indices."""
     new = np.full(y.shape[1], -1, dtype=np.int32)
     new[ids] = np.arange(len(ids), dtype=np.int32)
     to = new[y.indices]

@@ -12,13 +12,25 @@ correlations:
     neurons          the two models' neurons
     untrained        dictionaries of the two models before training
     model seed, sae seed   latents against the same architecture's from another seed: what is the most to be expected
+
+The raw correlation measures shared input as well as shared computation: most of it is there between untrained models,
+and most of it stays when tokens are exchanged among occurrences of the same token. So ``cross``, ``random partner``,
+``untrained``, ``model seed`` and ``sae seed`` are read in three more ways (:mod:`.given_token`), and neurons in two:
+
+    same-token               partners' tokens exchanged among occurrences of the same token: what the token explains
+    token-conditional        codes minus their mean per token, cross-fitted: what is shared beyond the token
+    token-conditional null   the same with tokens exchanged: chance for the maximum over as many candidates
+
+For ``cross`` the series are called just so; for the others ``untrained same-token``, ``sae seed token-conditional``, …
+``neurons shift`` is the neurons' own chance level, by whole sequences.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,10 +42,13 @@ from sae.strict import StrictConfig
 from workbench.analysis.comparison.aligned import Activations, TokenSet, choose_tokens, token_batches
 from workbench.analysis.comparison.baselines import permuted, random_codes, rotated
 from workbench.analysis.comparison.depth import LayerBest, LayerMatches, even_candidates, match_layers, shifted_rows
+from workbench.analysis.comparison.given_token import TokenCells, TokenConditionalSide
 from workbench.analysis.comparison.matching import OneToOne, assign, pooled_candidates
-from workbench.analysis.comparison.neurons import match_neurons, neurons
+from workbench.analysis.comparison.neuron_sides import MIN_ROWS, NeuronSides
+from workbench.analysis.comparison.neurons import neurons
 from workbench.analysis.comparison.sides import Group, model_seed_of, sae_seed_of, untrained_of
 from workbench.analysis.latents.encoded import encode_store
+from workbench.results.matches import READINGS
 from workbench.run import NO_BAR, Bar
 from workbench.workspace import Workspace
 
@@ -49,7 +64,24 @@ SERIES = (
     "model seed",
     "sae seed",
 )
+READ = ("cross", "random partner", "untrained", "model seed", "sae seed")  # series with all three readings
+BASELINES = (*(s for s in SERIES if s != "cross"), "token-conditional")  # the last one: every reading of what is there
+
+
+def reading(series: str, how: str) -> str:
+    """Name of a series in one of its :data:`READINGS`."""
+    return how if series == "cross" else f"{series} {how}"
+
+
+NEURON_READINGS = ("neurons shift", "neurons token-conditional", "neurons token-conditional null")
+ALL_SERIES = (*SERIES, *(reading(s, how) for s in READ for how in READINGS), *NEURON_READINGS)
 CHAIN = ("random", "neurons", "cross", "model seed", "sae seed")  # the order the paper's claim implies
+CHAIN_GIVEN_TOKEN = (  # what training and kinship should add once the token is known
+    "untrained token-conditional",
+    "token-conditional",
+    "model seed token-conditional",
+    "sae seed token-conditional",
+)
 
 
 class CompareRecipe(StrictConfig):
@@ -58,7 +90,7 @@ class CompareRecipe(StrictConfig):
     tokens: int = Field(100_000, ge=100)
     min_firings: int = Field(30, ge=1)  # latents of either side that fire less take no part
     level: float = Field(0.5, gt=-1, lt=1)  # r from which a pair counts as matched
-    baselines: tuple[str, ...] = tuple(s for s in SERIES if s != "cross")
+    baselines: tuple[str, ...] = BASELINES
     shifts: tuple[int, ...] = (-2, -1, 0, 1, 2)
     candidates: int = Field(50, ge=2, le=500)  # per latent, for the one-to-one assignment
     neuron_tokens: int = Field(32_768, ge=100)
@@ -83,6 +115,7 @@ class Comparison:
     assigned: dict[str, OneToOne] = field(default_factory=dict)
     codes: dict[str, Any] = field(default_factory=dict)  # dictionary id -> encoded.Codes
     missing: dict[str, str] = field(default_factory=dict)  # series -> why it was not computed
+    given_token: dict[str, int] = field(default_factory=dict)  # tokens that can be conditioned on theirs, of how many
     groups: dict[str, Group] = field(default_factory=dict)  # skyline groups that were used, by "<series> <direction>"
 
     def group(self, direction: str) -> Group:
@@ -111,8 +144,8 @@ def compare(
     Raises:
         UsageError: an unknown baseline, or too few tokens. MissingError: a store or model that is needed is not there.
     """
-    if unknown := [s for s in recipe.baselines if s not in SERIES]:
-        raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(s for s in SERIES if s != 'cross')}.")
+    if unknown := [s for s in recipe.baselines if s not in BASELINES]:
+        raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(BASELINES)}.")
     from workbench.activations import ActivationStore
 
     reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.references[0].store(workspace)
@@ -134,9 +167,9 @@ class _Run:
         out = self.out = Comparison(self.a, self.b, self.recipe, self.tokens, cross)
         self._both("cross", cross)
         self._assign(cross)
-        for name in SERIES:
+        for name in BASELINES:
             if name in self.recipe.baselines:
-                getattr(self, "_" + name.replace(" ", "_"))(own_a, own_b)
+                getattr(self, "_" + name.replace(" ", "_").replace("-", "_"))(own_a, own_b)
                 self.bar.part(name)
         self._shifts(own_a, own_b)
         out.codes = {s.id: self.codes[s.id] for g in (self.a, self.b) for s in g.references}
@@ -207,14 +240,16 @@ class _Run:
             )
         return out
 
+    @cached_property
+    def random(self) -> tuple[dict[int, sp.csr_array], dict[int, sp.csr_array]]:
+        """Codes of random-weight encoders in place of both sides."""
+        return self._random_side(self.a), self._random_side(self.b)
+
     def _random(self, a: dict, b: dict) -> None:
-        self.random = self._random_side(self.a), self._random_side(self.b)
         self._both("random", self._match(*self.random))
 
     def _random_partner(self, a: dict, b: dict) -> None:
-        random_a, random_b = (
-            self.random if hasattr(self, "random") else (self._random_side(self.a), self._random_side(self.b))
-        )
+        random_a, random_b = self.random
         self.out.series["ab", "random partner"] = self._match(a, random_b).best_a()
         self.out.series["ba", "random partner"] = self._match(random_a, b).best_b()
 
@@ -222,7 +257,7 @@ class _Run:
         from workbench.models import load_model
 
         batches = token_batches(self.tokens, limit=self.recipe.neuron_tokens)
-        sides = []
+        models = []
         for g in (self.a, self.b):
             try:
                 model = load_model(g.model[0], revision=g.model[1])
@@ -230,8 +265,22 @@ class _Run:
             except (UsageError, MissingError) as e:
                 self.out.missing["neurons"] = f"{g.name}: {e}"
                 return
-            sides.append((_neuron_blocks(model, batches, g.layers), widths))
-        self.out.series["ab", "neurons"], self.out.series["ba", "neurons"] = match_neurons(*sides[0], *sides[1])
+            models.append((model, g.layers, widths))
+        sides = NeuronSides((models[0], models[1]), self.tokens, self.recipe.neuron_tokens)
+        self._neuron_series("neurons", sides, shifted=False, given_token=False)
+        if "shift" in self.recipe.baselines:
+            self._neuron_series("neurons shift", sides, shifted=True, given_token=False)
+        if "token-conditional" in self.recipe.baselines:
+            self._neuron_series("neurons token-conditional", sides, shifted=False, given_token=True)
+            self._neuron_series("neurons token-conditional null", sides, shifted=True, given_token=True)
+
+    def _neuron_series(self, name: str, sides: NeuronSides, *, shifted: bool, given_token: bool) -> None:
+        try:
+            found = sides.match(shifted=shifted, given_token=given_token)
+        except UsageError as e:
+            self.out.missing[name] = str(e)
+            return
+        self.out.series["ab", name], self.out.series["ba", name] = found
 
     def _untrained(self, a: dict, b: dict) -> None:
         groups = untrained_of(self.workspace, self.a), untrained_of(self.workspace, self.b)
@@ -270,6 +319,54 @@ class _Run:
             "dictionaries of another seed on the same sites with the same sizes are needed",
         )
 
+    def _token_conditional(self, a: dict, b: dict) -> None:
+        """Every series that is there and is read in more ways (:data:`READ`), given the token."""
+        self.cells = TokenCells.of(self.tokens.ids, self.tokens.seq)
+        self.out.given_token = {
+            "tokens": len(self.cells.rows),
+            "of": len(self.tokens),
+            "types": self.cells.n_cells // 2,
+        }
+        if len(self.cells.rows) < MIN_ROWS:
+            self.out.missing["token-conditional"] = (
+                f"{len(self.cells.rows):,} of {len(self.tokens):,} tokens occur in both halves of the sequences;"
+                f" {MIN_ROWS} are needed (compare on more tokens)"
+            )
+            return
+        self._given_both("cross", a, b)
+        groups = self.out.groups
+        if "untrained ab" in groups:
+            self._given_both("untrained", *(self._side(groups[f"untrained {d}"]) for d in ("ab", "ba")))
+        for direction, own in (("ab", a), ("ba", b)):
+            for name in ("model seed", "sae seed"):
+                if f"{name} {direction}" in groups:
+                    self._given_one(name, direction, own, self._side(groups[f"{name} {direction}"]))
+        if "random partner" in self.recipe.baselines:
+            self._given_one("random partner", "ab", a, self.random[1])
+            self._given_one("random partner", "ba", b, self.random[0])
+
+    def _given_both(self, name: str, a: dict, b: dict) -> None:
+        for how, matches in self._readings(name, a, b):
+            self._both(reading(name, how), matches)
+
+    def _given_one(self, name: str, direction: str, own: dict, other: dict) -> None:
+        for how, matches in self._readings(name, own, other):
+            self.out.series[direction, reading(name, how)] = matches.best_a()
+
+    def _readings(self, name: str, a: dict, b: dict) -> Iterator[tuple[str, LayerMatches]]:
+        """The :data:`READINGS` of a against b; both are [tokens, F] by layer."""
+        rows = self.cells.rows
+        order = rows[self.cells.exchanged(self._rng(f"same token {name}"))]
+        exchanged = {i: x[order] for i, x in b.items()}
+        a = {i: x[rows] for i, x in a.items()}
+        yield "same-token", self._match(a, exchanged)
+        left = {i: self._conditional(x) for i, x in a.items()}
+        yield "token-conditional", self._match(left, {i: self._conditional(x[rows]) for i, x in b.items()})
+        yield "token-conditional null", self._match(left, {i: self._conditional(x) for i, x in exchanged.items()})
+
+    def _conditional(self, codes: sp.csr_array) -> TokenConditionalSide:
+        return TokenConditionalSide(codes, self.cells, "codes given the token", self.recipe.min_firings)
+
     def _shifts(self, a: dict, b: dict) -> None:
         """a at token t against b at token t + s."""
         for s in self.recipe.shifts:
@@ -280,8 +377,3 @@ class _Run:
                 m = self._match({i: x[ta] for i, x in a.items()}, {i: x[tb] for i, x in b.items()})
                 self.out.shifts[s] = m.best_a(), m.best_b(), len(ta)
             self.bar.part(f"token shift {s:+d}")
-
-
-def _neuron_blocks(model: Any, batches: list[Any], layers: Sequence[int]) -> Callable[[Sequence[int]], Any]:
-    """Given indices into ``layers``, the neurons of these layers batch by batch."""
-    return lambda which: (neurons(model, ids, [layers[i] for i in which], keep) for ids, keep in batches)

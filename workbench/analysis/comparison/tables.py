@@ -14,10 +14,17 @@ import pandas as pd
 
 from sae.files import write_json
 from workbench.analysis.comparison.baselines import difference, firing_bins, interval, null_by_bin, per_latent
-from workbench.analysis.comparison.compare import CHAIN, SERIES, Comparison
+from workbench.analysis.comparison.compare import (
+    ALL_SERIES,
+    CHAIN,
+    CHAIN_GIVEN_TOKEN,
+    Comparison,
+    reading,
+)
 from workbench.analysis.comparison.depth import DepthMap, LayerBest, depth_map
 from workbench.analysis.comparison.sides import Group
 from workbench.provenance import Input
+from workbench.results.matches import RAW, READINGS
 from workbench.workspace import Item, Workspace
 
 DIRECTIONS = ("ab", "ba")
@@ -31,6 +38,7 @@ PAIRED = {
     "shift",
     "random partner",
 }  # series over the same latents
+PAIRED |= {reading(s, how) for s in ("cross", "model seed", "sae seed", "random partner") for how in READINGS}
 
 
 def tables(c: Comparison) -> dict[str, pd.DataFrame]:
@@ -165,7 +173,7 @@ def _baselines(c: Comparison) -> pd.DataFrame:
 def _summary(c: Comparison, q99: dict[str, np.ndarray]) -> pd.DataFrame:
     rows = []
     for d in DIRECTIONS:
-        for name in SERIES:
+        for name in ALL_SERIES:
             if (d, name) not in c.series:
                 continue
             all_r = _flat(c.series[d, name], "r")
@@ -185,7 +193,9 @@ def _summary(c: Comparison, q99: dict[str, np.ndarray]) -> pd.DataFrame:
             }
             row |= {s: _mean(r >= level) for s, level in SHARES.items()}
             row["share_null"] = (
-                _mean(r > q99[d][np.isfinite(all_r)]) if name in PAIRED and np.isfinite(q99[d]).any() else np.nan
+                _mean(r > q99[d][np.isfinite(all_r)])
+                if name in PAIRED and not name.endswith(READINGS) and np.isfinite(q99[d]).any()
+                else np.nan  # the nulls by frequency are those of the raw correlation
             )
             rows.append(row)
     return pd.DataFrame(rows)
@@ -199,20 +209,21 @@ def _order(c: Comparison) -> pd.DataFrame:
     """Neighbours of the claimed order, each with the difference of means, its interval, and whether the order holds.
 
     A strict step holds where the whole interval is above zero; the last step (<=) where it is not wholly below.
+    ``reading`` is ``raw`` or ``token-conditional``: each has a chain of its own.
     """
     rows = []
-    for d in DIRECTIONS:
-        present = [s for s in CHAIN if (d, s) in c.series]
+    for how, d in ((how, d) for how in (RAW, "token-conditional") for d in DIRECTIONS):
+        present = [s for s in (CHAIN if how == RAW else CHAIN_GIVEN_TOKEN) if (d, s) in c.series]
         for lower, higher in pairwise(present):
             paired = {lower, higher} <= PAIRED
             mean, low, high = difference(
                 _flat(c.series[d, lower], "r"), _flat(c.series[d, higher], "r"), paired=paired, rng=_rng(c)
             )
-            strict = higher != "sae seed"
-            rows.append((d, lower, higher, mean, low, high, bool(low > 0 if strict else high >= 0), strict, paired))
-    return pd.DataFrame(
-        rows, columns=["direction", "lower", "higher", "difference", "low", "high", "holds", "strict", "paired"]
-    )
+            strict = not higher.startswith("sae seed")
+            holds = bool(low > 0 if strict else high >= 0)
+            rows.append((how, d, lower, higher, mean, low, high, holds, strict, paired))
+    columns = ["reading", "direction", "lower", "higher", "difference", "low", "high", "holds", "strict", "paired"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _layers(c: Comparison) -> pd.DataFrame:
@@ -334,7 +345,8 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
         "store": store.spec.id,
         "min_firings": c.recipe.min_firings,
         "level": c.recipe.level,
-        "series": [s for s in SERIES if any((d, s) in c.series for d in DIRECTIONS)],
+        "given_token": c.given_token,
+        "series": [s for s in ALL_SERIES if any((d, s) in c.series for d in DIRECTIONS)],
         "missing": c.missing,
         "skylines": {k: [s.id for s in g.references] for k, g in c.groups.items()},
         "vocab": "vocab.json",

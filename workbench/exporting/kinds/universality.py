@@ -10,15 +10,24 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sae.errors import UsageError
+from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
-from workbench.results.matches import MatchRecords
+from workbench.results.matches import RAW, READINGS, TRAP, MatchRecords
 from workbench.workspace import Item, Workspace
 
 Direction = Literal["ab", "ba"]
-REFERENCES = ("random", "random partner", "shuffle", "shift", "untrained")  # drawn dashed: what chance gives
+REFERENCES = (  # drawn dashed: what chance, or the token alone, gives
+    "random",
+    "random partner",
+    "shuffle",
+    "shift",
+    "untrained",
+    "same-token",
+    "token-conditional null",
+    "neurons shift",
+)
 SHOWN = {
     "cross": "other architecture",
     "even": "as many candidates",
@@ -75,7 +84,7 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
     """Maximal correlations of latents, beside every baseline."""
     records = MatchRecords.open(item.path)
     have = list(records.metadata["series"])
-    wanted = list(options.series) or [s for s in have if s != "even"]
+    wanted = list(options.series) or [s for s in have if s != "even" and (s in READINGS or not s.endswith(READINGS))]
     for s in wanted:
         if s not in have:
             why = next((v for k, v in records.metadata["missing"].items() if k.startswith(s)), "")
@@ -118,7 +127,8 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
             f"Maximal Pearson correlation of each latent of {mine} with the latents of {other}, over all layers, beside"
             " its baselines"
         )
-        + (f" (latents with at least {options.min_firings} firings)." if options.min_firings else "."),
+        + (f" (latents with at least {options.min_firings} firings)." if options.min_firings else ".")
+        + (f" {TRAP}" if "token-conditional" in have else ""),
         table=summary[_SUMMARY].reset_index(drop=True),
         n={
             "latents": int(cross["n"].iloc[0]) if len(cross) else 0,
@@ -135,10 +145,12 @@ def mppc_distribution(workspace: Workspace, item: Item, options: DistributionOpt
 def mppc_order(workspace: Workspace, item: Item, options: NoOptions) -> FigureData:
     """Mean maximal correlation of every series, with bootstrap intervals."""
     records = MatchRecords.open(item.path)
-    summary = records.table("summary").copy()
+    summary = records.table("summary")
+    summary = summary[~summary["series"].str.endswith(READINGS)].reset_index(drop=True)
     summary["direction"] = [f"{a} → {b}" for a, b in (records.names(d) for d in summary["direction"])]
     summary["series"] = [SHOWN.get(s, s) for s in summary["series"]]
     order = records.table("order")
+    order = order[order["reading"] == RAW]
     broken = [
         f"{o['lower']} < {o['higher']} ({' → '.join(records.names(o['direction']))})"
         for o in order.to_dict("records")
@@ -165,6 +177,42 @@ def mppc_order(workspace: Workspace, item: Item, options: NoOptions) -> FigureDa
         columns=HEADINGS,
         alt="Mean maximal correlation per series with intervals, one marker per direction.",
         **about(records, item, "ab"),
+    )
+
+
+@figure("mppc_given_token", source="matches", options=DirectionOptions)
+def mppc_given_token(workspace: Workspace, item: Item, options: DirectionOptions) -> FigureData:
+    """Mean maximal correlation as it is, with tokens exchanged among their like, and given the token."""
+    records = MatchRecords.open(item.path)
+    table = records.readings(options.direction)
+    if table.empty:
+        why = records.metadata["missing"].get("token-conditional", "the comparison was made without token-conditional")
+        raise MissingError(f"{item.id} is not read given the token: {why}. Run: {item.manifest.command}")
+    frame = table.assign(sides=[SHOWN.get(s, s) for s in table["sides"]])
+    mine, other = records.names(options.direction)
+    given = records.metadata.get("given_token", {})
+    return FigureData(
+        panels=[
+            Panel(
+                "points",
+                frame,
+                x="sides",
+                y="mean",
+                low="low",
+                high="high",
+                series="reading",
+                y_label="mean maximal correlation r",
+            )
+        ],
+        caption=(
+            f"Mean maximal correlation of the latents of {mine} with those of {other} and of their baselines, with 95 %"
+            f" bootstrap intervals over latents. {TRAP}"
+        ),
+        table=frame,
+        n={"tokens with a mean": int(given.get("tokens", 0)), "different tokens": int(given.get("types", 0))},
+        columns=HEADINGS | {"share_70": "r ≥ 0.7"},
+        alt="Mean maximal correlation per pair of sides: raw, same-token, and given the token.",
+        **about(records, item, options.direction),
     )
 
 

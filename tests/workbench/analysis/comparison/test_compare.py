@@ -24,11 +24,11 @@ from workbench.cli import app
 from workbench.exporting import FigureSpec, figure_kinds
 from workbench.exporting.figures import build
 from workbench.provenance import write_manifest
-from workbench.results.matches import MatchRecords
+from workbench.results.matches import READINGS, MatchRecords
 from workbench.workspace import Workspace
 
 F, K, D = 64, 8, 128
-RECIPE = CompareRecipe(tokens=1400, min_firings=10, neuron_tokens=500, candidates=10)
+RECIPE = CompareRecipe(tokens=1400, min_firings=10, neuron_tokens=1400, candidates=10)
 
 
 def save(
@@ -156,6 +156,18 @@ def test_every_baseline_is_there_or_says_why(records: MatchRecords) -> None:
         "cross",
         "even",
         "sae seed",
+        "same-token",
+        "token-conditional",
+        "token-conditional null",
+        "random partner same-token",
+        "random partner token-conditional",
+        "random partner token-conditional null",
+        "sae seed same-token",
+        "sae seed token-conditional",
+        "sae seed token-conditional null",
+        "neurons shift",
+        "neurons token-conditional",
+        "neurons token-conditional null",
     ]
     missing = records.metadata["missing"]
     assert set(missing) == {"untrained", "model seed ab", "model seed ba", "sae seed ba"} and all(
@@ -168,6 +180,10 @@ def test_every_baseline_is_there_or_says_why(records: MatchRecords) -> None:
     assert (summary["low"] <= summary["mean"] + 1e-9).all() and (summary["mean"] <= summary["high"] + 1e-9).all()
     order = records.table("order")
     last = order[(order["direction"] == "ab") & (order["higher"] == "sae seed")].iloc[0]
+    given = order[(order["direction"] == "ab") & (order["reading"] == "token-conditional")]
+    assert given["lower"].tolist() == ["token-conditional"] and given["higher"].tolist() == [
+        "sae seed token-conditional"
+    ]
     assert last["lower"] == "cross" and last["holds"] and last["low"] > 0 and last["paired"]
     assert records.table("depth")["count"].sum() == records.best["r"].ge(RECIPE.level).sum()
     shifts = records.table("shifts")
@@ -250,6 +266,7 @@ def test_every_figure_of_a_comparison_is_built_from_its_tables(workspace: Worksp
         assert f"v={records.version}" in data.permalink and "universality" in data.references
     shown = build(FigureSpec(figure="mppc_order", source=source), workspace).data
     want = records.table("summary")
+    want = want[~want["series"].str.endswith(READINGS)]
     np.testing.assert_array_equal(shown["mean"], want["mean"])
     with pytest.raises(UsageError, match=r"'model seed' is not in .*are needed"):
         build(FigureSpec(figure="mppc_distribution", source=source, options={"series": ["model seed"]}), workspace)
