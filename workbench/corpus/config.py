@@ -8,21 +8,31 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sae.strict import StrictConfig
+from workbench.corpus.records import OnBad
 
 Split = Literal["train", "heldout", "all"]  # all: text that nothing was trained on, whole
-_STREAMING = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer")
+_ADDED = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer", "on_bad")
+_SHARES = ("tiled_share", "snippet_share", "agreement_share")
+SUFFIXES = {
+    "text": {".txt", ".md", ".py", ".rst", ".text"},
+    "jsonl": {".jsonl", ".json"},
+    "parquet": {".parquet"},
+    "csv": {".csv", ".tsv"},
+}
+"""Files of a folder that are read, by kind of corpus."""
 
 
 class CorpusConfig(StrictConfig):
     """Where tokens come from. Shares are fractions of the windows; what they leave is text.
 
+    Only "mini", the mixture the miniature models were trained on, has synthetic windows where no share is named.
+
     ``kind``: "mini" (standard library), "prose" (its documentation only), "docs" (that, and of the installed packages;
-    see :mod:`workbench.corpus.installed`), "text" | "jsonl" | "parquet" (local
-    ``paths``), "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of
-    its files).
+    see :mod:`workbench.corpus.installed`), "text" | "jsonl" | "parquet" | "csv" (local ``paths``: files or folders),
+    "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files).
     """
 
-    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "hub"] = "mini"
+    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "csv", "hub"] = "mini"
     seed: int = 0
     split: Split = "train"
     tiled_share: float = Field(default=0.12, ge=0, le=1)
@@ -30,6 +40,7 @@ class CorpusConfig(StrictConfig):
     agreement_share: float = Field(default=0.05, ge=0, le=1)
     paths: tuple[str, ...] = ()
     text_field: str = "text"
+    on_bad: OnBad = Field("skip", description="records without a text: left out and counted, or refused by line")
     packing: Literal["stream", "documents"] = Field(
         "stream", description="documents: one window each, shorter ones left out"
     )
@@ -43,17 +54,17 @@ class CorpusConfig(StrictConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_hub(cls, values: Any) -> Any:
-        """Text that is streamed comes without synthetic windows."""
-        if isinstance(values, dict) and (values.get("kind") == "hub" or values.get("packing") == "documents"):
-            return {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0, **values}
+    def _plain_text(cls, values: Any) -> Any:
+        """Anybody's text comes without synthetic windows, unless a recipe names their shares."""
+        if isinstance(values, dict) and (values.get("kind", "mini") != "mini" or values.get("packing") == "documents"):
+            return {**dict.fromkeys(_SHARES, 0.0), **values}
         return values
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What streaming added is left out where it says nothing, so older stores and cards keep their digests."""
+        """What came later is left out where it says nothing, so older stores and cards keep their digests."""
         values = handler(self)
-        return {k: v for k, v in values.items() if k not in _STREAMING or v != type(self).model_fields[k].default}
+        return {k: v for k, v in values.items() if k not in _ADDED or v != type(self).model_fields[k].default}
 
     @model_validator(mode="after")
     def _consistent(self) -> CorpusConfig:
@@ -86,13 +97,12 @@ def corpus_name(corpus: str) -> str:
 
 
 def corpus_config(corpus: str, seed: int) -> CorpusConfig:
-    """A corpus from the command line: all of local text, JSONL or Parquet files, or the held-out split of ``mini`` or
-    ``prose``.
+    """A corpus from the command line: all of local text, JSONL, Parquet or CSV files, or the held-out split of
+    ``mini`` or ``prose``.
     """
     if corpus in ("mini", "prose"):
         return CorpusConfig.model_validate({"kind": corpus, "split": "heldout", "seed": seed})
     path = Path(corpus)
-    suffixes = {p.suffix for p in (path.rglob("*") if path.is_dir() else [path])}
-    kind = "jsonl" if suffixes & {".jsonl", ".json"} else "parquet" if ".parquet" in suffixes else "text"
-    plain = {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
-    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "all", "seed": seed, **plain})
+    found = {p.suffix.lower() for p in (path.rglob("*") if path.is_dir() else [path])}
+    kind = next((k for k in ("jsonl", "parquet", "csv") if found & SUFFIXES[k]), "text")
+    return CorpusConfig.model_validate({"kind": kind, "paths": (str(path),), "split": "all", "seed": seed})

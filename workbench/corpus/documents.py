@@ -1,4 +1,4 @@
-"""Where text comes from: what is installed, local text, JSONL or Parquet, and the split of documents."""
+"""Where text comes from: what is installed, local text, JSONL, Parquet or CSV, and the split of documents."""
 
 from __future__ import annotations
 
@@ -6,57 +6,147 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sae.errors import CorruptError, MissingError, UsageError
-from workbench.corpus.config import CorpusConfig, Split
+from sae.strict import nearest
+from workbench.corpus.config import SUFFIXES, CorpusConfig, Split
 from workbench.corpus.installed import installed_documents, stdlib_documents
+from workbench.corpus.records import Tally, as_document, decoded
 
 _HELDOUT_SHARE = 0.05
-_TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".text"}
+_ROWS = 4096  # rows of a table held at once
 
 
-def local_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
-    """(name, text) of local files: whole text files, the lines of JSONL files, or the rows of Parquet files.
+def local_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[tuple[str, str]]:
+    """(name, text) of local files: whole text files, the lines of JSONL files, or the rows of Parquet and CSV files.
+
+    Args:
+        tally: counts what is left out or mended.
 
     Raises:
-        MissingError: a path does not exist, or nothing readable is below it. CorruptError: a broken line, or no such
-        field.
+        MissingError: a path does not exist, or nothing readable is below it. CorruptError: a broken line, no such
+        field, or (``on_bad = "refuse"``) a record without a text.
     """
-    suffixes = {"text": _TEXT_SUFFIXES, "jsonl": {".jsonl", ".json"}, "parquet": {".parquet"}}[config.kind]
+    tally = Tally(config.on_bad) if tally is None else tally
+    suffixes = SUFFIXES[config.kind]
     for given in config.paths:
         path = Path(given).expanduser()
         if not path.exists():
             raise MissingError(f"corpus path {given!r} does not exist.")
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in suffixes and p.is_file())
+        files = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        )
         if not files:
             raise MissingError(f"corpus path {given!r} holds no {config.kind} files ({', '.join(sorted(suffixes))}).")
         for file in files:
             name = file.name if path.is_file() else file.relative_to(path).as_posix()
-            yield from _records(file, name, config)
+            if config.kind == "text":
+                text = as_document(decoded(file.read_bytes(), str(file), tally), str(file), tally)
+                if text is not None:
+                    yield name, text
+            else:
+                yield from _table(file, name, config, tally)
 
 
-def _records(file: Path, name: str, config: CorpusConfig) -> Iterator[tuple[str, str]]:
-    if config.kind == "text":
-        yield name, file.read_text(encoding="utf-8", errors="replace")
-    elif config.kind == "jsonl":
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            for i, line in enumerate(lines):
-                if line.strip():
-                    try:
-                        yield f"{name}#{i}", str(json.loads(line)[config.text_field])
-                    except (ValueError, KeyError, TypeError) as e:
-                        raise CorruptError(
-                            f"{file}, line {i + 1}: not a JSON object with the field {config.text_field!r}."
-                        ) from e
-    else:
-        import pandas as pd
+class _NoField:
+    """Stands for a field that a record does not have."""
 
-        try:
-            column = pd.read_parquet(file, columns=[config.text_field])[config.text_field]
-        except Exception as e:
-            raise CorruptError(f"{file}: cannot read column {config.text_field!r}: {e}") from e
-        for i, text in enumerate(column):
-            yield f"{name}#{i}", str(text)
+
+def _table(file: Path, name: str, config: CorpusConfig, tally: Tally) -> Iterator[tuple[str, str]]:
+    """Documents of a file with one record per line or row.
+
+    Raises:
+        CorruptError: none of its records has the text field, or see :func:`local_documents`.
+    """
+    rows = {"jsonl": _json_rows, "parquet": _parquet_rows, "csv": _csv_rows}[config.kind]
+    without = records = 0
+    for number, value in rows(file, config.text_field, tally):
+        records += 1
+        where = f"{file}, {'line' if config.kind == 'jsonl' else 'row'} {number + 1}"
+        if value is _NoField:
+            without += 1
+            tally.read += 1
+            if without < records:  # else the whole file may lack it, which is said below
+                tally.note("no such field", where)
+        elif (text := as_document(value, where, tally)) is not None:
+            yield f"{name}#{number}", text
+    if records and without == records:
+        raise CorruptError(f"{file}: none of its {records:,} records has the field {config.text_field!r}.")
+
+
+def _json_rows(file: Path, field: str, tally: Tally) -> Iterator[tuple[int, Any]]:
+    """(line, value) of JSON lines, or (place, value) of a file that is one JSON list."""
+    with open(file, "rb") as lines:
+        first = lines.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        lines.seek(0)
+        if first.startswith(b"["):
+            yield from enumerate(
+                _field(r, field, f"{file}, record {i + 1}") for i, r in enumerate(_json_list(file, tally))
+            )
+            return
+        for i, raw in enumerate(lines):
+            where = f"{file}, line {i + 1}"
+            if not (line := decoded(raw, where, tally)).strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as e:
+                raise CorruptError(f"{where}: not JSON ({e}).") from e
+            yield i, _field(record, field, where)
+
+
+def _json_list(file: Path, tally: Tally) -> list[Any]:
+    try:
+        return list(json.loads(decoded(file.read_bytes(), str(file), tally)))
+    except ValueError as e:
+        raise CorruptError(f"{file}: neither JSON lines nor one JSON list ({e}).") from e
+
+
+def _field(record: Any, field: str, where: str) -> Any:
+    if not isinstance(record, dict):
+        raise CorruptError(f"{where}: not a JSON object with the field {field!r}.")
+    return record.get(field, _NoField)
+
+
+def _parquet_rows(file: Path, field: str, tally: Tally) -> Iterator[tuple[int, Any]]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        if field not in table.schema_arrow.names:
+            raise CorruptError(f"{file} has no column {field!r} ({nearest(field, table.schema_arrow.names)}).")
+        batches = table.iter_batches(_ROWS, columns=[field])
+        yield from enumerate(value for batch in batches for value in batch.column(0).to_pylist())
+    except (OSError, ValueError) as e:  # pyarrow's own errors are of these kinds
+        raise CorruptError(f"{file}: cannot read column {field!r}: {e}") from e
+
+
+def _csv_rows(file: Path, field: str, tally: Tally) -> Iterator[tuple[int, Any]]:
+    """Rows of a CSV file with a header (TSV by its name). Words like NA and null are words; only nothing is missing."""
+    import pandas as pd
+
+    try:
+        chunks = pd.read_csv(
+            file,
+            sep="\t" if file.suffix.lower() == ".tsv" else ",",
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            encoding_errors="surrogateescape",
+            chunksize=_ROWS,
+        )
+        number = 0
+        for chunk in chunks:
+            if field not in chunk.columns:
+                raise CorruptError(f"{file} has no column {field!r} ({nearest(field, list(map(str, chunk.columns)))}).")
+            for value in chunk[field]:
+                yield number, value
+                number += 1
+    except (OSError, ValueError) as e:  # pandas' ParserError and EmptyDataError are ValueErrors
+        raise CorruptError(f"{file}: not a CSV file with the column {field!r}: {e}") from e
 
 
 def in_split(name: str, split: Split) -> bool:
@@ -67,8 +157,8 @@ def in_split(name: str, split: Split) -> bool:
     return (share < _HELDOUT_SHARE) == (split == "heldout")
 
 
-def documents(config: CorpusConfig) -> list[tuple[str, str]]:
-    """The (name, text) pairs of one split of a corpus.
+def documents(config: CorpusConfig, tally: Tally | None = None) -> list[tuple[str, str]]:
+    """The (name, text) pairs of one split of a corpus; ``tally`` counts what was left out or mended.
 
     Raises:
         UsageError: an empty split, or a hub corpus, which is never held whole.
@@ -77,20 +167,25 @@ def documents(config: CorpusConfig) -> list[tuple[str, str]]:
         raise UsageError(
             f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'."
         )
-    found = [(n, t) for n, t in all_documents(config) if in_split(n, config.split)]
+    found = [(n, t) for n, t in all_documents(config, tally) if in_split(n, config.split)]
     if not found:
-        raise UsageError(f"the {config.split} split of this {config.kind!r} corpus is empty: it has too few documents.")
+        lines = f" Of its {tally.read:,} records {tally.left_out:,} have no text." if tally and tally.left_out else ""
+        raise UsageError(
+            f"the {config.split} split of this {config.kind!r} corpus is empty: it has too few documents.{lines}"
+        )
     return found
 
 
-def all_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
+def all_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[tuple[str, str]]:
     """The (name, text) pairs of a corpus of any kind, both splits."""
     if config.kind == "hub":
         from workbench.corpus.hub import hub_documents
 
-        return hub_documents(config)
+        return hub_documents(config, tally)
     if config.kind == "docs":
         return installed_documents()
     return (
-        stdlib_documents(prose=config.kind == "prose") if config.kind in ("mini", "prose") else local_documents(config)
+        stdlib_documents(prose=config.kind == "prose")
+        if config.kind in ("mini", "prose")
+        else local_documents(config, tally)
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sae.errors import CorruptError, MissingError, UsageError, UserError
+from workbench.corpus.records import Tally, as_document
 from workbench.hub import offline
 
 if TYPE_CHECKING:
@@ -101,15 +102,17 @@ def _check_compression(source: str, files: list[str] | None) -> None:
         )
 
 
-def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
-    """(name, text) of a hub dataset, in its (seeded) order.
+def hub_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[tuple[str, str]]:
+    """(name, text) of a hub dataset, in its (seeded) order; ``tally`` counts what is left out or mended.
 
     A document is named by its text's SHA-256, so that the held-out split is the same wherever the dataset lies and
     however it is shuffled, and copies of one text never stand on both sides.
 
     Raises:
-        CorruptError: a record without the text field. See :func:`hub_dataset`.
+        CorruptError: a record without the text field, or see :func:`workbench.corpus.records.as_document`.
+        See :func:`hub_dataset`.
     """
+    tally = Tally(config.on_bad) if tally is None else tally
     found, _ = hub_dataset(config)
     for i, record in enumerate(found):
         if config.text_field not in record:
@@ -117,19 +120,9 @@ def hub_documents(config: CorpusConfig) -> Iterator[tuple[str, str]]:
                 f"dataset {config.dataset!r}: record {i} has no field {config.text_field!r} (it has"
                 f" {', '.join(record)})."
             )
-        text = as_text(record[config.text_field])
-        yield hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16], text
-
-
-def as_text(value: Any) -> str:
-    """A record's text; a conversation (a list of messages with role and content) becomes its messages, one after the
-    other.
-    """
-    if isinstance(value, list):
-        return "\n\n".join(
-            f"{m.get('role', 'user')}: {m.get('content', '')}" if isinstance(m, dict) else str(m) for m in value
-        )
-    return str(value)
+        text = as_document(record[config.text_field], f"dataset {config.dataset!r}, record {i}", tally)
+        if text is not None:
+            yield hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16], text
 
 
 def packed(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sae.errors import UsageError
 from workbench.corpus.config import CorpusConfig, Split
 from workbench.corpus.stream import Held, TextStream, frequencies, text_stream
 from workbench.corpus.synthetic import AGREEMENT, REPEATS, TEXT, agreement_window, snippet_window, tiled_window
@@ -19,18 +20,22 @@ def text_windows(stream: TextStream, index: np.ndarray, length: int, seed: int) 
     each).
 
     Each epoch cuts the stream into blocks at a new offset and shuffles them, so no two windows of an epoch overlap.
+
+    Raises:
+        UsageError: the text is shorter than one window. It is never padded: padding would be trained on.
     """
-    blocks = max((len(stream.tokens) - length) // length, 1)
+    there = len(stream.tokens)
+    if there < length:
+        raise UsageError(
+            f"the corpus has {there:,} tokens, fewer than one window of ctx = {length + 1}. Give more text, or a"
+            " smaller ctx; short text is not padded."
+        )
+    blocks = max((there - length) // length, 1)
     out, docs = np.zeros((len(index), length), np.int32), np.zeros(len(index), np.int32)
     for i, n in enumerate(index):
-        order, offset = _epoch(
-            blocks, min(length, max(len(stream.tokens) - blocks * length, 1)), seed, int(n) // blocks
-        )
+        order, offset = _epoch(blocks, min(length, max(there - blocks * length, 1)), seed, int(n) // blocks)
         at = offset + int(order[int(n) % blocks]) * length
-        piece = stream.tokens[at : at + length]
-        out[i, : len(piece)] = piece
-        out[i, len(piece) :] = stream.tokens[0]
-        docs[i] = stream.document(at)
+        out[i], docs[i] = stream.tokens[at : at + length], stream.document(at)
     return out, docs
 
 

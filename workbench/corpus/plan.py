@@ -13,6 +13,7 @@ from sae.errors import UsageError
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.documents import all_documents, in_split
 from workbench.corpus.mixture import mixed_windows
+from workbench.corpus.records import Tally
 from workbench.corpus.stream import bos_id, text_stream
 
 
@@ -56,6 +57,7 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int) -
         "corpus_digest": stream.digest,
         "documents": len(stream.names),
         "config": config.model_dump(mode="json"),
+        **stream.records,
     }
     return TokenPlan(tokens, docs, kinds, about)
 
@@ -64,10 +66,12 @@ def _streamed_plan(config: CorpusConfig, tokenizer: Any, n_seq: int, ctx: int) -
     """A token plan of text that is read only as far as needed; the dataset's commit goes into ``about``."""
     from workbench.corpus.hub import hub_dataset, packed
 
-    documents = ((n, t) for n, t in all_documents(config) if in_split(n, config.split))
+    tally = Tally(config.on_bad)
+    documents = ((n, t) for n, t in all_documents(config, tally) if in_split(n, config.split))
     tokens, docs, about = packed(
         documents, tokenizer, bos_id(tokenizer), n_seq=n_seq, ctx=ctx, whole_documents=config.packing == "documents"
     )
     if config.kind == "hub":
         about["dataset_commit"] = hub_dataset(config)[1]
-    return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), {**about, "config": config.model_dump(mode="json")})
+    about |= {"config": config.model_dump(mode="json"), **tally.about()}
+    return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), about)

@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sae.files import sha256_json, write_bytes
 from workbench.config import cache_dir
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.documents import documents
+from workbench.corpus.records import Tally
 
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
 
@@ -28,13 +29,14 @@ class TextStream:
     """All documents of one split as one token stream, each document preceded by BOS.
 
     ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and
-    texts.
+    texts; ``records``: what was left out or mended (see :meth:`workbench.corpus.records.Tally.about`).
     """
 
     tokens: np.ndarray
     starts: np.ndarray
     names: tuple[str, ...]
     digest: str
+    records: dict[str, Any] = field(default_factory=dict)
 
     def document(self, position: int | np.ndarray) -> np.ndarray:
         """Index of the document that a stream position lies in."""
@@ -63,11 +65,12 @@ class Held:
 
 @lru_cache(maxsize=4)
 def _stream(config: CorpusConfig, held: Held) -> TextStream:
-    docs = documents(config)
+    tally = Tally(config.on_bad)
+    docs = documents(config, tally)
     digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
     cached = cache_dir() / f"tokens-{sha256_json([digest, held.key])[:32]}.npz"
     tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, cached)
-    return TextStream(tokens, starts, tuple(n for n, _ in docs), digest)
+    return TextStream(tokens, starts, tuple(n for n, _ in docs), digest, tally.about())
 
 
 def _tokenise(docs: list[tuple[str, str]], tokenizer: Any, cached: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from workbench.config import data_dir
 from workbench.hub import fetch_command, offline
 from workbench.models.gguf import gguf_folder
 from workbench.models.packaged import PACKAGED, packaged_folder
+from workbench.models.reading import reads_text
 from workbench.workspace import check_id
 
 FINAL = "final"
@@ -147,7 +148,7 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
     if tokenizer is not None and tokenizer.init_kwargs.get("add_bos_token"):
         model.cfg.default_prepend_bos = True  # TransformerLens' GPT-NeoX adapter assumes models that never saw BOS
     model.eval()
-    return model
+    return model if tokenizer is None else reads_text(model)
 
 
 def load_hf(name: str | Path, revision: str | None = None) -> Any:

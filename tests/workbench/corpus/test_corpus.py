@@ -38,7 +38,7 @@ def local(tmp_path_factory):
     words = ["river", "stone", "walks", "over", "the", "old", "bridge", "and", "sings"]
     for i in range(60):
         (folder / f"{i}.txt").write_text(f"text {i}: " + " ".join(rng.choice(words, 300)))
-    return CorpusConfig(kind="text", paths=(str(folder),))
+    return CorpusConfig(kind="text", paths=(str(folder),), tiled_share=0.12, snippet_share=0.28, agreement_share=0.05)
 
 
 def test_plan_is_a_pure_function_of_its_arguments(tokenizer, local):

@@ -12,7 +12,8 @@ from sae.errors import ConfigError, MissingError, UsageError
 from sae.strict import parse_config
 from workbench.config import data_dir
 from workbench.corpus import CorpusConfig, bos_id, documents, in_split, plan_tokens
-from workbench.corpus.hub import as_text, hub_documents, packed
+from workbench.corpus.hub import hub_documents, packed
+from workbench.corpus.records import Tally, as_document
 from workbench.models.tokenizer import read_tokenizer
 
 
@@ -108,6 +109,6 @@ def test_older_digests_stay_and_conversations_become_text():
     said = CorpusConfig.model_validate({"kind": "hub", "dataset": "a/b"}).model_dump(mode="json")
     assert said["dataset"] == "a/b" and CorpusConfig.model_validate(said).dataset == "a/b"
     assert (
-        as_text([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}])
+        as_document([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}], "here", Tally())
         == "user: hi\n\nassistant: yes"
     )

@@ -142,12 +142,14 @@ def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any,
     streams.
 
     Raises:
-        UsageError: it names no hooks, or cannot read the plan's tokens.
+        UsageError: it names no hooks, cannot read the plan's tokens, or has fewer positions than ``ctx``.
     """
     from workbench.activations.harvesting.forward import resolve_hooks, weights_of_files, weights_of_model, widths
     from workbench.models import load_model
+    from workbench.models.limits import check_context
 
     model = _to(load_model(s.model, s.revision), recipe)
+    check_context(model, recipe.ctx, s.source)
     wanted, renamed = recipe.hooks_of(s)
     if not wanted:
         raise UsageError(

@@ -15,6 +15,7 @@ import torch
 
 from sae.errors import UsageError
 from workbench.analysis.splice import splice, steer
+from workbench.corpus.records import prompt_text
 from workbench.dictionaries.reference import DictionaryRef
 
 MAX_TOKENS = 256
@@ -64,6 +65,7 @@ def encode_text(model: Any, text: str) -> tuple[torch.Tensor, list[str], int]:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise UsageError("this model has no tokenizer, so it cannot read a text.")
+    text = prompt_text(text)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UsageError("the text is empty.")

@@ -179,6 +179,8 @@ def heldout_tokens(
     """
     if request.sequences < 1:
         raise UsageError(f"--sequences {request.sequences} is not positive.")
+    from workbench.models.limits import check_context
+
     store = _store_or_none(workspace, reference)
     if request.corpus is None and request.ctx in (None, getattr(store, "ctx", None)) and store is not None:
         chosen = [i for i in store.heldout if i not in set(store.skipped)][: request.sequences]
@@ -187,6 +189,7 @@ def heldout_tokens(
                 f"the store of {reference.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh"
                 " ones."
             )
+        check_context(model, store.ctx, "the model", "the store's ctx")
         return np.stack([store.sequence_tokens(i) for i in chosen]), {
             "tokens": "held-out sequences of the store",
             "ctx": store.ctx,
@@ -207,9 +210,7 @@ def heldout_tokens(
             "the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json."
         )
     ctx = request.ctx or (store.ctx if store is not None else 128)
-    limit = getattr(model.cfg, "n_ctx", None)
-    if limit and ctx > limit and str(getattr(model.cfg, "positional_embedding_type", "")) == "standard":
-        raise UsageError(f"--ctx {ctx} is longer than the {limit} positions the model has embeddings for.")
+    check_context(model, ctx, "the model", "--ctx")
     plan = plan_tokens(config, model.tokenizer, n_seq=request.sequences, ctx=ctx)
     about = dict(plan.about)
     about["config"] = {**about["config"], "paths": [corpus_name(p) for p in about["config"]["paths"]]}

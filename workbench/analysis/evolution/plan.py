@@ -43,9 +43,17 @@ class EvolutionPlan:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """[n_seq, ctx] training text, where rows are computed as they are needed."""
-        from workbench.corpus import plan_tokens
+        """[n_seq, ctx] training text, where rows are computed as they are needed.
 
+        Raises:
+            UsageError: ``ctx`` is longer than a source has positions.
+        """
+        from workbench.corpus import plan_tokens
+        from workbench.models.facts import model_config
+        from workbench.models.limits import check_context
+
+        for source in self.sources:
+            check_context(model_config(source.model, source.revision), self.recipe.ctx, source.name)
         return plan_tokens(self.recipe.corpus, self.tokenizer, n_seq=self.recipe.n_seq, ctx=self.recipe.ctx).tokens
 
     def trained(self, workspace: Workspace) -> bool:

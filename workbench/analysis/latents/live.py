@@ -84,11 +84,13 @@ def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, se
     """
     from workbench.corpus import plan_tokens, text_stream
     from workbench.corpus.config import corpus_config
+    from workbench.models.limits import check_context
 
     if getattr(model, "tokenizer", None) is None:
         raise UsageError(
             "the model has no tokenizer, so no text can be cut for it. Use a model folder with tokenizer.json."
         )
+    check_context(model, ctx, "the model", "--ctx")
     config, n_seq = corpus_config(corpus, seed), max(2, -(-n_tokens // (ctx - 1)))
     if config.paths:
         there = len(text_stream(config, model.tokenizer).tokens)
