@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from sae.errors import CorruptError, MissingError, UsageError
 from sae.strict import nearest
 from workbench.corpus.config import SUFFIXES, CorpusConfig, Split
 from workbench.corpus.installed import installed_documents, stdlib_documents
-from workbench.corpus.records import Tally, as_document, decoded
+from workbench.corpus.records import Tally, as_document, decoded, mended
 
 _HELDOUT_SHARE = 0.05
 _ROWS = 4096  # rows of a table held at once
@@ -29,26 +30,33 @@ def local_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterato
         field, or (``on_bad = "refuse"``) a record without a text.
     """
     tally = Tally(config.on_bad) if tally is None else tally
+    for file, name in local_files(config):
+        if config.kind == "text":
+            text = as_document(decoded(file.read_bytes(), str(file), tally), str(file), tally)
+            if text is not None:
+                yield name, text
+        else:
+            yield from _table(file, name, config, tally)
+
+
+def local_files(config: CorpusConfig) -> Iterator[tuple[Path, str]]:
+    """(file, its name below the path it was found by) of all files of a corpus of local paths, in order.
+
+    Raises:
+        MissingError: a path does not exist, or nothing readable is below it.
+    """
     suffixes = SUFFIXES[config.kind]
     for given in config.paths:
         path = Path(given).expanduser()
         if not path.exists():
             raise MissingError(f"corpus path {given!r} does not exist.")
-        files = (
-            [path]
-            if path.is_file()
-            else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        )
+        if path.is_file():
+            yield path, path.name
+            continue
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         if not files:
             raise MissingError(f"corpus path {given!r} holds no {config.kind} files ({', '.join(sorted(suffixes))}).")
-        for file in files:
-            name = file.name if path.is_file() else file.relative_to(path).as_posix()
-            if config.kind == "text":
-                text = as_document(decoded(file.read_bytes(), str(file), tally), str(file), tally)
-                if text is not None:
-                    yield name, text
-            else:
-                yield from _table(file, name, config, tally)
+        yield from ((file, file.relative_to(path).as_posix()) for file in files)
 
 
 class _NoField:
@@ -126,27 +134,24 @@ def _parquet_rows(file: Path, field: str, tally: Tally) -> Iterator[tuple[int, A
 
 def _csv_rows(file: Path, field: str, tally: Tally) -> Iterator[tuple[int, Any]]:
     """Rows of a CSV file with a header (TSV by its name). Words like NA and null are words; only nothing is missing."""
-    import pandas as pd
-
-    try:
-        chunks = pd.read_csv(
-            file,
-            sep="\t" if file.suffix.lower() == ".tsv" else ",",
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            encoding_errors="surrogateescape",
-            chunksize=_ROWS,
-        )
-        number = 0
-        for chunk in chunks:
-            if field not in chunk.columns:
-                raise CorruptError(f"{file} has no column {field!r} ({nearest(field, list(map(str, chunk.columns)))}).")
-            for value in chunk[field]:
+    csv.field_size_limit(
+        1 << 31 - 1
+    )  # a field is a document here, and documents are longer than the default of 128 KiB
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            header = next(reader, [])
+            if field not in header:
+                raise CorruptError(f"{file} has no column {field!r} ({nearest(field, header)}).")
+            column = header.index(field)
+            for number, row in enumerate(r for r in reader if r):
+                value = row[column] if column < len(row) else None
+                if value is not None and (mended_value := mended(value)) != value:
+                    tally.note("bad UTF-8", f"{file}, row {number + 1}")
+                    value = mended_value
                 yield number, value
-                number += 1
-    except (OSError, ValueError) as e:  # pandas' ParserError and EmptyDataError are ValueErrors
-        raise CorruptError(f"{file}: not a CSV file with the column {field!r}: {e}") from e
+        except csv.Error as e:
+            raise CorruptError(f"{file}, line {reader.line_num}: not CSV ({e}).") from e
 
 
 def in_split(name: str, split: Split) -> bool:

@@ -17,8 +17,8 @@ import numpy as np
 from sae.errors import UserError
 from sae.files import sha256_json, write_bytes
 from workbench.config import cache_dir
-from workbench.corpus.config import CorpusConfig
-from workbench.corpus.documents import documents
+from workbench.corpus.config import SUFFIXES, CorpusConfig
+from workbench.corpus.documents import documents, local_files
 from workbench.corpus.records import Tally
 
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
@@ -44,9 +44,10 @@ class TextStream:
 
 
 def text_stream(config: CorpusConfig, tokenizer: Any) -> TextStream:
-    """Tokenise one split of a corpus. Remembered within the process for the same configuration and tokenizer."""
+    """Tokenise one split of a corpus. Remembered within the process for the same configuration, files and tokenizer."""
     source = config.model_copy(update={"seed": 0, "tiled_share": 0, "snippet_share": 0, "agreement_share": 0})
-    return _stream(source, Held(tokenizer))
+    files = local_files(config) if config.kind in SUFFIXES else ()
+    return _stream(source, Held(tokenizer), tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in files))
 
 
 class Held:
@@ -64,7 +65,7 @@ class Held:
 
 
 @lru_cache(maxsize=4)
-def _stream(config: CorpusConfig, held: Held) -> TextStream:
+def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int], ...]) -> TextStream:
     tally = Tally(config.on_bad)
     docs = documents(config, tally)
     digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
