@@ -217,7 +217,7 @@ def decoded(model: Weights, f: Tensor, plan: StepPlan) -> Tensor:
 def of_dead(model: Weights, z_BF: Tensor, plan: StepPlan) -> Tensor:
     """AuxK (Gao et al. 2024, appendix A.2): what the k_aux largest dead latents of every n-th row add up to [B', D].
 
-    Empty without dead latents. Thresholds are left out, as a latent behind one has no other gradient that could bring it back.
+    Empty without dead latents. Thresholds are left out: a latent behind one has no other gradient to bring it back.
     """
     found = strongest_dead(z_BF.detach(), plan)
     if found is None:
