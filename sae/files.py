@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sae import system
 from sae.errors import CorruptError, MissingError, OutOfSpace, UserError
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -82,15 +83,6 @@ def read_json(path: str | Path) -> Any:
         raise MissingError(f"{path} does not exist.") from e
 
 
-def fsync_path(path: str | Path) -> None:
-    """Flush a file or a directory to disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn the operating system's words for a full or read-only disk into ours, naming ``what`` was being written."""
@@ -103,7 +95,8 @@ def disk_errors(what: str) -> Iterator[None]:
         if short or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutOfSpace(what) from e
         if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError(f"cannot write {what}: {e.strerror}. Choose a folder you may write to.") from e
+            hint = "Close what has it open, or choose" if system.windows() else "Choose"
+            raise UserError(f"cannot write {what}: {e.strerror}. {hint} a folder you may write to.") from e
         raise
 
 
@@ -116,10 +109,10 @@ def write_bytes(path: str | Path, data: bytes, *, mode: int = 0o644) -> None:
             with open(tmp, "wb") as f:
                 f.write(data)
                 f.flush()
-                os.fsync(f.fileno())
+                system.flush(f.fileno())
             os.chmod(tmp, mode)
-            os.replace(tmp, path)
-            fsync_path(path.parent)
+            system.replace(tmp, path)
+            system.flush_path(path.parent)
         finally:
             tmp.unlink(missing_ok=True)
 
@@ -153,8 +146,8 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
             for p in tmp.rglob("*"):
                 if p.is_file():
                     os.chmod(p, 0o644)  # safetensors writes 0600 whatever the umask
-                fsync_path(p)
-            fsync_path(tmp)
+                system.flush_path(p)
+            system.flush_path(tmp)
             if not final.exists():
                 os.rename(tmp, final)
             elif not _exchange(tmp, final):
@@ -162,7 +155,7 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
                 os.rename(final, old)
                 os.rename(tmp, final)
                 shutil.rmtree(old, ignore_errors=True)
-            fsync_path(final.parent)
+            system.flush_path(final.parent)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
 
@@ -172,6 +165,8 @@ def _exchange(a: Path, b: Path) -> bool:
 
     False where that does not exist.
     """
+    if system.PLATFORM != "linux":
+        return False
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,3 +18,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # need it heard.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if profile := os.environ.get("WORKBENCH_PROFILE"):  # play another system, in child processes too
+    from tests.portable import profiles
+
+    here = Path(__file__).parent
+    paths = [str(here / "portable"), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    profiles.apply(profile)

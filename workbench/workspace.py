@@ -17,6 +17,7 @@ from typing import Any
 from sae.errors import MissingError, NewerSchemaError, UsageError, UserError
 from sae.files import disk_errors, new_folder, read_json, write_json
 from sae.strict import nearest
+from sae.system import reserved_name
 from workbench.provenance import MANIFEST, Input, Manifest, manifest_digest, read_manifest, write_manifest
 from workbench.version import __version__
 
@@ -74,8 +75,10 @@ def new_id(id: str) -> str:
     other id.
 
     Raises:
-        UsageError: see :func:`check_id`, or ``__`` in it.
+        UsageError: see :func:`check_id`, or ``__`` in it, or a name that Windows keeps for a device.
     """
+    if reserved_name(check_id(id)):
+        raise UsageError(f"{id!r} is not an id: Windows keeps no folder of that name. Choose another.")
     if "__" in check_id(id):
         raise UsageError(f"{id!r} is not an id: '__' joins the two sides of a comparison. Use one underscore, or '-'.")
     return id
@@ -166,6 +169,22 @@ class Workspace:
             raise UsageError(f"{kind!r} is not a kind of result ({nearest(kind, list(KINDS))})")
         return self.root / kind / check_id(id)
 
+    def new_path(self, kind: str, id: str) -> Path:
+        """The folder of a result that is about to be made.
+
+        Raises:
+            UsageError: another result's id differs by case alone: macOS and Windows take both for one.
+        """
+        path = self.path(kind, id)
+        if path.parent.is_dir():
+            for name in os.listdir(path.parent):
+                if name != id and name.lower() == id.lower():
+                    raise UsageError(
+                        f"{kind}/{id} differs from {name!r}, which is there, by case alone, and many systems take both"
+                        " for one folder. Choose another id."
+                    )
+        return path
+
     def complete(self, kind: str, id: str) -> bool:
         """Whether a result exists in full."""
         return (self.path(kind, id) / ("seal.json" if kind == "stores" else MANIFEST)).is_file()
@@ -202,6 +221,6 @@ class Workspace:
         ``about`` goes to :func:`workbench.provenance.write_manifest`; a callable value is called at the end, so numbers
         known only then can be given as ``numbers=lambda: {...}``.
         """
-        with new_folder(self.path(kind, id), replace=replace) as tmp:
+        with new_folder(self.new_path(kind, id), replace=replace) as tmp:
             yield tmp
             write_manifest(tmp, kind, id, **{k: v() if callable(v) else v for k, v in about.items()})

@@ -9,7 +9,6 @@ memory, processor time and file size, which writes plain safetensors back; the p
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import struct
 import subprocess
@@ -20,11 +19,13 @@ from typing import Any
 
 from torch import Tensor
 
+from sae import system
 from sae.errors import CorruptError, MissingError, UntrustedFile, UserError
 from sae.files import parse_json
+from sae.formats.unpickle import CHILD_SECONDS
 
 MAX_HEADER = 100 * 1024 * 1024
-CHILD_SECONDS = 120
+LIBRARIES = 2**30  # bytes that torch alone may hold in the child
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
@@ -98,25 +99,12 @@ def read_state_dict(path: str | Path, *, max_bytes: int | None = None) -> dict[s
     limit = max_bytes or 4 * size + 2**30
     with tempfile.TemporaryDirectory() as tmp:
         out = Path(tmp) / "tensors.safetensors"
-
-        def limits() -> None:
-            resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
         try:
-            child = subprocess.run(
+            child = system.run_limited(
                 [sys.executable, "-m", "sae.formats.unpickle", str(path.absolute()), str(out), str(limit)],
-                capture_output=True,
-                text=True,
-                timeout=2 * CHILD_SECONDS,
-                preexec_fn=limits,
-                cwd=Path(__file__).resolve().parent.parent.parent,
-                env={
-                    "PATH": os.environ.get("PATH", ""),
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": os.pathsep.join(sys.path),
-                },
+                seconds=2 * CHILD_SECONDS,
+                memory=limit + LIBRARIES,
+                env=system.bare_environment() | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
         except subprocess.TimeoutExpired as e:
             raise UntrustedFile(f"{path} took longer than {2 * CHILD_SECONDS} s to read.") from e
@@ -127,9 +115,9 @@ def read_state_dict(path: str | Path, *, max_bytes: int | None = None) -> dict[s
         return load_and_forget(out)
 
 
-def _reason(child: subprocess.CompletedProcess[str]) -> str:
+def _reason(child: subprocess.CompletedProcess[bytes]) -> str:
     """Why the child gave up, in one line: torch buries the cause between advice that does not apply here."""
-    lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in child.stderr.decode(errors="replace").splitlines() if line.strip()]
     cause = [line for line in lines if line.startswith(("Trying to", "Unsupported", "Can only", "Detected pickle"))]
     return ((cause or lines[-1:] or [f"exit code {child.returncode}"])[0])[:300].rstrip(".")
 

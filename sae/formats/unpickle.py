@@ -5,8 +5,11 @@ Runs with its own memory limit; only ``torch.load(weights_only=True)`` touches t
 
 from __future__ import annotations
 
-import resource
 import sys
+
+from sae import system
+
+CHILD_SECONDS = 120
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, object]:
@@ -32,9 +35,8 @@ def main() -> None:
     from safetensors.torch import save_file
 
     source, target, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    with open("/proc/self/statm") as f:
-        used = int(f.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))
+    system.limit_process(cpu_seconds=CHILD_SECONDS, file_size=limit)
+    system.limit_memory(limit)
     tensors = flatten(torch.load(source, map_location="cpu", weights_only=True))
     if not tensors:
         raise SystemExit("no tensors inside")

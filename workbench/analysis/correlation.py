@@ -22,9 +22,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sae import system
 from sae.errors import UsageError
 from workbench.analysis.comparison.codes import Side, prepare
-from workbench.analysis.comparison.sparse_product import Product, one_thread, usable_cores
+from workbench.analysis.comparison.sparse_product import Product, one_thread
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -127,7 +128,7 @@ def correlate(
         sizes = [f"{x.n_tokens:,} in {len(x.block_sizes)} blocks" for x in (a, b)]
         raise UsageError(f"the two sides must cover the same tokens: {sizes[0]} against {sizes[1]}.")
     lo, hi = np.searchsorted(a.ids, rows) if rows else (0, len(a.ids))
-    workers = usable_cores() if workers is None else workers
+    workers = system.cores() if workers is None else workers
     streaming = len(a.block_sizes) > 1
     share = STREAM_BYTES // max(workers, 1) if streaming else BLOCK_BYTES
     step = max(1, min(share // max(8 * len(b.ids), 1), -(-(hi - lo) // max(workers, 1))))

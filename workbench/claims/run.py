@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sae import system
 from sae.errors import UserError
 from sae.files import read_json, sha256_json, write_bytes, write_json
 from workbench.claims.base import NOT_TESTABLE, VERDICTS, Claim, Finding, untestable, verdict
@@ -122,17 +122,12 @@ def run_all(
     if workers > 1 and len(missing) > 1:
         from workbench.claims.pool import run_tasks, tasks_of
 
-        lab.threads = max(1, cores() // workers)
+        lab.threads = max(1, system.cores() // workers)
         run_tasks(tasks_of(missing, retrain=retrain), lab, workers, report)
     else:
         for claim in missing:
             report(run_claim(claim, lab))
     return [documents[c.id] for c in claims]
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shown(m: dict[str, Any] | None) -> str:

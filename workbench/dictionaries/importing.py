@@ -176,7 +176,7 @@ def import_dictionary(
         about["site"] = _site_or_none(site_of, about["hook_name"])
     about = {k: v for k, v in about.items() if v is not None} | {"kind": dictionary.kind, "imported_from": library}
     dictionary.metadata = about
-    target = workspace.path("dictionaries", name)
+    target = workspace.new_path("dictionaries", name)
     shutil.rmtree(target, ignore_errors=True)
     dictionary.save(target)
     numbers = {"d_in": dictionary.d_in, "d_sae": dictionary.d_sae} | ({"k": dictionary.k} if dictionary.k else {})

@@ -135,7 +135,7 @@ def _train_group(
         "source": source,
         "context_size": store.ctx,
     }
-    folders = {job.id: workspace.path("dictionaries", job.id) for job in todo}
+    folders = {job.id: workspace.new_path("dictionaries", job.id) for job in todo}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     made = sae_room.train_many(

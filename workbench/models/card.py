@@ -47,7 +47,7 @@ def assemble(
     card = facts(recipe, np.load(work / "losses.npy"), tokenizer)
     card["files"] = digests(target)
     if (work / "notes.txt").is_file():
-        card["notes"] = (work / "notes.txt").read_text().strip()
+        card["notes"] = (work / "notes.txt").read_text(encoding="utf-8").strip()
     write_json(target / "card.json", card)
     if criteria is not None:
         card = measure(target, criteria, card, show)

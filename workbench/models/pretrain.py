@@ -343,7 +343,7 @@ def open_run(recipe: PretrainRecipe, workspace: Workspace, tokenizer: Any = None
     from workbench.models.load import load_hf
     from workbench.models.tokenizer import read_tokenizer
 
-    work = workspace.path("models", recipe.name).with_name(f".{recipe.name}.work")
+    work = workspace.new_path("models", recipe.name).with_name(f".{recipe.name}.work")
     tokenizer = tokenizer if tokenizer is not None else read_tokenizer(data_dir() / "tokenizer")
     start = None
     if recipe.start is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sae import system
 from sae.errors import CorruptError, UsageError
 from sae.strict import nearest
 from workbench.exporting.spec import FigureSpec
@@ -45,7 +46,7 @@ def reproduce(
         ...     print(claim.id, claim.manifest.numbers["verdict"])
     """
     from workbench.claims import PAPERS, all_claims
-    from workbench.claims.run import cores, run_all
+    from workbench.claims.run import run_all
 
     workspace, run = opened(workspace, run)
     if paper not in ("all", *PAPERS):
@@ -61,7 +62,7 @@ def reproduce(
         seeds=seeds,
         quick=quick,
         retrain=retrain,
-        workers=workers or min(2, cores()),
+        workers=workers or min(2, system.cores()),
         say=run.say,
         done=done or (lambda document: None),
     )

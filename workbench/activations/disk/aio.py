@@ -11,7 +11,6 @@ import errno
 import os
 import platform
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
@@ -20,6 +19,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
+from sae import system
 
 DEPTH = 128
 """Reads in flight. So many of 256 KiB last a fast disk longer than a thread waits for a busy processor (10 ms)."""
@@ -197,7 +198,7 @@ def _system(call: int, *arguments: Any) -> int:
     Raises:
         OSError: it failed, or there is no such call here.
     """
-    if not sys.platform.startswith("linux") or platform.machine() not in _CALLS:
+    if system.PLATFORM != "linux" or platform.machine() not in _CALLS:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     while (n := _libc().syscall(ctypes.c_long(_CALLS[platform.machine()][call]), *arguments)) < 0:
         if (code := ctypes.get_errno()) != errno.EINTR:

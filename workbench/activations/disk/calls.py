@@ -9,7 +9,6 @@ allocate, lock, any. Actions: ``kill``, ``short`` (a write of half the bytes), o
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sae import system
 from sae.errors import UntrustedFile
 from workbench.activations.disk import writer_token
 
@@ -52,7 +52,7 @@ class FaultPlan:
                 if rule_call == name and (n == when or (onward and n > when)):
                     hit = action
         if hit == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows: SIGTERM ends at once
         if hit is not None and hit != "short":
             code = getattr(errno, hit)
             raise OSError(code, os.strerror(code))
@@ -72,39 +72,19 @@ def _done(call: str, *arguments: object) -> None:
 def open_new(path: Path) -> int:
     """Create a file that must not exist, for reading and writing."""
     faults.at("open")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    fd = system.open_file(path, write=True, new=True)
     _done("open", path)
     return fd
 
 
-def open_regular(path: Path) -> int:
-    """Open an existing regular file for reading; a link, FIFO, device or folder is refused without waiting on it.
-
-    Raises:
-        UntrustedFile: not a regular file. FileNotFoundError: nothing there.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as e:
-        if e.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
-            raise UntrustedFile(
-                f"{path} is a link or a device, not a regular file; it was not opened. Replace it by a copy of the file"
-                " it stands for."
-            ) from e
-        raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise UntrustedFile(f"{path} is not a regular file; it was not read.")
-    return fd
-
-
 def allocate(fd: int, size: int) -> None:
-    """Reserve ``size`` bytes, so that a full disk shows before the first row; extends the file where that is
-    unsupported.
+    """Reserve ``size`` bytes, so that a full disk shows before the first row.
+
+    Where nothing can be reserved the file only gets that length: a disk that fills meanwhile shows at the write.
     """
     try:
         faults.at("allocate")
-        os.posix_fallocate(fd, 0, size)
+        system.allocate(fd, size)
     except OSError as e:
         if e.errno not in NO_ALLOCATE:
             raise
@@ -125,7 +105,7 @@ def write_some(fd: int, view: memoryview, offset: int) -> int:
     while True:
         try:
             part = view[: max(1, len(view) // 2)] if faults.at("write") == "short" else view
-            n = os.pwrite(fd, part, offset)
+            n = system.write_at(fd, part, offset)
         except InterruptedError:
             continue
         _done("write", fd, offset, view[:n])
@@ -133,11 +113,11 @@ def write_some(fd: int, view: memoryview, offset: int) -> int:
 
 
 def read_all(fd: int, view: memoryview, offset: int) -> int:
-    """``preadv`` into ``view`` until it is full or the file ends; returns the bytes read."""
-    done = os.preadv(fd, [view], offset)
+    """Read into ``view`` until it is full or the file ends; returns the bytes read."""
+    done = system.read_at(fd, view, offset)
     total = done
     while done and total < len(view):
-        done = os.preadv(fd, [view[total:]], offset + total)
+        done = system.read_at(fd, view[total:], offset + total)
         total += done
     return total
 
@@ -146,8 +126,7 @@ def expect(fd: int, *, in_order: bool) -> None:
     """Tell the system how a file will be read: in order, or here and there, which must not load what
     nobody asked for.
     """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if in_order else os.POSIX_FADV_RANDOM)
+    system.expect(fd, in_order=in_order)
 
 
 def bytes_of(array: np.ndarray) -> memoryview:
@@ -158,30 +137,26 @@ def bytes_of(array: np.ndarray) -> memoryview:
 def fsync(fd: int) -> None:
     """Flush a file to disk. A failure is final: the kernel may have dropped the bytes, so nobody tries again."""
     faults.at("fsync")
-    os.fsync(fd)
+    system.flush(fd)
     _done("fsync", fd)
 
 
 def fsync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        faults.at("fsync")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    faults.at("fsync")
+    system.flush_path(path)
     _done("fsync_folder", path)
 
 
 def commit(tmp: Path, final: Path) -> bool:
     """Give a finished file its final name unless that name exists. Returns False where someone else was first.
 
-    ``link`` is atomic and never replaces; where the file system has no hard links, a check and a rename stand in.
-    Afterwards ``tmp`` is gone and the name is durable.
+    Where the file system has no hard links, a check and a rename stand in: of two writers at the same moment the later
+    one wins. Afterwards ``tmp`` is gone and the name is durable.
     """
     try:
         faults.at("link")
-        os.link(tmp, final, follow_symlinks=False)
+        system.name_once(tmp, final)
         _done("link", tmp, final)
         mine = True
     except FileExistsError:
@@ -200,7 +175,7 @@ def commit(tmp: Path, final: Path) -> bool:
 def rename(old: Path, new: Path) -> None:
     """Rename, replacing."""
     faults.at("rename")
-    os.rename(old, new)
+    system.replace(old, new)
     _done("rename", old, new)
 
 
@@ -225,19 +200,6 @@ def make_folder(path: Path) -> None:
         return
     _done("mkdir", path)
     fsync_folder(path.parent)
-
-
-def lock(fd: int, *, exclusive: bool) -> bool:
-    """Try to take an advisory lock without waiting. True where taken, or where the file system knows no locks."""
-    try:
-        faults.at("lock")
-        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as e:
-        if e.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
-            raise
-    return True
 
 
 def write_file(folder_tmp: Path, final: Path, data: bytes, *, replace: bool) -> bool:

@@ -12,12 +12,12 @@ import ctypes
 import errno
 import mmap
 import os
-import sys
 from contextlib import suppress
 from functools import cache
 
 import numpy as np
 
+from sae import system
 from workbench.activations.disk import calls as disk
 
 ALIGN = 4096
@@ -29,7 +29,8 @@ _CACHESTAT = 451
 def reopen(fd: int, *, write: bool = False) -> int:
     """The very file behind ``fd`` once more, for direct transfer; -1 where that is not possible."""
     try:
-        return os.open(f"/proc/self/fd/{fd}", (os.O_RDWR if write else os.O_RDONLY) | os.O_DIRECT | os.O_CLOEXEC)
+        access = os.O_RDWR if write else os.O_RDONLY
+        return os.open(system.PROC / "self" / "fd" / str(fd), access | os.O_DIRECT | os.O_CLOEXEC)
     except (OSError, AttributeError):
         return -1
 
@@ -44,7 +45,7 @@ def read(fd: int, direct: int, view: memoryview, address: int, offset: int) -> i
     done = 0
     if whole := direct_bytes(fd, direct, address, offset, len(view)):
         with suppress(OSError):  # the usual way says whether the disk, or only direct reading, is at fault
-            done = os.preadv(direct, [view[:whole]], offset)
+            done = system.read_at(direct, view[:whole], offset)
     return read_rest(fd, view, offset, done)
 
 
@@ -78,7 +79,7 @@ def is_cached(fd: int, offset: int, n: int) -> bool:
 
     A read that may not wait would start loading what it does not find, so the system is asked (cachestat).
     """
-    if not sys.platform.startswith("linux"):
+    if system.PLATFORM != "linux":
         return False
     pages = _Pages()
     failed = _libc().syscall(_CACHESTAT, fd, ctypes.byref(_Range(offset, n)), ctypes.byref(pages), 0)
@@ -126,9 +127,9 @@ class Writer:
 def empty(shape: tuple[int, int], dtype: str) -> np.ndarray:
     """An uninitialised array that begins at a multiple of :data:`ALIGN`, on large pages where there are any."""
     nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    memory = mmap.mmap(
-        -1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    )  # shared memory gets no large pages
+    # Unasked, memory is shared, and Linux gives shared memory no large pages; Windows knows no such flag.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, max(nbytes, 1), **private)
     with suppress(OSError, AttributeError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, count=shape[0] * shape[1]).reshape(shape)
@@ -144,4 +145,4 @@ def touch(*arrays: np.ndarray) -> None:
 
 def fits(nbytes: int) -> bool:
     """Whether that many bytes, read again and again, are worth caching: half of this machine's memory holds them."""
-    return nbytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return nbytes <= system.memory_bytes() // 2

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from pathlib import Path
+
+import psutil
+
+from sae import system
 
 
 def token() -> str:
@@ -25,26 +28,27 @@ def provably_dead(name: str) -> bool:
 def machine_run() -> str:
     """Eight hex digits that change with every boot and every process-number space (container)."""
     try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+        text = (system.PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink(
+            system.PROC / "self/ns/pid"
+        )
     except OSError:
         text = platform.node()
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def started(pid: int) -> str:
-    """The process' start time in clock ticks since boot; empty where there is no such process, or only its remains."""
+    """When the process started (clock ticks since boot, or elsewhere milliseconds of its clock); empty where there is
+    no such process, or only its remains.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = (system.PROC / f"{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
         return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
-        return "" if not _exists(pid) else "0"
-
-
-def _exists(pid: int) -> bool:
+        pass
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else str(round(process.create_time() * 1000))
+    except psutil.NoSuchProcess:
+        return ""
+    except psutil.Error:  # it is there, and not ours to look at
+        return "0"

@@ -1,6 +1,6 @@
 """The process that opens HDF5 files of unknown origin. Run by path, by ``inspect`` beside it only.
 
-It needs h5py and numpy and nothing of this program. It receives the file as an open descriptor, limits itself, walks
+It needs h5py and numpy and nothing of this program. It receives the file, opened, as its stdin, limits itself, walks
 the file one component at a time and refuses whatever could lead out of it or exhaust the machine. Stdout carries one
 line of JSON, then, for a read, the raw numbers.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from typing import Any
 
@@ -22,6 +21,10 @@ class Refused(Exception):
 
 def limit(values: dict[str, int]) -> None:
     """Limits of this process: address space, CPU seconds, no core file, no file growth, few open files."""
+    try:
+        import resource
+    except ImportError:  # Windows: whoever started this process watches its memory and its time
+        return
     for name, value in (
         ("AS", values["memory"]),
         ("CPU", values["cpu_seconds"]),
@@ -29,6 +32,8 @@ def limit(values: dict[str, int]) -> None:
         ("FSIZE", 0),
         ("NOFILE", 64),
     ):
+        if name == "AS" and sys.platform == "darwin":  # macOS takes this limit and does not keep to it
+            continue
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (value, value) if hard < 0 else (min(value, hard), hard))
@@ -106,18 +111,18 @@ class Walk:
 
 
 def main() -> int:
-    """``foreignchild.py FD REQUEST``.
+    """``child.py REQUEST``, with the file at stdin.
 
     A JSON request with ``limits``, and for a read ``dataset`` and ``rows`` [first, last].
     """
-    request = json.loads(sys.argv[2])
+    request = json.loads(sys.argv[1])
     limit(request["limits"])
     os.environ.pop("HDF5_PLUGIN_PATH", None)
     out = sys.stdout.buffer
     try:
         import h5py
 
-        with os.fdopen(int(sys.argv[1]), "rb") as raw, h5py.File(raw, "r") as f:
+        with os.fdopen(sys.stdin.fileno(), "rb", closefd=False) as raw, h5py.File(raw, "r") as f:
             walk = Walk(h5py, request["limits"])
             walk.group(f, "", 0)
             values = None

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from sae import system
 from sae.errors import MissingError, UntrustedFile, UsageError
-from workbench.activations.disk import calls as disk
 
 _CHILD = Path(__file__).with_name("child.py")
 
@@ -81,35 +81,23 @@ def read_foreign(path: str | Path, dataset: str, rows: slice | None = None, limi
 def _ask(path: Path, request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], bytes]:
     """Put a request to a fresh child; returns its answer and the bytes after it."""
     try:
-        fd = disk.open_regular(path)
+        fd = system.open_file(path)
     except FileNotFoundError:
         raise MissingError(f"{path} does not exist.") from None
     try:
         text = json.dumps({**request, "limits": asdict(limits)})
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("HDF5_", "PYTHON"))} | {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-I", str(_CHILD), str(fd), text]
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(fd,),
-            env=env,
-        ) as child:
-            try:
-                out, _ = child.communicate(timeout=limits.wall_seconds)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.communicate()
-                raise UntrustedFile(
-                    f"{path} was not read: opening it took more than {limits.wall_seconds} s."
-                ) from None
+        child = system.run_limited(
+            [sys.executable, "-I", str(_CHILD), text],
+            seconds=limits.wall_seconds,
+            memory=limits.memory,
+            env=system.bare_environment(),
+            stdin=fd,
+        )
+    except subprocess.TimeoutExpired:
+        raise UntrustedFile(f"{path} was not read: opening it took more than {limits.wall_seconds} s.") from None
     finally:
         os.close(fd)
-    line, _, data = out.partition(b"\n")
+    line, _, data = child.stdout.partition(b"\n")
     try:
         answer = json.loads(line)
     except ValueError:

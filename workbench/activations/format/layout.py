@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sae import system
 from sae.errors import MissingError
 from workbench.activations.disk import calls as disk
 from workbench.activations.format.errors import ShardCorrupt
@@ -256,7 +257,7 @@ def open_container(
     Raises:
         ShardCorrupt: its size, structure or content is not what it must be. UntrustedFile: a link or a device.
     """
-    fd = disk.open_regular(path)
+    fd = system.open_file(path)
     try:
         disk.expect(fd, in_order=False)
         size = os.fstat(fd).st_size

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sae import system
 from sae.errors import CorruptError, NewerSchemaError
 from sae.files import canonical_json, read_json
 from workbench.activations.disk import calls as disk
@@ -109,7 +110,7 @@ def read_seal(folder: Path, spec: StoreSpec) -> Seal:
     """
     path = folder / SEAL_JSON
     try:
-        os.close(disk.open_regular(path))
+        os.close(system.open_file(path))
     except FileNotFoundError:
         left = len([i for i in range(spec.n_shards) if not (folder / SHARDS / spec.shard_name(i)).exists()])
         raise StoreIncomplete(

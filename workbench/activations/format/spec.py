@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from sae import system
 from sae.errors import ConfigError, CorruptError, MissingError, NewerSchemaError, UsageError
 from sae.files import canonical_json, parse_json, sha256_json
 from sae.strict import StrictConfig, nearest, parse_config
-from workbench.activations.disk import calls as disk
 from workbench.activations.format.errors import StoreMismatch
 
 SCHEMA = 1
@@ -225,7 +225,7 @@ def read_spec(folder: Path) -> StoreSpec:
     """
     path = folder / STORE_JSON
     try:
-        fd = disk.open_regular(path)
+        fd = system.open_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(
             f"{folder} is not an activation store (it has no {STORE_JSON}). `workbench harvest RECIPE` makes one."

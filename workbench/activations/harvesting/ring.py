@@ -6,7 +6,6 @@ of shards; the batches are the very ones that ``ActivationStore.batches(…, win
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 
 from sae.errors import UntrustedFile, UsageError
 from workbench.activations.disk import calls as disk
+from workbench.activations.disk.locks import Lock
 from workbench.activations.format.errors import ShardCorrupt, StoreBusy
 from workbench.activations.format.shard import SHARDS, open_shard
 from workbench.activations.format.spec import StoreSpec
@@ -59,7 +59,7 @@ class StreamingStore(ActivationStore):
         self.tokens_plan, self.producer, self.capacity = tokens, producer, capacity
         self._more = plan
         self._joined: Any = None
-        self._lock = -1
+        self._lock: Lock | None = None
         self._session: _Session | None = None
         self._ring_pool = _MakingPool(self)
 
@@ -72,7 +72,7 @@ class StreamingStore(ActivationStore):
         spec, plan, models = prepare(recipe, plan)
         producer = ModelProducer(spec, plan.tokens, models, device=recipe.device)
         return cls(
-            workspace.path("stores", recipe.id),
+            workspace.new_path("stores", recipe.id),
             spec,
             plan.tokens,
             producer,
@@ -88,9 +88,11 @@ class StreamingStore(ActivationStore):
             write_plan_if_missing(
                 self.path, self.spec, self.tokens_plan, self._more.get("doc_ids"), self._more.get("kinds")
             )
-            self._lock = os.open(self.path / "RING", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            if not disk.lock(self._lock, exclusive=True):
-                raise StoreBusy(f"{self.path} is being streamed by another process. Give this stream another id.")
+            self._lock = Lock(self.path / "RING")
+            if not self._lock.take(exclusive=True):
+                marks = self._lock.others()
+                hint = f" If that process is dead, remove {', '.join(marks)} there." if marks else ""
+                raise StoreBusy(f"{self.path} is being streamed by another process. Give this stream another id.{hint}")
             self._forget_all_but_good()
         except BaseException as e:
             self.__exit__(type(e), e, None)
@@ -101,9 +103,8 @@ class StreamingStore(ActivationStore):
         if self._session:
             self._session.close()
         self.pool.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            self._lock.close()
         self._joined.__exit__(*exc)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sae import system
 from workbench.activations.disk import calls as disk
 from workbench.activations.disk import direct_io
 from workbench.activations.format.errors import StoreIncomplete
@@ -95,8 +95,7 @@ class ShardPool:
     def __init__(self, folder: Path, spec: StoreSpec, seal: Seal | None):
         self.folder, self.spec, self.seal = folder, spec, seal
         per_shard = 8 * len(spec.streams) * -(-spec.rows_per_shard // spec.block_rows) + 512
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.capacity = max(4, min(512, files // 8 if files > 0 else 512, _TABLE_BYTES // per_shard))
+        self.capacity = max(4, min(512, system.open_files_limit() // 8, _TABLE_BYTES // per_shard))
         self._open: OrderedDict[int, tuple[Container, dict[str, np.ndarray]]] = OrderedDict()
         self._proven: dict[int, tuple[int, ...]] = {}
         self._layouts: dict[int, Layout] = {}
@@ -149,7 +148,7 @@ class ShardPool:
         """A shard proven before and unchanged since is opened without proving it again."""
         if index not in self._proven:
             return None
-        fd = disk.open_regular(path)
+        fd = system.open_file(path)
         if _identity(fd) != self._proven[index]:
             os.close(fd)
             return None

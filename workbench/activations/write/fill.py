@@ -21,6 +21,7 @@ from sae.errors import UntrustedFile
 from sae.files import canonical_json, disk_errors
 from workbench.activations.disk import calls as disk
 from workbench.activations.disk import writer_token
+from workbench.activations.disk.locks import Lock
 from workbench.activations.format.errors import ReadOnlyStore, ShardCorrupt, StoreBusy, StoreMismatch
 from workbench.activations.format.seal import SEAL_JSON, write_seal
 from workbench.activations.format.shard import PLAN, SHARDS, open_plan, open_shard
@@ -67,27 +68,22 @@ def joined(folder: Path, spec: StoreSpec) -> Iterator[None]:
     with disk_errors(str(folder)):
         for path in (folder, folder / SHARDS, folder / "tmp", folder / QUARANTINE):
             disk.make_folder(path)
+        lock = Lock(folder / LOCK)
         try:
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except OSError as e:
-            if e.errno == errno.ELOOP:
-                raise UntrustedFile(f"{folder / LOCK} is a link. Remove it.") from e
-            raise
-        try:
-            alone = disk.lock(lock, exclusive=True)
+            alone = lock.take(exclusive=True)
             if alone:
                 remove_parts(folder, strangers=True)
-            disk.lock(lock, exclusive=False)
+            lock.take(exclusive=False)
             _agree(folder, spec, alone)
             yield
-            remove_parts(folder, strangers=disk.lock(lock, exclusive=True))
+            remove_parts(folder, strangers=lock.take(exclusive=True))
         finally:
             try:
                 remove_parts(
                     folder, strangers=False, own=True
                 )  # a signal can land between the making of a part and the care for it
             finally:
-                os.close(lock)
+                lock.close()
 
 
 def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
@@ -133,7 +129,7 @@ def set_aside(folder: Path, path: Path) -> Path:
     while os.path.lexists(target := folder / QUARANTINE / f"{path.stem}.{n}{path.suffix}"):
         n += 1
     with suppress(FileNotFoundError):
-        os.rename(path, target)
+        disk.rename(path, target)
         disk.fsync_folder(path.parent)
     return target
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from sae import system
 from sae.errors import OutOfSpace
 from sae.files import disk_errors
 from workbench.activations.disk import calls as disk
@@ -53,9 +54,9 @@ class PartFile:
         self.fd = disk.open_new(self.path)
         self._out = direct_io.Writer(self.fd)
         try:
-            free = os.statvfs(self.path.parent)
-            if free.f_bavail * free.f_frsize < self.layout.size:
-                raise OutOfSpace(f"shard {final.name}", self.layout.size, free.f_bavail * free.f_frsize)
+            free = system.free_bytes(self.path.parent)
+            if free < self.layout.size:
+                raise OutOfSpace(f"shard {final.name}", self.layout.size, free)
             disk.allocate(self.fd, self.layout.size)
             for offset, data in self._pages.items():
                 disk.write_all(self.fd, data, offset)
@@ -107,7 +108,7 @@ class PartFile:
             disk.write_all(self.fd, disk.bytes_of(np.ascontiguousarray(values, d.dtype)), self.layout.offsets[name])
         disk.write_all(self.fd, _seal_in_memory(self.layout, self._pages, parts), self.layout.offsets[SEAL])
         self._out.close()
-        os.fchmod(self.fd, 0o444)
+        system.make_read_only(self.fd)
         disk.fsync(self.fd)
         fd, self.fd = self.fd, -1
         os.close(fd)

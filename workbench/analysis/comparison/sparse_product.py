@@ -6,7 +6,6 @@ product, which works everywhere and is about three times slower.
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
     from workbench.analysis.comparison.codes import Side
 
 SUB = 128  # rows of one product: its dense block stays near the caches
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

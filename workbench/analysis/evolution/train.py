@@ -87,7 +87,7 @@ def train_plans(
     )
     seen = LastBatches(rows, min(-(-recipe.refit // recipe.batch_size), recipe.steps))
     about = {plan.id: _metadata(plan, configs[plan.id]) for plan in todo}
-    folders = {plan.id: workspace.path("dictionaries", plan.id) for plan in todo}
+    folders = {plan.id: workspace.new_path("dictionaries", plan.id) for plan in todo}
     made = train_many(
         configs,
         Columns(seen, columns),

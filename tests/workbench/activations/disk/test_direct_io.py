@@ -27,7 +27,7 @@ from workbench.activations.read.shuffle import permutation
 BOTH = ["a", "b"]
 STREAMS = tuple(Stream(key=f"h{i:03d}", source=s, hook="x", at="x", width=512) for i, s in enumerate(BOTH))
 SPEC = make_spec(streams=STREAMS, block_rows=2)
-PREADV, PWRITE = os.preadv, os.pwrite
+PREADV, PWRITE = getattr(os, "preadv", None), getattr(os, "pwrite", None)
 FINISH, SYSTEM = aio.DirectReader._finish, aio._system
 
 
@@ -284,3 +284,12 @@ def test_gathering_with_helpers(monkeypatch, dtype, mode):
         gatherer.take([group, group], index, out)
     gatherer.close()
     assert torch.equal(out, torch.cat([group, group], 1)[index].float())
+
+
+def test_memory_where_the_system_knows_no_flags(monkeypatch):
+    for name in ("MAP_PRIVATE", "MAP_ANONYMOUS", "MADV_HUGEPAGE"):
+        monkeypatch.delattr(direct_io.mmap, name, raising=False)
+    array = direct_io.empty((3, 5), "<f4")
+    array[:] = 7
+    assert array.shape == (3, 5)
+    assert not array.ctypes.data % direct_io.ALIGN

@@ -176,6 +176,7 @@ def test_a_shard_lost_between_runs(store):
 
 
 @pytest.mark.faults
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test itself forks")
 def test_forked_readers(pristine):
     """Fault 22: children that inherit an open store read the same batches."""
     s = ActivationStore.open(pristine)
