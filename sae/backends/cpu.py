@@ -36,11 +36,13 @@ def works_here() -> bool:
 
 
 @cache
-def onednn_linear() -> bool:
-    """Is oneDNN's fused linear layer part of this build?"""
+def onednn_linear(dtype: torch.dtype = torch.float32) -> bool:
+    """Is oneDNN's fused linear layer part of this build, in this precision on this processor? (Half precisions need
+    instructions that many processors lack.)
+    """
     try:
-        got = torch.ops.mkldnn._linear_pointwise(torch.ones(2, 3), torch.ones(4, 3), torch.zeros(4), "none", [], "")
-        return bool((got == 3).all())
+        x, weight, bias = torch.ones(2, 3, dtype=dtype), torch.ones(4, 3, dtype=dtype), torch.zeros(4, dtype=dtype)
+        return bool((torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "") == 3).all())
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
@@ -54,7 +56,7 @@ class CpuBackend(Backend):
         works_here()  # also spends PyTorch's one-time beta warning
 
     def linear(self, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor) -> Tensor:
-        if x_BD.dtype != torch.float64 and onednn_linear():
+        if x_BD.dtype != torch.float64 and onednn_linear(x_BD.dtype):
             return torch.ops.mkldnn._linear_pointwise(x_BD, weight_FD, bias_F, "none", [], "")
         return super().linear(x_BD, weight_FD, bias_F)
 

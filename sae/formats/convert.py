@@ -18,13 +18,14 @@ from sae.transcoder import Transcoder
 @torch.no_grad()
 def to_dictionary(form: NormalForm) -> SAE:
     """A dictionary of this package that computes what the normal form says, in its precision; frozen."""
-    (d_in, f), d_out, dtype = form.W_enc.shape, form.W_dec.shape[1], form.W_enc.dtype
+    (d_in, f), d_out, dtype = form.W_enc.shape, form.W_dec.shape[1], form.dtype
     activation = (
         TopK(form.k or 0)
         if form.act == "topk"
         else Threshold(form.k or 0, "standard" if form.act == "relu" else "jumprelu")
     )
     elsewhere = form.metadata.get("hook_name_out") not in (None, form.metadata.get("hook_name"))
+    elsewhere = elsewhere or form.metadata.get("kind") == "transcoder"
     if elsewhere or d_out != d_in or form.W_skip is not None:
         out: SAE = Transcoder(d_in, f, activation, d_out=d_out, skip=form.W_skip is not None, dtype=dtype)
         if form.W_skip is not None:
@@ -36,7 +37,7 @@ def to_dictionary(form: NormalForm) -> SAE:
     out.enc_FD.copy_(form.W_enc.t())
     out.dec_FD.copy_(form.W_dec)
     out.b_dec.copy_(form.b_dec)
-    out.b_enc.copy_(form.b_enc + out.enc_FD @ out.b_dec if out.centred else form.b_enc)
+    out.b_enc.copy_(form.b_enc + form.b_dec @ form.W_enc if out.centred else form.b_enc)
     out.metadata = {k: v for k, v in form.metadata.items() if k != "original_cfg"}
     return out.requires_grad_(False).eval()
 

@@ -34,6 +34,7 @@ class NormalForm:
     threshold: Tensor | None = None
     W_skip: Tensor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32  # of the file; the tensors here are float32, so that foldings do not round
 
     def checked(self, where: str) -> NormalForm:
         """Itself, if its parts agree with each other.
@@ -82,7 +83,41 @@ class NormalForm:
         y = f @ self.W_dec + self.b_dec
         return y if self.W_skip is None or x is None else y + x @ self.W_skip
 
+    def about(self, **metadata: Any) -> NormalForm:
+        """Itself with further metadata."""
+        return replace(self, metadata={**self.metadata, **metadata})
+
     # --- foldings, each exact ------------------------------------------------------------------------------------
+
+    def with_whitening(self, mean: Tensor, matrix: Tensor, inverse: Tensor) -> NormalForm:
+        """Fold a dictionary of whitened rows ``(x - mean) @ matrix`` whose output goes back by ``y @ inverse + mean``
+        (SAELens, ``covariance_whitening``; arXiv 2511.13981). Tensors: [d_in], [d_in, d_in], [d_in, d_in].
+        """
+        exact = [t.double() for t in (self.W_enc, self.b_enc, self.W_dec, self.b_dec)]
+        mean, matrix, inverse = mean.double(), matrix.double(), inverse.double()
+        w_enc = matrix @ exact[0]
+        return replace(
+            self,
+            W_enc=w_enc.float(),
+            b_enc=(exact[1] - mean @ w_enc).float(),
+            W_dec=(exact[2] @ inverse).float(),
+            b_dec=(exact[3] @ inverse + mean).float(),
+        )
+
+    def with_centred_input(self) -> NormalForm:
+        """Fold ``x <- x - mean of x over its width``: what centring of the writing weights of a LayerNorm model does to
+        its residual stream. Exact: ``W_enc <- (I - 11ᵀ/d) W_enc``; the output stays centred, as it was trained.
+        """
+        skip = self.W_skip
+        return replace(
+            self,
+            W_enc=self.W_enc - self.W_enc.mean(0, keepdim=True),
+            W_skip=None if skip is None else skip - skip.mean(0, keepdim=True),
+        )
+
+    def with_latent_scales(self, s_F: Tensor) -> NormalForm:
+        """Fold factors [F] on the latents before the decoder (SAELens' fine-tuning scale) into ``W_dec``."""
+        return replace(self, W_dec=self.W_dec * s_F[:, None])
 
     def with_input_bias(self, b_pre: Tensor) -> NormalForm:
         """Fold ``z = (x - b_pre) W_enc + b_enc`` into ``b_enc``."""
@@ -117,3 +152,16 @@ class NormalForm:
             W_dec=self.W_dec / norm[:, None],
             threshold=threshold,
         )
+
+
+def gated(
+    W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, W_dec: Tensor, b_dec: Tensor, **more: Any
+) -> NormalForm:
+    """A gated dictionary (Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 7-8) as the JumpReLU one it equals.
+
+    f = 1[x W + b_gate > 0] relu(e^r (x W) + b_mag). With z = e^r (x W) + b_mag the gate opens where
+    z > b_mag - e^r b_gate, so that difference, at least zero, is the threshold.
+    """
+    gain = r_mag.exp()
+    threshold = (b_mag - gain * b_gate).clamp_min(0)
+    return NormalForm("jumprelu", W_enc * gain, b_mag, W_dec, b_dec, threshold=threshold, **more)

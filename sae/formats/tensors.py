@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sae import system
@@ -153,3 +154,15 @@ def need(tensors: dict[str, Tensor], names: list[str], where: str, library: str)
             f"{where} is not a {library} dictionary: {', '.join(missing)} missing, found"
             f" {', '.join(sorted(tensors)) or 'nothing'}."
         )
+
+
+def in_float32(tensors: dict[str, Tensor], *aside: str) -> tuple[dict[str, Tensor], torch.dtype]:
+    """(floating tensors in float32, everything else as it is; the precision the file is in).
+
+    The precision is that of the widest floating tensor, but for those named ``aside`` (statistics kept in another).
+    """
+    found = [t.dtype for name, t in tensors.items() if t.is_floating_point() and name not in aside and t.dim() > 1]
+    dtype = torch.float32
+    for i, d in enumerate(found):
+        dtype = d if i == 0 else torch.promote_types(dtype, d)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, dtype

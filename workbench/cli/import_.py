@@ -36,6 +36,9 @@ def import_(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model it was trained on, where it does not say.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook name it reads, where it does not say.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Snapshot or hub revision of the model, where it does not say.")
+    ] = None,
     store: Annotated[
         str | None, typer.Option(help="Store of the workspace with activations of that hook (for `features`).")
     ] = None,
@@ -46,7 +49,8 @@ def import_(
 ) -> dict[str, Any]:
     """Bring a dictionary of SAELens, sparsify, dictionary_learning, OpenMOSS or Llama Scope into the workspace.
 
-    Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. Pickles are read
+    Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. A file with a key
+    or tensor that is not known is refused by its name. Pickles are read
     by a limited child process only. Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
 
     Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`, or
@@ -61,6 +65,7 @@ def import_(
         library=library,
         model=model,
         hook=hook,
+        revision=revision,
         store=store,
         source=source,
         run=terminal_run(),
@@ -70,5 +75,9 @@ def import_(
     say(
         f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']},"
         f" hook {m.get('hook_name', 'not named')}"
+        + (f" of {m['model_name']}" if m.get("model_name") else "")
+        + (f" at {m['revision']}" if m.get("revision") else "")
+        + (", input centred as its model's was" if m.get("centred_input") else "")
+        + ("" if m.get("prepend_bos") is not False else ", trained without a BOS token")
     )
     return result_of(item) | about.numbers | {"metadata": m}

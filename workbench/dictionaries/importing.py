@@ -26,13 +26,6 @@ from workbench.provenance import Input, write_manifest
 from workbench.workspace import Item, Workspace, new_id
 
 LLAMA_SCOPE = re.compile(r"L(\d+)(R|A|M|TC)-(8|32)x")
-_HF_HOOKS = {
-    "": "hook_resid_post",
-    ".mlp": "hook_mlp_out",
-    ".attention": "hook_attn_out",
-    ".attn": "hook_attn_out",
-    ".self_attn": "hook_attn_out",
-}
 
 
 @dataclass(frozen=True)
@@ -112,18 +105,6 @@ def locate(reference: Reference) -> Path:
     return folder
 
 
-def hook_of(metadata: dict[str, Any]) -> str | None:
-    """TransformerLens hook name of an imported dictionary, from its own or from its Hugging Face module name
-    (``layers.6.mlp``).
-    """
-    if metadata.get("hook_name"):
-        return str(metadata["hook_name"])
-    match = re.fullmatch(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)(\.\w+)?", str(metadata.get("hf_hook_name") or ""))
-    if match and (match[2] or "") in _HF_HOOKS:
-        return f"blocks.{match[1]}.{_HF_HOOKS[match[2] or '']}"
-    return None
-
-
 def import_dictionary(
     workspace: Workspace,
     text: str,
@@ -132,6 +113,7 @@ def import_dictionary(
     library: str | None = None,
     model: str | None = None,
     hook: str | None = None,
+    revision: str | None = None,
     store: str | None = None,
     source: str | None = None,
     command: str = "",
@@ -143,7 +125,7 @@ def import_dictionary(
     """
     from sae.formats import detect, read, to_dictionary
     from sae.formats.libraries import READERS
-    from workbench.models.sites import site_of
+    from workbench.dictionaries.hooks import dictionary_hooks
 
     if library not in (None, *READERS):
         raise UsageError(f"library {library!r} is not read here ({nearest(str(library), list(READERS))})")
@@ -170,10 +152,13 @@ def import_dictionary(
         )
     dictionary = to_dictionary(read(folder, library))
     about = {**dictionary.metadata, **reference.known}
-    about |= {k: v for k, v in {"model_name": model, "hook_name": hook, "store": store, "source": source}.items() if v}
-    about["hook_name"] = hook_of(about)
-    if about["hook_name"] and not about.get("site"):
-        about["site"] = _site_or_none(site_of, about["hook_name"])
+    given = {"model_name": model, "revision": revision, "store": store, "source": source}
+    about |= {k: v for k, v in given.items() if v}
+    if hook:
+        about = {k: v for k, v in about.items() if "hook_name" not in k and k != "site"} | {"hook_name": hook}
+    where = dictionary_hooks({**about, "kind": dictionary.kind})
+    about |= {"hook_name": where.read, "site": where.site or about.get("site")}
+    about["hook_name_out"] = where.write if dictionary.kind == "transcoder" else None
     about = {k: v for k, v in about.items() if v is not None} | {"kind": dictionary.kind, "imported_from": library}
     dictionary.metadata = about
     target = workspace.new_path("dictionaries", name)
@@ -182,13 +167,6 @@ def import_dictionary(
     numbers = {"d_in": dictionary.d_in, "d_sae": dictionary.d_sae} | ({"k": dictionary.k} if dictionary.k else {})
     write_manifest(target, "dictionaries", name, command=command, inputs=[origin], numbers=numbers, metadata=about)
     return workspace.get("dictionaries", name)
-
-
-def _site_or_none(site_of: Any, hook: str) -> str | None:
-    try:
-        return str(site_of(hook))
-    except UsageError:
-        return None  # a hook that is no site, such as hook_resid_pre, is fine: the hook name says where it is
 
 
 def push_to_hub(workspace: Workspace, id: str, repository: str, *, private: bool = True, api: Any = None) -> str:

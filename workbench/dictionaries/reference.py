@@ -30,14 +30,17 @@ class DictionaryRef:
     input: Input
 
     def load(self) -> Any:
-        """The dictionary itself."""
+        """The dictionary itself; one kept in half precision computes in float32 here, on the weights as they are."""
+        import torch
+
         import sae
 
         if self.metadata.get("kind") == "crosscoder":
             from crosscoders import Crosscoder
 
             return Crosscoder.load(self.path)
-        return sae.load(self.path)
+        found = sae.load(self.path)
+        return found.float() if found.enc_FD.dtype in (torch.float16, torch.bfloat16) else found
 
     def need(self, key: str, option: str) -> Any:
         """A metadata entry.

@@ -86,6 +86,7 @@ def import_dictionary(
     library: str | None = None,
     model: str | None = None,
     hook: str | None = None,
+    revision: str | None = None,
     store: str | None = None,
     source: str | None = None,
     run: Run | None = None,
@@ -94,8 +95,8 @@ def import_dictionary(
 
     Args:
         reference: a folder on this machine, or ``REPOSITORY:FOLDER`` of the hub. id: its name here. library: found by
-            its files if not given. model, hook: where the files do not say. store, source: of the workspace, with
-            activations of that hook.
+            its files if not given. model, hook, revision: where the files do not say. store, source: of the workspace,
+            with activations of that hook.
 
     Raises:
         UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
@@ -113,6 +114,7 @@ def import_dictionary(
         library=library,
         model=model,
         hook=hook,
+        revision=revision,
         store=store,
         source=source,
         command=run.command,

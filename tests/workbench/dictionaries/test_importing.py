@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import sae
 from sae.errors import MissingError, UsageError
 from workbench.cli import app
-from workbench.dictionaries.importing import hook_of, import_dictionary, parse_reference, push_to_hub
+from workbench.dictionaries.importing import import_dictionary, parse_reference, push_to_hub
+from workbench.dictionaries.reference import find_dictionary
 from workbench.workspace import Workspace
 
 GOLDEN = Path(__file__).resolve().parents[2] / "sae" / "golden"
@@ -31,13 +32,6 @@ def test_references():
     for bad in ("nothing", "a/b", "fnlp/Llama-Scope:L15X-8x", "a/b:../../etc", "a/b:c d"):
         with pytest.raises(UsageError):
             parse_reference(bad)
-
-
-def test_hook_names_of_other_libraries():
-    assert hook_of({"hf_hook_name": "layers.6"}) == "blocks.6.hook_resid_post"
-    assert hook_of({"hf_hook_name": "gpt_neox.layers.11.mlp"}) == "blocks.11.hook_mlp_out"
-    assert hook_of({"hook_name": "x", "hf_hook_name": "layers.6"}) == "x"
-    assert hook_of({"hf_hook_name": "lm_head"}) is None and hook_of({}) is None
 
 
 @pytest.mark.parametrize("name", ["saelens-jumprelu", "sparsify-sae"])
@@ -57,6 +51,52 @@ def test_a_folder_becomes_a_complete_dictionary(tmp_path, name):
     (folder / "cfg.json").write_text((folder / "cfg.json").read_text() + " ")
     with pytest.raises(UsageError, match="--id"):
         import_dictionary(ws, str(folder), id="theirs")
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_sparsify_transcoder_hangs_between_the_mlp_s_input_and_output(tmp_path, skip):
+    folder = Path(shutil.copytree(GOLDEN / "sparsify-transcoder", tmp_path / "layers.1.mlp"))
+    if not skip:
+        edit(folder / "cfg.json", skip_connection=False)
+        tensors = load_file(folder / "sae.safetensors")
+        del tensors["W_skip"]
+        save_file(tensors, folder / "sae.safetensors")
+    item = import_dictionary(Workspace(tmp_path / "ws"), str(folder), id="theirs", model="mini-pythia")
+    about = item.manifest.metadata
+    assert about["kind"] == "transcoder" and about["site"] == "L1TC"
+    assert (about["hook_name"], about["hook_name_out"]) == ("blocks.1.ln2.hook_out", "blocks.1.hook_mlp_out")
+
+
+def test_the_model_is_kept_as_the_dictionary_needs_it(tmp_path):
+    ws = Workspace(tmp_path / "ws")
+    folder = Path(shutil.copytree(GOLDEN / "saelens-topk-plain", tmp_path / "theirs"))
+    meta = {"model_name": "mini-pythia", "hook_name": "blocks.1.hook_resid_post", "prepend_bos": False}
+    meta |= {"context_size": 64, "model_from_pretrained_kwargs": {"revision": "step512"}}
+    edit(folder / "cfg.json", metadata=meta)
+    about = import_dictionary(ws, str(folder), id="kept").manifest.metadata
+    assert (about["revision"], about["prepend_bos"], about["context_size"]) == ("step512", False, 64)
+    given = import_dictionary(ws, str(folder), id="given", revision="step8").manifest.metadata
+    assert given["revision"] == "step8"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept_on_disk_and_computed_in_float32(tmp_path, dtype):
+    folder = Path(shutil.copytree(GOLDEN / "saelens-topk-plain", tmp_path / "theirs"))
+    tensors = load_file(folder / "sae_weights.safetensors")
+    save_file({k: v.to(dtype) for k, v in tensors.items()}, folder / "sae_weights.safetensors")
+    ws = Workspace(tmp_path / "ws")
+    item = import_dictionary(ws, str(folder), id="half")
+    kept = load_file(item.path / "sae_weights.safetensors")
+    assert {v.dtype for v in kept.values()} == {dtype}
+    want = load_file(folder / "expected.safetensors")
+    ours = find_dictionary(ws, "half").load()
+    assert ours.enc_FD.dtype == torch.float32
+    error = (ours(want["x"]) - want["y"]).norm() / want["y"].norm()
+    assert error < 8 * torch.finfo(dtype).eps
 
 
 def test_the_hub_is_off_unless_asked_for(tmp_path, monkeypatch):

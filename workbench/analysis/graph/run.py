@@ -19,6 +19,7 @@ from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
 from workbench.analysis.graph.prune import prune
 from workbench.analysis.graph.trace import Graph, Node, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
+from workbench.dictionaries.reference import find_dictionary
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Item, Workspace
@@ -77,8 +78,6 @@ def make_graph(
     id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{key}"
     if workspace.complete("graphs", id):
         return workspace.get("graphs", id)
-    import sae
-
     model = load_model(model_name, revision)
     tokens = model.to_tokens(prompt)
     if tokens.shape[1] > max_tokens:
@@ -87,7 +86,12 @@ def make_graph(
             " --max-tokens."
         )
     follow = trace if site == "R" else trace_transcoders
-    full = follow(model, {hook: sae.load(item.path) for hook, item in items.items()}, tokens, freeze=freeze)
+    full = follow(
+        model,
+        {hook: find_dictionary(workspace, item.path).load() for hook, item in items.items()},
+        tokens,
+        freeze=freeze,
+    )
     graph = prune(full, node_share=node_share, edge_share=edge_share)
     strings = model.to_str_tokens(tokens[0])
     vocabulary = [str(model.tokenizer.decode([n.index])) if n.kind == "logit" else "" for n in graph.nodes]
