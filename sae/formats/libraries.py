@@ -11,6 +11,14 @@ from sae.errors import CorruptError
 from sae.formats.dictionary_learning import read_dictionary_learning
 from sae.formats.normal import NormalForm
 from sae.formats.openmoss import read_llama_scope, read_openmoss
+from sae.formats.published import (
+    goodfire_file,
+    layer_file,
+    read_circuit_tracer,
+    read_gemma_scope,
+    read_gemma_scope_2,
+    read_goodfire,
+)
 from sae.formats.saelens import read_saelens
 from sae.formats.sparsify import read_sparsify
 
@@ -24,6 +32,13 @@ READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], NormalForm]]] 
         ),
         read_openmoss,
     ),
+    "gemma-scope": (lambda p: (p / "params.npz").exists(), read_gemma_scope),
+    "gemma-scope-2": (
+        lambda p: (p / "params.safetensors").exists() and (p / "config.json").exists(),
+        read_gemma_scope_2,
+    ),
+    "circuit-tracer": (lambda p: layer_file(p) is not None, read_circuit_tracer),
+    "goodfire": (lambda p: goodfire_file(p) is not None, read_goodfire),
     "saelens": (lambda p: (p / "cfg.json").exists() and (p / "sae_weights.safetensors").exists(), read_saelens),
 }
 
@@ -44,7 +59,9 @@ def detect(folder: str | Path) -> str:
     raise CorruptError(
         f"{folder} is not a dictionary of a known library (found: {there}). Expected cfg.json + sae_weights.safetensors"
         " (SAELens), cfg.json + sae.safetensors (sparsify), config.json + ae.pt (dictionary_learning), config.json +"
-        " sae_weights.safetensors (OpenMOSS) or hyperparams.json + checkpoints/final.safetensors (Llama Scope)."
+        " sae_weights.safetensors (OpenMOSS), hyperparams.json + checkpoints/final.safetensors (Llama Scope), params.npz"
+        " (Gemma Scope), config.json + params.safetensors (Gemma Scope 2), one layer_<n>.safetensors with config.yaml"
+        " (circuit-tracer) or <model>-SAE-l<layer>.pth (Goodfire)."
     )
 
 
