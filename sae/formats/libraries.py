@@ -59,8 +59,8 @@ def detect(folder: str | Path) -> str:
     raise CorruptError(
         f"{folder} is not a dictionary of a known library (found: {there}). Expected cfg.json + sae_weights.safetensors"
         " (SAELens), cfg.json + sae.safetensors (sparsify), config.json + ae.pt (dictionary_learning), config.json +"
-        " sae_weights.safetensors (OpenMOSS), hyperparams.json + checkpoints/final.safetensors (Llama Scope), params.npz"
-        " (Gemma Scope), config.json + params.safetensors (Gemma Scope 2), one layer_<n>.safetensors with config.yaml"
+        " sae_weights.safetensors (OpenMOSS), hyperparams.json + checkpoints/final.safetensors (Llama Scope),"
+        " params.npz (Gemma Scope), config.json + params.safetensors (Gemma Scope 2), one layer_<n>.safetensors with config.yaml"
         " (circuit-tracer) or <model>-SAE-l<layer>.pth (Goodfire)."
     )
 

@@ -1,4 +1,4 @@
-"""Readers of weights published without a training library's folder: Gemma Scope, Gemma Scope 2, Goodfire, circuit-tracer.
+"""Readers of weights published without a training library's folder: Gemma Scope (1, 2), Goodfire, circuit-tracer.
 
 Facts from the loaders of SAELens 6.54 (``pretrained_sae_loaders.py``) and circuit-tracer 0.5
 (``single_layer_transcoder.py``), arXiv 2408.05147 (Gemma Scope) and the released files' names.
@@ -59,8 +59,8 @@ LAYOUTS = (GEMMA_SCOPE, GEMMA_SCOPE_2, GOODFIRE, CIRCUIT_TRACER)
 _GEMMA_SITES = {"res": "layers.{l}", "mlp": "layers.{l}.mlp", "att": "layers.{l}.self_attn.o_proj.input"}
 
 
-def _shaped(t: dict[str, Tensor], where: str, library: str, *, skip: str | None = None) -> tuple[int, int, int]:
-    """(d_in, F, d_out) of tensors named W_enc [d_in, F], W_dec, b_enc, b_dec, threshold, all consistent."""
+def _shaped(t: dict[str, Tensor], where: str, library: str, *, skip: str | None = None) -> int:
+    """F of tensors named W_enc [d_in, F], W_dec, b_enc, b_dec, threshold, whose shapes must agree."""
     five = dict.fromkeys(("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
     check_tensors(t, five, where, library, optional={skip: None} if skip else {})
     if t["W_enc"].dim() != 2 or t["W_dec"].dim() != 2:
@@ -71,7 +71,7 @@ def _shaped(t: dict[str, Tensor], where: str, library: str, *, skip: str | None 
     shapes: dict[str, tuple[int, ...] | None] = {"W_enc": (d_in, f), "W_dec": (f, d_out), "b_enc": (f,)}
     shapes |= {"b_dec": (d_out,), "threshold": (f,)} | ({skip: (d_in, d_out)} if skip and skip in t else {})
     check_tensors(t, shapes, where, library)
-    return d_in, f, d_out
+    return int(f)
 
 
 def read_gemma_scope(folder: Path) -> NormalForm:
@@ -89,7 +89,7 @@ def read_gemma_scope(folder: Path) -> NormalForm:
     except (OSError, ValueError) as e:
         raise CorruptError(f"{where}/params.npz is not a whole archive of arrays: {e}. Download it again.") from e
     t, dtype = in_float32({re.sub(r"^w_", "W_", key): value for key, value in raw.items()})
-    d_in, _, d_out = _shaped(t, where, "Gemma Scope")
+    _shaped(t, where, "Gemma Scope")
     parts = [*folder.resolve().parts, *folder.parts]
     layer = next((m[1] for p in parts if (m := re.fullmatch(r"layer_(\d+)", p))), None)
     repository = next(
@@ -128,7 +128,7 @@ def read_gemma_scope_2(folder: Path) -> NormalForm:
     affine = bool(cfg.get("affine_connection"))
     if affine != ("affine_skip_connection" in t):
         raise CorruptError(f"{where}: affine_connection = {affine} and the tensors are {', '.join(sorted(t))}.")
-    _, f, _ = _shaped(t, where, "Gemma Scope 2", skip="affine_skip_connection" if affine else None)
+    f = _shaped(t, where, "Gemma Scope 2", skip="affine_skip_connection" if affine else None)
     if cfg.get("width") not in (None, f):
         raise CorruptError(f"{where}/config.json: width = {cfg['width']}; w_enc has {f} latents.")
     model = str(cfg["model_name"]).replace("-v3", "-3")
@@ -195,7 +195,7 @@ def read_goodfire(folder: Path) -> NormalForm:
 
 
 def layer_file(path: Path) -> Path | None:
-    """The file of one transcoder: ``path`` itself, or the only ``layer_<n>.safetensors`` of a folder; None elsewhere."""
+    """The file of one transcoder: ``path``, or the only ``layer_<n>.safetensors`` of a folder; None elsewhere."""
     if path.is_file():
         return path if re.fullmatch(r"layer_\d+\.safetensors", path.name) else None
     found = list(path.glob("layer_*.safetensors")) if path.is_dir() else []

@@ -6,6 +6,7 @@ A reference is a local folder, or ``<hub repository>:<folder in it>``:
     EleutherAI/sae-pythia-160m-32k:layers.6        sparsify
     some-user/my-saes:blocks.3.hook_resid_post     a SAELens folder
     ./downloads/trainer_0                          dictionary_learning, OpenMOSS, … on disk
+    ./transcoders/layer_3.safetensors              one layer of a circuit-tracer set
 
 Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
 """
@@ -44,10 +45,11 @@ def parse_reference(text: str) -> Reference:
     """Understand a reference (see the module's docstring).
 
     Raises:
-        UsageError: neither an existing folder nor ``repository:folder``.
+        UsageError: neither an existing folder (or one layer's file of a transcoder set) nor ``repository:folder``.
     """
-    if Path(text).expanduser().is_dir():
-        return Reference(str(Path(text).expanduser()), id=_slug(Path(text).expanduser().resolve().name))
+    local = Path(text).expanduser()
+    if local.is_dir() or (local.is_file() and local.suffix == ".safetensors"):
+        return Reference(str(local), id=_slug(local.resolve().name.removesuffix(".safetensors")))
     match = re.fullmatch(r"([\w.-]+/[\w.-]+):([\w./-]+)", text)
     if match is None or ".." in match[2]:
         raise UsageError(
@@ -138,8 +140,8 @@ def import_dictionary(
     digest = sha256_json(
         {
             p.name: sha256_file(p)
-            for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.suffix in (".safetensors", ".pt", ".json")
+            for p in sorted([folder, *folder.parent.glob("config.yaml")] if folder.is_file() else folder.rglob("*"))
+            if p.is_file() and p.suffix in (".safetensors", ".pt", ".pth", ".npz", ".json", ".yaml")
         }
     )
     origin = Input(kind="imported", id=text if reference.repository else folder.name, digest=digest)
