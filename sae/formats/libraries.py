@@ -43,6 +43,19 @@ READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], NormalForm]]] 
 }
 
 
+FILES = {
+    "saelens": "cfg.json + sae_weights.safetensors (SAELens)",
+    "sparsify": "cfg.json + sae.safetensors (sparsify)",
+    "dictionary-learning": "config.json + ae.pt (dictionary_learning)",
+    "openmoss": "config.json + sae_weights.safetensors (OpenMOSS)",
+    "llama-scope": "hyperparams.json + checkpoints/final.safetensors (Llama Scope)",
+    "gemma-scope": "params.npz (Gemma Scope)",
+    "gemma-scope-2": "config.json + params.safetensors (Gemma Scope 2)",
+    "circuit-tracer": "one layer_<n>.safetensors beside config.yaml (circuit-tracer)",
+    "goodfire": "one <model>-SAE-l<layer>.pth (Goodfire)",
+}
+
+
 def detect(folder: str | Path) -> str:
     """Which library wrote a folder, by its file names.
 
@@ -57,11 +70,8 @@ def detect(folder: str | Path) -> str:
         ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing" if folder.is_dir() else "no such folder"
     )
     raise CorruptError(
-        f"{folder} is not a dictionary of a known library (found: {there}). Expected cfg.json + sae_weights.safetensors"
-        " (SAELens), cfg.json + sae.safetensors (sparsify), config.json + ae.pt (dictionary_learning), config.json +"
-        " sae_weights.safetensors (OpenMOSS), hyperparams.json + checkpoints/final.safetensors (Llama Scope),"
-        " params.npz (Gemma Scope), config.json + params.safetensors (Gemma Scope 2), one layer_<n>.safetensors with config.yaml"
-        " (circuit-tracer) or <model>-SAE-l<layer>.pth (Goodfire)."
+        f"{folder} is not a dictionary of a known library (found: {there}). Expected one of:"
+        f" {'; '.join(FILES.values())}."
     )
 
 
