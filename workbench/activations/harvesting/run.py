@@ -22,11 +22,11 @@ from workbench.activations.format.spec import Source, StoreSpec, Stream, differe
 from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
 from workbench.activations.write.fill import check_writable, fill, missing
 from workbench.corpus import TokenPlan, plan_tokens
+from workbench.corpus.plan import HELDOUT_SHARE
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Workspace
 
-HELDOUT_SHARE = 10  # the last tenth of the sequences is held out from training
 OnShard = Callable[[int, int], None]
 
 

@@ -26,11 +26,14 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
+from workbench.activations.harvesting.forward import capture
 from workbench.analysis.splice import Constant, splice
 from workbench.run import QUIET, Run
 from workbench.stats import Estimate, ratio_estimates, wilson
 
 N_BANDS = 8
+LOGIT_BYTES = 1 << 30  # of logits held at a time: those of the untouched model and of one other pass
+SLICE_BYTES = 1 << 26  # of log-probabilities made from them at a time
 ULTRA_DENSE = 0.1
 METRICS: tuple[str, ...] = (
     *("l0", "ev", "fvu", "ev_uncentred", "norm_ratio", "ce_original", "ce_spliced", "delta_ce"),
@@ -67,6 +70,8 @@ def evaluate_in_model(
     Args:
         view: what stands in for ``dictionary`` on the batch of sequences starting at a number, for codes that the
             hook's own activations do not determine (crosscoders).
+        batch: sequences at a time; fewer where their logits would take more than ``LOGIT_BYTES`` (with ``view``, whose
+            batches these are, always as many).
 
     Raises:
         UsageError: sequences shorter than 3 tokens (nothing to score after BOS), or none.
@@ -76,6 +81,7 @@ def evaluate_in_model(
         raise UsageError(f"evaluation needs token sequences [n, ctx] with ctx >= 3, not {list(tokens.shape)}.")
     n_bands = min(n_bands, tokens.shape[1] - 2)
     hook_out = hook_out or hook
+    batch = batch if view else sequences_at_once(model, tokens.shape[1], batch)
     with torch.inference_mode():
         mean = _mean_activation(model, hook_out, tokens, batch)
         at = view or (lambda start: dictionary)
@@ -104,15 +110,8 @@ def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> Tenso
     """[D] float64 mean over all scored positions: what mean-ablation puts in, and what variance is measured around."""
     total: Tensor | float = 0.0
     n = 0
-    caught: list[Tensor] = []
-
-    def catch(x: Tensor, hook: Any) -> None:
-        caught.append(x.flatten(2))
-
     for start in range(0, len(tokens), batch):
-        with model.hooks(fwd_hooks=[(hook, catch)]):
-            model(tokens[start : start + batch], return_type="logits")
-        x = caught.pop()[:, 1:-1].double()
+        x = capture(model, tokens[start : start + batch], [hook])[hook][:, 1:-1].double()
         total = total + x.sum((0, 1))
         n += x.shape[0] * x.shape[1]
     return torch.as_tensor(total) / n
@@ -128,13 +127,14 @@ def _batch_sums(
     model: Any, dictionary: Any, hook: str, hook_out: str, tokens: Tensor, mean: Tensor, n_bands: int
 ) -> tuple[pd.DataFrame, Tensor]:
     """Sums per (sequence, band) of one batch, and how often each latent fired."""
-    original = _log_probabilities(model, tokens)
+    original = model(tokens, return_type="logits")
     with splice(model, {hook: dictionary}, keep_error=False, record=True) as spliced:
-        approximate = _log_probabilities(model, tokens)
+        scores = {"ce_spliced": "nll", "kl": "kl"}
+        per_token = _named(token_scores(model(tokens, return_type="logits"), tokens, original), scores)
     seen = spliced.seen[hook]
     x, y = seen.target[:, 1:-1].double(), seen.y[:, 1:-1].double()
     on = seen.values[:, 1:-1] > 0
-    per_token = {
+    per_token |= {
         "n": torch.ones(x.shape[:2], dtype=torch.float64),
         "error": (x - y).square().sum(-1),
         "centred": (x - mean).square().sum(-1),
@@ -142,15 +142,12 @@ def _batch_sums(
         "norm_x": x.norm(dim=-1),
         "norm_y": y.norm(dim=-1),
         "active": on.sum(-1),
-        "ce": _nll(original, tokens),
-        "ce_spliced": _nll(approximate, tokens),
-        "kl": _kl(original, approximate),
+        "ce": token_scores(original, tokens)["nll"],
     }
     for name, vector in (("zero", torch.zeros_like(mean)), ("mean", mean)):
         with splice(model, {hook_out: Constant(vector)}, keep_error=False):
-            ablated = _log_probabilities(model, tokens)
-        per_token[f"ce_{name}"] = _nll(ablated, tokens)
-        per_token[f"kl_{name}"] = _kl(original, ablated)
+            scores = {f"ce_{name}": "nll", f"kl_{name}": "kl"}
+            per_token |= _named(token_scores(model(tokens, return_type="logits"), tokens, original), scores)
     frames = []
     for band, (first, last) in enumerate(_band_edges(tokens.shape[1], n_bands)):
         part = {k: v[:, first - 1 : last].double().sum(1).cpu().numpy() for k, v in per_token.items()}
@@ -159,17 +156,36 @@ def _batch_sums(
     return pd.concat(frames, ignore_index=True), hits
 
 
-def _log_probabilities(model: Any, tokens: Tensor) -> Tensor:
-    """[B, S-2, vocab] log-probabilities at positions 1 … S-2."""
-    return model(tokens, return_type="logits")[:, 1:-1].float().log_softmax(-1)
+def sequences_at_once(model: Any, ctx: int, batch: int) -> int:
+    """How many sequences, at most ``batch`` and at least one, have their logits twice within ``LOGIT_BYTES``."""
+    vocab = int(getattr(getattr(model, "cfg", None), "d_vocab", 0) or 1)
+    return max(1, min(batch, LOGIT_BYTES // (2 * 4 * ctx * vocab)))
 
 
-def _nll(log_p: Tensor, tokens: Tensor) -> Tensor:
-    return -log_p.gather(-1, tokens[:, 2:, None].to(log_p.device))[..., 0]
+def token_scores(
+    logits: Tensor, tokens: Tensor, original: Tensor | None = None, *, slice_bytes: int = SLICE_BYTES
+) -> dict[str, Tensor]:
+    """Scores [B, S-2] of logits [B, S, vocab] at positions 1 … S-2: ``nll`` of the next token, and with ``original``
+    ``kl``, that of the original to these distributions.
+
+    Log-probabilities exist for a slice of positions at a time, so their size does not depend on the context.
+    """
+    b, s, vocab = logits.shape
+    width = max(1, slice_bytes // (4 * b * vocab))
+    found: dict[str, list[Tensor]] = {"nll": []} | ({} if original is None else {"kl": []})
+    for start in range(1, s - 1, width):
+        at = slice(start, min(start + width, s - 1))
+        log_q = logits[:, at].float().log_softmax(-1)
+        following = tokens[:, at.start + 1 : at.stop + 1, None].to(log_q.device)
+        found["nll"].append(-log_q.gather(-1, following)[..., 0])
+        if original is not None:
+            log_p = original[:, at].float().log_softmax(-1)
+            found["kl"].append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return {name: torch.cat(parts, 1) for name, parts in found.items()}
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+def _named(scores: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    return {new: scores[old] for new, old in names.items()}
 
 
 def _estimates(per_sequence: pd.DataFrame, seed: int) -> dict[str, Estimate]:

@@ -120,3 +120,36 @@ def test_small_statistics_and_refusals():
     assert q["q50"] == 0.2 and q["n_latents"] == 3
     with pytest.raises(UsageError, match=r"ctx >= 3, not \[4, 2\]"):
         evaluate_in_model(FakeBridge(), FakeDictionary(), HOOK, np.ones((4, 2)))
+
+
+def test_slices_of_positions_give_what_all_at_once_gives():
+    from workbench.analysis.evaluation.evaluate import token_scores
+
+    g = torch.Generator().manual_seed(3)
+    logits, other = (3 * torch.randn(4, 11, 37, generator=g) for _ in range(2))
+    tokens = torch.randint(0, 37, (4, 11), generator=g)
+    whole = token_scores(logits, tokens, other)
+    p, q = (v[:, 1:-1].log_softmax(-1) for v in (other, logits))
+    assert torch.equal(whole["nll"], -q.gather(-1, tokens[:, 2:, None])[..., 0])
+    assert torch.equal(whole["kl"], (p.exp() * (p - q)).sum(-1))
+    for positions in (1, 2, 5):  # 9 are scored: the last slice is a short one
+        sliced = token_scores(logits, tokens, other, slice_bytes=positions * 4 * 4 * 37)
+        assert all(torch.equal(sliced[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize(("vocab", "ctx", "want"), [(512, 128, 16), (49_152, 512, 5), (262_144, 1024, 1)])
+def test_logits_that_are_held_stay_within_their_bytes(vocab, ctx, want):
+    from types import SimpleNamespace
+
+    from workbench.analysis.evaluation.evaluate import sequences_at_once
+
+    assert sequences_at_once(SimpleNamespace(cfg=SimpleNamespace(d_vocab=vocab)), ctx, 16) == want
+
+
+def test_fewer_sequences_at_a_time_measure_the_same(result, monkeypatch):
+    from workbench.analysis.evaluation import evaluate
+
+    monkeypatch.setattr(evaluate, "sequences_at_once", lambda model, ctx, batch: 1)
+    got = evaluate_in_model(FakeBridge(), FakeDictionary(), HOOK, TOKENS, batch=7, n_bands=4)
+    for name, e in result.estimates.items():
+        assert got.estimates[name].value == pytest.approx(e.value, rel=1e-5, abs=1e-7), name
