@@ -172,7 +172,9 @@ def token_scores(
     """
     b, s, vocab = logits.shape
     width = max(1, slice_bytes // (4 * b * vocab))
-    found: dict[str, list[Tensor]] = {"nll": []} | ({} if original is None else {"kl": []})
+    found: dict[str, list[Tensor]] = {"nll": []}
+    if original is not None:
+        found["kl"] = []
     for start in range(1, s - 1, width):
         at = slice(start, min(start + width, s - 1))
         log_q = logits[:, at].float().log_softmax(-1)
