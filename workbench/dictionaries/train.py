@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae.errors import ConfigError, UsageError
 from workbench.dictionaries.publish import publish
@@ -179,13 +179,19 @@ def _train_group(
 def measure(
     dictionary: SAE, store: ActivationStore, hook: str | list[str], source: str, *, batch_size: int = 4096
 ) -> dict[str, float | int]:
-    """Held-out explained variance (centred) and L0, and the share of latents that fire on none of 100,000 rows.
+    """Held-out explained variance (centred) over all rows and without massive ones (see :mod:`sae.populations`), L0
+    over all rows, and the share of latents that fire on none of 100,000 rows.
 
     Every figure comes with the number of rows it rests on.
     """
     from sae import evaluate
+    from sae.populations import populations
 
-    heldout = evaluate(dictionary, store.batches(hook, batch_size, seed=0, source=source, split="heldout", epochs=1))
+    def rows() -> Any:
+        return store.batches(hook, batch_size, seed=0, source=source, split="heldout", epochs=1)
+
+    heldout, found = evaluate(dictionary, rows()), populations(rows())
+    usual = evaluate(dictionary, found.inliers(rows())) if found.n_massive else heldout
     n_batches = -(-min(DEAD_ROWS, len(store)) // batch_size)
     firing = evaluate(
         dictionary,
@@ -195,6 +201,10 @@ def measure(
         "explained_variance": round(heldout.ev, 6),
         "l0": round(heldout.l0, 4),
         "n_heldout": heldout.n,
+        "explained_variance_inliers": round(usual.ev, 6),
+        "n_inliers": usual.n,
+        "massive_share": round(found.n_massive / found.n, 6),
+        "massive_square_share": round(found.square_share, 6),
         "dead_share": round(firing.dead, 6),
         "n_dead_rows": firing.n,
     }

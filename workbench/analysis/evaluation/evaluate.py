@@ -6,6 +6,8 @@ come from one table. Position 0 (BOS) is neither spliced nor scored.
 Definitions (x activation, y reconstruction, CE cross-entropy in nats of the next token):
 
 - ``fvu`` = sum |x - y|^2 / sum |x - mean|^2, mean over the evaluated tokens; ``ev`` = 1 - fvu
+- ``ev_inliers``, ``fvu_inliers``: the same without massive activations, which training leaves out too: tokens longer
+  than ten median norms; ``massive_share`` of the tokens and ``massive_square_share`` of all squared norm are theirs
 - ``ev_uncentred`` = 1 - sum |x - y|^2 / sum |x|^2 (Llama Scope, section 3.3.2; inflated where the mean is large)
 - ``delta_ce`` = CE(spliced) - CE(original)
 - ``ce_recovered_zero`` / ``_mean`` = (CE(ablated) - CE(spliced)) / (CE(ablated) - CE(original)), ablating to zero or to
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
+from sae.populations import norms, populations_of
 from workbench.activations.harvesting.forward import capture
 from workbench.analysis.splice import Constant, splice
 from workbench.run import QUIET, Run
@@ -37,6 +40,7 @@ SLICE_BYTES = 1 << 26  # of log-probabilities made from them at a time
 ULTRA_DENSE = 0.1
 METRICS: tuple[str, ...] = (
     *("l0", "ev", "fvu", "ev_uncentred", "norm_ratio", "ce_original", "ce_spliced", "delta_ce"),
+    *("ev_inliers", "fvu_inliers", "massive_share", "massive_square_share"),
     *("ce_zero", "ce_mean", "ce_recovered_zero", "ce_recovered_mean", "kl", "kl_recovered_zero"),
 )
 
@@ -83,11 +87,11 @@ def evaluate_in_model(
     hook_out = hook_out or hook
     batch = batch if view else sequences_at_once(model, tokens.shape[1], batch)
     with torch.inference_mode():
-        mean = _mean_activation(model, hook_out, tokens, batch)
+        means = _mean_activation(model, hook_out, tokens, batch)
         at = view or (lambda start: dictionary)
         parts, fired = [], torch.zeros(int(at(0).W_dec.shape[0]), dtype=torch.int64)
         for start in run.each(range(0, len(tokens), batch), "evaluating", unit="batch"):
-            part, hits = _batch_sums(model, at(start), hook, hook_out, tokens[start : start + batch], mean, n_bands)
+            part, hits = _batch_sums(model, at(start), hook, hook_out, tokens[start : start + batch], means, n_bands)
             part["sequence"] += start
             parts.append(part)
             fired += hits
@@ -106,15 +110,32 @@ def evaluate_in_model(
     return Evaluation(estimates, pd.DataFrame(bands), sums, fired.numpy(), n)
 
 
-def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> Tensor:
-    """[D] float64 mean over all scored positions: what mean-ablation puts in, and what variance is measured around."""
+@dataclass(frozen=True)
+class _Means:
+    """What is measured around: [D] float64 means over all scored positions and over those that are not massive, longer
+    than ``limit`` (see :mod:`sae.populations`; the median is that of the first batch, as in training).
+    """
+
+    all: Tensor
+    inliers: Tensor
+    limit: float
+
+
+def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> _Means:
+    """One pass over the tokens, as far as the hook."""
     total: Tensor | float = 0.0
-    n = 0
+    massive: Tensor | float = 0.0
+    n = n_massive = 0
+    limit: float | None = None
     for start in range(0, len(tokens), batch):
-        x = capture(model, tokens[start : start + batch], [hook])[hook][:, 1:-1].double()
-        total = total + x.sum((0, 1))
-        n += x.shape[0] * x.shape[1]
-    return torch.as_tensor(total) / n
+        x = capture(model, tokens[start : start + batch], [hook])[hook][:, 1:-1].flatten(0, 1).double()
+        lengths = norms(x)
+        limit = populations_of(lengths).limit if limit is None else limit
+        long = lengths > limit
+        total, massive = total + x.sum(0), massive + x[long].sum(0)
+        n, n_massive = n + len(x), n_massive + int(long.sum())
+    mean, kept = torch.as_tensor(total) / n, n - n_massive
+    return _Means(mean, (torch.as_tensor(total) - massive) / kept if n_massive else mean, limit or 0.0)
 
 
 def _band_edges(ctx: int, n_bands: int) -> list[tuple[int, int]]:
@@ -124,7 +145,7 @@ def _band_edges(ctx: int, n_bands: int) -> list[tuple[int, int]]:
 
 
 def _batch_sums(
-    model: Any, dictionary: Any, hook: str, hook_out: str, tokens: Tensor, mean: Tensor, n_bands: int
+    model: Any, dictionary: Any, hook: str, hook_out: str, tokens: Tensor, means: _Means, n_bands: int
 ) -> tuple[pd.DataFrame, Tensor]:
     """Sums per (sequence, band) of one batch, and how often each latent fired."""
     original = model(tokens, return_type="logits")
@@ -134,17 +155,22 @@ def _batch_sums(
     seen = spliced.seen[hook]
     x, y = seen.target[:, 1:-1].double(), seen.y[:, 1:-1].double()
     on = seen.values[:, 1:-1] > 0
+    usual = (norms(x) <= means.limit).double()
     per_token |= {
         "n": torch.ones(x.shape[:2], dtype=torch.float64),
         "error": (x - y).square().sum(-1),
-        "centred": (x - mean).square().sum(-1),
+        "centred": (x - means.all).square().sum(-1),
         "square": x.square().sum(-1),
         "norm_x": x.norm(dim=-1),
         "norm_y": y.norm(dim=-1),
         "active": on.sum(-1),
+        "n_inliers": usual,
+        "error_inliers": usual * (x - y).square().sum(-1),
+        "centred_inliers": usual * (x - means.inliers).square().sum(-1),
+        "square_massive": (1 - usual) * x.square().sum(-1),
         "ce": token_scores(original, tokens)["nll"],
     }
-    for name, vector in (("zero", torch.zeros_like(mean)), ("mean", mean)):
+    for name, vector in (("zero", torch.zeros_like(means.all)), ("mean", means.all)):
         with splice(model, {hook_out: Constant(vector)}, keep_error=False):
             scores = {f"ce_{name}": "nll", f"kl_{name}": "kl"}
             per_token |= _named(token_scores(model(tokens, return_type="logits"), tokens, original), scores)
@@ -198,6 +224,10 @@ def _estimates(per_sequence: pd.DataFrame, seed: int) -> dict[str, Estimate]:
         "fvu": lambda t: t["error"] / t["centred"],
         "ev": lambda t: 1 - t["error"] / t["centred"],
         "ev_uncentred": lambda t: 1 - t["error"] / t["square"],
+        "ev_inliers": lambda t: 1 - t["error_inliers"] / t["centred_inliers"],
+        "fvu_inliers": lambda t: t["error_inliers"] / t["centred_inliers"],
+        "massive_share": lambda t: 1 - t["n_inliers"] / t["n"],
+        "massive_square_share": lambda t: t["square_massive"] / t["square"],
         "norm_ratio": lambda t: t["norm_y"] / t["norm_x"],
         "ce_original": lambda t: t["ce"] / t["n"],
         "ce_spliced": lambda t: t["ce_spliced"] / t["n"],
@@ -209,8 +239,10 @@ def _estimates(per_sequence: pd.DataFrame, seed: int) -> dict[str, Estimate]:
         "kl": lambda t: t["kl"] / t["n"],
         "kl_recovered_zero": lambda t: (t["kl_zero"] - t["kl"]) / t["kl_zero"],
     }
-    n = (int(s["n"].sum()), "tokens")
-    return ratio_estimates(s, {m: formulas[m] for m in METRICS}, dict.fromkeys(METRICS, n), seed=seed)
+    n = {m: (int(s["n"].sum()), "tokens") for m in METRICS}
+    usual = (int(s["n_inliers"].sum()), "tokens without massive activation")
+    n |= {"ev_inliers": usual, "fvu_inliers": usual}
+    return ratio_estimates(s, {m: formulas[m] for m in METRICS}, n, seed=seed)
 
 
 def latent_shares(n_fired: np.ndarray, n_tokens: int) -> dict[str, Estimate]:

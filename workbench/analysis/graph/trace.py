@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.errors import ConfigError, UsageError
+from sae.errors import ConfigError, UsageError, UserError
+from workbench.analysis.circuits.tail import Tail
 
 FROZEN = re.compile(r"(attn\.hook_pattern|hook_scale|mixer\.hook_(dt|B|C|gate))$")  # Δ fixes the decay
 
@@ -169,6 +170,7 @@ def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictiona
     rows, positions = torch.arange(len(targets)), torch.tensor([n.position for n in targets])
     which = torch.tensor([n.index for n in targets])
     if read is None:
+        positions = positions.clamp_max(logits.shape[1] - 1)  # some callers have the last position alone
         return (logits[rows, positions, which] - logits[rows, positions].mean(-1)).sum()
     return (read[rows, positions] * dictionary.W_enc.detach().t()[which]).sum()
 
@@ -186,7 +188,7 @@ def _clean(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: T
     """Activations of the untouched forward pass, codes and errors at every hook. BOS (position 0) is all error."""
     with torch.no_grad():
         logits, cache = model.run_with_cache(tokens, names_filter=["hook_embed", *hooks])
-        out: dict[str, Any] = {"logits": logits, "hook_embed": cache["hook_embed"].clone()}
+        out: dict[str, Any] = {"tokens": tokens, "logits": logits, "hook_embed": cache["hook_embed"].clone()}
         for hook in hooks:
             x = cache[hook].clone()
             if x.shape[-1] != dictionaries[hook].d_in:
@@ -247,12 +249,24 @@ def logit_targets(logits: Tensor, share: float, most: int) -> tuple[list[int], f
     return order[:n].tolist(), float(p[order[:n]].sum())
 
 
+class _Seen(Exception):
+    """Raised inside a forward pass when what the targets read has been seen: no later layer runs."""
+
+
 class _Runner:
-    """Forward passes of copies of the prompt, cut at one hook, and gradients of chosen scalars there."""
+    """Copies of the prompt from one hook to the next, and gradients of chosen scalars at the first.
+
+    Behind a residual hook only the blocks up to the target run (:class:`Tail`); where a model does more than its
+    blocks, norm and unembedding, and before the first hook, the whole model runs as far as the target.
+    """
 
     def __init__(self, model: Any, hooks: list[str], clean: dict[str, Any], dictionaries: dict[str, Any], freeze: bool):
         self.model, self.hooks, self.clean, self.dictionaries = model, hooks, clean, dictionaries
         self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+        try:
+            self.tail: Tail | None = Tail(model, clean["tokens"])
+        except UserError:
+            self.tail = None
 
     def gradients(self, stage: int, targets: list[Node]) -> Tensor:
         """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the
@@ -261,27 +275,36 @@ class _Runner:
         before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
         x = self.clean[before] if stage == 1 else self.clean[before][0]
         leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
-        at_end: dict[str, Tensor] = {}
-
-        def cut(value: Tensor, hook: Any) -> Tensor:
-            return leaf
-
-        def remember(value: Tensor, hook: Any) -> None:
-            at_end["x"] = value
-
-        fwd = [(name, lambda value, hook: value.detach()) for name in self.frozen]
-        fwd.append((before, cut))
-        tokens = torch.zeros(len(targets), x.shape[1], dtype=torch.int64)
-        if stage <= len(self.hooks):
-            fwd.append((self.hooks[stage - 1], remember))
-        with torch.enable_grad(), warnings.catch_warnings(), self.model.hooks(fwd_hooks=fwd):
+        target = self.hooks[stage - 1] if stage <= len(self.hooks) else None
+        with torch.enable_grad(), warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="A forward hook edited hook_scale"
             )  # meant: rounding differs, nothing else
-            logits = self.model(tokens)
-        dictionary = self.dictionaries[self.hooks[stage - 1]] if stage <= len(self.hooks) else None
-        scalar = scalar_of(targets, at_end.get("x"), logits, dictionary)
+            read, logits = self._forward(before, leaf, target)
+            scalar = scalar_of(targets, read, logits, None if target is None else self.dictionaries[target])
         return torch.autograd.grad(scalar, leaf)[0].detach()
+
+    def _forward(self, before: str, leaf: Tensor, target: str | None) -> tuple[Tensor | None, Tensor]:
+        """(what is at ``target`` [B, S, D], or None; logits [B, S or 1, V], empty where there is a target) with
+        ``leaf`` in place of the value at ``before``.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def remember(value: Tensor, hook: Any) -> None:
+            seen["x"] = value
+            raise _Seen
+
+        hooks: list[tuple[str, Any]] = [(name, lambda value, hook: value.detach()) for name in self.frozen]
+        hooks += [] if target is None else [(target, remember)]
+        rows = torch.zeros(len(leaf), dtype=torch.int64)
+        try:
+            if self.tail is not None and before != "hook_embed":
+                start = _layer_of(before) + 1
+                return None, self.tail.run(start, rows, hooks, leaf, grad=True)[:, None]
+            with self.model.hooks(fwd_hooks=[*hooks, (before, lambda value, hook: leaf)]):
+                return None, self.model(self.clean["tokens"].expand(len(leaf), -1))
+        except _Seen:
+            return seen["x"], leaf.new_zeros(0)
 
 
 def edges_of(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 
 from sae.errors import UserError
 
+EFFECT_BYTES = 1 << 28  # of effects [latents, vocabulary] that exist at a time
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -75,6 +77,7 @@ def direct_logit_effects(
     Args:
         W_dec: [F, d_model] directions written into the residual stream.
         among: token ids that may be named (default: all). Values stay centred over the whole vocabulary.
+        block: latents at a time, fewer where their effects would take more than ``EFFECT_BYTES``.
 
     Returns:
         ids int32 [F, 2, n] and values float32 [F, 2, n]; side 0 promoted (descending), 1 suppressed (ascending).
@@ -85,6 +88,7 @@ def direct_logit_effects(
     ids = np.full((f, 2, n), -1, np.int32)
     values = np.full((f, 2, n), np.nan, np.float32)
     take = min(n, vocab)
+    block = max(1, min(block, EFFECT_BYTES // (4 * vocab)))
     with torch.inference_mode():
         for start in range(0, f, block):
             effect = W_dec[start : start + block].float() @ W

@@ -25,6 +25,7 @@ from workbench.analysis.latents.neighbours import nearest
 from workbench.results.records import GROUPS, N_LOGITS, N_NEIGHBOURS
 from workbench.run import QUIET, Run
 
+MANY_TOKENS = 2000  # different ids in the text from which on it says which tokens a model has seen
 ULTRA_DENSE = 0.1  # share of tokens above which a latent counts as ultra-dense (Llama Scope, figure 4)
 
 
@@ -57,6 +58,7 @@ def build_records(
     source: Any = None,
     read: Readout | None = None,
     directions: torch.Tensor | None = None,
+    known: int | None = None,
     n_tokens: int | None = 100_000,
     k: int = 20,
     window: int = 64,
@@ -71,6 +73,7 @@ def build_records(
         read: final norm and unembedding (:func:`workbench.analysis.latents.logits.readout`); None leaves logit effects
         absent.
         directions: [F, d_model] what latents write into the residual stream, if not the decoder rows themselves.
+        known: how many tokens the tokenizer has; a model's vocabulary may be padded beyond them.
         n_tokens: rows to use, spread evenly over the store; None = all.
         k: contexts per group. window: tokens per window. seed: of the random groups.
     """
@@ -92,13 +95,11 @@ def build_records(
     arrays |= {"hist": hist, "edges": edges, "nbr_cos_id": nbr_id, "nbr_cos_val": nbr_val}
     about_logits: dict[str, Any] = {"computed": False, "note": "not computed"}
     if read is not None:
-        among = _ranked_tokens(codes.ids, read.W.shape[1])
+        among, which = ranked_tokens(codes.ids, read.W.shape[1], known)
         arrays["logits_id"], arrays["logits_val"] = direct_logit_effects(
             W_dec if directions is None else directions, read, N_LOGITS, among=among
         )
-        note = (
-            read.note if among is None else f"{read.note}; ranked among the {len(among)} tokens that occur in the text"
-        )
+        note = f"{read.note}{which}"
         about_logits = {"computed": True, "final_norm_folded": read.folded, "note": note}
     n = codes.n_tokens
     fired = codes.n_fired
@@ -131,13 +132,21 @@ def build_records(
     )
 
 
-def _ranked_tokens(ids: np.ndarray, vocab: int) -> np.ndarray | None:
-    """Token ids worth ranking: those that occur, where the text is long enough to say so (50 tokens per id), else None
-    = all.
+def ranked_tokens(ids: np.ndarray, vocab: int, known: int | None = None) -> tuple[np.ndarray | None, str]:
+    """(token ids worth ranking, or None for all; how to say so): those that occur, where the text is long enough to say
+    so (50 tokens per id of the vocabulary, or ``MANY_TOKENS`` different ids), else all that the tokenizer has.
 
-    The unembedding of a token that training never showed is arbitrary, and often long.
+    The unembedding of a token that training never showed is arbitrary, and often long; an id beyond the tokenizer's
+    stands for no text at all.
     """
-    return np.unique(ids) if len(ids) >= 50 * vocab else None
+    known = vocab if known is None else min(known, vocab)
+    found = np.unique(ids)
+    if len(ids) >= 50 * vocab or len(found) >= MANY_TOKENS:
+        found = found[found < known]
+        return found, f"; ranked among the {len(found)} tokens that occur in the text"
+    if known < vocab:
+        return np.arange(known), f"; ranked among the {known} tokens of the tokenizer"
+    return None, ""
 
 
 def _table(codes: Codes, W_dec: torch.Tensor, arrays: dict[str, np.ndarray], vocab: Sequence[str]) -> pd.DataFrame:

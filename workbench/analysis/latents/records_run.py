@@ -68,6 +68,7 @@ def make_records(
         source=source,
         read=read,
         directions=_directions(dictionary),
+        known=None if getattr(model, "tokenizer", None) is None else len(model.tokenizer),
         n_tokens=n_tokens,
         k=k,
         window=window,

@@ -153,3 +153,37 @@ def test_fewer_sequences_at_a_time_measure_the_same(result, monkeypatch):
     got = evaluate_in_model(FakeBridge(), FakeDictionary(), HOOK, TOKENS, batch=7, n_bands=4)
     for name, e in result.estimates.items():
         assert got.estimates[name].value == pytest.approx(e.value, rel=1e-5, abs=1e-7), name
+
+
+def test_massive_tokens_are_apart_and_both_numbers_are_given(result):
+    assert result.estimates["ev_inliers"].value == pytest.approx(result.estimates["ev"].value)
+    assert result.estimates["massive_share"].value == 0
+
+    class Massive(FakeBridge):
+        """Token 7 stands in the residual stream with a thousand times its length."""
+
+        def forward(self, tokens, return_type="logits"):
+            self.long = tokens == 7
+            return super().forward(tokens, return_type)
+
+        def point(self, name, x):
+            if name == HOOK:
+                x = torch.where(self.long[..., None], 1000 * x, x)
+            return super().point(name, x)
+
+    model, dictionary = Massive(), FakeDictionary()
+    got = evaluate_in_model(model, dictionary, HOOK, TOKENS, batch=7).estimates
+    caught = []
+    with model.hooks([(HOOK, lambda x, hook: caught.append(x))]):
+        model(torch.from_numpy(TOKENS))
+    x = caught[0][:, 1:-1]
+    y = dictionary.decode(dictionary.encode(x))
+    usual = torch.from_numpy(TOKENS)[:, 1:-1] != 7
+    xs, ys = x[usual].double(), y[usual].double()
+    ev = 1 - (xs - ys).square().sum() / (xs - xs.mean(0)).square().sum()
+    assert got["ev_inliers"].value == pytest.approx(float(ev), rel=1e-5)
+    assert abs(got["ev"].value - got["ev_inliers"].value) > 0.01
+    assert got["ev_inliers"].n == int(usual.sum()) and got["ev"].n == usual.numel()
+    assert got["massive_share"].value == pytest.approx(float((~usual).double().mean()))
+    square = x.double().square().sum(-1)
+    assert got["massive_square_share"].value == pytest.approx(float(square[~usual].sum() / square.sum()))

@@ -138,3 +138,39 @@ def test_only_residual_hooks_make_a_graph(traced):
     model, tokens, dictionaries, _ = traced
     with pytest.raises(UsageError, match="hook_in"):
         trace(model, {"blocks.0.hook_in": next(iter(dictionaries.values()))}, tokens)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_running_from_the_cut_to_the_target_gives_what_the_whole_model_gives(traced, freeze, monkeypatch):
+    from workbench.analysis.graph import trace as module
+
+    model, tokens, dictionaries, _ = traced
+    cut = trace(model, dictionaries, tokens, freeze=freeze, batch=8)
+
+    def refuse(*given):
+        raise UsageError("this model does more than its blocks")
+
+    monkeypatch.setattr(module, "Tail", refuse)
+    whole = trace(model, dictionaries, tokens, freeze=freeze, batch=8)
+    assert [n.index for n in cut.nodes] == [n.index for n in whole.nodes]
+    np.testing.assert_allclose(cut.weights, whole.weights, atol=1e-5 * np.abs(whole.weights).max())
+
+
+def test_no_block_before_the_cut_or_behind_the_target_runs(traced):
+    from workbench.analysis.graph.trace import _clean, _Runner
+
+    model, tokens, dictionaries, graph = traced
+    hooks = list(dictionaries)
+    runner = _Runner(model, hooks, _clean(model, dictionaries, hooks, tokens), dictionaries, True)
+    ran: list[int] = []
+    handles = [b.register_forward_pre_hook(lambda *a, i=i: ran.append(i)) for i, b in enumerate(model.blocks)]
+    try:
+        for stage, expected in ((1, [0]), (2, [1]), (3, list(range(2, len(model.blocks))))):
+            ran.clear()
+            runner.gradients(
+                stage, [next(n for n in graph.nodes if n.stage == stage and n.kind in ("latent", "logit"))]
+            )
+            assert ran == expected, stage
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -57,3 +57,35 @@ def test_a_model_without_unembedding_is_refused_and_one_without_norm_says_so():
     with pytest.raises(UserError, match="no unembedding"):
         readout(SimpleNamespace())
     assert not readout(SimpleNamespace(W_U=torch.randn(4, 9))).folded
+
+
+def test_blocks_of_any_size_name_the_same_tokens(monkeypatch):
+    from workbench.analysis.latents import logits
+
+    read = readout(bridge(nn.RMSNorm(12)))
+    W = torch.randn(11, 12, generator=torch.Generator().manual_seed(4))
+    whole = direct_logit_effects(W, read, n=5)
+    monkeypatch.setattr(logits, "EFFECT_BYTES", 4 * 30 * 3)  # three latents of thirty tokens
+    sizes: list[int] = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, *a, **k: sizes.append(len(x)) or topk(x, *a, **k))
+    small = direct_logit_effects(W, read, n=5)
+    assert max(sizes) == 3
+    assert (small[0] == whole[0]).all()
+    assert abs(small[1] - whole[1]).max() < 1e-5
+
+
+def test_tokens_that_no_text_shows_and_no_tokenizer_has_are_not_ranked():
+    import numpy as np
+
+    from workbench.analysis.latents.records_build import MANY_TOKENS, ranked_tokens
+
+    seen = np.arange(MANY_TOKENS) * 3
+    among, said = ranked_tokens(seen, 49_152, 49_152)
+    assert among.tolist() == seen.tolist() and "occur in the text" in said
+    among, said = ranked_tokens(seen, 49_152, 3_000)  # ids beyond the tokenizer, though a padded store held them
+    assert among.max() < 3_000
+    among, said = ranked_tokens(np.array([1, 2]), 640, 512)  # too little text to say: all the tokenizer has
+    assert among.tolist() == list(range(512)) and "512 tokens of the tokenizer" in said
+    assert ranked_tokens(np.array([1, 2]), 512, 512) == (None, "")
+    assert ranked_tokens(np.tile([4, 5], 200), 8)[0].tolist() == [4, 5]  # as before: 50 tokens per id
