@@ -110,6 +110,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 5e-5,
         "penalty_warmup": 5000,
         "start_norm": 0.5,
+        "k_aux": 0,
     },
     # its published code: a gate per snapshot with thresholds shared between them
     "evolution-code": {
@@ -119,9 +120,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 5e-5,
         "penalty_warmup": 5000,
         "start_norm": 0.5,
+        "k_aux": 0,
     },
     # Anthropic 2024, Sparse Crosscoders; starting norm as in the public model-diffing replications
-    "anthropic-l1": {"activation": "l1", "scaling": "mean-norm", "lr": 5e-5, "penalty_warmup": 1000, "start_norm": 0.1},
+    "anthropic-l1": {
+        "activation": "l1",
+        "scaling": "mean-norm",
+        "lr": 5e-5,
+        "penalty_warmup": 1000,
+        "start_norm": 0.1,
+        "k_aux": 0,
+    },
     # Minder et al. 2025 (arXiv 2504.02922)
     "batchtopk": {"activation": "batchtopk", "lr": 1e-4},
 }

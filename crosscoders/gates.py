@@ -59,4 +59,4 @@ class PerSource(JumpReLU):
         assert open_ is not None
         f = torch.where(z.detach() > open_.detach(), z.detach(), torch.zeros_like(z))
         y = plan.ranks.all_reduce_latents(torch.cat(parts, dim=1) + own_bias(model, plan))
-        return everything(x_BD, f, self.quad(model, batch_mean(p, plan, len(z)), plan), y)
+        return everything(f, self.quad(model, batch_mean(p, plan, len(z)), plan), y)

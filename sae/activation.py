@@ -47,6 +47,12 @@ class Activation(Protocol):
     def attach(self, model: Weights) -> None:
         """Give a new model the buffers and parameters this activation needs."""
 
+    def begin(self, model: Weights, z_BF: Tensor) -> None:
+        """Take from the first rows' pre-activations what of the activation's own depends on them."""
+
+    def raise_thresholds(self, model: Weights, factor: float) -> None:
+        """Follow encoders that have been multiplied by a common factor since :meth:`begin`."""
+
     def selection_weights(self, model: Weights) -> Tensor | None:
         """[F] positive factors under which latents compete, or None: all alike. No gradient flows through them."""
 
@@ -79,6 +85,12 @@ class TopK:
     folds_norms: ClassVar[bool] = False
 
     def attach(self, model: Weights) -> None:
+        return None
+
+    def begin(self, model: Weights, z_BF: Tensor) -> None:
+        return None
+
+    def raise_thresholds(self, model: Weights, factor: float) -> None:
         return None
 
     def selection_weights(self, model: Weights) -> Tensor | None:

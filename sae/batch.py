@@ -26,7 +26,7 @@ def batch_top_k(x: Tensor, W_enc: Tensor, bias: Tensor, plan: StepPlan) -> Kept:
     while True:
         v, i, v_aux, i_aux = encode(x, W_enc, bias, replace(plan, k=width))
         scores = v.clamp_min(0) * weights[i]
-        on = (scores >= _kth_largest(scores.flatten(), plan.k * rows, ranks)) & (scores > 0)
+        on = (scores >= kth_largest(scores.flatten(), plan.k * rows, ranks)) & (scores > 0)
         if width == n_latents or fullest(on, ranks) < width:
             break
         width = min(2 * width, n_latents)
@@ -44,7 +44,7 @@ def fullest(on_BK: Tensor, ranks: Ranks = SINGLE_PROCESS) -> int:
     return int(ranks.all_reduce_max_data(counts.amax() if len(counts) else counts.new_zeros(())))
 
 
-def _kth_largest(scores: Tensor, k: int, ranks: Ranks) -> Tensor:
+def kth_largest(scores: Tensor, k: int, ranks: Ranks) -> Tensor:
     """The k-th largest of the scores (none negative) of all processes; the smallest where there are fewer."""
     if ranks.world > 1:
         longest = int(ranks.all_reduce_max(torch.tensor(len(scores), device=scores.device)))

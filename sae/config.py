@@ -147,12 +147,14 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "l1": ("coefficient", "warmup"),
     "jumprelu": ("coefficient", "warmup", "penalty", "window", "threshold", "threshold_lr"),
 }
-# penalty -> coefficient, window, threshold that work on rows of length sqrt(d)
-_JUMPS: dict[str, tuple[float, float, float]] = {
+# penalty -> coefficient, window and threshold on rows of length sqrt(d). Those of the L0 penalties see no scale but
+# that of the rows: the window is relative to what a latent is worth where k of equal size make up a row, sqrt(d / k),
+# and thresholds start where k latents are on
+_JUMPS: dict[str, tuple[float, float, float | None]] = {
     "tanh-quad": (0.3, 4.0, 0.1),
     "tanh": (0.3, 4.0, 0.1),
-    "l0": (3e-3, 1.0, 1.0),
-    "l0-target": (1.0, 1.0, 1.0),
+    "l0": (3e-3, 0.084, None),
+    "l0-target": (1.0, 0.084, None),
 }
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
@@ -181,8 +183,14 @@ class ActivationConfig(StrictConfig):
     penalty: Literal["tanh-quad", "tanh", "l0", "l0-target"] | None = Field(
         None, description="jumprelu; None = l0-target"
     )
-    window: float | None = Field(None, gt=0, description="jumprelu: width of the straight-through window")
-    threshold: float | None = Field(None, gt=0, description="jumprelu: threshold at the start")
+    window: float | None = Field(
+        None,
+        gt=0,
+        description="jumprelu: width of the straight-through window; None = 0.084 * sqrt(d_in / k) (l0), 4 (tanh)",
+    )
+    threshold: float | None = Field(
+        None, gt=0, description="jumprelu: threshold at the start; None = where k latents are on (l0), 0.1 (tanh)"
+    )
     threshold_lr: float | None = Field(
         None, gt=0, description="jumprelu: learning rate of log thresholds relative to lr; None = 2 (l0), 1"
     )
@@ -199,8 +207,8 @@ class ActivationConfig(StrictConfig):
             raise ConfigError(f"prefixes = {list(self.prefixes)} must be shares between 0 and 1 in ascending order.")
         return self
 
-    def build(self, k: int, d_sae: int) -> Activation:
-        """The activation object."""
+    def build(self, k: int, d_sae: int, width: int) -> Activation:
+        """The activation object for rows of some width."""
         from sae.activation import BatchTopK, NormTopK, TopK
         from sae.matryoshka import MatryoshkaBatchTopK, MatryoshkaTopK
         from sae.penalised import L1, JumpReLU
@@ -219,6 +227,8 @@ class ActivationConfig(StrictConfig):
             return L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=warmup)
         penalty = self.penalty or "l0-target"
         coefficient, window, threshold = _JUMPS[penalty]
+        if penalty.startswith("l0"):
+            window *= math.sqrt(width / k)
         return JumpReLU(
             k,
             coefficient=coefficient if self.coefficient is None else self.coefficient,
@@ -270,7 +280,10 @@ class SAEConfig(TopKConfig):
         from sae.model import empty_sae
 
         model = empty_sae(
-            self.d_in, self.d_sae, self.activation.build(self.k, self.d_sae), dtype=getattr(torch, self.dtype)
+            self.d_in,
+            self.d_sae,
+            self.activation.build(self.k, self.d_sae, self.d_in),
+            dtype=getattr(torch, self.dtype),
         )
         model.start, model.centred = self.start, self.start.pre_bias
         return model
@@ -301,7 +314,7 @@ class TranscoderConfig(SAEConfig):
 
         from sae.transcoder import Transcoder
 
-        activation = self.activation.build(self.k, self.d_sae)
+        activation = self.activation.build(self.k, self.d_sae, self.d_out or self.d_in)
         out = Transcoder(
             self.d_in,
             self.d_sae,

@@ -100,6 +100,16 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
     return values, indices, aux_values, aux_indices
 
 
+def strongest_dead(pre_BF: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor] | None:
+    """(values, indices) [ceil(B / aux_every), k_aux] of the largest dead latents among dense pre-activations; None
+    where AuxK has nothing to do. Where several processes compete, those that another holds stand at -inf.
+    """
+    if plan.dead_N is None:
+        return None
+    dead, padding = _padded(plan.dead_N)
+    return _joined([_of_dead(plan.for_aux(pre_BF), dead, padding, plan)], plan, plan.k_aux)
+
+
 def _of_dead(pre_BF: Tensor, dead: Tensor, padding: int, plan: StepPlan) -> tuple[Tensor, Tensor]:
     """The k_aux largest of the dead latents; where other processes hold some too, as many candidates from each, at -inf
     if need be.

@@ -294,6 +294,7 @@ class SAE(nn.Module):
         self.dec_FD.copy_(drawn * (1.0 if norm == "search" else norm))
         self.constrain()
         self.enc_FD.copy_(self.encoder_start(self.dec_FD))
+        self.activation.begin(self, self.pre_activations(self.pair(x[:1024])[0]))
         if self.start.encoder == "fitted" or norm == "search":
             self._fit_length(x[:1024])
 
@@ -312,6 +313,7 @@ class SAE(nn.Module):
             self.dec_FD.mul_(factor.sqrt())
             factor = factor.sqrt()
         self.enc_FD.mul_(factor)
+        self.activation.raise_thresholds(self, float(factor))
 
     def encoder_start(self, decoders: Tensor) -> Tensor:
         """[n, d_in] encoder rows that go with decoder rows [n, d_out], of the same length."""
@@ -348,6 +350,9 @@ class SAE(nn.Module):
         self.dec_FD[latents_N] = direction
         self.enc_FD[latents_N] = self.encoder_start(direction) * (0.5 * length)
         self.b_enc[latents_N] = 0
+        if "log_threshold_F" in self._parameters:  # behind the one it died at a latent would stay dead
+            usual = self.ranks.all_reduce_latents(self.log_threshold_F.mean()) / self.ranks.latents
+            self.log_threshold_F[latents_N] = usual
 
     @torch.no_grad()
     def constrain(self) -> None:

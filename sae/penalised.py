@@ -19,13 +19,17 @@ rows of length one and are not. Gradients are dense.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from sae.activation import Reconstruction, Threshold
+from sae.batch import kth_largest
+from sae.encode import strongest_dead
 
 if TYPE_CHECKING:
     from sae.encode import StepPlan
@@ -49,10 +53,11 @@ class L1(Threshold):
         model.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
-        f = dense(model, x_BD).relu()
+        z = dense(model, x_BD)
+        f = z.relu()
         cost = batch_mean(f.sum(0) * torch.stack(norms(model)).sum(0), plan, len(f))
         penalty = plan.ranks.all_reduce_latents((self.weight(model) * cost).sum()) / sum(model.blocks)
-        return everything(x_BD, f, penalty, decoded(model, f, plan))
+        return everything(f, penalty, decoded(model, f, plan), of_dead(model, z, plan))
 
     def weight(self, model: Weights) -> Tensor:
         """[F] weight of each latent's penalty now; counts the step."""
@@ -64,7 +69,8 @@ class L1(Threshold):
 
 @dataclass(frozen=True)
 class JumpReLU(L1):
-    """Learnt thresholds: ``threshold`` at the start, their logarithms at ``threshold_rate`` times the learning rate.
+    """Learnt thresholds: ``threshold`` at the start (None: where k latents of the first rows are on), their logarithms
+    at ``threshold_rate`` times the learning rate.
 
     ``window`` is the width of the straight-through window, ``penalty`` one of those in the module docstring. Decoders
     keep unit norm under the L0 penalties, which do not see their length.
@@ -75,7 +81,7 @@ class JumpReLU(L1):
     window: float = 4.0
     c: float = 4.0
     s: float = 0.01
-    threshold: float = 0.1
+    threshold: float | None = 0.1
     threshold_rate: float = 1.0
     penalty: Penalty = "tanh-quad"
 
@@ -92,14 +98,31 @@ class JumpReLU(L1):
 
     def learnt(self, model: Weights) -> Tensor:
         """[F] thresholds in training scale, with gradients."""
-        return self.threshold * torch.exp(self.threshold_rate * model.log_threshold_F)
+        first = 1.0 if self.threshold is None else self.threshold
+        return first * torch.exp(self.threshold_rate * model.log_threshold_F)
+
+    @torch.no_grad()
+    def begin(self, model: Weights, z_BF: Tensor) -> None:
+        """Thresholds where k latents are on per row, as a batch Top-K would have it.
+
+        Far more would have to be closed before any of them has learnt something; of far fewer most would never open.
+        """
+        if self.threshold is None:  # every process sees all of these rows
+            level = kth_largest(z_BF.clamp_min(0).flatten(), self.k * len(z_BF) * model.ranks.data, model.ranks)
+            self.raise_thresholds(model, float(level.clamp_min(1e-6)))
+
+    @torch.no_grad()
+    def raise_thresholds(self, model: Weights, factor: float) -> None:
+        """Multiply those that come from the rows by a factor, as their encoders are."""
+        if self.threshold is None:
+            model.log_threshold_F.add_(math.log(factor) / self.threshold_rate)
 
     def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:
         z, t = dense(model, x_BD), self.learnt(model)
         f = JumpStep.apply(z, t, self.window)
         if self.penalty.startswith("l0"):
             share = batch_mean(JumpCount.apply(z, t, self.window), plan, len(f))
-            return everything(x_BD, f, self.count(model, share, plan), decoded(model, f, plan))
+            return everything(f, self.count(model, share, plan), decoded(model, f, plan), of_dead(model, z, plan))
         sizes = norms(model)
         rows, columns = f.detach().nonzero(as_tuple=True)  # tanh only where it is not zero ...
         on = f[rows, columns]
@@ -108,9 +131,8 @@ class JumpReLU(L1):
         )  # ... its slope there moves thresholds all the same
         for n in sizes:
             p = p.index_add(0, columns, torch.tanh(self.c * on * n[columns]))
-        return everything(
-            x_BD, f, self.quad(model, batch_mean(p, plan, len(f)) / len(sizes), plan), decoded(model, f, plan)
-        )
+        penalty = self.quad(model, batch_mean(p, plan, len(f)) / len(sizes), plan)
+        return everything(f, penalty, decoded(model, f, plan), of_dead(model, z, plan))
 
     def quad(self, model: Weights, p_F: Tensor, plan: StepPlan) -> Tensor:
         """The tanh or tanh-quad penalty of mean activities p [F]."""
@@ -192,6 +214,23 @@ def decoded(model: Weights, f: Tensor, plan: StepPlan) -> Tensor:
     return plan.ranks.all_reduce_latents(torch.addmm(own_bias(model, plan), f, model.dec_FD))
 
 
-def everything(x_BD: Tensor, f: Tensor, penalty: Tensor, y: Tensor) -> Reconstruction:
-    """What the trainer needs of dense codes f [B, F] and the reconstruction y [B, D] from them."""
-    return y, x_BD.new_zeros(0), f, torch.arange(f.shape[1], device=x_BD.device).expand(len(x_BD), -1), penalty
+def of_dead(model: Weights, z_BF: Tensor, plan: StepPlan) -> Tensor:
+    """AuxK (Gao et al. 2024, appendix A.2): what the k_aux largest dead latents of every n-th row add up to [B', D].
+
+    Empty without dead latents. Thresholds are left out: a latent behind one has no other gradient to bring it back.
+    """
+    found = strongest_dead(z_BF.detach(), plan)
+    if found is None:
+        return z_BF.new_zeros(0)
+    scores, indices = found
+    values = plan.for_aux(z_BF).gather(1, indices).clamp_min(0)
+    values = torch.where(scores == -torch.inf, torch.zeros_like(values), values)  # another process has these
+    return plan.ranks.all_reduce_latents(
+        nnf.embedding_bag(indices, model.dec_FD, per_sample_weights=values, mode="sum")
+    )
+
+
+def everything(f: Tensor, penalty: Tensor, y: Tensor, aux_y: Tensor | None = None) -> Reconstruction:
+    """What the trainer needs of dense codes f [B, F] and the reconstructions [B, D] from them and from dead latents."""
+    every = torch.arange(f.shape[1], device=f.device).expand(len(f), -1)
+    return y, f.new_zeros(0) if aux_y is None else aux_y, f, every, penalty

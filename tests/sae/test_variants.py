@@ -58,7 +58,7 @@ def oracle(m, x, target, kind):
     if kind == "l1":
         f = z.relu()
         return f @ m.dec_FD + m.b_dec, act.coefficient * (f * n).sum(1).mean() / D
-    t = act.threshold * torch.exp(act.threshold_rate * m.log_threshold_F)
+    t = (act.threshold or 1.0) * torch.exp(act.threshold_rate * m.log_threshold_F)
     near = ((z - t).abs() < act.window / 2).to(z.dtype)
     shift = -(t * (t / act.window).detach()) * near * (z > 0)  # what autograd differentiates with respect to t
     f = z * (z > t) + (shift - shift.detach())
