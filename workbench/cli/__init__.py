@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "map": ("Geometry of decoder directions: neighbours, families, UMAP.", "Analyse"),
     "reproduce": ("Re-run the findings of the three papers and print verdicts.", "Publish"),
     "export": ("Write a figure as a bundle for a paper.", "Publish"),
+    "benchmark": ("Score every kind of dictionary on worlds whose features are known.", "Publish"),
     "check": ("Verify an activation store, and say what to re-make.", "Care"),
     "plan": ("Say what a recipe costs before it runs.", "Care"),
 }

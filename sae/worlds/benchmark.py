@@ -1,0 +1,169 @@
+"""Every activation on worlds with known features, at one L0: ours, and other libraries where they are installed.
+
+All see the same rows in the same order and are scored on the same fresh ones. Kinds whose sparsity is paid for get the
+weight of their penalty searched until their L0 is the wanted one; what was reached stands in the row.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae.config import SAEConfig
+from sae.model import SAE
+from sae.presets import preset
+from sae.trainer import Trainer
+from sae.worlds.config import WORLDS, WorldConfig
+from sae.worlds.scoring import Score, score
+from sae.worlds.world import World
+
+KINDS = ("topk", "norm-topk", "batchtopk", "matryoshka", "l1", "jumprelu")
+HELD_OUT = 100  # worlds of the table have seeds from here on; settings are chosen on worlds before
+POOL = 2**19  # rows drawn of a world at most; longer runs see them again in another order
+NEAR = 0.05  # of the wanted L0: near enough to compare
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every library gets: ``steps`` of ``batch`` rows, ``latents`` F, ``k`` on per row, ``tries`` of a penalty's
+    weight, ``seeds`` worlds. ``scored``: fresh rows.
+    """
+
+    world: str = "small"
+    latents: int = 512
+    k: int = 9
+    steps: int = 2000
+    batch: int = 1024
+    seeds: int = 3
+    tries: int = 5
+    scored: int = 20_000
+
+    def of(self, seed: int) -> WorldConfig:
+        """The ``seed``-th world held out."""
+        return WorldConfig(**{**WORLDS[self.world], "seed": HELD_OUT + seed})
+
+
+QUICK = Budget(steps=300, seeds=1, tries=3, scored=8000)
+
+
+class Pool:
+    """Rows of a world, the same for all that train on it."""
+
+    def __init__(self, world: World, budget: Budget, seed: int):
+        n, drawn = min(POOL, budget.steps * budget.batch), world.batches(budget.batch, seed=seed)
+        self.rows = torch.cat([next(drawn) for _ in range(max(1, n // budget.batch))])
+        self.budget, self.seed = budget, seed
+
+    def batches(self) -> Iterator[Tensor]:
+        """``steps`` batches: every row once, then once more in another order, and so on."""
+        b, generator, left = self.budget.batch, torch.Generator().manual_seed(self.seed), self.budget.steps
+        while left:
+            order = torch.randperm(len(self.rows), generator=generator)
+            for part in order.split(b)[: min(left, len(self.rows) // b)]:
+                yield self.rows[part]
+                left -= 1
+
+
+def config_of(kind: str, setting: str, d_in: int, budget: Budget, seed: int, weight: float | None = None) -> SAEConfig:
+    """The dictionary of one row: ``setting`` is "defaults" (the rate derived from the size) or the name of a preset."""
+    own: dict[str, Any] = {"lr": None}
+    if setting != "defaults":
+        own = preset(setting, d_in=d_in, d_sae=budget.latents, k=budget.k)
+    activation: dict[str, Any] = {"kind": kind} | ({} if weight is None else {"coefficient": weight})
+    sizes = {"d_in": d_in, "d_sae": budget.latents, "k": budget.k, "seed": seed}
+    return SAEConfig(**{**own, **sizes, "activation": activation})
+
+
+def trained(config: SAEConfig, pool: Pool) -> tuple[SAE, float]:
+    """(dictionary, CPU seconds of this thread it took)."""
+    begin = time.thread_time()
+    trainer = Trainer(config, total_steps=pool.budget.steps)
+    for x in pool.batches():
+        trainer.step(x)
+    return trainer.dictionary(), time.thread_time() - begin
+
+
+def at_l0(make: Callable[[float], Any], l0_of: Callable[[Any], float], wanted: float, first: float, tries: int) -> Any:
+    """What ``make(weight)`` gives at the weight whose L0 comes nearest the wanted one.
+
+    Secants in log L0 over log weight, from ``first`` on.
+    """
+    points: list[tuple[float, float, Any]] = []
+    weight = first
+    for _ in range(tries):
+        made = make(weight)
+        l0 = max(l0_of(made), 1e-3)
+        points.append((math.log(weight), math.log(l0 / wanted), made))
+        if abs(l0 / wanted - 1) <= NEAR:
+            break
+        points.sort(key=lambda p: abs(p[1]))
+        slope = -1.0
+        if len(points) > 1 and points[0][0] != points[1][0]:
+            slope = min(-0.2, (points[0][1] - points[1][1]) / (points[0][0] - points[1][0]))
+        weight = math.exp(points[0][0] - max(-1.5, min(1.5, points[0][1] / slope)))
+    return min(points, key=lambda p: abs(p[1]))[2]
+
+
+def ours(kind: str, setting: str, world: World, pool: Pool, seed: int) -> tuple[Score, float]:
+    """(score, CPU seconds of the run that counts) of one kind of ours on one world."""
+    budget = pool.budget
+
+    def make(weight: float | None) -> tuple[Score, float]:
+        config = config_of(kind, setting, world.config.width, budget, seed, weight)
+        made, seconds = trained(config, pool)
+        return score(made, world, rows=budget.scored), seconds
+
+    if kind != "l1":
+        return make(None)
+    found: tuple[Score, float] = at_l0(make, lambda r: r[0].l0, budget.k, 2.0, budget.tries)
+    return found
+
+
+def row(who: str, kind: str, budget: Budget, scores: list[Score], seconds: list[float], **more: Any) -> dict[str, Any]:
+    """One row of the table: means over worlds, and every world's F1 and MCC."""
+    n = len(scores)
+    means = {key: _told(sum(s.row()[key] for s in scores) / n) for key in scores[0].row() if key != "n"}
+    return (
+        {
+            "who": who,
+            "kind": kind,
+            "world": budget.world,
+            "latents": budget.latents,
+            "rows": budget.steps * budget.batch,
+        }
+        | means
+        | {"worlds": n, "all_f1": [s.f1 for s in scores], "all_mcc": [s.mcc for s in scores]}
+        | {"cpu_s": sum(seconds) / n}
+        | more
+    )
+
+
+def _told(x: float) -> float | None:
+    return None if math.isnan(x) else x
+
+
+def run(
+    budget: Budget,
+    settings: tuple[str, ...] = ("defaults", "few-steps"),
+    kinds: tuple[str, ...] = KINDS,
+    done: Callable[[str], None] = lambda name: None,
+) -> list[dict[str, Any]]:
+    """Our rows: every kind at every setting, on every world of the budget. ``done`` hears of each."""
+    found: dict[tuple[str, str], list[tuple[Score, float]]] = {}
+    for seed in range(budget.seeds):
+        world = World(budget.of(seed))
+        pool = Pool(world, budget, seed)
+        for kind in kinds:
+            for setting in settings:
+                found.setdefault((kind, setting), []).append(ours(kind, setting, world, pool, seed))
+                done(f"{kind}, {setting}")
+    return [
+        row("ours", kind, budget, [s for s, _ in runs], [t for _, t in runs], setting=setting)
+        for (kind, setting), runs in found.items()
+    ]

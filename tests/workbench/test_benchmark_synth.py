@@ -1,0 +1,86 @@
+"""`workbench benchmark synth`: rows of ours, published ones, peers in an environment of their own, a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sae.worlds import Score
+from sae.worlds.benchmark import Budget, Pool, at_l0, config_of
+from sae.worlds.world import World
+from workbench.cli import app
+
+runner = CliRunner()
+TINY = ["--world", "orthogonal", "--steps", "12", "--latents", "24", "--k", "3", "--quick"]
+
+
+def test_rows_of_ours_and_published_ones_and_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "synth.md"
+    done = runner.invoke(
+        app, ["benchmark", "synth", *TINY, "--json", "--kind", "topk", "--kind", "l1", "--write", str(page)]
+    )
+    assert done.exit_code == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    ours = [r for r in rows if r["who"] == "ours"]
+    assert [r["kind"] for r in ours] == ["topk", "l1"]
+    for r in ours:
+        assert all(isinstance(r[key], float) for key in ("f1", "mcc", "ev", "l0", "dead", "f1_chance"))
+    assert ours[0]["l0"] == pytest.approx(3, abs=0.1)
+    theirs = {(r["kind"], r["l0"]): r for r in rows if r["who"] == "published"}
+    assert theirs["matryoshka", 25.0]["f1"] == 0.8793 and theirs["batchtopk", 20.0]["mcc"] == 0.7526
+    assert "| ours | topk |" in page.read_text() and "published" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["synht"], "there is `workbench benchmark synth`"),
+        (["synth", "--world", "smal"], "did you mean 'small'"),
+        (["synth", "--kind", "topkk"], "did you mean 'topk'"),
+        (["synth", "--k", "9", "--latents", "8"], "--k 9 latents cannot be on of --latents 8"),
+    ],
+)
+def test_misuse_is_one_line(typed: list[str], told: str) -> None:
+    done = runner.invoke(app, ["benchmark", *typed])
+    assert done.exit_code == 2 and told in done.stderr
+
+
+def test_no_environment_names_the_script(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["benchmark", "synth", *TINY, "--kind", "topk", "--peers", str(tmp_path)])
+    assert done.exit_code == 1 and "benchmarks/peers.sh" in done.stderr
+
+
+def test_a_peer_that_fails_is_said_and_has_no_row(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)  # knows none of the libraries
+    done = runner.invoke(
+        app, ["benchmark", "synth", *TINY, "--kind", "topk", "--peers", str(tmp_path), "--json", "--seeds", "1"]
+    )
+    assert done.exit_code == 0 and "SAELens topk at 0.003: failed (" in done.stderr
+    assert {r["who"] for r in json.loads(done.stdout)["rows"]} == {"ours", "published"}
+
+
+def test_the_weight_of_a_penalty_is_searched() -> None:
+    seen = []
+
+    def make(weight: float) -> float:
+        seen.append(weight)
+        return 40.0 * weight**-0.7
+
+    assert at_l0(make, lambda l0: l0, 9.0, first=2.0, tries=6) == pytest.approx(9.0, rel=0.05)
+    assert len(seen) <= 5
+
+
+def test_every_library_sees_the_same_rows_once_per_round() -> None:
+    budget = Budget(world="orthogonal", latents=16, k=2, steps=7, batch=32)
+    pool = Pool(World(budget.of(0)), budget, 0)
+    batches = list(pool.batches())
+    assert len(batches) == 7 and all(len(b) == 32 for b in batches)
+    again = list(Pool(World(budget.of(0)), budget, 0).batches())
+    assert all((a == b).all() for a, b in zip(batches, again))
+    assert config_of("l1", "few-steps", 64, budget, 3, 0.5).activation.coefficient == 0.5
+    assert set(Score.__dataclass_fields__) >= {"f1", "mcc", "ev", "l0", "dead", "uniqueness", "split", "absorbed"}
