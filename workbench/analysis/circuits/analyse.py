@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from sae.errors import UsageError
+from workbench.analysis.circuits.attribution import BEST_FLOPS, EXACT_FLOPS, attribution, best, patch_flops
 from workbench.analysis.circuits.effects import answer_metrics, interval, locate_peak
 from workbench.analysis.circuits.heads import read_profile
 from workbench.analysis.circuits.mamba import mamba_parts
@@ -37,7 +39,11 @@ def analyse(
     found = Circuits(model, prompts, tuple(metrics), offsets)
     with run.bar(f"circuits of {model.cfg.model_name}", None, "part") as bar:
         bar.part("clean runs")
-        tail = Tail(model, prompts.clean)
+        begin = time.perf_counter()
+        tail = Tail(model, prompts.clean)  # two runs of all prompts
+        seconds_per_flop = (time.perf_counter() - begin) / (
+            2 * patch_flops(model, prompts, [Patch("resid", 0, "last")])
+        )
         _answers(found, tail)
         paths = FrozenPaths(model, tail)
         parts = transformer_parts if is_transformer(model) else mamba_parts
@@ -45,9 +51,9 @@ def analyse(
             bar.part(name)
             part()
         bar.part("activation patching")
-        _activation(found)
+        first_order = _activation(found, run, seconds_per_flop)
         bar.part("ablations")
-        _ablations(found)
+        _ablations(found, first_order)
     return found
 
 
@@ -100,31 +106,85 @@ def _ids(p: PromptSet) -> tuple[Any, Any]:
     return torch.as_tensor(p.answer), torch.as_tensor(p.wrong)
 
 
-def _activation(found: Circuits) -> None:
-    """Total effects of the corrupted activation at every label, layer and site (every head in Transformers)."""
-    model, p = found.model, found.prompts
-    labels = list(dict.fromkeys([*found.labels, "last"]))
+def _labels(found: Circuits) -> list[str]:
+    """Positions of activation patching."""
+    return list(dict.fromkeys([*found.labels, "last"]))
+
+
+def _sites(model: Any) -> dict[str, Sequence[int | None]]:
+    """What activation patching replaces: site -> its units."""
     sites: dict[str, Sequence[int | None]] = {"resid": [None]}
-    sites |= (
+    return sites | (
         {"z": range(model.cfg.n_heads), "mlp": [None]}
         if is_transformer(model)
         else {"mixer": [None], "conv_in": [None]}
     )
+
+
+def _activation(found: Circuits, run: Run, seconds_per_flop: float) -> dict[str, np.ndarray] | None:
+    """Total effects of the corrupted activation at every label, layer and site (every head in Transformers).
+
+    On a model for which that would take long: first-order effects of all, exact ones of the best (see
+    :mod:`workbench.analysis.circuits.attribution`). Returns the first-order effects, site -> [P, L, units, labels];
+    None where every cell was patched.
+    """
+    model, p = found.model, found.prompts
+    labels, layers = _labels(found), range(len(model.blocks))
+    sites = _sites(model)
+    every = {
+        site: [Patch(site, l, label, unit) for l in layers for unit in units for label in labels]
+        for site, units in sites.items()
+    }
+    flops = sum(patch_flops(model, p, patches) for patches in every.values())
+    effects, chosen = None, {}
+    if flops > EXACT_FLOPS:
+        effects = attribution(model, p, {site: units != [None] for site, units in sites.items()}, labels)
+        one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in layers]) for site in sites}
+        chosen = best(effects, one, BEST_FLOPS)
+        run.say(
+            f"patching all {sum(map(len, every.values())):,} activations would take about"
+            f" {max(1, round(flops * seconds_per_flop / 60)):,} min, so attribution ranks them and the best"
+            f" {sum(int(c.sum()) for c in chosen.values())} are patched: about"
+            f" {max(1, round(BEST_FLOPS * seconds_per_flop / 60))} min"
+        )
     for site, units in sites.items():
-        patches = [Patch(site, l, label, unit) for l in range(len(model.blocks)) for unit in units for label in labels]
-        values = patch_effects(model, p, patches, metrics=found.metrics)
-        axes = {"layer": range(len(model.blocks)), "unit": [-1 if u is None else u for u in units], "position": labels}
-        shape = (len(p), *(len(a) for a in axes.values()))
-        found.add("activation", "total", {m: v.reshape(shape) for m, v in values.items()}, axes, site=site)
+        axes = {"layer": layers, "unit": [-1 if u is None else u for u in units], "position": labels}
+        shape = tuple(len(a) for a in axes.values())
+        wanted = np.flatnonzero(chosen[site]) if effects is not None else np.arange(len(every[site]))
+        if effects is not None:
+            found.add("attribution", "total", {"logit_diff": effects[site]}, axes, site=site)
+        if not len(wanted):
+            continue
+        values = patch_effects(model, p, [every[site][i] for i in wanted], metrics=found.metrics)
+        found.add("activation", "total", {m: _grid(v, wanted, shape) for m, v in values.items()}, axes, site=site)
+    return effects
 
 
-def _ablations(found: Circuits) -> None:
-    """Total effects of removing each head (or mixer) at the last position."""
+def _grid(values: np.ndarray, cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[P, *shape] from [P, cells]; NaN, not computed, elsewhere."""
+    out = np.full((len(values), int(np.prod(shape))), np.nan)
+    out[:, cells] = values
+    return out.reshape(len(values), *shape)
+
+
+def _ablations(found: Circuits, first_order: dict[str, np.ndarray] | None) -> None:
+    """Total effects of removing each head (or mixer) at the last position; where first-order effects chose what is
+    patched, of the heads they choose at that position.
+    """
     model, p = found.model, found.prompts
     site, units = ("z", range(model.cfg.n_heads)) if is_transformer(model) else ("mixer", [None])
     patches = [Patch(site, l, "last", unit) for l in range(len(model.blocks)) for unit in units]
     axes = {"layer": range(len(model.blocks)), "unit": [-1 if u is None else u for u in units]}
+    wanted = np.arange(len(patches))
+    if first_order is not None:
+        one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in axes["layer"]])}
+        last = _labels(found).index("last")
+        at_last = first_order[site][..., last : last + 1]
+        wanted = np.flatnonzero(best({site: at_last}, one, BEST_FLOPS / 3)[site])  # three kinds of ablation
     for source in ("zero", "mean", "resample"):
-        values = patch_effects(model, p, patches, source=source, metrics=found.metrics)  # type: ignore[arg-type]
-        shaped = {m: v.reshape(len(p), len(model.blocks), -1) for m, v in values.items()}
-        found.add("ablation", "total", shaped, axes, source=source, site=site)
+        some = [patches[i] for i in wanted]
+        values = patch_effects(model, p, some, source=source, metrics=found.metrics)  # type: ignore[arg-type]
+        shape = (len(model.blocks), len(axes["unit"]))
+        found.add(
+            "ablation", "total", {m: _grid(v, wanted, shape) for m, v in values.items()}, axes, source=source, site=site
+        )

@@ -18,7 +18,7 @@ from workbench.results.circuits import CircuitResult
 from workbench.workspace import Item, Workspace
 
 OWN = {"transformer": "read_profile", "mamba": "write_profile"}  # architecture -> its profile over offsets
-ONTO_ANSWER = ("head_to_logit", "state_to_logit", "y_to_logit", "activation")
+ONTO_ANSWER = ("head_to_logit", "state_to_logit", "y_to_logit", "activation", "attribution")
 NAMES = {
     "read_profile": "What each head reads, by offset",
     "write_profile": "Where the state is written, by offset",
@@ -28,6 +28,7 @@ NAMES = {
     "y_to_logit": "Mixer outputs to the answer",
     "head_to_head": "Heads to heads",
     "activation": "Activation patching",
+    "attribution": "Activation patching, to first order",
     "ablation": "Ablations",
 }
 
