@@ -42,7 +42,7 @@ def test_the_effect_is_the_slope_towards_the_corrupted_value(case):
         moved = {}
         for sign in (1, -1):
 
-            def edit(v, hook, sign=sign, axis=axis, new=other[0]):
+            def edit(v, hook, sign=sign, axis=axis, new=other[0], by_unit=by_unit):
                 v = v.clone()
                 at = torch.as_tensor(p.position("B"))
                 view, target = v.movedim(axis, 1), new.movedim(axis, 1)
