@@ -37,7 +37,7 @@ def test_the_effect_is_the_slope_towards_the_corrupted_value(case):
     for site, by_unit in SITES[name].items():
         hook, axis, _ = hook_of(model, site, 1)
         other: list[torch.Tensor] = []
-        with torch.no_grad(), model.hooks(fwd_hooks=[(hook, lambda v, hook: other.append(v.detach()))]):
+        with torch.no_grad(), model.hooks(fwd_hooks=[(hook, lambda v, hook, into=other: into.append(v.detach()))]):
             model(torch.as_tensor(p.corrupt))
         moved = {}
         for sign in (1, -1):
