@@ -59,8 +59,11 @@ def _chunk(model: Any, prompts: PromptSet, sites: Mapping[str, bool], at: np.nda
     clean: dict[str, Tensor] = {}
 
     def keep(into: dict[str, Tensor], name: str, detach: bool) -> Any:
-        def hook(value: Tensor, hook: Any) -> None:
+        def hook(value: Tensor, hook: Any) -> Tensor | None:
             into[name] = value.detach() if detach else value
+            return (
+                None if detach else value
+            )  # a hook may be shown a view (heads apart): what it returns is what is used
 
         return hook
 
