@@ -32,7 +32,9 @@ class CrosscoderConfig(TrainingConfig):
         "shared", description="per-source: jumprelu only, each source opens its own gate"
     )
     coefficient: float | None = Field(None, ge=0, description="weight of the penalty; None = 2 (l1), 0.3 (jumprelu)")
-    penalty_warmup: int = Field(0, ge=0, description="steps over which the penalty grows from 0")
+    penalty_warmup: int = Field(
+        0, ge=0, description="steps over which the penalty grows from 0; 0 = as the learning rate (l1), none (jumprelu)"
+    )
     threshold: float = Field(0.1, gt=0, description="jumprelu: initial threshold")
     threshold_lr: float = Field(0.1, gt=0, description="jumprelu: learning rate of log thresholds relative to lr")
     window: float = Field(4.0, gt=0, description="jumprelu: width of the straight-through window")
@@ -80,7 +82,7 @@ class CrosscoderConfig(TrainingConfig):
             activation = BatchTopK(k)
         elif self.activation == "l1":
             activation = L1(
-                k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.penalty_warmup
+                k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.penalty_warmup or None
             )
         else:
             activation = (PerSource if self.gate == "per-source" else JumpReLU)(

@@ -179,7 +179,9 @@ class ActivationConfig(StrictConfig):
     coefficient: float | None = Field(
         None, ge=0, description="weight of the penalty; None = 2 (l1), by penalty (jumprelu)"
     )
-    warmup: int | None = Field(None, ge=0, description="steps over which the penalty grows; None = 0")
+    warmup: int | None = Field(
+        None, ge=0, description="steps over which the penalty grows; None = as the learning rate (l1), 0 (jumprelu)"
+    )
     penalty: Literal["tanh-quad", "tanh", "l0", "l0-target"] | None = Field(
         None, description="jumprelu; None = l0-target"
     )
@@ -222,9 +224,8 @@ class ActivationConfig(StrictConfig):
             return NormTopK(k)
         if self.kind in ("batchtopk", "matryoshka"):
             return MatryoshkaBatchTopK(k, decay=decay, prefixes=prefixes) if prefixes else BatchTopK(k, decay=decay)
-        warmup = self.warmup or 0
         if self.kind == "l1":
-            return L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=warmup)
+            return L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.warmup)
         penalty = self.penalty or "l0-target"
         coefficient, window, threshold = _JUMPS[penalty]
         if penalty.startswith("l0"):
@@ -232,7 +233,7 @@ class ActivationConfig(StrictConfig):
         return JumpReLU(
             k,
             coefficient=coefficient if self.coefficient is None else self.coefficient,
-            warmup=warmup,
+            warmup=self.warmup or 0,
             window=self.window or window,
             threshold=self.threshold or threshold,
             threshold_rate=self.threshold_lr or (2.0 if penalty.startswith("l0") else 1.0),

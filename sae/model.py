@@ -66,6 +66,7 @@ class SAE(nn.Module):
         self.metadata: dict[str, Any] = {}
         self.centred, self.start = True, InitConfig()
         self.candidates = 0  # see sae.activation.BatchTopK
+        self.warm_up = 0  # steps in which the learning rate grows; the trainer says
         self.folded_in = False
         self.level: Tensor
         self.steps: Tensor

@@ -41,11 +41,16 @@ Penalty = Literal["tanh-quad", "tanh", "l0", "l0-target"]
 
 @dataclass(frozen=True)
 class L1(Threshold):
-    """ReLU with the sum-of-norms penalty, weight ``coefficient``, grown from 0 over ``warmup`` steps."""
+    """ReLU with the sum-of-norms penalty, weight ``coefficient``, grown from 0 over ``warmup`` steps (None: as long as
+    the learning rate grows).
+
+    At full weight from the first step it closes latents that have not learnt anything yet: on planted features F1 at
+    the end was .47 so and .53 with the warm-up (``tests/sae/test_recovery.py``).
+    """
 
     architecture: str = "standard"
     coefficient: float = 2.0
-    warmup: int = 0
+    warmup: int | None = 0
     folds_norms: ClassVar[bool] = True
 
     def attach(self, model: Weights) -> None:
@@ -61,7 +66,8 @@ class L1(Threshold):
 
     def weight(self, model: Weights) -> Tensor:
         """[F] weight of each latent's penalty now; counts the step."""
-        warm = 1.0 if not self.warmup else min(1.0, (int(model.steps) + 1) / self.warmup)
+        length = model.warm_up if self.warmup is None else self.warmup
+        warm = 1.0 if not length else min(1.0, (int(model.steps) + 1) / length)
         if model.training:
             model.steps += 1
         return self.coefficient * warm * model.penalty_shares()

@@ -31,6 +31,7 @@ class Weights(Protocol):
     log_threshold_F: nn.Parameter
     centred: bool
     candidates: int
+    warm_up: int  # steps in which the learning rate grows
     folded_in: bool  # of a crosscoder whose scales are in its weights
     training: bool
     ranks: Ranks

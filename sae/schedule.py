@@ -7,14 +7,18 @@ import math
 from sae.config import TrainingConfig
 
 
+def warm_up(config: TrainingConfig, total_steps: int | None) -> int:
+    """Steps in which the learning rate grows: at most a tenth of ``total_steps``, or 100 where their number is open."""
+    return min(config.warmup_steps, 100 if total_steps is None else total_steps // 10)
+
+
 def learning_rate(config: TrainingConfig, step: int, total_steps: int | None) -> float:
     """Learning rate of step ``step`` (from 0): linear warm-up, constant, linear decay over the last ``decay_share`` of
     the steps to ``details.end_factor``.
 
     Without ``total_steps`` there is no decay.
     """
-    warmup = min(config.warmup_steps, 100) if total_steps is None else min(config.warmup_steps, total_steps // 10)
-    rate = config.peak_lr * min(1.0, (step + 1) / (warmup + 1))
+    rate = config.peak_lr * min(1.0, (step + 1) / (warm_up(config, total_steps) + 1))
     if total_steps is not None and config.decay_share > 0:
         decay = max(1, round(config.decay_share * total_steps))
         left, end = min(1.0, max(0.0, (total_steps - step) / (decay + 1))), config.details.end_factor

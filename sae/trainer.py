@@ -20,7 +20,7 @@ from sae.metrics import fvu, l0, mean_row
 from sae.model import SAE
 from sae.parallel import SINGLE_PROCESS, Ranks, per_latent
 from sae.rows import LocalRows, StepRows, median_norm
-from sae.schedule import kept, learning_rate
+from sae.schedule import kept, learning_rate, warm_up
 
 REVIVE_AFTER = (
     10  # times dead_after: earlier, latents that AuxK is still bringing back are thrown away and the error grows
@@ -78,6 +78,7 @@ class Trainer:
             raise ConfigError(f"total_steps = {total_steps} must be at least 1.")
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
         self.model: SAE = config.build().shard(ranks).to(device)
+        self.model.warm_up = warm_up(config, total_steps)
         self.generator = torch.Generator().manual_seed(config.seed)
         relative = {"enc_FD": config.details.encoder_rate, "b_dec": config.details.bias_rate}
         groups = [{"params": [p], "relative": relative.get(name, 1.0)} for name, p in self.model.named_parameters()]

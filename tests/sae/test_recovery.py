@@ -1,0 +1,89 @@
+"""How much of a world in superposition is found: L1 against the published recipe written out, and presets that must not
+kill latents. 256 features with a hierarchy in 48 dimensions, 128 latents.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+
+from sae import SAE, SAEConfig, Trainer
+from sae.model import ThresholdSAE
+from sae.presets import preset
+from sae.worlds import Score, World, WorldConfig, score
+
+D, F, K, STEPS, ROWS = 48, 128, 5, 400, 256
+
+
+@cache
+def planted() -> tuple[World, list[torch.Tensor]]:
+    world = World(WorldConfig(n_features=256, width=D, roots=4, depth=2, p_max=0.3, p_min=2e-3, rank=8, seed=1))
+    rows = world.batches(ROWS, seed=2)
+    return world, [next(rows) for _ in range(STEPS)]
+
+
+def scored(sae: SAE) -> Score:
+    return score(sae, planted()[0], rows=4000)
+
+
+def ours(kind: Any, **own: Any) -> Score:
+    config = SAEConfig(**{"d_in": D, "d_sae": F, "k": K, "dead_after": 5000, "activation": kind, **own})
+    trainer = Trainer(config, total_steps=STEPS)
+    for x in planted()[1]:
+        trainer.step(x)
+    return scored(trainer.dictionary())
+
+
+def written_out(weight: float, lr: float, warmup: int) -> Score:
+    """L1 as Anthropic's Circuits Updates of April 2024 and SAELens have it.
+
+    Rows of length sqrt(D), tied rows of norm 0.1 at the start, the squared error and the sum of f_i n_i, the penalty's
+    weight and the rate warmed up.
+    """
+    rows = planted()[1]
+    scale = D**0.5 / torch.cat(rows[:20]).norm(dim=1).mean()
+    start = 0.1 * nnf.normalize(torch.randn(F, D, generator=torch.Generator().manual_seed(0)), dim=1)
+    enc, dec = start.clone().requires_grad_(), start.clone().requires_grad_()
+    b_enc, b_dec = torch.zeros(F, requires_grad=True), torch.zeros(D, requires_grad=True)
+    adam = torch.optim.Adam([enc, dec, b_enc, b_dec], lr=lr)
+    for s, x in enumerate(rows):
+        rate = min(1.0, (s + 1) / 40, (STEPS - s) / (STEPS / 5))
+        for group in adam.param_groups:
+            group["lr"] = lr * rate
+        x = x * scale
+        f = ((x - b_dec) @ enc.t() + b_enc).relu()
+        penalty = weight * min(1.0, (s + 1) / warmup) * (f * dec.norm(dim=1)).sum(1).mean()
+        loss = (f @ dec + b_dec - x).square().sum(1).mean() + penalty
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    out = ThresholdSAE(D, F, architecture="standard")
+    with torch.no_grad():
+        n = dec.norm(dim=1).clamp_min(1e-9)
+        out.enc_FD.copy_(enc * scale * n[:, None] / scale)
+        out.b_enc.copy_(b_enc * n / scale)
+        out.dec_FD.copy_(dec / n[:, None])
+        out.b_dec.copy_(b_dec / scale)
+    return scored(out)
+
+
+def test_l1_finds_as_much_as_the_published_recipe_and_its_warm_up_is_why() -> None:
+    """At one weight and rate. Measured: F1 .53, MCC .77 at L0 5.3; the recipe .48, .74 at 6.5; ours without warm-up .47,
+    .76 at 6.3.
+    """
+    at = {"kind": "l1", "coefficient": 2.0}
+    found, recipe, abrupt = ours(at, lr=1e-2), written_out(2.0, 1e-2, 40), ours(at | {"warmup": 0}, lr=1e-2)
+    assert found.mcc >= recipe.mcc and found.f1 >= recipe.f1 and found.l0 <= recipe.l0, (found, recipe)
+    assert found.ev >= recipe.ev - 0.02
+    assert found.f1 >= abrupt.f1 + 0.02 and found.f1_matched >= abrupt.f1_matched + 0.02, (found, abrupt)
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", pytest.param("matryoshka", marks=pytest.mark.slow)])
+def test_few_steps_kills_few_latents_of_a_batch_top_k(kind: str) -> None:
+    """Measured: none, and MCC .81 against .78 and .74 at half its rate."""
+    found = ours(kind, **preset("few-steps", d_in=D, d_sae=F, k=K))
+    assert found.dead <= 0.03 and found.mcc >= 0.78, found
