@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "benchmark": ("Score every kind of dictionary on worlds whose features are known.", "Publish"),
     "check": ("Verify an activation store, and say what to re-make.", "Care"),
     "plan": ("Say what a recipe costs before it runs.", "Care"),
+    "bench": ("Time a training step on a device, and compare it with the CPU's.", "Care"),
 }
 
 

@@ -7,10 +7,12 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from scipy.stats import spearmanr
 
+from sae import system
 from sae.errors import UsageError
 from tests.workbench.activations.small import SPEC, TOKENS, content, in_child, make, make_spec, producer_of, truth
 from workbench.activations import ActivationStore
@@ -18,6 +20,8 @@ from workbench.activations.format.errors import ResumeMismatch, StoreIncomplete
 from workbench.activations.read.shuffle import EpochOrder, Order, permutation, splitmix64
 
 BOTH = ["a", "b"]
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test itself forks")
 
 
 def all_of(batches) -> torch.Tensor:
@@ -176,7 +180,7 @@ def test_a_shard_lost_between_runs(store):
 
 
 @pytest.mark.faults
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test itself forks")
+@forks
 def test_forked_readers(pristine):
     """Fault 22: children that inherit an open store read the same batches."""
     s = ActivationStore.open(pristine)
@@ -204,7 +208,15 @@ class Steps(torch.utils.data.IterableDataset):
 
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers, how", [(0, None), (2, "fork"), (8, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(
+    "workers, how",
+    [
+        (0, None),
+        pytest.param(2, "fork", marks=forks),
+        pytest.param(8, "fork", marks=forks),
+        (1, "spawn"),
+    ],
+)
 def test_data_loader_workers(pristine, workers, how):
     """Fault 22: forked and fresh loader workers, each taking its steps: together the same batches."""
     batches = ActivationStore.open(pristine).batches("x", 9, seed=5, source=BOTH, epochs=1)
@@ -216,6 +228,7 @@ def test_data_loader_workers(pristine, workers, how):
     assert sorted(found) == list(range(len(whole))) and all(torch.equal(found[i], whole[i]) for i in found)
 
 
+@pytest.mark.skipif(system.windows(), reason="an open file cannot be removed there")
 @pytest.mark.faults
 def test_reading_while_shards_are_added(store, pristine):
     """Fault 21: an open store keeps what it had; an incomplete one cannot be opened; `refresh` is explicit."""
@@ -274,8 +287,7 @@ def test_memory_stays_within_its_buffers(tmp_path):
 
 
 def resident() -> int:
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return psutil.Process().memory_info().rss
 
 
 def test_big_stores_are_listed_in_bounded_memory():
