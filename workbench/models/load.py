@@ -72,8 +72,8 @@ def find_folder(name: str | Path) -> Path | None:
 
 
 def revisions(name: str | Path) -> list[str]:
-    """Snapshots of a bundled model or folder, in training order (``step0`` …); empty where there is only one set of
-    weights.
+    """Snapshots of a bundled model or folder, in training order (``step0`` …, ``checkpoint-500`` …); empty where there
+    is only one set of weights.
     """
     folder = find_folder(name)
     if folder is None:
@@ -81,14 +81,29 @@ def revisions(name: str | Path) -> list[str]:
     return _snapshots(folder)
 
 
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _WEIGHTS)
+
+
 def _snapshots(folder: Path) -> list[str]:
-    found = [p.name for p in folder.iterdir() if p.is_dir() and (p / "model.safetensors").is_file()]
-    return sorted(found, key=lambda r: (int(m[1]) if (m := re.fullmatch(r"step(\d+)", r)) else 1 << 60, r))
+    """Folders of weights below a model folder, by their number: ``step512``, a trainer's ``checkpoint-1000``."""
+    found = [p.name for p in folder.iterdir() if p.is_dir() and _has_weights(p)]
+    return sorted(
+        found, key=lambda r: (int(m[1]) if (m := re.fullmatch(r"(?:step|checkpoint-)(\d+)", r)) else 1 << 60, r)
+    )
 
 
 def resolve_revision(name: str | Path, revision: str | None = None) -> str | None:
-    """The revision that is loaded: ``None`` and ``"final"`` mean the last snapshot; None where the folder has but one
-    set of weights.
+    """The revision that is loaded: ``None`` and ``"final"`` mean the weights in the folder itself (a trainer puts its
+    final ones there, beside its checkpoints), else the last snapshot; None for the folder's own weights.
 
     Raises:
         MissingError: no such snapshot; the message names the nearest one.
@@ -98,7 +113,7 @@ def resolve_revision(name: str | Path, revision: str | None = None) -> str | Non
         return revision
     known = _snapshots(folder)
     if revision in (None, FINAL):
-        return known[-1] if known else None
+        return known[-1] if known and not _has_weights(folder) else None
     if revision in known:
         return revision
     hint = nearest(str(revision), known) if known else "it has only one set of weights; leave the revision out"
@@ -142,11 +157,17 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
         raise UsageError(
             f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})"
         )
+    starts = tokenizer is not None and any(
+        getattr(tokenizer, name, None) is not None for name in ("bos_token_id", "eos_token_id")
+    )
     model = build_bridge_from_module(
         hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
     )
-    if tokenizer is not None and tokenizer.init_kwargs.get("add_bos_token"):
-        model.cfg.default_prepend_bos = True  # TransformerLens' GPT-NeoX adapter assumes models that never saw BOS
+    # prompts begin as harvested windows do; TransformerLens' adapters decide by architecture, and its tokenizers get a
+    # BOS that the vocabulary does not have
+    model.cfg.default_prepend_bos = starts
+    if tokenizer is not None and not starts:
+        model.tokenizer.bos_token = model.tokenizer.eos_token = None
     for config in {id(c): c for c in (hf_model.config, hf_model.config.get_text_config())}.values():
         config.use_cache = (
             False  # nothing here continues a text: a cache costs memory, and with it some hooks stay silent
@@ -164,17 +185,18 @@ def load_hf(name: str | Path, revision: str | None = None) -> Any:
     folder = find_folder(name)
     if folder is not None and is_mamba_ssm_folder(folder):
         hf_model = import_mamba_ssm(folder)
-    elif folder is None or not _snapshots(folder):
-        source = name if folder is None else folder
-        hf_model = _hub(
-            source,
-            revision if folder is None else None,
-            "AutoModelForCausalLM",
-            dtype=torch.float32,
-            attn_implementation="eager",
-        )
     else:
-        hf_model = _from_snapshot(folder, resolve_revision(name, revision) or "")
+        snapshot = None if folder is None else resolve_revision(name, revision)
+        if folder is not None and snapshot is not None and not (folder / snapshot / "config.json").is_file():
+            hf_model = _from_snapshot(folder, snapshot)
+        else:
+            hf_model = _hub(
+                name if folder is None else folder / (snapshot or ""),
+                revision if folder is None else None,
+                "AutoModelForCausalLM",
+                dtype=torch.float32,
+                attn_implementation="eager",
+            )
     from workbench.models.mamba import repair_mamba
 
     return repair_mamba(hf_model).eval()

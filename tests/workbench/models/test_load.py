@@ -4,13 +4,14 @@ valid thing.
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae.errors import CorruptError, MissingError
+from sae.errors import CorruptError, MissingError, UsageError
 from workbench import load_model
 from workbench.config import data_dir
 from workbench.models import bundled, load_hf, load_tokenizer, model_id, resolve_revision, revisions, site_hooks, sites
@@ -154,3 +155,65 @@ def test_bundled_models_load_and_put_bos_first(name):
     with torch.no_grad():
         assert torch.isfinite(model(tokens)).all()
     assert (data_dir() / "models" / name / "step512" / "model.safetensors").stat().st_size < 2_000_000
+
+
+def _trainer_folder(folder):
+    """What a trainer leaves: the final weights in the folder itself, earlier ones in checkpoint-*."""
+    from tests.workbench.models.zoo import random_model, save
+
+    save("llama_gqa", folder)
+    for seed, step in ((1, 500), (2, 1000)):
+        random_model("llama_gqa", seed).save_pretrained(folder / f"checkpoint-{step}")
+    return folder
+
+
+def test_a_trainers_folder_loads_the_weights_in_its_root(tmp_path):
+    from tests.workbench.models.zoo import random_model
+
+    folder = _trainer_folder(tmp_path / "run")
+    assert revisions(folder) == ["checkpoint-500", "checkpoint-1000"] and resolve_revision(folder) is None
+    for revision, seed in ((None, 0), ("final", 0), ("checkpoint-500", 1), ("checkpoint-1000", 2)):
+        with torch.no_grad():
+            ours = load_model(folder, revision)(_ids(500), use_cache=False)
+            theirs = random_model("llama_gqa", seed)(_ids(500)).logits
+        assert torch.allclose(ours, theirs, atol=1e-5), revision
+    for name in ("model.safetensors", "config.json"):  # only checkpoints: the last by number, not by name
+        (folder / name).rename(tmp_path / name)
+    shutil.copy(tmp_path / "config.json", folder / "config.json")
+    assert resolve_revision(folder) == "checkpoint-1000"
+
+
+def test_prompts_begin_as_harvested_windows_do(tmp_path):
+    from tests.workbench.models.zoo import save
+    from workbench.corpus import bos_id
+
+    for name in ("gpt_neox", "qwen3", "llama_gqa"):  # whose adapters disagree
+        model = load_model(save(name, tmp_path / name))
+        assert int(model.to_tokens("def f(x)")[0, 0]) == bos_id(model.tokenizer) == 0
+
+
+def test_a_tokenizer_without_special_tokens_gets_none(tmp_path):
+    from tests.workbench.models.zoo import save
+
+    folder = save("llama_gqa", tmp_path / "none")
+    config = json.loads((folder / "tokenizer.json").read_text())
+    config["added_tokens"], config["post_processor"] = [], None
+    (folder / "tokenizer.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    model = load_model(folder)
+    assert model.tokenizer.bos_token_id is None and int(model.to_tokens("def f(x)").max()) < 512
+
+
+def test_models_with_other_tokenizers_are_named(tmp_path):
+    from tests.workbench.models.zoo import save
+    from workbench.models.same_tokens import check_same_tokens
+
+    folder = save("llama_gqa", tmp_path / "other")
+    config = json.loads((folder / "tokenizer.json").read_text())
+    vocab = config["model"]["vocab"]
+    one, two = list(vocab)[300:302]
+    vocab[one], vocab[two] = vocab[two], vocab[one]
+    check_same_tokens([("mini-pythia", "step0"), (str(folder), None)], "no reason")
+    (folder / "tokenizer.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"mini-pythia and .*other have different tokenizers.*: no ids in common"):
+        check_same_tokens([("mini-pythia", None), (str(folder), None)], "no ids in common")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
+from workbench.models.head import finished, head_of, raw_logits
 
 Hook = tuple[str, Callable[..., Any]]
 
@@ -26,7 +27,7 @@ class Tail:
     """
 
     def __init__(self, model: Any, tokens: np.ndarray | Tensor):
-        self.model, self.n_layers = model, len(model.blocks)
+        self.model, self.n_layers, self.head = model, len(model.blocks), head_of(model)
         self.tokens = torch.as_tensor(tokens)
         self.inputs: list[Tensor] = []
         self._kwargs: list[dict[str, Any]] = []
@@ -78,8 +79,8 @@ class Tail:
             return self.to_logits(x[:, -1:])
 
     def to_logits(self, resid: Tensor) -> Tensor:
-        """Final norm and unembedding of [R,1,d_model]: logits [R,V]."""
-        return self.model.unembed(self.model.ln_final(resid))[:, 0]
+        """Final norm and unembedding (and factor, and soft cap) of [R,1,d_model]: logits [R,V]."""
+        return finished(raw_logits(self.model, resid), self.head.factor, self.head.cap)[:, 0]
 
     def _rows(self, value: Any, prompts: Tensor) -> Any:
         if isinstance(value, tuple):

@@ -157,6 +157,13 @@ class Activations:
                 f"{reference.id} reads several sources, which only its own store holds. Compare on it: --store"
                 f" {reference.metadata.get('store')}"
             )
+        from workbench.models.same_tokens import check_same_tokens
+
+        about = self.tokens.store.spec
+        check_same_tokens(
+            [*((s.model, s.revision) for s in about.sources), (reference.model_name, reference.revision)],
+            f"the tokens of {about.id} mean nothing to the model of {reference.id}",
+        )
         return LiveRows(self.tokens, self.model(reference.model_name, reference.revision)), reference.hook, None
 
     def model(self, name: str, revision: str | None) -> Any:

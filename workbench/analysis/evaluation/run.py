@@ -190,6 +190,13 @@ def heldout_tokens(
                 " ones."
             )
         check_context(model, store.ctx, "the model", "the store's ctx")
+        if request.model:
+            from workbench.models.same_tokens import check_same_tokens
+
+            known = [(s.model, s.revision) for s in store.spec.sources]
+            check_same_tokens(
+                [*known, (request.model, request.revision)], "give --corpus, to cut a text with the model's own"
+            )
         return np.stack([store.sequence_tokens(i) for i in chosen]), {
             "tokens": "held-out sequences of the store",
             "ctx": store.ctx,

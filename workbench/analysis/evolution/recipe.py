@@ -142,10 +142,12 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
     """The sources of a recipe in order.
 
     Raises:
-        UsageError: fewer than two sources, a model without snapshots, or a bad site. MissingError: no such snapshot.
+        UsageError: fewer than two sources, a model without snapshots, a bad site, or models with different tokenizers.
+        MissingError: no such snapshot.
     """
     from workbench.analysis.evolution.snapshots import Source
     from workbench.models.load import resolve_revision, revisions
+    from workbench.models.same_tokens import check_same_tokens
     from workbench.models.sites import hooks_of
 
     if recipe.sources:
@@ -159,6 +161,7 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
             " with snapshots."
         )
     models, sites = len({n[0] for n in named}), len({n[2] for n in named})
+    check_same_tokens([n[:2] for n in named], "the rows of a crosscoder's sources must be of the same tokens")
     out = []
     for model, revision, site in named:
         parts = (

@@ -1,9 +1,10 @@
 """Direct logit effects of decoder directions: what a latent says to the unembedding if no later layer touches it.
 
 For a direction d the final norm is folded in as far as it is linear: a LayerNorm subtracts the mean of d and multiplies
-by its gain, an RMSNorm multiplies by its gain. The division by the residual's scale depends on the text and is left
-out, and the norm's bias, equal for all latents, too. Logits are centred over the vocabulary (softmax does not see a
-constant), so a value is the change of a logit against the average token, per unit of activation, at residual scale 1.
+by its gain, an RMSNorm multiplies by its gain (which gain, the norm itself is asked: :mod:`workbench.models.head`). The
+division by the residual's scale depends on the text and is left out, and so are a soft cap on the logits and the norm's
+bias, equal for all latents. Logits are centred over the vocabulary (softmax does not see a constant), so a value is the
+change of a logit against the average token, per unit of activation, at residual scale 1.
 For mid-network latents this is the direct path only; most of their effect goes through later layers.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae.errors import UserError
+from workbench.models.head import head_of
 
 EFFECT_BYTES = 1 << 28  # of effects [latents, vocabulary] that exist at a time
 
@@ -30,43 +31,15 @@ class Readout:
 
 
 def readout(model: Any) -> Readout:
-    """Final norm and unembedding of a bridge as one linear map (see the module docstring).
+    """Final norm and unembedding of a bridge as one linear map (see the module docstring and
+    :mod:`workbench.models.head`).
 
     Raises:
-        UserError: the model has no unembedding.
+        UserError: the model has no unembedding, or a head that is no such map.
     """
-    unembed = getattr(model, "W_U", None)
-    if unembed is None:
-        raise UserError(f"{type(model).__name__} has no unembedding, so direct logit effects are not defined.")
-    W = unembed.detach().float()  # [d_model, vocab]
-    norm, kind = _final_norm(model)
-    if norm is None:
-        return Readout(
-            W - W.mean(1, keepdim=True),
-            False,
-            "final norm not folded: the model shows none; logits centred over the vocabulary",
-        )
-    W = norm.detach().float()[:, None] * W
-    if kind == "LayerNorm":
-        W = W - W.mean(0, keepdim=True)  # d - mean(d) before the gain, as a map on d
-    W = W - W.mean(1, keepdim=True)
-    centred = "mean removed and " if kind == "LayerNorm" else ""
-    return Readout(
-        W,
-        True,
-        f"final {kind} folded ({centred}gain applied, division by the residual's scale left out); logits centred over"
-        " the vocabulary",
-    )
-
-
-def _final_norm(model: Any) -> tuple[torch.Tensor | None, str]:
-    """Gain and kind of the model's final norm; (None, "") where there is none."""
-    module = getattr(model, "ln_final", None)
-    original = getattr(module, "original_component", module)
-    weight = getattr(original, "weight", None)
-    if weight is None:
-        return None, ""
-    return weight, "RMSNorm" if "rms" in type(original).__name__.lower() else "LayerNorm"
+    head = head_of(model)
+    W = head.linear()
+    return Readout(W - W.mean(1, keepdim=True), head.gain is not None, head.note())
 
 
 def direct_logit_effects(
