@@ -66,6 +66,7 @@ def splice(
     *,
     keep_error: bool,
     first_position: int = 1,
+    rows: Tensor | None = None,
     record: bool = False,
 ) -> Iterator[Spliced]:
     """Replace activations by their reconstructions while the context is open.
@@ -79,6 +80,7 @@ def splice(
             (steering, ablation, attribution); False drops it (loss of the reconstruction).
         first_position: positions before this one are left as they are (1: BOS, which no dictionary here was trained
         on).
+        rows: bool [B, S], instead of ``first_position``: which positions are replaced; the others are left as they are.
         record: fill :attr:`Spliced.seen`.
 
     Raises:
@@ -93,7 +95,7 @@ def splice(
                 raise UsageError(
                     f"the model has no hook {hook!r}. `workbench info` lists the hooks of a model's sites."
                 )
-        hooks += _hooks(handle, name, out, dictionary, edit, keep_error, first_position, record)
+        hooks += _hooks(handle, name, out, dictionary, edit, keep_error, first_position, rows, record)
     try:
         opened = model.hooks(fwd_hooks=hooks)
         opened.__enter__()
@@ -106,7 +108,15 @@ def splice(
 
 
 def _hooks(
-    handle: Spliced, name: str, out: str, dictionary: Any, edit: Edit | None, keep_error: bool, first: int, record: bool
+    handle: Spliced,
+    name: str,
+    out: str,
+    dictionary: Any,
+    edit: Edit | None,
+    keep_error: bool,
+    first: int,
+    rows: Tensor | None,
+    record: bool,
 ) -> list[tuple[str, Callable[..., Tensor | None]]]:
     """The hook functions of one dictionary: one, or two where it reads and writes at different places."""
     read: dict[str, Tensor] = {}
@@ -128,7 +138,10 @@ def _hooks(
             return None
         new = target + (y_edited - y) if keep_error else y_edited
         new = new.to(target.dtype)
-        new = new if first == 0 else torch.cat([target[:, :first], new[:, first:]], dim=1)
+        if rows is not None:
+            new = torch.where(rows.to(new.device)[..., None], new, target)
+        elif first:
+            new = torch.cat([target[:, :first], new[:, first:]], dim=1)
         return new.reshape(whole.shape)
 
     return [(name, replace)] if out == name else [(name, remember), (out, replace)]

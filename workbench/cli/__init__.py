@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "check": ("Verify an activation store, and say what to re-make.", "Care"),
     "plan": ("Say what a recipe costs before it runs.", "Care"),
     "bench": ("Time a training step on a device, and compare it with the CPU's.", "Care"),
+    "text": ("Show what a recipe's text becomes: tokens, lengths, copies, windows.", "Care"),
 }
 
 

@@ -8,6 +8,7 @@ JSONL or Parquet, or stream a dataset of the hub (:mod:`workbench.corpus.hub`).
 """
 
 from workbench.corpus.config import CorpusConfig, Split
+from workbench.corpus.contract import TokenContract, contract_of
 from workbench.corpus.documents import documents, in_split, local_documents
 from workbench.corpus.installed import stdlib_documents
 from workbench.corpus.mixture import mixed_windows, text_windows
@@ -18,8 +19,10 @@ __all__ = [
     "CorpusConfig",
     "Split",
     "TextStream",
+    "TokenContract",
     "TokenPlan",
     "bos_id",
+    "contract_of",
     "documents",
     "frequencies",
     "in_split",

@@ -11,7 +11,18 @@ from sae.strict import StrictConfig
 from workbench.corpus.records import OnBad
 
 Split = Literal["train", "heldout", "all"]  # all: text that nothing was trained on, whole
-_ADDED = ("packing", "dataset", "dataset_revision", "dataset_split", "subset", "shuffle_buffer", "on_bad", "heldout")
+_ADDED = (
+    "packing",
+    "dataset",
+    "dataset_revision",
+    "dataset_split",
+    "subset",
+    "shuffle_buffer",
+    "on_bad",
+    "heldout",
+    "epochs",
+    "dedupe",
+)
 _SHARES = ("tiled_share", "snippet_share", "agreement_share")
 SUFFIXES = {
     "text": {".txt", ".md", ".py", ".rst", ".text"},
@@ -41,6 +52,8 @@ class CorpusConfig(StrictConfig):
     paths: tuple[str, ...] = ()
     text_field: str = "text"
     on_bad: OnBad = Field("skip", description="records without a text: left out and counted, or refused by line")
+    epochs: int = Field(1, ge=1, description="passes over the training part of local text; held-out text never repeats")
+    dedupe: bool = Field(False, description="leave out local documents that are near-copies of an earlier one")
     packing: Literal["stream", "documents"] = Field(
         "stream", description="documents: one window each, shorter ones left out"
     )
@@ -52,7 +65,8 @@ class CorpusConfig(StrictConfig):
         0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order"
     )
     heldout: Literal["windows", "documents"] = Field(
-        "windows", description="documents: a store's held-out windows come from documents no other window comes from"
+        "windows",
+        description="documents: a plan's last tenth comes from documents of its own, as a store's always does",
     )
 
     @model_validator(mode="before")

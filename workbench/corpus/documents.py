@@ -12,8 +12,10 @@ from typing import Any
 from sae.errors import CorruptError, MissingError, UsageError
 from sae.strict import nearest
 from workbench.corpus.config import SUFFIXES, CorpusConfig, Split
+from workbench.corpus.duplicates import first_copies
 from workbench.corpus.installed import installed_documents, stdlib_documents
 from workbench.corpus.records import Tally, as_document, decoded, mended
+from workbench.corpus.sections import sections, text_digest
 
 _HELDOUT_SHARE = 0.05
 _ROWS = 4096  # rows of a table held at once
@@ -155,7 +157,10 @@ def _csv_rows(file: Path, field: str, tally: Tally) -> Iterator[tuple[int, Any]]
 
 
 def in_split(name: str, split: Split) -> bool:
-    """Whether a document belongs to a split: 5 % are held out, by a hash of the name; ``all`` has every one."""
+    """Whether a document belongs to a split: 5 % are held out, by a hash of the name; ``all`` has every one.
+
+    Local text and datasets of the hub are known by the digest of the text, so that copies lie on one side.
+    """
     if split == "all":
         return True
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
@@ -172,13 +177,30 @@ def documents(config: CorpusConfig, tally: Tally | None = None) -> list[tuple[st
         raise UsageError(
             f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'."
         )
-    found = [(n, t) for n, t in all_documents(config, tally) if in_split(n, config.split)]
+    if config.kind in SUFFIXES:
+        found = _own_documents(config, tally)
+    else:
+        found = [(n, t) for n, t in all_documents(config, tally) if in_split(n, config.split)]
     if not found:
         lines = f" Of its {tally.read:,} records {tally.left_out:,} have no text." if tally and tally.left_out else ""
         raise UsageError(
             f"the {config.split} split of this {config.kind!r} corpus is empty: it has too few documents.{lines}"
         )
     return found
+
+
+def _own_documents(config: CorpusConfig, tally: Tally | None) -> list[tuple[str, str]]:
+    """Local text of one split: large documents cut into sections, copies on one side, by digest of the text.
+
+    With ``dedupe`` near-copies of an earlier document are left out.
+    """
+    found = sections(list(local_documents(config, tally)))
+    first = first_copies([t for _, t in found]) if config.dedupe or config.split != "all" else range(len(found))
+    return [
+        (n, t)
+        for i, (n, t) in enumerate(found)
+        if in_split(text_digest(found[int(first[i])][1]), config.split) and not (config.dedupe and first[i] != i)
+    ]
 
 
 def all_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[tuple[str, str]]:

@@ -125,46 +125,80 @@ def hub_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[
             yield hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16], text
 
 
+class _Packer:
+    """Fills ``n`` windows of ``ctx`` tokens from documents, one after the other."""
+
+    def __init__(self, first: int | None, n: int, ctx: int, whole_documents: bool):
+        self.begin: list[int] = [] if first is None else [first]
+        self.tokens, self.owners = np.empty((n, ctx), np.int32), np.empty(n, np.int32)
+        self.tokens[:, : len(self.begin)] = self.begin
+        self.width, self.whole = ctx - len(self.begin), whole_documents
+        self.filled = self.short = 0
+        self._rest, self._of = np.empty(0, np.int32), np.empty(0, np.int32)  # tokens that fill no window yet
+
+    @property
+    def full(self) -> bool:
+        return self.filled == len(self.tokens)
+
+    def add(self, ids: list[int], number: int) -> None:
+        """One document."""
+        at, into = self.filled, self.tokens[:, len(self.begin) :]
+        if self.whole:
+            if len(ids) >= self.width:
+                into[at], self.owners[at] = ids[: self.width], number
+                self.filled += 1
+            else:
+                self.short += 1
+            return
+        self._rest = np.concatenate([self._rest, np.asarray([*self.begin, *ids], np.int32)])
+        self._of = np.concatenate([self._of, np.full(len(self.begin) + len(ids), number, np.int32)])
+        n = min(len(self._rest) // self.width, len(into) - at)
+        if n:
+            used = n * self.width
+            into[at : at + n] = self._rest[:used].reshape(n, self.width)
+            self.owners[at : at + n] = self._of[: used : self.width]
+            self._rest, self._of, self.filled = self._rest[used:], self._of[used:], at + n
+
+
 def packed(
-    documents: Iterator[tuple[str, str]], tokenizer: Any, bos: int, *, n_seq: int, ctx: int, whole_documents: bool
+    documents: Iterator[tuple[str, str]],
+    tokenizer: Any,
+    first: int | None,
+    *,
+    n_seq: int,
+    ctx: int,
+    whole_documents: bool,
+    heldout: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Windows of a stream of documents: (tokens int32 [n_seq, ctx], number of the document each starts in int32
-    [n_seq], about).
+    [n_seq], about); ``first`` begins every window and every document, where there is one.
+
+    The last ``heldout`` windows come from documents of their own, every tenth by the digest of the text.
 
     Raises:
         UsageError: the documents end before ``n_seq`` windows are full.
     """
-    tokens, owners = np.empty((n_seq, ctx), np.int32), np.empty(n_seq, np.int32)
-    tokens[:, 0] = bos
-    digest, filled, short, seen = hashlib.sha256(), 0, 0, 0
-    held = np.empty(0, np.int32)  # stream packing: what did not fill a window yet
-    held_owner = np.empty(0, np.int32)
-    width = ctx - 1
-    while filled < n_seq and (batch := list(islice(documents, _BATCH))):
-        texts = [t[: width * _CHARACTERS] if whole_documents else t for _, t in batch]
+    train, held = (_Packer(first, n, ctx, whole_documents) for n in (n_seq - heldout, heldout))
+    digest, seen = hashlib.sha256(), 0
+    while not (train.full and held.full) and (batch := list(islice(documents, _BATCH))):
+        texts = [t[: train.width * _CHARACTERS] if whole_documents else t for _, t in batch]
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
         for (name, text), document in zip(batch, ids, strict=True):
-            digest.update(f"{name}\0".encode() + hashlib.sha256(text.encode("utf-8", "replace")).digest())
-            if filled >= n_seq:
+            if train.full and held.full:
                 break
-            if not whole_documents:
-                held = np.concatenate([held, np.asarray([bos, *document], np.int32)])
-                held_owner = np.concatenate([held_owner, np.full(len(document) + 1, seen, np.int32)])
-                n = min(len(held) // width, n_seq - filled)
-                if n:
-                    tokens[filled : filled + n, 1:] = held[: n * width].reshape(n, width)
-                    owners[filled : filled + n] = held_owner[: n * width : width]
-                    held, held_owner, filled = held[n * width :], held_owner[n * width :], filled + n
-            elif len(document) >= width:
-                tokens[filled, 1:], owners[filled] = document[:width], seen
-                filled += 1
-            else:
-                short += 1
+            of_text = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+            digest.update(f"{name}\0".encode() + of_text)
+            side = held if heldout and of_text[-1] * 10 < 256 else train
+            if not side.full:
+                side.add(document, seen)
             seen += 1
+    filled, short = train.filled + held.filled, train.short + held.short
     if filled < n_seq:
-        why = f" ({short} were shorter than {width} tokens)" if short else ""
+        why = f" ({short} were shorter than {train.width} tokens)" if short else ""
         raise UsageError(
             f"the corpus gives {filled:,} windows of {ctx} tokens from {seen:,} documents{why}, not the {n_seq:,} asked"
             " for."
         )
-    return tokens, owners, {"corpus_digest": digest.hexdigest(), "documents": seen, "short_documents": short}
+    about = {"corpus_digest": digest.hexdigest(), "documents": seen, "short_documents": short}
+    about |= {"heldout_windows": heldout} if heldout else {}
+    return np.concatenate([train.tokens, held.tokens]), np.concatenate([train.owners, held.owners]), about

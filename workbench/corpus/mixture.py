@@ -27,7 +27,7 @@ def text_windows(stream: TextStream, index: np.ndarray, length: int, seed: int) 
     there = len(stream.tokens)
     if there < length:
         raise UsageError(
-            f"the corpus has {there:,} tokens, fewer than one window of ctx = {length + 1}. Give more text, or a"
+            f"the corpus has {there:,} tokens, fewer than one window of {length:,}. Give more text, or a"
             " smaller ctx; short text is not padded."
         )
     blocks = max((there - length) // length, 1)
@@ -61,14 +61,26 @@ def synthetic_windows(
 
 
 def mixed_windows(
-    config: CorpusConfig, tokenizer: Any, *, first: int, n: int, length: int
+    config: CorpusConfig,
+    tokenizer: Any,
+    *,
+    first: int,
+    n: int,
+    length: int,
+    stream: TextStream | None = None,
+    text_from: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows ``first`` … ``first + n`` of the mixture: (tokens int32 [n, length] without BOS, documents int32, kinds
     uint8).
 
     Every window is a pure function of (configuration, tokenizer, its number, ``length``).
+
+    Args:
+        stream: the text, where it is not all of the configuration's. text_from: window that takes the first of its
+            blocks.
     """
-    stream = text_stream(config, tokenizer)
+    whole = text_stream(config, tokenizer)
+    stream = whole if stream is None else stream
     shares = np.cumsum([1 - config.synthetic_share, config.tiled_share, config.snippet_share, config.agreement_share])
     tokens, docs, kinds = np.zeros((n, length), np.int32), np.zeros(n, np.int32), np.zeros(n, np.uint8)
     probabilities = _probabilities(config, tokenizer) if config.synthetic_share else None
@@ -77,12 +89,12 @@ def mixed_windows(
         kind = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
         if kind == 0:
             tokens[i], docs[i : i + 1] = (
-                part[0] for part in text_windows(stream, np.asarray([number]), length, config.seed)
+                part[0] for part in text_windows(stream, np.asarray([number - text_from]), length, config.seed)
             )
         else:
             assert probabilities is not None
             tokens[i] = synthetic_windows(np.asarray([kind]), probabilities, tokenizer, length, rng, config.split)[0]
-            docs[i] = len(stream.names) + number
+            docs[i] = len(whole.names) + number
         kinds[i] = (TEXT, REPEATS, REPEATS, AGREEMENT)[kind]
     return tokens, docs, kinds
 

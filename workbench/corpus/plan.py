@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from sae.errors import UsageError
-from workbench.corpus.apart import windows_apart
 from workbench.corpus.config import CorpusConfig
+from workbench.corpus.contract import TokenContract, contract_of
 from workbench.corpus.documents import all_documents, in_split
+from workbench.corpus.heldout import partition, windows_in
 from workbench.corpus.mixture import mixed_windows
 from workbench.corpus.records import Tally
-from workbench.corpus.stream import bos_id, text_stream
+from workbench.corpus.stream import TextStream, text_stream
+from workbench.corpus.synthetic import TEXT
 
 HELDOUT_SHARE = 10  # the last tenth of a store's sequences is held out from training
 
@@ -24,14 +26,16 @@ HELDOUT_SHARE = 10  # the last tenth of a store's sequences is held out from tra
 class TokenPlan:
     """The exact tokens of a harvest: a pure function of configuration, tokenizer, ``n_seq`` and ``ctx``.
 
-    ``tokens`` int32 [n_seq, ctx], position 0 = BOS; ``doc_ids`` int32 [n_seq] (synthetic windows each have an id of
-    their own above the documents'); ``kinds`` uint8 [n_seq]: 0 text, 1 repeats and snippets, 2 agreement.
+    ``tokens`` int32 [n_seq, ctx], position 0 as ``contract`` says (BOS, mostly); ``doc_ids`` int32 [n_seq] (synthetic
+    windows each have an id of their own above the documents'); ``kinds`` uint8 [n_seq]: 0 text, 1 repeats and snippets,
+    2 agreement.
     """
 
     tokens: np.ndarray
     doc_ids: np.ndarray
     kinds: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
+    contract: TokenContract | None = None
 
     @property
     def digest(self) -> str:
@@ -42,23 +46,27 @@ class TokenPlan:
         return h.hexdigest()
 
 
-def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int) -> TokenPlan:
+def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, heldout: int | None = None) -> TokenPlan:
     """The fixed tokens of a harvest (see :class:`TokenPlan`).
 
+    Args:
+        heldout: so many windows at the end come from documents that none of the others come from; default: a tenth
+            where the corpus says ``heldout = "documents"``, else none.
+
     Raises:
-        UsageError: ``n_seq`` or ``ctx`` too small, or an empty split.
+        UsageError: ``n_seq`` or ``ctx`` too small, an empty split, or a text that is too short for so many windows: it
+        begins again only as often as ``epochs`` allows.
     """
-    if n_seq < 1 or ctx < 2:
+    if heldout is None:
+        heldout = n_seq // HELDOUT_SHARE if config.heldout == "documents" else 0
+    if n_seq < 1 or ctx < 2 or not 0 <= heldout < n_seq:
         raise UsageError(f"a token plan needs n_seq >= 1 and ctx >= 2, not n_seq = {n_seq}, ctx = {ctx}.")
+    contract = contract_of(tokenizer)
     if config.streamed:
-        return _streamed_plan(config, tokenizer, n_seq, ctx)
-    if config.heldout == "documents":
-        heldout = n_seq // HELDOUT_SHARE
-        tokens, docs, kinds = windows_apart(config, tokenizer, n=n_seq, heldout=heldout, length=ctx - 1)
-    else:
-        tokens, docs, kinds = mixed_windows(config, tokenizer, first=0, n=n_seq, length=ctx - 1)
-    tokens = np.concatenate([np.full((n_seq, 1), bos_id(tokenizer), np.int32), tokens], axis=1)
+        return _streamed_plan(config, tokenizer, contract, n_seq, ctx, heldout)
     stream = text_stream(config, tokenizer)
+    begin = 0 if contract.first is None else 1
+    length, trained = ctx - begin, n_seq - heldout
     about = {
         "interpreter": platform.python_version(),
         "corpus_digest": stream.digest,
@@ -66,19 +74,74 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int) -
         "config": config.model_dump(mode="json"),
         **stream.records,
     }
-    return TokenPlan(tokens, docs, kinds, about)
+    ours = config.kind == "mini"  # an endless mixture, of which every window is known by its number
+    train, held, held_config = stream, None, config
+    if heldout and ours and config.split == "train":
+        held_config = config.model_copy(update={"split": "heldout"})
+        other = text_stream(held_config, tokenizer)
+        held = replace(other, numbers=len(stream.names) + n_seq + np.arange(len(other.names)))
+    elif heldout:
+        train, held = partition(stream, heldout, length)
+    if not ours:
+        about["passes"] = _passes(config, train, trained, heldout, length)
+    if held is not None:
+        about |= {"heldout_windows": heldout, "heldout_documents": len(held.names)}
+    if stream.copies:
+        about["near_duplicates"] = stream.copies
+    parts = [mixed_windows(config, tokenizer, first=0, n=trained, length=length, stream=train)]
+    if held is not None:
+        more = mixed_windows(
+            held_config, tokenizer, first=trained, n=heldout, length=length, stream=held, text_from=trained
+        )
+        parts.append(
+            (more[0], np.where(more[2] == TEXT, more[1], len(stream.names) + np.arange(trained, n_seq)), more[2])
+        )
+    tokens, docs, kinds = (np.concatenate([p[i] for p in parts]) for i in range(3))
+    tokens = np.concatenate([np.full((n_seq, begin), contract.first or 0, np.int32), tokens], axis=1)
+    return TokenPlan(tokens, docs.astype(np.int32), kinds, about, contract)
 
 
-def _streamed_plan(config: CorpusConfig, tokenizer: Any, n_seq: int, ctx: int) -> TokenPlan:
+def _passes(config: CorpusConfig, train: TextStream, trained: int, heldout: int, length: int) -> int:
+    """How often the training part of a text is gone through.
+
+    Raises:
+        UsageError: more often than ``epochs`` allows.
+    """
+    there = windows_in(len(train.tokens), length)
+    if there < 1:
+        raise UsageError(
+            f"the corpus has {len(train.tokens):,} tokens, fewer than one window of {length:,}. Give more text, or a"
+            " smaller ctx; short text is not padded."
+        )
+    needed = -(-trained // there)
+    if needed > config.epochs:
+        once = int(there / 0.9) if heldout else there
+        raise UsageError(
+            f"the corpus gives {there:,} windows for training, not the {trained:,} asked for; it would be gone through"
+            f" {needed} times. Give more text, set n_seq to at most {once:,}, or allow it in the corpus:"
+            f" epochs = {needed}."
+        )
+    return needed
+
+
+def _streamed_plan(
+    config: CorpusConfig, tokenizer: Any, contract: TokenContract, n_seq: int, ctx: int, heldout: int
+) -> TokenPlan:
     """A token plan of text that is read only as far as needed; the dataset's commit goes into ``about``."""
     from workbench.corpus.hub import hub_dataset, packed
 
     tally = Tally(config.on_bad)
     documents = ((n, t) for n, t in all_documents(config, tally) if in_split(n, config.split))
     tokens, docs, about = packed(
-        documents, tokenizer, bos_id(tokenizer), n_seq=n_seq, ctx=ctx, whole_documents=config.packing == "documents"
+        documents,
+        tokenizer,
+        contract.first,
+        n_seq=n_seq,
+        ctx=ctx,
+        whole_documents=config.packing == "documents",
+        heldout=heldout,
     )
     if config.kind == "hub":
         about["dataset_commit"] = hub_dataset(config)[1]
     about |= {"config": config.model_dump(mode="json"), **tally.about()}
-    return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), about)
+    return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), about, contract)

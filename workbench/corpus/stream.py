@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from sae.errors import UserError
+from sae.errors import UsageError, UserError
 from sae.files import sha256_json, write_bytes
 from workbench.config import cache_dir
 from workbench.corpus.config import SUFFIXES, CorpusConfig
+from workbench.corpus.contract import contract_of
 from workbench.corpus.documents import documents, local_files
+from workbench.corpus.duplicates import first_copies
 from workbench.corpus.records import Tally
 
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
@@ -26,10 +28,12 @@ _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are w
 
 @dataclass(frozen=True)
 class TextStream:
-    """All documents of one split as one token stream, each document preceded by BOS.
+    """All documents of one split as one token stream, each preceded by the contract's first token, where it has one.
 
     ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and
-    texts; ``records``: what was left out or mended (see :meth:`workbench.corpus.records.Tally.about`).
+    texts; ``records``: what was left out or mended (see :meth:`workbench.corpus.records.Tally.about`); ``keys`` one per
+    document, equal for copies of one text; ``numbers`` of the documents in the whole corpus, where this is a part of
+    it; ``copies``: near-duplicates among them.
     """
 
     tokens: np.ndarray
@@ -37,15 +41,22 @@ class TextStream:
     names: tuple[str, ...]
     digest: str
     records: dict[str, Any] = field(default_factory=dict)
+    first: int | None = None
+    keys: tuple[str, ...] = ()
+    numbers: np.ndarray | None = None
+    copies: int = 0
 
     def document(self, position: int | np.ndarray) -> np.ndarray:
-        """Index of the document that a stream position lies in."""
-        return np.searchsorted(self.starts, position, side="right") - 1
+        """Number of the document that a stream position lies in."""
+        at = np.searchsorted(self.starts, position, side="right") - 1
+        return at if self.numbers is None else self.numbers[at]
 
 
 def text_stream(config: CorpusConfig, tokenizer: Any) -> TextStream:
     """Tokenise one split of a corpus. Remembered within the process for the same configuration, files and tokenizer."""
-    source = config.model_copy(update={"seed": 0, "tiled_share": 0, "snippet_share": 0, "agreement_share": 0})
+    source = config.model_copy(
+        update={"seed": 0, "tiled_share": 0, "snippet_share": 0, "agreement_share": 0, "epochs": 1}
+    )
     files = local_files(config) if config.kind in SUFFIXES else ()
     return _stream(source, Held(tokenizer), tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in files))
 
@@ -68,17 +79,30 @@ class Held:
 def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int], ...]) -> TextStream:
     tally = Tally(config.on_bad)
     docs = documents(config, tally)
+    keys, copies = _keys(config, docs)
     digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
-    cached = cache_dir() / f"tokens-{sha256_json([digest, held.key])[:32]}.npz"
-    tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, cached)
-    return TextStream(tokens, starts, tuple(n for n, _ in docs), digest, tally.about())
+    first = contract_of(held.tokenizer).first
+    cached = cache_dir() / f"tokens-{sha256_json([digest, held.key, first])[:32]}.npz"
+    tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, first, cached)
+    return TextStream(tokens, starts, tuple(n for n, _ in docs), digest, tally.about(), first, keys, None, copies)
 
 
-def _tokenise(docs: list[tuple[str, str]], tokenizer: Any, cached: Path) -> tuple[np.ndarray, np.ndarray]:
-    bos, pieces = bos_id(tokenizer), []
+def _keys(config: CorpusConfig, docs: list[tuple[str, str]]) -> tuple[tuple[str, ...], int]:
+    """(what each document is held out by, near-duplicates): of anybody's text the digest of the first copy's."""
+    if config.kind not in SUFFIXES:
+        return tuple(hashlib.sha256(n.encode()).hexdigest() for n, _ in docs), 0
+    first = first_copies([t for _, t in docs])
+    digests = [hashlib.sha256(t.encode("utf-8", "replace")).hexdigest() for _, t in docs]
+    return tuple(digests[i] for i in first), int((first != np.arange(len(docs))).sum())
+
+
+def _tokenise(
+    docs: list[tuple[str, str]], tokenizer: Any, first: int | None, cached: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    begin, pieces = [] if first is None else [first], []
     for at in range(0, len(docs), 256):  # transformers' own result is some 50 times larger than the ids
         for ids in tokenizer([t for _, t in docs[at : at + 256]], add_special_tokens=False)["input_ids"]:
-            pieces.append(np.asarray([bos, *ids], np.int32))
+            pieces.append(np.asarray([*begin, *ids], np.int32))
     tokens = np.concatenate(pieces)
     starts = np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)
     if len(tokens) > _WORTH_CACHING:
@@ -100,16 +124,20 @@ def _read_cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def bos_id(tokenizer: Any) -> int:
-    """The id that starts every window: the tokenizer's BOS, else its EOS (as Pythia and GPT-2 do), else 0."""
-    for name in ("bos_token_id", "eos_token_id"):
-        value = getattr(tokenizer, name, None)
-        if value is not None:
-            return int(value)
-    return 0
+    """The id that starts every sequence of a model trained here (see :mod:`workbench.corpus.contract`).
+
+    Raises:
+        UsageError: the tokenizer has none.
+    """
+    first = contract_of(tokenizer).first
+    if first is None:
+        raise UsageError("the tokenizer has neither BOS nor EOS, and this needs one to begin sequences with.")
+    return first
 
 
 def frequencies(stream: TextStream, vocab: int) -> np.ndarray:
-    """Token probabilities float64 [vocab] of a stream, its BOS tokens not counted."""
+    """Token probabilities float64 [vocab] of a stream, the first tokens of its documents not counted."""
     counts = np.bincount(stream.tokens, minlength=vocab).astype(np.float64)
-    counts[stream.tokens[0]] = 0
+    if stream.first is not None:
+        counts[stream.first] = 0
     return counts / counts.sum()

@@ -156,29 +156,3 @@ def _is_id(text: str) -> bool:
     except UsageError:
         return False
     return True
-
-
-def displayed_vocab(tokenizer: Any, size: int) -> list[str]:
-    """What a person sees for every token id; byte tokens that are no valid UTF-8 are shown as ``<E2>`` and alike."""
-    if tokenizer is None:
-        return [f"⟨{i}⟩" for i in range(size)]
-    known = len(tokenizer)
-    texts = tokenizer.batch_decode([[i] for i in range(min(size, known))], clean_up_tokenization_spaces=False)
-    raw = tokenizer.convert_ids_to_tokens(list(range(len(texts))))
-    byte_of = _byte_level_alphabet()
-    shown = []
-    for text, token in zip(texts, raw, strict=True):
-        if "\ufffd" in text and token and all(c in byte_of for c in token):
-            text = "".join(f"<{byte_of[c]:02X}>" for c in token)
-        elif token and token.startswith("▁"):  # SentencePiece drops the space of a lone word when it decodes
-            text = token.replace("▁", " ")
-        shown.append(text)
-    return shown + [f"⟨{i}⟩" for i in range(known, size)]
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's byte-level alphabet: printable bytes stand for themselves, the others are shifted above U+0100."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(b): b for b in plain}
-    others = [b for b in range(256) if b not in plain]
-    return table | {chr(256 + i): b for i, b in enumerate(others)}

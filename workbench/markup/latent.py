@@ -93,7 +93,8 @@ def contexts_html(
 def _context(c: Context, vmax: float, window: int | None, breaks: bool) -> str:
     value = number(c.value) if c.value > 0 else "silent"
     row = strip(c.tokens, c.acts, vmax, peak=c.peak, start=c.start, window=window, breaks=breaks)
-    return div("m", f"<b>{value}</b>{c.seq}:{c.start + c.peak}") + div("c", row)
+    same = f' <span title="sequences with this very text">×{c.copies:,}</span>' if c.copies > 1 else ""
+    return div("m", f"<b>{value}</b>{c.seq}:{c.start + c.peak}{same}") + div("c", row)
 
 
 def neighbours_html(records: LatentRecords, latent: int, link: Callable[[int], str], n: int = 12) -> str | None:

@@ -16,8 +16,10 @@ from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
 from workbench.config import data_dir
+from workbench.corpus.contract import contract_of
 from workbench.hub import fetch_command, offline
 from workbench.models.gguf import gguf_folder
+from workbench.models.limits import longest_context
 from workbench.models.packaged import PACKAGED, packaged_folder
 from workbench.models.reading import reads_text
 from workbench.workspace import check_id
@@ -157,23 +159,20 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
         raise UsageError(
             f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})"
         )
-    starts = tokenizer is not None and any(
-        getattr(tokenizer, name, None) is not None for name in ("bos_token_id", "eos_token_id")
-    )
+    contract = None if tokenizer is None else contract_of(tokenizer, longest=longest_context(hf_model))
     model = build_bridge_from_module(
         hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
     )
-    # prompts begin as harvested windows do; TransformerLens' adapters decide by architecture, and its tokenizers get a
-    # BOS that the vocabulary does not have
-    model.cfg.default_prepend_bos = starts
-    if tokenizer is not None and not starts:
+    if (
+        contract is not None and contract.first is None
+    ):  # TransformerLens gives it a BOS that the vocabulary does not have
         model.tokenizer.bos_token = model.tokenizer.eos_token = None
     for config in {id(c): c for c in (hf_model.config, hf_model.config.get_text_config())}.values():
         config.use_cache = (
             False  # nothing here continues a text: a cache costs memory, and with it some hooks stay silent
         )
     model.eval()
-    return model if tokenizer is None else reads_text(model)
+    return model if contract is None else reads_text(model, contract)
 
 
 def load_hf(name: str | Path, revision: str | None = None) -> Any:

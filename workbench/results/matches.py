@@ -28,9 +28,10 @@ where the latent fired less than ``min_firings`` times. Tables (Parquet):
 ``shifts``     per direction and shift s (a at token t against b at t + s): shift, n_tokens, n, mean, low, high, median
 
 Arrays: ``tokens.npy`` int32 [S, ctx] (the sequences compared on), ``sequences.npy`` int64 [S] (their numbers in the
-store), ``positions.npy`` int64 [R] (positions that are rows; row = sequence index * R + place). ``codes/<dictionary>/``
-holds the codes in latent-major order: ``indptr.npy`` int64 [F+1], ``row.npy`` int32, ``value.npy`` float32.
-``vocab.json``: displayed tokens.
+store), ``positions.npy`` int64 [R] (positions that may be rows; row = sequence index * R + place), and where some are
+not, ``is_row.npy`` bool [S, R] (BOS and pads inside sequences, and what two tokenizers do not end together).
+``codes/<dictionary>/`` holds the codes in latent-major order: ``indptr.npy`` int64 [F+1], ``row.npy`` int32,
+``value.npy`` float32. ``vocab.json``: displayed tokens.
 """
 
 from __future__ import annotations
@@ -213,10 +214,9 @@ class MatchRecords(Result):
         """Correlation and joint histogram of any two latents; with ``shift`` s, a at token t meets b at token t + s."""
         dense_a, dense_b = self._dense(*self.of(dictionary_a, a)), self._dense(*self.of(dictionary_b, b))
         n = dense_a.shape[1]
-        x, y = (
-            dense_a[:, max(0, -shift) : n - max(0, shift)].ravel(),
-            dense_b[:, max(0, shift) : n - max(0, -shift)].ravel(),
-        )
+        in_a, in_b = slice(max(0, -shift), n - max(0, shift)), slice(max(0, shift), n - max(0, -shift))
+        kept = self._is_row[:, in_a] & self._is_row[:, in_b]
+        x, y = dense_a[:, in_a][kept], dense_b[:, in_b][kept]
         r = float("nan")
         if len(x) and np.ptp(x) > 0 and np.ptp(y) > 0:
             r = float(np.corrcoef(x, y)[0, 1])
@@ -288,6 +288,13 @@ class MatchRecords(Result):
     def _null(self, dictionary: str, latent: int) -> float | None:
         found = self.best[(self.best["dictionary"] == dictionary) & (self.best["latent"] == latent)]["null_q99"]
         return float(found.iloc[0]) if len(found) and np.isfinite(found.iloc[0]) else None
+
+    @cached_property
+    def _is_row(self) -> NDArray[np.bool_]:
+        """[S, R] which tokens were compared: all at these positions but those left out wherever they stand."""
+        if (self.folder / "is_row.npy").is_file():
+            return self._array("is_row")
+        return np.ones((len(self.tokens), len(self._positions)), bool)
 
     @cached_property
     def _positions(self) -> NDArray[np.int64]:

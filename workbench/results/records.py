@@ -10,7 +10,7 @@ Axis letters: L latents, G groups, K slots per group, C context windows, T token
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "act_indptr": ("int64", ("P",)),
     "act_pos": ("uint16", ("N",)),
     "act_val": ("float32", ("N",)),
+    "top_copies": ("int32", ("L", "K")),
     "hist": ("uint32", ("L", HIST_BINS)),
     "edges": ("float32", (HIST_BINS + 1,)),
     "logits_id": ("int32", ("L", 2, N_LOGITS)),
@@ -45,7 +46,7 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "nbr_cos_id": ("int32", ("L", N_NEIGHBOURS)),
     "nbr_cos_val": ("float32", ("L", N_NEIGHBOURS)),
 }
-OPTIONAL = frozenset({"logits_id", "logits_val", "nbr_cos_id", "nbr_cos_val"})
+OPTIONAL = frozenset({"top_copies", "logits_id", "logits_val", "nbr_cos_id", "nbr_cos_val"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Context:
     start: int  # position in the sequence of tokens[0]
     value: float  # activation at the peak (0 for near misses)
     ids: list[int] = field(default_factory=list)
+    copies: int = 1  # sequences with this very text around the peak, of which this is the strongest
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,10 @@ class LatentRecords(Result):
         for slot in range(k if n is None else min(n, k)):
             window, peak = int(slots[slot, 0]), int(slots[slot, 1])
             if window >= 0:
-                found.append(self._context(window, peak, first + slot))
+                copies = (
+                    int(self._arrays["top_copies"][i, slot]) if group == "top" and "top_copies" in self._arrays else 1
+                )
+                found.append(replace(self._context(window, peak, first + slot), copies=copies))
         return found
 
     def _context(self, window: int, peak: int, pointer: int) -> Context:

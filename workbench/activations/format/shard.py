@@ -16,6 +16,8 @@ from workbench.activations.format.spec import FORMAT, SCHEMA, STORED, StoreSpec
 
 PLAN = "plan.h5"
 SHARDS = "shards"
+NO_DATA = 2
+"""Bit of ``/tok/flags``: the row's token is one of ``exclude_ids``; the row is zero and never returned."""
 SKIPPED = 1
 """Bit of ``/tok/flags``: the sequence had a non-finite activation and was left out; its rows are zero and never
 returned.

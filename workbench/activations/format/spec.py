@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sae import system
 from sae.errors import ConfigError, CorruptError, MissingError, NewerSchemaError, UsageError
@@ -66,6 +66,7 @@ class StoreSpec(StrictConfig):
     n_seq: int = Field(ge=1)
     ctx: int = Field(ge=1, le=1 << 20)
     exclude: tuple[int, ...] = (0,)
+    exclude_ids: tuple[int, ...] = ()
     seqs_per_shard: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     dtype: DType = "float32"
@@ -75,6 +76,14 @@ class StoreSpec(StrictConfig):
     non_finite: Literal["refuse", "skip-sequence"] = "refuse"
     recipe: dict[str, Any] = Field(default_factory=dict)
     made_by: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``exclude_ids`` is written where it says something, so stores without it keep their ids."""
+        values = handler(self)
+        if not self.exclude_ids:
+            del values["exclude_ids"]
+        return dict(values)
 
     @model_validator(mode="after")
     def _consistent(self) -> StoreSpec:
@@ -93,6 +102,8 @@ class StoreSpec(StrictConfig):
             or len(self.exclude) >= self.ctx
         ):
             raise ValueError(f"exclude must list distinct positions below ctx = {self.ctx} in order, and leave some")
+        if list(self.exclude_ids) != sorted(set(self.exclude_ids)):
+            raise ValueError("exclude_ids must list distinct token ids in order")
         if self.heldout_seqs >= self.n_seq and self.n_seq > 1:
             raise ValueError("heldout_seqs leaves nothing to train on")
         return self
@@ -104,7 +115,7 @@ class StoreSpec(StrictConfig):
 
     @property
     def rows_per_seq(self) -> int:
-        """Rows one sequence gives."""
+        """Rows one sequence takes on disk; those of ``exclude_ids`` are zero there and never read."""
         return self.ctx - len(self.exclude)
 
     @property

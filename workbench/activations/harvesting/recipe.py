@@ -45,6 +45,7 @@ class HarvestRecipe(StrictConfig):
     batch_size: int = Field(32, ge=1)
     block_rows: int = Field(64, ge=1, le=1 << 16)
     exclude: tuple[int, ...] = (0,)
+    exclude_ids: tuple[int, ...] | None = Field(None, description="ids without rows; default: BOS, EOS and pads")
     non_finite: Literal["refuse", "skip-sequence"] = "refuse"
     device: str = "cpu"
     model_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -60,6 +61,5 @@ class HarvestRecipe(StrictConfig):
         """The recipe as the store keeps it: without what does not change the content (models run in float32 unless it
         says more).
         """
-        return self.model_dump(
-            mode="json", exclude={"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set())
-        )
+        unsaid = {"workers"} | ({"model_dtype"} if self.model_dtype == "float32" else set())
+        return self.model_dump(mode="json", exclude=unsaid | ({"exclude_ids"} if self.exclude_ids is None else set()))

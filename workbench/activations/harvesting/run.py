@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,11 +21,14 @@ from workbench.activations.format.errors import StoreMismatch
 from workbench.activations.format.spec import Source, StoreSpec, Stream, differences, read_spec
 from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
 from workbench.activations.write.fill import check_writable, fill, missing
-from workbench.corpus import TokenPlan, plan_tokens
+from workbench.corpus import TokenContract, TokenPlan, plan_tokens
 from workbench.corpus.plan import HELDOUT_SHARE
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Workspace
+
+if TYPE_CHECKING:
+    from workbench.corpus.look import TextLook
 
 OnShard = Callable[[int, int], None]
 
@@ -117,11 +120,16 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
             Stream(key=f"h{len(streams) + i:03d}", source=s.source, hook=h, at=at, width=w)
             for i, (h, at, w) in enumerate(found)
         ]
+    contract = _contract(recipe, plan, models)
+    excluded = recipe.exclude_ids or () if contract is None else contract.excluded_ids
+    kept = np.delete(plan.tokens, list(recipe.exclude), axis=1)
     spec = StoreSpec(
         id=recipe.id,
         sources=tuple(sources),
         streams=tuple(streams),
-        plan={"digest": plan.digest, "about": plan.about},
+        plan={"digest": plan.digest, "about": plan.about}
+        | ({} if contract is None else {"contract": contract.model_dump(mode="json")}),
+        exclude_ids=tuple(i for i in excluded if (kept == i).any()),
         n_seq=recipe.n_seq,
         ctx=recipe.ctx,
         exclude=recipe.exclude,
@@ -135,6 +143,19 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
         made_by=made_by(),
     )
     return spec, plan, models
+
+
+def _contract(recipe: HarvestRecipe, plan: TokenPlan, models: dict[str, Any]) -> TokenContract | None:
+    """The plan's contract as this recipe and these models have it; None for tokens that came without one."""
+    from workbench.models.limits import longest_context
+
+    if plan.contract is None:
+        return None
+    limits = [n for model in models.values() if (n := longest_context(model)) is not None]
+    changed: dict[str, Any] = {"excluded_positions": recipe.exclude, "longest": min(limits, default=None)}
+    if recipe.exclude_ids is not None:
+        changed["excluded_ids"] = tuple(sorted(set(recipe.exclude_ids)))
+    return plan.contract.model_copy(update=changed)
 
 
 def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any, Source, list[tuple[str, str, int]]]:
@@ -178,7 +199,13 @@ def _to(model: Any, recipe: HarvestRecipe) -> Any:
 
 
 def _plan(recipe: HarvestRecipe) -> TokenPlan:
-    """The token plan, by the tokenizer of the first source that has one; the others must have the same vocabulary."""
+    """The token plan by the recipe's tokenizer."""
+    heldout = recipe.n_seq // HELDOUT_SHARE
+    return plan_tokens(recipe.corpus, _tokenizer(recipe), n_seq=recipe.n_seq, ctx=recipe.ctx, heldout=heldout)
+
+
+def _tokenizer(recipe: HarvestRecipe) -> Any:
+    """The tokenizer of the first source that has one; the others must have the same vocabulary."""
     from workbench.models import load_tokenizer
     from workbench.models.load import find_folder
 
@@ -204,7 +231,33 @@ def _plan(recipe: HarvestRecipe) -> TokenPlan:
                 f"{model!r} and {first!r} have different vocabularies; a store's sources must read the same tokens."
                 " Harvest them into two stores."
             )
-    return plan_tokens(recipe.corpus, tokenizer, n_seq=recipe.n_seq, ctx=recipe.ctx)
+    return tokenizer
+
+
+def look(recipe: HarvestRecipe, *, shown: int = 5, seed: int = 0) -> TextLook:
+    """What the recipe's text becomes, without loading a model's weights (see :mod:`workbench.corpus.look`).
+
+    Raises:
+        UsageError: ``ctx`` is longer than a model has positions, or what the harvest itself would say of the text.
+    """
+    from workbench.corpus.look import look_at_text
+    from workbench.models.facts import model_config
+    from workbench.models.limits import check_context, longest_context
+
+    configs = {s.source: model_config(s.model, s.revision) for s in recipe.sources}
+    for name, config in configs.items():
+        check_context(config, recipe.ctx, name)
+    limits = [n for config in configs.values() if (n := longest_context(config)) is not None]
+    return look_at_text(
+        recipe.corpus,
+        _tokenizer(recipe),
+        n_seq=recipe.n_seq,
+        ctx=recipe.ctx,
+        exclude=recipe.exclude,
+        longest=min(limits, default=None),
+        shown=shown,
+        seed=seed,
+    )
 
 
 def _check_plan(recipe: HarvestRecipe, plan: TokenPlan) -> None:

@@ -45,3 +45,14 @@ def runs(numbers: np.ndarray, per_shard: int, block_rows: int) -> list[tuple[sli
         (row_indices := by_block[a:b], int(numbers[row_indices].min()), int(numbers[row_indices].max()) + 1)
         for a, b in pairwise(cuts)
     ]
+
+
+def merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Row ranges in order, those that touch or overlap as one."""
+    out: list[tuple[int, int]] = []
+    for lo, hi in sorted(ranges):
+        if out and lo <= out[-1][1]:
+            out[-1] = out[-1][0], max(hi, out[-1][1])
+        else:
+            out.append((lo, hi))
+    return tuple(out)

@@ -8,7 +8,9 @@ no ties, and no library's random stream is part of the contract. Nothing depends
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+from bisect import bisect_right
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 SHUFFLE_VERSION = 1
 GROUP_ROWS = 1 << 16
 MAX_UNITS = 1 << 19
+MAX_LISTED = 64  # skipped ranges that a checkpoint lists; of more it keeps the digest
 _M = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -101,9 +104,10 @@ class Order:
         """The row ranges of a unit that are returned: its range less what is skipped."""
         lo, hi = self.unit_range(unit)
         out = []
-        for a, b in self.skipped:
-            if b <= lo or a >= hi:
-                continue
+        first = bisect_right(self.skipped, lo, key=lambda s: s[1])
+        for a, b in self.skipped[first:]:
+            if a >= hi:
+                break
             if a > lo:
                 out.append((lo, a))
             lo = max(lo, b)
@@ -119,15 +123,17 @@ class Order:
             + np.arange(self.units_per_shard, dtype=np.int64) * self.unit_rows
         ).reshape(-1)
         ends = np.minimum(starts + self.unit_rows, (starts // self.rows_per_shard + 1) * self.rows_per_shard)
-        sizes = np.clip(np.minimum(ends, self.last) - np.maximum(starts, self.first), 0, None).astype(np.int32)
-        for a, b in self.skipped:
-            for unit in range(self._unit_of(a), self._unit_of(b - 1) + 1):
-                sizes[unit] = sum(hi - lo for lo, hi in self.kept(unit))
-        return sizes
+        lo, hi = np.maximum(starts, self.first), np.minimum(ends, self.last)
+        hi = np.maximum(lo, hi)
+        return (hi - lo - (self._skipped_before(hi) - self._skipped_before(lo))).astype(np.int32)
 
-    def _unit_of(self, row: int) -> int:
-        shard, within = divmod(row, self.rows_per_shard)
-        return shard * self.units_per_shard + within // self.unit_rows
+    def _skipped_before(self, rows: np.ndarray) -> np.ndarray:
+        """How many skipped rows come before each of ``rows``."""
+        ranges = np.asarray(self.skipped, np.int64).reshape(-1, 2)
+        at = np.searchsorted(ranges[:, 0], rows)  # ranges that begin before the row
+        whole = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0])])[at]
+        beyond = np.where(at > 0, np.concatenate([[0], ranges[:, 1]])[at] - rows, 0)
+        return np.asarray(whole - np.maximum(beyond, 0))
 
     @cached_property
     def epoch_rows(self) -> int:
@@ -136,10 +142,11 @@ class Order:
 
     def contract(self) -> dict[str, Any]:
         """Everything that decides the order, as plain values: two equal contracts give equal batches."""
-        return {
-            "shuffle_version": SHUFFLE_VERSION,
-            **{k: (list(map(list, v)) if k == "skipped" else v) for k, v in asdict(self).items()},
-        }
+        skipped: Any = [list(s) for s in self.skipped]
+        if len(skipped) > MAX_LISTED:
+            skipped = hashlib.sha256(np.asarray(skipped, "<i8").tobytes()).hexdigest()
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"shuffle_version": SHUFFLE_VERSION, **values, "skipped": skipped}
 
     def shard_order(self, epoch: int) -> np.ndarray:
         """Shards in the order in which windows take them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ from workbench.activations.format.shard import SHARDS, open_plan, plain_folder, 
 from workbench.activations.format.spec import STORED, Source, StoreSpec, Stream, read_spec
 from workbench.activations.read.batches import MEMORY_LIMIT, THREADS, Batches, Split, make_order
 from workbench.activations.read.pool import ShardPool
-from workbench.activations.read.row_ranges import row_numbers, runs
+from workbench.activations.read.row_ranges import merged, row_numbers, runs
+from workbench.corpus.contract import TokenContract
+from workbench.run import QUIET, Run
 
 Names = str | Sequence[str]
+_TOLD: set[str] = set()  # stores of which it was said that they are older than the contract
 
 
 class ActivationStore:
     """A complete activation store. Open it with :meth:`open`.
 
-    Rows are numbered through the store: sequence by sequence, positions in order, excluded positions (BOS) left out.
+    Rows are numbered through the store: sequence by sequence, positions in order; excluded positions, and tokens that
+    are no data wherever they stand (BOS, pads), are left out.
     Wherever ``source`` may be None the store must have one source only.
     """
 
@@ -77,7 +82,67 @@ class ActivationStore:
 
     def __len__(self) -> int:
         """Rows, per hook and source."""
-        return self.spec.n_rows
+        return self.spec.n_rows - len(self._gaps)
+
+    @property
+    def contract(self) -> TokenContract | None:
+        """What its tokens were cut by; None: made before there was one (BOS inside sequences counts as data)."""
+        found = self.spec.plan.get("contract")
+        return None if found is None else TokenContract.model_validate(found)
+
+    def check_tokenizer(self, tokenizer: Any, who: str, run: Run = QUIET) -> None:
+        """Refuse to give tokens to a model that reads other words in them; says once what an older store leaves open.
+
+        Raises:
+            UsageError: ``who`` has another tokenizer.
+        """
+        if (contract := self.contract) is not None:
+            if tokenizer is not None:
+                contract.check(tokenizer, who, f"store {self.spec.id!r}")
+        elif self.store_id not in _TOLD:
+            _TOLD.add(self.store_id)
+            run.say(
+                f"store {self.spec.id!r} was made by the old rule: a BOS inside its sequences counts as data. Harvest"
+                " under another id to leave such rows out."
+            )
+
+    @cached_property
+    def _gaps(self) -> np.ndarray:
+        """Rows on disk that are no data, int64 ascending: tokens of ``exclude_ids`` at kept positions."""
+        if not self.spec.exclude_ids:
+            return np.zeros(0, np.int64)
+        r, found = self.spec.rows_per_seq, []
+        for block in range(-(-self.n_seq // 64)):
+            ids = self._token_block(block)[:, self.spec.positions]
+            found.append(np.flatnonzero(np.isin(ids, self.spec.exclude_ids)) + block * 64 * r)
+        return np.concatenate(found).astype(np.int64)
+
+    def _on_disk(self, numbers: np.ndarray) -> np.ndarray:
+        """Rows of the store as rows on disk."""
+        if not len(self._gaps):
+            return numbers
+        return numbers + np.searchsorted(self._gaps - np.arange(len(self._gaps)), numbers, side="right")
+
+    def _first_from(self, on_disk: np.ndarray | int) -> Any:
+        """The first row of the store at or after a row on disk."""
+        return on_disk - np.searchsorted(self._gaps, on_disk)
+
+    def rows_of(self, sequences: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Row numbers of whole sequences, int64, in the order given."""
+        r = self.spec.rows_per_seq
+        starts = np.asarray(sequences, np.int64) * r
+        lo, hi = self._first_from(starts), self._first_from(starts + r)
+        return np.concatenate([np.arange(a, b) for a, b in zip(lo, hi, strict=True)] or [np.zeros(0, np.int64)])
+
+    def whole_sequences(self, ranges: list[slice]) -> list[slice]:
+        """Ranges of rows as if no token had been left out, as ranges of this store's rows."""
+        return [slice(int(self._first_from(s.start)), int(self._first_from(s.stop))) for s in ranges]
+
+    def is_row(self, ids: np.ndarray) -> np.ndarray:
+        """Which tokens of whole sequences [n, ctx] have a row: bool [n, ctx]."""
+        out = ~np.isin(ids, self.spec.exclude_ids)
+        out[:, list(self.spec.exclude)] = False
+        return out
 
     @property
     def hooks(self) -> list[str]:
@@ -137,7 +202,7 @@ class ActivationStore:
         Several sources and hooks lie side by side (sources outer). Rows of sequences that were left out are NaN.
         """
         streams = self._streams(hook, source)
-        numbers = row_numbers(slice(None) if rows is None else rows, len(self))
+        numbers = self._on_disk(row_numbers(slice(None) if rows is None else rows, len(self)))
         out = np.empty((len(numbers), sum(s.width for s in streams)), np.float32)
         at = 0
         for s in streams:
@@ -155,7 +220,7 @@ class ActivationStore:
         self, rows: slice | np.ndarray | Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sequence, position) of rows, each int [rows]."""
-        numbers = row_numbers(slice(None) if rows is None else rows, len(self))
+        numbers = self._on_disk(row_numbers(slice(None) if rows is None else rows, len(self)))
         seq, k = np.divmod(numbers, self.spec.rows_per_seq)
         pos = self.spec.positions[k]
         ids = np.empty(len(numbers), np.int32)
@@ -165,10 +230,8 @@ class ActivationStore:
         return ids, seq, pos
 
     def sequence(self, i: int, hook: Names, source: Names | None = None) -> torch.Tensor:
-        """All rows of sequence ``i``: [rows_per_seq, width]."""
-        i = self._sequence_number(i)
-        r = self.spec.rows_per_seq
-        return self.read(hook, slice(i * r, (i + 1) * r), source)
+        """All rows of sequence ``i``: [rows, width]."""
+        return self.read(hook, self.rows_of([self._sequence_number(i)]), source)
 
     def sequence_tokens(self, i: int) -> np.ndarray:
         """Token ids of sequence ``i``, excluded positions included: int32 [ctx]."""
@@ -230,7 +293,7 @@ class ActivationStore:
             split=split,
             window=window,
             memory_limit=memory_limit,
-            skipped=self._skipped_rows,
+            skipped=self._left_out(),
         )
         return self._watched(
             Batches(
@@ -245,6 +308,15 @@ class ActivationStore:
                 threads,
             )
         )
+
+    def _left_out(self) -> tuple[tuple[int, int], ...]:
+        """Row ranges on disk that are never returned, ascending: skipped sequences, and tokens that are no data."""
+        if not len(self._gaps):
+            return self._skipped_rows
+        edges = np.flatnonzero(np.diff(self._gaps) != 1)
+        starts = self._gaps[np.concatenate([[0], edges + 1])].tolist()
+        ends = (self._gaps[np.concatenate([edges, [len(self._gaps) - 1]])] + 1).tolist()
+        return merged([*self._skipped_rows, *zip(starts, ends, strict=True)])
 
     def _window(self, window: int) -> int:
         """The window that is meant by a request for ``window``."""

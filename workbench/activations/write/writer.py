@@ -27,6 +27,7 @@ from workbench.activations.format.errors import NonFiniteActivation
 from workbench.activations.format.layout import SEAL, Dataset, Layout, lay_out
 from workbench.activations.format.numbers import INFINITE, Statistics, max_magnitude, to_stored
 from workbench.activations.format.shard import (
+    NO_DATA,
     PLAN,
     SHARDS,
     SKIPPED,
@@ -172,6 +173,8 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
     seq0, seq1 = spec.seqs(index)
     small = token_table(spec, tokens, index)
     skip = np.zeros(seq1 - seq0, bool)
+    no_data = np.isin(small["tok/ids"], spec.exclude_ids)  # rows of BOS and pads: zero on disk, never read
+    at = 0
     kind, mask, _ = INFINITE[spec.dtype]
     stats = {s.key: Statistics(s.width, spec.dtype) for s in spec.streams}
     with (
@@ -183,7 +186,10 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
         done = seq0
         for batch in producer(seq0, seq1):
             stored = {s.key: to_stored(batch[s.key], spec.dtype) for s in spec.streams}
-            n = len(stored[spec.streams[0].key]) // spec.rows_per_seq
+            rows = len(stored[spec.streams[0].key])
+            if (out := no_data[at : at + rows]).any():
+                stored = {key: np.where(out[:, None], values.dtype.type(0), values) for key, values in stored.items()}
+            n, at = rows // spec.rows_per_seq, at + rows
             bad, largest = _refuse_or_mark(spec, stored, done, n)
             if bad.any():
                 stored = {key: _without(values, bad, spec.rows_per_seq) for key, values in stored.items()}
@@ -195,9 +201,12 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
                 summed.result()
             skip[done - seq0 : done - seq0 + n] = bad
             done += n
-        small["tok/flags"] = np.repeat(np.where(skip, SKIPPED, 0).astype(np.uint8), spec.rows_per_seq)
+        left_out = np.repeat(skip, spec.rows_per_seq)
+        small["tok/flags"] = np.where(left_out, SKIPPED, 0).astype(np.uint8) | np.where(no_data, NO_DATA, 0).astype(
+            "u1"
+        )
         small["store_json"] = np.frombuffer(spec.to_json(), np.uint8)
-        kept = int((~skip).sum()) * spec.rows_per_seq
+        kept = int((~left_out & ~no_data).sum())
         for s in spec.streams:
             small[f"stats/{s.key}/sum"], small[f"stats/{s.key}/moments"] = stats[s.key].result(kept)
         return part.finish(small)

@@ -17,7 +17,7 @@ from workbench.analysis.circuits.effects import METRICS, check_metrics
 from workbench.analysis.circuits.paths import is_mamba
 from workbench.analysis.circuits.table import EXAMPLES, OFFSETS, Circuits
 from workbench.analysis.circuits.tasks import make_prompts, read_task
-from workbench.dictionaries.reference import displayed_vocab
+from workbench.corpus.shown import displayed_vocab
 from workbench.provenance import Input, read_manifest
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest, read_config
 from workbench.config import data_dir
+from workbench.corpus.contract import contract_of
 
 Slot = tuple[str | tuple[str, ...], ...]
 Encoded = tuple[list[int], list[int], int, int, dict[str, int]]  # clean, corrupt, answer, wrong, marks
@@ -169,9 +170,7 @@ def make_prompts(
 
 
 def _bos(tokenizer: Any) -> int | None:
-    if tokenizer is None:
-        return 0
-    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return 0 if tokenizer is None else contract_of(tokenizer).first
 
 
 def _plain_tokens(vocab_size: int, tokenizer: Any) -> np.ndarray:

@@ -42,6 +42,21 @@ class TokenSet:
         """Sequences of the store, ascending."""
         return np.unique(self.seq)
 
+    def places(self) -> np.ndarray:
+        """Of each row: its sequence's number among these times the positions that may be rows, plus its position's."""
+        positions = self.positions
+        return np.searchsorted(self.sequences, self.seq) * len(positions) + np.searchsorted(positions, self.pos)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions of a sequence that may be rows."""
+        return self.store.spec.positions
+
+    def sequences_with_rows(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens int [n, ctx] of whole sequences, which of them are rows, bool likewise)."""
+        ids = np.stack([self.store.sequence_tokens(int(i)) for i in sequences])
+        return ids, self.store.is_row(ids)
+
 
 def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
     """The last ``n_tokens`` rows in whole sequences: held-out ones first, then the end of the training part; None takes
@@ -56,7 +71,7 @@ def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
     chosen = usable[-wanted:] if wanted > 0 else usable[:0]
     if not len(chosen):
         raise UsageError(f"{store.path.name}: {n_tokens} tokens of {len(usable)} sequences is nothing to compare on.")
-    numbers = (chosen[:, None] * per_seq + np.arange(per_seq)).ravel()
+    numbers = store.rows_of(chosen)
     return TokenSet(store, numbers, *store.tokens(numbers))
 
 
@@ -112,28 +127,28 @@ class LiveRows(Rows):
         out = []
         for batch, keep in token_batches(self.of):
             seen = capture(self.model, batch, hooks)
-            rows = torch.cat([seen[h] for h in hooks], dim=-1).index_select(1, keep)
-            out.append(rows.reshape(-1, rows.shape[-1]).float())
+            rows = torch.cat([seen[h] for h in hooks], dim=-1)[keep]
+            out.append(rows.float())
         return torch.cat(out)
 
 
 def token_batches(
     tokens: TokenSet, *, limit: int | None = None, halfway: bool = False
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of whole sequences int64 [batch, ctx] with the positions that are rows; at most ``limit`` rows in all.
+    """Batches of whole sequences int64 [batch, ctx] with which tokens are rows, bool likewise; at most ``limit`` rows
+    in all.
 
     ``halfway``: the same sequences, beginning with the middle one (circularly).
     """
-    keep = torch.from_numpy(tokens.store.spec.positions.astype(np.int64))
     sequences = tokens.sequences
     if limit is not None:
-        sequences = sequences[-max(1, limit // len(keep)) :]
+        sequences = sequences[-max(1, limit // len(tokens.positions)) :]
     if halfway:
         sequences = np.roll(sequences, -(len(sequences) // 2))
     out = []
     for lo in range(0, len(sequences), BATCH):
-        ids = np.stack([tokens.store.sequence_tokens(int(i)) for i in sequences[lo : lo + BATCH]])
-        out.append((torch.from_numpy(ids.astype(np.int64)), keep))
+        ids, rows = tokens.sequences_with_rows(sequences[lo : lo + BATCH])
+        out.append((torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(rows)))
     return out
 
 
@@ -147,6 +162,20 @@ class Activations:
 
     def rows(self, reference: DictionaryRef) -> tuple[Rows, Any, Any]:
         """(rows, hook, source) for a dictionary."""
+        from workbench.analysis.comparison.spans import SpanTokens
+        from workbench.models.reading import token_contract
+
+        if isinstance(self.tokens, SpanTokens):
+            if isinstance(reference.source, list) or not isinstance(reference.hook, str):
+                raise UsageError(
+                    f"{reference.id} reads several sources; across tokenizers only single ones are compared."
+                )
+            model = self.model(reference.model_name, reference.revision)
+            return (
+                LiveRows(self.tokens.read_by(token_contract(model).words, reference.model_name), model),
+                reference.hook,
+                None,
+            )
         store = self._aligned_store(reference)
         if store is not None:
             hook = self._stored_hook(store, reference)
@@ -164,7 +193,9 @@ class Activations:
             [*((s.model, s.revision) for s in about.sources), (reference.model_name, reference.revision)],
             f"the tokens of {about.id} mean nothing to the model of {reference.id}",
         )
-        return LiveRows(self.tokens, self.model(reference.model_name, reference.revision)), reference.hook, None
+        model = self.model(reference.model_name, reference.revision)
+        self.tokens.store.check_tokenizer(getattr(model, "tokenizer", None), reference.model_name)
+        return LiveRows(self.tokens, model), reference.hook, None
 
     def model(self, name: str, revision: str | None) -> Any:
         """A loaded model."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +47,9 @@ from workbench.analysis.comparison.matching import OneToOne, assign, pooled_cand
 from workbench.analysis.comparison.neuron_sides import MIN_ROWS, NeuronSides
 from workbench.analysis.comparison.neurons import neurons
 from workbench.analysis.comparison.sides import Group, model_seed_of, sae_seed_of, untrained_of
+from workbench.analysis.comparison.spans import SpanTokens, same_words, spans_of
 from workbench.analysis.latents.encoded import encode_store
+from workbench.corpus.contract import words_digest
 from workbench.results.matches import READINGS
 from workbench.run import NO_BAR, Bar
 from workbench.workspace import Workspace
@@ -149,8 +151,34 @@ def compare(
     from workbench.activations import ActivationStore
 
     reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.references[0].store(workspace)
-    tokens = choose_tokens(reference, recipe.tokens)
+    tokens = _same_text(choose_tokens(reference, recipe.tokens), a, b)
     return _Run(workspace, a, b, recipe, tokens, bar).all()
+
+
+def _same_text(tokens: TokenSet, a: Group, b: Group) -> TokenSet:
+    """The tokens as both sides read them: matched by their last character where the tokenizers differ.
+
+    Raises:
+        UsageError: the store was cut with neither side's tokenizer.
+    """
+    from workbench.models import load_tokenizer
+
+    readers: list[Any] = []
+    for side in (a, b):
+        try:
+            readers.append(load_tokenizer(side.model[0], side.model[1]))
+        except MissingError:
+            readers.append(None)
+    if same_words(*readers):
+        return tokens
+    contract = tokens.store.contract
+    if contract is not None and contract.words != words_digest(readers[0], contract.vocabulary):
+        if contract.words != words_digest(readers[1], contract.vocabulary):
+            raise UsageError(f"store {tokens.store.spec.id!r} was cut with the tokenizer of neither side.")
+        found = spans_of(tokens, readers[1], readers[0])
+        assert found.other is not None
+        return replace(found.other, other=replace(found, other=None))
+    return spans_of(tokens, *readers)
 
 
 class _Run:
@@ -256,12 +284,15 @@ class _Run:
     def _neurons(self, a: dict, b: dict) -> None:
         from workbench.models import load_model
 
+        if isinstance(self.tokens, SpanTokens):
+            self.out.missing["neurons"] = "the models read the text by different tokenizers"
+            return
         batches = token_batches(self.tokens, limit=self.recipe.neuron_tokens)
         models = []
         for g in (self.a, self.b):
             try:
                 model = load_model(g.model[0], revision=g.model[1])
-                widths = [x.shape[1] for x in neurons(model, batches[0][0][:1], g.layers, batches[0][1])]
+                widths = [x.shape[1] for x in neurons(model, batches[0][0][:1], g.layers, batches[0][1][:1])]
             except (UsageError, MissingError) as e:
                 self.out.missing["neurons"] = f"{g.name}: {e}"
                 return

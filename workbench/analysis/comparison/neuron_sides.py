@@ -42,6 +42,9 @@ class NeuronSides:
         if shifted and sum(len(ids) for ids, _ in self.batches) < 2:
             raise UsageError("a shift by whole sequences needs at least two; there is 1")
         orders = self.batches, self.halfway if shifted else self.batches
+        if shifted:  # tokens that are rows in both orders
+            both = [a & b for (_, a), (_, b) in zip(*orders, strict=True)]
+            orders = tuple([(ids, keep) for (ids, _), keep in zip(o, both, strict=True)] for o in orders)  # type: ignore[assignment]
         if given_token:
             cells = [_cells(order) for order in orders]
             keep = np.intersect1d(cells[0].rows, cells[1].rows)  # rows with a mean on both sides
@@ -62,14 +65,14 @@ def _plain(model: Model, batches: list[Any]) -> Blocks:
 
 def _cells(batches: list[Any]) -> TokenCells:
     """Cells of the rows of batches of whole sequences."""
-    ids = torch.cat([t.index_select(1, keep).reshape(-1) for t, keep in batches]).numpy()
-    kept = len(batches[0][1])  # rows of a sequence
-    return TokenCells.of(ids, np.repeat(np.arange(len(ids) // kept), kept))
+    ids = torch.cat([t[keep] for t, keep in batches]).numpy()
+    of_sequence = torch.cat([keep.sum(1) for _, keep in batches]).numpy()
+    return TokenCells.of(ids, np.repeat(np.arange(len(of_sequence)), of_sequence))
 
 
 def _given_token(model: Model, batches: list[Any], cells: TokenCells, keep: np.ndarray) -> Blocks:
     """The same minus each neuron's mean over its token's other half, at the rows ``keep``."""
-    edges = np.concatenate([[0], np.cumsum([len(t) * len(at) for t, at in batches])])
+    edges = np.concatenate([[0], np.cumsum([int(keep.sum()) for _, keep in batches])])
     of_row = np.full(int(edges[-1]), -1)
     of_row[cells.rows] = cells.cell
     kept = np.zeros(int(edges[-1]), dtype=bool)

@@ -38,7 +38,7 @@ def neuron_hooks(model: Any, layer: int) -> list[str]:
 
 
 def neurons(model: Any, tokens: torch.Tensor, layers: Sequence[int], keep: torch.Tensor) -> list[torch.Tensor]:
-    """Neurons of some layers on tokens [batch, ctx], at positions ``keep``: one [batch * kept, width] per layer."""
+    """Neurons of some layers on tokens [batch, ctx], where ``keep`` (bool, likewise): one [kept, width] per layer."""
     from workbench.activations.harvesting.forward import capture
 
     hooks = {layer: neuron_hooks(model, layer) for layer in layers}
@@ -46,8 +46,7 @@ def neurons(model: Any, tokens: torch.Tensor, layers: Sequence[int], keep: torch
     out = []
     for names in hooks.values():
         parts = [torch.nn.functional.silu(seen[n]) if n.endswith("hook_gate") else seen[n] for n in names]
-        rows = torch.cat(parts, dim=-1).index_select(1, keep)
-        out.append(rows.reshape(-1, rows.shape[-1]).float())
+        out.append(torch.cat(parts, dim=-1)[keep].float())
     return out
 
 

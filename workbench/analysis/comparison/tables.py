@@ -23,6 +23,7 @@ from workbench.analysis.comparison.compare import (
 )
 from workbench.analysis.comparison.depth import DepthMap, LayerBest, depth_map
 from workbench.analysis.comparison.sides import Group
+from workbench.analysis.comparison.spans import SpanTokens
 from workbench.provenance import Input
 from workbench.results.matches import RAW, READINGS
 from workbench.workspace import Item, Workspace
@@ -336,12 +337,14 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
     id = f"{c.a.name}__{c.b.name}"
     made = tables(c)
     store = c.tokens.store
+    grid, is_row = c.tokens.sequences_with_rows(c.tokens.sequences)
+    is_row = is_row[:, c.tokens.positions]
     inputs = {s.input.id: s.input for g in (c.a, c.b, *c.groups.values()) for s in g.references}
     about = {
         "a": _side(c.a),
         "b": _side(c.b),
         "n_tokens": len(c.tokens),
-        "ctx": store.ctx,
+        "ctx": grid.shape[1],
         "store": store.spec.id,
         "min_firings": c.recipe.min_firings,
         "level": c.recipe.level,
@@ -351,6 +354,8 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
         "skylines": {k: [s.id for s in g.references] for k, g in c.groups.items()},
         "vocab": "vocab.json",
     }
+    if isinstance(c.tokens, SpanTokens):
+        about["spans"] = {"matched": len(c.tokens), "of_a": c.tokens.of, "of_b": getattr(c.tokens.other, "of", 0)}
     with workspace.create(
         "matches",
         id,
@@ -363,12 +368,11 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
     ) as folder:
         for name, frame in made.items():
             frame.to_parquet(folder / f"{name}.parquet", index=False)
-        np.save(
-            folder / "tokens.npy",
-            np.stack([store.sequence_tokens(int(i)) for i in c.tokens.sequences]).astype(np.int32),
-        )
+        np.save(folder / "tokens.npy", grid.astype(np.int32))
         np.save(folder / "sequences.npy", c.tokens.sequences.astype(np.int64))
-        np.save(folder / "positions.npy", store.spec.positions.astype(np.int64))
+        np.save(folder / "positions.npy", c.tokens.positions.astype(np.int64))
+        if not is_row.all():
+            np.save(folder / "is_row.npy", is_row)
         write_json(folder / "vocab.json", vocab)
         if c.recipe.codes:
             _write_codes(folder / "codes", c)
@@ -387,8 +391,9 @@ def _side(group: Group) -> dict[str, Any]:
 
 
 def _write_codes(folder: Path, c: Comparison) -> None:
+    places = c.tokens.places()
     for id, codes in c.codes.items():
         (folder / id).mkdir(parents=True, exist_ok=True)
         np.save(folder / id / "indptr.npy", codes.indptr.astype(np.int64))
-        np.save(folder / id / "row.npy", codes.row.astype(np.int32))
+        np.save(folder / id / "row.npy", places[codes.row].astype(np.int32))
         np.save(folder / id / "value.npy", codes.value.astype(np.float32))

@@ -1,7 +1,7 @@
 """Measuring a dictionary inside its language model, each number with its n and a bootstrap interval over sequences.
 
 Sums are kept per sequence and position band in float64, so every ratio, its interval and its course over the context
-come from one table. Position 0 (BOS) is neither spliced nor scored.
+come from one table. Position 0, and BOS and pads wherever they stand, are neither spliced nor scored.
 
 Definitions (x activation, y reconstruction, CE cross-entropy in nats of the next token):
 
@@ -31,6 +31,7 @@ from sae.errors import UsageError
 from sae.populations import norms, populations_of
 from workbench.activations.harvesting.forward import capture
 from workbench.analysis.splice import Constant, splice
+from workbench.models.reading import token_contract
 from workbench.run import QUIET, Run
 from workbench.stats import Estimate, ratio_estimates, wilson
 
@@ -84,14 +85,19 @@ def evaluate_in_model(
     if tokens.ndim != 2 or len(tokens) == 0 or tokens.shape[1] < 3:
         raise UsageError(f"evaluation needs token sequences [n, ctx] with ctx >= 3, not {list(tokens.shape)}.")
     n_bands = min(n_bands, tokens.shape[1] - 2)
+    rows = torch.from_numpy(token_contract(model).is_row(tokens.numpy()))
+    rows[:, 0] = False
+    if not rows[:, 1:-1].any():
+        raise UsageError("all tokens of these sequences are BOS or pads: there is nothing to score.")
     hook_out = hook_out or hook
     batch = batch if view else sequences_at_once(model, tokens.shape[1], batch)
     with torch.inference_mode():
-        means = _mean_activation(model, hook_out, tokens, batch)
+        means = _mean_activation(model, hook_out, tokens, rows, batch)
         at = view or (lambda start: dictionary)
         parts, fired = [], torch.zeros(int(at(0).W_dec.shape[0]), dtype=torch.int64)
         for start in run.each(range(0, len(tokens), batch), "evaluating", unit="batch"):
-            part, hits = _batch_sums(model, at(start), hook, hook_out, tokens[start : start + batch], means, n_bands)
+            chosen = slice(start, start + batch)
+            part, hits = _batch_sums(model, at(start), hook, hook_out, tokens[chosen], rows[chosen], means, n_bands)
             part["sequence"] += start
             parts.append(part)
             fired += hits
@@ -121,14 +127,17 @@ class _Means:
     limit: float
 
 
-def _mean_activation(model: Any, hook: str, tokens: Tensor, batch: int) -> _Means:
+def _mean_activation(model: Any, hook: str, tokens: Tensor, rows: Tensor, batch: int) -> _Means:
     """One pass over the tokens, as far as the hook."""
     total: Tensor | float = 0.0
     massive: Tensor | float = 0.0
     n = n_massive = 0
     limit: float | None = None
     for start in range(0, len(tokens), batch):
-        x = capture(model, tokens[start : start + batch], [hook])[hook][:, 1:-1].flatten(0, 1).double()
+        x = capture(model, tokens[start : start + batch], [hook])[hook][:, 1:-1]
+        x = x[rows[start : start + batch, 1:-1]].double()
+        if not len(x):
+            continue
         lengths = norms(x)
         limit = populations_of(lengths).limit if limit is None else limit
         long = lengths > limit
@@ -145,19 +154,20 @@ def _band_edges(ctx: int, n_bands: int) -> list[tuple[int, int]]:
 
 
 def _batch_sums(
-    model: Any, dictionary: Any, hook: str, hook_out: str, tokens: Tensor, means: _Means, n_bands: int
+    model: Any, dictionary: Any, hook: str, hook_out: str, tokens: Tensor, rows: Tensor, means: _Means, n_bands: int
 ) -> tuple[pd.DataFrame, Tensor]:
     """Sums per (sequence, band) of one batch, and how often each latent fired."""
     original = model(tokens, return_type="logits")
-    with splice(model, {hook: dictionary}, keep_error=False, record=True) as spliced:
+    with splice(model, {hook: dictionary}, keep_error=False, rows=rows, record=True) as spliced:
         scores = {"ce_spliced": "nll", "kl": "kl"}
         per_token = _named(token_scores(model(tokens, return_type="logits"), tokens, original), scores)
     seen = spliced.seen[hook]
     x, y = seen.target[:, 1:-1].double(), seen.y[:, 1:-1].double()
-    on = seen.values[:, 1:-1] > 0
+    kept = rows[:, 1:-1].to(x.device)
+    on = (seen.values[:, 1:-1] > 0) & kept[..., None]
     usual = (norms(x) <= means.limit).double()
     per_token |= {
-        "n": torch.ones(x.shape[:2], dtype=torch.float64),
+        "n": kept.double(),
         "error": (x - y).square().sum(-1),
         "centred": (x - means.all).square().sum(-1),
         "square": x.square().sum(-1),
@@ -171,12 +181,12 @@ def _batch_sums(
         "ce": token_scores(original, tokens)["nll"],
     }
     for name, vector in (("zero", torch.zeros_like(means.all)), ("mean", means.all)):
-        with splice(model, {hook_out: Constant(vector)}, keep_error=False):
+        with splice(model, {hook_out: Constant(vector)}, keep_error=False, rows=rows):
             scores = {f"ce_{name}": "nll", f"kl_{name}": "kl"}
             per_token |= _named(token_scores(model(tokens, return_type="logits"), tokens, original), scores)
     frames = []
     for band, (first, last) in enumerate(_band_edges(tokens.shape[1], n_bands)):
-        part = {k: v[:, first - 1 : last].double().sum(1).cpu().numpy() for k, v in per_token.items()}
+        part = {k: (v.double() * kept)[:, first - 1 : last].sum(1).cpu().numpy() for k, v in per_token.items()}
         frames.append(pd.DataFrame({"sequence": np.arange(len(tokens)), "band": band, **part}))
     hits = torch.bincount(seen.indices[:, 1:-1][on], minlength=int(dictionary.W_dec.shape[0])).cpu()
     return pd.concat(frames, ignore_index=True), hits

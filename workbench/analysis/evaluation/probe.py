@@ -16,7 +16,9 @@ import torch
 from sae.errors import UsageError
 from workbench.analysis.splice import splice, steer
 from workbench.corpus.records import prompt_text
+from workbench.corpus.shown import shown_token, shown_tokens
 from workbench.dictionaries.reference import DictionaryRef
+from workbench.models.reading import token_contract
 
 MAX_TOKENS = 256
 _ONE_AT_A_TIME = threading.Lock()  # a model's hooks are global to it
@@ -27,7 +29,7 @@ class Probe:
     """Latents of one dictionary on one text. T tokens (BOS first), K active latents per token."""
 
     tokens: list[str]
-    values: np.ndarray  # [T, K] float32; 0 = not active. Row 0 is BOS, which dictionaries are not trained on: all zero
+    values: np.ndarray  # [T, K] float32; 0 = not active, and on tokens that are no data (BOS, pads)
     indices: np.ndarray  # [T, K] int64
     next_tokens: list[tuple[str, float]]  # most probable continuations with their probabilities
     cut: int  # characters of the text beyond the token limit
@@ -57,7 +59,7 @@ class Steered:
 
 
 def encode_text(model: Any, text: str) -> tuple[torch.Tensor, list[str], int]:
-    """(token ids [1, T] with BOS, displayed tokens, characters cut off).
+    """(token ids [1, T] by the model's contract, displayed tokens, characters cut off).
 
     Raises:
         UsageError: the text is empty, or the model has no tokenizer.
@@ -65,16 +67,14 @@ def encode_text(model: Any, text: str) -> tuple[torch.Tensor, list[str], int]:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise UsageError("this model has no tokenizer, so it cannot read a text.")
-    text = prompt_text(text)
+    text, contract = prompt_text(text), token_contract(model)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UsageError("the text is empty.")
-    kept = ids[: MAX_TOKENS - 1]
-    bos = tokenizer.bos_token_id
-    whole = [*([bos] if bos is not None else []), *kept]
-    shown = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in whole]
+    kept = ids[: min(MAX_TOKENS, contract.longest or MAX_TOKENS) - int(contract.first is not None)]
+    whole = contract.sequence(kept)
     cut = len(text) - len(tokenizer.decode(kept, clean_up_tokenization_spaces=False)) if len(kept) < len(ids) else 0
-    return torch.tensor([whole]), shown, max(0, cut)
+    return torch.tensor([whole]), shown_tokens(tokenizer, whole), max(0, cut)
 
 
 @torch.no_grad()
@@ -89,10 +89,8 @@ def probe(model: Any, dictionary: Any, reference: DictionaryRef, text: str, *, n
     with _ONE_AT_A_TIME, splice(model, {hook: dictionary}, keep_error=True, record=True) as handle:
         logits = model(ids)[0, -1]
     seen = handle.seen[hook]
-    values, indices = seen.values[0].float().numpy(), seen.indices[0].numpy().astype(np.int64)
-    if model.tokenizer.bos_token_id is not None:
-        values = values.copy()
-        values[0] = 0.0
+    values, indices = seen.values[0].float().numpy().copy(), seen.indices[0].numpy().astype(np.int64)
+    values[~token_contract(model).is_row(ids[0].numpy())] = 0.0
     p = torch.softmax(logits.float(), -1)
     top = torch.topk(p, min(n_next, len(p)))
     continuations = [(_show(model, int(i)), float(v)) for v, i in zip(top.values, top.indices, strict=True)]
@@ -128,11 +126,7 @@ def push(
 
 
 def _show(model: Any, token: int) -> str:
-    return (
-        str(model.tokenizer.decode([token], clean_up_tokenization_spaces=False))
-        if token < len(model.tokenizer)
-        else f"⟨{token}⟩"
-    )
+    return shown_token(model.tokenizer, token)
 
 
 def _one_hook(reference: DictionaryRef) -> str:

@@ -23,7 +23,8 @@ import torch
 
 from sae.errors import UsageError
 from workbench.analysis.explain.surface import SURFACE, surface
-from workbench.dictionaries.reference import displayed_vocab
+from workbench.corpus.shown import displayed_vocab
+from workbench.models.reading import token_contract
 
 KS = (1, 2, 5, 10)
 MIN_EXAMPLES = 60  # of either class in either half
@@ -72,11 +73,11 @@ def probe_dictionary(
         for start in range(0, len(tokens), batch):
             with model.hooks(fwd_hooks=[(hook, lambda x, hook: caught.append(x.flatten(2)[:, 1:].flatten(0, 1)))]):
                 model(torch.as_tensor(tokens[start : start + batch], dtype=torch.int64))
-    x = torch.cat(caught).float()
-    n_seq, ctx = tokens.shape
-    seq, pos = np.repeat(np.arange(n_seq), ctx - 1), np.tile(np.arange(1, ctx), n_seq)
+    seq, pos = np.nonzero(token_contract(model).is_row(tokens)[:, 1:])
+    x = torch.cat(caught).float()[torch.from_numpy(seq * (tokens.shape[1] - 1) + pos)]
+    pos = pos + 1
     vocab = displayed_vocab(model.tokenizer, int(model.cfg.d_vocab))
-    return probe_rows(dictionary, x, tokens[:, 1:].reshape(-1), seq, pos, vocab, seed=seed)
+    return probe_rows(dictionary, x, tokens[seq, pos], seq, pos, vocab, seed=seed)
 
 
 def probe_rows(

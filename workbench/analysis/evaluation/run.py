@@ -100,7 +100,7 @@ def evaluate_dictionary(
         request.revision or (None if request.model else reference.revision),
     )
     model = load_model(name, revision) if model is None else model
-    tokens, about = heldout_tokens(workspace, reference, request, model)
+    tokens, about = heldout_tokens(workspace, reference, request, model, run)
     dictionary = reference.load()
     result = evaluate_in_model(
         model, dictionary, reference.hook, tokens, hook_out=reference.hook_out, seed=request.seed, run=run
@@ -162,15 +162,15 @@ def _firing(
         or (store := _store_or_none(workspace, reference)) is None
     ):
         return None
-    from workbench.analysis.latents.encoded import choose_rows, encode_store
+    from workbench.analysis.latents.encoded import encode_store, store_rows
 
-    rows = choose_rows(len(store), FIRING_ROWS, unit=store.spec.rows_per_seq)
+    rows = store_rows(store, FIRING_ROWS)
     codes = encode_store(dictionary, store, reference.hook, source=reference.source, rows=rows)
     return codes.n_fired, codes.n_tokens
 
 
 def heldout_tokens(
-    workspace: Workspace, reference: DictionaryRef, request: EvaluationRequest, model: Any
+    workspace: Workspace, reference: DictionaryRef, request: EvaluationRequest, model: Any, run: Run = QUIET
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(tokens [n, ctx], what they are): text no dictionary of the store was trained on.
 
@@ -197,6 +197,7 @@ def heldout_tokens(
             check_same_tokens(
                 [*known, (request.model, request.revision)], "give --corpus, to cut a text with the model's own"
             )
+        store.check_tokenizer(getattr(model, "tokenizer", None), request.model or "the model", run)
         return np.stack([store.sequence_tokens(i) for i in chosen]), {
             "tokens": "held-out sequences of the store",
             "ctx": store.ctx,

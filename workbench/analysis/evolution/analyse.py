@@ -32,7 +32,7 @@ from workbench.analysis.evolution.source_losses import source_losses
 from workbench.analysis.evolution.taxonomy import RepeatMeans, repeat_tokens, taxonomy
 from workbench.analysis.evolution.write_diff import write_diff
 from workbench.corpus import CorpusConfig, plan_tokens
-from workbench.dictionaries.reference import displayed_vocab
+from workbench.corpus.shown import displayed_vocab
 from workbench.run import Run
 
 if TYPE_CHECKING:

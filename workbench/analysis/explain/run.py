@@ -20,10 +20,11 @@ from workbench.analysis.explain.endpoint import Completer, Cost, EndpointConfig,
 from workbench.analysis.explain.language_model import Material, Notebook, gather, label_by_model, questions
 from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
-from workbench.analysis.latents.encoded import Codes, choose_rows, encode_store
+from workbench.analysis.latents.encoded import Codes, encode_store, store_rows
 from workbench.analysis.latents.live import live_rows
 from workbench.corpus.config import corpus_name
-from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
+from workbench.corpus.shown import displayed_vocab
+from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest, write_manifest
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
@@ -56,7 +57,7 @@ def encode_subject(
     else:
         store = reference.store(workspace)
         source = reference.source_in(store)
-    rows = choose_rows(len(store), n_tokens, unit=store.spec.rows_per_seq)
+    rows = store_rows(store, n_tokens)
     codes = encode_store(reference.load(), store, reference.hook, source=source, rows=rows, run=run)
     tokenizer = load_tokenizer(reference.model_name)
     return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))

@@ -19,6 +19,8 @@ from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
 from workbench.analysis.graph.prune import prune
 from workbench.analysis.graph.trace import Graph, Node, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
+from workbench.corpus.records import mended
+from workbench.corpus.shown import shown_token, shown_tokens
 from workbench.dictionaries.reference import find_dictionary
 from workbench.run import QUIET, Run
 from workbench.version import __version__
@@ -57,7 +59,9 @@ def make_graph(
         :mod:`workbench.analysis.graph.choose`.
     """
     from workbench.models import load_model, model_id
+    from workbench.models.reading import token_contract
 
+    prompt = mended(prompt)
     if not prompt.strip():
         raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
     if dictionaries:
@@ -78,8 +82,12 @@ def make_graph(
     id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{key}"
     if workspace.complete("graphs", id):
         return workspace.get("graphs", id)
+    import torch
+
     model = load_model(model_name, revision)
-    tokens = model.to_tokens(prompt)
+    if model.tokenizer is None:
+        raise UsageError("this model has no tokenizer, so it cannot read a prompt.")
+    tokens = torch.tensor([token_contract(model).encode(model.tokenizer, prompt)])
     if tokens.shape[1] > max_tokens:
         raise UsageError(
             f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise"
@@ -93,8 +101,8 @@ def make_graph(
         freeze=freeze,
     )
     graph = prune(full, node_share=node_share, edge_share=edge_share)
-    strings = model.to_str_tokens(tokens[0])
-    vocabulary = [str(model.tokenizer.decode([n.index])) if n.kind == "logit" else "" for n in graph.nodes]
+    strings = shown_tokens(model.tokenizer, tokens[0].tolist())
+    vocabulary = [shown_token(model.tokenizer, n.index) if n.kind == "logit" else "" for n in graph.nodes]
     document = neuronpedia(
         graph, slug=id, scan=model_id(model_name), prompt=prompt, strings=strings, words=vocabulary, settings=recipe
     )

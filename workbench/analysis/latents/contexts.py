@@ -2,7 +2,8 @@
 
 Groups, each with the number of members in the data beside the stored ones:
 
-- ``top``: the strongest token of each sequence, strongest sequences first (one context per sequence);
+- ``top``: the strongest token of each sequence, strongest sequences first (one context per sequence, and one per text:
+  of sequences with the same 16 tokens around it only the strongest is kept, with their count in ``top_copies``);
 - ``q1`` … ``q4``: positive tokens split by rank of their activation into four equal parts, q4 the strongest; a random
   sample of each;
 - ``random``: a random sample of all positive tokens;
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from workbench.activations.read.shuffle import splitmix64
 from workbench.analysis.latents.encoded import Codes
 
 N_QUANTILES = 4
+BEFORE, AFTER = 12, 4  # tokens up to and from the strongest that make two contexts the same text
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Contexts:
     act_indptr: np.ndarray  # [F * G * K + 1] int64
     act_pos: np.ndarray  # [N] uint16
     act_val: np.ndarray  # [N] float32
+    top_copies: np.ndarray  # [F, K] int32: sequences that show a top context's text, itself included; 0 = no context
 
 
 class NearMisses:
@@ -118,18 +122,49 @@ def _pick(member: np.ndarray, latent: np.ndarray, key: np.ndarray, k: int) -> tu
     return member[order[keep]], slot[keep]
 
 
+def texts_around(codes: Codes) -> np.ndarray:
+    """Of every row a digest of the tokens around it, uint64 [N]: equal where the text is the same."""
+    span = int(codes.pos.max(initial=0)) + 1
+    address = np.unique(codes.seq, return_inverse=True)[1].astype(np.int64) * (span + BEFORE + AFTER) + codes.pos
+    text = np.zeros(int(address.max(initial=0)) + BEFORE + AFTER + 1, np.uint64)
+    text[address + BEFORE] = codes.ids.astype(np.uint64) + np.uint64(1)
+    out = np.zeros(len(address), np.uint64)
+    for at in range(1, BEFORE + AFTER + 1):
+        out = splitmix64(out + text[address + at] + np.uint64(0x9E3779B97F4A7C15))
+    return out
+
+
+def _different(entries: np.ndarray, latent: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first entry of each latent's text, how many have it); entries come in order of preference and stay so."""
+    order = np.lexsort((text, latent))  # stable: the preferred entry comes first
+    new = np.ones(len(order), bool)
+    new[1:] = (latent[order][1:] != latent[order][:-1]) | (text[order][1:] != text[order][:-1])
+    starts = np.flatnonzero(new)
+    first, copies = order[starts], np.diff(np.append(starts, len(order)))
+    back = np.argsort(first)
+    return entries[first[back]], copies[back]
+
+
 def choose(
     codes: Codes, near: NearMisses | None, k: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Members of every group: parallel arrays latent, group, slot, row, and the availability table group_n [F, G]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Members of every group: parallel arrays latent, group, slot, row, the availability table group_n [F, G], and how
+    many sequences show each top context's text [F, K].
+    """
     f, latent, n_groups = codes.n_latents, codes.latent, N_QUANTILES + 3
     group_n = np.zeros((f, n_groups), np.int64)
     parts = []
 
     best = _strongest_per_sequence(codes)
     group_n[:, 0] = np.bincount(latent[best], minlength=f)
-    entry, slot = _pick(best, latent[best], -codes.value[best], k)
+    strongest = best[_group_order(latent[best], -codes.value[best])]
+    text = texts_around(codes)
+    different, copies = _different(strongest, latent[strongest], text[codes.row[strongest]])
+    slot = _slots(latent[different])
+    entry, copies, slot = different[slot < k], copies[slot < k], slot[slot < k]
     parts.append((latent[entry], np.zeros(len(entry), np.int64), slot, codes.row[entry]))
+    top_copies = np.zeros((f, k), np.int32)
+    top_copies[latent[entry], slot] = copies
 
     entries = np.arange(len(codes.row))
     order = _group_order(latent, codes.value)
@@ -155,7 +190,7 @@ def choose(
         first, slot = first[slot < k], slot[slot < k]
         parts.append((who[first], np.full(len(first), n_groups - 1), slot, row[first]))
     joined = [np.concatenate([p[i] for p in parts]).astype(np.int64) for i in range(4)]
-    return joined[0], joined[1], joined[2], joined[3], group_n
+    return joined[0], joined[1], joined[2], joined[3], group_n, top_copies
 
 
 def build(codes: Codes, near: NearMisses | None, *, k: int = 20, window: int = 64, seed: int = 0) -> Contexts:
@@ -164,7 +199,7 @@ def build(codes: Codes, near: NearMisses | None, *, k: int = 20, window: int = 6
     Args:
         k: contexts per group. window: tokens of a window; about two thirds of it lie before the token it was cut for.
     """
-    latent, group, slot, row, group_n = choose(codes, near, k, np.random.default_rng(seed))
+    latent, group, slot, row, group_n, top_copies = choose(codes, near, k, np.random.default_rng(seed))
     f, n_groups = group_n.shape
     sequences, seq_of_row = np.unique(codes.seq, return_inverse=True)
     span = int(codes.pos.max()) + 1
@@ -198,6 +233,7 @@ def build(codes: Codes, near: NearMisses | None, *, k: int = 20, window: int = 6
         act_indptr=indptr,
         act_pos=at.astype(np.uint16),
         act_val=value,
+        top_copies=top_copies,
     )
 
 

@@ -123,6 +123,15 @@ def choose_rows(n_rows: int, n_tokens: int | None, *, unit: int = 1, piece: int 
     return [slice(a, min(a + size, b)) for a, b in pairwise([*starts, n_rows])]
 
 
+def store_rows(store: Any, n_tokens: int | None) -> list[slice]:
+    """About ``n_tokens`` rows of a store or of what stands for one, as :func:`choose_rows`, in whole sequences."""
+    unit = int(getattr(getattr(store, "spec", None), "rows_per_seq", 1))
+    if not hasattr(store, "whole_sequences"):
+        return choose_rows(len(store), n_tokens, unit=unit)
+    chosen: list[slice] = store.whole_sequences(choose_rows(store.spec.n_rows, n_tokens, unit=unit))
+    return chosen
+
+
 def pre_activations(dictionary: Any, x: torch.Tensor) -> torch.Tensor:
     """[B, F] the encoder's output before selection and nonlinearity, for raw rows [B, d].
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from sae.errors import UsageError
+from workbench.models.reading import token_contract
 
 
 class LiveRows:
-    """Activations of ``hook`` on token sequences [n_seq, ctx], position 0 (BOS) left out: row i is position i % (ctx -
-    1) + 1.
+    """Activations of ``hook`` on token sequences [n_seq, ctx], at the tokens that are data by the model's contract.
 
     Args:
         model: a TransformerBridge. batch: sequences per forward pass.
@@ -35,10 +35,11 @@ class LiveRows:
         self._tokens = np.asarray(tokens, np.int64)
         self.ctx = int(self._tokens.shape[1])
         self.spec = SimpleNamespace(rows_per_seq=self.ctx - 1)
+        self._at = np.flatnonzero(token_contract(model).is_row(self._tokens))  # sequence * ctx + position of each row
         self._first, self._kept = -1, torch.empty(0)
 
     def __len__(self) -> int:
-        return len(self._tokens) * (self.ctx - 1)
+        return len(self._at)
 
     def read(self, hook: Any, rows: slice | None = None, source: Any = None) -> torch.Tensor:
         """Rows [n, d] of a contiguous slice, in float32; ``hook`` must be the one this was opened for."""
@@ -47,26 +48,25 @@ class LiveRows:
         first, last, step = (rows or slice(None)).indices(len(self))
         if step != 1:
             raise UsageError("rows computed while they are read must be read in order.")
-        r, pieces = self.spec.rows_per_seq, []
-        for group in range(first // r // self.batch, (max(last, first + 1) - 1) // r // self.batch + 1):
-            x = self._group(group)
-            low = group * self.batch * r
-            pieces.append(x[max(first - low, 0) : max(last - low, 0)])
-        return torch.cat(pieces)
+        wanted, per_group = torch.from_numpy(self._at[first:last]), self.batch * self.ctx
+        groups = wanted // per_group
+        pieces = [self._group(int(g))[wanted[groups == g] - g * per_group] for g in groups.unique()]
+        return torch.cat(pieces) if pieces else self._group(0)[:0]
 
     def tokens(self, rows: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(token ids, sequence, position) of rows."""
-        at = np.arange(len(self))[slice(None) if rows is None else rows]
-        seq, pos = at // (self.ctx - 1), at % (self.ctx - 1) + 1
+        seq, pos = np.divmod(self._at[slice(None) if rows is None else rows], self.ctx)
         return self._tokens[seq, pos].astype(np.int32), seq, pos
 
     def _group(self, group: int) -> torch.Tensor:
-        """Rows of one group of sequences; the last group stays in memory, because blocks of rows straddle groups."""
+        """All positions of one group of sequences [n * ctx, d]; the last group stays in memory, because blocks of rows
+        straddle groups.
+        """
         if group != self._first:
             caught: list[torch.Tensor] = []
 
             def catch(x: torch.Tensor, hook: Any) -> None:
-                caught.append(x.flatten(2)[:, 1:].detach().float().cpu())
+                caught.append(x.flatten(2).detach().float().cpu())
 
             tokens = torch.from_numpy(self._tokens[group * self.batch : (group + 1) * self.batch])
             with torch.inference_mode(), self.model.hooks(fwd_hooks=[(self.hook, catch)]):

@@ -18,7 +18,7 @@ import torch
 from sae.errors import UserError
 from sae.files import write_json
 from workbench.analysis.latents import contexts as ctx
-from workbench.analysis.latents.encoded import Codes, Rows, choose_rows, encode_store
+from workbench.analysis.latents.encoded import Codes, Rows, encode_store, store_rows
 from workbench.analysis.latents.histogram import log_histogram, moments
 from workbench.analysis.latents.logits import Readout, direct_logit_effects
 from workbench.analysis.latents.neighbours import nearest
@@ -79,8 +79,7 @@ def build_records(
     """
     f = int(dictionary.W_dec.shape[0])
     near = ctx.NearMisses(f, k)
-    unit = int(getattr(getattr(store, "spec", None), "rows_per_seq", 1))
-    rows = choose_rows(len(store), n_tokens, unit=unit)
+    rows = store_rows(store, n_tokens)
     codes = encode_store(dictionary, store, hook, source=source, rows=rows, each_block=near.add, run=run)
     if len(vocab) <= int(codes.ids.max()):
         raise UserError(

@@ -9,7 +9,8 @@ from workbench.analysis.latents.live import live_rows
 from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
 from workbench.corpus.config import corpus_name
-from workbench.dictionaries.reference import DictionaryRef, displayed_vocab
+from workbench.corpus.shown import displayed_vocab
+from workbench.dictionaries.reference import DictionaryRef
 from workbench.provenance import read_manifest
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
@@ -58,6 +59,7 @@ def make_records(
         source = reference.source_in(store)
         name, revision = _reading_model(reference, store, source)
         model = load_model(name, revision) if model is None else model
+        store.check_tokenizer(getattr(model, "tokenizer", None), name, run)
     dictionary = reference.load()
     read = _readout(reference, model)
     built = build_records(

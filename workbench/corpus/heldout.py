@@ -1,0 +1,64 @@
+"""Which documents are held out, so that none lies on both sides: by the digest of their text, copies together.
+
+A store's last sequences are held out from training and must come from other documents than the rest. Documents stand in
+the order of their digests, and the first of them, as many as the held-out windows need, are held out; so the same
+documents are, whatever files come or go around them. A document that is a large part of its corpus (one file with
+everything in it) is cut into sections first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sae.errors import UsageError
+from workbench.corpus.stream import TextStream
+
+
+def windows_in(tokens: int, length: int) -> int:
+    """Windows that one pass over so many tokens gives (see :func:`workbench.corpus.mixture.text_windows`)."""
+    return 0 if tokens < length else max((tokens - length) // length, 1)
+
+
+def partition(stream: TextStream, heldout: int, length: int) -> tuple[TextStream, TextStream]:
+    """(training, held-out) parts of a stream, the latter with at least ``heldout`` windows of ``length`` tokens.
+
+    Raises:
+        UsageError: the documents cannot be parted so that both sides have a window.
+    """
+    sizes = np.diff(np.append(stream.starts, len(stream.tokens)))
+    order = sorted(range(len(sizes)), key=lambda i: (stream.keys[i], i))
+    held: list[int] = []
+    tokens = 0
+    for n, i in enumerate(order):
+        copy = n > 0 and stream.keys[i] == stream.keys[order[n - 1]]
+        if tokens >= (heldout + 2) * length and not copy:  # two more: a stream is cut into windows at an offset
+            break
+        held.append(i)
+        tokens += int(sizes[i])
+    chosen = np.zeros(len(sizes), bool)
+    chosen[held] = True
+    if windows_in(tokens, length) < heldout or windows_in(int(sizes[~chosen].sum()), length) < 1:
+        raise UsageError(
+            f"the corpus has {len(stream.tokens):,} tokens in {len(sizes):,} documents or sections, too few to hold"
+            f" {heldout:,} windows of {length + 1} tokens out and train on others. Give more text, or a smaller n_seq"
+            " or ctx."
+        )
+    return _part(stream, ~chosen), _part(stream, chosen)
+
+
+def _part(stream: TextStream, chosen: np.ndarray) -> TextStream:
+    """The chosen documents of a stream, as a stream; ``numbers`` keeps what they were called by before."""
+    ends = np.append(stream.starts[1:], len(stream.tokens))
+    which = np.flatnonzero(chosen)
+    tokens = np.concatenate([stream.tokens[stream.starts[i] : ends[i]] for i in which] or [stream.tokens[:0]])
+    starts = np.cumsum([0, *(int(ends[i] - stream.starts[i]) for i in which[:-1])], dtype=np.int64)
+    return replace(
+        stream,
+        tokens=tokens,
+        starts=starts,
+        names=tuple(stream.names[i] for i in which),
+        keys=tuple(stream.keys[i] for i in which),
+        numbers=which.astype(np.int64),
+    )
