@@ -92,9 +92,17 @@ def headline(m: MatchRecords, direction: str) -> str:
             "above the null's 99 %",
         ),
         ("Order of baselines", holds, "see below"),
-        ("Tokens", f"{int(m.metadata['n_tokens']):,}" if m.metadata.get("n_tokens") else "–", "both models read"),
+        ("Tokens", f"{int(m.metadata['n_tokens']):,}" if m.metadata.get("n_tokens") else "–", _tokens_note(m)),
     ]
     return panels.stats(items)
+
+
+def _tokens_note(m: MatchRecords) -> str:
+    """What the compared tokens are: the same ids, or where two tokenizers end at the same character."""
+    spans = m.metadata.get("spans")
+    if not isinstance(spans, dict):
+        return "both models read"
+    return f"end at the same character, of {spans['of_a']:,} and {spans['of_b']:,}; the tokenizers differ"
 
 
 def with_names(index: Index, found: pd.DataFrame) -> pd.DataFrame:

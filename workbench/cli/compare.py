@@ -88,6 +88,11 @@ def compare(
                 f"  order, {how}:"
                 f" {'does not hold at ' + ', '.join(broken) if broken else 'holds' if order else 'not computed'}"
             )
+    if spans := about.get("spans"):
+        say(
+            f"  the tokenizers differ: compared on {spans['matched']:,} tokens that end at the same character, of"
+            f" {spans['of_a']:,} and {spans['of_b']:,}"
+        )
     for name, why in about["missing"].items():
         say(f"  {name} not computed: {why}")
     say(f"{item.path} (version {item.version})")
