@@ -22,6 +22,8 @@ _ADDED = (
     "heldout",
     "epochs",
     "dedupe",
+    "parts",
+    "weights",
 )
 _SHARES = ("tiled_share", "snippet_share", "agreement_share")
 SUFFIXES = {
@@ -29,6 +31,7 @@ SUFFIXES = {
     "jsonl": {".jsonl", ".json"},
     "parquet": {".parquet"},
     "csv": {".csv", ".tsv"},
+    "chat": {".jsonl", ".json"},
 }
 """Files of a folder that are read, by kind of corpus."""
 
@@ -40,10 +43,12 @@ class CorpusConfig(StrictConfig):
 
     ``kind``: "mini" (standard library), "prose" (its documentation only), "docs" (that, and of the installed packages;
     see :mod:`workbench.corpus.installed`), "text" | "jsonl" | "parquet" | "csv" (local ``paths``: files or folders),
-    "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files).
+    "chat" (JSONL whose records hold messages, read through the tokenizer's chat template),
+    "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files),
+    "mix" (several corpora, ``parts``, by ``weights``; seed, split and epochs are the mix's own).
     """
 
-    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "csv", "hub"] = "mini"
+    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "csv", "chat", "hub", "mix"] = "mini"
     seed: int = 0
     split: Split = "train"
     tiled_share: float = Field(default=0.12, ge=0, le=1)
@@ -54,6 +59,8 @@ class CorpusConfig(StrictConfig):
     on_bad: OnBad = Field("skip", description="records without a text: left out and counted, or refused by line")
     epochs: int = Field(1, ge=1, description="passes over the training part of local text; held-out text never repeats")
     dedupe: bool = Field(False, description="leave out local documents that are near-copies of an earlier one")
+    parts: tuple[CorpusConfig, ...] = Field((), description="mix: the corpora")
+    weights: tuple[float, ...] = Field((), description="mix: share of the windows of each part; default: equal")
     packing: Literal["stream", "documents"] = Field(
         "stream", description="documents: one window each, shorter ones left out"
     )
@@ -74,20 +81,28 @@ class CorpusConfig(StrictConfig):
     def _plain_text(cls, values: Any) -> Any:
         """Anybody's text comes without synthetic windows, unless a recipe names their shares."""
         if isinstance(values, dict) and (values.get("kind", "mini") != "mini" or values.get("packing") == "documents"):
-            return {**dict.fromkeys(_SHARES, 0.0), **values}
+            named = {"text_field": "messages"} if values.get("kind") == "chat" else {}
+            return {**dict.fromkeys(_SHARES, 0.0), **named, **values}
         return values
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is left out where it says nothing, so older stores and cards keep their digests."""
         values = handler(self)
-        return {k: v for k, v in values.items() if k not in _ADDED or v != type(self).model_fields[k].default}
+        unsaid = {k: (f.default, []) for k, f in type(self).model_fields.items() if k in _ADDED}
+        return {k: v for k, v in values.items() if v not in unsaid.get(k, ())}
 
     @model_validator(mode="after")
     def _consistent(self) -> CorpusConfig:
         if self.tiled_share + self.snippet_share + self.agreement_share > 1:
             raise ValueError("tiled_share + snippet_share + agreement_share is more than 1")
-        if self.kind != "hub" and (self.kind in ("mini", "prose", "docs")) == bool(self.paths):
+        if (self.kind == "mix") != bool(self.parts):
+            raise ValueError(f"kind {self.kind!r} takes {'parts' if self.kind == 'mix' else 'no parts'}")
+        if self.kind == "mix" and (any(p.kind == "mix" for p in self.parts) or self.synthetic_share):
+            raise ValueError("a mix is of corpora that are no mixes, and has no synthetic windows but theirs")
+        if self.weights and (len(self.weights) != len(self.parts) or min(self.weights) <= 0):
+            raise ValueError("a mix has one positive weight for each part")
+        if self.kind != "hub" and (self.kind in ("mini", "prose", "docs", "mix")) == bool(self.paths):
             raise ValueError(f"kind {self.kind!r} takes {'no paths' if self.paths else 'at least one path'}")
         if (self.kind == "hub") != bool(self.dataset):
             raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")

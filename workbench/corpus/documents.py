@@ -71,11 +71,11 @@ def _table(file: Path, name: str, config: CorpusConfig, tally: Tally) -> Iterato
     Raises:
         CorruptError: none of its records has the text field, or see :func:`local_documents`.
     """
-    rows = {"jsonl": _json_rows, "parquet": _parquet_rows, "csv": _csv_rows}[config.kind]
+    rows = {"jsonl": _json_rows, "chat": _json_rows, "parquet": _parquet_rows, "csv": _csv_rows}[config.kind]
     without = records = 0
     for number, value in rows(file, config.text_field, tally):
         records += 1
-        where = f"{file}, {'line' if config.kind == 'jsonl' else 'row'} {number + 1}"
+        where = f"{file}, {'line' if config.kind in ('jsonl', 'chat') else 'row'} {number + 1}"
         if value is _NoField:
             without += 1
             tally.read += 1
@@ -173,6 +173,8 @@ def documents(config: CorpusConfig, tally: Tally | None = None) -> list[tuple[st
     Raises:
         UsageError: an empty split, or a hub corpus, which is never held whole.
     """
+    if config.kind == "mix":
+        raise UsageError("a mix of corpora has windows, not documents of its own; name one of its parts.")
     if config.kind == "hub":
         raise UsageError(
             f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'."

@@ -94,9 +94,9 @@ def look_at_text(
         "excluded_share": float(1 - rows.mean()),
         "distinct_tokens": len(np.unique(plan.tokens)),
         "kinds": {KINDS[k]: float((plan.kinds == k).mean()) for k in KINDS if (plan.kinds == k).any()},
-        **{k: about[k] for k in ("passes", "heldout_documents", "records", "short_documents") if k in about},
+        **{k: about[k] for k in ("passes", "heldout_documents", "records", "short_documents", "parts") if k in about},
     }
-    if not config.streamed:
+    if not config.streamed and config.kind != "mix":
         stream = text_stream(config, tokenizer)
         sizes = np.diff(np.append(stream.starts, len(stream.tokens)))
         numbers["tokens_there"] = len(stream.tokens)

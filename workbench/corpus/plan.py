@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from sae.errors import UsageError
+from workbench.corpus.chat import tally_for
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.contract import TokenContract, contract_of
 from workbench.corpus.documents import all_documents, in_split
 from workbench.corpus.heldout import partition, windows_in
 from workbench.corpus.mixture import mixed_windows
-from workbench.corpus.records import Tally
 from workbench.corpus.stream import TextStream, text_stream
 from workbench.corpus.synthetic import TEXT
 
@@ -62,6 +62,8 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
     if n_seq < 1 or ctx < 2 or not 0 <= heldout < n_seq:
         raise UsageError(f"a token plan needs n_seq >= 1 and ctx >= 2, not n_seq = {n_seq}, ctx = {ctx}.")
     contract = contract_of(tokenizer)
+    if config.kind == "mix":
+        return _mixed_plan(config, tokenizer, contract, n_seq, ctx, heldout)
     if config.streamed:
         return _streamed_plan(config, tokenizer, contract, n_seq, ctx, heldout)
     stream = text_stream(config, tokenizer)
@@ -101,6 +103,39 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
     return TokenPlan(tokens, docs.astype(np.int32), kinds, about, contract)
 
 
+def _mixed_plan(
+    config: CorpusConfig, tokenizer: Any, contract: TokenContract, n_seq: int, ctx: int, heldout: int
+) -> TokenPlan:
+    """Windows of several corpora by weight: those for training in a seeded order, then the held-out ones of each."""
+    weights = np.asarray(config.weights or [1.0] * len(config.parts))
+    wanted = _shares(n_seq - heldout, weights), _shares(heldout, weights)
+    shared = {"seed": config.seed, "split": config.split, "epochs": config.epochs, "heldout": "windows"}
+    train: list[tuple[np.ndarray, ...]] = []
+    held: list[tuple[np.ndarray, ...]] = []
+    about, before = [], 0
+    for part, n, h in zip(config.parts, *(w.tolist() for w in wanted), strict=True):
+        if not n + h:
+            continue
+        plan = plan_tokens(part.model_copy(update=shared), tokenizer, n_seq=n + h, ctx=ctx, heldout=h)
+        arrays = plan.tokens, plan.doc_ids + before, plan.kinds
+        train.append(tuple(a[:n] for a in arrays))
+        held.append(tuple(a[n:] for a in arrays))
+        before += int(plan.doc_ids.max()) + 1
+        about.append({**plan.about, "windows": n + h})
+    order = np.random.default_rng([config.seed, 103]).permutation(n_seq - heldout)
+    tokens, docs, kinds = (
+        np.concatenate([np.concatenate([t[i] for t in train])[order], *(h[i] for h in held)]) for i in range(3)
+    )
+    whole = {"parts": about, "documents": sum(p["documents"] for p in about), "config": config.model_dump(mode="json")}
+    return TokenPlan(tokens, docs, kinds, whole, contract)
+
+
+def _shares(n: int, weights: np.ndarray) -> np.ndarray:
+    """``n`` dealt by weight, to the last one."""
+    edges = np.round(np.concatenate([[0.0], np.cumsum(weights / weights.sum())]) * n).astype(np.int64)
+    return np.diff(edges)
+
+
 def _passes(config: CorpusConfig, train: TextStream, trained: int, heldout: int, length: int) -> int:
     """How often the training part of a text is gone through.
 
@@ -130,7 +165,7 @@ def _streamed_plan(
     """A token plan of text that is read only as far as needed; the dataset's commit goes into ``about``."""
     from workbench.corpus.hub import hub_dataset, packed
 
-    tally = Tally(config.on_bad)
+    tally = tally_for(config, tokenizer)
     documents = ((n, t) for n, t in all_documents(config, tally) if in_split(n, config.split))
     tokens, docs, about = packed(
         documents,

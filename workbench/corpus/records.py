@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,12 +27,16 @@ MENDED = ("bad UTF-8", "lone surrogate", "byte order mark")
 
 @dataclass
 class Tally:
-    """What reading met: records read; how many of each kind were left out or mended, with the first place of each."""
+    """What reading met: records read; how many of each kind were left out or mended, with the first place of each.
+
+    ``render`` turns a conversation into text, where that is a tokenizer's; then anything else is no text.
+    """
 
     on_bad: OnBad = "skip"
     read: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
+    render: Callable[[list[dict[str, Any]]], str] | None = None
 
     def note(self, kind: str, where: str) -> None:
         """One record of a kind of :data:`LEFT_OUT` or :data:`MENDED`.
@@ -100,7 +105,12 @@ def as_document(value: Any, where: str, tally: Tally) -> str | None:
         CorruptError: the record is to be refused.
     """
     tally.read += 1
-    if is_conversation(value):
+    if tally.render is not None:
+        if not is_conversation(value) or not any(m["content"] for m in value):
+            tally.note("null" if value is None else "no text", where)
+            return None
+        value = tally.render([{**m, "content": mended(m["content"] or "")} for m in value])
+    elif is_conversation(value):
         value = "\n\n".join(f"{m['role']}: {m['content']}" for m in value if isinstance(m["content"], str))
     elif kind := _missing(value):
         tally.note(kind, where)

@@ -17,11 +17,11 @@ import numpy as np
 from sae.errors import UsageError, UserError
 from sae.files import sha256_json, write_bytes
 from workbench.config import cache_dir
+from workbench.corpus.chat import tally_for
 from workbench.corpus.config import SUFFIXES, CorpusConfig
 from workbench.corpus.contract import contract_of
 from workbench.corpus.documents import documents, local_files
 from workbench.corpus.duplicates import first_copies
-from workbench.corpus.records import Tally
 
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
 
@@ -66,7 +66,10 @@ class Held:
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
-        self.key = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+        words = json.dumps(
+            [sorted(tokenizer.get_vocab().items()), str(getattr(tokenizer, "chat_template", None) or "")]
+        )
+        self.key = hashlib.sha256(words.encode()).hexdigest()
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -77,7 +80,7 @@ class Held:
 
 @lru_cache(maxsize=4)
 def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int], ...]) -> TextStream:
-    tally = Tally(config.on_bad)
+    tally = tally_for(config, held.tokenizer)
     docs = documents(config, tally)
     keys, copies = _keys(config, docs)
     digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])

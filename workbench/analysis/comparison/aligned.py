@@ -38,6 +38,15 @@ class TokenSet:
         return len(self.numbers)
 
     @property
+    def two_readings(self) -> bool:
+        """Whether two tokenizers read the text, so that the sides have tokens of their own."""
+        return False
+
+    def read_by(self, words: str, who: str) -> TokenSet:
+        """The tokens as the tokenizer with a digest of vocabulary reads them: these, where there is one reading."""
+        return self
+
+    @property
     def sequences(self) -> np.ndarray:
         """Sequences of the store, ascending."""
         return np.unique(self.seq)
@@ -162,20 +171,16 @@ class Activations:
 
     def rows(self, reference: DictionaryRef) -> tuple[Rows, Any, Any]:
         """(rows, hook, source) for a dictionary."""
-        from workbench.analysis.comparison.spans import SpanTokens
         from workbench.models.reading import token_contract
 
-        if isinstance(self.tokens, SpanTokens):
+        if self.tokens.two_readings:
             if isinstance(reference.source, list) or not isinstance(reference.hook, str):
                 raise UsageError(
                     f"{reference.id} reads several sources; across tokenizers only single ones are compared."
                 )
             model = self.model(reference.model_name, reference.revision)
-            return (
-                LiveRows(self.tokens.read_by(token_contract(model).words, reference.model_name), model),
-                reference.hook,
-                None,
-            )
+            tokens = self.tokens.read_by(token_contract(model).words, reference.model_name)
+            return LiveRows(tokens, model), reference.hook, None
         store = self._aligned_store(reference)
         if store is not None:
             hook = self._stored_hook(store, reference)

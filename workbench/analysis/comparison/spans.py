@@ -42,6 +42,10 @@ class SpanTokens(TokenSet):
     other: SpanTokens | None = None
 
     @property
+    def two_readings(self) -> bool:
+        return True
+
+    @property
     def positions(self) -> np.ndarray:
         return np.arange(1, self.grid.shape[1])
 
