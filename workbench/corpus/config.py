@@ -89,7 +89,7 @@ class CorpusConfig(StrictConfig):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is left out where it says nothing, so older stores and cards keep their digests."""
         values = handler(self)
-        unsaid = {k: (f.default, []) for k, f in type(self).model_fields.items() if k in _ADDED}
+        unsaid: dict[str, tuple[Any, ...]] = {k: (type(self).model_fields[k].default, []) for k in _ADDED}
         return {k: v for k, v in values.items() if v not in unsaid.get(k, ())}
 
     @model_validator(mode="after")
