@@ -21,6 +21,7 @@ from workbench.analysis.latents import contexts as ctx
 from workbench.analysis.latents.encoded import Codes, Rows, encode_store, store_rows
 from workbench.analysis.latents.histogram import log_histogram, moments
 from workbench.analysis.latents.logits import Readout, direct_logit_effects
+from workbench.analysis.latents.massive import massive_rows
 from workbench.analysis.latents.neighbours import nearest
 from workbench.results.records import GROUPS, N_LOGITS, N_NEIGHBOURS
 from workbench.run import QUIET, Run
@@ -102,6 +103,7 @@ def build_records(
         about_logits = {"computed": True, "final_norm_folded": read.folded, "note": note}
     n = codes.n_tokens
     fired = codes.n_fired
+    massive = massive_rows(store, hook, rows, codes.ids, codes.pos, source=source) if isinstance(hook, str) else None
     return BuiltRecords(
         table=_table(codes, W_dec, arrays, vocab),
         arrays=arrays,
@@ -118,6 +120,8 @@ def build_records(
             "logits": about_logits,
             "moments": "over the tokens on which the latent fires",
             "neighbours": "decoder cosine",
+            "population": "all rows, massive ones included",
+            **({} if massive is None else {"massive": massive}),
         },
         numbers={
             "n_latents": f,
@@ -126,6 +130,14 @@ def build_records(
             "dead_share": round(float((fired == 0).mean()), 6),
             "ultra_dense_share": round(float((fired > ULTRA_DENSE * n).mean()), 6),
             "n_contexts": len(built.contexts_tok),
+            **(
+                {}
+                if massive is None
+                else {
+                    "massive_share": round(massive["n"] / massive["n_rows"], 6),
+                    "massive_square_share": round(massive["square_share"], 6),
+                }
+            ),
         },
         codes=codes,
     )

@@ -1,0 +1,47 @@
+"""Massive rows of a record: how many, what they hold, where they are, and the sentence a page says of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.workbench.fakes import FakeDictionary, FakeStore
+from ui.views.massive import massive_html
+from workbench.analysis.latents import massive
+from workbench.analysis.latents.records_build import build_records
+
+HOOK, VOCAB = "h", [f"<t{i}>" for i in range(50)]
+
+
+@pytest.fixture
+def store():
+    made = FakeStore.random()
+    ids, _, pos = made.tokens(slice(0, len(made)))
+    made.x[(pos == 1) & (ids < 25)] *= 500  # position 1 on half of the tokens
+    return made
+
+
+def test_they_are_counted_where_they_are(store, monkeypatch):
+    monkeypatch.setattr(massive, "MAX_BLOCK", 100)  # the store's 1,280 rows do not divide by it
+    built = build_records(FakeDictionary(), store, HOOK, VOCAB, n_tokens=None, window=8)
+    about = built.metadata["massive"]
+    ids, _, pos = store.tokens(slice(0, len(store)))
+    long = (pos == 1) & (ids < 25)
+    assert about["n"] == long.sum() > 5 and about["n_rows"] == len(store)
+    assert about["positions"] == [[1, int(long.sum())]]
+    assert dict(map(tuple, about["tokens"])).items() <= dict(zip(*np.unique(ids[long], return_counts=True))).items()
+    square = store.x.double().square().sum(1)
+    assert about["square_share"] == pytest.approx(float(square[torch.from_numpy(long)].sum() / square.sum()))
+    assert built.numbers["massive_share"] == pytest.approx(long.mean(), abs=1e-6)
+
+
+def test_the_page_says_it_escaped_and_says_nothing_where_there_is_nothing(store):
+    about = build_records(FakeDictionary(), store, HOOK, VOCAB, n_tokens=None, window=8).metadata
+    said = massive_html(SimpleNamespace(metadata=about, vocab=VOCAB))
+    assert "Positions 1 (" in said and "&lt;t" in said and "<t" not in said
+    plain = build_records(FakeDictionary(), FakeStore.random(), HOOK, VOCAB, n_tokens=None, window=8).metadata
+    assert plain["massive"]["n"] == 0 and massive_html(SimpleNamespace(metadata=plain, vocab=VOCAB)) == ""
+    assert massive_html(SimpleNamespace(metadata={}, vocab=VOCAB)) == ""  # an older record
