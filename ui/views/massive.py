@@ -14,8 +14,9 @@ def massive_html(records: LatentRecords) -> str:
     vocab = records.vocab
     where = ", ".join(f"{p} ({n:,}×)" for p, n in about["positions"][:3])
     tokens = ", ".join(f"<code>{escape(vocab[t])}</code> ({n:,}×)" for t, n in about["tokens"][:3])
+    share = about["n"] / about["n_rows"]
     return (
-        f"<b>Massive activations:</b> {about['n']:,} of {about['n_rows']:,} rows"
-        f" ({about['n'] / about['n_rows']:.2%}) are longer than ten median norms and hold {about['square_share']:.0%} of all squared norm. Positions {where};"
-        f" tokens {tokens}. Training leaves them out; what is shown here has them."
+        f"<b>Massive activations:</b> {about['n']:,} of {about['n_rows']:,} rows ({share:.2%}) are longer than ten"
+        f" median norms and hold {about['square_share']:.0%} of all squared norm. Positions {where}; tokens {tokens}."
+        " Training leaves them out; what is shown here has them."
     )
