@@ -11,7 +11,6 @@ from ui.kit.index import Dictionary
 from ui.kit.listing import add_button, part_of
 from ui.views import latent_table
 from ui.views.latent_table import DENSITIES, SORTS, Query
-from ui.views.massive import massive_html
 from workbench.exporting.tables import to_csv
 from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords
@@ -38,8 +37,6 @@ def body() -> None:
         if records is None or d.records is None:
             return
         st.html(f'<div class="wb-title"><h1>Latents</h1><div>{badges(d)}</div></div>')
-        if massive := massive_html(records):
-            panels.note(massive, "info")
         query = controls(d)
         ids = latent_table.select(str(d.records.path), d.key, query)
         pages = max(1, -(-len(ids) // PAGE))

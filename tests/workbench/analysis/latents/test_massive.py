@@ -1,15 +1,12 @@
-"""Massive rows of a record: how many, what they hold, where they are, and the sentence a page says of them."""
+"""Massive rows of a record: how many, what they hold, and where they are."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.workbench.fakes import FakeDictionary, FakeStore
-from ui.views.massive import massive_html
 from workbench.analysis.latents import massive
 from workbench.analysis.latents.records_build import build_records
 
@@ -38,10 +35,7 @@ def test_they_are_counted_where_they_are(store, monkeypatch):
     assert built.numbers["massive_share"] == pytest.approx(long.mean(), abs=1e-6)
 
 
-def test_the_page_says_it_escaped_and_says_nothing_where_there_is_nothing(store):
-    about = build_records(FakeDictionary(), store, HOOK, VOCAB, n_tokens=None, window=8).metadata
-    said = massive_html(SimpleNamespace(metadata=about, vocab=VOCAB))
-    assert "Positions 1 (" in said and "&lt;t" in said and "<t" not in said
-    plain = build_records(FakeDictionary(), FakeStore.random(), HOOK, VOCAB, n_tokens=None, window=8).metadata
-    assert plain["massive"]["n"] == 0 and massive_html(SimpleNamespace(metadata=plain, vocab=VOCAB)) == ""
-    assert massive_html(SimpleNamespace(metadata={}, vocab=VOCAB)) == ""  # an older record
+def test_a_record_without_them_says_so_too():
+    plain = build_records(FakeDictionary(), FakeStore.random(), HOOK, VOCAB, n_tokens=None, window=8)
+    assert plain.metadata["massive"]["n"] == 0 and plain.metadata["massive"]["positions"] == []
+    assert plain.numbers["massive_share"] == plain.numbers["massive_square_share"] == 0.0
