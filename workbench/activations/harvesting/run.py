@@ -20,6 +20,7 @@ from sae.errors import MissingError, UsageError, UserError
 from workbench.activations.format.errors import StoreMismatch
 from workbench.activations.format.spec import Source, StoreSpec, Stream, differences, read_spec
 from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
+from workbench.activations.read.store import say_old_rule
 from workbench.activations.write.fill import check_writable, fill, missing
 from workbench.corpus import TokenContract, TokenPlan, plan_tokens
 from workbench.corpus.plan import HELDOUT_SHARE
@@ -54,6 +55,7 @@ def harvest(
     folder = workspace.path("stores", recipe.id)
     if workspace.complete("stores", recipe.id):
         _check_reuse(folder, recipe)
+        say_old_rule(read_spec(folder), run)
         return folder
     check_writable(folder)
     command = run.command or f"workbench harvest {recipe.id}"

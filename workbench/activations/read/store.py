@@ -32,6 +32,16 @@ Names = str | Sequence[str]
 _TOLD: set[str] = set()  # stores of which it was said that they are older than the contract
 
 
+def say_old_rule(spec: StoreSpec, run: Run) -> None:
+    """Of a store without a contract say, once, what it leaves open."""
+    if "contract" not in spec.plan and spec.store_id not in _TOLD:
+        _TOLD.add(spec.store_id)
+        run.say(
+            f"store {spec.id!r} was made by the old rule: a BOS inside its sequences counts as data. Harvest under"
+            " another id to leave such rows out."
+        )
+
+
 class ActivationStore:
     """A complete activation store. Open it with :meth:`open`.
 
@@ -99,12 +109,8 @@ class ActivationStore:
         if (contract := self.contract) is not None:
             if tokenizer is not None:
                 contract.check(tokenizer, who, f"store {self.spec.id!r}")
-        elif self.store_id not in _TOLD:
-            _TOLD.add(self.store_id)
-            run.say(
-                f"store {self.spec.id!r} was made by the old rule: a BOS inside its sequences counts as data. Harvest"
-                " under another id to leave such rows out."
-            )
+        else:
+            say_old_rule(self.spec, run)
 
     @cached_property
     def _gaps(self) -> np.ndarray:

@@ -84,6 +84,7 @@ def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, se
     """
     from workbench.corpus import plan_tokens, text_stream
     from workbench.corpus.config import corpus_config
+    from workbench.corpus.heldout import windows_in
     from workbench.models.limits import check_context
 
     if getattr(model, "tokenizer", None) is None:
@@ -99,6 +100,6 @@ def live_rows(model: Any, hook: str, corpus: str, *, n_tokens: int, ctx: int, se
                 f"corpus {corpus!r} has {there:,} tokens; two windows of --ctx {ctx} need {2 * ctx:,}. Give more text,"
                 " or a smaller --ctx."
             )
-        n_seq = min(n_seq, there // (ctx - 1))
+        n_seq = min(n_seq, windows_in(there, ctx - 1))
     plan = plan_tokens(config, model.tokenizer, n_seq=n_seq, ctx=ctx)
     return LiveRows(model, hook, plan.tokens)

@@ -11,6 +11,7 @@ from tests.workbench.activations.small import CTX, N_SEQ, SPEC, make_spec, produ
 from workbench.activations import ActivationStore
 from workbench.activations.read.shuffle import MAX_LISTED, EpochOrder, Order
 from workbench.activations.write.fill import fill
+from workbench.run import Run
 
 BOS = 0
 
@@ -78,3 +79,13 @@ def test_skipped_ranges_are_counted_without_a_loop():
 def test_stores_without_such_tokens_are_as_before():
     assert make_spec().store_id == SPEC.store_id and "exclude_ids" not in SPEC.model_dump(mode="json")
     assert make_spec(exclude_ids=(0,)).store_id != SPEC.store_id
+
+
+def test_an_older_store_opens_and_says_its_rule_once(tmp_path, tokens):
+    spec = make_spec(id="older")
+    fill(tmp_path / "older", spec, tokens, producer_of(spec))
+    store, said = ActivationStore.open(tmp_path / "older"), []
+    for _ in range(2):
+        store.check_tokenizer(None, "a model", Run(say=said.append))
+    assert store.contract is None and len(store) == SPEC.n_rows
+    assert len(said) == 1 and "old rule" in said[0]
