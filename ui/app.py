@@ -11,10 +11,12 @@ from pathlib import Path
 import streamlit as st
 
 from sae.errors import UserError
+from ui.components.enhance import links
 from ui.components.history import tidy_history
 from ui.kit import data, panels
 from ui.kit.index import Index
 from ui.kit.pages import pages_for
+from ui.kit.thread import bar
 from workbench.markup import look
 from workbench.version import __version__
 
@@ -41,9 +43,13 @@ def main() -> None:
     if index is None:
         panels.problem("This workspace cannot be opened", trouble)
         return
+    if page.url_path not in ("latent", ""):  # a latent's page draws the bar anew with every latent
+        with panels.guarded("The bar of latents"):
+            bar()
     with panels.guarded("This page"):
         page.run()
     tidy_history()
+    links()
     st.html(
         f'<div class="wb-foot wb-keys"><span>workspace <b>{html.escape(index.root.name)}</b></span>'
         f"<span>Interpretability Workbench {html.escape(__version__)}</span>"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,22 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 def page_text(at: AppTest) -> str:
     """All markup the page sent, one string."""
     return "\n".join(str(e.value) for e in at.get("html") if "<style>" not in str(e.value))
+
+
+def table_of(at: AppTest) -> dict[str, list[str]]:
+    """The first table whose rows are links, as text: column title -> cells."""
+    html = next(str(e.value) for e in at.get("html") if "wb-rows" in str(e.value))
+    titles = [re.sub("<[^>]+>", "", t).rstrip(" ▼▲") for t in re.findall(r"<th [^>]*>(.*?)</th>", html, re.S)]
+    rows = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in re.findall(r"<tr data-row[^>]*>(.*?)</tr>", html, re.S)
+    ]
+    cells = [[unescape(re.sub("<[^>]+>", "", cell)) for cell in row] for row in rows]
+    return {title: [row[j] for row in cells] for j, title in enumerate(titles)}
+
+
+def latents_of(at: AppTest) -> list[int]:
+    """The latents that the table shows, in its order."""
+    return [int(x.replace(",", "")) for x in table_of(at)["latent"]]
 
 
 def param(at: AppTest, key: str) -> str:

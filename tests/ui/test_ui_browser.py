@@ -27,7 +27,9 @@ def test_deep_link_next_and_back(visit: Visit) -> None:
     assert page.locator(".wb-ctxs > .g").count() == 1 and "…" not in page.locator(".ctx").first.inner_text()
     page.get_by_role("button", name="Next").click()
     heading(page, "Latent 8")
-    assert "i=8" in page.url and re.search(r"v=[0-9a-f]{8}", page.url) and "g=Top" in page.url
+    page.wait_for_url(re.compile(r"i=8\b"))
+    visit.settle()
+    assert re.search(r"v=[0-9a-f]{8}", page.url) and "g=Top" in page.url
     page.go_back()
     heading(page, "Latent 7")
 
@@ -44,16 +46,16 @@ def test_keyboard(visit: Visit) -> None:
     page.wait_for_url(re.compile("p=mini-pythia"))
     page.keyboard.press("j")
     heading(page, "Latent 8")
-    assert "Pinned: latent 7" in page.locator(".wb-panel.info").first.inner_text()
+    page.wait_for_function(
+        "() => { const t = document.querySelector('.wb-thread').textContent; return /#8.*#7.*pinned/.test(t) }"
+    )
     page.keyboard.press("e")
     heading(page, "Export")
 
 
 def test_row_of_the_table_opens_a_latent(visit: Visit) -> None:
     page = visit.open("latents?d=mini-pythia.L1R-8x")
-    page.wait_for_selector("[data-testid=stDataFrame] canvas")
-    page.wait_for_timeout(500)
-    page.locator("[data-testid=stDataFrame]").click(position={"x": 17, "y": 50})
+    page.locator(".wb-rows tbody tr").nth(1).locator("td").nth(5).click()
     page.wait_for_url(re.compile(r"/latent\?.*i=\d+"))
     page.wait_for_function("document.querySelector('.wb-title h1')?.textContent.startsWith('Latent ')")
     page.go_back()
@@ -303,7 +305,7 @@ def test_pages_of_the_table_and_back(visit: Visit) -> None:
     page.go_back()
     page.wait_for_url(re.compile("page=3"))
     visit.settle()
-    assert page.locator("[data-testid=stPagination] [aria-current]").inner_text() == "3"
+    assert page.locator(".wb-pager [aria-current]").first.inner_text() == "3"
 
 
 def test_a_node_is_given_a_label(visit: Visit, full: Workspace) -> None:

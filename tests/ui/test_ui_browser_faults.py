@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.ui.browsing import Visit
+from tests.ui.browsing import Visit, heading, query_of
 from workbench.results.lists import delete_list, read_lists
+from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
 
 pytestmark = pytest.mark.browser
@@ -51,3 +55,88 @@ def test_every_address_answers_with_a_sentence(visit: Visit, browser: Any, site:
         assert found.status == 404 and "There is no such page" in page.locator("body").inner_text()
         page.get_by_role("link", name="Open the start page").click()
         page.wait_for_selector(".wb-foot")
+
+
+L1 = "mini-pythia.L1R-8x"
+
+
+def records(ws: Workspace) -> LatentRecords:
+    return LatentRecords.open(ws.path("latents", L1))
+
+
+def first_row(page: Any) -> str:
+    return str(page.locator(".wb-rows tbody tr").first.inner_text())
+
+
+def test_a_header_sorts_all_rows_and_a_row_is_a_link(visit: Visit, full: Workspace) -> None:
+    page = visit.open(f"latents?d={L1}")
+    table = records(full).table
+    page.get_by_role("link", name="density %").click()
+    page.wait_for_selector("th[aria-sort=descending]")
+    visit.settle()
+    top = int(table.loc[table["density"].idxmax(), "latent"])
+    assert first_row(page).startswith(f"{top:,}\t") and "o=density" in page.url
+    page.get_by_role("link", name="density %").click()
+    page.wait_for_selector("th[aria-sort=ascending]")
+    visit.settle()
+    fired = table[table["n_fired"] > 0]
+    assert first_row(page).split("\t")[0] == f"{int(fired.loc[fired['density'].idxmin(), 'latent']):,}"
+    page.get_by_role("link", name="Page 3").first.click()
+    page.wait_for_url(re.compile("page=3"))
+    page.get_by_role("searchbox").or_(page.locator(".st-key-q input")).first.fill("pattern 3")  # no Enter
+    page.wait_for_url(re.compile("q=pattern"))
+    visit.settle()
+    assert "page=" not in page.url  # another search starts at its first page
+    cell = page.locator(".wb-rows tbody tr").first.locator("td").nth(4)
+    with page.context.expect_page() as other:
+        cell.click(modifiers=["Control"])
+    assert "/latent?" in other.value.url
+    other.value.close()
+    cell.click()
+    page.wait_for_url(re.compile(r"/latent\?.*q=pattern"))
+    page.wait_for_function("document.querySelector('.wb-title .sub')?.textContent.includes('that hold')")
+
+
+def test_no_press_of_j_is_lost(visit: Visit) -> None:
+    page = visit.open(f"latent?d={L1}&i=100")
+    page.locator(".wb-title h1").click()
+    for _ in range(10):
+        page.keyboard.press("j")
+    assert page.locator(".wb-title h1").inner_text() == "Latent 110"  # at once, before any answer
+    page.wait_for_url(re.compile(r"i=110\b"))
+    for _ in range(3):
+        page.keyboard.press("k")
+    page.wait_for_url(re.compile(r"i=107\b"))
+    visit.settle()
+    assert page.locator(".wb-title h1").inner_text() == "Latent 107"
+
+
+def test_the_latent_at_hand_survives_the_menu(visit: Visit) -> None:
+    a, b = "mini-pythia.L2R-8x", "mini-mamba.L2R-8x"
+    page = visit.open(f"latent?d={a}&i=5")
+    page.keyboard.press("p")
+    page.wait_for_url(re.compile("p=mini-pythia"))
+    page.get_by_role("link", name="Text probe", exact=True).first.click()
+    heading(page, "Text probe")
+    said = page.locator(".wb-thread").inner_text()
+    assert "mini-pythia layer 2 #5" in said and "mini-mamba layer 2 #5" in said and "twin" in said
+    visit.settle()
+    page.locator(".wb-thread a").nth(1).click()  # to the twin: the pinned one is B now
+    heading(page, "Latent 5")
+    page.wait_for_function("document.querySelector('.wb-thread')?.textContent.includes('pinned')")
+    page.get_by_role("link", name="both on the same tokens").click()
+    heading(page, "Pair")
+    visit.settle()
+    asked = query_of(page.url)
+    assert (asked["d"], asked["i"], asked["d2"], asked["i2"]) == (b, "5", a, "5")
+
+
+def test_commands_run_as_copied(visit: Visit, full: Workspace) -> None:
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visit.open("latents?d=mini-mamba.L2S-8x")
+    page.get_by_role("button", name="Copy the command").first.click()
+    page.get_by_text("copied").wait_for()
+    said = page.evaluate("navigator.clipboard.readText()")
+    program, *rest = shlex.split(said)
+    assert Path(program).is_absolute() and Path(program).is_file()
+    assert rest[-1] == str(full.root) and "features" in rest

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.ui.conftest import page_text, param
+from tests.ui.conftest import page_text, param, table_of
 from tests.ui.synthetic import GROUPS, add_dictionary, write_records
 from workbench.workspace import Workspace
 
@@ -80,14 +80,14 @@ def test_replaced_records_are_read_anew_and_the_link_says_so(open_page: Open, co
 
 def test_a_result_appears_while_the_page_is_open(open_page: Open, copy: Workspace) -> None:
     at = open_page(copy)
-    before = len(at.dataframe[0].value)
+    before = len(table_of(at)["site"])
     add_dictionary(copy, "mini-pythia.L0R-8x", model="mini-pythia", revision=None, site="L0R", latents=32)
     part = copy.root / "latents" / ".mini-mamba.L0R-8x.1234.part"  # a result that is still being written
     part.mkdir()
     write_records(part, latents=8)
     at.run()
-    shown = at.dataframe[0].value
-    assert len(shown) == before + 1 and "L0R · layer 0, residual stream" in set(shown["site"])
+    shown = table_of(at)["site"]
+    assert len(shown) == before + 1 and "L0R · layer 0, residual stream" in shown
     assert ".part" not in page_text(at) and len(GROUPS) == 7
 
 

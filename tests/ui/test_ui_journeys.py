@@ -28,8 +28,9 @@ from workbench.workspace import Workspace
 pytestmark = pytest.mark.browser
 
 
+FRONT = "What has a language model learnt?"
 LINKS = {
-    "overview": ("?sites=residual+stream", "full"),
+    "overview": ("?sites=residual+stream", FRONT),
     "results": ("results?c=llama-scope.folding", "Results"),
     "latents": ("latents?d=mini-mamba.L2R-8x&q=pattern&o=density", "Latents"),
     "latent": ("latent?d=mini-pythia.L2R-8x&i=7&g=Top", "Latent 7"),
@@ -64,7 +65,7 @@ def test_every_page_by_link_and_back_is_readable(browser: Any, site: str, scheme
             assert page.evaluate("document.documentElement.scrollWidth") <= 1440, stem
             other = "Latents" if stem == "overview" else "Overview"
             page.get_by_role("link", name=other, exact=True).first.click()
-            heading(page, "Latents" if stem == "overview" else "full")
+            heading(page, "Latents" if stem == "overview" else FRONT)
             tab.settle()
             page.go_back()
             heading(page, title)
@@ -86,7 +87,7 @@ def test_back_leads_through_the_pages_as_they_were(visit: Visit) -> None:
     """
     page = visit.open("?arch=Mamba")
     seen = [page.url]
-    for name, title in (("Latents", "Latents"), ("Latent", None), ("Text probe", "Text probe"), ("Overview", "full")):
+    for name, title in (("Latents", "Latents"), ("Latent", None), ("Text probe", "Text probe"), ("Overview", FRONT)):
         page.get_by_role("link", name=name, exact=True).first.click()
         page.wait_for_function(
             "t => { const h = document.querySelector('.wb-title h1')?.textContent; return t ? h === t :"

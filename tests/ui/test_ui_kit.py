@@ -70,8 +70,8 @@ def test_snapshots_sort_by_step() -> None:
 
 def test_gaps_name_commands(index: Index) -> None:
     commands = [g.command for g in gaps(index)]
-    assert "workbench features mini-mamba.L2S-8x --workspace full" in commands
-    assert all(re.fullmatch(r"workbench \w+ \S.* --workspace full", c) for c in commands)
+    assert "workbench features mini-mamba.L2S-8x" in commands
+    assert all(re.fullmatch(r"workbench \w+ \S.*", c) for c in commands)
     verbs = {c.split()[1] for c in commands}
     assert verbs <= set(VERBS) and not verbs & {"compare", "circuits", "evolve", "map", "graph"}  # these exist already
 
@@ -90,7 +90,7 @@ def test_no_command_is_named_that_cannot_work(index: Index) -> None:
     online, kept = crosscoder(None), crosscoder("aligned")
     assert not online.dictionaries[bare.id].has_rows and kept.dictionaries[bare.id].has_rows
     assert not any("features" in g.command for g in gaps(online))
-    assert f"workbench features {bare.id} --workspace full" in [g.command for g in gaps(kept)]
+    assert f"workbench features {bare.id}" in [g.command for g in gaps(kept)]
 
 
 def test_histogram_says_n_and_counts(records: LatentRecords) -> None:
@@ -137,16 +137,25 @@ def test_first_latent_is_alive(records: LatentRecords) -> None:
     assert records.row(interesting(records))["n_fired"] > 0
 
 
+def around(records: LatentRecords, latent: int) -> str:
+    """The text around the peaks of the three strongest contexts, token by token."""
+    parts = []
+    for c in records.contexts(latent, "top", 3):
+        parts.append("".join(c.tokens[max(0, c.peak - 8) : c.peak + 5]))
+    return "\x1f".join(parts)
+
+
 def brute(records: LatentRecords, query: Query) -> list[int]:
     """The query in plain pandas."""
     t = records.table
+    texts = pd.Series([around(records, i) for i in t["latent"]], index=t.index)
     if query.alive:
         t = t[t["n_fired"] > 0]
     t = t[(t["density"] >= query.density[0]) & (t["density"] <= query.density[1])]
     if query.text:
         hit = [
-            any(query.text in str(v).lower() for v in (a, b, c))
-            for a, b, c in zip(t["label"], t["peak_text"], t["promoted_text"], strict=True)
+            any(query.text in str(v).lower() for v in values)
+            for values in zip(t["label"], t["peak_text"], t["promoted_text"], texts[t.index], strict=True)
         ]
         t = t[hit]
     column = latent_table.SORTS[query.sort]
@@ -156,11 +165,12 @@ def brute(records: LatentRecords, query: Query) -> list[int]:
 @pytest.mark.parametrize(
     "query",
     (
-        Query(),
+        Query(sort="max activation"),
         Query(sort="density", descending=False),
-        Query(text="pattern 1"),
+        Query(text="pattern 1", sort="skew"),
         Query(density=(1e-3, 1e-2), sort="mean activation"),
-        Query(text=" w1"),
+        Query(text=" w1", sort="kurtosis"),
+        Query(text="thew", sort="max activation"),
     ),
 )
 def test_select_equals_plain_pandas(records: LatentRecords, query: Query) -> None:
@@ -182,8 +192,8 @@ def test_page_of_rows(records: LatentRecords) -> None:
     frame = latent_table.page(records, np.array([5, 3]))
     assert frame["latent"].tolist() == [5, 3]
     assert frame["max"].tolist() == pytest.approx([records.row(5)["max"], records.row(3)["max"]])
-    assert all("⟦" in c for c in frame["context"]) and all(len(p) == 24 for p in frame["profile"])
-    assert set(frame) <= set(latent_table.columns())
+    assert all(c.tokens for c in frame["context"]) and all(len(p) == 16 for p in frame["profile"])
+    assert set(frame) <= {name for name, _ in latent_table.COLUMNS} | {"mean"}
 
 
 def test_filtered_table_as_csv_is_whole_and_in_order(full: Workspace, records: LatentRecords) -> None:

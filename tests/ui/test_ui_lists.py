@@ -17,7 +17,7 @@ from streamlit.elements.plotly_chart import PlotlySelectionState, PlotlyState
 from streamlit.testing.v1 import AppTest
 
 from sae.errors import UsageError
-from tests.ui.conftest import page_text, param
+from tests.ui.conftest import latents_of, page_text, param
 from ui.kit import listing
 from ui.views import latent_table
 from ui.views.picking import inside
@@ -145,15 +145,15 @@ def test_a_list_is_a_filter_of_the_latents_page(open_page: Open, copy: Workspace
     id = lists.save_list(copy.root, LatentList(name="<b>mine", items=items))
     at = open_page(copy, "latents", d=L1, list=id)
     text = page_text(at)
-    assert set(at.dataframe[0].value["latent"]) == {7, 3}  # 36 never fired
+    assert set(latents_of(at)) == {7, 3}  # 36 never fired
     assert "<b>2</b> of 4 latents in the list <b>&lt;b&gt;mine</b> · 1 more are of other dictionaries" in text
     assert "2 were added on other data" in text
     at.toggle(key="al").set_value(False).run()
-    assert set(at.dataframe[0].value["latent"]) == {7, 3, 36} and param(at, "list") == id
+    assert set(latents_of(at)) == {7, 3, 36} and param(at, "list") == id
     at.button(key="la_unlist").click().run()
-    assert len(at.dataframe[0].value) == 50 and "list" not in at.query_params
+    assert len(latents_of(at)) == 50 and "list" not in at.query_params
     at.selectbox(key="list").set_value(id).run()
-    assert len(at.dataframe[0].value) == 3 and param(at, "list") == id
+    assert len(latents_of(at)) == 3 and param(at, "list") == id
     text = page_text(open_page(copy, "latents", d=L1, list="../../no <such>"))
     assert "The list <b>../../no &lt;such&gt;</b> is not in this workspace" in text and "of 256 latents" in text
 
@@ -165,7 +165,7 @@ def test_lists_page_opens_the_table_of_each_dictionary(open_page: Open, copy: Wo
     at = open_page(copy, "lists", list=id)
     at.button(key=f"li_table_of_{L1}").click().run()
     assert "<h1>Latents</h1>" in page_text(at) and (param(at, "d"), param(at, "list")) == (L1, id)
-    assert set(at.dataframe[0].value["latent"]) == {7, 3}
+    assert set(latents_of(at)) == {7, 3}
     lists.add_to_list(copy.root, id, [item(5, dictionary=L2)])
     at = open_page(copy, "lists", list=id)
     assert [b.label for b in at.button if "li_table_of" in str(b.key)] == [
@@ -173,7 +173,7 @@ def test_lists_page_opens_the_table_of_each_dictionary(open_page: Open, copy: Wo
         r"mini\-pythia\.L2R\-8x · 1",
     ]
     at.button(key=f"li_table_of_{L2}").click().run()
-    assert at.dataframe[0].value["latent"].tolist() == [5]
+    assert latents_of(at) == [5]
 
 
 def rows(items: tuple[ListItem, ...], **changes: Any) -> list[dict[str, Any]]:
@@ -303,6 +303,6 @@ def test_pages_follow_the_address_without_a_warning(
     for number in ("2", "3", "2", "77", "1"):  # the address moves by itself: a link, back, nonsense
         at.query_params["page"] = number
         at.run()
-        seen.append(at.dataframe[0].value["latent"].tolist())
+        seen.append(latents_of(at))
     assert said == [] and not at.exception
     assert seen[0] == seen[2] != seen[1] and seen[3] == seen[4] and not set(seen[0]) & set(seen[4])

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from ui.kit import data, panels, state
+from ui.kit.commands import absolute
 from ui.kit.documents import contents, selection_form, share_buttons, try_document
 from ui.kit.figures import table
 from ui.kit.index import Entry
@@ -229,12 +230,10 @@ def command(spec: FigureSpec) -> str:
         f" --set {shlex.quote(f'{k}={json.dumps(v) if isinstance(v, list) else v}')}" for k, v in spec.options.items()
     )
     source = f" --source {spec.source}" if spec.source else ""
-    where = f"--workspace {data.workspace_folder().name}"
-    return (
-        f"workbench export spec.json {where}   # spec.json is in the zip"
-        if styled
-        else f"workbench export {spec.figure}{source}{sets} {where}"
-    )
+    root = data.workspace_folder()
+    if styled:
+        return f"{absolute('workbench export spec.json', root)}   # spec.json is in the zip"
+    return absolute(f"workbench export {spec.figure}{source}{sets}", root)
 
 
 body()

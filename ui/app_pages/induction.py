@@ -34,9 +34,7 @@ def body() -> None:
         panels.page_title("Induction & state", "where a Transformer reads and where a Mamba writes what it needs")
         entries = data.index().of("circuits")
         if not entries:
-            panels.not_computed(
-                "Circuits", f"workbench circuits mini-pythia --workspace {data.workspace_folder().name}"
-            )
+            panels.not_computed("Circuits", "workbench circuits mini-pythia")
             return
         task, shown, metric, shared = controls(entries)
         for entry, key in shown:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import streamlit as st
 
 from ui.components.enhance import enhance, latent_link
+from ui.components.walk import walk
 from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.documents import share_buttons
 from ui.kit.index import Dictionary
 from ui.kit.listing import add_button
-from ui.kit.pins import pin_button, pin_line
+from ui.kit.probing import run_probe
+from ui.kit.thread import bar, last_of, pin_button, remember
+from ui.views.latent_table import Query, of_address, select_of
+from ui.views.lives import lives
 from workbench.markup.charts import histogram, logit_bars
-from workbench.markup.latent import VIEWS, WINDOWS, contexts_html, interesting, label_line, neighbours_html, stats_strip
+from workbench.markup.latent import VIEWS, WINDOWS, contexts_html, label_line, neighbours_html, stats_strip
+from workbench.markup.tags import div
+from workbench.markup.tokens import escape, number, strip
 from workbench.results.records import LatentRecords
+
+TEXT = 400  # characters that fit into the address
 
 
 def main() -> None:
@@ -35,16 +44,32 @@ def body() -> None:
         records = browsable(d)
         if records is None:
             return
-        latent = selected(records)
-        header(d, records, latent)
+        latent = selected(d, records)
+        remember(d, latent)
+        order, name = order_of(d, records)
+        bar()
+        header(d, records, latent, order, name)
         actions(d, latent)
-        pin_line(d, latent)
+        with panels.guarded("What else is known of it"):
+            st.html(lives(d, latent))
         anatomy(d, records, latent)
         enhance(here=True)
+        walk(order, latent, f"{d.id} {d.key} {name}")
 
 
-def selected(records: LatentRecords) -> int:
-    """The latent of the address, else an interesting one; the address is completed."""
+def order_of(d: Dictionary, records: LatentRecords) -> tuple[np.ndarray, str]:
+    """The latents in the order in which J and K walk, and what that order is called: the filter or list the address
+    names, else all by number.
+    """
+    asked, name = of_address(d)
+    if asked is None:
+        return records.table["latent"].to_numpy(), ""
+    found = select_of(d, asked)
+    return (found, name) if len(found) else (records.table["latent"].to_numpy(), "")
+
+
+def selected(d: Dictionary, records: LatentRecords) -> int:
+    """The latent of the address, else the one looked at last, else the most interesting; the address is completed."""
     ids = records.table["latent"]
     asked = state.get("i")
     latent = state.get_int("i", int(ids.iloc[0]), int(ids.iloc[-1]))
@@ -55,19 +80,23 @@ def selected(records: LatentRecords) -> int:
             "warn",
         )
     if latent is None:
-        latent = interesting(records)
+        known = last_of(d)
+        latent = known if known is not None and known < len(records) else int(select_of(d, Query(alive=False))[0])
     state.put(i=latent)
     return latent
 
 
-def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
+def header(d: Dictionary, records: LatentRecords, latent: int, order: np.ndarray, name: str) -> None:
     """Title, label and the controls that move to another latent."""
     last = int(records.table["latent"].iloc[-1])
+    at = np.flatnonzero(order == latent)
+    place = int(at[0]) if len(at) else -1
+    walked = div("sub", f"{place + 1:,} of {len(order):,} {escape(name)}") if name and place >= 0 else ""
     left, right = st.columns([5, 4], vertical_alignment="bottom")
     with left:
         st.html(
             '<div class="wb-title"><h1>Latent'
-            f" {latent:,}</h1>{label_line(records.row(latent))}<div>{badges(d)}</div></div>"
+            f" {latent:,}</h1>{label_line(records.row(latent))}<div>{badges(d)}</div>{walked}</div>"
         )
     with right, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="bottom", gap="small"):
         st.button(
@@ -75,9 +104,9 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
             icon=":material/chevron_left:",
             key="wb_prev",
             shortcut="K",
-            disabled=latent <= 0,
+            disabled=place == 0,
             on_click=state.choose,
-            kwargs={"i": max(0, latent - 1)},
+            kwargs={"i": int(order[max(0, place - 1)])},
         )
         st.session_state["wb_jump"] = latent
         st.number_input(
@@ -89,9 +118,9 @@ def header(d: Dictionary, records: LatentRecords, latent: int) -> None:
             icon_position="right",
             key="wb_next",
             shortcut="J",
-            disabled=latent >= last,
+            disabled=place == len(order) - 1,
             on_click=state.choose,
-            kwargs={"i": min(last, latent + 1)},
+            kwargs={"i": int(order[min(len(order) - 1, place + 1)])},
         )
         st.button(":material/casino:", key="wb_random", help="A random latent that fires", on_click=_random)
 
@@ -102,10 +131,10 @@ def actions(d: Dictionary, latent: int) -> None:
         pin_button(d, latent)
         add_button("Add to list", 1, lambda: [(d, latent)], what=f"Latent {latent:,}")
         if d.entry is not None and st.button(
-            "Try a text",
+            "Steer with it",
             icon=":material/edit_note:",
             key="wb_probe",
-            help="See where it fires on your own text, and steer the model with it",
+            help="Read a text in two models, and push the model along this latent",
         ):
             st.switch_page("app_pages/probe.py", query_params=state.link(d, i=latent))
         share_buttons(f"latents/{d.id}", {"latents": [latent]}, "wb_share")
@@ -151,7 +180,9 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
             st.html(logit_bars(effects, 8))
     left, right = st.columns([5, 3], gap="large")
     with left:
-        contexts(records, latent, float(row.get("max") or 0.0))
+        with panels.guarded("Your text"):
+            own_text(d, latent, float(row.get("max") or 0.0))
+        contexts(d, records, latent, float(row.get("max") or 0.0))
     with right:
         panels.heading("Neighbours", "decoder cosine, same dictionary")
         with panels.guarded("The neighbours"):
@@ -163,7 +194,31 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
         provenance(d)
 
 
-def contexts(records: LatentRecords, latent: int, vmax: float) -> None:
+def own_text(d: Dictionary, latent: int, vmax: float) -> None:
+    """Where the latent fires on a text of the reader's own, right here."""
+    if d.entry is None:
+        return
+    text = st.text_input(
+        "Try it on a text of your own",
+        max_chars=TEXT,
+        placeholder="type or paste, Enter reads it; the first time loads the language model",
+        **state.tie_text("t", TEXT),
+    )
+    if not (text or "").strip():
+        return
+    found = run_probe(d, str(text)).probe
+    acts = found.activations(latent)
+    top = max(acts, default=0.0)
+    row = strip(found.tokens, acts, max(vmax, top), peak=acts.index(top) if top > 0 else None)
+    share = f" · {100 * top / vmax:.0f} % of its largest" if vmax and top > 0 else ""
+    st.html(div("wb-ctxs", div("m", f"<b>{number(top) if top > 0 else 'silent'}</b>your text{share}"), div("c", row)))
+    if found.cut:
+        panels.note(
+            f"The text is longer than the model reads: its last {found.cut:,} characters were left out.", "warn"
+        )
+
+
+def contexts(d: Dictionary, records: LatentRecords, latent: int, vmax: float) -> None:
     """Contexts by group, with the controls that change how they are shown."""
     panels.heading("Contexts", "hover a token for its value")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -192,8 +247,10 @@ def contexts(records: LatentRecords, latent: int, vmax: float) -> None:
             "show more", help="20 contexts of each group instead of 5 (10 of one group)", **state.tie_flag("more")
         )
     n = 20 if more else 5 if view == "All" else 10
+    found = data.sequence_kinds(d)
+    kinds = found.tolist() if found is not None else None
     with panels.guarded("The contexts"):
-        st.html(contexts_html(records, latent, view, n=n, window=WINDOWS[width], breaks=breaks, vmax=vmax))
+        st.html(contexts_html(records, latent, view, n=n, window=WINDOWS[width], breaks=breaks, vmax=vmax, kinds=kinds))
 
 
 def provenance(d: Dictionary) -> None:

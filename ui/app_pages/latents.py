@@ -1,22 +1,25 @@
-"""All latents of a dictionary as a table: search, filter, sort, page; a row opens the latent."""
+"""All latents of a dictionary as a table: search, filter, sort, page; a row is a link to its latent."""
 
 from __future__ import annotations
 
 import numpy as np
 import streamlit as st
 
-from ui.kit import data, listing, panels, state
+from ui.components.enhance import enhance
+from ui.kit import data, facts, listing, panels, state
 from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.index import Dictionary
 from ui.kit.listing import add_button, part_of
+from ui.kit.rows import link_table, pager
 from ui.views import latent_table
-from ui.views.latent_table import DENSITIES, SORTS, Query
+from ui.views.latent_table import DENSITIES, Query
 from workbench.exporting.tables import to_csv
 from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords
 
 PAGE = 50
 ORDERS = ("high first", "low first")
+FIRST = ("page",)  # another choice starts at the first page
 
 
 def main() -> None:
@@ -37,31 +40,34 @@ def body() -> None:
         if records is None or d.records is None:
             return
         st.html(f'<div class="wb-title"><h1>Latents</h1><div>{badges(d)}</div></div>')
-        query = controls(d)
-        ids = latent_table.select(str(d.records.path), d.key, query)
+        query = controls(d, records)
+        ids = latent_table.select_of(d, query)
         pages = max(1, -(-len(ids) // PAGE))
+        page = state.get_int("page", 1, pages, 1) or 1
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             dead = int((records.table["n_fired"] == 0).sum())
             whole = f"{len(records):,} latents · {dead:,} never fired on {records.n_tokens:,} tokens"
             of = whole if query.latents is None else list_line(d)
             st.html(f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {of}</div></div>')
-            page = st.pagination(pages, max_visible_pages=7, **state.tie_page("page", pages)) if pages > 1 else 1
+            st.html(pager(page, pages))
+        enhance("la_enhance", puts=("o", "dir", "page"))
         if not len(ids):
             panels.note("No latent fits. Widen the filters or clear the search.", "info")
             return
-        shown = ids[(min(page, pages) - 1) * PAGE : min(page, pages) * PAGE]
-        event = st.dataframe(
-            latent_table.page(records, shown),
-            key="tbl",
-            hide_index=True,
-            on_select="rerun",
-            selection_mode="single-row",
-            column_config=latent_table.columns(),
-            height="content" if len(shown) <= 18 else 640,
-            alt=f"Latents {shown[0]} and others of {d.id}",
-            lazy=False,
-            placeholder="–",
+        shown = ids[(page - 1) * PAGE : page * PAGE]
+        frame = latent_table.page(records, shown, facts.columns(d))
+        columns, rows = latent_table.layout(frame, d, **walk())
+        st.html(
+            link_table(
+                columns,
+                rows,
+                order=query.sort,
+                descending=query.descending,
+                orders=ORDERS,
+                label=f"Latents of {d.id}",
+            )
         )
+        st.html(pager(page, pages))
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.download_button(
                 f"All {len(ids):,} as CSV",
@@ -82,9 +88,23 @@ def body() -> None:
                 lambda: ((d, i) for i in ids.tolist()),
                 help="Every latent that fits the search and the filters, in this order",
             )
-        picked = event.selection.rows
-        if picked and picked[0] < len(shown):
-            st.switch_page("app_pages/latent.py", query_params=state.link(d, i=int(shown[picked[0]])))
+
+
+WALK = (
+    "q",
+    "o",
+    "dir",
+    "fd",
+    "fm",
+    "al",
+    "lb",
+    "list",
+)  # the keys of the address that say which latents, in which order
+
+
+def walk() -> dict[str, str]:
+    """What of this table's address a latent's page needs to walk on in its order."""
+    return {key: value for key in WALK if (value := state.get(key))}
 
 
 def as_csv(records: LatentRecords, ids: np.ndarray) -> bytes:
@@ -105,7 +125,7 @@ def list_line(d: Dictionary) -> str:
     return " · ".join(parts)
 
 
-def controls(d: Dictionary) -> Query:
+def controls(d: Dictionary, records: LatentRecords) -> Query:
     """Search, sort and filters; their values live in the address."""
     known, _ = data.lists()
     asked = state.get("list")
@@ -116,26 +136,32 @@ def controls(d: Dictionary) -> Query:
             "Search",
             type="search",
             max_chars=100,
-            placeholder="label, peak token or promoted token",
+            live=True,
+            placeholder="words of label, tokens or contexts",
             width=330,
-            **state.tie_text("q", 100),
+            **state.tie_text("q", 100, FIRST),
         )
-        sort = st.selectbox("Sort by", list(SORTS), width=200, **state.tie_choice("o", list(SORTS), next(iter(SORTS))))
-        order = st.segmented_control("Order", ORDERS, required=True, **state.tie_choice("dir", ORDERS, ORDERS[0]))
+        sorts = latent_table.known_sorts(d, records)
+        sort = st.selectbox("Sort by", sorts, width=220, **state.tie_choice("o", sorts, sorts[0], FIRST))
+        order = st.segmented_control(
+            "Order", ORDERS, required=True, **state.tie_choice("dir", ORDERS, ORDERS[0], FIRST)
+        )
         with st.popover("Filters", icon=":material/tune:"):
             every = (DENSITIES[0], DENSITIES[-1])
             density = st.select_slider(
-                "Density (share of tokens)", DENSITIES, **state.tie_range("fd", DENSITIES, every)
+                "Density (share of tokens)", DENSITIES, **state.tie_range("fd", DENSITIES, every, FIRST)
             )
-            strength = st.slider("Max activation, percentile", 0, 100, **state.tie_range("fm", range(101), (0, 100)))
-            alive = st.toggle("hide latents that never fired", **state.tie_flag("al", True))
-            labelled = st.toggle("labelled only", **state.tie_flag("lb"))
+            strength = st.slider(
+                "Max activation, percentile", 0, 100, **state.tie_range("fm", range(101), (0, 100), FIRST)
+            )
+            alive = st.toggle("hide latents that never fired", **state.tie_flag("al", True, FIRST))
+            labelled = st.toggle("labelled only", **state.tie_flag("lb", clears=FIRST))
             called = {"": "any or none", **listing.names(known)}
             chosen = st.selectbox(
                 "In the list",
                 list(called),
                 format_func=lambda i: called.get(i, str(i)),
-                **state.tie_choice("list", list(called), ""),
+                **state.tie_choice("list", list(called), "", FIRST),
             )
         if chosen:
             st.button(

@@ -1,4 +1,4 @@
-"""What this workspace holds, what is missing, and which command makes it."""
+"""The front door: what can be seen here, on the workspace's own data; what it holds and what is missing, folded."""
 
 from __future__ import annotations
 
@@ -8,112 +8,194 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from ui.components.enhance import page_link
 from ui.kit import data, panels, state
 from ui.kit.index import Dictionary, Entry, Index
-from ui.kit.pages import PAGES
+from ui.kit.rows import Column, link_table
+from ui.views.front import (
+    being_born,
+    card,
+    found_in,
+    hero,
+    in_both,
+    one_latent,
+    people,
+    the_papers,
+    tour,
+    who_copies,
+)
 from ui.views.missing import gaps
+from workbench.markup.glossary import TERMS, term
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, escape, number, visible
 
-FLOW = (
-    ("models", "model", "models"),
-    ("stores", "store", "stores"),
-    ("dictionaries", "dictionary", "dictionaries"),
-    ("latents", "with latents", "with latents"),
-    ("matches", "comparison", "comparisons"),
-    ("evolution", "evolution", "evolutions"),
-    ("circuits", "circuit", "circuits"),
-    ("graphs", "graph", "graphs"),
-    ("claims", "finding", "findings"),
-    ("exports", "export", "exports"),
-)
-QUESTIONS = (
-    ("latent", "What does a latent fire on?"),
-    ("mppc", "Which latents exist in both architectures?"),
-    ("training", "When do latents emerge?"),
-    ("induction", "How does induction work?"),
-    ("probe", "What fires on my text?"),
-    ("results", "Do the papers’ findings hold?"),
-)
+FULL = 400  # characters of a text that go into the address of the probe
 
 
 @st.fragment(key="overview_body")
 def body() -> None:
-    """Everything on one page."""
+    """The question, six cards, a search, three entries; the inventory below, folded."""
     with panels.guarded("The overview"):
         index = data.index()
-        panels.page_title(
-            index.root.name, "workspace · what Transformers and Mambas learn: features, their twins, their history"
-        )
-        st.html(flow(index))
-        ways(index)
-        if index.dictionaries:
-            panels.heading("Dictionaries", "choose a row to see its latents")
-            dictionaries(index)
-        left, right = st.columns([3, 2], gap="large")
-        with left:
-            models_and_stores(index)
-        with right:
+        panels.page_title("What has a language model learnt?", opening(index))
+        with panels.guarded("The cards"):
+            cards(index)
+        with panels.guarded("The search"):
+            search(index)
+        if not index.dictionaries:
             missing(index)
+        else:
+            inventory(index)
         for what, why in index.problems:
             panels.problem(f"{what} cannot be read", why)
 
 
-def flow(index: Index) -> str:
-    """How many of everything there is, in the order in which it is made."""
-    cards = []
-    for kind, one, many in FLOW:
-        n = len(index.of(kind))
-        cards.append(div("f" if n else "f none", div("v", f"{n or '–'}"), div("k", one if n == 1 else many)))
-    return div("wb-flow", *cards)
+def opening(index: Index) -> str:
+    """What this is about, in one sentence each, with the words explained where they stand."""
+    found = people(index)
+    n = len(found["models"])
+    here = f"This workspace, <b>{escape(index.root.name)}</b>, holds no dictionary yet."
+    if n:
+        models = f"{n} model{'s' if n > 1 else ''}" if n else "no model"
+        here = (
+            f"This workspace, <b>{escape(index.root.name)}</b>, holds {len(index.dictionaries)} of them for {models}."
+        )
+    return (
+        "And does another architecture learn the same? "
+        f"A {term('dictionary')} splits a model's inner state into some thousand {term('latent', 'latents')}, each"
+        f" meant to stand for one thing. Here Transformers are compared with"
+        f" {term('Mamba', 'Mambas')} and followed through their training. {here}"
+    )
 
 
-def ways(index: Index) -> None:
-    """Where to go from here: one link per question this workspace can answer."""
-    shown = {p.stem: p for p in PAGES if p.shown(index)}
-    with st.container(horizontal=True, gap="small", key="wb_ways"):
-        for stem, question in QUESTIONS:
-            if stem in shown:
-                st.page_link(
-                    f"app_pages/{stem}.py", label=question, icon=f":material/{shown[stem].icon}:", width="content"
-                )
+def cards(index: Index) -> None:
+    """Six live cards in two rows; the fifth is a box for a text of one's own."""
+    first = hero(index)
+    d = index.dictionaries.get(first.dictionary) if first else None
+    latent = first.latent if first else 0
+    pieces: list[Callable[[], str] | None] = [
+        lambda: one_latent(index, d, latent),
+        lambda: in_both(index, d, latent),
+        lambda: being_born(index),
+        lambda: who_copies(index),
+        None,
+        lambda: the_papers(index),
+    ]
+    for row in (pieces[:3], pieces[3:]):
+        for column, piece in zip(st.columns(3, gap="small"), row, strict=True):
+            with column, st.container(border=True, height="stretch"), panels.guarded("This card"):
+                own_text(index) if piece is None else st.html(piece())
+
+
+def own_text(index: Index) -> None:
+    """Card 5: a text of one's own, token by token in both models."""
+    able = bool(index.of("dictionaries"))
+    st.html(card(5, "Your own text", div("d", "Click a word and see what fires there, in both models side by side.")))
+    text = st.text_input(
+        "Your own text",
+        key="ov_text",
+        max_chars=FULL,
+        placeholder="def write(self, path):",
+        label_visibility="collapsed",
+        disabled=not able,
+    )
+    if st.button("Read it", icon=":material/play_arrow:", key="ov_read", disabled=not able) or text:
+        st.switch_page("app_pages/probe.py", query_params={"text": text or EXAMPLE})
+
+
+EXAMPLE = "def write(self, path):\n    with open(path) as f:\n        return f.read()\n"
+
+
+def search(index: Index) -> None:
+    """One box over all dictionaries, and three ways in."""
+    if not any(d.records for d in index.dictionaries.values()):
+        return
+    left, right = st.columns([3, 2], vertical_alignment="bottom", gap="large")
+    with left:
+        n = sum(d.records is not None for d in index.dictionaries.values())
+        text = st.text_input(
+            f"Look for a word, a token or a label in all {n} dictionaries",
+            type="search",
+            live=True,
+            max_chars=100,
+            placeholder="import, def, inside brackets …",
+            **state.tie_text("find", 100),
+        )
+    with right:
+        st.html(
+            div(
+                "wb-ways",
+                page_link("latents", "I know SAEs: the table →"),
+                page_link("export", "I need a figure: the gallery →"),
+            )
+        )
+    if (text or "").strip():
+        st.html(found_in(index, str(text).strip()))
+    first = hero(index)
+    d = index.dictionaries.get(first.dictionary) if first else None
+    with st.expander("I am new here: a tour of five minutes", icon=":material/explore:", key="ov_tour"):
+        st.html(tour(index, d, first.latent if first else 0))
+
+
+def inventory(index: Index) -> None:
+    """What there is and what is not there yet, folded."""
+    n = len(index.dictionaries)
+    with st.expander(f"All {n} dictionaries", key="ov_dictionaries"):
+        dictionaries(index)
+    models, stores = len(index.of("models")), len(index.of("stores"))
+    if models or stores:
+        named = " and ".join(
+            f"{k} {one if k == 1 else many}"
+            for k, one, many in ((models, "model", "models"), (stores, "activation store", "activation stores"))
+            if k
+        )
+        with st.expander(named, key="ov_models"):
+            models_and_stores(index)
+    found = gaps(index)
+    if found:
+        with st.expander(f"{len(found)} results one could still make, with their commands", key="ov_missing"):
+            missing(index)
 
 
 def dictionaries(index: Index) -> None:
     """The table of dictionaries with their numbers; a row opens its latents."""
     shown = filtered(list(index.dictionaries.values()))
-    c = st.column_config
     if not shown:
         panels.note("No dictionary fits. Choose more above.")
         return
-    event = st.dataframe(
-        table_of(shown),
-        key="dictionaries",
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        lazy=False,
-        placeholder="–",
-        height="content" if len(shown) <= 14 else 520,
-        alt=f"{len(shown)} dictionaries with their numbers",
-        column_config={
-            "explained": c.ProgressColumn(
-                "explained variance", min_value=0.0, max_value=1.0, format="%.3f", help="Centred, on held-out rows"
-            ),
-            "dead": c.NumberColumn("dead %", format="%.2f", help="Latents that never fired"),
-            "L0": c.NumberColumn("L0", format="%.1f", help="Latents active per token"),
-            "latents": c.NumberColumn("latents", format="localized"),
-            "loss": c.NumberColumn(
-                "Δ loss", format="%.3f", help="Cross-entropy with the reconstruction minus without, nats per token"
-            ),
-            "recovered": c.NumberColumn("loss recovered", format="%.3f", help="Of the loss that zero-ablation costs"),
-            "records": c.TextColumn("latents shown", help="Whether its latents can be browsed"),
-            "version": c.TextColumn("data version"),
-        },
-    )
-    picked = event.selection.rows
-    if picked and picked[0] < len(shown):
-        st.switch_page("app_pages/latents.py", query_params=state.link(shown[picked[0]]))
+    frame = table_of(shown)
+    known = [(name, c) for name, c in COLUMNS if name in frame]
+    rows = [
+        [_cell(d, name, row[name]) for name, _ in known] for d, row in zip(shown, frame.to_dict("records"), strict=True)
+    ]
+    st.html(link_table([c for _, c in known], rows, label=f"{len(shown)} dictionaries with their numbers"))
+
+
+COLUMNS = (
+    (
+        "dictionary",
+        Column("dictionary", "Kind, and latents per dimension of the model's state; the row opens its latents"),
+    ),
+    ("model", Column("model")),
+    ("architecture", Column("architecture")),
+    ("site", Column("site", TERMS["site"])),
+    ("snapshot", Column("snapshot", TERMS["snapshot"])),
+    ("latents", Column("latents", "How many", True)),
+    ("explained", Column("explained variance", TERMS["EV"], True)),
+    ("L0", Column("active per token (L0)", TERMS["L0"], True)),
+    ("dead", Column("dead %", TERMS["dead"], True)),
+    ("loss", Column("Δ loss", "Cross-entropy with the reconstruction minus without, nats per token", True)),
+    ("recovered", Column("loss recovered", "Of the loss that zero-ablation costs", True)),
+    ("records", Column("can be browsed")),
+)
+
+
+def _cell(d: Dictionary, name: str, value: Any) -> str:
+    if name == "dictionary":
+        return page_link("latents", escape(str(value)), state.link(d))
+    if value is None or value != value:
+        return "–"
+    return number(float(value)) if isinstance(value, int | float) else escape(str(value))
 
 
 def filtered(shown: list[Dictionary]) -> list[Dictionary]:
@@ -246,7 +328,9 @@ def missing(index: Index) -> None:
     found = gaps(index)
     if not found:
         return
-    panels.heading("Not computed yet", "run in a terminal; this page notices")
+    panels.heading(
+        "Not computed yet", "paste a command into a terminal; this page shows the result as soon as it is there"
+    )
     for gap in found:
         panels.not_computed(gap.what, gap.command, gap.why)
 

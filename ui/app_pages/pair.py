@@ -15,6 +15,7 @@ from ui.kit.context_bar import badges
 from ui.kit.figures import below, drawn
 from ui.kit.index import Entry
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
+from ui.kit.thread import last, remember
 from workbench.exporting.figures import Panel
 from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
@@ -59,6 +60,11 @@ def selected(m: MatchRecords) -> tuple[str, int, str, int]:
     known = [*m.metadata["a"]["dictionaries"], *m.metadata["b"]["dictionaries"]]
     a, i = state.get("d"), state.get_int("i", 0, 10**9)
     if a is None or a not in known or i is None:
+        at_hand = last(data.index())
+        if at_hand is not None and at_hand[0].id in known:
+            a, i = at_hand[0].id, at_hand[1]
+            state.put(d2=None, i2=None)
+    if a is None or a not in known or i is None:
         top = m.best[m.best["direction"] == "ab"].sort_values("r", ascending=False).iloc[0]
         a, i = str(top["dictionary"]), int(top["latent"])
         state.put(d2=None, i2=None)
@@ -68,6 +74,9 @@ def selected(m: MatchRecords) -> tuple[str, int, str, int]:
         others = m.metadata["b" if a in m.metadata["a"]["dictionaries"] else "a"]["dictionaries"]
         b, j = (str(best["partner_dictionary"]), int(best["partner"])) if best else (others[0], 0)
     state.put(d=a, i=i, d2=b, i2=j)
+    d = data.index().dictionaries.get(a)
+    if d is not None:
+        remember(d, i)
     return a, i, b, j
 
 

@@ -25,9 +25,7 @@ def body() -> None:
         panels.page_title("Results", "what three papers found, measured again on the models of this workspace")
         entries = data.index().of("claims")
         if not entries:
-            panels.not_computed(
-                "Results", f"workbench reproduce all --quick --workspace {data.workspace_folder().name}"
-            )
+            panels.not_computed("Results", "workbench reproduce all --quick")
             return
         documents = read(entries)
         st.html(counts(documents))

@@ -49,7 +49,7 @@ def choose_of(
 ) -> Entry | None:
     """:func:`choose` among some results of a kind."""
     if not entries:
-        panels.not_computed(what, f"workbench {command} --workspace {data.workspace_folder().name}", why)
+        panels.not_computed(what, f"workbench {command}", why)
         return None
     ids = [e.id for e in entries]
     widget = f"wb_{key}_choice"

@@ -139,7 +139,7 @@ def browsable(d: Dictionary) -> LatentRecords | None:
     elif records is None:
         panels.not_computed(
             f"Latents of {d.id}",
-            f"workbench features {d.id} --workspace {data.workspace_folder().name}",
+            f"workbench features {d.id}",
             "The dictionary exists; its latent records do not.",
         )
     return records

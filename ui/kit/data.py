@@ -91,13 +91,19 @@ def open_records(folder: str, version: str) -> LatentRecords:
     return LatentRecords.open(folder)
 
 
+CONTEXTS, BEFORE, AFTER = 3, 8, 4  # strongest contexts that are searched, and the tokens around their peaks
+
+
 @st.cache_resource(show_spinner=False, max_entries=8)
 def haystack(folder: str, version: str) -> pa.LargeStringArray:
-    """What the search box searches, one lower-case string per latent: label, peak token, promoted token."""
-    table = open_records(folder, version).table
+    """What the search box searches, one lower-case string per latent: label, peak token, promoted token, and the text
+    around the peaks of its strongest contexts, where neighbouring tokens run together (``i`` + ``mport``).
+    """
+    records = open_records(folder, version)
+    table = records.table
     parts = [table[c].fillna("").astype(str).str.lower() for c in ("label", "peak_text", "promoted_text") if c in table]
-    text = parts[0].str.cat(parts[1:], sep="\x1f") if parts else pd.Series([""] * len(table))
-    return pa.array(text.tolist(), pa.large_string())
+    parts.append(pd.Series(records.snippets(CONTEXTS, BEFORE, AFTER), index=table.index).str.lower())
+    return pa.array(parts[0].str.cat(parts[1:], sep="\x1f").tolist(), pa.large_string())
 
 
 def holding(folder: str, version: str, text: str) -> np.ndarray:
@@ -109,6 +115,30 @@ def holding(folder: str, version: str, text: str) -> np.ndarray:
 
     needle = text.encode("utf-8", "replace").decode().lower()
     return pc.match_substring(haystack(folder, version), needle).to_numpy(zero_copy_only=False)
+
+
+def results_key() -> str:
+    """Changes whenever any result of the workspace does."""
+    return str(hash(_index_module.signature(workspace_folder())))
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _kinds(path: str, version: str) -> np.ndarray | None:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as f:
+            return np.asarray(f["plan/kinds"])
+    except (OSError, KeyError):
+        return None
+
+
+def sequence_kinds(d: Dictionary) -> np.ndarray | None:
+    """What each sequence of the dictionary's store is: 0 text, 1 repeats and copied snippets, 2 agreement sentences;
+    None where the store is not at hand.
+    """
+    store = index().find("stores", str(d.about.get("store") or ""))
+    return None if store is None else _kinds(str(store.path / "plan.h5"), store.version)
 
 
 @st.cache_resource(show_spinner=False, max_entries=12)

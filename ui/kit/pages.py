@@ -99,6 +99,8 @@ PAGES: tuple[PageSpec, ...] = tuple(
     )
 )
 
+STEMS = frozenset(page.stem for page in PAGES)
+
 
 def pages_for(index: Index | None, folder: Path) -> dict[str, list[st.Page]]:
     """All pages for Streamlit, by group of the navigation; without a readable workspace it shows the overview only."""

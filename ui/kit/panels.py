@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import streamlit as st
 
 from sae.errors import UserError
+from ui.kit import data
+from ui.kit.commands import absolute, run_html
 from workbench.markup.tables import as_table as as_table
 from workbench.markup.tables import stats as stats
 from workbench.markup.tables import table as table
@@ -24,8 +26,8 @@ log = logging.getLogger("workbench.ui")
 
 
 def not_computed(what: str, command: str, why: str = "") -> None:
-    """A panel in place of a value that does not exist: never a zero, always the command."""
-    run = div("run", f"run <code>{html.escape(command)}</code>")
+    """A panel in place of a value that does not exist: never a zero, always the command, as it runs when pasted."""
+    run = run_html(absolute(command, data.workspace_folder()))
     head = div("what", f"{html.escape(what)} – not computed")
     st.html(div("wb-panel missing", head, div("why", html.escape(why)) if why else "", run, attrs='role="note"'))
 

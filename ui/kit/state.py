@@ -47,9 +47,9 @@ def put(**values: Any) -> None:
         st.query_params.from_dict(now)
 
 
-def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str]) -> dict[str, Any]:
+def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str], clears: Sequence[str] = ()) -> dict[str, Any]:
     """Arguments that tie a widget to ``key`` of the address: it starts from there, and what the user chooses is written
-    there.
+    there. A choice removes the keys in ``clears``, which spoke of what was shown before (the page of a table).
 
     ``value`` is what the address says (already checked). Streamlit's own ``bind`` empties the address before another
     page is opened, which is what the back button would then return to.
@@ -59,14 +59,14 @@ def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str]) -> dict[
 
     def copy() -> None:
         chosen = st.session_state[key]
-        put(**{key: None if chosen is None or chosen == default else dump(chosen)})
+        put(**{key: None if chosen is None or chosen == default else dump(chosen), **dict.fromkeys(clears)})
 
     return {"key": key, "on_change": copy}
 
 
-def tie_choice(key: str, options: Sequence[str], default: str) -> dict[str, Any]:
+def tie_choice(key: str, options: Sequence[str], default: str, clears: Sequence[str] = ()) -> dict[str, Any]:
     """:func:`tie` for one of ``options``."""
-    return tie(key, get_choice(key, options, default), default, str)
+    return tie(key, get_choice(key, options, default), default, str, clears)
 
 
 def tie_many(key: str, options: Sequence[str], default: Sequence[str]) -> dict[str, Any]:
@@ -76,22 +76,38 @@ def tie_many(key: str, options: Sequence[str], default: Sequence[str]) -> dict[s
     return tie(key, chosen, list(default), lambda v: ",".join(o for o in options if o in v))
 
 
-def tie_flag(key: str, default: bool = False) -> dict[str, Any]:
+def tie_flag(key: str, default: bool = False, clears: Sequence[str] = ()) -> dict[str, Any]:
     """:func:`tie` for yes or no."""
     return tie(
         key,
         {"1": True, "true": True, "0": False, "false": False}.get(get(key) or "", default),
         default,
         lambda v: str(int(v)),
+        clears,
     )
 
 
-def tie_text(key: str, length: int) -> dict[str, Any]:
+def tie_text(key: str, length: int, clears: Sequence[str] = ()) -> dict[str, Any]:
     """:func:`tie` for a short text."""
-    return tie(key, (get(key) or "")[:length], "", str)
+    return tie(key, (get(key) or "")[:length], "", str, clears)
 
 
-def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any]) -> dict[str, Any]:
+def tie_number(key: str, lo: int, hi: int, default: int) -> dict[str, Any]:
+    """:func:`tie` for a whole number within [lo, hi]."""
+    found = get_int(key, lo, hi, default)
+    return tie(key, default if found is None else found, default, str)
+
+
+def tie_float(key: str, lo: float, hi: float, default: float) -> dict[str, Any]:
+    """:func:`tie` for a number within [lo, hi]."""
+    try:
+        value = float(get(key) or "")
+    except ValueError:
+        value = default
+    return tie(key, value if lo <= value <= hi else default, default, lambda v: f"{v:g}")
+
+
+def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any], clears: Sequence[str] = ()) -> dict[str, Any]:
     """:func:`tie` for a range between two of ``options``, written ``low_high``."""
     known = {str(o): o for o in options}
     lo, _, hi = (get(key) or "").partition("_")
@@ -100,26 +116,7 @@ def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any]) -> dic
         if lo in known and hi in known and options.index(known[lo]) <= options.index(known[hi])
         else default
     )
-    return tie(key, asked, default, lambda v: "_".join(map(str, v)))
-
-
-def tie_page(key: str, pages: int) -> dict[str, Any]:
-    """:func:`tie` for ``st.pagination`` over ``pages`` pages. It has a default always, and Streamlit warns of a default
-    beside a value set by the program: so the address is the default, and a widget that says otherwise (the address went
-    back) is replaced.
-    """
-    asked = get_int(key, 1, pages, 1) or 1
-    turn = int(st.session_state.get(f"{key}_turn", 0))
-    if st.session_state.get(f"{key}_{turn}", asked) != asked:
-        turn += 1
-        st.session_state[f"{key}_turn"] = turn
-    widget = f"{key}_{turn}"
-
-    def copy() -> None:
-        chosen = st.session_state[widget]
-        put(**{key: None if chosen == 1 else chosen})
-
-    return {"key": widget, "default": asked, "on_change": copy}
+    return tie(key, asked, default, lambda v: "_".join(map(str, v)), clears)
 
 
 def choose(**values: Any) -> None:

@@ -6,6 +6,8 @@ the fifty rows of a page touch contexts.
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +15,29 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from ui.kit import data
+from ui.components.enhance import latent_link
+from ui.kit import data, facts, state
+from ui.kit.index import Dictionary
+from ui.kit.listing import part_of
+from ui.kit.rows import Column
 from workbench.markup.charts import sparkline
-from workbench.markup.tokens import cell, clip, visible
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import cell, chip, clip, escape, number, visible
 
 if TYPE_CHECKING:
     from workbench.results.records import LatentRecords
 
-SORTS = {
+INTEREST = "most interesting"
+SORTS = {  # what the order is called -> the column it is of
+    INTEREST: "interest",
     "max activation": "max",
     "density": "density",
     "mean activation": "mean",
+    "label score": "label_score",
+    "complexity": "complexity",
+    "twin r": "twin_r",
+    "twin r given the token": "given",
+    "born at step": "born",
     "skew": "skew",
     "kurtosis": "kurtosis",
     "nearest neighbour": "nearest_cos",
@@ -37,7 +51,7 @@ class Query:
     """What the controls ask for."""
 
     text: str = ""
-    sort: str = "max activation"
+    sort: str = INTEREST
     descending: bool = True
     density: tuple[float, float] = (0.0, 1.0)
     strength: tuple[int, int] = (0, 100)
@@ -46,11 +60,50 @@ class Query:
     latents: tuple[int, ...] | None = None  # only these, if any are named
 
 
-@st.cache_resource(show_spinner=False, max_entries=16)
-def _order(folder: str, version: str, column: str) -> np.ndarray:
+def of_address(d: Dictionary) -> tuple[Query | None, str]:
+    """What the address asks of the table, and what that is called; None where it names no filter, list or order."""
+    known, _ = data.lists()
+    get = state.get
+    listed = get("list") if get("list") in known else None
+    if not any(get(k) for k in ("q", "o", "dir", "fd", "fm", "al", "lb")) and listed is None:
+        return None, ""
+
+    def numbers(key: str, default: tuple[float, float]) -> tuple[float, float]:
+        lo, _, hi = (get(key) or "").partition("_")
+        try:
+            return float(lo), float(hi)
+        except ValueError:
+            return default
+
+    low, high = numbers("fm", (0, 100))
+    query = Query(
+        (get("q") or "")[:100],
+        str(get("o")) if get("o") in SORTS else INTEREST,
+        get("dir") != "low first",
+        numbers("fd", (0.0, 1.0)),
+        (int(low), int(high)),
+        get("al") not in ("0", "false"),
+        get("lb") in ("1", "true"),
+        part_of(listed, d).latents if listed else None,
+    )
+    if listed:
+        return query, f"in the list {known[listed].name}"
+    return query, f"that hold “{query.text}”" if query.text else "in the order of the table"
+
+
+def known_sorts(d: Dictionary, records: LatentRecords) -> list[str]:
+    """The orders this dictionary has numbers for."""
+    there = {*records.table.columns, *facts.columns(d)}
+    return [name for name, column in SORTS.items() if column in there]
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _order(folder: str, version: str, column: str, _values: np.ndarray | None) -> np.ndarray:
     """Row numbers by ascending value, missing values first. Read-only."""
-    table = data.open_records(folder, version).table
-    values = table[column].to_numpy() if column in table else table["latent"].to_numpy()
+    if _values is None:
+        table = data.open_records(folder, version).table
+        _values = table[column].to_numpy() if column in table else table["latent"].to_numpy()
+    values = _values.astype(np.float64) if _values.dtype == object else _values
     keys = np.where(np.isnan(values), -np.inf, values) if values.dtype.kind == "f" else values
     order = np.argsort(keys, kind="stable").astype(np.int32)
     order.flags.writeable = False
@@ -70,8 +123,16 @@ def _columns(folder: str, version: str) -> dict[str, np.ndarray]:
     return found
 
 
-def select(folder: str, version: str, query: Query) -> np.ndarray:
-    """Latent ids that fit the query, in its order."""
+def select_of(d: Dictionary, query: Query) -> np.ndarray:
+    """:func:`select` on a dictionary's records, with what other results know of its latents."""
+    assert d.records is not None
+    return select(str(d.records.path), d.key, query, facts.columns(d))
+
+
+def select(folder: str, version: str, query: Query, more: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """Latent ids that fit the query, in its order; those without the number it sorts by come last. ``more`` holds
+    columns that are not in the records.
+    """
     columns = _columns(folder, version)
     keep = np.ones(len(columns["latent"]), dtype=bool)
     if query.alive and "n_fired" in columns:
@@ -86,59 +147,116 @@ def select(folder: str, version: str, query: Query) -> np.ndarray:
         keep &= np.isin(columns["latent"], np.asarray(query.latents, dtype=columns["latent"].dtype))
     if query.text.strip():
         keep &= data.holding(folder, version, query.text.strip())
-    order = _order(folder, version, SORTS.get(query.sort, "latent"))
+    column = SORTS.get(query.sort, "latent")
+    extra = (more or {}).get(column)
+    order = _order(folder, f"{version}.{data.results_key()}", column, extra) if extra is not None else None
+    if order is None:
+        order = _order(folder, version, column, None)
+    if not query.descending and len(order):  # missing values stay last
+        values = extra if extra is not None else columns.get(column)
+        missing = int(np.isnan(values).sum()) if values is not None and values.dtype.kind == "f" else 0
+        order = np.concatenate([order[missing:], order[:missing]])
     chosen = order[keep[order]]
     return columns["latent"][chosen[::-1] if query.descending else chosen]
 
 
-def page(records: LatentRecords, latents: np.ndarray) -> pd.DataFrame:
-    """One page of the table: numbers, an activation profile, and the strongest context as text."""
+def page(records: LatentRecords, latents: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
+    """One page of the table: numbers, an activation profile, and the strongest context; ``more`` as in :func:`select`."""
     rows = []
-    labelled = "label" in records.table
-    wanted = records.table.iloc[[records.position(latent) for latent in latents.tolist()]].to_dict("records")
-    for latent, values in zip(latents.tolist(), wanted, strict=True):
+    extra = more or {}
+    at = [records.position(latent) for latent in latents.tolist()]
+    wanted = records.table.iloc[at].to_dict("records")
+    for latent, place, values in zip(latents.tolist(), at, wanted, strict=True):
         row = {k: v for k, v in values.items() if not pd.isna(v)}
         top = records.contexts(latent, "top", 1)
         effects = records.logits(latent)
-        found: dict[str, Any] = {"latent": latent}
-        if labelled:
-            found["label"] = clip(visible(" ".join(str(row.get("label", "")).split())), 60)
-        found |= {
-            "context": snippet(top[0].tokens, top[0].peak) if top else "",
-            "peak": cell(row["peak_text"]) if isinstance(row.get("peak_text"), str) else "",
+        found: dict[str, Any] = {
+            "latent": latent,
+            "label": clip(visible(" ".join(str(row.get("label", "")).split())), 80),
+            "context": top[0] if top else None,
+            "peak": row["peak_text"] if isinstance(row.get("peak_text"), str) else None,
             "density": 100 * row["density"] if row.get("density") is not None else None,
             "max": row.get("max"),
-            "mean": row.get("mean"),
-            "profile": sparkline(records.histogram(latent).counts),
-            "promotes": "  ".join(cell(t, 16) for _, t, _ in effects.promoted[:3]) if effects else "",
+            "score": row.get("label_score"),
+            "profile": sparkline(records.histogram(latent).counts, 16),
+            "promotes": [t for _, t, _ in effects.promoted[:3]] if effects else [],
             "nearest": row.get("nearest_cos"),
         }
+        found |= {name: float(values[place]) for name, values in extra.items()}
         rows.append(found)
     return pd.DataFrame(rows)
 
 
+COLUMNS = (  # name, column, whether it is drawn only where some result holds its numbers
+    ("latent", Column("latent", "Its number; the row opens it", True, "latent number")),
+    ("label", Column("what it fires on", "By rule or by a language model", width="180px")),
+    ("context", Column("strongest context", "Marked: the token on which it fires most")),
+    ("peak", Column("peak token", "The token on which it fires most")),
+    ("promotes", Column("raises", "Next tokens whose logits it raises most")),
+    ("score", Column("label score", "How well the label predicts held-out tokens; 1 is best", True, "label score")),
+    (
+        "complexity",
+        Column(
+            "complexity", "Share of its variance that the token and the one before do not explain", True, "complexity"
+        ),
+    ),
+    ("twin_r", Column("twin r", "Correlation with its best partner in another model", True, "twin r")),
+    (
+        "given",
+        Column(
+            "given the token",
+            "The same within tokens of one kind: what is left once both know the token",
+            True,
+            "twin r given the token",
+        ),
+    ),
+    (
+        "born",
+        Column(
+            "born at step", "When the nearest crosscoder latent reaches half of its largest norm", True, "born at step"
+        ),
+    ),
+    ("density", Column("density %", "Share of tokens on which it fires", True, "density")),
+    ("max", Column("max", "Its largest activation", True, "max activation")),
+    ("profile", Column("activations", "Histogram of positive activations, log counts on a log grid")),
+    ("nearest", Column("nearest", "Decoder cosine with its nearest neighbour", True, "nearest neighbour")),
+)
+
+
+def layout(frame: pd.DataFrame, d: Dictionary, **walk: str) -> tuple[list[Column], list[list[str]]]:
+    """Columns and HTML cells of a page of the table; ``walk`` goes with every link, so that J and K know the order."""
+    shown = [(name, c) for name, c in COLUMNS if name in frame and _holds(frame[name])]
+    rows = [[_cell(name, row, d, walk) for name, _ in shown] for row in frame.to_dict("records")]
+    return [c for _, c in shown], rows
+
+
+def _holds(values: pd.Series) -> bool:
+    return any(v is not None and v != "" and v == v for v in values) if len(values) else True
+
+
+def _cell(name: str, row: dict[str, Any], d: Dictionary, walk: dict[str, str]) -> str:
+    value = row[name]
+    if name == "latent":
+        return latent_link(d, int(value), f"{int(value):,}", **walk)
+    if name == "label":
+        return span("lab", escape(value))
+    if name == "context":
+        return snippet(value.tokens, value.peak) if value is not None else ""
+    if name == "peak":
+        return chip(value) if isinstance(value, str) else "–"
+    if name == "promotes":
+        return " ".join(f'<span class="wb-tok">{html.escape(cell(t, 16))}</span>' for t in value)
+    if name == "profile":
+        top = max(value) or 1.0
+        return div(
+            "wb-spark", *(f'<i style="height:{100 * v / top:.0f}%"></i>' for v in value), attrs='role="presentation"'
+        )
+    return number(None if value is None or value != value else float(value))
+
+
 def snippet(tokens: list[str], peak: int, before: int = 10, after: int = 5) -> str:
-    """The text around the peak on one line, the peak between ⟦ ⟧."""
+    """The text around the peak on one line as HTML, the peak marked."""
     left = "".join(visible(t) for t in tokens[max(0, peak - before) : peak])
     right = "".join(visible(t) for t in tokens[peak + 1 : peak + 1 + after])
     mid = visible(tokens[peak]) if 0 <= peak < len(tokens) else ""
-    return f"{left[-38:]}⟦{clip(mid, 24)}⟧{right[:22]}"
-
-
-def columns() -> dict[str, Any]:
-    """How Streamlit shows the columns."""
-    c = st.column_config
-    return {
-        "latent": c.NumberColumn("latent", format="%d", width=64, pinned=True),
-        "label": c.TextColumn("label", width=260, help="What it fires on, by rule or by a language model"),
-        "context": c.TextColumn("strongest context", width=320, help="⟦ ⟧ marks the token on which it fires most"),
-        "peak": c.TextColumn("peak token", width=96),
-        "promotes": c.TextColumn("promotes", width=130, help="Tokens whose logits it raises most"),
-        "density": c.NumberColumn("density %", format="%.3g", width=84, help="Share of tokens on which it fires"),
-        "max": c.NumberColumn("max", format="%.3g", width=70),
-        "mean": c.NumberColumn("mean", format="%.3g", width=70, help="Over the tokens on which it fires"),
-        "profile": c.BarChartColumn(
-            "activations", width=110, help="Histogram of positive activations, log counts on a log grid"
-        ),
-        "nearest": c.NumberColumn("nearest", format="%.2f", width=74, help="Decoder cosine with its nearest neighbour"),
-    }
+    return span("sn", f"{escape(left[-34:])}<b>{escape(clip(mid, 24))}</b>{escape(right[:20])}")

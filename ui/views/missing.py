@@ -25,14 +25,13 @@ def verb_exists(verb: str) -> bool:
 
 def gaps(index: Index) -> list[Gap]:
     """Everything missing, in the order in which it is made; only commands that exist."""
-    where = f"--workspace {index.root.name}"
     dictionaries = list(index.dictionaries.values())
     if not dictionaries:
         return [
             Gap(
                 "Dictionaries",
                 "Makes models, stores, dictionaries and latents in about three minutes.",
-                f"workbench demo {where}",
+                "workbench demo",
             )
         ]
     found = [
@@ -50,9 +49,7 @@ def gaps(index: Index) -> list[Gap]:
             )
         )
     return [
-        Gap(what, why, f"workbench {verb} {arguments} {where}")
-        for verb, what, why, arguments in found
-        if verb_exists(verb)
+        Gap(what, why, f"workbench {verb} {arguments}") for verb, what, why, arguments in found if verb_exists(verb)
     ]
 
 

@@ -106,10 +106,11 @@ def logit_bars(effects: LogitEffects, n: int = 10) -> str:
     alt = 'role="img" aria-label="Tokens this latent promotes and suppresses most"'
     return div(
         "wb-chart",
-        _title("Direct logit effect", "per unit of activation"),
+        _title("Direct logit effect", "what its direction alone adds to next tokens, per unit of activation"),
         div("logits", *columns, attrs=alt),
         table,
-        div("fn", html.escape(note)),
+        '<details class="wb-astable"><summary>how it was computed</summary>'
+        f'<div class="fn">{html.escape(note)}</div></details>',
     )
 
 
@@ -117,7 +118,11 @@ def _percent(value: float, vmax: float) -> str:
     return f"{100 * abs(value) / vmax if vmax else 0:.1f}"
 
 
-def legend(vmax: float, note: str = "linear to the corpus maximum · outline = peak", levels: int = 9) -> str:
+def legend(
+    vmax: float,
+    note: str = "colour: share of its largest activation anywhere · outlined: the token the text was chosen for",
+    levels: int = 9,
+) -> str:
     """The colour ramp with its numbers and what they mean."""
     steps = "".join(f'<b class="t{k}"></b>' for k in range(levels))
     return span("wb-legend", span("", "0"), steps, span("", number(vmax)), span("lg", html.escape(note)))

@@ -5,7 +5,7 @@ files.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.markup.charts import legend
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 GROUP_TITLES = {
     "top": ("Top activations", "strongest tokens, one per sequence"),
-    "q4": ("Quantile 4 of 4", "strongest quarter of the activation mass"),
-    "q3": ("Quantile 3 of 4", "equal-mass quantile of positive activations"),
-    "q2": ("Quantile 2 of 4", "equal-mass quantile of positive activations"),
-    "q1": ("Quantile 1 of 4", "weakest quarter of the activation mass"),
-    "random": ("Random positives", "uniform sample of the tokens it fires on"),
-    "near_miss": ("Near misses", "highest pre-activation among tokens where it stays silent"),
+    "q4": ("Quantile 4 of 4", "strongest quarter of the tokens it fires on"),
+    "q3": ("Quantile 3 of 4", "second strongest quarter of the tokens it fires on"),
+    "q2": ("Quantile 2 of 4", "third quarter of the tokens it fires on"),
+    "q1": ("Quantile 1 of 4", "weakest quarter of the tokens it fires on"),
+    "random": ("Random positives", "drawn evenly from all tokens it fires on"),
+    "near_miss": ("Near misses", "silent here, though it came close to firing"),
 }
 VIEWS = {
     "All": ("top", "q4", "q3", "q2", "q1", "random", "near_miss"),
@@ -50,11 +50,11 @@ def stats_strip(row: dict[str, Any], n_tokens: int) -> str:
         ),
         ("Mean", number(row.get("mean")), "over tokens it fires on"),
         ("Std", number(row.get("std")), "over tokens it fires on"),
-        ("Skew", number(row.get("skew")), "of positive activations"),
-        ("Kurtosis", number(row.get("kurtosis")), "of positive activations"),
+        ("Skew", number(row.get("skew")), "of its activations"),
+        ("Kurtosis", number(row.get("kurtosis")), "of its activations"),
     ]
     if row.get("decoder_norm") is not None:
-        items.append(("Decoder norm", number(row.get("decoder_norm")), "as saved"))
+        items.append(("Decoder norm", number(row.get("decoder_norm")), "length of its direction"))
     return stats([(k, v, clip(n, 34)) for k, v, n in items])
 
 
@@ -65,18 +65,30 @@ def label_line(row: dict[str, Any]) -> str:
         return ""
     score = row.get("label_score")
     source = row.get("label_source")
-    scored = f"score {score:.2f}" if isinstance(score, float) else "unscored"
-    scored += f" · {escape(clip(source, 40))}" if isinstance(source, str) else ""
+    scored = f"fits {score:.2f} of 1" if isinstance(score, float) else "not scored"
+    by = "by rule" if source == "rules" else f"by {escape(clip(source, 40))}" if isinstance(source, str) else ""
+    scored = f"label {by} · {scored}" if by else scored
     return (
         f'<span class="wb-label">{escape(clip(" ".join(label.split()), 160))} <span'
-        f' class="wb-badge">{scored}</span></span>'
+        f' class="wb-badge" title="How well it tells tokens on which the latent fires from others">{scored}</span>'
+        "</span>"
     )
 
 
 def contexts_html(
-    records: LatentRecords, latent: int, view: str, *, n: int, window: int | None, breaks: bool, vmax: float
+    records: LatentRecords,
+    latent: int,
+    view: str,
+    *,
+    n: int,
+    window: int | None,
+    breaks: bool,
+    vmax: float,
+    kinds: Sequence[int] | None = None,
 ) -> str:
-    """Contexts of the groups of a view, each group with its sampling scheme and n shown / n available."""
+    """Contexts of the groups of a view, each group with its sampling scheme and n shown / n available. ``kinds`` says
+    of every sequence what it is (:data:`KINDS`), so that text made by a program is not taken for somebody's.
+    """
     parts = [legend(vmax), '<div class="wb-ctxs">']
     for group in VIEWS[view]:
         if group not in records.groups:
@@ -85,16 +97,22 @@ def contexts_html(
         title, scheme = GROUP_TITLES.get(group, (group, ""))
         about = f"{scheme} · {len(found)} shown of {records.available(latent, group):,}"
         parts.append(div("g", html.escape(title), span("", html.escape(about))))
-        parts.extend(_context(c, vmax, window, breaks) for c in found)
+        parts.extend(_context(c, vmax, window, breaks, kinds) for c in found)
     parts.append("</div>")
     return "".join(parts)
 
 
-def _context(c: Context, vmax: float, window: int | None, breaks: bool) -> str:
+KINDS = {1: "synthetic repeat", 2: "synthetic sentence"}
+
+
+def _context(c: Context, vmax: float, window: int | None, breaks: bool, kinds: Sequence[int] | None = None) -> str:
     value = number(c.value) if c.value > 0 else "silent"
     row = strip(c.tokens, c.acts, vmax, peak=c.peak, start=c.start, window=window, breaks=breaks)
     same = f' <span title="sequences with this very text">×{c.copies:,}</span>' if c.copies > 1 else ""
-    return div("m", f"<b>{value}</b>{c.seq}:{c.start + c.peak}{same}") + div("c", row)
+    made = KINDS.get(int(kinds[c.seq])) if kinds is not None and 0 <= c.seq < len(kinds) else None
+    tag = f'<span class="wb-made">{made}</span>' if made else ""
+    where = f'<span title="sequence : position in the text">{c.seq}:{c.start + c.peak}</span>'
+    return div("m", f"<b>{value}</b>{where}{same}") + div("c", tag, row)
 
 
 def neighbours_html(records: LatentRecords, latent: int, link: Callable[[int], str], n: int = 12) -> str | None:

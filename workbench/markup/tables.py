@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 
+from workbench.markup.glossary import term
 from workbench.markup.tags import div
 
 
 def stats(items: list[tuple[str, str, str]]) -> str:
     """A strip of statistics as HTML: (label, value, what it is over). Values are escaped here."""
-    cells = (
-        div("st", div("k", html.escape(k)), div("v", html.escape(v)), div("n", html.escape(n))) for k, v, n in items
-    )
+    cells = (div("st", div("k", term(k)), div("v", html.escape(v)), div("n", html.escape(n))) for k, v, n in items)
     return div("wb-stats", *cells)
 
 

@@ -167,6 +167,25 @@ class LatentRecords(Result):
                 found.append(replace(self._context(window, peak, first + slot), copies=copies))
         return found
 
+    def snippets(self, n: int, before: int, after: int, group: str = "top") -> list[str]:
+        """Of every latent, in the table's order, the text around the peaks of its first ``n`` contexts of a group:
+        tokens joined without a seam, contexts set apart by U+001F. For searching; 100,000 latents take seconds.
+        """
+        slots = np.asarray(self._arrays["group_ctx"][:, self._group(group), :n])  # [L, n, 2]
+        tokens = self._arrays["contexts_tok"]
+        words = np.array([*self.vocab, "", "\x1f"], dtype=object)
+        end, seam = len(words) - 2, len(words) - 1
+        out: list[str] = []
+        for lo in range(0, len(slots), 8192):  # in pieces, so that the whole never lies in memory as objects
+            part = slots[lo : lo + 8192]
+            window, at = part[..., 0], part[..., 1, None] + np.arange(-before, after + 1)
+            inside = (at >= 0) & (at < tokens.shape[1]) & (window >= 0)[..., None]
+            ids = tokens[window.clip(0)[..., None], at.clip(0, tokens.shape[1] - 1)]
+            ids = np.where(inside & (ids >= 0) & (ids < end), ids, end)
+            ids = np.concatenate([ids, np.full((*ids.shape[:2], 1), seam)], axis=-1)
+            out += ["".join(row) for row in words[ids.reshape(len(part), -1)].tolist()]
+        return out
+
     def _context(self, window: int, peak: int, pointer: int) -> Context:
         a, b = self._arrays["act_indptr"][pointer : pointer + 2]
         ids = np.asarray(self._arrays["contexts_tok"][window])

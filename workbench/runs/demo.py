@@ -20,6 +20,7 @@ from workbench.workspace import Item, Workspace
 
 HARVEST, TRAIN, EVOLVE = "demo-harvest", "demo-train", "demo-evolve"
 MODELS = ("mini-pythia", "mini-mamba")
+PROMPT = "def __init__(self"  # one prediction, followed through all layers
 COMPARED, PROMPTS = 50_000, 32  # tokens and prompts: a demonstration, not a measurement
 
 
@@ -42,6 +43,7 @@ def steps() -> list[Step]:
         Step("matches", _compare),
         Step("circuits", _circuits),
         Step("evolution", _evolve),
+        Step("graph", _graph),
     ]
 
 
@@ -78,6 +80,10 @@ def _circuits(workspace: Workspace, run: Run) -> list[str]:
 
 def _evolve(workspace: Workspace, run: Run) -> list[str]:
     return [workbench.evolve(workspace, EVOLVE, run=run).id]
+
+
+def _graph(workspace: Workspace, run: Run) -> list[str]:
+    return [workbench.graph(workspace, PROMPT, model=MODELS[0], run=run).id]
 
 
 def _said(item: Item, what: str, run: Run) -> str:
