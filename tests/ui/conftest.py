@@ -134,7 +134,9 @@ def page_text(at: AppTest) -> str:
 
 def table_of(at: AppTest) -> dict[str, list[str]]:
     """The first table whose rows are links, as text: column title -> cells."""
-    html = next(str(e.value) for e in at.get("html") if "wb-rows" in str(e.value))
+    html = next(
+        str(e.value) for e in at.get("html") if 'class="wb-table"' in str(e.value) and "wb-rows" in str(e.value)
+    )
     titles = [re.sub("<[^>]+>", "", t).rstrip(" ▼▲") for t in re.findall(r"<th [^>]*>(.*?)</th>", html, re.S)]
     rows = [
         re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in re.findall(r"<tr data-row[^>]*>(.*?)</tr>", html, re.S)

@@ -170,7 +170,7 @@ def brute(records: LatentRecords, query: Query) -> list[int]:
         Query(text="pattern 1", sort="skew"),
         Query(density=(1e-3, 1e-2), sort="mean activation"),
         Query(text=" w1", sort="kurtosis"),
-        Query(text="thew", sort="max activation"),
+        Query(text="e w", sort="max activation"),
     ),
 )
 def test_select_equals_plain_pandas(records: LatentRecords, query: Query) -> None:

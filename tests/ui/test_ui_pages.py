@@ -177,7 +177,7 @@ def test_selectors_keep_the_place(open_page: Open, full: Workspace) -> None:
 def test_row_opens_the_latent(open_page: Open, full: Workspace) -> None:
     at = open_page(full, "latents", d="mini-pythia.L1R-8x")
     shown = latents_of(at)
-    html = next(str(e.value) for e in at.get("html") if "wb-rows" in str(e.value))
+    html = next(str(e.value) for e in at.get("html") if "data-row" in str(e.value))
     link = re.findall(r'<tr data-row[^>]*><td[^>]*><a href="latent\?([^"]+)" data-dictionary="([^"]+)"', html)[2]
     assert f"i={shown[2]}" in link[0] and link[1] == "mini-pythia.L1R-8x"
 

@@ -49,7 +49,8 @@ def body() -> None:
             whole = f"{len(records):,} latents · {dead:,} never fired on {records.n_tokens:,} tokens"
             of = whole if query.latents is None else list_line(d)
             st.html(f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {of}</div></div>')
-            st.html(pager(page, pages))
+            if pages > 1:
+                st.html(pager(page, pages))
         enhance("la_enhance", puts=("o", "dir", "page"))
         if not len(ids):
             panels.note("No latent fits. Widen the filters or clear the search.", "info")
@@ -67,7 +68,8 @@ def body() -> None:
                 label=f"Latents of {d.id}",
             )
         )
-        st.html(pager(page, pages))
+        if pages > 1:
+            st.html(pager(page, pages))
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.download_button(
                 f"All {len(ids):,} as CSV",

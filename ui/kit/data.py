@@ -141,6 +141,17 @@ def sequence_kinds(d: Dictionary) -> np.ndarray | None:
     return None if store is None else _kinds(str(store.path / "plan.h5"), store.version)
 
 
+def synthetic_share(d: Dictionary, records: LatentRecords, n: int = 3) -> np.ndarray | None:
+    """How many of every latent's ``n`` strongest contexts are text made by a program, of 1; None where nothing says."""
+    kinds = sequence_kinds(d)
+    if kinds is None:
+        return None
+    sequences = records.sequences(n)
+    known = (sequences >= 0) & (sequences < len(kinds))
+    made = known & (kinds[sequences.clip(0, len(kinds) - 1)] > 0)
+    return np.asarray(made.sum(1) / np.maximum(known.sum(1), 1))
+
+
 @st.cache_resource(show_spinner=False, max_entries=12)
 def open_circuit(folder: str, version: str) -> CircuitResult:
     """A result, kept; ``version`` makes a new one be read anew."""

@@ -223,7 +223,8 @@ def _columns(
         near = born[2] >= SAME
         step = np.where(near, born[3], np.nan)
         found["born"] = pd.Series(step).reindex(latents).to_numpy(dtype=np.float64)
-    found["interest"] = _interest(records.table, found)
+    made = data.synthetic_share(d, records)
+    found["interest"] = _interest(records.table, found) - (0.0 if made is None else made)
     return found
 
 
@@ -243,6 +244,7 @@ def _interest(table: pd.DataFrame, facts: dict[str, np.ndarray]) -> np.ndarray:
     """How worth looking at a latent is: well labelled, not explained by single tokens, found in another model too.
 
     Latents of special tokens and of massive rows come last, and so do those that fire almost nowhere or everywhere.
+    (What fires most on text made by a program loses as much as its share of that.)
     """
     n = len(table)
 

@@ -161,7 +161,7 @@ def select(folder: str, version: str, query: Query, more: Mapping[str, np.ndarra
 
 
 def page(records: LatentRecords, latents: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
-    """One page of the table: numbers, an activation profile, and the strongest context; ``more`` as in :func:`select`."""
+    """One page of the table: numbers, activation profile, strongest context; ``more`` as in :func:`select`."""
     rows = []
     extra = more or {}
     at = [records.position(latent) for latent in latents.tolist()]

@@ -186,6 +186,14 @@ class LatentRecords(Result):
             out += ["".join(row) for row in words[ids.reshape(len(part), -1)].tolist()]
         return out
 
+    def sequences(self, n: int, group: str = "top") -> np.ndarray:
+        """The store's sequences that the first ``n`` contexts of a group come from: int64 [L, n], -1 where there is
+        none.
+        """
+        window = np.asarray(self._arrays["group_ctx"][:, self._group(group), :n, 0])
+        found = np.asarray(self._arrays["contexts_seq"][:, 0])[window.clip(0)]
+        return np.where(window >= 0, found, -1).astype(np.int64)
+
     def _context(self, window: int, peak: int, pointer: int) -> Context:
         a, b = self._arrays["act_indptr"][pointer : pointer + 2]
         ids = np.asarray(self._arrays["contexts_tok"][window])
