@@ -114,7 +114,7 @@ def numbers(trace: dict[str, Any]) -> list[float]:
 def test_range_of_r_lists_its_latents(open_page: Open, full: Workspace) -> None:
     at = open_page(full, "mppc")
     before = len(at.dataframe[0].value)
-    at.slider(key="mx_r").set_value((0.62, 0.9)).run()
+    at.slider(key="r").set_value((0.62, 0.9)).run()
     r = at.dataframe[0].value["r"]
     assert 0 < len(r) < before and r.min() >= 0.62 and r.max() <= 0.9
     assert f"<b>{len(r)}</b> latents with r between 0.62 and 0.9" in page_text(at)
@@ -203,7 +203,7 @@ def test_training_page_shows_curves_of_the_address(open_page: Open, full: Worksp
         figure(full, "evolution_norms", "evolution/mini-pythia.L1R", latents=[5], kind="free")
     relative = figure(full, "evolution_norms", "evolution/mini-pythia.L1R", latents=[5], log_steps=False).panels[0]
     assert relative.frame["norm"].max() == pytest.approx(1.0) and not relative.log_x
-    at.segmented_control(key="tr_norm").set_value("free").run()
+    at.segmented_control(key="scale").set_value("free").run()
     assert not at.exception and "were not computed" in page_text(at)
 
 

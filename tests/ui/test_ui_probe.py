@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
+from ui.kit.probing import characters
 from workbench.analysis.evaluation.probe import probe, push
 from workbench.dictionaries.reference import find_dictionary
 from workbench.markup.tokens import level, number
@@ -32,7 +33,7 @@ def computed(ws: Workspace, id: str):  # type: ignore[no-untyped-def]
 
 def test_both_models_read_the_text(open_page: Open, real: Workspace) -> None:
     at = open_page(real, "probe", d="mini-pythia.L1R-1x")
-    assert "Reading loads both language models" in page_text(at)
+    assert "Reading loads the language models" in page_text(at)
     assert 'class="wb-ctxs"' not in page_text(at)  # nothing is loaded before it is asked for
     at.text_area(key="pr_text").set_value(TEXT).run()
     at.button(key="pr_run").click().run()
@@ -65,15 +66,15 @@ def test_steering_says_what_the_push_does(open_page: Open, real: Workspace) -> N
     model, dictionary, planned = computed(real, id)
     found = probe(model, dictionary, planned, TEXT)
     latent, top, _ = found.latents(1)[0]
-    assert at.number_input(key=f"pr_latent_A_{id}").value == latent
-    at.slider(key="pr_factor_A").set_value(2.0).run()
+    assert at.number_input(key="sA").value == latent
+    at.slider(key="fA").set_value(2.0).run()
     text = page_text(at)
     pushed = push(model, dictionary, planned, TEXT, latent, 2 * top)
     assert pushed.kl > 1e-4
     assert f"latent {latent} pushed by {number(2 * top)} on every position · KL {pushed.kl:.3g} nats" in text
     for before, after in zip(pushed.before, pushed.after, strict=True):
         assert f"{100 * before:.2f} %" in text and f"{100 * after:.2f} %" in text
-    at.slider(key="pr_factor_A").set_value(0.0).run()
+    at.slider(key="fA").set_value(0.0).run()
     assert "pushed by" not in page_text(at)
 
 
@@ -104,12 +105,36 @@ def test_empty_long_and_hostile_texts(open_page: Open, real: Workspace) -> None:
     at = open_page(real, "probe", d="mini-pythia.L1R-1x", text="a")
     for given, said in (
         ("   ", None),
-        ("", "the text is empty"),
+        ("", "There is no text yet"),
         ("<img src=x onerror=window.__pwn=1>\u202e</div><script>", None),
         ("word " * 700, "characters were left out"),
+        ("word " * 700, "a link to this page does not carry it"),
+        ("word " * 4100, "the first 20,000 are read"),
     ):
         at.text_area(key="pr_text").set_value(given).run()
         at.button(key="pr_run").click().run()
         text = page_text(at)
         assert not at.exception and "<img" not in text and "<script" not in text and "\u202e" not in text
         assert said is None or said in text, given[:20]
+
+
+def test_a_token_says_what_fires_on_it_in_both_models(open_page: Open, real: Workspace) -> None:
+    at = open_page(real, "probe", d="mini-pythia.L1R-1x", text=TEXT, at=3)
+    text = page_text(at)
+    assert text.count("latents fire here") == 2 and "what it fires on" in text
+    for id in ("mini-pythia.L1R-1x", "mini-mamba.L1R-1x"):
+        found = probe(*computed(real, id), TEXT)
+        fires = {int(i): float(v) for i, v in zip(found.indices[3], found.values[3], strict=True) if v > 0}
+        part = text[text.index(f"{id}</h2>") :]
+        for latent, value in fires.items():
+            assert f"<td>#{latent}</td>" in part and number(value) in part
+
+
+def test_bytes_of_one_character_are_one_cell() -> None:
+    text = "a 👩 b é"
+    pieces = ["<bos>", "a", " ", "\ufffd", "\ufffd", "\ufffd", "\ufffd", " b", " ", "\ufffd", "\ufffd"]
+    found = characters(pieces, text)
+    assert [w for w, _ in found] == ["<bos>", "a", " ", "👩", " b", " ", "é"]
+    assert [p for _, p in found if len(p) > 1] == [[3, 4, 5, 6], [9, 10]]
+    assert "".join(w for w, _ in found[1:]) == text
+    assert characters(["x", "\ufffd", "y"], "other") == [("x", [0]), ("\ufffd", [1]), ("y", [2])]

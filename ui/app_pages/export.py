@@ -48,12 +48,14 @@ def body() -> None:
             return
         options = form(kind.options, f"opt_{kind.name}", _from_address(kind), _known(kind, source))
         style, caption = styling()
+        keep(options, style, caption)
         spec = FigureSpec.model_validate(
             {"figure": kind.name, "source": source, "options": options, "style": style, "caption": caption}
         )
         preview(spec)
 
 
+LINKED = 1500  # characters of options or style that go into the address
 ORDER = ("latents", "matches", "circuits", "evolution", "maps", "claims", "evaluations")  # as people look for figures
 
 
@@ -109,9 +111,33 @@ def document_page(kind: Kind, source: str) -> None:
 
 
 def _from_address(kind: Kind) -> dict[str, Any]:
-    """Options the address names (the latent one came from)."""
+    """Options the address names: those of its own link, else the latent one came from."""
+    asked = _said("opts")
+    if asked:
+        try:
+            kind.options.model_validate(asked)
+        except ValueError:
+            return {}
+        return asked
     latent = state.get_int("i", 0, 10**9)
     return {"latent": latent} if latent is not None and "latent" in kind.options.model_fields else {}
+
+
+def _said(key: str) -> dict[str, Any]:
+    """A small document of the address; empty where there is none or it is something else."""
+    try:
+        found = json.loads((st.query_params.get(key) or "")[:LINKED] or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(options: dict[str, Any], style: dict[str, Any], caption: str) -> None:
+    """Write what was chosen into the address, so that the figure is a link."""
+    plain = {k: v for k, v in style.items() if v != Style().model_dump()[k]} | ({"caption": caption} if caption else {})
+    texts = [json.dumps(x, sort_keys=True) if x else None for x in (options, plain)]
+    fit = [t if t is None or len(t) <= LINKED else None for t in texts]
+    state.put(opts=fit[0], look=fit[1])
 
 
 def _known(kind: Kind, source: str) -> dict[str, dict[str, str]]:
@@ -138,13 +164,26 @@ def _known(kind: Kind, source: str) -> dict[str, dict[str, str]]:
 
 def styling() -> tuple[dict[str, Any], str]:
     """How the figure is set; defaults are those of ``workbench export``."""
+    asked = _said("look")
+    start = {
+        "ex_width": asked.get("width") if asked.get("width") in ("single", "double") else "single",
+        "ex_size": min(24.0, max(5.0, float(asked["font_size"]))) if _number(asked.get("font_size")) else 8.0,
+        "ex_palette": asked.get("palette") if asked.get("palette") in ("okabe-ito", "greys") else "okabe-ito",
+        "ex_caption": str(asked.get("caption") or "")[:600],
+    }
+    for key, value in start.items():
+        st.session_state.setdefault(key, value)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         width = st.segmented_control(
-            "Width", ["single", "double"], default="single", key="ex_width", required=True, help="3.25 or 6.75 inches"
+            "Width", ["single", "double"], key="ex_width", required=True, help="3.25 or 6.75 inches"
         )
-        size = st.number_input("Type, points", 5.0, 24.0, 8.0, 0.5, key="ex_size", width=130)
+        size = st.number_input("Type size, points", 5.0, 24.0, step=0.5, key="ex_size", width=150)
         palette = st.segmented_control(
-            "Colours", ["okabe-ito", "greys"], default="okabe-ito", key="ex_palette", required=True
+            "Colours",
+            ["okabe-ito", "greys"],
+            key="ex_palette",
+            required=True,
+            format_func=lambda p: {"okabe-ito": "for all eyes (Okabe–Ito)", "greys": "greys"}[p],
         )
         caption = st.text_input(
             "Caption (first sentence)",
@@ -187,6 +226,10 @@ def preview(spec: FigureSpec) -> None:
         st.html(panels.table(["in the zip", ""], [[f"<code>{name}</code>", about] for name, about in FILES]))
         panels.heading("The same from a shell")
         st.code(command(spec), language=None, wrap_lines=True)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 FILES = (

@@ -24,7 +24,14 @@ def body() -> None:
     with panels.guarded("The graph"):
         panels.page_title("Graph", "latent to latent, token to output: what makes the next token")
         entry = choose(
-            "graphs", "Prompt", "gr", what="Graphs", command="graph PROMPT", text=_text, clears=("pin",), width=560
+            "graphs",
+            "Prompt",
+            "gr",
+            what="Graphs",
+            command="graph PROMPT",
+            text=_text,
+            clears=("pin", "links"),
+            width=560,
         )
         if entry is None:
             return
@@ -36,17 +43,21 @@ def body() -> None:
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             most = max(10, min(2000, len(graph.links)))
             n_links = st.slider(
-                "Links shown, strongest first", 10, most + 1, min(150, most), 10, key=f"gr_links_{entry.id}", width=320
+                "Links shown, strongest first",
+                10,
+                most,
+                step=1,
+                width=320,
+                **state.tie_number("links", 10, most, min(150, most)),
             )
             share = st.slider(
                 "Nodes with at least this influence",
                 0.0,
                 1.0,
-                0.0,
-                0.01,
-                key="gr_nodes",
+                step=0.01,
                 width=320,
                 help="Relative to the largest; tokens and outputs always stay",
+                **state.tie_float("share", 0.0, 1.0, 0.0),
             )
         largest = max((n.influence for n in graph.nodes), default=0.0)
         chosen = state.get("pin") if state.get("pin") in graph.by_id else None
@@ -196,7 +207,7 @@ def _by_layer() -> bool:
     orders = ["strongest first", "by layer"]
     return (
         st.segmented_control(
-            "Order", orders, default=orders[0], key="gr_order", required=True, label_visibility="collapsed"
+            "Order", orders, required=True, label_visibility="collapsed", **state.tie_choice("by", orders, orders[0])
         )
         == "by layer"
     )

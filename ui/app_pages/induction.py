@@ -21,8 +21,8 @@ SIDES = (("transformer", "Transformer", "tf"), ("mamba", "Mamba", "mb"))
 ABOUT = {
     "induction": (
         "The prompt holds a pair of tokens <b>A B</b>, later <b>A</b> again, and the model has to say <b>B</b>. Each"
-        " effect is what changes when one path carries the activations of a prompt with another pair: a strong effect"
-        " means that the answer goes that way."
+        " effect is what changes when one path carries the activations of a prompt with another pair: where an effect"
+        " is strong, that path carries the answer."
     )
 }
 
@@ -81,7 +81,7 @@ def controls(entries: list[Entry]) -> tuple[str, list[tuple[Entry, str]], str, b
             on_change=lambda: state.put(met=st.session_state["in_metric"]),
             width=190,
         )
-        shared = st.toggle("one colour scale", value=True, key="in_shared") if len(shown) > 1 else False
+        shared = st.toggle("one colour scale", **state.tie_flag("shared", True)) if len(shown) > 1 else False
     return task, shown, str(metric), shared
 
 
@@ -145,7 +145,12 @@ def ranking(entry: Entry, result: CircuitResult, metric: str, key: str) -> None:
         return
     panels.heading("Single effects", "largest first, with 95 % intervals over prompts")
     what = st.selectbox(
-        "Effects", known, key=f"in_what_{key}", format_func=lambda a: NAMES[a], label_visibility="collapsed", width=300
+        "Effects",
+        known,
+        format_func=lambda a: NAMES[a],
+        label_visibility="collapsed",
+        width=300,
+        **state.tie_choice(f"what_{key}", known, known[0]),
     )
     options: dict[str, Any] = {"metric": metric, "analysis": what}
     chart(f"in_rank_{key}", "circuit_effects", entry, options, height=_height("circuit_effects", entry, options))

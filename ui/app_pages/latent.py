@@ -14,7 +14,7 @@ from ui.kit.context_bar import badges, browsable, context_bar
 from ui.kit.documents import share_buttons
 from ui.kit.index import Dictionary
 from ui.kit.listing import add_button
-from ui.kit.probing import run_probe
+from ui.kit.probing import characters, run_probe
 from ui.kit.thread import bar, last_of, pin_button, remember
 from ui.views.latent_table import Query, of_address, select_of
 from ui.views.lives import lives
@@ -209,7 +209,9 @@ def own_text(d: Dictionary, latent: int, vmax: float) -> None:
     found = run_probe(d, str(text)).probe
     acts = found.activations(latent)
     top = max(acts, default=0.0)
-    row = strip(found.tokens, acts, max(vmax, top), peak=acts.index(top) if top > 0 else None)
+    cells = characters(found.tokens, str(text))
+    merged = [max(acts[t] for t in places) for _, places in cells]
+    row = strip([w for w, _ in cells], merged, max(vmax, top), peak=merged.index(top) if top > 0 else None)
     share = f" · {100 * top / vmax:.0f} % of its largest" if vmax and top > 0 else ""
     st.html(div("wb-ctxs", div("m", f"<b>{number(top) if top > 0 else 'silent'}</b>your text{share}"), div("c", row)))
     if found.cut:

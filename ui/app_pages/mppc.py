@@ -83,7 +83,7 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
     ) or ["cross"]
     if "token-conditional" in known:
         st.html(div("wb-head", div("sub", escape(TRAP))))
-    above = st.toggle("cumulative", key="mx_cdf", help="Share of latents with at least this r")
+    above = st.toggle("cumulative", help="Share of latents with at least this r", **state.tie_flag("cdf"))
     options = {"direction": direction, "series": list(wanted), "view": "above" if above else "histogram"}
     event = chart("mx_dist", "mppc_distribution", entry, options, height=400, brush=True)
     brushed(event)
@@ -101,13 +101,16 @@ def brushed(event: Any) -> None:
     lo, hi = sorted(round(max(-0.2, min(1.0, float(x))), 2) for x in boxes[0]["x"][:2])
     if st.session_state.get("mx_brush") != (lo, hi) and hi > lo:
         st.session_state["mx_brush"] = (lo, hi)
-        st.session_state["mx_r"] = (lo, hi)
+        state.put(r=f"{lo:g}_{hi:g}")
 
 
 def layers(entry: Entry, m: MatchRecords, direction: str) -> None:
     """Layer by layer, and along token shifts."""
     panels.heading("Layer by layer", "best partner within each pair of layers")
-    quantity = st.selectbox("Quantity", list(QUANTITIES), key="mx_q", label_visibility="collapsed", width=220)
+    names = list(QUANTITIES)
+    quantity = st.selectbox(
+        "Quantity", names, label_visibility="collapsed", width=220, **state.tie_choice("quantity", names, names[0])
+    )
     chart("mx_heat", "mppc_layers", entry, {"direction": direction, "statistic": QUANTITIES[quantity]}, height=260)
     if len(m.table("shifts")):
         panels.heading("Token shift", "does one side come a token late?")
@@ -118,18 +121,18 @@ def pairs(m: MatchRecords, direction: str) -> None:
     """The latents behind a range of r; a row opens the pair."""
     panels.heading("Pairs", "choose a row to see both latents on the same tokens")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        st.session_state.setdefault("mx_r", RANGE)
-        st.slider("r from … to", -0.2, 1.0, step=0.01, key="mx_r", width=360)
-        lo, hi = st.session_state["mx_r"]
+        lo, hi = st.slider("r from … to", -0.2, 1.0, step=0.01, width=360, **state.tie_span("r", -0.2, 1.0, RANGE))
         own = sorted(m.best[m.best["direction"] == direction]["layer"].unique().tolist())
-        layer = st.selectbox(
+        layers = ["all", *(str(v) for v in own)]
+        chosen_layer = st.selectbox(
             "Layer",
-            [None, *own],
-            key="mx_layer",
-            format_func=lambda v: "all layers" if v is None else f"layer {v}",
+            layers,
+            format_func=lambda v: "all layers" if v == "all" else f"layer {v}",
             width=150,
+            **state.tie_choice("layer", layers, "all"),
         )
-        mutual = st.toggle("mutual only", key="mx_mutual", help="Each is the other's best partner")
+        layer = None if chosen_layer == "all" else int(chosen_layer)
+        mutual = st.toggle("mutual only", help="Each is the other's best partner", **state.tie_flag("mutual"))
     found = rows(m, direction, lo, hi, mutual=mutual, layer=layer)
     cut = f", the best {SHOWN_ROWS} of them below" if len(found) > SHOWN_ROWS else ""
     st.html(div("wb-head", div("sub", f"<b>{len(found):,}</b> latents with r between {lo:g} and {hi:g}{cut}")))

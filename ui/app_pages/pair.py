@@ -21,7 +21,7 @@ from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
-from workbench.results.matches import STRIP, MatchRecords
+from workbench.results.matches import SHIFTS, STRIP, MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}
 
@@ -40,7 +40,7 @@ def body() -> None:
             selectors(m, a, i, b, j)
         check_version(entry, "m")
         key = f"px_strips_{m.version}_{a}_{i}_{b}_{j}"
-        shift = chosen_shift(key)
+        shift = shift_of(key)
         pair = m.pair(a, i, b, j, shift=shift)
         st.html(pair_stats(pair, f"{a} #{i}", f"{b} #{j}"))
         left, right = st.columns([5, 2], gap="large")
@@ -119,13 +119,13 @@ def strips(
         or "both"
     )
     options: dict[str, Any] = {"dictionary": a, "latent": i, "partner_dictionary": b, "partner": j, "by": BY[by]}
-    shift = chosen_shift(key)
+    shift = shift_of(key)
     if shift:
         options["shift"] = shift
     made = drawn("pair", entry, options)
     strips_panel, joint = made.panels
     if strips_panel.frame.empty:
-        panels.note("There is no token on which both fire. Choose the strongest of A or of B above.")
+        panels.note("The two never fire on the same token. Choose the strongest of A or of B above.")
     else:
         found = m.strips(a, i, b, j, by=BY[by], n=12, width=STRIP)
         tops = strips_panel.top or 1.0, strips_panel.under_top or 1.0
@@ -136,9 +136,19 @@ def strips(
                 " text was chosen for · left: sequence:position",
             )
         )
-        aligned(message(found, tops, maxima, m.tokens.shape[1], shift=shift), key=key)
+        aligned(
+            message(found, tops, maxima, m.tokens.shape[1], shift=shift),
+            key=key,
+            keep=lambda s: state.put(shift=s or None),
+        )
     below("px", made, figure="pair", source=f"matches/{m.id}", options=options)
     return joint
+
+
+def shift_of(key: str) -> int:
+    """By how many tokens B is read later: what was chosen on this page, else what the address says."""
+    asked = state.get_int("shift", min(SHIFTS), max(SHIFTS), 0) or 0
+    return asked if "shift" in st.query_params else chosen_shift(key)
 
 
 def side(dictionary: str, latent: int, tag: str) -> None:

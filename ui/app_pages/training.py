@@ -13,7 +13,10 @@ from ui.kit.figures import below, chart
 from ui.kit.index import Entry
 from ui.views.evolving import open_evolution, statistics_table
 from workbench.exporting.kinds.evolution import SCALES, phase_quantities, words
-from workbench.markup.tokens import visible
+from workbench.markup.glossary import term
+from workbench.markup.names import model_name, place
+from workbench.markup.tags import div
+from workbench.markup.tokens import escape, visible
 from workbench.results.evolution import Evolution
 
 COLUMNS = {
@@ -37,12 +40,18 @@ def body() -> None:
     with panels.guarded("The evolution"):
         panels.page_title("Training", "when latents appear, grow and fade while a model is trained")
         entry = choose(
-            "evolution", "Evolution", "ev", what="Evolution over training", command="evolve mini-evolve", clears=("ls",)
+            "evolution",
+            "Evolution",
+            "ev",
+            what="Evolution over training",
+            command="evolve mini-evolve",
+            clears=("ls", "one", "step"),
         )
         if entry is None:
             return
         check_version(entry, "ev")
         e = open_evolution(str(entry.path), entry.version)
+        st.html(div("wb-head", div("sub", about(entry))))
         whole(entry, e)
         latents = population(e)
         if latents:
@@ -50,6 +59,18 @@ def body() -> None:
             one(e, latents[0])
         with panels.guarded("The claims"):
             claims(entry, e)
+
+
+def about(entry: Entry) -> str:
+    """Whose training, where, and what was trained on it, as HTML."""
+    m = entry.metadata
+    model, site = escape(model_name(str(m.get("model") or "?"))), str(m.get("site") or "")
+    where = escape(place(site)) if site else "several places"
+    return (
+        f"<b>{model}</b>, {where} · one crosscoder (<code>{escape(str(m.get('dictionary') or entry.id))}</code>) over"
+        f" {len(m.get('sources') or ())} snapshots: its {term('latent', 'latents')} are shared by all of them and have"
+        " numbers of their own"
+    )
 
 
 def whole(entry: Entry, e: Evolution) -> None:
@@ -71,10 +92,10 @@ def whole(entry: Entry, e: Evolution) -> None:
         name = st.selectbox(
             "Quantity",
             quantities,
-            key="tr_phase",
             label_visibility="collapsed",
             width=300,
             format_func=lambda q: visible(words(q)),
+            **state.tie_choice("phase", quantities, quantities[0]),
         )
         chart("tr_phase_chart", "evolution_phases", entry, {"quantities": [name]}, height=240)
 
@@ -86,7 +107,11 @@ def population(e: Evolution) -> list[int]:
         kinds = sorted(str(k) for k in e.table["class"].dropna().unique()) if "class" in e.table else []
         wanted = (
             st.pills(
-                "Class", kinds, selection_mode="multi", default=kinds, key="tr_class", label_visibility="collapsed"
+                "Class",
+                kinds,
+                selection_mode="multi",
+                label_visibility="collapsed",
+                **state.tie_many("class", kinds, kinds),
             )
             or kinds
             if kinds
@@ -94,11 +119,20 @@ def population(e: Evolution) -> list[int]:
         )
         known = [c for c in COLUMNS if c in e.table]
         orders = sorted(known, key=lambda c: c == "latent")
-        order = st.selectbox("Sort by", orders, key="tr_sort", width=240, format_func=lambda c: COLUMNS[c][0])
+        order = st.selectbox(
+            "Sort by",
+            orders,
+            width=240,
+            format_func=lambda c: COLUMNS[c][0],
+            **state.tie_choice("sort", orders, orders[0]),
+        )
+        turned = st.toggle("the other way round", **state.tie_flag("turned"))
     frame = e.table
     if kinds:
         frame = frame[frame["class"].astype(str).isin(wanted)]
-    frame = frame.sort_values(order, ascending=order in LOW_FIRST, kind="stable", na_position="last").head(500)
+    frame = frame.sort_values(order, ascending=(order in LOW_FIRST) != turned, kind="stable", na_position="last").head(
+        500
+    )
     norms = e.norms(frame["latent"].to_numpy()) if len(frame) else None
     view = frame[known].copy()
     if norms is not None:
@@ -133,14 +167,13 @@ def compare(entry: Entry, latents: list[int]) -> None:
         kind = st.segmented_control(
             "Scale",
             list(SCALES),
-            default="training",
-            key="tr_norm",
             required=True,
             format_func=lambda k: SCALES[k],
             label_visibility="collapsed",
+            **state.tie_choice("scale", list(SCALES), "training"),
         )
-        relative = st.toggle("each relative to its peak", key="tr_rel")
-        steps = st.toggle("log steps", value=True, key="tr_log")
+        relative = st.toggle("each relative to its peak", **state.tie_flag("rel"))
+        steps = st.toggle("log steps", **state.tie_flag("log", True))
     options = {"latents": latents, "kind": kind or "training", "relative": relative, "log_steps": steps}
     chart("tr_curves", "evolution_norms", entry, options)
 
@@ -148,10 +181,9 @@ def compare(entry: Entry, latents: list[int]) -> None:
 def one(e: Evolution, first: int) -> None:
     """The scrubber: one latent's contexts at every snapshot."""
     panels.heading("What it reads", "the same contexts at every snapshot; drag, or press play")
-    st.session_state.setdefault("tr_one", first)
-    if st.session_state.get("tr_first") != (e.id, first):
-        st.session_state["tr_first"], st.session_state["tr_one"] = (e.id, first), first
-    latent = int(st.number_input("Latent", 0, len(e) - 1, key="tr_one", step=1, width=150))
+    latent = int(
+        st.number_input("Latent", 0, len(e) - 1, step=1, width=150, **state.tie_number("one", 0, len(e) - 1, first))
+    )
     contexts = e.contexts(latent)
     if contexts is None:
         panels.not_computed("Contexts at every snapshot", "workbench evolve")
@@ -162,8 +194,14 @@ def one(e: Evolution, first: int) -> None:
     names = [f"step {int(s):,}" for s in e.steps]
     norms = e.norms([latent])
     scrubber(
-        message(contexts, names, norms[0] if norms is not None else np.zeros(len(names))),
+        message(
+            contexts,
+            names,
+            norms[0] if norms is not None else np.zeros(len(names)),
+            start=state.get_int("step", 0, len(names) - 1),
+        ),
         key=f"scrub_{e.version}_{latent}",
+        keep=lambda s: state.put(step=s),
     )
     below("tr_scrub", reading_table(contexts, names), ("token",))
 

@@ -88,8 +88,7 @@ def _matches_key(d: Dictionary) -> tuple[str, tuple[tuple[str, str, str], ...]]:
 
 
 _COLUMNS = ["latent", "r", "partner_dictionary", "partner", "null_q99", "mutual", "matched"]
-# per latent, over the twins that read the same token: how much of r is left (as comparisons measure it)
-_GIVEN = ("r_given_token", "r_token", "partial_r")
+_GIVEN = "token-conditional"  # the series of a comparison that says what is left of r once both know the token
 
 
 @st.cache_resource(show_spinner=False, max_entries=24)
@@ -101,16 +100,21 @@ def _twin_table(root: str, sources: tuple[tuple[str, str, str], ...], dictionary
         if entry is None:
             continue
         try:
-            best = open_matches(str(entry.path), version).best
+            found = open_matches(str(entry.path), version)
+            best, base = found.best, found.table("baselines")
         except (UserError, OSError, ValueError, KeyError):
             continue  # the page of comparisons says what is wrong with it
         mine = best[(best["direction"] == way) & (best["dictionary"] == dictionary) & best["partner"].notna()]
-        given = [c for c in _GIVEN if c in mine]
-        parts.append(mine[[*_COLUMNS, *given]].assign(comparison=id))
+        part = mine[[*_COLUMNS, "layer"]].assign(comparison=id)
+        given = base[(base["direction"] == way) & (base["series"] == _GIVEN)]
+        if len(given):
+            own = given[["layer", "latent", "r"]].rename(columns={"r": "given"}).drop_duplicates(["layer", "latent"])
+            part = part.merge(own, on=["layer", "latent"], how="left")
+        parts.append(part)
     if not parts:
         return pd.DataFrame(columns=[*_COLUMNS, "comparison"])
-    found = pd.concat(parts).sort_values("r", ascending=False, kind="stable")
-    return found.drop_duplicates("latent").set_index("latent", drop=False)
+    table = pd.concat(parts).sort_values("r", ascending=False, kind="stable")
+    return table.drop_duplicates("latent").set_index("latent", drop=False)
 
 
 @st.cache_resource(show_spinner=False, max_entries=24)
@@ -211,10 +215,8 @@ def _columns(
     if len(twins):
         aligned = twins.reindex(latents)
         found["twin_r"] = aligned["r"].to_numpy(dtype=np.float64)
-        for column in _GIVEN:
-            if column in aligned:
-                found["given"] = aligned[column].to_numpy(dtype=np.float64)
-                break
+        if "given" in aligned:
+            found["given"] = aligned["given"].to_numpy(dtype=np.float64)
     complexity = _complexity(id)
     if complexity is not None:
         found["complexity"] = complexity.reindex(latents).to_numpy(dtype=np.float64)

@@ -8,7 +8,7 @@ on the server and enter the page as text nodes only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,9 @@ def message(
     }
 
 
-def aligned(data: dict[str, Any], key: str) -> None:
-    """Mount the strips; the chosen shift is in ``st.session_state[key].shift``."""
-    mount("aligned")(key=key, data=data, on_shift_change=lambda: None)
+def aligned(data: dict[str, Any], key: str, keep: Callable[[int], None] = lambda _: None) -> None:
+    """Mount the strips; the chosen shift is in ``st.session_state[key].shift``, and ``keep`` is told of it."""
+    mount("aligned")(key=key, data=data, on_shift_change=lambda: keep(chosen_shift(key)))
 
 
 def chosen_shift(key: str) -> int:

@@ -7,10 +7,12 @@ visible on the server and enter the page as text nodes only.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import streamlit as st
 
 from ui.components import mount
 from workbench.markup.tokens import visible
@@ -48,9 +50,15 @@ def message(
     }
 
 
-def scrubber(data: dict[str, Any], key: str) -> None:
-    """Mount the scrubber; the snapshot that was left is kept in the session."""
-    mount("scrubber")(key=key, data=data, on_snapshot_change=lambda: None)
+def scrubber(data: dict[str, Any], key: str, keep: Callable[[int], None] = lambda _: None) -> None:
+    """Mount the scrubber; ``keep`` is told the snapshot at which it was left."""
+
+    def left() -> None:
+        at = getattr(st.session_state.get(key), "snapshot", None)
+        if isinstance(at, int | float):
+            keep(int(at))
+
+    mount("scrubber")(key=key, data=data, on_snapshot_change=left)
 
 
 def reading_table(contexts: list[SnapshotContext], names: list[str]) -> pd.DataFrame:
