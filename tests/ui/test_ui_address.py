@@ -66,6 +66,7 @@ def seen(at: AppTest) -> str:
     return re.sub(r'data-put="[^"]*"|href="[^"]*"', "", page_text(at))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_widget_is_in_the_address(page: str, open_page: Open, full: Workspace) -> None:
     first = open_page(full, page, **PAGES[page])

@@ -13,8 +13,6 @@ from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import latents_of, page_text, param, table_of
 from tests.ui.synthetic import hostile_tokens
-from ui.kit.index import read_index
-from ui.kit.pages import PAGES as SPECS
 from workbench.workspace import Workspace
 
 Open = Callable[..., AppTest]
@@ -40,15 +38,10 @@ PAGES = (
 @pytest.mark.parametrize("kind", ("full", "minimal", "damaged", "hostile"))
 def test_page_has_no_exception(page: str, kind: str, open_page: Open, request: pytest.FixtureRequest) -> None:
     workspace = request.getfixturevalue(kind)
-    spec = next(p for p in SPECS if p.stem == page)
-    if not spec.shown(read_index(workspace.root)):
-        with pytest.raises(ValueError, match="page"):  # not in the navigation
-            open_page(workspace, page)
-        return
-    at = open_page(workspace, page)
+    at = open_page(workspace, page)  # one that is not in the navigation answers its address, too
     assert not at.exception
     assert "wb-foot" in page_text(at)  # the script ran to its end
-    assert "<h1>" in page_text(at) and len(page_text(at)) > 300
+    assert len(page_text(at)) > 300
 
 
 def test_empty_workspace_names_the_command(open_page: Open, empty: Workspace) -> None:
