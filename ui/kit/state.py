@@ -59,6 +59,8 @@ def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str], clears: 
 
     def copy() -> None:
         chosen = st.session_state[key]
+        if isinstance(chosen, list) and isinstance(default, tuple):
+            chosen = tuple(chosen)
         said = None if chosen is None or chosen == default else dump(chosen)
         if said != st.query_params.get(key):  # a widget that only says again what the address says has chosen nothing
             put(**{key: said, **dict.fromkeys(clears)})
