@@ -296,10 +296,10 @@ def test_a_box_on_the_map_offers_a_list_and_a_click_opens_the_latent(visit: Visi
 
 def test_pages_of_the_table_and_back(visit: Visit) -> None:
     page = visit.open("latents?d=mini-pythia.L1R-8x")
-    page.get_by_role("button", name="Page 3", exact=True).click()
+    page.get_by_role("link", name="Page 3", exact=True).first.click()
     page.wait_for_url(re.compile("page=3"))
     visit.settle()
-    page.get_by_role("button", name="Page 2", exact=True).click()
+    page.get_by_role("link", name="Page 2", exact=True).first.click()
     page.wait_for_url(re.compile("page=2"))
     visit.settle()
     page.go_back()

@@ -124,7 +124,7 @@ def test_the_latent_at_hand_survives_the_menu(visit: Visit) -> None:
     page.locator(".wb-thread a").nth(1).click()  # to the twin: the pinned one is B now
     heading(page, "Latent 5")
     page.wait_for_function("document.querySelector('.wb-thread')?.textContent.includes('pinned')")
-    page.get_by_role("link", name="both on the same tokens").click()
+    page.get_by_role("link", name="both on the same tokens →", exact=True).click()
     heading(page, "Pair")
     visit.settle()
     asked = query_of(page.url)

@@ -59,7 +59,9 @@ def tie(key: str, value: Any, default: Any, dump: Callable[[Any], str], clears: 
 
     def copy() -> None:
         chosen = st.session_state[key]
-        if isinstance(chosen, list) and isinstance(default, tuple):
+        if isinstance(default, tuple):
+            if not isinstance(chosen, list | tuple) or len(chosen) != len(default):
+                return  # one end alone is no range
             chosen = tuple(chosen)
         said = None if chosen is None or chosen == default else dump(chosen)
         if said != st.query_params.get(key):  # a widget that only says again what the address says has chosen nothing

@@ -23,7 +23,7 @@ COMPLETED = {  # the keys that a page writes by itself
     "induction": ("tf", "tfv", "mb", "mbv", "task", "met"),
     "graph": ("gr", "grv"),
     "map": ("map", "mapv"),
-    "export": ("f", "src"),
+    "export": ("f", "src", "opts", "look"),
 }
 LASTING = ("d", "f", "m", "ev", "gr", "map", "c", "tf", "mb")  # keys that no page takes away while one stays on it
 
