@@ -80,6 +80,18 @@ def newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | Non
     return None
 
 
+def values_of(folder: Path) -> dict[str, Any] | None:
+    """The plain values of the newest whole checkpoint in ``folder``, without its tensors; None where there is none."""
+    for path in reversed(steps_in(folder)):
+        try:
+            entry = read_json(path / "MANIFEST.json")["files"][FILES[1]]
+            if sha256_file(path / FILES[1]) == entry["sha256"]:
+                return dict(read_json(path / FILES[1]))
+        except (CorruptError, MissingError, OSError, KeyError, TypeError):
+            continue  # :func:`newest` passes it over, too, and says so
+    return None
+
+
 def prune(folder: Path, keep: set[int]) -> None:
     """Remove checkpoints that are neither in ``keep`` nor among the two newest, and leftovers of interrupted writes."""
     for path in steps_in(folder)[:-2]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +44,8 @@ class TrainingConfig(StrictConfig):
 
     ``build()`` of a subclass returns the model to be trained (see :class:`sae.model.SAE`).
     """
+
+    PLACES: ClassVar[frozenset[str]] = frozenset()  # fields that only say where something lies on this machine
 
     d_sae: int = Field(4096, ge=1, description="latents F")
     k: int = Field(32, ge=1, description="latents kept per row")

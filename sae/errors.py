@@ -8,6 +8,12 @@ Messages quote the offending value and say the remedy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sae.changes import Change
+
 
 class UserError(Exception):
     """Base of every error whose message is meant for the person at the keyboard."""
@@ -53,6 +59,16 @@ class OutOfSpace(UserError):
             " command again."
         )
         self.needed, self.free = needed, free
+
+
+class MismatchError(UserError):
+    """A result, or an unfinished run, exists and is not what is asked for: the message names each key and both values,
+    and what to do. ``found`` lists them as :class:`sae.changes.Change`.
+    """
+
+    def __init__(self, message: str, found: Sequence[Change] = ()):
+        super().__init__(message)
+        self.found = tuple(found)
 
 
 class NonFiniteError(UserError):

@@ -147,17 +147,26 @@ def new_folder(final: str | Path, *, replace: bool = False) -> Iterator[Path]:
                 if p.is_file():
                     os.chmod(p, 0o644)  # safetensors writes 0600 whatever the umask
                 system.flush_path(p)
-            system.flush_path(tmp)
-            if not final.exists():
-                os.rename(tmp, final)
-            elif not _exchange(tmp, final):
-                old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
-                os.rename(final, old)
-                os.rename(tmp, final)
-                shutil.rmtree(old, ignore_errors=True)
-            system.flush_path(final.parent)
+            take_place(tmp, final)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
+
+
+def take_place(new: Path, final: Path) -> None:
+    """Give a folder that is whole its final name; one that is there already is removed afterwards, so that at every
+    moment one of the two is whole under ``final`` (where the file system can exchange two names in one step).
+    """
+    system.flush_path(new)
+    if not final.exists():
+        os.rename(new, final)
+    elif _exchange(new, final):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
+        os.rename(final, old)
+        os.rename(new, final)
+        shutil.rmtree(old, ignore_errors=True)
+    system.flush_path(final.parent)
 
 
 def _exchange(a: Path, b: Path) -> bool:

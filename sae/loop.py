@@ -7,8 +7,9 @@ from one pass over the data (a k sweep, seeds, sites).
 from __future__ import annotations
 
 import itertools
+import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from sae import checkpoint
+from sae.changes import Change, changes, said
 from sae.config import TrainingConfig
-from sae.errors import ConfigError, MissingError, NonFiniteError, UserError
+from sae.errors import ConfigError, MismatchError, MissingError, NonFiniteError, UserError
 from sae.log import Logger, Table, write_row
 from sae.model import SAE
 from sae.parallel import SINGLE_PROCESS, Ranks
@@ -27,6 +29,27 @@ from sae.trainer import Trainer
 
 Rows = Tensor | LocalRows | tuple[Tensor | LocalRows, Tensor | None]
 Batch = Rows | Mapping[str, Rows]
+
+
+def contract(config: TrainingConfig, total_steps: int, batches: Any) -> dict[str, Any]:
+    """What a run must have in common with an interrupted one to go on from it: its configuration (folders left out),
+    its length, and all that decides its rows, where the batches can say that (``.contract()``).
+    """
+    own: Callable[[], Any] | None = getattr(batches, "contract", None)
+    values = {
+        "config": config.model_dump(mode="json", exclude=set(config.PLACES)),
+        "total_steps": total_steps,
+        "data": own() if own is not None else None,
+    }
+    return dict(json.loads(json.dumps(values)))
+
+
+def changes_since(checkpointed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Change]:
+    """In what a run differs from the one that wrote a checkpoint with these values; an older checkpoint may hold fewer
+    of them, and rows of unknown origin are not compared.
+    """
+    shared = [k for k, v in wanted.items() if v is not None and checkpointed.get(k) is not None]
+    return changes({k: checkpointed[k] for k in shared}, {k: wanted[k] for k in shared})
 
 
 class _Run:
@@ -41,7 +64,9 @@ class _Run:
         device: str,
         metadata: Mapping[str, Any],
         ranks: Ranks = SINGLE_PROCESS,
+        batches: Any = None,
     ):
+        self.contract = contract(config, total_steps, batches)
         self.name, self.config, self.out, self.ranks, self.table = name, config, out, ranks, Table()
         self.trainer = Trainer(config, total_steps=total_steps, device=device, ranks=ranks)
         self.trainer.model.metadata = {"seed": config.seed, **metadata}
@@ -57,13 +82,12 @@ class _Run:
         if path is None:
             return 0
         _, tensors, plain = self.ranks.run_everywhere(lambda: found or (path, *checkpoint.read(path)))
-        expected = {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
-        for key, value in expected.items():
-            if plain.get(key) != value:
-                raise ConfigError(
-                    f"{path} was trained with {key} = {plain.get(key)}, now it is {value}. Use the same recipe, or"
-                    " another output folder."
-                )
+        if found_changes := changes_since(plain, self.contract):
+            raise MismatchError(
+                f"{path} belongs to another run: {said(found_changes)}. Use the same settings, or another output"
+                " folder.",
+                found_changes,
+            )
         self.table.restore(tensors.pop("log"))
         self.trainer.restore(tensors, plain)
         return self.trainer.steps_done
@@ -87,7 +111,7 @@ class _Run:
                 f"weights or optimiser state became NaN or infinite by step {self.trainer.steps_done}: not saved."
                 " Lower lr."
             )
-        plain |= {"config": self.config.model_dump(mode="json"), "total_steps": self.trainer.total_steps}
+        plain |= self.contract
         checkpoint.write(
             self.out / "checkpoints", self.trainer.steps_done, {**tensors, "log": self.table.tensor()}, plain
         )
@@ -180,7 +204,8 @@ def train_many(
             processes may change between runs.
 
     Raises:
-        UserError: the batches end early. ConfigError, NonFiniteError, OutOfSpace: see :meth:`sae.trainer.Trainer.step`;
+        UserError: the batches end early. MismatchError: the checkpoint to resume is another run's; the message names
+            what differs. ConfigError, NonFiniteError, OutOfSpace: see :meth:`sae.trainer.Trainer.step`;
             the last good checkpoint stays.
     """
     from sae.progress import Progress
@@ -188,7 +213,7 @@ def train_many(
     device = str(ranks.device) if ranks.world > 1 else device  # of several GPUs this process's own
     folder = None if out is None else Path(out)
     runs = [
-        _Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs), ranks)
+        _Run(n, c, total_steps, folder and folder / n, device, _about(metadata or {}, n, configs), ranks, batches)
         for n, c in configs.items()
     ]
     source = folder if resume is True else Path(resume) if resume else None

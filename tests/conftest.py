@@ -4,8 +4,11 @@ no global seed.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="workbench-tests-")  # the user's own settings stay as they are
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that: tests that send it
 # need it heard.

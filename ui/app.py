@@ -21,6 +21,7 @@ from workbench.markup import look
 from workbench.version import __version__
 
 HERE = Path(__file__).parent
+STALE_SHOWN = 3
 
 
 def main() -> None:
@@ -46,6 +47,7 @@ def main() -> None:
     if page.url_path not in ("latent", ""):  # a latent's page draws the bar anew with every latent
         with panels.guarded("The bar of latents"):
             bar()
+    _stale(index)
     with panels.guarded("This page"):
         page.run()
     tidy_history()
@@ -55,6 +57,19 @@ def main() -> None:
         f"<span>Interpretability Workbench {html.escape(__version__)}</span>"
         f"{_keys(page.url_path)}</div>"
     )
+
+
+def _stale(index: Index) -> None:
+    """On every page: which results rest on something that was made again since, and what to run."""
+    found = [s for s in index.stale.values() if not s.by]
+    if found:
+        names = ", ".join(f"<b>{html.escape(f'{s.kind}/{s.id}')}</b>" for s in found[:STALE_SHOWN])
+        more = f" and {len(found) - STALE_SHOWN} more" if len(found) > STALE_SHOWN else ""
+        command = f"<code>workbench info {html.escape(index.root.name)} --stale</code>"
+        panels.note(
+            f"Stale: {names}{more} rest on something that was made again since. {command} says why and what to run.",
+            "warn",
+        )
 
 
 def _keys(page: str) -> str:

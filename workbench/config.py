@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from sae.errors import ConfigError, MissingError
-from sae.strict import nearest, read_config, read_toml
+from sae.strict import nearest, parse_config, read_config, read_toml
+
+if TYPE_CHECKING:
+    from workbench.workspace import Workspace
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -34,6 +37,11 @@ def data_dir() -> Path:
 def cache_dir() -> Path:
     """Where what can be made again is kept between processes: below ``XDG_CACHE_HOME``, else ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interpretability-workbench"
+
+
+def config_dir() -> Path:
+    """Where this user's own settings are: below ``XDG_CONFIG_HOME``, else ``~/.config``."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "interpretability-workbench"
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -77,9 +85,26 @@ def kind_of(values: dict[str, Any], where: str) -> str:
     )
 
 
-def as_recipe(model: type[C], recipe: C | str | Path) -> C:
-    """A recipe that may be the object itself; else see :func:`read_recipe`."""
-    return recipe if isinstance(recipe, model) else read_recipe(model, str(recipe))
+def as_recipe(model: type[C], recipe: C | str | Path, workspace: Workspace | None = None) -> C:
+    """A recipe that may be the object itself, or (``kind/id``) that of a result of the workspace; else see
+    :func:`read_recipe`.
+    """
+    if isinstance(recipe, model):
+        return recipe
+    made = None if workspace is None else recorded_recipe(str(recipe), workspace)
+    return read_recipe(model, str(recipe)) if made is None else parse_config(model, made, where=str(recipe))
+
+
+def recorded_recipe(what: str, workspace: Workspace) -> dict[str, Any] | None:
+    """The recipe that made a result of the workspace (``dictionaries/mini-pythia.L1R-8x``); None where ``what`` names
+    none.
+    """
+    from workbench.workspace import KINDS
+
+    kind, _, id = what.partition("/")
+    if kind not in KINDS or not id or "/" in id or Path(what).is_file() or not workspace.complete(kind, id):
+        return None
+    return workspace.get(kind, id).manifest.recipe or None
 
 
 def read_recipe(model: type[C], recipe: str | Path) -> C:

@@ -25,6 +25,9 @@ from workbench.version import __version__
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+NUMBERS: dict[str, int] = {}
+"""Schema of the numbers of a kind of result, 1 where it is not listed. It rises when the same recipe gives other
+numbers: results of an older one are then not taken for new ones, whatever the version that made them."""
 _LIBRARIES = ("torch", "numpy", "h5py", "transformers", "transformer-lens", "scipy", "safetensors")
 
 
@@ -76,6 +79,11 @@ def code_version() -> dict[str, Any]:
     return out
 
 
+def numbers_schema(kind: str) -> int:
+    """The schema that numbers of this kind of result have now; see :data:`NUMBERS`."""
+    return NUMBERS.get(kind, 1)
+
+
 def write_manifest(
     folder: str | Path,
     kind: str,
@@ -102,7 +110,7 @@ def write_manifest(
         id=id,
         command=command,
         recipe=recipe or {},
-        code=code_version(),
+        code={**code_version(), "numbers": numbers_schema(kind)},
         inputs=tuple(inputs or ()),
         numbers=numbers or {},
         metadata=metadata or {},

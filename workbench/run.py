@@ -1,7 +1,7 @@
 """How a verb runs, apart from what it makes: what it says on the way, and the command that is recorded with the result.
 
 Every function of the face (``workbench.harvest``, ``workbench.train``, …) takes a :class:`Run`. Nothing in it changes
-a result.
+what a result is.
 """
 
 from __future__ import annotations
@@ -66,11 +66,14 @@ class Run:
         command: recorded in the manifests of what is made; empty: derived from the call.
         say: called with one line at a time for a person. bar: ``bar(label, total, unit)`` is a context manager that
             shows how far a loop is and what is left.
+        replace: make results anew whose recipe or inputs are not those asked for, instead of refusing them (see
+            :mod:`workbench.results.reuse`).
     """
 
     command: str = ""
     say: Callable[[str], None] = _silent
     bar: Callable[[str, int | None, str], AbstractContextManager[Bar]] = _no_bar
+    replace: bool = False
 
     def each(self, items: Iterable[T], label: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
         """The items, with a bar that moves when the next one is asked for."""
@@ -118,11 +121,17 @@ def _word(value: Any) -> str:
     return str(value) if isinstance(value, (int, float)) else "RECIPE"
 
 
-def opened(workspace: Workspace | str | Path, run: Run | None) -> tuple[Workspace, Run]:
+def opened(
+    workspace: Workspace | str | Path, run: Run | None, *, replace_results: bool = False
+) -> tuple[Workspace, Run]:
     """What a function of the face works with: the workspace (made if missing), and how it runs."""
     from workbench.workspace import Workspace
 
-    return (workspace if isinstance(workspace, Workspace) else Workspace(workspace)), run or QUIET
+    run = run or QUIET
+    run = replace(run, replace=True) if replace_results else run
+    home = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    home.use()
+    return home, run
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -132,7 +141,7 @@ def recorded(verb: str, *, unrecorded: Sequence[str] = ()) -> Callable[[F], F]:
     """Make a function of the face: its workspace may be a path, and its command is derived from its own arguments.
 
     The function takes ``(workspace, what, *, <options>, run)``; a ``what`` that is a tuple or list is several words.
-    Options in ``unrecorded`` change nothing in the result.
+    Options in ``unrecorded``, and ``replace``, change nothing in the result.
     """
 
     def decorate(function: F) -> F:
@@ -149,7 +158,7 @@ def recorded(verb: str, *, unrecorded: Sequence[str] = ()) -> Callable[[F], F]:
             workspace, run = opened(given.pop("workspace"), given.pop("run"))
             if not run.command:
                 words = what if isinstance(what, (tuple, list)) else [what]
-                options = {name: value for name, value in given.items() if name not in unrecorded}
+                options = {name: value for name, value in given.items() if name not in (*unrecorded, "replace")}
                 run = replace(run, command=command_of(verb, words, options, defaults))
             return function(workspace, what, **given, run=run)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sae.errors import MissingError, NewerSchemaError, UsageError, UserError
-from sae.files import disk_errors, new_folder, read_json, write_json
+from sae.files import disk_errors, new_folder, read_json, take_place, write_json
 from sae.strict import nearest
 from sae.system import reserved_name
 from workbench.provenance import MANIFEST, Input, Manifest, manifest_digest, read_manifest, write_manifest
@@ -130,6 +130,14 @@ def all_of(items: list[Item]) -> Item:
     return replace(items[0], beside=tuple(items[1:]))
 
 
+_OPENED: list[Path] = []
+
+
+def opened_workspaces() -> tuple[Path, ...]:
+    """Folders of the workspaces this process has opened, the one last used first."""
+    return tuple(_OPENED)
+
+
 class Workspace:
     """A folder of results. ``Workspace(path)`` opens it; with ``create`` (the default) a missing folder is made.
 
@@ -159,6 +167,15 @@ class Workspace:
                 )
         elif create:
             write_json(marker, {"schema": _SCHEMA})
+        self.use()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens it for itself."""
+        return Workspace, (str(self.root),)
+
+    def use(self) -> None:
+        """Make it the first place where ids of models are looked up; opening one does."""
+        _OPENED[:] = [self.root, *(r for r in _OPENED if r != self.root)]
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.root)!r})"
@@ -213,6 +230,20 @@ class Workspace:
             if entry.is_dir(follow_symlinks=False) and _ID.fullmatch(entry.name) and self.complete(kind, entry.name):
                 found.append(Item(kind, entry.name, Path(entry.path)))
         return found
+
+    def next_path(self, kind: str, id: str) -> Path:
+        """Where a result is made anew while the one with its name stays: ``<kind>/.next/<id>``. An interrupted making
+        goes on there; :meth:`take_place` ends it.
+        """
+        return self.path(kind, id).parent / ".next" / id
+
+    def take_place(self, kind: str, id: str) -> None:
+        """Put what was made anew, and is complete, in the place of the old result, which is removed."""
+        new = self.next_path(kind, id)
+        with disk_errors(str(new)):
+            take_place(new, self.path(kind, id))
+            with suppress(OSError):  # others may be made anew beside it
+                new.parent.rmdir()
 
     @contextmanager
     def create(self, kind: str, id: str, *, replace: bool = False, **about: Any) -> Iterator[Path]:

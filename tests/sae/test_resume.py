@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sae import TopKConfig, checkpoint, train
-from sae.errors import ConfigError, MissingError, NonFiniteError, OutOfSpace, UserError
+from sae.errors import ConfigError, MismatchError, MissingError, NonFiniteError, OutOfSpace, UserError
 
 STEPS = 24
 CONFIG = TopKConfig(d_in=12, d_sae=64, k=4, k_start=12, k_anneal_share=0.5, dead_after=300, aux_every=2, warmup_steps=5)
@@ -182,9 +182,9 @@ def test_a_series_is_kept(tmp_path: Path) -> None:
 
 
 def test_bad_requests(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="was trained with config"):
+    with pytest.raises(MismatchError, match=r"config\.lr: 0\.001 there, 0.01 asked"):
         train(CONFIG.model_copy(update={"lr": 1e-2}), Batches(), total_steps=STEPS, out=whole, resume=True)
-    with pytest.raises(ConfigError, match="was trained with total_steps"):
+    with pytest.raises(MismatchError, match=f"total_steps: {STEPS} there, {STEPS + 1} asked"):
         train(CONFIG, Batches(), total_steps=STEPS + 1, out=whole, resume=True)
     with pytest.raises(MissingError, match="nothing to resume from"):
         train(CONFIG, Batches(), total_steps=STEPS, out=tmp_path / "a", resume=tmp_path / "nowhere")

@@ -155,4 +155,6 @@ def badges(d: Dictionary) -> str:
         f'<span class="wb-badge">{escape(d.revision)}</span>',
         f'<span class="wb-badge v" title="data version">{html.escape(d.version)}</span>',
     ]
+    if d.stale:
+        chips.append(f'<span class="wb-badge" title="{escape(d.stale)}">stale</span>')
     return " ".join(chips)

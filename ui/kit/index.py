@@ -18,6 +18,7 @@ from sae.files import read_json, sha256_file
 from sae.strict import parse_config
 from workbench.markup.names import id_parts, place
 from workbench.provenance import Manifest
+from workbench.results.stale import Known, Stale, stale_results
 from workbench.workspace import KINDS, Item, Workspace
 
 _SITE = re.compile(r"L(\d+)(TC|[RAMS])")
@@ -57,6 +58,7 @@ class Dictionary:
     records: Entry | None
     evaluation: Entry | None = None
     labels: str = ""  # versions of the explanations that the records join
+    stale: str = ""  # why, where it or its records rest on something that was made again since
 
     @property
     def version(self) -> str:
@@ -109,6 +111,13 @@ class Index:
         return self.entries.get(kind, {}).get(id or "")
 
     @cached_property
+    def stale(self) -> dict[tuple[str, str], Stale]:
+        """Results that rest on something that was made again since, by (kind, id)."""
+        return stale_results(
+            {(kind, id): Known(e.manifest, e.version) for kind, of in self.entries.items() for id, e in of.items()}
+        )
+
+    @cached_property
     def dictionaries(self) -> dict[str, Dictionary]:
         """By id, ordered as people look for them: model, snapshot, layer, site."""
         ids = {*self.entries.get("dictionaries", {}), *self.entries.get("latents", {})}
@@ -135,6 +144,7 @@ class Index:
         about = {**(entry.metadata if entry else {}), **(records.metadata if records else {})}
         parts = id_parts(id)
         model = str(about.get("model") or about.get("model_name") or parts.get("model") or id)
+        model = Path(model).name if Path(model).is_absolute() else model  # an older workspace may hold a path
         site = str(about.get("site") or parts.get("site") or "")
         revision = about.get("revision") or parts.get("revision") or "final"
         found = _SITE.fullmatch(site)
@@ -153,6 +163,7 @@ class Index:
             records=records,
             evaluation=next((e for e in self.of("evaluations") if id in (e.id, e.metadata.get("dictionary"))), None),
             labels=".".join(e.version for e in self.of("explanations") if e.metadata.get("dictionary") == id),
+            stale="; ".join(str(s) for kind in ("dictionaries", "latents") if (s := self.stale.get((kind, id)))),
         )
 
     def architecture(self, model: str, site: str = "") -> str:

@@ -53,6 +53,7 @@ class Lab:
     quick: bool = False
     retrain: bool = False  # train the small variants of the bundled models that are not there
     say: Callable[[str], None] = lambda line: None
+    replace: bool = False  # make claims and shared dictionaries and stores anew that are there with other settings
     threads: int = 0  # torch threads of every training here; 0 = as they are
     _made: dict[Any, Any] = field(default_factory=dict)
 
@@ -98,8 +99,12 @@ class Lab:
             raise UsageError(f"{name!r} is no shared experiment ({nearest(name, list(SHARED))})")
 
     def run(self, verb: str, *what: str, **options: Any) -> Run:
-        """How a part of an experiment runs: recorded as the command that makes it alone."""
-        return Run(command=command_of(verb, what, options, {}), say=self.say)
+        """How a part of an experiment runs: recorded as the command that makes it alone.
+
+        Comparisons and circuits come out as the claims need them, whatever smaller ones are there.
+        """
+        anew = self.replace or verb in ("compare", "circuits")
+        return Run(command=command_of(verb, what, options, {}), say=self.say, replace=anew)
 
     def _harvest(self, name: str) -> None:
         """The store of a recipe, of those of its sources that are bundled."""
@@ -276,12 +281,13 @@ class Lab:
         from workbench.config import read_recipe
         from workbench.models.card import finish
         from workbench.models.load import bundled
-        from workbench.models.pretrain import PretrainRecipe, open_run
+        from workbench.models.pretrain import PretrainRecipe
+        from workbench.models.pretrained import open_run, trained_model
 
         if name in bundled():
             return name
-        if not self.workspace.complete("models", name):
-            recipe = read_recipe(PretrainRecipe, name)
+        recipe = read_recipe(PretrainRecipe, name)
+        if trained_model(recipe, self.workspace, run=Run(replace=self.replace)) is None:
             if not self.retrain:
                 minutes = recipe.steps * recipe.batch * recipe.ctx / VARIANT_TOKENS_PER_MINUTE
                 raise MissingError(
@@ -289,14 +295,14 @@ class Lab:
                     f"({recipe.steps:,} steps, about {minutes:.0f} minutes on one core)."
                 )
             self.say(f"training {name}: {recipe.steps:,} steps")
-            run = open_run(recipe, self.workspace)
+            run = open_run(recipe, self.workspace, replace=self.replace)
             for out in run.run():
                 if out["step"] % 500 == 0:
                     self.say(f"{name}: step {int(out['step']):,} of {recipe.steps:,}")
             finish(
                 run, self.workspace, criteria=False, command=f"workbench pretrain {name} --no-criteria", show=self.say
             )
-        return str(self.workspace.path("models", name))
+        return name
 
     def circuits(self, model: str, revision: str | None = None) -> dict[str, Any]:
         """Headline numbers of the induction circuits of one model or snapshot."""

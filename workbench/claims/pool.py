@@ -133,6 +133,7 @@ def _started(lab: Lab, workers: int) -> Iterator[list[Connection]]:
         "seeds": lab.seeds,
         "quick": lab.quick,
         "retrain": lab.retrain,
+        "replace": lab.replace,
         "threads": lab.threads,
     }
     try:

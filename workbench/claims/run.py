@@ -13,6 +13,8 @@ from sae.files import read_json, sha256_json, write_bytes, write_json
 from workbench.claims.base import NOT_TESTABLE, VERDICTS, Claim, Finding, untestable, verdict
 from workbench.claims.lab import Lab
 from workbench.claims.rows import ROWS
+from workbench.results.reuse import reusable
+from workbench.run import Run
 from workbench.workspace import Item, Workspace
 
 
@@ -29,11 +31,12 @@ def complete_claim(claim: Claim, lab: Lab) -> dict[str, Any] | None:
     """
     if not lab.workspace.complete("claims", claim.id):
         return None
-    have = lab.workspace.get("claims", claim.id)
-    same = have.manifest.recipe == recipe_of(claim, lab)
-    return (
-        document_of(have) if same and have.manifest.numbers["verdict"] != NOT_TESTABLE else None
-    )  # what was missing may have come
+    if lab.workspace.get("claims", claim.id).manifest.numbers["verdict"] == NOT_TESTABLE:
+        return None  # what was missing may have come
+    words = {"claim": "how the claim is measured"}
+    quiet = Run(replace=lab.replace)
+    have = reusable(lab.workspace, "claims", claim.id, recipe=recipe_of(claim, lab), run=quiet, words=words)
+    return None if have is None else document_of(have)
 
 
 def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
@@ -93,6 +96,7 @@ def run_all(
     seeds: int,
     quick: bool,
     retrain: bool = False,
+    replace: bool = False,
     workers: int = 1,
     say: Callable[[str], None],
     done: Callable[[dict[str, Any]], None],
@@ -105,8 +109,11 @@ def run_all(
 
     Returns:
         The documents, in the order of the claims.
+
+    Raises:
+        MismatchError: a claim is there that was measured otherwise, and ``replace`` is false.
     """
-    lab = Lab(workspace, seeds=seeds, quick=quick, retrain=retrain, say=say)
+    lab = Lab(workspace, seeds=seeds, quick=quick, retrain=retrain, replace=replace, say=say)
     documents: dict[str, dict[str, Any]] = {}
 
     def report(document: dict[str, Any]) -> None:

@@ -31,6 +31,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "reproduce": ("Re-run the findings of the three papers and print verdicts.", "Publish"),
     "export": ("Write a figure as a bundle for a paper.", "Publish"),
     "benchmark": ("Score every kind of dictionary on worlds whose features are known.", "Publish"),
+    "models": ("List a workspace's models, or say where one lies on this machine.", "Care"),
+    "refresh": ("Make again what rests on inputs that were made again.", "Care"),
     "check": ("Verify an activation store, and say what to re-make.", "Care"),
     "plan": ("Say what a recipe costs before it runs.", "Care"),
     "bench": ("Time a training step on a device, and compare it with the CPU's.", "Care"),

@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -40,6 +41,7 @@ def circuits(
         str,
         typer.Option(help="Snapshot to compare the largest effect with, where the model has it; none = no comparison."),
     ] = "step0",
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def circuits(
         length=length,
         seed=seed,
         control=control,
+        replace=replace,
         run=terminal_run(),
     )
     manifest = item.manifest

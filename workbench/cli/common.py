@@ -36,6 +36,16 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help=(
+            "Make anew what is there with another recipe or other inputs; the old folder stays until the new one is"
+            " whole."
+        ),
+    ),
+]
 DEFAULT_WORKSPACE = Path("workspace")
 
 
@@ -112,9 +122,9 @@ def bar(label: str, total: int | None = None, unit: str = "it") -> Iterator[Bar]
             shown.bar.close()
 
 
-def terminal_run() -> Run:
+def terminal_run(*, replace: bool = False) -> Run:
     """How a verb runs for a person at a terminal. The command that is recorded is derived from the call."""
-    return Run(say=say, bar=bar)
+    return Run(say=say, bar=bar, replace=replace)
 
 
 def show_dry_run(built: Built) -> dict[str, Any]:

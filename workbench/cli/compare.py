@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -44,6 +45,7 @@ def compare(
         bool, typer.Option(help="Keep the codes, so that any pair can be seen on the same tokens.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of permutations, random encoders and bootstraps.")] = 0,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def compare(
         store=store,
         codes=codes,
         seed=seed,
+        replace=replace,
         run=terminal_run(),
     )
     numbers, about = item.manifest.numbers, item.manifest.metadata

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, terminal_run, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    ReplaceOption,
+    WorkspaceOption,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -22,6 +30,7 @@ def demo(
     ] = None,
     ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Open the browser app at the end.")] = True,
     port: Annotated[int, typer.Option(help="Port of the browser app.", min=1, max=65535)] = 8501,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
@@ -44,7 +53,7 @@ def demo(
     if text is not None and not model:
         raise UsageError("--text is for a real model. Say which: --model smollm2-135m.")
     ws = Workspace(workspace)
-    run = terminal_run()
+    run = terminal_run(replace=replace)
     made = run_real_demo(ws, model, text, run) if model else run_demo(ws, run)
     if not json_output:
         _summary(ws, workspace, made, time.perf_counter() - begin, bundled=not model)

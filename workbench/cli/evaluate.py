@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -36,6 +37,7 @@ def evaluate(
     ] = False,
     hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of resampling and of freshly cut text.")] = 0,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def evaluate(
         probing=probing,
         hook=hook,
         seed=seed,
+        replace=replace,
         run=terminal_run(),
     )
     document = read_json(item.path / "metrics.json")

@@ -11,6 +11,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     say,
     show_dry_run,
@@ -33,6 +34,7 @@ def evolve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")
     ] = False,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def evolve(
 
         beside = Path(what).parent if Path(what).is_file() else None
         return show_dry_run(dry_evolve(evolve_recipe(what, site=site, seed=seed), Workspace(workspace), beside))
-    item = run(workspace, what, site=site, seed=seed, run=terminal_run())
+    item = run(workspace, what, site=site, seed=seed, replace=replace, run=terminal_run())
     done = Evolution.open(item.path)
     say(f"{item.id}: {len(done)} latents over {len(done.sources)} sources (version {done.version})")
     rows = [] if done.statistics is None else _rows(done.statistics)

@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -50,6 +51,7 @@ def explain(
     store: Annotated[str | None, typer.Option(help="Store to read instead of the one the dictionary names.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -117,6 +119,7 @@ def explain(
         store=store,
         model=model,
         hook=hook,
+        replace=replace,
         run=terminal_run(),
     )
     n = item.manifest.numbers

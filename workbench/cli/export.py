@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, terminal_run, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    ReplaceOption,
+    WorkspaceOption,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -22,6 +31,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Also write the zip to this file, or into this folder.")] = None,
     expect: Annotated[str, typer.Option(help="Fail unless the data have this SHA-256 (reproduce.sh).")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List figures, their options and the bundled specs.")] = False,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -42,7 +52,7 @@ def export(
             "say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them."
         )
     chosen = dict(_pair(s) for s in set_ or [])
-    item = run(workspace, spec, source=source, set=chosen, expect=expect, run=terminal_run())
+    item = run(workspace, spec, source=source, set=chosen, expect=expect, replace=replace, run=terminal_run())
     zipped = next(item.path.glob("*.zip"))
     if out is not None:
         out = out / zipped.name if out.is_dir() else out

@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -34,6 +35,7 @@ def features(
     ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook name, where the dictionary does not name it.")] = None,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def features(
         ctx=ctx,
         model=model,
         hook=hook,
+        replace=replace,
         run=terminal_run(),
     )
     manifest = item.manifest

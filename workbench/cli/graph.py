@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -44,6 +45,7 @@ def graph(
     ] = True,
     max_tokens: Annotated[int, typer.Option(help="Longest prompt.", min=2, max=1024)] = 64,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def graph(
         edge_share=edge_share,
         freeze=freeze,
         max_tokens=max_tokens,
+        replace=replace,
         run=terminal_run(),
     )
     n = item.manifest.numbers

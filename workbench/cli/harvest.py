@@ -11,6 +11,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     say,
     show_dry_run,
@@ -29,6 +30,7 @@ def harvest(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")
     ] = False,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def harvest(
         return show_dry_run(dry_harvest(read_recipe(HarvestRecipe, recipe), Workspace(workspace)))
     before = signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        item = run(workspace, recipe, workers=workers, run=terminal_run())
+        item = run(workspace, recipe, workers=workers, replace=replace, run=terminal_run())
     except Terminated:
         say("stopped; run the same command again to go on.")
         raise typer.Exit(143) from None

@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -44,6 +45,7 @@ def import_(
     ] = None,
     source: Annotated[str | None, typer.Option(help="Source of that store.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def import_(
         revision=revision,
         store=store,
         source=source,
+        replace=replace,
         run=terminal_run(),
     )
     about = item.manifest

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, verb
+from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, say, verb
 
 SHOWN = {
     "models": ("parameters", "heldout_loss", "tokens"),
@@ -21,16 +21,25 @@ SHOWN = {
 @verb
 def info(
     directory: Annotated[Path, typer.Argument(help="The workspace folder.")] = DEFAULT_WORKSPACE,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale",
+            help="Only what rests on something that was made again, and the commands that bring it up to date.",
+        ),
+    ] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
     """List the models, stores, dictionaries and analyses of a workspace with their numbers.
 
-    A value that was not computed is absent, never zero. `--json` gives everything the manifests say.
+    A value that was not computed is absent, never zero. `--json` gives everything the manifests say. A result is
+    *stale* where an input was made again after it; `workbench refresh` runs the commands that `--stale` lists.
 
-    Example: `workbench info workspace`
+    Examples: `workbench info workspace`, `workbench info workspace --stale`
     """
     from sae.errors import MissingError
+    from workbench.results.stale import known_results, stale_results
     from workbench.workspace import KINDS, Workspace
 
     workspace = Workspace(directory, create=False)
@@ -39,11 +48,40 @@ def info(
             f"{directory} is a folder, but not a workspace (it has no workspace.json). Name the folder that holds the"
             " results."
         )
-    found = {kind: [_about(item) for item in workspace.items(kind)] for kind in KINDS}
+    known = known_results(workspace)
+    old = stale_results(known)
+    if stale:
+        return describe_stale(known, old, json_output=json_output)
+    found = {
+        kind: [
+            _about(item) | ({"stale": list(old[kind, item.id].why)} if (kind, item.id) in old else {})
+            for item in workspace.items(kind)
+        ]
+        for kind in KINDS
+    }
     document = {"workspace": directory.name, **{kind: items for kind, items in found.items() if items}}
     if not json_output:
         _print(document, directory)
+        if old:
+            say(f"{len(old)} results are stale: `workbench info {directory} --stale` says why and what to run.")
     return document
+
+
+def describe_stale(known: Any, old: Any, *, json_output: bool) -> dict[str, Any]:
+    """The stale results and what to run, as lines and as a document."""
+    from workbench.results.stale import commands
+
+    todo = commands(known, old)
+    if not json_output:
+        for line in map(str, old.values()):
+            print(line)
+        print("\nIn this order:" if todo else "Nothing is stale." if not old else "")
+        for command, names in todo:
+            print(f"  {command or '(no command is recorded)'} --replace    # {', '.join(names)}")
+    return {
+        "stale": [{"kind": s.kind, "id": s.id, "why": list(s.why), "by": s.by} for s in old.values()],
+        "commands": [{"command": c, "makes": list(names)} for c, names in todo],
+    }
 
 
 def _about(item: Any) -> dict[str, Any]:
@@ -79,7 +117,8 @@ def _print(document: dict[str, Any], directory: Path) -> None:
             table.add_column(c.replace("_", " "), justify="right")
         for item in items:
             numbers = item.get("numbers", {})
-            table.add_row(item["id"], str(item.get("version", "")), *(_number(numbers.get(c)) for c in columns))
+            shown = f"{item['id']}  (stale)" if "stale" in item else item["id"]
+            table.add_row(shown, str(item.get("version", "")), *(_number(numbers.get(c)) for c in columns))
         console.print(table)
         console.print()
 

@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     result_of,
     say,
@@ -27,6 +28,7 @@ def map(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     layout: Annotated[bool, typer.Option("--layout/--no-layout", help="Compute the UMAP, too.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the baselines and the layout.")] = 0,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def map(
     """
     from workbench.verbs.measuring import map as run
 
-    item = run(workspace, dictionaries, layout=layout, seed=seed, run=terminal_run())
+    item = run(workspace, dictionaries, layout=layout, seed=seed, replace=replace, run=terminal_run())
     numbers = item.manifest.numbers
     for name, n in numbers.items():
         if "median_nearest_cosine" in n:

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, terminal_run, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    ReplaceOption,
+    WorkspaceOption,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -16,6 +25,7 @@ def pretrain(
     criteria: Annotated[
         bool, typer.Option(help="Measure copying, agreement and the trigram margin of every snapshot for the card.")
     ] = True,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -29,20 +39,20 @@ def pretrain(
 
     from workbench.config import read_recipe
     from workbench.models.card import finish
-    from workbench.models.pretrain import PretrainRecipe, open_run
+    from workbench.models.pretrain import PretrainRecipe
+    from workbench.models.pretrained import open_run, trained_model
     from workbench.run import command_of
     from workbench.workspace import Workspace, new_id
 
     torch.set_num_threads(1)  # bit-exact resume, and small matrices gain nothing from more
     plan = read_recipe(PretrainRecipe, recipe)
     home = Workspace(workspace)
-    if home.complete("models", new_id(plan.name)):
-        say(f"model {plan.name!r} is complete; it is reused.")
-    else:
-        run = open_run(plan, home)
+    new_id(plan.name)
+    shown = terminal_run(replace=replace)
+    if trained_model(plan, home, criteria=criteria, run=shown) is None:
+        run = open_run(plan, home, replace=replace)
         if run.step:
             say(f"going on from step {run.step:,}")
-        shown = terminal_run()
         for out in shown.each(run.run(), f"pretrain {plan.name}", plan.steps - run.step, "step"):
             if "heldout" in out:
                 say(f"step {int(out['step']):,}: held-out text {out['heldout']:.3f} nats")

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, terminal_run, verb
+from workbench.cli.common import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    JsonOption,
+    ReplaceOption,
+    WorkspaceOption,
+    say,
+    terminal_run,
+    verb,
+)
 
 
 @verb
@@ -45,6 +54,7 @@ def reproduce(
         Path | None, typer.Option(help="Also write an export bundle (zip) of every claim into this folder.")
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -77,6 +87,7 @@ def reproduce(
         only=only,
         workers=workers,
         done=done,
+        replace=replace,
         run=terminal_run(),
     ).all
     documents = [document_of(item) for item in items]

@@ -10,6 +10,7 @@ from workbench.cli.common import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    ReplaceOption,
     WorkspaceOption,
     say,
     show_dry_run,
@@ -25,6 +26,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build everything on the meta device, read one batch, run nothing.")
     ] = False,
+    replace: ReplaceOption = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def train(
         return show_dry_run(
             dry_train(read_recipe(TrainRecipe, recipe), Workspace(workspace), find_recipe(recipe).parent)
         )
-    items = run(workspace, recipe, run=terminal_run()).all
+    items = run(workspace, recipe, replace=replace, run=terminal_run()).all
     done = [{"id": item.id, "version": item.version, **item.manifest.numbers} for item in items]
     for d in done:
         say(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sae.errors import CorruptError, MissingError, UsageError
+from sae.files import sha256_json
 from sae.strict import nearest
-from workbench.corpus.config import SUFFIXES, CorpusConfig, Split
+from workbench.corpus.config import SUFFIXES, CorpusConfig, Split, corpus_config, corpus_name
 from workbench.corpus.duplicates import first_copies
 from workbench.corpus.installed import installed_documents, stdlib_documents
 from workbench.corpus.records import Tally, as_document, decoded, mended
 from workbench.corpus.sections import sections, text_digest
+from workbench.provenance import Input
 
 _HELDOUT_SHARE = 0.05
 _ROWS = 4096  # rows of a table held at once
@@ -218,3 +220,23 @@ def all_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[
         if config.kind in ("mini", "prose")
         else local_documents(config, tally)
     )
+
+
+def digest_of(docs: Iterable[tuple[str, str]]) -> str:
+    """Digest of the names and texts of documents, in order."""
+    return sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
+
+
+def text_inputs(corpus: str | None) -> list[Input]:
+    """A corpus of the command line as an input of what is made from it: a file or folder by its name and the digest of
+    its text. What is installed with Python (``mini``, ``prose``) counts as part of the program.
+    """
+    return corpus_inputs(corpus_config(corpus, 0)) if corpus and corpus not in ("mini", "prose") else []
+
+
+def corpus_inputs(config: CorpusConfig) -> list[Input]:
+    """:func:`text_inputs` of a corpus in a recipe; none where its files are not at hand."""
+    if not config.paths or config.kind == "hub" or not all(Path(p).expanduser().exists() for p in config.paths):
+        return []
+    name = ", ".join(corpus_name(p) for p in config.paths)
+    return [Input(kind="texts", id=name, digest=digest_of(documents(config)))]

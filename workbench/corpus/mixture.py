@@ -11,7 +11,7 @@ import numpy as np
 
 from sae.errors import UsageError
 from workbench.corpus.config import CorpusConfig, Split
-from workbench.corpus.stream import Held, TextStream, frequencies, text_stream
+from workbench.corpus.stream import Held, TextStream, files_of, frequencies, text_stream
 from workbench.corpus.synthetic import AGREEMENT, REPEATS, TEXT, agreement_window, snippet_window, tiled_window
 
 
@@ -100,9 +100,9 @@ def mixed_windows(
 
 
 def _probabilities(config: CorpusConfig, tokenizer: Any) -> np.ndarray:
-    return _train_probabilities(config.model_copy(update={"split": "train"}), Held(tokenizer))
+    return _train_probabilities(config.model_copy(update={"split": "train"}), Held(tokenizer), files_of(config))
 
 
 @lru_cache(maxsize=4)
-def _train_probabilities(config: CorpusConfig, held: Held) -> np.ndarray:
+def _train_probabilities(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int], ...]) -> np.ndarray:
     return frequencies(text_stream(config, held.tokenizer), len(held.tokenizer))

@@ -20,7 +20,7 @@ from workbench.config import cache_dir
 from workbench.corpus.chat import tally_for
 from workbench.corpus.config import SUFFIXES, CorpusConfig
 from workbench.corpus.contract import contract_of
-from workbench.corpus.documents import documents, local_files
+from workbench.corpus.documents import digest_of, documents, local_files
 from workbench.corpus.duplicates import first_copies
 
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
@@ -57,19 +57,21 @@ def text_stream(config: CorpusConfig, tokenizer: Any) -> TextStream:
     source = config.model_copy(
         update={"seed": 0, "tiled_share": 0, "snippet_share": 0, "agreement_share": 0, "epochs": 1}
     )
+    return _stream(source, Held(tokenizer), files_of(config))
+
+
+def files_of(config: CorpusConfig) -> tuple[tuple[str, int, int], ...]:
+    """(path, bytes, time of change) of a corpus' local files: the part of a key that changes when they do."""
     files = local_files(config) if config.kind in SUFFIXES else ()
-    return _stream(source, Held(tokenizer), tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in files))
+    return tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in files)
 
 
 class Held:
-    """A tokenizer as a hashable key: equal where the vocabularies are."""
+    """A tokenizer as a hashable key: equal where everything is that decides which tokens a text becomes."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
-        words = json.dumps(
-            [sorted(tokenizer.get_vocab().items()), str(getattr(tokenizer, "chat_template", None) or "")]
-        )
-        self.key = hashlib.sha256(words.encode()).hexdigest()
+        self.key = tokenizer_key(tokenizer)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -78,12 +80,36 @@ class Held:
         return isinstance(other, Held) and other.key == self.key
 
 
+def tokenizer_key(tokenizer: Any) -> str:
+    """Digest of a whole tokenizer: normaliser, pre-tokeniser, vocabulary, merges, post-processor and added tokens as
+    they are written to a file, and what transformers decides beside it (class, special tokens, how they are read in a
+    text).
+
+    Truncation and padding are left out: a call sets them, and a corpus is tokenised without.
+    """
+    around = {
+        "class": type(tokenizer).__name__,
+        "special": {k: str(v) for k, v in getattr(tokenizer, "special_tokens_map", {}).items()},
+        "chat_template": str(getattr(tokenizer, "chat_template", None) or ""),
+        "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        own = backend.to_str()
+        if backend.truncation is not None or backend.padding is not None:
+            own = sha256_json({k: v for k, v in json.loads(own).items() if k not in ("truncation", "padding")})
+    else:  # a tokenizer in Python has no file; what it is made from
+        options = {k: str(v) for k, v in getattr(tokenizer, "init_kwargs", {}).items() if "path" not in k}
+        own = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(options.items())], ensure_ascii=False)
+    return sha256_json([around, hashlib.sha256(own.encode("utf-8", "surrogatepass")).hexdigest()])
+
+
 @lru_cache(maxsize=4)
 def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int], ...]) -> TextStream:
     tally = tally_for(config, held.tokenizer)
     docs = documents(config, tally)
     keys, copies = _keys(config, docs)
-    digest = sha256_json([[n, hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()] for n, t in docs])
+    digest = digest_of(docs)
     first = contract_of(held.tokenizer).first
     cached = cache_dir() / f"tokens-{sha256_json([digest, held.key, first])[:32]}.npz"
     tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, first, cached)

@@ -14,7 +14,6 @@ Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from sae.errors import MissingError, UsageError
 from sae.files import sha256_file, sha256_json
 from sae.strict import nearest
 from workbench.hub import offline
-from workbench.provenance import Input, write_manifest
+from workbench.provenance import Input
+from workbench.results.reuse import reusable
+from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, new_id
 
 LLAMA_SCOPE = re.compile(r"L(\d+)(R|A|M|TC)-(8|32)x")
@@ -118,7 +119,7 @@ def import_dictionary(
     revision: str | None = None,
     store: str | None = None,
     source: str | None = None,
-    command: str = "",
+    run: Run = QUIET,
 ) -> Item:
     """Read a dictionary of another library and keep it as one of ours; a complete one of the same files is reused.
 
@@ -128,6 +129,7 @@ def import_dictionary(
     from sae.formats import detect, read, to_dictionary
     from sae.formats.libraries import READERS
     from workbench.dictionaries.hooks import dictionary_hooks
+    from workbench.models.pointers import by_id
 
     if library not in (None, *READERS):
         raise UsageError(f"library {library!r} is not read here ({nearest(str(library), list(READERS))})")
@@ -145,13 +147,22 @@ def import_dictionary(
         }
     )
     origin = Input(kind="imported", id=text if reference.repository else folder.name, digest=digest)
-    if workspace.complete("dictionaries", name):
-        item = workspace.get("dictionaries", name)
-        if origin in item.manifest.inputs and item.manifest.metadata.get("imported_from") == library:
-            return item
-        raise UsageError(
-            f"{name} exists in {workspace.root.name} and was made from something else. Give another name with --id."
-        )
+    model = None if model is None else by_id(workspace, model, run=run)
+    asked = {"library": library, "model": model, "hook": hook, "revision": revision, "store": store, "source": source}
+    recipe = {k: v for k, v in asked.items() if v is not None}
+    became = {"library": "imported_from", "model": "model_name", "hook": "hook_name"}
+    have = reusable(
+        workspace,
+        "dictionaries",
+        name,
+        recipe=recipe,
+        inputs=[origin],
+        run=run,
+        recorded=lambda m: {k: m.recipe.get(k, m.metadata.get(became.get(k, k))) for k in recipe},
+        otherwise="or give another name with --id",
+    )
+    if have is not None:
+        return have
     dictionary = to_dictionary(read(folder, library))
     about = {**dictionary.metadata, **reference.known}
     given = {"model_name": model, "revision": revision, "store": store, "source": source}
@@ -163,11 +174,18 @@ def import_dictionary(
     about["hook_name_out"] = where.write if dictionary.kind == "transcoder" else None
     about = {k: v for k, v in about.items() if v is not None} | {"kind": dictionary.kind, "imported_from": library}
     dictionary.metadata = about
-    target = workspace.new_path("dictionaries", name)
-    shutil.rmtree(target, ignore_errors=True)
-    dictionary.save(target)
     numbers = {"d_in": dictionary.d_in, "d_sae": dictionary.d_sae} | ({"k": dictionary.k} if dictionary.k else {})
-    write_manifest(target, "dictionaries", name, command=command, inputs=[origin], numbers=numbers, metadata=about)
+    with workspace.create(
+        "dictionaries",
+        name,
+        replace=True,
+        command=run.command,
+        recipe=recipe,
+        inputs=[origin],
+        numbers=numbers,
+        metadata=about,
+    ) as folder:
+        dictionary.save(folder)
     return workspace.get("dictionaries", name)
 
 

@@ -11,10 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from sae.config import MeshConfig
 from sae.errors import ConfigError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
-from workbench.workspace import dictionary_id
+from workbench.workspace import dictionary_id, new_id
 
 if TYPE_CHECKING:
     from workbench.activations import ActivationStore
+    from workbench.provenance import Manifest
 
 _DERIVED = ("d_in", "d_out", "d_sae", "k", "seed")  # set by the recipe's own lists
 
@@ -41,6 +42,7 @@ class TrainRecipe(StrictConfig):
     parallel: MeshConfig = Field(
         default_factory=MeshConfig, description="how the processes torchrun started share the work"
     )
+    suffix: str = Field("", pattern=r"^[A-Za-z0-9-]*$", description="ends the ids, to keep dictionaries beside others")
     sae: dict[str, Any] = Field(default_factory=dict)
     harvest: str = Field("", description="harvest recipe of the store, a file or a bundled name")
     evaluate: int = Field(
@@ -118,6 +120,39 @@ def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: 
     return parse_config(SAEConfig, values, where="[sae]")
 
 
+def content_of(recipe: TrainRecipe, job: Job) -> dict[str, Any]:
+    """What decides one dictionary of a recipe beside its store; two recipes that agree in it make the same one.
+
+    How many processes share the work, and what is done afterwards, is not in it; ``tokens`` are those of whole batches.
+    """
+    return {
+        "source": job.source,
+        "hooks": list(job.hooks),
+        "batch_size": recipe.batch_size,
+        "tokens": recipe.steps * recipe.batch_size,
+        "data_seed": recipe.data_seed,
+        "device": recipe.device.split(":")[0],
+        "sae": job.config.model_dump(mode="json"),
+    }
+
+
+def recorded_content(have: Manifest, job: Job, store: ActivationStore) -> dict[str, Any]:
+    """:func:`content_of` a dictionary that exists under a job's id, from its manifest; where something other than
+    ``workbench train`` made it, just that.
+    """
+    try:
+        recipe = parse_config(TrainRecipe, have.recipe, where=have.id)
+        streams = tuple(store.spec.stream(job.source, hook) for hook in job.hooks)
+        numbers, about = have.numbers, have.metadata
+        sizes = int(numbers["d_sae"]) // streams[0].width, int(numbers["k"]), int(about["seed"])
+        config = config_of(recipe, streams, *sizes)
+        read = [str(about[k]) for k in ("hook_name", "hook_name_out") if about.get(k)]
+    except (ConfigError, KeyError, TypeError, ValueError):
+        return {"made by": have.command or "another command"}
+    hooks = tuple(job.hooks) if read == [s.at for s in streams] else tuple(read)
+    return content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config))
+
+
 def fits(site: str, recipe: TrainRecipe) -> bool:
     """Whether a recipe asks for a site."""
     from fnmatch import fnmatchcase
@@ -151,7 +186,8 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
                 config = config_of(recipe, streams, expansion, k, seed)
                 id = dictionary_id(model_id(source.model), site, expansion, revision=source.revision, seed=seed)
                 hooks = tuple(s.hook for s in streams)
-                jobs.append(Job(id if len(recipe.ks) == 1 else f"{id}.k{k}", source.name, hooks, site, config))
+                id += ("" if len(recipe.ks) == 1 else f".k{k}") + (f".{recipe.suffix}" if recipe.suffix else "")
+                jobs.append(Job(new_id(id), source.name, hooks, site, config))
     if not jobs:
         raise UsageError(
             f"no site of store {recipe.store!r} matches {list(recipe.sites)} (it has"

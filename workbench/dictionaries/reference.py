@@ -101,6 +101,19 @@ class DictionaryRef:
 
         return ActivationStore.open(self.store_path(workspace))
 
+    def store_or_none(self, workspace: Workspace) -> ActivationStore | None:
+        """:meth:`store`, or None where the dictionary names none or it is not there."""
+        if not self.metadata.get("store"):
+            return None
+        try:
+            return self.store(workspace)
+        except MissingError:
+            return None
+
+    def store_inputs(self, workspace: Workspace) -> list[Input]:
+        """The dictionary's store as an input of what is made with it; empty where the workspace holds none."""
+        return [i.as_input() for i in workspace.items("stores") if i.id == self.metadata.get("store")]
+
     def store_path(self, workspace: Workspace) -> Path:
         """Folder of the store; see :meth:`store`."""
         if isinstance(self.source, list) and not self.metadata.get("store"):

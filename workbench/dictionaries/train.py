@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import ConfigError, UsageError
-from workbench.dictionaries.publish import publish
-from workbench.dictionaries.recipe import Job, TrainRecipe, jobs_of
+from workbench.dictionaries.publish import publish, work_folder
+from workbench.dictionaries.recipe import Job, TrainRecipe, content_of, jobs_of, recorded_content
 from workbench.provenance import Input
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run, command_of
 from workbench.workspace import Workspace
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from sae import SAE
     from sae.parallel import Ranks
     from workbench.activations import ActivationStore
+    from workbench.activations.read.batches import Batches
 
+OTHERWISE = "or give the recipe a suffix, which ends its ids"
 DEAD_ROWS = 100_000  # a latent that fires on none of this many rows counts as dead (Llama Scope §4.4)
 
 
@@ -39,7 +43,8 @@ def train_recipe(
         ranks: the processes that train together, each of which calls this; None where there is one.
 
     Raises:
-        MissingError: the store is not in the workspace. UserError: see :func:`sae.train`.
+        MissingError: the store is not in the workspace. MismatchError: a dictionary of one of these ids is there, or
+            was begun, from another recipe or store. UserError: see :func:`sae.train`.
     """
     from sae.parallel import SINGLE_PROCESS
     from workbench.activations import ActivationStore
@@ -55,19 +60,52 @@ def train_recipe(
         )
     store = ActivationStore.open(workspace.get("stores", recipe.store).path)
     jobs = jobs_of(recipe, store)
-    complete = ranks.broadcast([workspace.complete("dictionaries", job.id) for job in jobs])
-    groups: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
-    for job, finished in zip(jobs, complete, strict=True):
-        if finished:
-            run.say(f"{job.id}: complete, reused")
-        else:
-            groups.setdefault((job.source, job.hooks), []).append(job)
-    for todo in groups.values():
+    folders = ranks.broadcast(
+        ranks.run_everywhere(lambda: _folders(recipe, workspace, store, jobs, run) if ranks.is_rank_zero else None)
+    )
+    groups: dict[tuple[str, tuple[str, ...], Path], list[Job]] = {}
+    for job in jobs:
+        if (folder := folders[job.id]) is not None:
+            groups.setdefault((job.source, job.hooks, folder.parent), []).append(job)
+    for (_, _, parent), todo in groups.items():
         if recipe.device == "cpu":
             check_memory(todo, ranks.latents)
         run.say(f"training {', '.join(j.id for j in todo)}")
-        _train_group(recipe, workspace, store, todo, run, ranks)
+        _train_group(recipe, workspace, store, todo, parent, run, ranks)
     return [job.id for job in jobs]
+
+
+def _folders(
+    recipe: TrainRecipe, workspace: Workspace, store: ActivationStore, jobs: list[Job], run: Run
+) -> dict[str, Path | None]:
+    """Where each dictionary of a recipe is trained; None for those that are there already. All are looked at before any
+    is trained.
+
+    Raises:
+        MismatchError: one exists, or was begun, and is not what the recipe asks for.
+    """
+    from sae.loop import contract
+
+    inputs = [Input(kind="stores", id=recipe.store, digest=store.digest)]
+    found: dict[str, Path | None] = {}
+    for job in jobs:
+        have = reusable(
+            workspace,
+            "dictionaries",
+            job.id,
+            recipe=content_of(recipe, job),
+            inputs=inputs,
+            run=run,
+            recorded=lambda m, job=job: recorded_content(m, job, store),  # type: ignore[misc]
+            otherwise=OTHERWISE,
+        )
+        own = contract(job.config, recipe.steps, _batches(recipe, store, job))
+        found[job.id] = None if have is not None else work_folder(workspace, job.id, own, run, otherwise=OTHERWISE)
+    return found
+
+
+def _batches(recipe: TrainRecipe, store: ActivationStore, job: Job) -> Batches:
+    return store.batches(list(job.hooks), recipe.batch_size, seed=recipe.data_seed, source=job.source, split="train")
 
 
 def check_memory(configs_at_once: list[Job], parts: int = 1) -> None:
@@ -116,10 +154,13 @@ def _train_group(
     workspace: Workspace,
     store: ActivationStore,
     todo: list[Job],
+    parent: Path,
     run: Run,
     ranks: Ranks,
 ) -> None:
-    """Train the dictionaries of one site on one pass over its rows, measure them, and write their manifests last."""
+    """Train the dictionaries of one site on one pass over its rows into folders of ``parent``, measure them, and write
+    their manifests last.
+    """
     import sae as sae_room
 
     source, hooks = todo[0].source, todo[0].hooks
@@ -135,14 +176,14 @@ def _train_group(
         "source": source,
         "context_size": store.ctx,
     }
-    folders = {job.id: workspace.new_path("dictionaries", job.id) for job in todo}
+    folders = {job.id: parent / job.id for job in todo}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     made = sae_room.train_many(
         {job.id: job.config for job in todo},
-        store.batches(list(hooks), recipe.batch_size, seed=recipe.data_seed, source=source, split="train"),
+        _batches(recipe, store, todo[0]),
         total_steps=recipe.steps,
-        out=folders[todo[0].id].parent,
+        out=parent,
         resume=True,
         device=recipe.device,
         metadata=metadata | {job.id: {"activation": job.config.activation.kind} for job in todo},
@@ -152,6 +193,7 @@ def _train_group(
     def finish(job: Job) -> None:
         """Measure one dictionary and complete its folder."""
         publish(
+            workspace,
             folders[job.id],
             job.id,
             recipe=recipe,

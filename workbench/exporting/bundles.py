@@ -30,7 +30,10 @@ from workbench.exporting.render import render
 from workbench.exporting.spec import FigureSpec
 from workbench.exporting.tables import to_csv, to_latex, to_latex_figure, to_parquet
 from workbench.markup.text import visible
-from workbench.provenance import code_version
+from workbench.provenance import Input, code_version
+from workbench.results.reuse import reusable
+from workbench.results.stale import why_stale
+from workbench.run import QUIET, Run
 from workbench.workspace import KINDS, Item, Workspace
 
 SCHEMA = "workbench.exporting/1"
@@ -69,22 +72,35 @@ class Bundle:
         return _digest({name: self.files[name] for name in self.data})
 
 
-def write_bundle(made: Bundle, workspace: Workspace, *, command: str) -> Item:
-    """A bundle's folder under ``exports/``; a complete one with the same bytes is reused."""
+def write_bundle(made: Bundle, workspace: Workspace, *, run: Run = QUIET) -> Item:
+    """A bundle's folder under ``exports/``; a complete one of the same spec, inputs and data is reused.
+
+    Raises:
+        MismatchError: the same spec on the same results gave other data before.
+    """
     id = made.name.replace("__", ".")
-    if (
-        not workspace.complete("exports", id)
-        or (workspace.path("exports", id) / f"{made.name}.zip").read_bytes() != made.zip
-    ):
-        provenance = json.loads(made.files["provenance.json"])
-        about = {"figure": provenance["figure"]}
-        with workspace.create(
-            "exports", id, replace=True, command=command, recipe=provenance["spec"], metadata=about
-        ) as folder:
-            for name, content in made.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-            (folder / f"{made.name}.zip").write_bytes(made.zip)
+    provenance = json.loads(made.files["provenance.json"])
+    about = {"figure": provenance["figure"], "data_sha256": made.data_sha256}
+    inputs = [Input(kind=i["kind"], id=i["id"], digest=i["manifest_sha256"]) for i in provenance.get("inputs", ())]
+    old = workspace.path("exports", id)
+    have = reusable(
+        workspace,
+        "exports",
+        id,
+        recipe=provenance["spec"] | {"data": made.data_sha256},
+        inputs=inputs,
+        run=run,
+        recorded=lambda m: m.recipe | {"data": m.metadata.get("data_sha256", made.data_sha256)},
+    )
+    if have is not None and (not run.replace or (old / f"{made.name}.zip").read_bytes() == made.zip):
+        return have
+    with workspace.create(
+        "exports", id, replace=True, command=run.command, recipe=provenance["spec"], inputs=inputs, metadata=about
+    ) as folder:
+        for name, content in made.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        (folder / f"{made.name}.zip").write_bytes(made.zip)
     return workspace.get("exports", id)
 
 
@@ -104,9 +120,10 @@ def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Work
     name = f"{spec.figure}__{version}"
     files = dict(data.files) if isinstance(data, DocumentData) else {"data.csv": to_csv(data.data, data.tokens)}
     holds = tuple(sorted(files))
-    provenance = _provenance(data, spec, version, _digest(files))
+    stale = why_stale(workspace, data.inputs)
+    provenance = _provenance(data, spec, version, _digest(files)) | ({"stale": stale} if stale else {})
     stamp = f"workbench {provenance['code']['version']} {name} data {provenance['data_sha256']}"
-    caption = _caption(data, spec, version)
+    caption = _caption(data, spec, version) + (f" Stale: {visible('; '.join(stale))}." if stale else "")
     if isinstance(data, FigureData):
         files |= _figure_files(data, spec, name, caption, provenance, stamp)
     text = {

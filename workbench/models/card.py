@@ -19,6 +19,7 @@ from sae.files import read_json, sha256_file, write_bytes, write_json
 from workbench.models.card_figure import draw
 from workbench.models.criteria import TARGETS, Criteria, met, table
 from workbench.models.pretrain import Pretraining, PretrainRecipe, hf_config
+from workbench.models.pretrained import inputs_of
 from workbench.workspace import Workspace
 
 SCHEMA = 1
@@ -203,7 +204,8 @@ def finish(
     card: dict[str, Any] = {}
     np.save(run.work / "losses.npy", run.losses)
     about: dict[str, Any] = {"command": command, "recipe": recipe.model_dump(mode="json")}
-    with workspace.create("models", recipe.name, numbers=lambda: _numbers(card), **about) as target:
+    about["inputs"] = inputs_of(recipe, workspace)
+    with workspace.create("models", recipe.name, replace=True, numbers=lambda: _numbers(card), **about) as target:
         measured = Criteria(run.tokenizer) if criteria else None
         card = assemble(recipe, run.work, target, run.tokenizer, measured, show)
     shutil.rmtree(run.work)

@@ -133,13 +133,19 @@ class ModelFacts:
         return 2.0 * (depth * self.layer + head) + (4.0 * ctx * self.d_model * depth if self.attention else 0.0)
 
 
-@lru_cache(maxsize=64)
 def model_facts(name: str, revision: str | None = None) -> ModelFacts:
-    """Counts of a model from its configuration alone.
+    """Counts of a model from its configuration alone. Remembered while that stays as it is.
 
     Raises:
         MissingError: see :func:`model_config`.
     """
+    folder = find_folder(name)
+    about = None if folder is None else (folder / "config.json").stat()
+    return _facts(name, revision, about and (str(folder), about.st_size, about.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _facts(name: str, revision: str | None, config: tuple[str, int, int] | None) -> ModelFacts:
     import torch
 
     from workbench.models.mamba import repair_mamba

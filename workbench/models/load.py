@@ -8,7 +8,6 @@ downloaded unless ``HF_HUB_OFFLINE=0`` is set.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from sae.strict import nearest
 from workbench.config import data_dir
 from workbench.corpus.contract import contract_of
 from workbench.hub import fetch_command, offline
+from workbench.models.digests import has_weights, last_digest, snapshots_of
 from workbench.models.gguf import gguf_folder
 from workbench.models.limits import longest_context
 from workbench.models.packaged import PACKAGED, packaged_folder
+from workbench.models.places import in_workspace
 from workbench.models.reading import reads_text
 from workbench.workspace import check_id
 
@@ -45,8 +46,9 @@ def model_id(name: str) -> str:
 
 
 def find_folder(name: str | Path) -> Path | None:
-    """The folder that ``name`` means: a local one, a bundled model's, or what a GGUF file was converted to (a path, or
-    the name of a packaged model); None for a name of the hub.
+    """The folder that ``name`` means: a local one, a bundled model's, one that an open workspace made or points to
+    (by its id), or what a GGUF file was converted to (a path, or the name of a packaged model); None for a name
+    of the hub.
 
     Raises:
         MissingError: ``name`` is written as a path and there is no such folder, or is a packaged model that is not
@@ -57,6 +59,8 @@ def find_folder(name: str | Path) -> Path | None:
         return data_dir() / "models" / str(name)
     if str(name) in PACKAGED:
         return packaged_folder(str(name))
+    if (known := in_workspace(str(name), _folder_at, last_digest)) is not None:
+        return known
     if path.suffix == ".gguf" and path.is_file():
         return gguf_folder(path)
     if path.is_dir():
@@ -73,6 +77,10 @@ def find_folder(name: str | Path) -> Path | None:
     return None
 
 
+def _folder_at(place: Path) -> Path:
+    return gguf_folder(place) if place.suffix == ".gguf" and place.is_file() else place
+
+
 def revisions(name: str | Path) -> list[str]:
     """Snapshots of a bundled model or folder, in training order (``step0`` …, ``checkpoint-500`` …); empty where there
     is only one set of weights.
@@ -80,27 +88,7 @@ def revisions(name: str | Path) -> list[str]:
     folder = find_folder(name)
     if folder is None:
         raise UsageError(f"{name!r} is a hub model; its revisions are listed on huggingface.co, not here.")
-    return _snapshots(folder)
-
-
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _WEIGHTS)
-
-
-def _snapshots(folder: Path) -> list[str]:
-    """Folders of weights below a model folder, by their number: ``step512``, a trainer's ``checkpoint-1000``."""
-    found = [p.name for p in folder.iterdir() if p.is_dir() and _has_weights(p)]
-    return sorted(
-        found, key=lambda r: (int(m[1]) if (m := re.fullmatch(r"(?:step|checkpoint-)(\d+)", r)) else 1 << 60, r)
-    )
+    return snapshots_of(folder)
 
 
 def resolve_revision(name: str | Path, revision: str | None = None) -> str | None:
@@ -113,9 +101,9 @@ def resolve_revision(name: str | Path, revision: str | None = None) -> str | Non
     folder = find_folder(name)
     if folder is None:
         return revision
-    known = _snapshots(folder)
+    known = snapshots_of(folder)
     if revision in (None, FINAL):
-        return known[-1] if known and not _has_weights(folder) else None
+        return known[-1] if known and not has_weights(folder) else None
     if revision in known:
         return revision
     hint = nearest(str(revision), known) if known else "it has only one set of weights; leave the revision out"

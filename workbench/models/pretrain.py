@@ -8,6 +8,8 @@ linear decay to zero over the last ``decay_share`` of the steps.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -21,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sae.errors import CorruptError, NonFiniteError, UsageError
+from sae.changes import Change, changes
+from sae.errors import CorruptError, NonFiniteError
 from sae.files import sha256_json, write_bytes
 from sae.strict import StrictConfig
-from workbench.config import data_dir
-from workbench.corpus import CorpusConfig, bos_id, mixed_windows
+from workbench.corpus import CorpusConfig, bos_id, mixed_windows, text_stream
 from workbench.models.mamba import repair_mamba
-from workbench.workspace import Workspace
+from workbench.results.reuse import mismatch
 
 STATE_SECONDS = 30.0
 
@@ -233,8 +235,9 @@ class Pretraining:
         try:
             tensors = load_file(path)
             with safe_open(path, framework="pt") as f:
-                past = (f.metadata() or {}).get("past")
+                about = f.metadata() or {}
             self.step = int(tensors["step"])
+            self._check_past(about)
             self.losses = tensors["losses"].numpy()
             for i, (name, p) in enumerate(self.model.named_parameters()):
                 p.data.copy_(tensors[f"model.{name}"])
@@ -242,11 +245,40 @@ class Pretraining:
                     self.optimizer.state[p] = {k: tensors[f"{k}.{i}"] for k in ("step", "exp_avg", "exp_avg_sq")}
         except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as e:
             raise CorruptError(f"{path} cannot be resumed: {e}. Remove {self.work} to train from the start.") from e
-        if past != self._past():
-            raise UsageError(
-                f"{self.work} holds a run of another recipe at step {self.step}. Remove it, or give the recipe another"
-                " name."
+
+    def _check_past(self, about: dict[str, str]) -> None:
+        """Refuse a state that another recipe, text or tokenizer led to.
+
+        Raises:
+            MismatchError: naming what differs.
+        """
+        past = json.loads(about["contract"]) if "contract" in about else {}
+        mine = self._contract()
+        found = changes(
+            {k: v for k, v in past.items() if k != "schedule"}, {k: mine[k] for k in past if k != "schedule"}
+        )
+        if not found and about.get("past") != self._past():  # the rates up to here
+            found = changes(past.get("schedule", {}), mine["schedule"]) or [
+                Change("learning rates", "other ones", "these")
+            ]
+        if found:
+            raise mismatch(
+                f"an unfinished run of {self.recipe.name!r} at step {self.step} (in {self.work.name})",
+                [c._replace(key=c.key.removeprefix("recipe.").removeprefix("schedule.")) for c in found],
+                "or give the recipe another name",
             )
+
+    def _contract(self) -> dict[str, Any]:
+        """What a run must have in common with an interrupted one to go on from it, beside the learning rates so far."""
+        schedule = self.recipe.model_dump(mode="json", include={"steps", "decay_share", "cycles"})
+        stream = text_stream(self.recipe.corpus, self.tokenizer)
+        values = {
+            "recipe": self.recipe.trajectory(),
+            "schedule": schedule,
+            "text": stream.digest,
+            "tokens": hashlib.sha256(stream.tokens.tobytes()).hexdigest(),
+        }
+        return dict(json.loads(json.dumps(values)))
 
     def _past(self) -> str:
         """What decided the weights so far; a longer or otherwise decayed run may go on from here while this stays the
@@ -261,7 +293,10 @@ class Pretraining:
         for i, (name, p) in enumerate(self.model.named_parameters()):
             tensors[f"model.{name}"] = p.detach().contiguous()
             tensors |= {f"{k}.{i}": v for k, v in self.optimizer.state.get(p, {}).items()}
-        write_bytes(self.work / "state.safetensors", save(tensors, metadata={"past": self._past()}))
+        write_bytes(
+            self.work / "state.safetensors",
+            save(tensors, metadata={"past": self._past(), "contract": json.dumps(self._contract())}),
+        )
 
     def update(self) -> float:
         """One optimizer step; returns its mean loss in nats.
@@ -332,22 +367,3 @@ class Pretraining:
                 self.save_state()
                 written = time.monotonic()
             yield out
-
-
-def open_run(recipe: PretrainRecipe, workspace: Workspace, tokenizer: Any = None) -> Pretraining:
-    """Start or resume the run of a recipe in ``models/.<name>.work`` of a workspace.
-
-    Raises:
-        MissingError: the recipe continues a model that is neither in the workspace nor bundled.
-    """
-    from workbench.models.load import load_hf
-    from workbench.models.tokenizer import read_tokenizer
-
-    work = workspace.new_path("models", recipe.name).with_name(f".{recipe.name}.work")
-    tokenizer = tokenizer if tokenizer is not None else read_tokenizer(data_dir() / "tokenizer")
-    start = None
-    if recipe.start is not None:
-        local = workspace.complete("models", recipe.start)
-        start = load_hf(workspace.path("models", recipe.start) if local else recipe.start)
-        start.set_attn_implementation("sdpa")
-    return Pretraining(recipe, work, tokenizer, start=start)

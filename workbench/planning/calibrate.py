@@ -323,9 +323,10 @@ def _model_rates(models: Sequence[RunModel]) -> dict[str, float]:
     """
     import torch
 
-    from workbench.activations.harvesting.forward import capture, weights_of_files
+    from workbench.activations.harvesting.forward import capture
     from workbench.models import load_model
     from workbench.models.facts import deepest_layer, model_facts
+    from workbench.models.weights import weights_of_files
 
     flops = seconds = loading = 0.0
     usual = torch.get_num_threads()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import workbench
+from sae.changes import said
+from sae.errors import MismatchError
 from workbench.config import read_recipe
 from workbench.models.pointers import register_bundled
 from workbench.run import Run
@@ -60,20 +63,40 @@ def _train(workspace: Workspace, run: Run) -> list[str]:
 
 
 def _features(workspace: Workspace, run: Run) -> list[str]:
-    return [_said(workbench.features(workspace, id, run=run), "records", run) for id in _trained_ids(workspace)]
+    return [
+        _kept("latents", id, partial(workbench.features, workspace, id, run=run), workspace, run)
+        for id in _trained_ids(workspace)
+    ]
 
 
 def _label(workspace: Workspace, run: Run) -> list[str]:
-    return [_said(workbench.explain(workspace, id, run=run), "labels by rule", run) for id in _trained_ids(workspace)]
+    return [
+        _kept("explanations", f"{id}.rules", partial(workbench.explain, workspace, id, run=run), workspace, run)
+        for id in _trained_ids(workspace)
+    ]
 
 
 def _compare(workspace: Workspace, run: Run) -> list[str]:
-    return [workbench.compare(workspace, MODELS, tokens=COMPARED, run=run).id]
+    return [
+        _kept(
+            "matches",
+            "__".join(MODELS),
+            partial(workbench.compare, workspace, MODELS, tokens=COMPARED, run=run),
+            workspace,
+            run,
+        )
+    ]
 
 
 def _circuits(workspace: Workspace, run: Run) -> list[str]:
     return [
-        _said(workbench.circuits(workspace, name, prompts=PROMPTS, control="none", run=run), "circuits", run)
+        _kept(
+            "circuits",
+            f"{name}.induction",
+            partial(workbench.circuits, workspace, name, prompts=PROMPTS, control="none", run=run),
+            workspace,
+            run,
+        )
         for name in MODELS
     ]
 
@@ -86,9 +109,17 @@ def _graph(workspace: Workspace, run: Run) -> list[str]:
     return [workbench.graph(workspace, PROMPT, model=MODELS[0], run=run).id]
 
 
-def _said(item: Item, what: str, run: Run) -> str:
-    run.say(f"{item.id}: {what}")
-    return item.id
+def _kept(kind: str, id: str, make: Callable[[], Item], workspace: Workspace, run: Run) -> str:
+    """Make an analysis, or keep the one that was made with other settings: there is something to look at."""
+    try:
+        item = make()
+        run.say(f"{item.id}: {kind}")
+        return item.id
+    except MismatchError as e:
+        if not workspace.complete(kind, id):
+            raise
+        run.say(f"{id}: kept as it is ({said(e.found)})")
+        return id
 
 
 def _trained_ids(workspace: Workspace) -> list[str]:

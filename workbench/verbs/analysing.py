@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sae.errors import MissingError, UsageError
+from sae.strict import parse_config
 from workbench.analysis.evolution.recipe import EvolveRecipe
+from workbench.config import recorded_recipe
 from workbench.run import Run, opened, recorded
 from workbench.workspace import Item, Workspace
 
@@ -23,6 +25,7 @@ def compare(
     store: str | None = None,
     codes: bool = True,
     seed: int = 0,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Match the latents of two dictionaries or models on the same tokens by their largest pairwise Pearson correlation
@@ -35,6 +38,7 @@ def compare(
             pair can be seen on the same tokens.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
 
     Example:
@@ -43,7 +47,7 @@ def compare(
     from workbench.analysis.comparison.compare import BASELINES, CompareRecipe
     from workbench.analysis.comparison.run import compare_and_write
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     given = {"tokens": tokens, "min_firings": min_firings, "codes": codes, "seed": seed}
     if baselines != "all":
         spelt = {s.replace("-", " "): s for s in BASELINES}  # sae-seed and sae seed are one
@@ -64,6 +68,7 @@ def circuits(
     length: int | None = None,
     seed: int = 0,
     control: str = "step0",
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Where a model keeps and reads what it needs: total and direct effects of heads, states, writes and convolution
@@ -74,6 +79,7 @@ def circuits(
             length: tokens per induction prompt. control: snapshot to compare the largest effect with; ``none``.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError: an unknown task, model or snapshot.
 
     Example:
@@ -81,7 +87,7 @@ def circuits(
     """
     from workbench.analysis.circuits.run import make_circuits
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     return make_circuits(
         workspace,
         model,
@@ -108,6 +114,7 @@ def graph(
     edge_share: float = 0.98,
     freeze: bool = True,
     max_tokens: int = 64,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Trace which latents of each layer make which latents of the next, and which make the next token (Marks et al.
@@ -119,6 +126,7 @@ def graph(
             patterns, norms and gates at this prompt's values. max_tokens: longest prompt.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: an empty or too long prompt. UserError: see :mod:`workbench.analysis.graph.choose`.
 
     Example:
@@ -126,7 +134,7 @@ def graph(
     """
     from workbench.analysis.graph.run import make_graph
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     return make_graph(
         workspace,
         prompt,
@@ -149,6 +157,7 @@ def evolve(
     *,
     site: str | None = None,
     seed: int | None = None,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with
@@ -159,21 +168,26 @@ def evolve(
         recipe: a file, a bundled name, the recipe, or a model with snapshots. site, seed: instead of the recipe's.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, ConfigError, MissingError: the recipe asks for what does not exist.
 
     Example:
         >>> evolve("workspace", "mini-evolve").manifest.numbers["explained_variance"]
     """
     from sae.parallel import process_mesh
-    from workbench.analysis.evolution.plan import make_plan
+    from workbench.analysis.evolution.plan import make_plan, with_ids
     from workbench.analysis.evolution.run import run_plan
     from workbench.analysis.evolution.train import train_plans
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     with process_mesh() as everyone:
-        wanted = everyone.run_everywhere(lambda: evolve_recipe(recipe, site=site, seed=seed))
+        wanted = everyone.run_everywhere(lambda: evolve_recipe(recipe, site=site, seed=seed, workspace=workspace))
+        wanted = everyone.run_everywhere(lambda: with_ids(wanted, workspace, run))
         plan = everyone.run_everywhere(lambda: make_plan(wanted))
-        if everyone.world > 1 and not everyone.broadcast(workspace.complete("evolution", plan.id)):
+        done = everyone.run_everywhere(
+            lambda: plan.analysed(workspace, Run(replace=run.replace)) if everyone.is_rank_zero else None
+        )
+        if everyone.world > 1 and everyone.broadcast(done is None):
             with process_mesh(wanted.parallel.data, wanted.parallel.latents) as ranks:
                 train_plans([plan, *plan.beside], workspace, run=run, ranks=ranks)
         everyone.run_everywhere(lambda: run_plan(plan, workspace, run=run) if everyone.is_rank_zero else None)
@@ -182,16 +196,24 @@ def evolve(
 
 
 def evolve_recipe(
-    recipe: EvolveRecipe | str | Path, *, site: str | None = None, seed: int | None = None
+    recipe: EvolveRecipe | str | Path,
+    *,
+    site: str | None = None,
+    seed: int | None = None,
+    workspace: Workspace | None = None,
 ) -> EvolveRecipe:
-    """The recipe that is meant: the object, a file or bundled name, or the defaults for a model's name.
+    """The recipe that is meant: the object, a file or bundled name, that of a result (``kind/id``), or the defaults for
+    a model's name.
 
     Raises:
         MissingError: neither a recipe nor a model at hand. UsageError: the recipe of a model that is not trained yet.
     """
     given = {} if seed is None else {"seed": seed}
     given |= {} if site is None else {"site": site, "also": ()}  # type: ignore[dict-item]
-    return (recipe if isinstance(recipe, EvolveRecipe) else _named(str(recipe))).model_copy(update=given)
+    if not isinstance(recipe, EvolveRecipe):
+        made = None if workspace is None else recorded_recipe(str(recipe), workspace)
+        recipe = _named(str(recipe)) if made is None else parse_config(EvolveRecipe, made, where=str(recipe))
+    return recipe.model_copy(update=given)
 
 
 def _named(what: str) -> EvolveRecipe:

@@ -16,6 +16,7 @@ def harvest(
     recipe: HarvestRecipe | str | Path,
     *,
     workers: int | None = None,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Run models over a corpus and keep the activations of chosen hooks in ``stores/<id>``.
@@ -25,6 +26,7 @@ def harvest(
             recipe's); they change nothing in the result.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         StoreMismatch: a store of this id was made from something else. UserError: see
         :func:`workbench.activations.harvest`.
 
@@ -34,17 +36,21 @@ def harvest(
     from workbench.activations import harvest as fill_store
     from workbench.config import as_recipe
 
-    workspace, run = opened(workspace, run)
-    wanted = as_recipe(HarvestRecipe, recipe)
+    workspace, run = opened(workspace, run, replace_results=replace)
+    wanted = as_recipe(HarvestRecipe, recipe, workspace)
     new_id(wanted.id)
-    if workspace.complete("stores", wanted.id):
-        run.say(f"store {wanted.id!r} is complete; it is reused.")
     fill_store(wanted, workspace, workers=workers, run=run)
     return workspace.get("stores", wanted.id)
 
 
 @recorded("train")
-def train(workspace: Workspace | str | Path, recipe: TrainRecipe | str | Path, *, run: Run | None = None) -> Item:
+def train(
+    workspace: Workspace | str | Path,
+    recipe: TrainRecipe | str | Path,
+    *,
+    replace: bool = False,
+    run: Run | None = None,
+) -> Item:
     """Train every dictionary a recipe names: source x site x expansion x k x seed. Several processes train together
     where torchrun started them.
 
@@ -52,6 +58,7 @@ def train(workspace: Workspace | str | Path, recipe: TrainRecipe | str | Path, *
         The first dictionary; ``.all`` has every one of the recipe, in its order.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         MissingError: the store is not in the workspace. UserError: see :func:`sae.train`.
 
     Example:
@@ -63,9 +70,11 @@ def train(workspace: Workspace | str | Path, recipe: TrainRecipe | str | Path, *
     from workbench.dictionaries.train import train_recipe
     from workbench.verbs.suite import evaluate_all, export_summary
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     with process_mesh() as everyone:
-        wanted = everyone.run_everywhere(lambda: as_recipe(TrainRecipe, recipe))  # one machine may lack the file
+        wanted = everyone.run_everywhere(
+            lambda: as_recipe(TrainRecipe, recipe, workspace)
+        )  # one machine may lack the file
         with process_mesh(wanted.parallel.data, wanted.parallel.latents, device=wanted.device) as ranks:
             ids = train_recipe(wanted, workspace, run=run, ranks=ranks)
         if wanted.evaluate:
@@ -89,6 +98,7 @@ def import_dictionary(
     revision: str | None = None,
     store: str | None = None,
     source: str | None = None,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Bring a dictionary of another library into the workspace: raw activations in, raw activations out.
@@ -99,6 +109,7 @@ def import_dictionary(
             with activations of that hook.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
 
     Example:
@@ -106,7 +117,7 @@ def import_dictionary(
     """
     from workbench.dictionaries import importing
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     return importing.import_dictionary(
         workspace,
         reference,
@@ -117,5 +128,5 @@ def import_dictionary(
         revision=revision,
         store=store,
         source=source,
-        command=run.command,
+        run=run,
     )

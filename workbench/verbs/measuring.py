@@ -9,6 +9,13 @@ from workbench.run import Run, opened, recorded
 from workbench.workspace import Item, Workspace
 
 
+def _id(workspace: Workspace, model: str | None, run: Run) -> str | None:
+    """What results call a model that a person may name by its folder."""
+    from workbench.models.pointers import by_id
+
+    return None if model is None else by_id(workspace, model, run=run)
+
+
 @recorded("evaluate")
 def evaluate(
     workspace: Workspace | str | Path,
@@ -22,6 +29,7 @@ def evaluate(
     probing: bool = False,
     hook: str | None = None,
     seed: int = 0,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Measure a dictionary inside its model: L0, explained variance, CE recovered, delta LM loss (nats), KL, dead and
@@ -34,6 +42,7 @@ def evaluate(
             where the dictionary does not name it.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: a dictionary over several sources, or too few held-out sequences.
 
     Example:
@@ -42,9 +51,15 @@ def evaluate(
     from workbench.analysis.evaluation.run import EvaluationRequest, evaluate_dictionary
     from workbench.dictionaries.reference import find_dictionary
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     request = EvaluationRequest(
-        sequences=sequences, ctx=ctx, model=model, revision=revision, corpus=corpus, seed=seed, probing=probing
+        sequences=sequences,
+        ctx=ctx,
+        model=_id(workspace, model, run),
+        revision=revision,
+        corpus=corpus,
+        seed=seed,
+        probing=probing,
     )
     return evaluate_dictionary(workspace, find_dictionary(workspace, dictionary, hook_name=hook), request, run=run)
 
@@ -63,6 +78,7 @@ def features(
     ctx: int = 128,
     model: str | None = None,
     hook: str | None = None,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Latent records of a dictionary: contexts, histograms, densities, logit effects, neighbours.
@@ -73,6 +89,7 @@ def features(
             model, hook: where the dictionary does not name them.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError: what the dictionary needs and does not say.
 
     Example:
@@ -81,8 +98,10 @@ def features(
     from workbench.analysis.latents.records_run import make_records
     from workbench.dictionaries.reference import find_dictionary
 
-    workspace, run = opened(workspace, run)
-    reference = find_dictionary(workspace, dictionary, store=store, model_name=model, hook_name=hook)
+    workspace, run = opened(workspace, run, replace_results=replace)
+    reference = find_dictionary(
+        workspace, dictionary, store=store, model_name=_id(workspace, model, run), hook_name=hook
+    )
     return make_records(
         workspace,
         reference,
@@ -118,6 +137,7 @@ def explain(
     store: str | None = None,
     model: str | None = None,
     hook: str | None = None,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Label latents: by rule with precision and recall, or (``llm``) by a language model, scored by detection on
@@ -128,6 +148,7 @@ def explain(
             empty = a random ``sample``. min_f1: a rule below it is no label. max_usd: refuse to start above it.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: options that do not go together, a price above ``max_usd``, or latents that fire too seldom.
 
     Example:
@@ -137,8 +158,10 @@ def explain(
     from workbench.analysis.explain.run import explain_by_rule
     from workbench.dictionaries.reference import find_dictionary
 
-    workspace, run = opened(workspace, run)
-    reference = find_dictionary(workspace, dictionary, store=store, model_name=model, hook_name=hook)
+    workspace, run = opened(workspace, run, replace_results=replace)
+    reference = find_dictionary(
+        workspace, dictionary, store=store, model_name=_id(workspace, model, run), hook_name=hook
+    )
     if llm is None:
         refuse_without_model(endpoint=endpoint, latents=latents)
         return explain_by_rule(
@@ -157,6 +180,7 @@ def map(
     *,
     layout: bool = True,
     seed: int = 0,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Nearest neighbours of decoder directions against measured chance, feature-splitting families between widths,
@@ -166,6 +190,7 @@ def map(
         dictionaries: one, or several of one space. layout: compute the UMAP, too.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: dictionaries of different widths or models.
 
     Example:
@@ -174,7 +199,7 @@ def map(
     from workbench.analysis.latents.geometry_run import make_map
     from workbench.dictionaries.reference import find_dictionary
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     ids = [dictionaries] if isinstance(dictionaries, str) else dictionaries
     if layout:
         run.say("neighbours, chance and layout (the layout takes most of the time, more so the first time) …")

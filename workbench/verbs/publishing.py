@@ -25,6 +25,7 @@ def reproduce(
     only: str | None = None,
     workers: int = 0,
     done: Callable[[dict[str, Any]], None] | None = None,
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Re-run the findings of the three papers on the bundled models: effect, interval, control and a verdict each.
@@ -39,6 +40,7 @@ def reproduce(
         The first claim; ``.all`` has every one.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: no such paper or claim.
 
     Example:
@@ -48,7 +50,7 @@ def reproduce(
     from workbench.claims import PAPERS, all_claims
     from workbench.claims.run import run_all
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     if paper not in ("all", *PAPERS):
         raise UsageError(f"paper {paper!r} is not one of the three ({nearest(paper, ['all', *PAPERS])})")
     claims = all_claims(paper)
@@ -62,6 +64,7 @@ def reproduce(
         seeds=seeds,
         quick=quick,
         retrain=retrain,
+        replace=run.replace,
         workers=workers or min(2, system.cores()),
         say=run.say,
         done=done or (lambda document: None),
@@ -77,6 +80,7 @@ def export(
     source: str = "",
     set: Mapping[str, Any] | None = None,
     expect: str = "",
+    replace: bool = False,
     run: Run | None = None,
 ) -> Item:
     """Write a figure as a bundle: PDF, SVG, PNG, CSV, Parquet, LaTeX table, BibTeX, caption, provenance, reproduce.sh;
@@ -87,6 +91,7 @@ def export(
             ``kind/id``; wins over the spec's. set: options of the figure. expect: SHA-256 the data must have.
 
     Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, ConfigError: an unknown figure, option or source. MissingError: the result is not in the workspace.
             CorruptError: the data are not those expected.
 
@@ -96,7 +101,7 @@ def export(
     from workbench.exporting.bundles import bundle, write_bundle
     from workbench.exporting.reading import read_spec
 
-    workspace, run = opened(workspace, run)
+    workspace, run = opened(workspace, run, replace_results=replace)
     wanted = spec if isinstance(spec, FigureSpec) else read_spec(spec)
     changes: dict[str, Any] = {"source": source} if source else {}
     if set:
@@ -107,4 +112,4 @@ def export(
             f"the data of {made.name} have SHA-256 {made.data_sha256}, expected {expect}: the results in"
             f" {workspace.root} are not the same."
         )
-    return write_bundle(made, workspace, command=run.command)
+    return write_bundle(made, workspace, run=run)

@@ -41,4 +41,5 @@ def export_summary(recipe: TrainRecipe, workspace: Workspace, run: Run) -> None:
     source = f"stores/{recipe.store}"
     spec = FigureSpec.model_validate({"figure": "suite_summary", "source": source, "style": {"width": 10.0}})
     command = command_of("export", ["suite_summary"], {"source": source}, {})
-    run.say(f"figure: {write_bundle(bundle(spec, workspace), workspace, command=command).path}")
+    item = write_bundle(bundle(spec, workspace), workspace, run=replace(run, command=command))
+    run.say(f"figure: {item.path}")

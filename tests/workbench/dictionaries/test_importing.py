@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import sae
-from sae.errors import MissingError, UsageError
+from sae.errors import MismatchError, MissingError, UsageError
 from workbench.cli import app
 from workbench.dictionaries.importing import import_dictionary, parse_reference, push_to_hub
 from workbench.dictionaries.reference import find_dictionary
@@ -49,7 +49,7 @@ def test_a_folder_becomes_a_complete_dictionary(tmp_path, name):
     before = item.digest
     assert import_dictionary(ws, str(folder), id="theirs").digest == before  # reused
     (folder / "cfg.json").write_text((folder / "cfg.json").read_text() + " ")
-    with pytest.raises(UsageError, match="--id"):
+    with pytest.raises(MismatchError, match=r"imported/layers\.3: version .*--id"):
         import_dictionary(ws, str(folder), id="theirs")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from sae.errors import ConfigError, MissingError, UsageError
+from sae.errors import ConfigError, MismatchError, MissingError, UsageError
 from sae.trainer import Trainer
 from workbench import Run
 from workbench.activations import HarvestRecipe, harvest
@@ -27,12 +29,17 @@ RECIPE = TrainRecipe(
 def small(tmp_path_factory):
     """A store of both bundled models on random tokens: two hooks each, 64 sequences of 48 tokens."""
     ws = Workspace(tmp_path_factory.mktemp("training") / "ws")
-    tokens = np.random.default_rng(0).integers(1, 500, (64, 48)).astype(np.int32)
+    _random_store(ws, "small", seed=0)
+    return ws
+
+
+def _random_store(ws, id, *, seed):
+    tokens = np.random.default_rng(seed).integers(1, 500, (64, 48)).astype(np.int32)
     tokens[:, 0] = 0
     plan = TokenPlan(tokens, np.arange(64, dtype=np.int32), np.zeros(64, np.uint8), {"made": "random"})
     recipe = HarvestRecipe.model_validate(
         {
-            "id": "small",
+            "id": id,
             "hooks": ["L0R", "L1R"],
             "n_seq": 64,
             "ctx": 48,
@@ -41,7 +48,6 @@ def small(tmp_path_factory):
         }
     )
     harvest(recipe, ws, plan=plan)
-    return ws
 
 
 @pytest.fixture
@@ -49,8 +55,6 @@ def ws(small, tmp_path):
     """An empty workspace beside the same store."""
     out = Workspace(tmp_path / "ws")
     (out.root / "stores").mkdir()
-    import shutil
-
     shutil.copytree(small.path("stores", "small"), out.path("stores", "small"))
     return out
 
@@ -77,8 +81,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit(ws, tmp_path, monkeypatch):
     whole = train_recipe(recipe, ws)[0]
     want = load_file(ws.path("dictionaries", whole) / "sae_weights.safetensors")
 
-    import shutil
-
     other = Workspace(tmp_path / "other")
     shutil.copytree(ws.path("stores", "small"), other.path("stores", "small"))
     step = Trainer.step
@@ -98,6 +100,69 @@ def test_an_interrupted_run_goes_on_bit_for_bit(ws, tmp_path, monkeypatch):
     assert seen[0] > 0 and seen[-1] == recipe.steps - 1
     got = load_file(other.path("dictionaries", whole) / "sae_weights.safetensors")
     assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data_seed": 1}, "data_seed: 0 there, 1 asked"),
+        ({"batch_size": 128, "tokens": 128 * 12}, "batch_size: 256 there, 128 asked"),
+        ({"tokens": 256 * 13}, r"training steps \(tokens / batch_size\): 12 there, 13 asked"),
+        ({"sae": {"lr": 1e-3}}, r"lr: 0\.002 there, 0\.001 asked"),
+        ({"store": "other"}, r"store \(digest of its rows\)"),
+    ],
+)
+def test_an_interrupted_run_goes_on_with_nothing_else(ws, tmp_path, monkeypatch, change, says):
+    """Killed, changed, run again: refused by name; replaced, it has the bytes of a run that nothing disturbed."""
+    recipe = RECIPE.model_copy(update={"sources": ("mini-mamba",), "ks": (4,)})
+    changed = recipe.model_copy(update=change)
+    if changed.store == "other":
+        _random_store(ws, "other", seed=1)
+    step = Trainer.step
+
+    def interrupted(self, *args):
+        if self.steps_done == 7:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(recipe, ws)
+    with pytest.raises(MismatchError, match=says) as refused:
+        train_recipe(changed, ws)
+    assert "--replace" in str(refused.value) and not ws.items("dictionaries")
+    id = train_recipe(changed, ws, run=Run(replace=True))[0]
+    apart = Workspace(tmp_path / "apart")
+    (apart.root / "stores").mkdir()
+    shutil.copytree(ws.path("stores", changed.store), apart.path("stores", changed.store))
+    train_recipe(changed, apart)
+    for name in ("sae_weights.safetensors", "cfg.json", "manifest.json"):
+        assert (ws.path("dictionaries", id) / name).read_bytes() == (apart.path("dictionaries", id) / name).read_bytes()
+    assert sorted(p.name for p in (ws.root / "dictionaries").iterdir()) == [id]
+
+
+def test_a_dictionary_stays_until_the_new_one_is_whole(ws, monkeypatch):
+    recipe = RECIPE.model_copy(update={"sources": ("mini-mamba",), "ks": (4,)})
+    id = train_recipe(recipe, ws)[0]
+    before = ws.get("dictionaries", id).digest
+    changed, again, step = recipe.model_copy(update={"data_seed": 1}), Run(replace=True), Trainer.step
+
+    def interrupted(self, *args):
+        if self.steps_done == 7:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(changed, ws, run=again)
+    assert ws.get("dictionaries", id).digest == before and [i.id for i in ws.items("dictionaries")] == [id]
+    seen = []
+    monkeypatch.setattr(Trainer, "step", lambda self, *args: (seen.append(self.steps_done), step(self, *args))[1])
+    train_recipe(changed, ws, run=again)
+    assert seen[0] > 0, "the interrupted replacement goes on"
+    assert ws.get("dictionaries", id).digest != before and not (ws.root / "dictionaries" / ".next").exists()
 
 
 def test_bad_recipes_name_the_value_and_the_remedy(small):

@@ -17,9 +17,11 @@ from sae.errors import OutOfSpace
 from sae.files import write_bytes
 from workbench.exporting.bundles import Bundle, write_bundle
 from workbench.results.lists import LatentList, read_lists, save_list
+from workbench.run import Run
 from workbench.workspace import Workspace
 
 pytestmark = pytest.mark.faults
+AGAIN = Run(command="c", replace=True)
 # what a process asks of the file system, each a place to die at
 CALLS = (
     "open",
@@ -80,12 +82,12 @@ def test_killed_at_every_call_of_an_export(tmp_path: Path) -> None:
 
     ws = Workspace(tmp_path / "ws")
     old, new = made("old"), made("new")
-    write_bundle(new, Workspace(tmp_path / "other"), command="c")
+    write_bundle(new, Workspace(tmp_path / "other"), run=AGAIN)
     whole = exported(Workspace(tmp_path / "other"))
     outcomes, n, before = set(), 1, exported(ws)
     for first in (True, False):
         n = 1
-        while killed_at(n, lambda: write_bundle(new, ws, command="c")):
+        while killed_at(n, lambda: write_bundle(new, ws, run=AGAIN)):
             found = exported(ws)
             assert found in (before, whole), f"half a bundle after call {n}"
             outcomes.add((first, found == whole))
@@ -97,7 +99,7 @@ def test_killed_at_every_call_of_an_export(tmp_path: Path) -> None:
         _reset(ws, old)
         before = exported(ws)
     assert outcomes >= {(True, False), (False, False), (False, True)}
-    write_bundle(new, ws, command="c")  # the same command simply works afterwards
+    write_bundle(new, ws, run=AGAIN)  # the same command simply works afterwards
     assert exported(ws) == whole
 
 
@@ -106,7 +108,7 @@ def _reset(ws: Workspace, bundle: Bundle | None) -> None:
 
     shutil.rmtree(ws.root / "exports", ignore_errors=True)
     if bundle is not None:
-        write_bundle(bundle, ws, command="c")
+        write_bundle(bundle, ws, run=AGAIN)
 
 
 def test_killed_at_every_call_of_a_table_and_a_list(tmp_path: Path) -> None:
@@ -127,13 +129,13 @@ def test_killed_at_every_call_of_a_table_and_a_list(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_the_old_bundle(tmp_path: Path) -> None:
     ws = Workspace(tmp_path / "ws")
-    write_bundle(made("old"), ws, command="c")
+    write_bundle(made("old"), ws, run=AGAIN)
     before = exported(ws)
     limit, signalled = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024, limit[1]))
     try:
         with pytest.raises(OutOfSpace, match=r"no space left for .*x\.12345678.*Free some space"):
-            write_bundle(made("a longer text that does not fit " * 40), ws, command="c")
+            write_bundle(made("a longer text that does not fit " * 40), ws, run=AGAIN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, signalled)

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from sae.errors import ConfigError, CorruptError, NonFiniteError, UsageError
+from sae.errors import ConfigError, CorruptError, MismatchError, NonFiniteError
 from sae.strict import parse_config
 from workbench.cli import app
 from workbench.config import data_dir, read_recipe
 from workbench.corpus import CorpusConfig
 from workbench.models import load_model, revisions
 from workbench.models.pretrain import Pretraining, PretrainRecipe, batch_at, build_model, hf_config, make_optimizer
+from workbench.models.pretrained import open_run
 from workbench.models.tokenizer import read_tokenizer
 from workbench.workspace import Workspace
 
@@ -131,20 +132,37 @@ def test_kinds_can_count_more_from_a_step_on(tokenizer, texts, tmp_path):
 
 def test_a_run_is_not_continued_with_another_recipe(tokenizer, texts, tmp_path):
     list(Pretraining(_recipe(texts), tmp_path, tokenizer).run(until=2))
-    with pytest.raises(UsageError, match="another recipe"):
+    with pytest.raises(MismatchError, match=r"lr: 0\.002 there, 0\.0001 asked.*--replace"):
         Pretraining(_recipe(texts, lr=1e-4), tmp_path, tokenizer)
+    other = texts.model_copy(update={"seed": 5})
+    with pytest.raises(MismatchError, match=r"corpus\.seed: 0 there, 5 asked"):
+        Pretraining(_recipe(other), tmp_path, tokenizer)
     assert (
         Pretraining(_recipe(texts, steps=8, snapshots=(0,)), tmp_path, tokenizer).step == 2
     )  # only longer: the past is the same
     longer = _recipe(texts, steps=9, cycles=((6, 1e-3),))
     list(Pretraining(_recipe(texts), tmp_path, tokenizer).run())
-    with pytest.raises(UsageError, match="another recipe"):
+    with pytest.raises(MismatchError, match="steps: 6 there, 8 asked"):
         Pretraining(_recipe(texts, steps=8), tmp_path, tokenizer)
     assert Pretraining(longer, tmp_path, tokenizer).step == 6  # the first decay is kept, a second one follows
     state = tmp_path / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CorruptError, match="cannot be resumed"):
         Pretraining(_recipe(texts), tmp_path, tokenizer)
+
+
+def test_replace_trains_an_interrupted_run_of_another_recipe_anew(tokenizer, texts, tmp_path):
+    ws, apart = Workspace(tmp_path / "ws"), Workspace(tmp_path / "apart")
+    list(open_run(_recipe(texts), ws, tokenizer).run(until=2))
+    changed = _recipe(texts.model_copy(update={"seed": 5}))
+    with pytest.raises(MismatchError, match=r"corpus\.seed"):
+        open_run(changed, ws, tokenizer)
+    again, undisturbed = open_run(changed, ws, tokenizer, replace=True), open_run(changed, apart, tokenizer)
+    assert again.step == 0
+    for run in (again, undisturbed):
+        list(run.run())
+    last = f"step{changed.steps}/model.safetensors"
+    assert (again.work / last).read_bytes() == (undisturbed.work / last).read_bytes()
 
 
 def test_divergence_is_an_error_not_a_result(tokenizer, texts, tmp_path):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sae.errors import CorruptError, MissingError, NonFiniteError, UserError
+from sae.errors import CorruptError, MismatchError, MissingError, NonFiniteError, UserError
 
 
 class StoreBusy(UserError):
     """A live harvest with a different plan is writing this store."""
 
 
-class StoreMismatch(UserError):
+class StoreMismatch(MismatchError):
     """A store exists and was planned differently: the message names the field and both values."""
 
 
@@ -46,5 +46,5 @@ class NonFiniteActivation(NonFiniteError):
         self.seq, self.pos, self.stream = seq, pos, stream
 
 
-class ResumeMismatch(UserError):
+class ResumeMismatch(MismatchError):
     """The data order to resume is not the one that was interrupted: the message names what differs."""

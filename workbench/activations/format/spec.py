@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sae import system
+from sae.changes import ABSENT, changes
 from sae.errors import ConfigError, CorruptError, MissingError, NewerSchemaError, UsageError
 from sae.files import canonical_json, parse_json, sha256_json
 from sae.strict import StrictConfig, nearest, parse_config
@@ -250,15 +251,11 @@ def read_spec(folder: Path) -> StoreSpec:
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """``field: old is …, new is …`` for every leaf in which two JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            d
-            for k in sorted(old.keys() | new.keys())
-            for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}[{i}]")]
-    return [] if old == new else [f"{path}: the store has {json.dumps(old)[:100]}, the request {json.dumps(new)[:100]}"]
+    return [f"{c.key}: the store has {_shown(c.there)}, the request {_shown(c.asked)}" for c in changes(old, new, path)]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(None if value is ABSENT else value)[:100]
 
 
 def check_same(stored: StoreSpec, wanted: StoreSpec, where: str) -> None:
@@ -272,6 +269,6 @@ def check_same(stored: StoreSpec, wanted: StoreSpec, where: str) -> None:
         found.sort(key=lambda line: line.startswith(("recipe", "made_by")))
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
         raise StoreMismatch(
-            f"{where} was planned differently. {'; '.join(found[:4])}{more}. Give the recipe another id, or remove the"
-            " store."
+            f"{where} was planned differently. {'; '.join(found[:4])}{more}. --replace makes it anew (the old one"
+            " stays until the new one is whole), or give the recipe another id."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 from sae.errors import UsageError
-from sae.files import sha256_file
 from sae.strict import nearest
 from workbench.activations.format.spec import StoreSpec
 
@@ -125,27 +123,3 @@ def widths(model: Any, token: int, names: list[str]) -> dict[str, int]:
     """Numbers per row of some hooks, by running two tokens."""
     seen = capture(model, torch.full((1, 2), token, dtype=torch.int64, device=next(model.parameters()).device), names)
     return {n: v.shape[-1] for n, v in seen.items()}
-
-
-def weights_of_files(name: str, revision: str | None) -> str | None:
-    """Digest of a model folder's configuration and weights at a revision, without loading them; None for hub models."""
-    from workbench.models.load import find_folder, resolve_revision
-
-    folder = find_folder(name)
-    if folder is None:
-        return None
-    snapshot = resolve_revision(name, revision)
-    files = [folder / "config.json", *sorted((folder / snapshot if snapshot else folder).glob("*.safetensors"))]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def weights_of_model(model: Any) -> str:
-    """Digest of a loaded model's parameters and buffers by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(value.detach().float().cpu().numpy()).tobytes())
-    return digest.hexdigest()

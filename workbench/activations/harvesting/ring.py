@@ -67,8 +67,9 @@ class StreamingStore(ActivationStore):
     def from_recipe(cls, recipe: Any, workspace: Any, *, capacity: int, plan: Any = None) -> StreamingStore:
         """A stream of a :class:`~workbench.activations.HarvestRecipe`; it lives where its store would."""
         from workbench.activations.harvesting.forward import ModelProducer
-        from workbench.activations.harvesting.run import prepare
+        from workbench.activations.harvesting.run import prepare, with_ids
 
+        recipe = with_ids(recipe, workspace)
         spec, plan, models = prepare(recipe, plan)
         producer = ModelProducer(spec, plan.tokens, models, device=recipe.device)
         return cls(

@@ -6,6 +6,7 @@ Any number of processes may run the same recipe on the same workspace, on one ma
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sae.changes import Change, changes, said
 from sae.errors import MissingError, UsageError, UserError
 from workbench.activations.format.errors import StoreMismatch
-from workbench.activations.format.spec import Source, StoreSpec, Stream, differences, read_spec
+from workbench.activations.format.seal import SEAL_JSON
+from workbench.activations.format.spec import STORE_JSON, Source, StoreSpec, Stream, read_spec
 from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
 from workbench.activations.read.store import say_old_rule
 from workbench.activations.write.fill import check_writable, fill, missing
 from workbench.corpus import TokenContract, TokenPlan, plan_tokens
+from workbench.corpus.documents import corpus_inputs
 from workbench.corpus.plan import HELDOUT_SHARE
+from workbench.results.reuse import mismatch, models_by_name, plain
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Workspace
@@ -42,7 +47,8 @@ def harvest(
     plan: TokenPlan | None = None,
     run: Run = QUIET,
 ) -> Path:
-    """Make the store of a recipe, or what is missing of it; returns its folder. A complete one is reused as it is.
+    """Make the store of a recipe, or what is missing of it; returns its folder. A complete one of the same recipe,
+    weights and text is reused as it is; another one is refused, or stays until the new one is whole (``run.replace``).
 
     Args:
         workers: processes to share the work (default: the recipe's).
@@ -52,24 +58,35 @@ def harvest(
         StoreMismatch: a store of this id was made from another recipe, other weights or other tokens. StoreBusy,
         ReadOnlyStore, OutOfSpace, NonFiniteActivation: see their messages.
     """
+    recipe = with_ids(recipe, workspace, run)
     folder = workspace.path("stores", recipe.id)
-    if workspace.complete("stores", recipe.id):
-        _check_reuse(folder, recipe)
+    target = _where(workspace, recipe, run)
+    if target is None:
         say_old_rule(read_spec(folder), run)
         return folder
-    check_writable(folder)
+    check_writable(target)
     command = run.command or f"workbench harvest {recipe.id}"
     with run.bar(f"harvest {recipe.id}", None, "shard") as bar:
         if (workers or recipe.workers) > 1:
-            _run_workers(recipe, workspace, workers or recipe.workers, command, bar.reach)
+            _run_workers(recipe, workspace, target, workers or recipe.workers, command, bar.reach)
         else:
-            harvest_here(recipe, workspace, plan=plan, command=command, on_shard=bar.reach)
+            harvest_here(recipe, target, plan=plan, command=command, on_shard=bar.reach)
+    if target != folder:
+        workspace.take_place("stores", recipe.id)
     return folder
+
+
+def with_ids(recipe: HarvestRecipe, workspace: Workspace, run: Run = QUIET) -> HarvestRecipe:
+    """The recipe with its model folders called by their ids: a store holds no path."""
+    from workbench.models.pointers import by_id
+
+    sources = tuple(s.model_copy(update={"model": by_id(workspace, s.model, run=run)}) for s in recipe.sources)
+    return recipe.model_copy(update={"sources": sources})
 
 
 def harvest_here(
     recipe: HarvestRecipe,
-    workspace: Workspace,
+    folder: Path,
     *,
     plan: TokenPlan | None = None,
     slot: int = 0,
@@ -77,12 +94,11 @@ def harvest_here(
     command: str = "",
     on_shard: OnShard | None = None,
 ) -> Path:
-    """:func:`harvest` in this process, as worker ``slot`` of ``slots``."""
+    """Fill the store in ``folder`` in this process, as worker ``slot`` of ``slots``."""
     import torch
 
     from workbench.activations.harvesting.forward import ModelProducer
 
-    folder = workspace.new_path("stores", recipe.id)
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
@@ -167,9 +183,10 @@ def _load(s: SourceRecipe, recipe: HarvestRecipe, plan: TokenPlan) -> tuple[Any,
     Raises:
         UsageError: it names no hooks, cannot read the plan's tokens, or has fewer positions than ``ctx``.
     """
-    from workbench.activations.harvesting.forward import resolve_hooks, weights_of_files, weights_of_model, widths
+    from workbench.activations.harvesting.forward import resolve_hooks, widths
     from workbench.models import load_model
     from workbench.models.limits import check_context
+    from workbench.models.weights import weights_of_files, weights_of_model
 
     model = _to(load_model(s.model, s.revision), recipe)
     check_context(model, recipe.ctx, s.source)
@@ -304,41 +321,63 @@ def made_by() -> dict[str, str]:
     return out
 
 
-def _check_reuse(folder: Path, recipe: HarvestRecipe) -> None:
-    """A complete store serves a recipe if the recipe and the models' weights are the same.
+def _where(workspace: Workspace, recipe: HarvestRecipe, run: Run) -> Path | None:
+    """Where the store of a recipe is filled; None where it is there already.
 
     Raises:
-        StoreMismatch: naming what differs.
+        StoreMismatch: one exists that was made from something else, and the run does not say ``replace``.
     """
-    from workbench.activations.harvesting.forward import weights_of_files
-
+    folder, anew = workspace.new_path("stores", recipe.id), workspace.next_path("stores", recipe.id)
+    complete = workspace.complete("stores", recipe.id)
+    if not complete and (not run.replace or not (folder / STORE_JSON).exists()):
+        return folder  # an interrupted harvest goes on; one by another plan is refused there
     stored = read_spec(folder)
-    found = differences(stored.recipe, recipe.content())
-    for have, s in zip(stored.sources, recipe.sources, strict=False):
-        weights = weights_of_files(s.model, s.revision)
-        if not found and weights is not None and weights != have.weights:
-            found.append(
-                f"weights of {s.source}: the store was made from {have.weights[:12]}, the model now has {weights[:12]}"
-            )
+    found = _differences(stored, recipe)
+    if complete and not found:
+        made = stored.made_by.get("workbench", __version__)
+        run.say(f"{recipe.id}: complete, {'' if made == __version__ else f'made by version {made}, '}reused")
+        return None
+    if not complete and not found and stored.made_by == made_by():
+        return folder
+    if not run.replace:
+        raise StoreMismatch(str(mismatch(f"store {recipe.id!r}", found, "or give the recipe another id")), found)
+    run.say(f"{recipe.id}: harvested anew ({said(found) or 'with other libraries'})")
+    if (anew / STORE_JSON).exists():
+        other = read_spec(anew)
+        if _differences(other, recipe) or other.made_by != made_by() or (anew / SEAL_JSON).exists():
+            shutil.rmtree(anew)  # an interrupted replacement by something else
+    return anew
+
+
+def _differences(stored: StoreSpec, recipe: HarvestRecipe) -> list[Change]:
+    """In what a store is not what a recipe asks for: the recipe, the weights of its models, the text of its files."""
+    from workbench.models.weights import weights_of_files
+
+    found = changes(models_by_name(plain(stored.recipe)), plain(recipe.content()))
     if found:
-        raise StoreMismatch(
-            f"store {recipe.id!r} exists and was made from something else. {'; '.join(found[:4])}. Give the recipe"
-            f" another id, or remove {folder}."
-        )
+        return found
+    for have, s in zip(stored.sources, recipe.sources, strict=True):
+        weights = weights_of_files(s.model, s.revision)
+        if weights is not None and weights != have.weights:
+            found.append(Change(f"weights of {s.source}", have.weights[:12], weights[:12]))
+    text = stored.plan.get("about", {}).get("corpus_digest")
+    now = corpus_inputs(recipe.corpus) if text else []
+    return found + [Change(f"text of {i.id}", text[:12], i.digest[:12]) for i in now if i.digest != text]
 
 
-def _run_workers(recipe: HarvestRecipe, workspace: Workspace, n: int, command: str, on_shard: OnShard) -> None:
+def _run_workers(
+    recipe: HarvestRecipe, workspace: Workspace, folder: Path, n: int, command: str, on_shard: OnShard
+) -> None:
     """Run ``n`` worker processes to the end, telling how many shards there are meanwhile; on Ctrl-C they are stopped
     too.
     """
-    folder = workspace.path("stores", recipe.id)
     program = [sys.executable, "-m", "workbench.activations.harvesting.worker"]
     logs = [tempfile.TemporaryFile() for _ in range(n)]  # noqa: SIM115 (read after the workers end)
     processes = []
     try:
         for slot in range(n):
             p = subprocess.Popen(
-                [*program, str(workspace.root), str(slot), str(n), command],
+                [*program, str(workspace.root), str(folder), str(slot), str(n), command],
                 stdin=subprocess.PIPE,
                 stderr=logs[slot],
                 stdout=logs[slot],

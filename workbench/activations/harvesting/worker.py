@@ -1,6 +1,6 @@
 """One harvest worker process.
 
-``python -m workbench.activations.harvesting.worker WORKSPACE SLOT SLOTS COMMAND``, the recipe as JSON on stdin.
+``python -m workbench.activations.harvesting.worker WORKSPACE FOLDER SLOT SLOTS COMMAND``, the recipe as JSON on stdin.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 from workbench.activations.write.interrupts import Terminated, on_sigterm
 
@@ -23,7 +24,8 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, on_sigterm)
     parent = os.getppid()
-    root, slot, slots, command = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    root, folder, slot, slots, command = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    Workspace(root)  # knows the models that the recipe names by id
     recipe = parse_config(HarvestRecipe, json.load(sys.stdin), where="recipe")
 
     def stop_with_parent(done: int, total: int) -> None:
@@ -31,7 +33,7 @@ def main() -> int:
             raise Terminated
 
     try:
-        harvest_here(recipe, Workspace(root), slot=slot, slots=slots, command=command, on_shard=stop_with_parent)
+        harvest_here(recipe, folder, slot=slot, slots=slots, command=command, on_shard=stop_with_parent)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

@@ -47,6 +47,7 @@ class Batches:
     epochs: int | None = None
     threads: int = THREADS
     on_group: Callable[[int, int], None] | None = None
+    content: str = ""  # digest of the store's shards
 
     def starting_at(self, step: int) -> Batches:
         """The same batches from step ``step`` (counted from the first batch of epoch 0) on. Costs nothing."""
@@ -82,6 +83,7 @@ class Batches:
         """Everything that decides the batches, to be kept in a checkpoint."""
         return {
             "store_id": self.store_id,
+            "store_content": self.content,
             "streams": [[s.source, s.hook] for s in self.streams],
             "batch_size": self.batch_size,
             "order": self.order.contract(),

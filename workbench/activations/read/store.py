@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sae.errors import UsageError
+from sae.files import sha256_json
 from sae.strict import nearest
 from workbench.activations.format.errors import ShardCorrupt, StoreIncomplete
 from workbench.activations.format.layout import Container
@@ -57,6 +58,11 @@ class ActivationStore:
         self.skipped = seal.skipped if seal else ()
         r = spec.rows_per_seq
         self._skipped_rows = tuple((i * r, (i + 1) * r) for i in sorted(self.skipped))
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of everything in the shards, whatever command made them; empty where the store is not complete."""
+        return "" if self._seal is None else sha256_json({name: seal for name, (_, seal) in self._seal.shards.items()})
 
     @classmethod
     def open(cls, path: str | Path) -> ActivationStore:
@@ -312,6 +318,7 @@ class ActivationStore:
                 start,
                 epochs,
                 threads,
+                content=self.content,
             )
         )
 

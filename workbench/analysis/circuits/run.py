@@ -18,7 +18,9 @@ from workbench.analysis.circuits.paths import is_mamba
 from workbench.analysis.circuits.table import EXAMPLES, OFFSETS, Circuits
 from workbench.analysis.circuits.tasks import make_prompts, read_task
 from workbench.corpus.shown import displayed_vocab
-from workbench.provenance import Input, read_manifest
+from workbench.models.weights import model_inputs
+from workbench.provenance import Input
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
@@ -47,7 +49,9 @@ def make_circuits(
         UsageError, MissingError: an unknown task, model or snapshot.
     """
     from workbench.models.load import load_model, model_id, resolve_revision
+    from workbench.models.pointers import by_id
 
+    model_name = by_id(workspace, model_name, run=run)
     config = read_task(task)
     check_metrics(metrics)
     id = check_id(f"{model_id(model_name)}{f'@{revision}' if revision else ''}.{config.name}")
@@ -64,10 +68,9 @@ def make_circuits(
         "metrics": list(metrics),
     }
     recipe |= {"seed": seed, "control": control, "share_intervals": "signs kept"}
-    if workspace.complete("circuits", id):
-        have = read_manifest(workspace.path("circuits", id))
-        if source in have.inputs and have.recipe == recipe:
-            return workspace.get("circuits", id)
+    words = {"n_prompts": "prompts"}
+    if (have := reusable(workspace, "circuits", id, recipe=recipe, inputs=[source], run=run, words=words)) is not None:
+        return have
     prompts = make_prompts(
         config, n_prompts, vocab_size=bridge.cfg.d_vocab, tokenizer=bridge.tokenizer, seed=seed, length=length
     )
@@ -90,6 +93,7 @@ def make_circuits(
         "offsets": list(OFFSETS),
         "metrics": list(found.metrics),
     }
+    about |= {"weights": read[0].digest} if (read := model_inputs([(model_name, revision)])) else {}
     with workspace.create(
         "circuits",
         id,

@@ -6,6 +6,8 @@ from sae.errors import UsageError
 from workbench.analysis.comparison.compare import CompareRecipe, compare
 from workbench.analysis.comparison.sides import Group, find_group, model_seed_of, sae_seed_of, untrained_of
 from workbench.analysis.comparison.tables import write_comparison
+from workbench.provenance import Input
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
@@ -23,9 +25,10 @@ def compare_and_write(
     """Compare A and B (on the tokens of ``store``, by default A's own) and write ``matches/<a>__<b>/``; a complete
     comparison of the same dictionaries and recipe is reused.
 
-    It is made again when a dictionary changed, or when one that could serve as a skyline has come to the workspace.
+    It is another one when a dictionary changed, or when one that could serve as a skyline has come to the workspace.
 
     Raises:
+        MismatchError: one of other dictionaries or of another recipe is there.
         UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
     """
     sides = find_group(workspace, a, pattern=pattern), find_group(workspace, b, pattern=pattern)
@@ -34,14 +37,10 @@ def compare_and_write(
             f"{a!r} and {b!r} are the same dictionaries: every latent would be its own best match. Name two."
         )
     id = check_id(f"{sides[0].name}__{sides[1].name}")
-    if workspace.complete("matches", id):
-        have = workspace.get("matches", id).manifest
-        if (
-            have.recipe == recipe.model_dump(mode="json")
-            and store in (None, have.metadata.get("store"))
-            and {i.digest for i in have.inputs if i.kind == "dictionaries"} == _inputs(workspace, sides, recipe)
-        ):
-            return workspace.get("matches", id)
+    inputs = _inputs(workspace, sides, recipe, store)
+    wanted = recipe.model_dump(mode="json")
+    if (have := reusable(workspace, "matches", id, recipe=wanted, inputs=inputs, run=run)) is not None:
+        return have
     with run.bar(f"{a} × {b}", parts_of(workspace, a, b, recipe, pattern=pattern), "part") as bar:
         found = compare(workspace, *sides, recipe, store=store, bar=bar)
     from workbench.analysis.latents.records_run import model_vocab
@@ -63,9 +62,11 @@ def _groups(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRec
     return groups
 
 
-def _inputs(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRecipe) -> set[str]:
-    """Digests of all dictionaries the comparison would read."""
-    return {s.input.digest for g in _groups(workspace, sides, recipe) for s in g.references}
+def _inputs(workspace: Workspace, sides: tuple[Group, Group], recipe: CompareRecipe, store: str | None) -> list[Input]:
+    """All dictionaries the comparison would read, and the store whose tokens it is on."""
+    read = {s.id: s.input for g in _groups(workspace, sides, recipe) for s in g.references}
+    tokens = store or sides[0].references[0].metadata.get("store")
+    return [*read.values(), *(i.as_input() for i in workspace.items("stores") if i.id == tokens)]
 
 
 def parts_of(workspace: Workspace, a: str, b: str, recipe: CompareRecipe, *, pattern: str = "") -> int:

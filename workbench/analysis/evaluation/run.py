@@ -11,8 +11,10 @@ import numpy as np
 from sae.errors import MissingError, UsageError
 from sae.files import write_json
 from workbench.corpus.config import corpus_config, corpus_name
+from workbench.corpus.documents import text_inputs
 from workbench.dictionaries.reference import DictionaryRef
-from workbench.provenance import read_manifest
+from workbench.models.weights import model_inputs
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
@@ -83,10 +85,14 @@ def evaluate_dictionary(
     id = check_id(reference.id + request.suffix())
     recipe = {k: getattr(request, k) for k in request.__dataclass_fields__}
     recipe["corpus"] = corpus_name(request.corpus) if request.corpus else None
-    if workspace.complete("evaluations", id):
-        have = read_manifest(workspace.path("evaluations", id))
-        if reference.input in have.inputs and have.recipe == recipe:
-            return workspace.get("evaluations", id)
+    name, revision = (
+        request.model or reference.model_name,
+        request.revision or (None if request.model else reference.revision),
+    )
+    inputs = [reference.input, *reference.store_inputs(workspace), *model_inputs([(name, revision)])]
+    inputs += text_inputs(request.corpus)
+    if (have := reusable(workspace, "evaluations", id, recipe=recipe, inputs=inputs, run=run)) is not None:
+        return have
     from workbench.analysis.evaluation.evaluate import (
         decoder_statistics,
         density_quantiles,
@@ -95,10 +101,6 @@ def evaluate_dictionary(
     )
     from workbench.models import load_model
 
-    name, revision = (
-        request.model or reference.model_name,
-        request.revision or (None if request.model else reference.revision),
-    )
     model = load_model(name, revision) if model is None else model
     tokens, about = heldout_tokens(workspace, reference, request, model, run)
     dictionary = reference.load()
@@ -132,7 +134,7 @@ def evaluate_dictionary(
         replace=True,
         command=run.command,
         recipe=recipe,
-        inputs=[reference.input],
+        inputs=inputs,
         numbers=numbers,
         metadata=metadata,
     ) as folder:
@@ -226,12 +228,7 @@ def heldout_tokens(
 
 
 def _store_or_none(workspace: Workspace, reference: DictionaryRef) -> Any:
-    if not reference.metadata.get("store"):
-        return None
-    try:
-        return reference.store(workspace)
-    except MissingError:
-        return None
+    return reference.store_or_none(workspace)
 
 
 def store_corpus(store: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,13 @@ from sae import SAE, TopKConfig, TopKSAE
 from sae import train as train_sae
 from sae.presets import preset
 from sae.refitting import refit
-from workbench.dictionaries.publish import publish
+from workbench.analysis.evolution.plan import OTHERWISE
+from workbench.analysis.evolution.recipe import recorded_recipe, training_content
+from workbench.corpus.documents import corpus_inputs
+from workbench.dictionaries.publish import publish, work_folder
+from workbench.models.weights import model_inputs
+from workbench.provenance import Input, Manifest
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.stats import Estimate, interval95
 from workbench.workspace import Workspace, dictionary_id
@@ -43,6 +49,8 @@ class WarmTopKConfig(TopKConfig):
 
     ``start_scale`` is the factor that its training rows were multiplied with; a saved dictionary has it folded in.
     """
+
+    PLACES: ClassVar[frozenset[str]] = frozenset({"start"})
 
     start: str = ""
     start_scale: float = 1.0
@@ -117,10 +125,12 @@ def track(
                 config = config.model_copy(update={"start": start, "start_scale": start_scale})
             id = tracked_id(recipe, source, kind)
             ids[kind].append(id)
-            if workspace.complete("dictionaries", id):
+            made_from = [workspace.get("dictionaries", before).as_input()] if before else []
+            made_from += [*model_inputs([(source.model, source.revision)]), *corpus_inputs(recipe.corpus)]
+            if _made(recipe, workspace, source, id, made_from, run):
                 continue
             run.say(f"{id}: {'warm start from ' + before if before else 'from random directions'}")
-            _train_one(recipe, workspace, source, config, batches, id, before, run)
+            _train_one(recipe, workspace, source, config, batches, id, before, made_from, run)
         if "warm" in kinds:
             first = next(iter(batches))  # the batch that set this SAE's scale
             start, start_scale = (
@@ -128,6 +138,38 @@ def track(
                 float(TopKSAE(width, 1, 1).measure_scale(first)[0]),
             )
     return ids
+
+
+def _made(
+    recipe: EvolveRecipe, workspace: Workspace, source: Source, id: str, made_from: list[Input], run: Run
+) -> bool:
+    """Whether the workspace holds this SAE.
+
+    Raises:
+        MismatchError: it was made with other settings, from other weights, or from another SAE before it.
+    """
+
+    def content(recipe: EvolveRecipe) -> dict[str, Any]:
+        """The crosscoder's own settings count as far as an SAE shares them."""
+        values = training_content(recipe, [source.name])
+        few = {"preset": recipe.preset if recipe.preset == FEW_STEPS else ""}
+        return {k: v for k, v in values.items() if k not in ("store", "common_basis", "crosscoder")} | few
+
+    def recorded(m: Manifest) -> dict[str, Any]:
+        made = recorded_recipe(m)
+        return {"made by": m.command or "another command"} if made is None else content(made)
+
+    have = reusable(
+        workspace,
+        "dictionaries",
+        id,
+        recipe=content(recipe),
+        inputs=made_from,
+        run=run,
+        recorded=recorded,
+        otherwise=OTHERWISE,
+    )
+    return have is not None
 
 
 def _train_one(
@@ -138,9 +180,12 @@ def _train_one(
     batches: OnlineBatches,
     id: str,
     before: str | None,
+    made_from: list[Input],
     run: Run,
 ) -> None:
     """One SAE of a baseline, into ``dictionaries/<id>``."""
+    from sae.loop import contract
+
     about = {
         "model_name": source.model,
         "revision": source.revision,
@@ -149,7 +194,7 @@ def _train_one(
         "context_size": recipe.ctx,
         "warm_start": before,
     }
-    folder = workspace.path("dictionaries", id)
+    folder = work_folder(workspace, id, contract(config, recipe.steps, batches), run, otherwise=OTHERWISE)
     folder.mkdir(parents=True, exist_ok=True)
     made = train_sae(config, batches, total_steps=recipe.steps, out=folder, resume=True, metadata=about)
     if (
@@ -158,10 +203,11 @@ def _train_one(
         n = min(-(-recipe.refit // recipe.batch_size), recipe.steps)
         refit(made, itertools.islice(batches.starting_at(recipe.steps - n), n)).save(folder)
     publish(
+        workspace,
         folder,
         id,
         recipe=recipe,
-        inputs=[workspace.get("dictionaries", before).as_input()] if before else [],
+        inputs=made_from,
         numbers={"d_in": config.d_in, "d_sae": config.d_sae, "k": config.k, "steps": recipe.steps},
         metadata=about | {"kind": "sae", "seed": recipe.seed},
         run=run,

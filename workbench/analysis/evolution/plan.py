@@ -8,9 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from workbench.analysis.evolution.recipe import EvolveRecipe, companions, evolution_id, resolve_sources
+from workbench.analysis.evolution.recipe import (
+    EvolveRecipe,
+    analysis_content,
+    companions,
+    evolution_id,
+    recorded_recipe,
+    resolve_sources,
+    training_content,
+)
 from workbench.analysis.evolution.snapshots import RowCache, Snapshots, Source
-from workbench.workspace import Workspace
+from workbench.provenance import Input, Manifest
+from workbench.results.reuse import inputs_now, reusable
+from workbench.run import QUIET, Run
+from workbench.workspace import Item, Workspace
+
+OTHERWISE = "or give the recipe another id"
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,64 @@ class EvolutionPlan:
             check_context(model_config(source.model, source.revision), self.recipe.ctx, source.name)
         return plan_tokens(self.recipe.corpus, self.tokenizer, n_seq=self.recipe.n_seq, ctx=self.recipe.ctx).tokens
 
-    def trained(self, workspace: Workspace) -> bool:
-        """Whether the workspace holds its crosscoder."""
-        return workspace.complete("dictionaries", self.id)
+    @cached_property
+    def read(self) -> list[Input]:
+        """What rows are made from: the sources' models by their weights, and text of files; where they come from a
+        store, that stands for both.
+        """
+        from workbench.corpus.documents import corpus_inputs
+        from workbench.models.weights import model_inputs
+
+        if self.recipe.store:
+            return []
+        return model_inputs((s.model, s.revision) for s in self.sources) + corpus_inputs(self.recipe.corpus)
+
+    def trained(self, workspace: Workspace, run: Run = QUIET) -> Item | None:
+        """The crosscoder where the workspace holds it; None where it is to be trained.
+
+        Raises:
+            MismatchError: what is there is of another recipe, other models or another store.
+        """
+        names = [s.name for s in self.sources]
+        stores = [i.as_input() for i in workspace.items("stores") if i.id == self.recipe.store]
+        return reusable(
+            workspace,
+            "dictionaries",
+            self.id,
+            recipe=training_content(self.recipe, names),
+            inputs=[*stores, *self.read],
+            run=run,
+            recorded=lambda m: (
+                {"made by": m.command or "another command"}
+                if (recipe := recorded_recipe(m)) is None
+                else training_content(recipe, m.metadata.get("sources") or names)
+            ),
+            otherwise=OTHERWISE,
+        )
+
+    def analysed(self, workspace: Workspace, run: Run = QUIET) -> Item | None:
+        """The complete ``evolution/`` where the workspace holds it; None where it is to be made.
+
+        Raises:
+            MismatchError: it is of another recipe, or of a crosscoder that was trained anew since.
+        """
+        names = [s.name for s in self.sources]
+
+        def recorded(m: Manifest) -> dict[str, Any]:
+            recipe = recorded_recipe(m)
+            return {} if recipe is None else analysis_content(recipe, m.metadata.get("sources") or names)
+
+        now = inputs_now(workspace, "evolution", self.id)
+        return reusable(
+            workspace,
+            "evolution",
+            self.id,
+            recipe=analysis_content(self.recipe, names),
+            inputs=[*now, *self.read],
+            run=run,
+            recorded=recorded,
+            otherwise=OTHERWISE,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What the evolution folder says of itself before anything is measured."""
@@ -74,6 +142,14 @@ class EvolutionPlan:
             "also": [other.id for other in self.beside],
             "preset": recipe.preset or None,
         }
+
+
+def with_ids(recipe: EvolveRecipe, workspace: Workspace, run: Run = QUIET) -> EvolveRecipe:
+    """The recipe with its model folders called by their ids: a result holds no path."""
+    from workbench.models.pointers import by_id
+
+    sources = tuple(s.model_copy(update={"model": by_id(workspace, s.model, run=run)}) for s in recipe.sources)
+    return recipe.model_copy(update={"model": by_id(workspace, recipe.model, run=run), "sources": sources})
 
 
 def make_plan(recipe: EvolveRecipe, *, cache: RowCache | None = None) -> EvolutionPlan:

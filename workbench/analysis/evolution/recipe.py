@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from sae.config import MeshConfig
-from sae.errors import UsageError
-from sae.strict import StrictConfig
+from sae.errors import ConfigError, UsageError
+from sae.strict import StrictConfig, parse_config
 from workbench.corpus import CorpusConfig
 from workbench.workspace import check_id, dictionary_id, new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workbench.analysis.evolution.snapshots import Source
+    from workbench.provenance import Manifest
 
 _DERIVED = ("widths", "sources", "d_sae", "k", "seed")
 
@@ -197,6 +200,35 @@ def evolution_id(recipe: EvolveRecipe, sources: list[Source]) -> str:
         "+".join(models), recipe.site, recipe.expansion, revision=f"{len(sources)}-{what}", seed=recipe.seed
     )
     return check_id(f"{name}.{recipe.preset}") if recipe.preset else name
+
+
+_TRAINING = ("store", "common_basis", "preset", "expansion", "k", "seed", "crosscoder", "refit", "n_seq", "ctx")
+_TRAINING += ("batch_size", "corpus")  # type: ignore[assignment]
+
+
+def training_content(recipe: EvolveRecipe, sources: Sequence[str]) -> dict[str, Any]:
+    """What decides a crosscoder beside the weights of its models or its store; the rest of a recipe is about analysis.
+
+    Args:
+        sources: names of what it reads, in order.
+    """
+    values = recipe.model_dump(mode="json", include=set(_TRAINING))
+    return values | {"site": recipe.site, "sources": list(sources), "tokens": recipe.steps * recipe.batch_size}
+
+
+def analysis_content(recipe: EvolveRecipe, sources: Sequence[str]) -> dict[str, Any]:
+    """What decides an evolution beside what it is made from: all of its recipe but how the work is shared."""
+    return recipe.model_dump(mode="json", exclude={"id", "parallel", "threads", "revisions", "snapshots"}) | {
+        "sources": list(sources)
+    }
+
+
+def recorded_recipe(have: Manifest) -> EvolveRecipe | None:
+    """The recipe of a result that ``workbench evolve`` made; None where something else did."""
+    try:
+        return parse_config(EvolveRecipe, have.recipe, where=have.id)
+    except ConfigError:
+        return None
 
 
 def companions(recipe: EvolveRecipe) -> list[EvolveRecipe]:

@@ -71,6 +71,10 @@ class Columns:
         """The same from ``step`` on."""
         return self._cut(self.batches.starting_at(step))
 
+    def contract(self) -> dict[str, Any]:
+        """All that decides the rows; of one training the columns follow from its configuration."""
+        return dict(self.batches.contract())
+
     def share(self, part: int, parts: int) -> Columns:
         """The part of the ``part``-th of ``parts`` processes, of which nothing is remembered."""
         return Columns(self.batches.share(part, parts), self.columns)

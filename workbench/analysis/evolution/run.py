@@ -23,9 +23,8 @@ def run_plan(plan: EvolutionPlan, workspace: Workspace, *, run: Run = QUIET) -> 
     from workbench.analysis.evolution.train import load_crosscoder, train_plans
     from workbench.results.evolution import Evolution
 
-    if workspace.complete("evolution", plan.id):
-        run.say(f"{plan.id}: complete, reused")
-        return workspace.get("evolution", plan.id)
+    if (have := plan.analysed(workspace, run)) is not None:
+        return have
     recipe = plan.recipe
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -39,10 +38,12 @@ def run_plan(plan: EvolutionPlan, workspace: Workspace, *, run: Run = QUIET) -> 
     with workspace.create(
         "evolution",
         plan.id,
+        replace=True,
         command=run.command,
         recipe=recipe.model_dump(mode="json"),
         inputs=[workspace.get("dictionaries", i).as_input() for i in [plan.id, *itertools.chain(*tracked.values())]]
-        + [item.as_input() for item in beside.values()],
+        + [item.as_input() for item in beside.values()]
+        + plan.read,
         metadata=lambda: about,
         numbers=lambda: numbers,
     ) as folder:

@@ -195,6 +195,22 @@ class OnlineBatches:
         out.cached, out.part, out.parts = self.cached, self.part, self.parts
         return out
 
+    def contract(self) -> dict[str, Any]:
+        """All that decides the rows at a step: models by their weights, text by its tokens, order by seed and sizes."""
+        from workbench.models.weights import model_inputs
+
+        models = model_inputs((s.model, s.revision) for s in self.snapshots.sources)
+        return {
+            "sources": [[s.name, s.revision, s.hook] for s in self.snapshots.sources],
+            "models": {i.id: i.digest for i in models},
+            "text": hashlib.sha256(np.ascontiguousarray(self.tokens, np.int64).tobytes()).hexdigest(),
+            "ctx": self.tokens.shape[1],
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "group": self.group,
+            "rounded": self.cached is not None or self.snapshots.cache is not None,
+        }
+
     @property
     def groups(self) -> int:
         """Groups per epoch; a remainder of fewer sequences than a group is left out of that epoch."""

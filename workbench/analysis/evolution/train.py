@@ -6,13 +6,16 @@ several.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import ConfigError
 from sae.strict import parse_config
+from workbench.analysis.evolution.plan import OTHERWISE
 from workbench.analysis.evolution.rows import Columns, LastBatches, aligned_store, store_batches
-from workbench.dictionaries.publish import publish
+from workbench.dictionaries.publish import publish, work_folder
 from workbench.provenance import Input
 from workbench.run import QUIET, Run
 from workbench.workspace import Workspace
@@ -63,13 +66,18 @@ def train_plans(
             this; None where there is one.
 
     Raises:
-        UserError: in every process, that of the first in which something failed.
+        MismatchError: a crosscoder of one of these ids is there, or was begun, with other settings. UserError: in every
+            process, that of the first in which something failed.
     """
     from sae import train_many
     from sae.parallel import SINGLE_PROCESS
 
     ranks = ranks or SINGLE_PROCESS
-    finished = ranks.broadcast([plan.trained(workspace) for plan in plans])
+    finished = ranks.broadcast(
+        ranks.run_everywhere(
+            lambda: [plan.trained(workspace, run) is not None for plan in plans] if ranks.is_rank_zero else None
+        )
+    )
     todo = [plan for plan, done in zip(plans, finished, strict=True) if not done]
     if not todo:
         return
@@ -87,10 +95,13 @@ def train_plans(
     )
     seen = LastBatches(rows, min(-(-recipe.refit // recipe.batch_size), recipe.steps))
     about = {plan.id: _metadata(plan, configs[plan.id]) for plan in todo}
-    folders = {plan.id: workspace.new_path("dictionaries", plan.id) for plan in todo}
+    batches = Columns(seen, columns)
+    folders = ranks.broadcast(
+        ranks.run_everywhere(lambda: _folders(todo, configs, batches, workspace, run) if ranks.is_rank_zero else None)
+    )
     made = train_many(
         configs,
-        Columns(seen, columns),
+        batches,
         total_steps=recipe.steps,
         out=folders[todo[0].id].parent,
         resume=True,
@@ -108,10 +119,11 @@ def train_plans(
             cc.save(folders[plan.id])
         sizes = {"d_in": cc.d_in, "d_sae": cc.d_sae, "k": recipe.k, "steps": recipe.steps, "n_sources": len(cc.widths)}
         publish(
+            workspace,
             folders[plan.id],
             plan.id,
             recipe=plan.recipe,
-            inputs=inputs,
+            inputs=[*inputs, *plan.read],
             numbers=sizes,
             metadata=about[plan.id] | {"sources": list(cc.sources), "seed": recipe.seed},
             run=run,
@@ -119,6 +131,29 @@ def train_plans(
 
     for plan in todo:
         ranks.run_everywhere(lambda plan=plan: finish(plan) if ranks.is_rank_zero else None)  # type: ignore[misc]
+
+
+def _folders(
+    todo: Sequence[EvolutionPlan], configs: dict[str, Any], batches: Columns, workspace: Workspace, run: Run
+) -> dict[str, Path]:
+    """Where the crosscoders are trained, all in folders of one parent: in place, or where one of them replaces an older
+    one, all beside.
+
+    Raises:
+        MismatchError: one was begun with other settings.
+    """
+    from sae.loop import contract
+
+    found = {}
+    for plan in todo:
+        own = contract(configs[plan.id], plan.recipe.steps, batches)
+        found[plan.id] = work_folder(workspace, plan.id, own, run, otherwise=OTHERWISE)
+    anew = [id for id, folder in found.items() if folder != workspace.path("dictionaries", id)]
+    if not anew:
+        return found
+    for id in found.keys() - set(anew):
+        shutil.rmtree(workspace.next_path("dictionaries", id), ignore_errors=True)
+    return {id: workspace.next_path("dictionaries", id) for id in found}
 
 
 def load_crosscoder(plan: EvolutionPlan, workspace: Workspace) -> Crosscoder:

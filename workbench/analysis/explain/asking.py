@@ -112,6 +112,8 @@ def ask(workspace: Workspace, reference: DictionaryRef, asking: Asking, *, max_u
         "seed": asking.seed,
         "model": asking.llm,
         "corpus": corpus_name(asking.corpus) if asking.corpus else None,
+        "ctx": asking.ctx if asking.corpus else None,
+        "endpoint": asking.endpoint,
     }
     completer = Endpoint(asking.config) if asking.endpoint else local_model(asking.llm)
     return explain_by_model(
@@ -121,6 +123,7 @@ def ask(workspace: Workspace, reference: DictionaryRef, asking: Asking, *, max_u
         questions.materials,
         completer,
         recipe=recipe,
+        corpus=asking.corpus,
         seed=asking.seed,
         run=run,
     )

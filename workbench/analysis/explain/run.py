@@ -7,6 +7,7 @@ By rule: ``explanations/<dictionary>.rules/``. By a language model: ``explanatio
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,12 @@ from workbench.analysis.explain.rules import label_by_rule
 from workbench.analysis.latents.encoded import Codes, encode_store, store_rows
 from workbench.analysis.latents.live import live_rows
 from workbench.corpus.config import corpus_name
+from workbench.corpus.documents import text_inputs
 from workbench.corpus.shown import displayed_vocab
 from workbench.dictionaries.reference import DictionaryRef
-from workbench.provenance import read_manifest, write_manifest
+from workbench.models.weights import model_inputs
+from workbench.provenance import Input, write_manifest
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
@@ -77,8 +81,11 @@ def explain_by_rule(
     id = check_id(f"{reference.id}.rules")
     recipe: dict[str, Any] = {"n_tokens": n_tokens, "min_f1": min_f1}
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
-    if _reusable(workspace, id, reference, recipe):
-        return workspace.get("explanations", id)
+    inputs = inputs_of(workspace, reference, corpus)
+    words = {"n_tokens": "tokens"}
+    old = reusable(workspace, "explanations", id, recipe=recipe, inputs=inputs, run=run, words=words)
+    if old is not None:
+        return old
     from workbench.analysis.comparison.complexity import complexity_table
 
     have = encode_subject(workspace, reference, n_tokens=n_tokens, corpus=corpus, ctx=ctx)
@@ -104,7 +111,7 @@ def explain_by_rule(
         replace=True,
         command=run.command,
         recipe=recipe,
-        inputs=[reference.input],
+        inputs=inputs,
         numbers=numbers,
         metadata=about,
     ) as folder:
@@ -151,6 +158,7 @@ def explain_by_model(
     completer: Completer,
     *,
     recipe: dict[str, Any],
+    corpus: str | None = None,
     seed: int = 0,
     run: Run = QUIET,
 ) -> Item:
@@ -158,14 +166,28 @@ def explain_by_model(
     reused.
     """
     id = explanation_id(reference, completer.name)
-    if _reusable(workspace, id, reference, recipe):
-        return workspace.get("explanations", id)
-    folder = workspace.path("explanations", id)
+    inputs = inputs_of(workspace, reference, corpus)
+    old = reusable(
+        workspace,
+        "explanations",
+        id,
+        recipe={**recipe, "prompts": VERSION},
+        inputs=inputs,
+        run=run,
+        recorded=lambda m: {**m.recipe, "prompts": m.metadata.get("prompt_version")},
+        before={k: recipe.get(k) for k in ("ctx", "endpoint")},
+        words={"n_tokens": "tokens"},
+    )
+    if old is not None:
+        return old
+    folder, answers = workspace.path("explanations", id), "answers.jsonl"
+    if workspace.complete("explanations", id):  # it stays until the new labels are whole; its answers stay useful
+        before, folder = folder, workspace.next_path("explanations", id)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / answers).exists() and (before / answers).exists():
+            shutil.copyfile(before / answers, folder / answers)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(
-        missing_ok=True
-    )  # from here on the folder is work in progress; the answers in it stay useful
-    notebook = Notebook(folder / "answers.jsonl")
+    notebook = Notebook(folder / answers)
     table = label_by_model(materials, completer, notebook, seed=seed, run=run)
     write_bytes(folder / "labels.parquet", _parquet(table))
     scored = table["label_score"].dropna()
@@ -190,10 +212,12 @@ def explain_by_model(
         id,
         command=run.command,
         recipe=recipe,
-        inputs=[reference.input],
+        inputs=inputs,
         numbers=numbers,
         metadata=about,
     )
+    if folder != workspace.path("explanations", id):
+        workspace.take_place("explanations", id)
     return workspace.get("explanations", id)
 
 
@@ -202,11 +226,11 @@ def materials_of(have: Encoded, latents: Sequence[int], *, seed: int = 0) -> lis
     return gather(have.codes, have.vocab, latents, seed=seed)
 
 
-def _reusable(workspace: Workspace, id: str, reference: DictionaryRef, recipe: dict[str, Any]) -> bool:
-    if not workspace.complete("explanations", id):
-        return False
-    have = read_manifest(workspace.path("explanations", id))
-    return reference.input in have.inputs and have.recipe == recipe
+def inputs_of(workspace: Workspace, reference: DictionaryRef, corpus: str | None) -> list[Input]:
+    """What labels are made from: the dictionary with its store, or with the model that is run on a text."""
+    if corpus:
+        return [reference.input, *model_inputs([(reference.model_name, reference.revision)]), *text_inputs(corpus)]
+    return [reference.input, *reference.store_inputs(workspace)]
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

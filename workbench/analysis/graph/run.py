@@ -22,6 +22,8 @@ from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.corpus.records import mended
 from workbench.corpus.shown import shown_token, shown_tokens
 from workbench.dictionaries.reference import find_dictionary
+from workbench.models.weights import model_inputs
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Item, Workspace
@@ -59,11 +61,13 @@ def make_graph(
         :mod:`workbench.analysis.graph.choose`.
     """
     from workbench.models import load_model, model_id
+    from workbench.models.pointers import by_id
     from workbench.models.reading import token_contract
 
     prompt = mended(prompt)
     if not prompt.strip():
         raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
+    model_name = by_id(workspace, model_name, run=run)
     if dictionaries:
         site, items = dictionaries_named(workspace, dictionaries, model_name, revision)
     else:
@@ -80,8 +84,9 @@ def make_graph(
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32] or "prompt"
     key = sha256_json([recipe, [i.digest for i in inputs]])[:8]
     id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{key}"
-    if workspace.complete("graphs", id):
-        return workspace.get("graphs", id)
+    inputs += model_inputs([(model_name, revision)])
+    if (have := reusable(workspace, "graphs", id, recipe=recipe, inputs=inputs, run=run)) is not None:
+        return have
     import torch
 
     model = load_model(model_name, revision)
@@ -127,7 +132,7 @@ def make_graph(
         "site": site,
     }
     with workspace.create(
-        "graphs", id, command=run.command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about
+        "graphs", id, replace=True, command=run.command, recipe=recipe, inputs=inputs, numbers=numbers, metadata=about
     ) as folder:
         write_json(folder / "graph.json", document)
         _table(graph, document).to_parquet(folder / "edges.parquet", index=False)

@@ -18,7 +18,7 @@ from sae.errors import UsageError
 from workbench.analysis.latents.geometry import chance, cosine_histogram, density_grid, families, umap_layout
 from workbench.analysis.latents.neighbours import nearest
 from workbench.dictionaries.reference import DictionaryRef
-from workbench.provenance import read_manifest
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
 
@@ -62,10 +62,8 @@ def make_map(
         raise _different(f"models {models}")
     recipe = {"dictionaries": [s.id for s in references], "layout": layout, "seed": seed}
     inputs = [s.input for s in references]
-    if workspace.complete("maps", id):
-        have = read_manifest(workspace.path("maps", id))
-        if list(have.inputs) == inputs and have.recipe == recipe:
-            return workspace.get("maps", id)
+    if (have := reusable(workspace, "maps", id, recipe=recipe, inputs=inputs, run=run)) is not None:
+        return have
     decoders = {s.id: s.load().W_dec.detach().float() for s in references}
     widths = {name: W.shape[1] for name, W in decoders.items()}
     if len(set(widths.values())) > 1:

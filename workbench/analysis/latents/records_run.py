@@ -9,9 +9,11 @@ from workbench.analysis.latents.live import live_rows
 from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
 from workbench.corpus.config import corpus_name
+from workbench.corpus.documents import text_inputs
 from workbench.corpus.shown import displayed_vocab
 from workbench.dictionaries.reference import DictionaryRef
-from workbench.provenance import read_manifest
+from workbench.models.weights import model_inputs
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
 
@@ -43,21 +45,24 @@ def make_records(
     """
     recipe: dict[str, Any] = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
-    if workspace.complete("latents", reference.id):
-        have = read_manifest(workspace.path("latents", reference.id))
-        if reference.input in have.inputs and have.recipe == recipe:
-            return workspace.get("latents", reference.id)
+    store: Any = None if corpus else reference.store_or_none(workspace)
+    source = None if store is None else reference.source_in(store)
+    name, revision = (
+        (reference.model_name, reference.revision) if store is None else _reading_model(reference, store, source)
+    )
+    stores = text_inputs(corpus) if corpus else reference.store_inputs(workspace)
+    inputs = [reference.input, *stores, *model_inputs([(name, revision)])]
+    words = {"n_tokens": "tokens", "k": "contexts"}
+    have = reusable(workspace, "latents", reference.id, recipe=recipe, inputs=inputs, run=run, words=words)
+    if have is not None:
+        return have
     from workbench.models import load_model
 
-    store: Any
     if corpus:
-        name, revision, source = reference.model_name, reference.revision, None
         model = load_model(name, revision) if model is None else model
         store = live_rows(model, str(reference.hook), corpus, n_tokens=n_tokens or 100_000, ctx=ctx, seed=seed)
     else:
-        store = reference.store(workspace)
-        source = reference.source_in(store)
-        name, revision = _reading_model(reference, store, source)
+        store = reference.store(workspace)  # says what is missing
         model = load_model(name, revision) if model is None else model
         store.check_tokenizer(getattr(model, "tokenizer", None), name, run)
     dictionary = reference.load()
@@ -88,16 +93,13 @@ def make_records(
         "logits_of": f"{name}@{revision}" if revision else name,
         **built.metadata,
     }
-    stores = (
-        [] if corpus else [i.as_input() for i in workspace.items("stores") if i.id == reference.metadata.get("store")]
-    )
     with workspace.create(
         "latents",
         reference.id,
         replace=True,
         command=run.command,
         recipe=recipe,
-        inputs=[reference.input, *stores],
+        inputs=inputs,
         numbers=built.numbers,
         metadata=about,
     ) as folder:

@@ -135,7 +135,11 @@ def test_a_recipe_with_baselines_measures_both_of_them(tmp_path):
     table = done.baseline
     assert table["baseline"].tolist() == ["alone"] * 3 + ["warm"] * 3 and table["source"].tolist() == done.sources * 2
     assert (table["l0_sae"] == 8).all() and (table["l0_crosscoder"] <= 8).all()
-    made = {i.id: ws.get("dictionaries", i.id).manifest for i in done.manifest.inputs if i.id != done.id}
+    made = {
+        i.id: ws.get("dictionaries", i.id).manifest
+        for i in done.manifest.inputs
+        if i.kind == "dictionaries" and i.id != done.id
+    }
     assert len(made) == 6 and all(m.numbers["steps"] == recipe.steps for m in made.values())
     warm = [m for id, m in made.items() if id.endswith(".warm")]
     assert [m.metadata["warm_start"] is None for m in warm] == [True, False, False]
