@@ -110,8 +110,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     plan = make_plan(EVOLVE)
     names = {"sources": [s.name for s in plan.sources]}
     recipe = EVOLVE.model_dump(mode="json")
-    with ws.create("dictionaries", plan.id, recipe=recipe, inputs=plan.read, metadata=names):
-        pass
+    with ws.create("dictionaries", plan.id, recipe=recipe, inputs=plan.read, metadata=names) as f:
+        (f / "cfg.json").write_text(json.dumps({"metadata": {"kind": "crosscoder"}}))
     read = [ws.get("dictionaries", plan.id).as_input(), *plan.read]
     with ws.create("evolution", plan.id, recipe=recipe, inputs=read, metadata=names):
         pass
