@@ -80,7 +80,7 @@ def write_bundle(made: Bundle, workspace: Workspace, *, run: Run = QUIET) -> Ite
     """
     id = made.name.replace("__", ".")
     provenance = json.loads(made.files["provenance.json"])
-    about = {"figure": provenance["figure"], "data_sha256": made.data_sha256}
+    about = {"figure": provenance["figure"], "data_sha256": made.data_sha256, "stale": provenance.get("stale", [])}
     inputs = [Input(kind=i["kind"], id=i["id"], digest=i["manifest_sha256"]) for i in provenance.get("inputs", ())]
     old = workspace.path("exports", id)
     have = reusable(
@@ -92,8 +92,10 @@ def write_bundle(made: Bundle, workspace: Workspace, *, run: Run = QUIET) -> Ite
         run=run,
         recorded=lambda m: m.recipe | {"data": m.metadata.get("data_sha256", made.data_sha256)},
     )
-    if have is not None and (not run.replace or (old / f"{made.name}.zip").read_bytes() == made.zip):
-        return have
+    if have is not None:
+        said_so = have.manifest.metadata.get("stale", []) == about["stale"]
+        if said_so and (not run.replace or (old / f"{made.name}.zip").read_bytes() == made.zip):
+            return have
     with workspace.create(
         "exports", id, replace=True, command=run.command, recipe=provenance["spec"], inputs=inputs, metadata=about
     ) as folder:

@@ -268,9 +268,13 @@ def test_replace_keeps_the_old_until_the_new_is_whole(ws: Workspace, monkeypatch
     assert _evaluate(ws, sequences=3).digest == item.digest
 
 
-def test_graphs_and_figures_of_something_else_have_another_id(ws: Workspace) -> None:
-    """Their ids are made from recipe and inputs, so nothing stands in the way."""
+def test_a_figure_of_something_else_has_another_id_and_one_of_stale_results_says_so(ws: Workspace) -> None:
+    """Its id is made from spec and inputs, so nothing stands in the way."""
     first = _export(ws)
     assert _export(ws).digest == first.digest
     _touch(ws, "dictionaries", ONE)
+    again = _export(ws)
+    assert again.id == first.id and "Stale: " in (again.path / "caption.txt").read_text()
+    assert f"evaluations/{ONE}: dictionaries/{ONE} was made again" in (again.path / "provenance.json").read_text()
+    _touch(ws, "evaluations", ONE)
     assert _export(ws).id != first.id and ws.complete("exports", first.id)
