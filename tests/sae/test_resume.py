@@ -182,7 +182,7 @@ def test_a_series_is_kept(tmp_path: Path) -> None:
 
 
 def test_bad_requests(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match=r"config\.lr: 0\.001 there, 0.01 asked"):
+    with pytest.raises(MismatchError, match=r"config\.lr: .* there, 0\.01 asked"):
         train(CONFIG.model_copy(update={"lr": 1e-2}), Batches(), total_steps=STEPS, out=whole, resume=True)
     with pytest.raises(MismatchError, match=f"total_steps: {STEPS} there, {STEPS + 1} asked"):
         train(CONFIG, Batches(), total_steps=STEPS + 1, out=whole, resume=True)

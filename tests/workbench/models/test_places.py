@@ -90,7 +90,7 @@ def test_other_weights_under_a_known_name_are_refused(tmp_path: Path) -> None:
         by_id(ws, str(folder))
     assert by_id(ws, str(folder), run=Run(replace=True)) == "mine" and find_folder("mine") == folder
     with pytest.raises(UsageError, match="called like the bundled model"):
-        by_id(ws, str(own_model(tmp_path / "mini-pythia")))
+        by_id(ws, str(own_model(tmp_path / "mini-pythia", "step512")))
     with pytest.raises(MissingError, match="holds no config"):
         by_id(ws, str(tmp_path))
     assert by_id(ws, "mini-mamba") == "mini-mamba" and by_id(ws, "some/hub-model") == "some/hub-model"
