@@ -17,6 +17,7 @@ from workbench.models.packaged import PACKAGED
 from workbench.models.places import POINTER, place_of, pointer_of, remember
 from workbench.provenance import read_manifest
 from workbench.results.reuse import mismatch
+from workbench.results.stale import known_results, read_model
 from workbench.run import QUIET, Run
 from workbench.workspace import Workspace
 
@@ -26,7 +27,7 @@ def by_id(workspace: Workspace, name: str, *, run: Run = QUIET) -> str:
     is known by its own name from then on; bundled names, ids and names of the hub stay as they are.
 
     Raises:
-        MismatchError: the workspace knows another model by that name, and ``run`` does not say ``replace``. UsageError:
+        MismatchError: results were made with another model of that name, and ``run`` does not say ``replace``. UsageError:
             it is called like a bundled model, and is another one. MissingError: not a model folder.
     """
     path = Path(name).expanduser()
@@ -47,7 +48,7 @@ def by_id(workspace: Workspace, name: str, *, run: Run = QUIET) -> str:
     old = pointer_of(workspace.root, id)
     if old is not None and old["weights"] != digest:
         change = Change("weights", str(old["weights"])[:12], digest[:12])
-        if not run.replace:
+        if not run.replace and read_model(known_results(workspace), id):
             raise mismatch(f"models/{id}", [change], "or rename the folder")
         run.say(f"models/{id}: points to other weights now ({change})")
     remember(digest, path)

@@ -106,6 +106,12 @@ def stale_results(known: Mapping[Key, Known]) -> dict[Key, Stale]:
     return {key: Stale(s.kind, s.id, s.why, _successor(key, known, found)) for key, s in found.items()}
 
 
+def read_model(known: Mapping[Key, Known], id: str) -> bool:
+    """Whether any of the results was made with the model of that id."""
+    read = (i for have in known.values() for i in _inputs(have.manifest))
+    return any(i.kind == "models" and i.id.partition("@")[0] == id for i in read)
+
+
 def commands(known: Mapping[Key, Known], stale: Mapping[Key, Stale]) -> list[tuple[str, tuple[str, ...]]]:
     """(command, what it makes anew) in the order in which they bring the workspace up to date. Nothing for those that
     have a successor; the command is empty where the result does not say what made it.

@@ -16,6 +16,7 @@ from workbench.cli import app
 from workbench.config import data_dir
 from workbench.models.load import find_folder
 from workbench.models.pointers import by_id
+from workbench.provenance import Input
 from workbench.run import Run
 from workbench.workspace import Workspace
 
@@ -84,6 +85,9 @@ def test_other_weights_under_a_known_name_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(MismatchError, match="has weights"):
         find_folder("mine")
+    old = Input(kind="models", id="mine@step9000", digest="0" * 64)
+    with ws.create("latents", "made", inputs=[old]):
+        pass
     with pytest.raises(
         MismatchError, match=r"models/mine .*weights: [0-9a-f]{12} there, [0-9a-f]{12} asked.*--replace"
     ):
