@@ -27,8 +27,8 @@ def by_id(workspace: Workspace, name: str, *, run: Run = QUIET) -> str:
     is known by its own name from then on; bundled names, ids and names of the hub stay as they are.
 
     Raises:
-        MismatchError: results were made with another model of that name, and ``run`` does not say ``replace``. UsageError:
-            it is called like a bundled model, and is another one. MissingError: not a model folder.
+        MismatchError: results were made with another model of that name, and ``run`` does not say ``replace``.
+            UsageError: it is called like a bundled model, and is another one. MissingError: not a model folder.
     """
     path = Path(name).expanduser()
     if name in bundled() or name in PACKAGED or not (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
