@@ -80,7 +80,8 @@ METADATA = Layout(
     kept=_ABOUT,
     harmless=names(
         "sae_lens_training_version sequence_separator_token disable_concat_sequences dataset_trust_remote_code"
-        " training_tokens hook_layer sae_name sae_set d_head tokenizer_name"
+        " training_architecture training_architecture_details num_dead_features"
+        " training_tokens hook_layer hook_layer_out sae_name sae_set d_head tokenizer_name"
     ),
 )
 V6 = Layout(
@@ -210,6 +211,10 @@ def read_saelens(folder: Path) -> NormalForm:
     layout = V6 if "metadata" in cfg else V0 if "hook_point" in cfg else V3
     ours = layout is V6 and isinstance(cfg["metadata"], dict) and "kind" in cfg["metadata"]
     check_keys(cfg, replace(V6, sections={}) if ours else layout, str(folder))
+    if layout is V0 and cfg.keys() & {"sae_lens_version", "sae_lens_training_version"}:
+        for key in ("activation_fn", "apply_b_dec_to_input", "normalize_activations", "noise_scale"):
+            if key not in cfg:  # files older than these entries do as their defaults say
+                raise CorruptError(f"{folder}/cfg.json: SAELens 1 and 2 write {key!r}, which is missing here.")
     about = cfg["metadata"] if layout is V6 else cfg
     hook = about.get("hook_point") or about.get("hook_name")
     kept, centred = read_model_kwargs(
