@@ -89,13 +89,13 @@ class Job:
 
 def streams_by_site(store: ActivationStore, source: str) -> list[tuple[str, tuple[Any, ...]]]:
     """(site, its streams) of one source of a store: an SAE's stream, or a transcoder's input and output."""
-    from workbench.models.sites import site_of, transcoder_site
+    from workbench.models.sites import reads_mlp, site_of, transcoder_site
 
     streams = [s for s in store.spec.streams if s.source == source]
     found: list[tuple[str, tuple[Any, ...]]] = []
     for stream in streams:
         pairs = [(site, (stream, out)) for out in streams if (site := transcoder_site(stream.at, out.at))]
-        found += pairs or ([] if stream.at.endswith("ln2.hook_out") else [(site_of(stream.at), (stream,))])
+        found += pairs or ([] if reads_mlp(stream.at) else [(site_of(stream.at), (stream,))])
     return found
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sae.errors import MissingError
+from sae.errors import MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
 from workbench.hub import fetch_command, known_hub_models
@@ -86,12 +88,36 @@ def meta_model(name: str, revision: str | None = None) -> Any:
     """A model as :func:`workbench.load_model` gives it, every tensor on the meta device: names and
     shapes, no numbers.
     """
+    return _bridge_on_meta(_hf_on_meta(name, revision), name)
+
+
+def _bridge_on_meta(hf_model: Any, name: str) -> Any:
     import torch
 
     from workbench.models.mamba import repair_mamba
 
-    with torch.device("meta"):
-        return bridge(repair_mamba(_hf_on_meta(name, revision)), None, str(name))
+    with torch.device("meta"), _shapes_alone():
+        return bridge(repair_mamba(hf_model), None, str(name))
+
+
+@contextmanager
+def _shapes_alone() -> Iterator[None]:
+    """TransformerLens refuses to split fused queries, keys and values without numbers; their shapes can be split."""
+    from transformer_lens.utilities import quantization
+
+    refusing = quantization.require_readable_weight
+
+    def readable(weight: Any, **_: Any) -> Any:
+        return weight
+
+    importers = [m for m in sys.modules.values() if getattr(m, "require_readable_weight", None) is refusing]
+    for module in importers:
+        module.require_readable_weight = readable  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module in importers:
+            module.require_readable_weight = refusing  # type: ignore[attr-defined]
 
 
 def _hf_on_meta(name: str, revision: str | None) -> Any:
@@ -109,18 +135,27 @@ def _hf_on_meta(name: str, revision: str | None) -> Any:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Counts of one model. ``resident``: parameters in memory, which the bridge's own copies of joint QKV weights add
-    to.
+    """Counts of one model.
+
+    Attributes:
+        resident: parameters in memory, which the bridge's own copies of joint QKV weights add to.
+        layers: parameters of each block; active: those that a token meets there (k of n experts).
+        attention: blocks that hold attention.
     """
 
     name: str
     parameters: int
     resident: int
-    layer: int
-    n_layers: int
+    layers: tuple[int, ...]
+    active: tuple[int, ...]
+    attention: tuple[bool, ...]
     d_model: int
     vocab: int
-    attention: bool
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+        return len(self.layers)
 
     def forward_flops(self, ctx: int, layers: int | None = None) -> float:
         """FLOP per token of a forward pass: two per weight, and in attention 4 T D (full square, as eager attention
@@ -128,16 +163,15 @@ class ModelFacts:
 
         ``layers`` stops after so many blocks, before the unembedding (a harvest goes no further than its last hook).
         """
-        depth = self.n_layers if layers is None else layers
         head = 0 if layers is not None else self.d_model * self.vocab
-        return 2.0 * (depth * self.layer + head) + (4.0 * ctx * self.d_model * depth if self.attention else 0.0)
+        return 2.0 * (sum(self.active[:layers]) + head) + 4.0 * ctx * self.d_model * sum(self.attention[:layers])
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelFacts:
     """Counts of a model from its configuration alone. Remembered while that stays as it is.
 
     Raises:
-        MissingError: see :func:`model_config`.
+        MissingError: see :func:`model_config`. UsageError: its blocks are not one list of modules, or it has no bridge.
     """
     folder = find_folder(name)
     about = None if folder is None else (folder / "config.json").stat()
@@ -146,26 +180,44 @@ def model_facts(name: str, revision: str | None = None) -> ModelFacts:
 
 @lru_cache(maxsize=64)
 def _facts(name: str, revision: str | None, config: tuple[str, int, int] | None) -> ModelFacts:
-    import torch
-
-    from workbench.models.mamba import repair_mamba
-
     hf_model = _hf_on_meta(name, revision)
-    layers = next(m for n, m in hf_model.named_modules() if n.endswith("layers"))
-    parameters, layer = parameter_count(hf_model), parameter_count(layers[0])
-    mamba = "mamba" in hf_model.config.model_type
-    with torch.device("meta"):
-        whole = bridge(repair_mamba(hf_model), None, str(name))
+    text = hf_model.config.get_text_config()
+    blocks = blocks_of(hf_model)
+    parameters, layers = parameter_count(hf_model), tuple(parameter_count(block) for block in blocks)
+    active = tuple(_met(block, text) for block in blocks)
+    attention = tuple(any("Attention" in type(m).__name__ for m in block.modules()) for block in blocks)
     return ModelFacts(
         name,
         parameters,
-        parameter_count(whole),
-        layer,
-        len(layers),
-        int(whole.cfg.d_model),
-        int(hf_model.config.vocab_size),
-        not mamba,
+        parameter_count(_bridge_on_meta(hf_model, name)),
+        layers,
+        active,
+        attention,
+        int(text.hidden_size),
+        int(text.vocab_size),
     )
+
+
+def blocks_of(hf_model: Any) -> Any:
+    """The blocks of a Hugging Face model: of its lists of modules the one that holds the most parameters.
+
+    Raises:
+        UsageError: it has none.
+    """
+    import torch
+
+    lists = [m for m in hf_model.modules() if isinstance(m, torch.nn.ModuleList)]
+    if not lists:
+        raise UsageError(f"{type(hf_model).__name__} has no list of blocks, so its layers cannot be counted.")
+    return max(lists, key=parameter_count)
+
+
+def _met(block: Any, config: Any) -> int:
+    """Parameters of a block that a token meets: of n experts the k that it is sent to."""
+    experts = sum(p.numel() for n, p in block.named_parameters() if re.search(r"(^|\.)experts\.", n))
+    n = next((v for k in ("num_local_experts", "n_routed_experts", "num_experts") if (v := getattr(config, k, 0))), 1)
+    k = next((v for k in ("num_experts_per_tok", "moe_topk", "top_k") if (v := getattr(config, k, 0))), n)
+    return parameter_count(block) - round(experts * (1 - min(k, n) / n))
 
 
 def parameter_count(module: Any) -> int:

@@ -137,8 +137,32 @@ def load_model(name: str | Path, revision: str | None = None) -> Any:
         return bridge(hf_model, tokenizer, str(name))
 
 
+_NO_BRIDGE = "TransformerLens' bridge for {} does not work on this configuration ({}). Use another model."
+
+
+def _logits(model: Any) -> Any:
+    """Logits [1, 4, vocab] of four tokens; None on the meta device."""
+    import torch
+
+    at = next(model.parameters())
+    if at.is_meta:
+        return None
+    with torch.no_grad():
+        out = model(torch.arange(4, device=at.device)[None], use_cache=False)
+    return getattr(out, "logits", out)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    size = float(theirs.abs().max())
+    return ours.shape == theirs.shape and float((ours - theirs).abs().max()) <= 1e-3 * max(size, 1e-6)
+
+
 def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
-    """Wrap a Hugging Face model, which is changed in place, as a ``TransformerBridge``."""
+    """Wrap a Hugging Face model, which is changed in place, as a ``TransformerBridge``, and compare their logits.
+
+    Raises:
+        UsageError: an architecture without a bridge, or a bridge that fails or computes something else.
+    """
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
@@ -148,9 +172,16 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
             f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})"
         )
     contract = None if tokenizer is None else contract_of(tokenizer, longest=longest_context(hf_model))
-    model = build_bridge_from_module(
-        hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
-    )
+    said = _logits(hf_model)
+    try:
+        model = build_bridge_from_module(
+            hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
+        )
+        close = said is None or _same(_logits(model), said)
+    except Exception as e:  # whatever a library meets in a configuration it was not made for
+        raise UsageError(_NO_BRIDGE.format(architecture, f"{type(e).__name__}: {str(e).splitlines()[0][:160]}")) from e
+    if not close:
+        raise UsageError(_NO_BRIDGE.format(architecture, "its logits are not those of transformers"))
     if (
         contract is not None and contract.first is None
     ):  # TransformerLens gives it a BOS that the vocabulary does not have

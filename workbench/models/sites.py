@@ -1,7 +1,9 @@
-"""Sites: short names for places in a model, and the one table that knows their hook names.
+"""Sites: short names for places in a model.
 
-``L{l}R`` residual stream after block l, ``L{l}A`` attention output, ``L{l}M`` MLP output, ``L{l}TC`` MLP from input to
-output (a transcoder's pair), ``L{l}S`` Mamba mixer output.
+``L{l}R`` residual stream after block l, ``L{l}A`` attention's branch, ``L{l}M`` the MLP's, ``L{l}TC`` the MLP from its
+input to its output (a transcoder's pair), ``L{l}S`` the branch of another mixer (Mamba, delta net, short convolution).
+Which of them a layer has, and at which hooks, is measured (:mod:`workbench.models.anatomy`); A, M and S are what is
+added to the residual stream.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from typing import Any
 
 from sae.errors import UsageError
 from sae.strict import nearest
+from workbench.models.anatomy import anatomy_of
 
 _SITE = re.compile(r"L(\d+)(R|A|M|TC|S)")
-# kind -> (input hook, output hook) below blocks.{l}; R, A, M and S read and write the same place.
+# kind -> (input hook, output hook) below blocks.{l}, where no model is at hand
 _HOOKS = {
     "R": ("hook_resid_post", "hook_resid_post"),
     "A": ("hook_attn_out", "hook_attn_out"),
@@ -21,6 +24,20 @@ _HOOKS = {
     "TC": ("ln2.hook_out", "hook_mlp_out"),
     "S": ("hook_mixer_out", "hook_mixer_out"),
 }
+_OUTPUTS = {  # output hook -> kind
+    "hook_resid_post": "R",
+    "hook_out": "R",
+    "hook_attn_out": "A",
+    "attn.hook_out": "A",
+    "ln1_post.hook_out": "A",
+    "hook_mlp_out": "M",
+    "mlp.hook_out": "M",
+    "ln2_post.hook_out": "M",
+    "channel_mix.hook_out": "M",
+    "hook_mixer_out": "S",
+    **{f"{mixer}.hook_out": "S" for mixer in ("mixer", "mamba", "linear_attn", "ssm", "conv", "time_mix")},
+}
+_MLP_INPUTS = ("ln2.hook_out", "mlp.hook_in", "channel_mix.hook_in")
 
 
 def parse_site(site: str) -> tuple[int, str]:
@@ -36,30 +53,34 @@ def parse_site(site: str) -> tuple[int, str]:
 
 
 def hooks_of(site: str) -> tuple[str, str]:
-    """(input hook, output hook) of a site, by name alone: the same for every architecture that has the site."""
+    """(input hook, output hook) of a site by name alone, as most models have it; :func:`site_hooks` asks the model."""
     layer, kind = parse_site(site)
     return tuple(f"blocks.{layer}.{hook}" for hook in _HOOKS[kind])  # type: ignore[return-value]
 
 
 def sites(model: Any) -> list[str]:
     """All sites of a loaded model, layer by layer."""
-    kinds = ("R", "S") if _is_mamba(model) else ("R", "A", "M", "TC")
-    return [f"L{layer}{kind}" for layer in range(model.cfg.n_layers) for kind in kinds]
+    return [f"L{i}{kind}" for i, layer in enumerate(anatomy_of(model).layers) for kind in layer.sites]
 
 
 def site_hooks(model: Any, site: str) -> tuple[str, str]:
     """(input hook, output hook) of a site of a loaded model; equal but for transcoders.
 
     Raises:
-        UsageError: the model has no such site; the message names the nearest one.
+        UsageError: the model has no such site; the message says what that layer is and names the nearest.
     """
-    parse_site(site)
-    known = sites(model)
-    if site not in known:
-        raise UsageError(
-            f"{getattr(model.cfg, 'model_name', 'the model')} has no site {site!r} ({nearest(site, known)})"
-        )
-    return hooks_of(site)
+    index, kind = parse_site(site)
+    anatomy = anatomy_of(model)
+    if index < len(anatomy.layers) and kind in anatomy.layers[index].sites:
+        return anatomy.layers[index].sites[kind]
+    known, name = sites(model), getattr(model.cfg, "model_name", "the model")
+    if index >= len(anatomy.layers):
+        raise UsageError(f"{name} has no site {site!r}: it has {len(anatomy.layers)} layers ({nearest(site, known)})")
+    layer = anatomy.layers[index]
+    raise UsageError(
+        f"{name} has no site {site!r}: layer {index} is {layer.kind}, with the sites"
+        f" {', '.join(f'L{index}{k}' for k in layer.sites)} ({nearest(site, known)})"
+    )
 
 
 def site_of(hook: str) -> str:
@@ -69,35 +90,23 @@ def site_of(hook: str) -> str:
         UsageError: no site has this output hook.
     """
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
-    kinds = {
-        "hook_resid_post": "R",
-        "hook_out": "R",
-        "hook_attn_out": "A",
-        "attn.hook_out": "A",
-        "hook_mlp_out": "M",
-        "mlp.hook_out": "M",
-    }
-    kinds |= {"hook_mixer_out": "S", "mixer.hook_out": "S"}
-    if match is None or match[2] not in kinds:
+    if match is None or match[2] not in _OUTPUTS:
         raise UsageError(
-            f"{hook!r} is not the output hook of a site (valid: blocks.<layer>. and {', '.join(sorted(kinds))})"
+            f"{hook!r} is not the output hook of a site (valid: blocks.<layer>. and {', '.join(sorted(_OUTPUTS))})"
         )
-    return f"L{match[1]}{kinds[match[2]]}"
+    return f"L{match[1]}{_OUTPUTS[match[2]]}"
+
+
+def reads_mlp(hook: str) -> bool:
+    """Whether a hook's name is one that an MLP's input has."""
+    return hook.split(".", 2)[-1] in _MLP_INPUTS
 
 
 def transcoder_site(hook_in: str, hook_out: str) -> str | None:
     """The transcoder site with these two hooks, or None: ``blocks.2.ln2.hook_out`` and ``blocks.2.hook_mlp_out`` ->
     ``L2TC``.
     """
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_in)
-    if match is None or match[2] != _HOOKS["TC"][0]:
+    layer = ".".join(hook_in.split(".")[:2])
+    if not reads_mlp(hook_in) or not hook_out.startswith(f"{layer}."):
         return None
-    return (
-        f"L{match[1]}TC"
-        if hook_out in (f"blocks.{match[1]}.{_HOOKS['TC'][1]}", f"blocks.{match[1]}.mlp.hook_out")
-        else None
-    )
-
-
-def _is_mamba(model: Any) -> bool:
-    return "mamba" in str(getattr(model.cfg, "architecture", "")).lower()
+    return f"L{layer.split('.')[1]}TC" if _OUTPUTS.get(hook_out.split(".", 2)[-1]) == "M" else None

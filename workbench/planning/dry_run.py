@@ -74,7 +74,7 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
     from workbench.activations.harvesting.forward import resolve_hooks, widths
     from workbench.activations.harvesting.run import HELDOUT_SHARE
     from workbench.models.facts import meta_model
-    from workbench.models.sites import site_of
+    from workbench.models.sites import reads_mlp, site_of
 
     sources: list[Source] = []
     streams: list[Stream] = []
@@ -89,7 +89,7 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
                 site_of(at)
                 width = int(model.cfg.d_model)
             except UserError:
-                width = int(model.cfg.d_model) if at.endswith("ln2.hook_out") else widths(model, 0, [at])[at]
+                width = int(model.cfg.d_model) if reads_mlp(at) else widths(model, 0, [at])[at]
             streams.append(Stream(key=f"h{len(streams):03d}", source=s.source, hook=hook, at=at, width=width))
         sources.append(Source(name=s.source, model=s.model, revision=s.revision))
     names = ("id", "n_seq", "ctx", "exclude", "seqs_per_shard", "batch_size", "dtype", "block_rows", "non_finite")

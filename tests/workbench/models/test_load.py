@@ -217,3 +217,23 @@ def test_models_with_other_tokenizers_are_named(tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"mini-pythia and .*other have different tokenizers.*: no ids in common"):
         check_same_tokens([("mini-pythia", None), (str(folder), None)], "no ids in common")
+
+
+@pytest.mark.parametrize("name", ["falcon_40b_like", "granitemoehybrid", "gemma3n"])
+def test_a_bridge_that_does_not_work_is_refused_in_one_line(tmp_path, name):
+    from tests.workbench.models.zoo import save
+
+    with pytest.raises(UsageError, match="TransformerLens") as refused:
+        load_model(save(name, tmp_path / name))
+    assert "\n" not in str(refused.value) and "ForCausalLM" in str(refused.value)
+
+
+def test_a_bridge_that_computes_something_else_is_refused(monkeypatch):
+    from tests.workbench.models.zoo import random_model
+    from workbench.models import load
+
+    hf_model = random_model("llama_gqa")
+    true = load._logits
+    monkeypatch.setattr(load, "_logits", lambda model: true(model) + (model is hf_model))
+    with pytest.raises(UsageError, match="its logits are not those of transformers"):
+        load.bridge(hf_model)

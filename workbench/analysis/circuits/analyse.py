@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae.errors import UsageError
 from workbench.analysis.circuits.attribution import BEST_FLOPS, EXACT_FLOPS, attribution, best, patch_flops
 from workbench.analysis.circuits.effects import answer_metrics, interval, locate_peak
 from workbench.analysis.circuits.heads import read_profile
 from workbench.analysis.circuits.mamba import mamba_parts
 from workbench.analysis.circuits.off_by_one import write_profile
 from workbench.analysis.circuits.patching import Patch, patch_effects
-from workbench.analysis.circuits.paths import FrozenPaths, is_mamba, is_transformer
+from workbench.analysis.circuits.paths import FrozenPaths, check_circuits, is_transformer
 from workbench.analysis.circuits.table import OFFSETS, Circuits
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
@@ -34,8 +33,7 @@ def analyse(
     run: Run = QUIET,
 ) -> Circuits:
     """Everything `workbench circuits` reports."""
-    if not is_transformer(model) and not is_mamba(model):
-        raise UsageError(f"circuits are analysed for attention and Mamba-1 mixers, not for {model.cfg.architecture}.")
+    check_circuits(model)
     found = Circuits(model, prompts, tuple(metrics), offsets)
     with run.bar(f"circuits of {model.cfg.model_name}", None, "part") as bar:
         bar.part("clean runs")

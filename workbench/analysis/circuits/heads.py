@@ -17,6 +17,7 @@ from sae.errors import UsageError
 from workbench.analysis.circuits.effects import METRICS, answer_metrics
 from workbench.analysis.circuits.paths import FrozenPaths, Path, collect
 from workbench.analysis.circuits.tasks import PromptSet
+from workbench.models.anatomy import anatomy_of
 
 Effects = dict[str, np.ndarray]
 _ROWS = 4096
@@ -93,14 +94,16 @@ def head_to_head(
     """Replace one earlier head's output at `position` by its value in the source prompts, as seen by the receiver's
     inputs alone: [P,L_r,H].
 
-    The path to the receiver is direct (other heads clean, MLPs follow); everything after the receiver follows.
+    The path to the receiver is direct (other heads clean, MLPs follow); everything after the receiver follows. Keys and
+    values belong to all query heads that share them, and so does the effect.
     """
     layer, head = receiver
     if layer == 0:
         raise UsageError("heads of layer 0 have no earlier heads to receive from.")
     at, n = torch.as_tensor(prompts.position(position)), len(prompts)
     clean, new = _z(model, prompts.clean, at), _z(model, getattr(prompts, source), at)
-    block, found = model.blocks[layer], []
+    found: list[Effects] = []
+    _check_inputs(model, paths, layer, at)
     before = answer_metrics(
         paths.tail.logits, torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits, metrics
     )
@@ -108,14 +111,13 @@ def head_to_head(
         delta = torch.einsum("phe,hed->phd", new[l] - clean[l], model.blocks[l].attn.W_O)
         n_heads = delta.shape[1]
         index = torch.arange(n).repeat_interleave(n_heads)
-        seen = block.ln1(paths.carry(l, delta.flatten(0, 1), index, at=at[index], to=layer)[:, None])[:, 0]
+        seen = paths.carry(l, delta.flatten(0, 1), index, at=at[index], to=layer)
         parts: list[Effects] = []
         for start in range(0, len(index), 256):
-            i, x = index[start : start + 256], seen[start : start + 256]
-            hooks = [
-                (f"blocks.{layer}.attn.hook_{c}", _set_head(_project(block.attn, c, head, x), at[i], head))
-                for c in inputs
-            ]
+            i = index[start : start + 256]
+            made = paths.head_inputs(layer, seen[start : start + 256], i)
+            unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
+            hooks = [(f"blocks.{layer}.attn.hook_{c}", _set_head(made[c][:, h], at[i], h)) for c, h in unit.items()]
             logits = paths.tail.run(layer, i, hooks)
             parts.append(
                 answer_metrics(
@@ -132,11 +134,33 @@ def head_to_head(
     return {m: np.stack([f[m] for f in found], 1) for m in metrics}
 
 
-def _project(attn: Any, name: str, head: int, x: Tensor) -> Tensor:
-    """q, k or v [R,d_head] of one head from normed inputs [R,d_model]."""
-    out = x @ getattr(attn, f"W_{name.upper()}")[head]
-    bias = getattr(attn, f"b_{name.upper()}")
-    return out if bias is None else out + bias.reshape(-1, out.shape[-1])[head]
+def kv_head(model: Any, layer: int, head: int) -> int:
+    """The key-value head that a query head reads: several share one (grouped queries, Ainslie et al. 2023, arXiv
+    2305.13245).
+    """
+    at = anatomy_of(model).layers[layer]
+    return head // (at.heads // at.kv_heads)
+
+
+def _check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None:
+    """Queries, keys and values of one position alone must be those of the whole prompt.
+
+    Raises:
+        UsageError: they are not, because a position enters them.
+    """
+    index, seen = torch.arange(len(at)), {}
+
+    def keep(name: str) -> Any:
+        return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[index, at]})
+
+    paths.tail.run(layer, index, [keep(name) for name in "qkv"])
+    made = paths.head_inputs(layer, paths.tail.inputs[layer][index, at], index)
+    for name, value in seen.items():
+        if not torch.allclose(value, made[name], atol=1e-3 * float(value.abs().max()), rtol=1e-3):
+            raise UsageError(
+                f"attn.hook_{name} of {model.cfg.architecture} depends on the position itself; effects of heads on"
+                " heads are not defined for it."
+            )
 
 
 def _set_head(value: Tensor, at: Tensor, head: int) -> Any:
@@ -173,8 +197,9 @@ def read_profile(
     corrupt = _cross(model, prompts.corrupt, {l: clean[f"blocks.{l}.attn.hook_q"][:, -1] for l in range(n_layers)})
     p, keep = torch.arange(n)[:, None], at.clamp_min(0)
     for l in range(n_layers):
-        v, scores = clean[f"blocks.{l}.attn.hook_v"], clean[f"blocks.{l}.attn.hook_attn_scores"]  # [P,T,H,e], [P,H,T]
-        v_new, s_new = corrupt[f"v{l}"][p, keep], corrupt[f"s{l}"].transpose(1, 2)[p, keep]  # [P,O,H,e], [P,O,H]
+        scores = clean[f"blocks.{l}.attn.hook_attn_scores"]  # [P,H,T]
+        v, v_cross = (_per_query(x, scores.shape[1]) for x in (clean[f"blocks.{l}.attn.hook_v"], corrupt[f"v{l}"]))
+        v_new, s_new = v_cross[p, keep], corrupt[f"s{l}"].transpose(1, 2)[p, keep]  # [P,O,H,e], [P,O,H]
         rows_scores = (
             scores[:, None]
             .repeat(1, at.shape[1], 1, 1)
@@ -194,6 +219,11 @@ def read_profile(
     for m in metrics:
         out[m][np.broadcast_to((at < 0).numpy()[:, None, None, :], out[m].shape)] = np.nan
     return out
+
+
+def _per_query(v: Tensor, n_heads: int) -> Tensor:
+    """Values [P,T,KV,e] as each query head reads them: [P,T,H,e]."""
+    return v.repeat_interleave(n_heads // v.shape[2], 2)
 
 
 def _last_row(v: Tensor, rows: slice) -> Tensor:

@@ -24,6 +24,7 @@ from sae.strict import nearest
 from workbench.analysis.circuits.effects import METRICS, answer_metrics, check_metrics
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
+from workbench.models.anatomy import anatomy_of
 from workbench.run import QUIET, Run
 
 Source = Literal["corrupt", "control", "zero", "mean", "resample"]
@@ -44,6 +45,7 @@ SITES = {
     "conv_out": ("mixer.conv1d.hook_out", 2, 1),
     **{name: (f"mixer.hook_{name}", 1, 2) for name in ("x", "dt", "B", "C", "decay", "write", "h", "y", "gate")},
 }
+_BRANCHES = {"attn": "A", "mlp": "M"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def hook_of(model: Any, site: str, layer: int) -> tuple[str, int, int]:
         raise UsageError(f"site {site!r} is unknown ({nearest(site, list(SITES))}).")
     name, position_axis, unit_axis = SITES[site]
     hook = f"blocks.{layer}.{name}"
+    if site in _BRANCHES:  # what is added to the residual stream, whatever the model puts around it
+        hook = anatomy_of(model).layers[layer].sites.get(_BRANCHES[site], (hook,))[0]
     if hook not in model.hook_dict:
         have = [s for s, (n, _, _) in SITES.items() if f"blocks.0.{n}" in model.hook_dict]
         raise UsageError(f"the model has no {hook}. Its {len(model.blocks)} layers offer the sites {', '.join(have)}.")

@@ -17,19 +17,36 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
-from workbench.analysis.circuits.tail import Tail
+from workbench.analysis.circuits.tail import Hook, Tail, block_calls
+from workbench.models.anatomy import anatomy_of
 
 Path = Literal["direct", "residual"]
 
 
+def check_circuits(model: Any) -> None:
+    """Refuse a model whose mixers cannot be analysed.
+
+    Raises:
+        UsageError: neither attention nor Mamba-1 throughout, or parts of them are not what the analyses suppose.
+    """
+    anatomy, name = anatomy_of(model), model.cfg.architecture
+    if set(anatomy.kinds) not in ({"attention"}, {"Mamba"}):
+        raise UsageError(
+            f"circuits are analysed for attention and Mamba-1 mixers, not for {name}: its layers are"
+            f" {anatomy.describe()}."
+        )
+    if why := anatomy.why_not_patched() if is_transformer(model) else anatomy.why_not_held():
+        raise UsageError(f"circuits of {name} cannot be analysed ({why}).")
+
+
 def is_mamba(model: Any) -> bool:
-    """Whether the blocks of a bridge hold Mamba-1 mixers (or FalconMamba's) with every quantity hooked."""
-    return "blocks.0.mixer.hook_h" in model.hook_dict
+    """Whether every block of a bridge holds a Mamba-1 mixer (or FalconMamba's)."""
+    return set(anatomy_of(model).kinds) == {"Mamba"}
 
 
 def is_transformer(model: Any) -> bool:
-    """Whether the blocks of a bridge hold attention heads."""
-    return "blocks.0.attn.hook_z" in model.hook_dict
+    """Whether every block of a bridge holds attention, and no other mixer."""
+    return set(anatomy_of(model).kinds) == {"attention"}
 
 
 def collect(
@@ -57,17 +74,15 @@ class FrozenPaths:
     def __init__(self, model: Any, tail: Tail):
         self.model, self.tail, self.n_layers = model, tail, tail.n_layers
         self.position = tail.tokens.shape[1] - 1
+        check_circuits(model)
         if is_mamba(model):
             self._memory = collect(model, tail.tokens.numpy(), self._mamba_hooks())
             self._step = self._mamba_step
-        elif is_transformer(model):
-            names = [f"blocks.{l}.attn.hook_out" for l in range(self.n_layers)]
-            self._memory = collect(model, tail.tokens.numpy(), dict.fromkeys(names, lambda v, rows: v))
-            self._step = self._transformer_step
         else:
-            raise UsageError(
-                f"direct paths are defined for attention and for Mamba-1 mixers, not for {model.cfg.architecture}."
-            )
+            self._written = [layer.written for layer in anatomy_of(model).layers]
+            self._memory = collect(model, tail.tokens.numpy(), dict.fromkeys(self._written, lambda v, rows: v))
+            self._one_token = block_calls(model, tail.tokens[:, :1])[1]
+            self._step = self._transformer_step
         self.final = tail.inputs[-1]
         prompts = torch.arange(len(tail.tokens))
         zero = torch.zeros_like(tail.inputs[0][:, 0])
@@ -104,13 +119,25 @@ class FrozenPaths:
         return x
 
     def _transformer_step(self, layer: int, x: Tensor, prompts: Tensor, at: Tensor, delta: Tensor | None) -> Tensor:
-        block = self.model.blocks[layer]
-        after = x + self._memory[f"blocks.{layer}.attn.hook_out"][prompts, at]
-        after = after if delta is None else after + delta
-        if not hasattr(block, "mlp"):
-            return after
-        seen = x if getattr(self.model.cfg, "parallel_attn_mlp", False) else after
-        return after + block.mlp(block.ln2(seen[:, None]))[:, 0]
+        """The block on one position at a time, its heads' outputs together being what they were in the clean run."""
+        heads = self._memory[self._written[layer]][prompts, at]
+        heads = (heads if delta is None else heads + delta)[:, None]
+        return self._one_position(layer, x, prompts, [(self._written[layer], lambda value, hook: heads)])
+
+    def head_inputs(self, layer: int, x: Tensor, prompts: Tensor) -> dict[str, Tensor]:
+        """{q, k, v: [R,heads,d_head]} that the attention of a block makes of residual streams x [R,d_model]."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[:, 0].detach()})
+
+        self._one_position(layer, x, prompts, [keep(name) for name in "qkv"])
+        return seen
+
+    def _one_position(self, layer: int, x: Tensor, prompts: Tensor, hooks: list[Hook]) -> Tensor:
+        with self.model.hooks(fwd_hooks=hooks):
+            out = self.model.blocks[layer](x[:, None], **self.tail.rows_of(self._one_token[layer], prompts))
+        return (out[0] if isinstance(out, tuple) else out)[:, 0]
 
     def _mamba_hooks(self) -> dict[str, Callable[[Tensor, slice], Tensor]]:
         hooks: dict[str, Callable[[Tensor, slice], Tensor]] = {}

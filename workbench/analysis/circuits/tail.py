@@ -29,32 +29,14 @@ class Tail:
     def __init__(self, model: Any, tokens: np.ndarray | Tensor):
         self.model, self.n_layers, self.head = model, len(model.blocks), head_of(model)
         self.tokens = torch.as_tensor(tokens)
-        self.inputs: list[Tensor] = []
-        self._kwargs: list[dict[str, Any]] = []
-        handles = [block.register_forward_pre_hook(self._record, with_kwargs=True) for block in model.blocks]
-        try:
-            with torch.no_grad():
-                self.logits = model(self.tokens, use_cache=False)[:, -1]
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.inputs, self._kwargs, logits = block_calls(model, self.tokens)
+        self.logits = logits[:, -1]
         check = self.run(0, torch.arange(len(self.tokens)))
         if not torch.allclose(check, self.logits, atol=1e-3, rtol=1e-3):
             raise UsageError(
                 f"{type(model).__name__} of {model.cfg.architecture} does more than its blocks, final norm and"
                 " unembedding."
             )
-
-    def _record(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self.inputs.append(hidden.detach())
-        self._kwargs.append(
-            {
-                k: v
-                for k, v in kwargs.items()
-                if k != "hidden_states" and (v is None or isinstance(v, (Tensor, tuple, bool)))
-            }
-        )
 
     def run(
         self,
@@ -74,7 +56,7 @@ class Tail:
         x = self.inputs[layer][prompts] if resid is None else resid
         with torch.set_grad_enabled(grad), self.model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext():
             for l in range(layer, self.n_layers):
-                out = self.model.blocks[l](x, **{k: self._rows(v, prompts) for k, v in self._kwargs[l].items()})
+                out = self.model.blocks[l](x, **self.rows_of(self._kwargs[l], prompts))
                 x = out[0] if isinstance(out, tuple) else out
             return self.to_logits(x[:, -1:])
 
@@ -82,9 +64,38 @@ class Tail:
         """Final norm and unembedding (and factor, and soft cap) of [R,1,d_model]: logits [R,V]."""
         return finished(raw_logits(self.model, resid), self.head.factor, self.head.cap)[:, 0]
 
-    def _rows(self, value: Any, prompts: Tensor) -> Any:
+    def rows_of(self, value: Any, prompts: Tensor) -> Any:
+        """What a block got beside the residual stream, for chosen prompts."""
+        if isinstance(value, dict):
+            heads = value.get("alibi")  # [P·H,1,T], prompt by prompt: its rows are no prompts
+            rows = {k: self.rows_of(v, prompts) for k, v in value.items()}
+            if isinstance(heads, Tensor) and heads.shape[0] % len(self.tokens) == 0 and heads.shape[0] > 1:
+                rows["alibi"] = heads.unflatten(0, (len(self.tokens), -1))[prompts].flatten(0, 1)
+            return rows
         if isinstance(value, tuple):
-            return tuple(self._rows(v, prompts) for v in value)
-        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == len(self.tokens) > 1:
+            return tuple(self.rows_of(v, prompts) for v in value)
+        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == len(self.tokens):
             return value[prompts]
         return value
+
+
+@torch.no_grad()
+def block_calls(model: Any, tokens: Tensor) -> tuple[list[Tensor], list[dict[str, Any]], Tensor]:
+    """(residual stream [P,T,d_model] entering each block, what else each is given, logits [P,T,V]) of one forward
+    pass.
+    """
+    inputs: list[Tensor] = []
+    others: list[dict[str, Any]] = []
+
+    def record(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append((args[0] if args else kwargs["hidden_states"]).detach())
+        plain = {k: v for k, v in kwargs.items() if v is None or isinstance(v, (Tensor, tuple, bool))}
+        others.append({k: v for k, v in plain.items() if k != "hidden_states"})
+
+    handles = [block.register_forward_pre_hook(record, with_kwargs=True) for block in model.blocks]
+    try:
+        logits = model(tokens, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs, others, logits

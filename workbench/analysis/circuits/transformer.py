@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.analysis.circuits.heads import head_to_head, head_to_logit, read_profile
+from workbench.analysis.circuits.heads import head_to_head, head_to_logit, kv_head, read_profile
 from workbench.analysis.circuits.induction import Found, attention_scores, by_attention, by_effect, score_table
 from workbench.analysis.circuits.paths import FrozenPaths, collect
 from workbench.analysis.circuits.table import EXAMPLES, Circuits, peak_of
+from workbench.models.anatomy import anatomy_of
 
 
 def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], None]]:
@@ -68,7 +69,7 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
                     source=source,
                     site="z",
                     position=position,
-                    receiver=f"L{layer}H{head}.{inputs}",
+                    receiver=_receiver(model, layer, head, inputs),
                 )
                 if inputs == "k" and not sent:
                     sent.append(by_effect(effects["logit_diff"]))
@@ -86,3 +87,10 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
         "reads by offset": reads,
         "heads to heads": to_head,
     }
+
+
+def _receiver(model: Any, layer: int, head: int, inputs: str) -> str:
+    """``L5H3.q``; keys and values that several query heads share are ``L5KV1.k``."""
+    at = anatomy_of(model).layers[layer]
+    shared = inputs != "q" and at.kv_heads < at.heads
+    return f"L{layer}KV{kv_head(model, layer, head)}.{inputs}" if shared else f"L{layer}H{head}.{inputs}"

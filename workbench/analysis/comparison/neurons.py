@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sae.errors import UsageError
 from workbench.analysis.comparison.depth import LayerBest
 from workbench.analysis.correlation import Floats, Ints
+from workbench.models.anatomy import anatomy_of
 
 PRODUCT_BYTES = 2**30  # of the neuron x neuron sums held at once; more layers mean another pass over the tokens
 
@@ -26,15 +27,15 @@ def neuron_hooks(model: Any, layer: int) -> list[str]:
     """Hook names whose activations, side by side, are the neurons of a layer.
 
     Raises:
-        UsageError: the architecture has neither an MLP nor a Mamba mixer at that layer.
+        UsageError: the layer shows none.
     """
-    for names in (["mixer.hook_x", "mixer.hook_gate"], ["mlp.hook_post"], ["mlp.out.hook_in"]):
-        full = [f"blocks.{layer}.{name}" for name in names]
-        if all(n in model.hook_dict for n in full):
-            return full
-    raise UsageError(
-        f"layer {layer} has no neurons known here: neither mlp.hook_post nor mixer.hook_x and mixer.hook_gate."
-    )
+    at = anatomy_of(model).layers[layer]
+    if not at.neurons:
+        raise UsageError(
+            f"layer {layer} of {model.cfg.architecture} ({at.kind}) shows no neurons: neither an MLP's activations"
+            " after its nonlinearity (a mixture of experts has others for each token) nor a Mamba's x and gate."
+        )
+    return list(at.neurons)
 
 
 def neurons(model: Any, tokens: torch.Tensor, layers: Sequence[int], keep: torch.Tensor) -> list[torch.Tensor]:

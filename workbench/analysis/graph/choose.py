@@ -30,7 +30,7 @@ def place_of(item: Item) -> tuple[str, str] | None:
         out = about.get("hook_name_out")
         found = transcoder_site(str(hook), str(out)) if hook and out else site
         if found and re.fullmatch(r"L\d+TC", found):
-            return "TC", hooks_of(found)[0]
+            return "TC", str(hook) if hook and out else hooks_of(found)[0]
     return None
 
 

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from sae.errors import ConfigError, UsageError, UserError
 from workbench.analysis.circuits.tail import Tail
-
-FROZEN = re.compile(r"(attn\.hook_pattern|hook_scale|mixer\.hook_(dt|B|C|gate))$")  # Δ fixes the decay
+from workbench.models.anatomy import anatomy_of
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,21 @@ def trace(
         max_logits=max_logits,
         batch=batch,
     )
+
+
+def frozen_hooks(model: Any) -> list[str]:
+    """The hooks that hold what decides where information goes.
+
+    Raises:
+        UsageError: holding them does not make the model's mixers linear; the message says why.
+    """
+    anatomy = anatomy_of(model)
+    if why := anatomy.why_not_held():
+        raise UsageError(
+            f"attention patterns and gates of {model.cfg.architecture} cannot be held ({why}). Draw the graph without"
+            " holding them: --no-freeze."
+        )
+    return anatomy.frozen()
 
 
 def connected(
@@ -262,7 +276,7 @@ class _Runner:
 
     def __init__(self, model: Any, hooks: list[str], clean: dict[str, Any], dictionaries: dict[str, Any], freeze: bool):
         self.model, self.hooks, self.clean, self.dictionaries = model, hooks, clean, dictionaries
-        self.frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+        self.frozen = frozen_hooks(model) if freeze else []
         try:
             self.tail: Tail | None = Tail(model, clean["tokens"])
         except UserError:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from sae.errors import ConfigError, UsageError
-from workbench.analysis.graph.trace import FROZEN, Graph, Node, connected, latent_nodes, scalar_of
+from workbench.analysis.graph.trace import Graph, Node, connected, frozen_hooks, latent_nodes, scalar_of
+from workbench.models.sites import site_hooks
 
 
 def trace_transcoders(
@@ -99,11 +100,11 @@ class _Cut:
 
     def __init__(self, model: Any, transcoders: dict[str, Any], tokens: Tensor, freeze: bool):
         self.model, self.transcoders, self.tokens = model, transcoders, tokens
-        self.writes = {read: read.replace("ln2.hook_out", "hook_mlp_out") for read in transcoders}
-        frozen = [name for name in model.hook_dict if FROZEN.search(name)] if freeze else []
+        self.writes = {read: site_hooks(model, f"L{read.split('.')[1]}TC")[1] for read in transcoders}
+        frozen = frozen_hooks(model) if freeze else []
         with torch.no_grad():
             names = ["hook_embed", *self.writes, *self.writes.values(), *frozen]
-            self.logits, cache = model.run_with_cache(tokens, names_filter=names)
+            self.logits, cache = model.run_with_cache(tokens, names_filter=names, use_cache=False)
         self.held = {name: cache[name].clone() for name in frozen if name in cache}
         self.embedding = cache["hook_embed"].clone()
         self.read = {read: cache[read].clone() for read in transcoders}
@@ -167,7 +168,7 @@ class _Cut:
         """
         seen: dict[str, Tensor] = {}
         hooks: list[tuple[str, Any]] = [
-            (name, lambda value, hook, held=held: held.expand_as(value)) for name, held in self.held.items()
+            (name, lambda value, hook, held=held: _repeated(held, value)) for name, held in self.held.items()
         ]
         hooks.append(("hook_embed", lambda value, hook: leaves[0]))
         for leaf, (read, write) in zip(leaves[1:], self.writes.items(), strict=True):
@@ -187,5 +188,10 @@ class _Cut:
             warnings.filterwarnings(
                 "ignore", message="A forward hook edited hook_scale"
             )  # meant: rounding differs, nothing else
-            logits = self.model(torch.zeros(leaves[0].shape[:2], dtype=torch.int64))
+            logits = self.model(self.tokens.expand(len(leaves[0]), -1), use_cache=False)
         return seen, logits
+
+
+def _repeated(held: Tensor, value: Tensor) -> Tensor:
+    """A value of the one prompt for all rows of a batch, whether rows are an axis of their own or laid end to end."""
+    return held.repeat(len(value) // len(held), *[1] * (held.dim() - 1))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sae.activation import TopK
 from sae.errors import ConfigError, UsageError
 from sae.transcoder import Transcoder
-from workbench.analysis.graph.trace import FROZEN
+from workbench.analysis.graph.trace import frozen_hooks
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.cli import app
 from workbench.models import load_model
@@ -46,7 +46,7 @@ def frozen_run(model, tokens, transcoders, change):
     """Inputs of all transcoders and the logits, all where-information at the clean run's values and MLP outputs changed
     by ``change``.
     """
-    names = [n for n in model.hook_dict if FROZEN.search(n)]
+    names = frozen_hooks(model)
     writes = {read: read.replace("ln2.hook_out", "hook_mlp_out") for read in transcoders}
     with torch.no_grad():
         _, clean = model.run_with_cache(tokens, names_filter=[*names, *writes.values(), *transcoders])

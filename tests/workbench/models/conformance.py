@@ -1,0 +1,321 @@
+"""What this program says of a model, held against the model itself: nine properties, each right or refused.
+
+A property is a function of a :class:`Case` that returns "" where everything it measures is right, or the reason it is
+refused with; a wrong number is an AssertionError. ``python -m tests.workbench.models.conformance`` runs all of them on
+all architectures and prints ``docs/architectures.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sae.activation import TopK
+from sae.errors import UserError
+from sae.transcoder import Transcoder
+from tests.workbench.models.test_head import measured_effects
+from tests.workbench.models.zoo import ZOO, random_model, save
+from workbench.analysis.circuits.heads import head_to_head, head_to_logit, read_profile
+from workbench.analysis.circuits.patching import Patch, patch_effects
+from workbench.analysis.circuits.paths import FrozenPaths, check_circuits, is_mamba
+from workbench.analysis.circuits.tail import Tail
+from workbench.analysis.circuits.tasks import make_prompts, read_task
+from workbench.analysis.evaluation.probe import encode_text
+from workbench.analysis.graph.trace import Node, _clean, _Runner
+from workbench.analysis.graph.transcoders import trace_transcoders
+from workbench.analysis.latents.logits import readout
+from workbench.analysis.splice import Constant, splice
+from workbench.corpus import bos_id
+from workbench.models import load_model, site_hooks, sites
+from workbench.models.anatomy import anatomy_of
+from workbench.models.facts import model_facts
+from workbench.models.head import head_of
+
+TEXT = "def main(self):"
+
+
+class Case:
+    """One architecture: its folder, the model as it is loaded here, and Hugging Face's own."""
+
+    def __init__(self, name: str, root: Path):
+        self.name, self.folder = name, root / name
+        if not self.folder.is_dir():
+            save(name, self.folder)
+
+    @cached_property
+    def model(self) -> Any:
+        return load_model(self.folder)
+
+    @cached_property
+    def hf(self) -> Any:
+        return random_model(self.name)
+
+    @cached_property
+    def tokens(self) -> torch.Tensor:
+        tokens = torch.randint(1, 500, (2, 12), generator=torch.Generator().manual_seed(1))
+        tokens[:, 0] = 0
+        return tokens
+
+    @cached_property
+    def logits(self) -> torch.Tensor:
+        return self.run()
+
+    def run(self, *hooks: tuple[str, Any]) -> torch.Tensor:
+        with torch.no_grad(), self.model.hooks(fwd_hooks=list(hooks)):
+            return self.model(self.tokens, use_cache=False)
+
+
+class Identity:
+    """A dictionary that reconstructs exactly."""
+
+    def __init__(self, width: int):
+        self.W_dec = torch.eye(width)
+
+    def encode_sparse(self, x):
+        return x, torch.arange(x.shape[-1]).expand(x.shape)
+
+    def decode_sparse(self, values, indices):
+        return values
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float, what: str) -> None:
+    gap, size = float((a - b).abs().max()), float(b.abs().max())
+    assert gap <= tolerance * max(size, 1e-6), f"{what}: off by {gap:.2e} of {size:.2e}"
+
+
+def logits_are_hugging_faces(case: Case) -> str:
+    with torch.no_grad():
+        close(case.logits, case.hf(case.tokens).logits, 1e-4, "logits")
+    return ""
+
+
+def sites_fire_and_branches_add_up(case: Case) -> str:
+    model, layers = case.model, anatomy_of(case.model).layers
+    hooks = [h for site in sites(model) for h in site_hooks(model, site)]
+    ends = [f"blocks.{i}.hook_resid_{end}" for i in range(len(layers)) for end in ("pre", "post")]
+    with torch.no_grad():
+        _, cache = model.run_with_cache(case.tokens, use_cache=False, names_filter=[*hooks, *ends])
+    for hook in hooks:
+        assert cache[hook].shape == (*case.tokens.shape, 48), hook
+    for i, layer in enumerate(layers):
+        if branches := [cache[layer.sites[k][1]] for k in "AMS" if k in layer.sites]:
+            close(sum(branches) * layer.factor, cache[ends[2 * i + 1]] - cache[ends[2 * i]], 1e-4, f"block {i}")
+    return "" if all(len(layer.sites) > 1 for layer in layers) else "some layers show their residual stream alone"
+
+
+def splices_are_felt(case: Case) -> str:
+    """Identity leaves the logits as they are; zeroing the stream is zeroing Hugging Face's own block."""
+    model = case.model
+    for site in sites(model):
+        hook = site_hooks(model, site)[1]
+        with torch.no_grad(), splice(model, {hook: Identity(48)}, keep_error=False):
+            close(case.run(), case.logits, 1e-4, f"identity at {site}")
+        with torch.no_grad(), splice(model, {hook: Constant(torch.zeros(48))}, keep_error=False):
+            zeroed = case.run()
+        assert (zeroed - case.logits).abs().max() > 1e-5, f"zeroing {site} changes nothing"
+        if site.endswith("R"):
+            block = case.hf.get_submodule(f"{model.adapter.component_mapping['blocks'].name}.{site[1:-1]}")
+
+            def zero(module, args, out):
+                x = (out[0] if isinstance(out, tuple) else out).clone()
+                x[:, 1:] = 0  # BOS is left alone
+                return (x, *out[1:]) if isinstance(out, tuple) else x
+
+            handle = block.register_forward_hook(zero)
+            with torch.no_grad():
+                close(zeroed, case.hf(case.tokens).logits, 1e-3, f"zero at {site}")
+            handle.remove()
+    return ""
+
+
+def logit_effects_are_measured_changes(case: Case) -> str:
+    read = readout(case.model)
+    directions, changes = measured_effects(case.model)
+    close(directions @ read.W.double(), changes, 1e-2, "direct logit effects")
+    return ""
+
+
+def edges_are_differences(case: Case) -> str:
+    """Edges of an unfrozen graph between residual streams against central differences of the forward pass."""
+    model, hooks = case.model, ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    dictionaries = {h: Transcoder(48, 32, TopK(4)).requires_grad_(False) for h in hooks}
+    for i, made in enumerate(dictionaries.values()):
+        for p in made.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+    tokens = case.tokens[:1]
+    clean = _clean(model, dictionaries, hooks, tokens)
+    at = tokens.shape[1] - 2
+    gradient = _Runner(model, hooks, clean, dictionaries, False).gradients(2, [Node("latent", 2, at, 5)])[0]
+    stream, move = clean[hooks[0]][0], torch.randn(1, *gradient.shape, generator=torch.Generator().manual_seed(2))
+
+    def target(x: torch.Tensor) -> float:
+        seen = {}
+        edits = [(hooks[0], lambda v, hook: x), (hooks[1], lambda v, hook: seen.setdefault("x", v.clone()))]
+        with torch.no_grad(), model.hooks(fwd_hooks=edits):
+            model(tokens, use_cache=False)
+        return float(seen["x"][0, at].double() @ dictionaries[hooks[1]].W_enc[:, 5].double())
+
+    slope = float((gradient * move[0]).sum())
+    steps = [(target(stream + e * move) - target(stream - e * move)) / (2 * e) for e in (1e-2, 3e-3)]
+    gap = min(abs(s - slope) for s in steps)  # a mixture of experts has kinks: one of the steps may cross one
+    assert gap < 2e-2 * float(gradient.norm()), f"edges {slope:.4f}, differences {steps}"
+    return ""
+
+
+def transcoder_graphs_add_up(case: Case) -> str:
+    model, made = case.model, {}
+    layers = anatomy_of(model).layers
+    if missing := [i for i, layer in enumerate(layers) if "TC" not in layer.sites]:
+        return f"layer {missing[0]} has no MLP branch to replace"
+    for i, layer in enumerate(layers):
+        transcoder = Transcoder(48, 32, TopK(4))
+        for p in transcoder.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+        made[layer.sites["TC"][0]] = transcoder.requires_grad_(False)
+    graph = trace_transcoders(model, made, case.tokens[:1, :7], max_logits=3)
+    tolerance = 1e-3 if head_of(model).cap is None else 5e-2  # a soft cap on the logits stays nonlinear
+    assert graph.largest_gap is not None and graph.largest_gap < tolerance, f"largest gap {graph.largest_gap}"
+    return ""
+
+
+def circuits_are_brute_force(case: Case) -> str:
+    model = case.model
+    check_circuits(model)
+    prompts = make_prompts(
+        read_task("induction"), 8, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, seed=0, length=16
+    )
+    paths = FrozenPaths(model, Tail(model, prompts.clean))
+    if is_mamba(model):
+        return ""  # the parts of a Mamba have their own tests
+    last, metrics = len(model.blocks) - 1, ("logit_diff",)
+    at, rows, layer = torch.as_tensor(prompts.marks["B"]), torch.arange(8), anatomy_of(model).layers[last]
+    direct = head_to_logit(model, prompts, paths, metrics=metrics)["logit_diff"][:, last]
+    patches = [Patch("z", last, "last", h) for h in range(layer.heads)]
+    total = patch_effects(model, prompts, patches, source="control", metrics=metrics)["logit_diff"]
+    close(torch.tensor(direct), torch.tensor(total), 1e-3, "head to logit")
+    profile = read_profile(model, prompts, paths, ["B"], metrics=metrics)["logit_diff"][:, last, :, 0]
+    kv = [f"blocks.{last}.attn.hook_{k}" for k in "kv"]
+    clean, corrupt = torch.as_tensor(prompts.clean), torch.as_tensor(prompts.corrupt)
+    with torch.no_grad():
+        logits, other = model(clean, use_cache=False)[:, -1], model.run_with_cache(corrupt, names_filter=kv)[1]
+
+    def difference(x: torch.Tensor) -> np.ndarray:
+        return (x[rows, torch.as_tensor(prompts.answer)] - x[rows, torch.as_tensor(prompts.wrong)]).numpy()
+
+    brute = np.zeros((8, layer.heads))
+    for head in range(layer.heads):
+        seen = {}
+
+        def replace(value, hook):  # of all heads: OLMo-2 norms them together; a head's output has its own keys alone
+            value = value.clone()
+            value[rows, at] = other[hook.name][rows, at]
+            return value
+
+        def put(value, hook, head=head, seen=seen):
+            value = value.clone()
+            value[:, -1, head] = seen["z"][:, -1, head]
+            return value
+
+        z = f"blocks.{last}.attn.hook_z"
+        with torch.no_grad():
+            keep = (z, lambda v, hook, seen=seen: seen.setdefault("z", v.clone()))
+            with model.hooks(fwd_hooks=[*((h, replace) for h in kv), keep]):
+                model(clean, use_cache=False)
+            with model.hooks(fwd_hooks=[(z, put)]):
+                brute[:, head] = difference(model(clean, use_cache=False)[:, -1]) - difference(logits)
+    close(torch.tensor(profile), torch.tensor(brute), 1e-3, "read profile")
+    largest = []
+    for inputs, position in (("k", "B"), ("v", "B"), ("q", "last")):  # last query head: the last key-value head
+        effects = head_to_head(
+            model, prompts, paths, (last, layer.heads - 1), inputs=inputs, position=position, metrics=metrics
+        )
+        assert np.isfinite(effects["logit_diff"]).all()
+        largest.append(np.abs(effects["logit_diff"]).max())
+    assert max(largest) > 0  # B may lie outside a window of attention, the last position never does
+    return ""
+
+
+def parameters_are_counted(case: Case) -> str:
+    facts = model_facts(str(case.folder))
+    assert facts.parameters == sum(p.numel() for p in case.hf.parameters())
+    assert facts.resident == sum(p.numel() for p in case.model.parameters())
+    assert facts.n_layers == len(case.model.blocks)
+    return ""
+
+
+def prompts_begin_alike(case: Case) -> str:
+    model = case.model
+    first = bos_id(model.tokenizer)
+    prompts = make_prompts(read_task("induction"), 8, vocab_size=512, tokenizer=model.tokenizer, seed=0, length=16)
+    begins = {int(model.to_tokens(TEXT)[0, 0]), int(encode_text(model, TEXT)[0][0, 0]), int(prompts.clean[0, 0])}
+    assert begins == {first}, begins
+    assert model.to_tokens(TEXT)[0].tolist() == encode_text(model, TEXT)[0][0].tolist()
+    return ""
+
+
+PROPERTIES: dict[str, Callable[[Case], str]] = {
+    "logits": logits_are_hugging_faces,
+    "sites": sites_fire_and_branches_add_up,
+    "splice": splices_are_felt,
+    "logit effects": logit_effects_are_measured_changes,
+    "graph": edges_are_differences,
+    "transcoder graph": transcoder_graphs_add_up,
+    "circuits": circuits_are_brute_force,
+    "plan": parameters_are_counted,
+    "BOS": prompts_begin_alike,
+}
+
+
+def verdict(case: Case, name: str) -> str:
+    """ "" where a property holds, else what it is refused with."""
+    try:
+        return PROPERTIES[name](case)
+    except UserError as e:
+        said = str(e)
+    assert said and "\n" not in said
+    return said
+
+
+def page(root: Path, names: list[str]) -> str:
+    """``docs/architectures.md``: a row per architecture, ✓ right, – refused (why stands below), ✗ wrong."""
+    lines = [
+        "# What works on which architecture",
+        "",
+        "Tiny random models of real Hugging Face configurations, each property held against the model's own forward",
+        "pass: ✓ right, – refused in one line (why stands below the table), ✗ wrong. Printed by",
+        "`python -m tests.workbench.models.conformance`; the same runs as a test",
+        "(`tests/workbench/models/test_architectures.py`).",
+        "",
+        f"| architecture | layers | {' | '.join(PROPERTIES)} |",
+        f"|---|---|{'---|' * len(PROPERTIES)}",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        case, marks, kinds = Case(name, root), [], "–"
+        for prop in PROPERTIES:
+            try:
+                why = verdict(case, prop)
+                if why:
+                    reasons.setdefault(f"{prop}: {why.replace(str(root) + '/', '')}", []).append(name)
+                marks.append("–" if why else "✓")
+            except Exception as e:
+                print(f"{name} {prop}: {type(e).__name__}: {e}", file=sys.stderr)
+                marks.append("✗")
+        if "model" in vars(case):
+            kinds = anatomy_of(case.model).describe()
+        lines.append(f"| {name} | {kinds} | {' | '.join(marks)} |")
+    lines += ["", "## Why refused", ""]
+    lines += [f"- {why.rstrip('.')} ({', '.join(at)})." for why, at in sorted(reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        sys.stdout.write(page(Path(folder), sys.argv[1:] or list(ZOO)))
