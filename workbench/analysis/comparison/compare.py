@@ -128,6 +128,16 @@ class Comparison:
 Tick = Callable[[str], None]
 
 
+def check_baselines(recipe: CompareRecipe) -> None:
+    """Refuse a baseline that does not exist.
+
+    Raises:
+        UsageError: naming it, and those there are.
+    """
+    if unknown := [s for s in recipe.baselines if s not in BASELINES]:
+        raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(BASELINES)}.")
+
+
 def compare(
     workspace: Workspace,
     a: Group,
@@ -146,8 +156,7 @@ def compare(
     Raises:
         UsageError: an unknown baseline, or too few tokens. MissingError: a store or model that is needed is not there.
     """
-    if unknown := [s for s in recipe.baselines if s not in BASELINES]:
-        raise UsageError(f"baseline {unknown[0]!r} is not one of {', '.join(BASELINES)}.")
+    check_baselines(recipe)
     from workbench.activations import ActivationStore
 
     reference = ActivationStore.open(workspace.get("stores", store).path) if store else a.references[0].store(workspace)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sae.errors import UsageError
-from workbench.analysis.comparison.compare import CompareRecipe, compare
+from workbench.analysis.comparison.compare import CompareRecipe, check_baselines, compare
 from workbench.analysis.comparison.sides import Group, find_group, model_seed_of, sae_seed_of, untrained_of
 from workbench.analysis.comparison.tables import write_comparison
 from workbench.provenance import Input
@@ -37,6 +37,7 @@ def compare_and_write(
             f"{a!r} and {b!r} are the same dictionaries: every latent would be its own best match. Name two."
         )
     id = check_id(f"{sides[0].name}__{sides[1].name}")
+    check_baselines(recipe)
     inputs = _inputs(workspace, sides, recipe, store)
     wanted = recipe.model_dump(mode="json")
     if (have := reusable(workspace, "matches", id, recipe=wanted, inputs=inputs, run=run)) is not None:

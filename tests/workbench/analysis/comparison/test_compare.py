@@ -300,6 +300,7 @@ def test_command_line(workspace: Workspace, records: MatchRecords) -> None:
         "10",
         "--baselines",
         "shuffle, even",
+        "--replace",
     ]
     done = runner.invoke(app, ["compare", "mini-pythia.L0R-1x", "mini-mamba.L1R-1x", "--json", *root])
     assert done.exit_code == 0, done.output
