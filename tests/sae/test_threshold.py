@@ -9,7 +9,7 @@ import sae
 from sae import ThresholdSAE, TopKConfig, Trainer, to_jumprelu
 from sae.errors import CorruptError, UserError
 from sae.formats import read, to_dictionary, to_normal, write_sparsify
-from tests.sae.test_formats import FOLDERS, GOLDEN
+from tests.sae.test_formats import EXACT, GOLDEN
 
 
 def rows(n, d=8, seed=0):
@@ -80,7 +80,7 @@ def test_top_k_becomes_jumprelu_at_the_same_l0():
         to_jumprelu(topk, [])
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", EXACT)
 def test_imported_dictionaries_compute_what_their_library_does(tmp_path, name):
     form = read(GOLDEN / name)
     x = rows(200, 6)

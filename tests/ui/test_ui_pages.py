@@ -88,7 +88,7 @@ def test_latent_shows_its_anatomy(open_page: Open, full: Workspace) -> None:
         "Direct logit effect",
         "Near misses",
         "shown of",
-        "#6",
+        'data-latent="6"',
     ):
         assert part in text, part
     assert param(at, "i") == "5" and param(at, "v") == _version(full, "mini-pythia.L2R-8x")
@@ -171,7 +171,7 @@ def test_row_opens_the_latent(open_page: Open, full: Workspace) -> None:
     at = open_page(full, "latents", d="mini-pythia.L1R-8x")
     shown = latents_of(at)
     html = next(str(e.value) for e in at.get("html") if "data-row" in str(e.value))
-    link = re.findall(r'<tr data-row[^>]*><td[^>]*><a href="latent\?([^"]+)" data-dictionary="([^"]+)"', html)[2]
+    link = re.findall(r'<tr data-row[^>]*><td[^>]*><a href="latent\?([^"]+)"[^>]* data-dictionary="([^"]+)"', html)[2]
     assert f"i={shown[2]}" in link[0] and link[1] == "mini-pythia.L1R-8x"
 
 

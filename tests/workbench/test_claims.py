@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from sae.errors import MissingError
+from sae.errors import MissingError, UserError
 from workbench.claims import PAPERS, Claim, Finding, Lab, Measured, all_claims, verdict
 from workbench.claims.agreement import disagreements, results_document
 from workbench.claims.base import FOUND, NOT_FOUND, NOT_TESTABLE, positive_beyond_control, untestable
@@ -208,10 +208,12 @@ def test_claims_are_written_once_and_errors_become_reasons(tmp_path):
     documents = run_all([toy(good)], ws, seeds=2, quick=True, say=lambda _: None, done=seen.append)
     again = run_all([toy(good)], ws, seeds=2, quick=True, say=lambda _: None, done=seen.append)
     assert calls == [2] and documents == again and documents[0]["verdict"] == FOUND and len(seen) == 2
-    run_all([toy(good)], ws, seeds=3, quick=True, say=lambda _: None, done=seen.append)
+    with pytest.raises(UserError, match="seeds: 2 there, 3 asked"):
+        run_all([toy(good)], ws, seeds=3, quick=True, say=lambda _: None, done=seen.append)
+    run_all([toy(good)], ws, seeds=3, quick=True, replace=True, say=lambda _: None, done=seen.append)
     assert calls == [2, 3]  # another number of seeds is another result
     lab = Lab(ws, seeds=1)
-    document = run_claim(toy(bad), Lab(ws, seeds=9))
+    document = run_claim(toy(bad), Lab(ws, seeds=9, replace=True))
     assert document["verdict"] == NOT_TESTABLE and "no such model" in document["note"] and lab.seeds == 1
     page = markdown(documents, seeds=2, quick=True)
     assert "1 found, 0 not found" in page and "**found**" in page and "1 [0.5, 1.5]" in page

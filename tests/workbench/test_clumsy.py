@@ -162,7 +162,7 @@ def test_more_than_the_machine_has_is_one_line(ws: Workspace, tmp_path: Path) ->
 def test_short_text_is_not_repeated(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short\n")
     told(
-        typed("features", "mini-pythia.L1R-8x", "--corpus", tmp_path / "short.txt", "-w", ws.root),
+        typed("features", "mini-pythia.L1R-8x", "--corpus", tmp_path / "short.txt", "--replace", "-w", ws.root),
         2,
         "short.txt",
         "tokens",
@@ -205,17 +205,17 @@ def hostile(tmp: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
     """name -> (folder, words its error must hold)."""
     topk = load_file(GOLDEN / "saelens-topk" / "sae_weights.safetensors")
     out = {
-        "k is a word": (changed(tmp / "1", "saelens-topk", k="many"), ("saelens", "'many'")),
-        "no k": (changed(tmp / "2", "saelens-topk", k="absent"), ("'k' is missing",)),
+        "k is a word": (changed(tmp / "1", "saelens-topk", k="many"), ("k = 'many'",)),
+        "no k": (changed(tmp / "2", "saelens-topk", k="absent"), ("k = None",)),
         "k out of range": (changed(tmp / "3", "saelens-topk", k=0), ("k = 0",)),
         "architecture is a list": (changed(tmp / "4", "saelens-topk", architecture=["topk"]), ("['topk']",)),
         "unknown architecture": (
             changed(tmp / "5", "saelens-topk", architecture="temporal"),
             ("'temporal'", "jumprelu"),
         ),
-        "metadata is a list": (changed(tmp / "6", "saelens-topk", metadata=[1]), ("saelens", "list")),
-        "widths contradict": (changed(tmp / "7", "saelens-topk", d_sae=99), ("99", "(6, 12)")),
-        "trainer is a number": (changed(tmp / "8", "dl-topk", trainer=3), ("dictionary-learning", "int")),
+        "metadata is a list": (changed(tmp / "6", "saelens-topk", metadata=[1]), ("metadata = [1]", "an object")),
+        "widths contradict": (changed(tmp / "7", "saelens-topk", d_sae=99), ("(99, 6)", "(12, 6)")),
+        "trainer is a number": (changed(tmp / "8", "dl-topk", trainer=3), ("trainer = 3", "an object")),
         "words for numbers": (changed(tmp / "9", "sparsify-sae", d_in="six"), ("six",)),
     }
     whole = changed(tmp / "10", "saelens-topk-plain")

@@ -94,7 +94,9 @@ def test_a_dictionary_may_be_a_path_and_a_wrong_name_gets_a_hint(ws, tmp_path):
     cfg = json.loads((copy / "cfg.json").read_text())
     cfg["metadata"]["store"] = None
     (copy / "cfg.json").write_text(json.dumps(cfg))
-    assert "does not say its store" in call("features", copy, "-w", ws.root, "--contexts", 3, code=2).output
+    assert (
+        "does not say its store" in call("features", copy, "-w", ws.root, "--contexts", 3, "--replace", code=2).output
+    )
 
 
 def test_evaluate_agrees_with_the_store_and_takes_other_snapshots(ws, tmp_path):

@@ -32,7 +32,7 @@ def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     for i in range(60):
         (folder / f"{i}.txt").write_text(f"Text number {i} speaks of rivers, stones and old bridges. " * 20)
-    return CorpusConfig(kind="text", paths=(str(folder),))
+    return CorpusConfig(kind="text", paths=(str(folder),), tiled_share=0.2, snippet_share=0.2, agreement_share=0.1)
 
 
 def _recipe(texts: CorpusConfig, **changes) -> PretrainRecipe:

@@ -46,6 +46,8 @@ def make_records(
     recipe: dict[str, Any] = {"n_tokens": n_tokens, "k": k, "window": window, "seed": seed}
     recipe |= {"corpus": corpus_name(corpus), "ctx": ctx} if corpus else {}
     store: Any = None if corpus else reference.store_or_none(workspace)
+    if store is None and not corpus and not reference.metadata.get("model_name"):
+        reference.store(workspace)  # says what is missing
     source = None if store is None else reference.source_in(store)
     name, revision = (
         (reference.model_name, reference.revision) if store is None else _reading_model(reference, store, source)

@@ -112,7 +112,7 @@ def test_the_training_page_shows_it(made, monkeypatch):
     app = AppTest.from_file(str(Path(__file__).resolve().parents[4] / "ui" / "app.py"), default_timeout=60).run()
     at = app.switch_page("app_pages/training.py").run()
     assert not at.exception and not [h for h in at.get("html") if "cannot be shown" in str(h.value)]
-    order = at.selectbox(key="tr_sort")
+    order = at.selectbox(key="sort")
     assert {"emerges at step", "peaks at step", "fades at step", "lifespan", "class"} <= set(order.options)
     order.set_value("emergence_0.5_step").run()
     shown = at.dataframe(key="tr_table").value
@@ -178,7 +178,7 @@ def test_snapshots_are_spread_evenly():
 def test_a_further_site_has_its_own_evolution_and_its_latents_count(made):
     """Previous-token latents live at L1R and induction latents at L2R: an order between them needs both sites."""
     ws, at_l1r = made
-    recipe = small().model_copy(update={"site": "L0R", "also": ("L1R",), "prompts": 0, "loss_seqs": 0, "contexts": 0})
+    recipe = small().model_copy(update={"site": "L0R", "also": ("L1R",)})
     both = Evolution.open(evolve(ws, recipe).path)
     assert both.metadata["also"] == [at_l1r.id] and at_l1r.id in {i.id for i in both.manifest.inputs}, (
         "the complete one is reused"
