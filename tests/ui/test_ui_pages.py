@@ -88,9 +88,10 @@ def test_latent_shows_its_anatomy(open_page: Open, full: Workspace) -> None:
         "Direct logit effect",
         "Near misses",
         "shown of",
-        'data-latent="6"',
     ):
         assert part in text, part
+    neighbours = text[text.index("<h2>Neighbours") :]
+    assert re.search(r'<a href="latent\?[^"]*i=(\d+)"[^>]*>#\1</a>', neighbours)
     assert param(at, "i") == "5" and param(at, "v") == _version(full, "mini-pythia.L2R-8x")
 
 

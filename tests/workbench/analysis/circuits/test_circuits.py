@@ -59,6 +59,8 @@ def test_the_mamba_on_the_command_line(workspace, tmp_path) -> None:
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0 and json.loads(again.stdout)["version"] == before
     changed = CliRunner().invoke(app, [*arguments, "--seed", "1"])
+    assert changed.exit_code == 1 and "seed: 0 there, 1 asked" in changed.stderr
+    changed = CliRunner().invoke(app, [*arguments, "--seed", "1", "--replace"])
     assert json.loads(changed.stdout)["version"] != before
 
 
