@@ -214,7 +214,7 @@ def read_circuit_tracer(path: Path) -> NormalForm:
     if file is None:
         raise CorruptError(f"{where} names no layer; give one file, such as {where}/layer_0.safetensors.")
     try:
-        cfg = yaml.safe_load((file.parent / "config.yaml").read_text())
+        cfg = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
         raise CorruptError(f"{file.parent}/config.yaml cannot be read: {str(e).splitlines()[0]}.") from e
     if not isinstance(cfg, dict):

@@ -114,7 +114,11 @@ class EvolutionPlan:
 
         def recorded(m: Manifest) -> dict[str, Any]:
             recipe = recorded_recipe(m)
-            return {} if recipe is None else analysis_content(recipe, m.metadata.get("sources") or names)
+            if recipe is None:
+                return {}
+            # What a further site leaves out (0) is served by a result that holds it.
+            left_out = {key: 0 for key in ("loss_seqs", "prompts") if not getattr(self.recipe, key)}
+            return analysis_content(recipe, m.metadata.get("sources") or names) | left_out
 
         now = inputs_now(workspace, "evolution", self.id)
         return reusable(
