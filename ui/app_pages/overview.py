@@ -84,7 +84,10 @@ def cards(index: Index) -> None:
     for row in (pieces[:3], pieces[3:]):
         for column, piece in zip(st.columns(3, gap="small"), row, strict=True):
             with column, st.container(border=True, height="stretch"), panels.guarded("This card"):
-                own_text(index) if piece is None else st.html(piece())
+                if piece is None:
+                    own_text(index)
+                else:
+                    st.html(piece())
 
 
 def own_text(index: Index) -> None:

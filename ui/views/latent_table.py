@@ -98,14 +98,14 @@ def known_sorts(d: Dictionary, records: LatentRecords) -> list[str]:
 
 
 @st.cache_resource(show_spinner=False, max_entries=32)
-def _order(folder: str, version: str, column: str, _values: np.ndarray | None) -> np.ndarray:
-    """Row numbers by ascending value, missing values first. Read-only."""
+def _order(folder: str, version: str, column: str, descending: bool, _values: np.ndarray | None) -> np.ndarray:
+    """Row numbers by value, equal ones by their number, missing values last. Read-only."""
     if _values is None:
         table = data.open_records(folder, version).table
         _values = table[column].to_numpy() if column in table else table["latent"].to_numpy()
     values = _values.astype(np.float64) if _values.dtype == object else _values
-    keys = np.where(np.isnan(values), -np.inf, values) if values.dtype.kind == "f" else values
-    order = np.argsort(keys, kind="stable").astype(np.int32)
+    keys = -values if descending else values
+    order = np.argsort(keys, kind="stable").astype(np.int32)  # NaN comes last either way
     order.flags.writeable = False
     return order
 
@@ -149,15 +149,9 @@ def select(folder: str, version: str, query: Query, more: Mapping[str, np.ndarra
         keep &= data.holding(folder, version, query.text.strip())
     column = SORTS.get(query.sort, "latent")
     extra = (more or {}).get(column)
-    order = _order(folder, f"{version}.{data.results_key()}", column, extra) if extra is not None else None
-    if order is None:
-        order = _order(folder, version, column, None)
-    if not query.descending and len(order):  # missing values stay last
-        values = extra if extra is not None else columns.get(column)
-        missing = int(np.isnan(values).sum()) if values is not None and values.dtype.kind == "f" else 0
-        order = np.concatenate([order[missing:], order[:missing]])
-    chosen = order[keep[order]]
-    return columns["latent"][chosen[::-1] if query.descending else chosen]
+    made_on = version if extra is None else f"{version}.{data.results_key()}"
+    order = _order(folder, made_on, column, query.descending, extra)
+    return columns["latent"][order[keep[order]]]
 
 
 def page(records: LatentRecords, latents: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:

@@ -72,6 +72,7 @@ def streamlit_command(port: int, *, open_browser: bool) -> list[str]:
         "server.fileWatcherType": "none",
         "server.enableStaticServing": "false",
         "browser.gatherUsageStats": "false",
+        "runner.magicEnabled": "false",
         "client.showErrorDetails": "type",
         "client.showErrorLinks": "false",
     }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.dictionaries.recipe import TrainRecipe
-from workbench.run import Run, command_of
+from workbench.run import QUIET, Run, command_of
 from workbench.workspace import Workspace
 
 
@@ -24,7 +24,8 @@ def evaluate_all(recipe: TrainRecipe, workspace: Workspace, ids: Sequence[str], 
         if at != (reference.model_name, reference.revision):
             at = (reference.model_name, reference.revision)
             model = load_model(*at)
-        own = replace(run, command=command_of("evaluate", [id], {"sequences": recipe.evaluate}, {}))
+        command = command_of("evaluate", [id], {"sequences": recipe.evaluate}, {})
+        own = replace(run, command=command, say=QUIET.say)  # its result is said below, made now or reused
         item = evaluate_dictionary(
             workspace, reference, EvaluationRequest(sequences=recipe.evaluate), model=model, run=own
         )
@@ -41,5 +42,5 @@ def export_summary(recipe: TrainRecipe, workspace: Workspace, run: Run) -> None:
     source = f"stores/{recipe.store}"
     spec = FigureSpec.model_validate({"figure": "suite_summary", "source": source, "style": {"width": 10.0}})
     command = command_of("export", ["suite_summary"], {"source": source}, {})
-    item = write_bundle(bundle(spec, workspace), workspace, run=replace(run, command=command))
+    item = write_bundle(bundle(spec, workspace), workspace, run=replace(run, command=command, say=QUIET.say))
     run.say(f"figure: {item.path}")
