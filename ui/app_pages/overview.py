@@ -143,7 +143,8 @@ def search(index: Index) -> None:
 def inventory(index: Index) -> None:
     """What there is and what is not there yet, folded."""
     n = len(index.dictionaries)
-    with st.expander(f"All {n} dictionaries", key="ov_dictionaries"):
+    narrowed = any(state.get(key) for key in ("arch", "sites", "snap", "browsable"))  # a link shows what it says
+    with st.expander(f"All {n} dictionaries", key="ov_dictionaries", expanded=narrowed):
         dictionaries(index)
     models, stores = len(index.of("models")), len(index.of("stores"))
     if models or stores:

@@ -39,11 +39,11 @@ def workspace_folder() -> Path:
 def index() -> Index:
     """What the workspace holds now: read again as soon as a result appears, goes, or is made again."""
     root = workspace_folder()
-    return _index(str(root), _index_module.signature(root), root.is_dir())
+    return _index(str(root), results_key(), root.is_dir())  # a short key: a page asks a dozen times
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
-def _index(root: str, signature: tuple[tuple[str, int, int], ...], exists: bool) -> Index:
+def _index(root: str, signature: str, exists: bool) -> Index:
     return read_index(root)
 
 

@@ -203,12 +203,11 @@ def signature(root: Path) -> tuple[tuple[str, int, int], ...]:
         except OSError:
             continue
         for e in entries:
-            for name in ("manifest.json", "seal.json"):
-                try:
-                    stat = os.stat(os.path.join(e.path, name))
-                except OSError:
-                    continue
-                found.append((f"{kind}/{e.name}", stat.st_mtime_ns, stat.st_ino))
+            try:
+                stat = os.stat(os.path.join(e.path, "seal.json" if kind == "stores" else "manifest.json"))
+            except OSError:
+                continue
+            found.append((f"{kind}/{e.name}", stat.st_mtime_ns, stat.st_ino))
     return tuple(sorted(found))
 
 
