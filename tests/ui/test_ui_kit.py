@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ui.kit import data
 from ui.kit.context_bar import best_match, choices
 from ui.kit.index import Index, read_index, signature, step
 from ui.views import latent_table
@@ -209,3 +210,28 @@ def test_filtered_table_as_csv_is_whole_and_in_order(full: Workspace, records: L
     assert back["latent"].tolist() == ids and set(back.columns) == set(records.table.columns)
     peaks = [json.loads(t) if t else None for t in back["peak_text"]]
     assert peaks == [records.row(i).get("peak_text") for i in ids]
+
+
+def test_search_finds_what_reading_every_text_finds(full: Workspace) -> None:
+    made = full.get("latents", "mini-pythia.L1R-8x")
+    folder, key = str(made.path), made.version
+    hay, ends = data.haystack(folder, key)
+    texts = [part.decode() for part in hay.split(data.END)[:-1]]
+    assert len(texts) == len(ends) > 1
+    ones = [
+        "",
+        "w1",
+        "W1",
+        "pattern 3",
+        "a.c",
+        "[",
+        "␣w",
+        "é",
+        texts[1][2:9],
+        texts[0][-3:] + texts[1][:3],
+        "\x1f",
+        "\x1e",
+    ]
+    for text in ones:
+        plain = [text.lower().replace("\x1e", " ") in held for held in texts]
+        assert data.holding(folder, key, text).tolist() == plain, text

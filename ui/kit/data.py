@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import streamlit as st
 
 from sae.errors import MissingError
@@ -91,19 +91,22 @@ def open_records(folder: str, version: str) -> LatentRecords:
     return LatentRecords.open(folder)
 
 
+END = b"\x1e"
 CONTEXTS, BEFORE, AFTER = 3, 8, 4  # strongest contexts that are searched, and the tokens around their peaks
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
-def haystack(folder: str, version: str) -> pa.LargeStringArray:
-    """What the search box searches, one lower-case string per latent: label, peak token, promoted token, and the text
-    around the peaks of its strongest contexts, where neighbouring tokens run together (``i`` + ``mport``).
+def haystack(folder: str, version: str) -> tuple[bytes, np.ndarray]:
+    """What the search box searches, in lower case: per latent its label, peak token, promoted tokens, and the text
+    around the peaks of its strongest contexts, where neighbouring tokens run together (``i`` + ``mport``). As UTF-8,
+    each latent ended by ``END``, and where each ends: int64 [L].
     """
     records = open_records(folder, version)
     table = records.table
     parts = [table[c].fillna("").astype(str).str.lower() for c in ("label", "peak_text", "promoted_text") if c in table]
     parts.append(pd.Series(records.snippets(CONTEXTS, BEFORE, AFTER), index=table.index).str.lower())
-    return pa.array(parts[0].str.cat(parts[1:], sep="\x1f").tolist(), pa.large_string())
+    texts = [text.replace("\x1e", " ").encode("utf-8", "replace") for text in parts[0].str.cat(parts[1:], sep="\x1f")]
+    return END.join([*texts, b""]), np.cumsum([len(text) + len(END) for text in texts], dtype=np.int64)
 
 
 def holding(folder: str, version: str, text: str) -> np.ndarray:
@@ -111,10 +114,14 @@ def holding(folder: str, version: str, text: str) -> np.ndarray:
 
     100,000 latents take a few milliseconds.
     """
-    import pyarrow.compute as pc
-
-    needle = text.encode("utf-8", "replace").decode().lower()
-    return pc.match_substring(haystack(folder, version), needle).to_numpy(zero_copy_only=False)
+    hay, ends = haystack(folder, version)
+    found = np.ones(len(ends), dtype=bool)
+    if needle := text.lower().replace("\x1e", " ").encode("utf-8", "replace"):
+        # From a hit to the end of its latent: one match for each latent, however often it holds the text.
+        starts = [m.start() for m in re.finditer(re.escape(needle) + b"[^" + END + b"]*", hay)]
+        found[:] = False
+        found[np.searchsorted(ends, starts, side="right")] = True
+    return found
 
 
 def results_key() -> str:
