@@ -18,7 +18,8 @@ from tests.ui.synthetic import make_workspace, remove_files, vocabulary, write_r
 from tests.ui.synthetic_results import add_all
 from workbench.workspace import Workspace
 
-config.set_option("runner.magicEnabled", False)  # as `workbench ui` serves the pages
+for option in ("runner.magicEnabled", "browser.gatherUsageStats"):
+    config.set_option(option, False)  # as `workbench ui` serves the pages
 APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 OptionalParts = ("logits_id.npy", "logits_val.npy", "nbr_cos_id.npy", "nbr_cos_val.npy")
 

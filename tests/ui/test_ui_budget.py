@@ -1,6 +1,8 @@
-"""Server work on a dictionary of 100,000 latents: at most 40 ms per fragment rerun, and little memory.
+"""Server work on a dictionary of 100,000 latents: a rerun costs a bounded number of reruns of a bare page, and little
+memory.
 
-Times are CPU seconds of this process (a busy machine must not decide), medians of several reruns.
+CPU seconds of this process (a busy machine must not decide), each rerun beside one of a page that holds Streamlit's own
+work alone, because machines differ by more than pages do: the medians' ratio is held against the budget.
 """
 
 from __future__ import annotations
@@ -17,8 +19,29 @@ from tests.ui.synthetic import make_workspace
 from workbench.results.lists import LatentList, ListItem, delete_list, save_list
 from workbench.workspace import Workspace
 
-BUDGET = 0.040
+BUDGET = 9.0  # reruns of the bare page: 40 ms where that takes 4.4 ms
+TIMES = 11
 Open = Callable[..., AppTest]
+
+
+def bare_page() -> None:
+    """As many elements as a page of ours has, with nothing behind them."""
+    import streamlit as st
+
+    st.set_page_config(layout="wide")
+    with st.container(horizontal=True):
+        for i in range(4):
+            st.selectbox(f"select {i}", ["a", "b", "c"], key=f"select{i}")
+
+    @st.fragment
+    def body() -> None:
+        st.text_input("text", key="text")
+        for i in range(6):
+            st.button(f"button {i}", key=f"button{i}")
+        for i in range(12):
+            st.html(f"<p>{i}</p>")
+
+    body()
 
 
 @pytest.fixture(scope="module")
@@ -27,38 +50,41 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return make_workspace(tmp_path_factory.mktemp("big") / "big", latents=100_000, big=True)
 
 
-def cpu(action: Callable[[], object], times: int = 7) -> float:
-    """Median CPU seconds of ``action`` after one warm-up."""
-    action()
-    found = []
-    for _ in range(times):
-        began = time.process_time()
-        action()
-        found.append(time.process_time() - began)
-    return statistics.median(found)
+def reruns(action: Callable[[], object], what: str) -> float:
+    """Median CPU seconds of ``action`` over those of a bare page's rerun, measured in turn after a warm-up."""
+    bare = AppTest.from_function(bare_page).run()
+    steps: tuple[Callable[[], object], ...] = (lambda: bare.button(key="button1").click().run(), action)
+    took: tuple[list[float], list[float]] = ([], [])
+    for turn in range(TIMES + 1):
+        for step, found in zip(steps, took, strict=True):
+            began = time.process_time()
+            step()
+            if turn:
+                found.append(time.process_time() - began)
+    own, page = (statistics.median(found) for found in took)
+    print(f"{what}: {1000 * page:.1f} ms CPU per whole rerun, {page / own:.1f} × a bare page's {1000 * own:.1f} ms")
+    return page / own
 
 
 def test_latent_page_reruns_within_budget(open_page: Open, big: Workspace) -> None:
     at = open_page(big, "latent", i=1000)
-    seconds = cpu(lambda: at.button(key="wb_next").click().run())
-    assert "Latent 1,008" in page_text(at)
-    print(f"latent: {1000 * seconds:.1f} ms CPU per whole rerun (router and fragment)")
-    assert seconds <= BUDGET
+    cost = reruns(lambda: at.button(key="wb_next").click().run(), "latent")
+    assert f"Latent 1,{TIMES + 1:03d}" in page_text(at)
+    assert cost <= BUDGET
 
 
 def test_table_reruns_within_budget(open_page: Open, big: Workspace) -> None:
     at = open_page(big, "latents")
-    seconds = cpu(lambda: at.segmented_control(key="dir").set_value("low first").run())
-    print(f"table: {1000 * seconds:.1f} ms CPU per whole rerun")
-    assert seconds <= BUDGET
+    assert reruns(lambda: at.segmented_control(key="dir").set_value("low first").run(), "table") <= BUDGET
 
 
 def test_search_within_budget(open_page: Open, big: Workspace) -> None:
     at = open_page(big, "latents")
-    needles = iter(["pattern 1", "pattern 2", "numpy", "w12", "pattern 9", "zzz", "self", "the", "x", "y"])
-    seconds = cpu(lambda: at.text_input(key="q").set_value(next(needles)).run())
-    print(f"search: {1000 * seconds:.1f} ms CPU per whole rerun")
-    assert seconds <= BUDGET  # a new needle is looked for in 100,000 strings
+    needles = iter(
+        ["pattern 1", "pattern 2", "numpy", "w12", "pattern 9", "zzz", "self", "the", "x", "y", "import", "def"]
+    )
+    # a new needle is looked for in 100,000 strings each time
+    assert reruns(lambda: at.text_input(key="q").set_value(next(needles)).run(), "search") <= BUDGET
 
 
 def test_a_list_as_filter_within_budget(open_page: Open, big: Workspace) -> None:
@@ -67,10 +93,9 @@ def test_a_list_as_filter_within_budget(open_page: Open, big: Workspace) -> None
         big.root, LatentList(name="many", items=tuple(ListItem(dictionary=id, latent=i) for i in range(0, 100_000, 10)))
     )
     at = open_page(big, "latents", d=id, list=chosen)
-    seconds = cpu(lambda: at.segmented_control(key="dir").set_value("low first").run())
+    cost = reruns(lambda: at.segmented_control(key="dir").set_value("low first").run(), "list of 10,000 as filter")
     delete_list(big.root, chosen)
-    print(f"list of 10,000 as filter: {1000 * seconds:.1f} ms CPU per whole rerun")
-    assert "of 10,000 latents in the list" in page_text(at) and seconds <= BUDGET
+    assert "of 10,000 latents in the list" in page_text(at) and cost <= BUDGET
 
 
 def test_first_page_within_three_seconds(open_page: Open, big: Workspace) -> None:

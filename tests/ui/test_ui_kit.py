@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from streamlit.testing.v1 import AppTest
 
+from tests.ui.synthetic import make_workspace
 from ui.kit import data
 from ui.kit.context_bar import best_match, choices
 from ui.kit.index import Index, read_index, signature, step
@@ -190,11 +194,11 @@ def test_strength_filter_is_a_percentile(records: LatentRecords) -> None:
 
 
 def test_page_of_rows(records: LatentRecords) -> None:
-    frame = latent_table.page(records, np.array([5, 3]))
-    assert frame["latent"].tolist() == [5, 3]
-    assert frame["max"].tolist() == pytest.approx([records.row(5)["max"], records.row(3)["max"]])
-    assert all(c.tokens for c in frame["context"]) and all(len(p) == 16 for p in frame["profile"])
-    assert set(frame) <= {name for name, _ in latent_table.COLUMNS} | {"mean"}
+    rows = latent_table.page(records, np.array([5, 3]))
+    assert [r["latent"] for r in rows] == [5, 3]
+    assert [r["max"] for r in rows] == pytest.approx([records.row(5)["max"], records.row(3)["max"]])
+    assert all(r["context"].tokens and len(r["profile"]) == 16 for r in rows)
+    assert set(rows[0]) <= {name for name, _ in latent_table.COLUMNS} | {"mean"}
 
 
 def test_filtered_table_as_csv_is_whole_and_in_order(full: Workspace, records: LatentRecords) -> None:
@@ -235,3 +239,29 @@ def test_search_finds_what_reading_every_text_finds(full: Workspace) -> None:
     for text in ones:
         plain = [text.lower().replace("\x1e", " ") in held for held in texts]
         assert data.holding(folder, key, text).tolist() == plain, text
+
+
+def test_an_answer_is_kept_for_one_run_and_no_longer(open_page: Callable[..., AppTest], tmp_path: Path) -> None:
+    """Within a run the workspace is looked at once; a result that comes is there on the next."""
+    from ui.kit.once import once_per_run
+
+    asked: list[int] = []
+    count = once_per_run(lambda n: asked.append(n) or len(asked))
+    assert [count(1), count(1)] == [1, 2]  # outside a run nothing is kept
+
+    def page() -> None:
+        import streamlit as st
+
+        st.text(f"{st.session_state['count'](7)} {st.session_state['count'](7)} {st.session_state['count'](8)}")
+
+    at = AppTest.from_function(page)
+    at.session_state["count"] = count
+    assert at.run().text[0].value == "3 3 4"
+    assert at.run().text[0].value == "5 5 6"
+
+    ws = make_workspace(tmp_path / "ws")
+    at = open_page(ws, "overview")
+    before = sum("mini-mamba.L2R-8x" in str(e.value) for e in at.get("html"))
+    shutil.rmtree(ws.path("latents", "mini-mamba.L2R-8x"))
+    shutil.rmtree(ws.path("dictionaries", "mini-mamba.L2R-8x"))
+    assert before > sum("mini-mamba.L2R-8x" in str(e.value) for e in at.run().get("html"))

@@ -56,8 +56,7 @@ def body() -> None:
             panels.note("No latent fits. Widen the filters or clear the search.", "info")
             return
         shown = ids[(page - 1) * PAGE : page * PAGE]
-        frame = latent_table.page(records, shown, facts.columns(d))
-        columns, rows = latent_table.layout(frame, d, **walk())
+        columns, rows = latent_table.layout(latent_table.page(records, shown, facts.columns(d)), d, **walk())
         st.html(
             link_table(
                 columns,

@@ -15,6 +15,7 @@ import streamlit as st
 from sae.errors import MissingError
 from ui.kit import index as _index_module
 from ui.kit.index import Dictionary, Index, read_index
+from ui.kit.once import once_per_run
 from workbench.results.lists import LatentList, read_lists
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ def workspace_folder() -> Path:
     return Path(folder)
 
 
+@once_per_run
 def index() -> Index:
     """What the workspace holds now: read again as soon as a result appears, goes, or is made again."""
     root = workspace_folder()
-    return _index(str(root), results_key(), root.is_dir())  # a short key: a page asks a dozen times
+    return _index(str(root), results_key(), root.is_dir())
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -124,6 +126,7 @@ def holding(folder: str, version: str, text: str) -> np.ndarray:
     return found
 
 
+@once_per_run
 def results_key() -> str:
     """Changes whenever any result of the workspace does."""
     return str(hash(_index_module.signature(workspace_folder())))

@@ -154,14 +154,18 @@ def select(folder: str, version: str, query: Query, more: Mapping[str, np.ndarra
     return columns["latent"][order[keep[order]]]
 
 
-def page(records: LatentRecords, latents: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
-    """One page of the table: numbers, activation profile, strongest context; ``more`` as in :func:`select`."""
+def page(
+    records: LatentRecords, latents: np.ndarray, more: Mapping[str, np.ndarray] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one page of the table: numbers, activation profile, strongest context; ``more`` as in
+    :func:`select`.
+    """
     rows = []
     extra = more or {}
     at = [records.position(latent) for latent in latents.tolist()]
     wanted = records.table.iloc[at].to_dict("records")
     for latent, place, values in zip(latents.tolist(), at, wanted, strict=True):
-        row = {k: v for k, v in values.items() if not pd.isna(v)}
+        row = {k: v for k, v in values.items() if v is not None and v is not pd.NA and v == v}  # NaN is not itself
         top = records.contexts(latent, "top", 1)
         effects = records.logits(latent)
         found: dict[str, Any] = {
@@ -178,7 +182,7 @@ def page(records: LatentRecords, latents: np.ndarray, more: Mapping[str, np.ndar
         }
         found |= {name: float(values[place]) for name, values in extra.items()}
         rows.append(found)
-    return pd.DataFrame(rows)
+    return rows
 
 
 COLUMNS = (  # name, column, whether it is drawn only where some result holds its numbers
@@ -217,15 +221,17 @@ COLUMNS = (  # name, column, whether it is drawn only where some result holds it
 )
 
 
-def layout(frame: pd.DataFrame, d: Dictionary, **walk: str) -> tuple[list[Column], list[list[str]]]:
-    """Columns and HTML cells of a page of the table; ``walk`` goes with every link, so that J and K know the order."""
-    shown = [(name, c) for name, c in COLUMNS if name in frame and _holds(frame[name])]
-    rows = [[_cell(name, row, d, walk) for name, _ in shown] for row in frame.to_dict("records")]
+def layout(page: list[dict[str, Any]], d: Dictionary, **walk: str) -> tuple[list[Column], list[list[str]]]:
+    """Columns and HTML cells of a page of the table; ``walk`` goes with every link, so that J and K know the order. A
+    column in which no row holds anything is left out.
+    """
+    shown = [(name, c) for name, c in COLUMNS if any(_holds(row.get(name)) for row in page)]
+    rows = [[_cell(name, row, d, walk) for name, _ in shown] for row in page]
     return [c for _, c in shown], rows
 
 
-def _holds(values: pd.Series) -> bool:
-    return any(v is not None and v != "" and v == v for v in values) if len(values) else True
+def _holds(value: Any) -> bool:
+    return value is not None and value != "" and value == value
 
 
 def _cell(name: str, row: dict[str, Any], d: Dictionary, walk: dict[str, str]) -> str:

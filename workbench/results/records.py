@@ -224,7 +224,7 @@ class LatentRecords(Result):
         i = self.position(latent)
         ids, values = self._arrays["logits_id"][i], self._arrays["logits_val"][i]
         sides = [
-            [(int(t), self.vocab[t], float(v)) for t, v in zip(ids[s], values[s], strict=True) if t >= 0]
+            [(t, self.vocab[t], v) for t, v in zip(ids[s].tolist(), values[s].tolist(), strict=True) if t >= 0]
             for s in (0, 1)
         ]
         return LogitEffects(sides[0], sides[1], str(self.metadata.get("logits", {}).get("note", "")))
@@ -300,7 +300,7 @@ def _open_arrays(folder: Path) -> dict[str, np.ndarray]:
                 f"{path} is {array.dtype}{list(array.shape)}, expected"
                 f" {dtype}{list(want) if array.ndim == len(shape) else list(shape)}."
             )
-        arrays[name] = array
+        arrays[name] = np.asarray(array)  # the same mapped pages; numpy's memmap class makes every slice slow
     if sizes["P"] != sizes["L"] * sizes["G"] * sizes["K"] + 1 or int(arrays["act_indptr"][-1]) != sizes["N"]:
         raise CorruptError(
             f"{folder}: act_indptr.npy does not fit the other files. Run `workbench features {folder.name}` again."
