@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,10 +96,13 @@ class WandbLogger:
             import wandb
         except ImportError as e:
             raise MissingError("W&B logging needs the package 'wandb'. Install it, or leave the logger out.") from e
-        self.run = wandb.init(project=project, **settings)
+        self.run = wandb.init(project=project, **{"mode": os.environ.get("WANDB_MODE", "offline"), **settings})
+        self.run.define_metric("*", step_metric="training_step")
 
     def log(self, name: str, row: dict[str, float]) -> None:
-        self.run.log({f"{name}/{c}": v for c, v in row.items() if not math.isnan(v)}, step=int(row["step"]))
+        # W&B's own step must grow with every call; several dictionaries share one training step
+        told = {f"{name}/{c}": v for c, v in row.items() if not math.isnan(v)}
+        self.run.log(told | {"training_step": int(row["step"])})
 
 
 def write_row(loggers: Sequence[Logger], name: str, row: dict[str, float]) -> None:

@@ -30,6 +30,14 @@ def export(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the zip to this file, or into this folder.")] = None,
     expect: Annotated[str, typer.Option(help="Fail unless the data have this SHA-256 (reproduce.sh).")] = "",
+    hub: Annotated[
+        str,
+        typer.Option(
+            help="Instead of a figure, upload the dictionary of --source to this repository of the hub (needs"
+            " HF_HUB_OFFLINE=0 and a token)."
+        ),
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --hub: make a new repository public.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List figures, their options and the bundled specs.")] = False,
     replace: ReplaceOption = False,
     json_output: JsonOption = False,
@@ -47,6 +55,8 @@ def export(
 
     if list_:
         return _list()
+    if hub:
+        return _upload(workspace, spec, source, hub, public)
     if not spec:
         raise UsageError(
             "say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them."
@@ -75,6 +85,23 @@ def export(
         "version": zipped.stem.rpartition("__")[2],
         "files": files,
     }
+
+
+def _upload(workspace: Path, spec: str, source: str, repository: str, public: bool) -> dict[str, Any]:
+    """A dictionary's SAELens folder onto the hub."""
+    from sae.errors import UsageError
+    from workbench.dictionaries.importing import push_to_hub
+    from workbench.workspace import Workspace
+
+    kind, _, id = source.partition("/")
+    if spec or kind != "dictionaries" or not id:
+        raise UsageError(
+            f"--hub uploads a dictionary, not {f'figure {spec!r}' if spec else repr(source)}. Say which:"
+            " --source dictionaries/ID --hub USER/REPOSITORY."
+        )
+    commit = push_to_hub(Workspace(workspace, create=False), id, repository, private=not public)
+    say(f"{id} is in {repository}: {commit}")
+    return {"id": id, "repository": repository, "commit": commit}
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +49,11 @@ class TrainRecipe(StrictConfig):
         0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not"
     )
     summary: bool = Field(False, description="export the figure of all dictionaries of the store (needs evaluate)")
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (),
+        description="also send every logged step there: event files in WORKSPACE/logs, or a W&B project (offline unless"
+        " WANDB_MODE says otherwise)",
+    )
 
     @field_validator("sae")
     @classmethod
@@ -123,7 +128,8 @@ def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: 
 def content_of(recipe: TrainRecipe, job: Job) -> dict[str, Any]:
     """What decides one dictionary of a recipe beside its store; two recipes that agree in it make the same one.
 
-    How many processes share the work, and what is done afterwards, is not in it; ``tokens`` are those of whole batches.
+    How many processes share the work, who is told of it, and what is done afterwards, is not in it; ``tokens`` are
+    those of whole batches.
     """
     return {
         "source": job.source,

@@ -21,11 +21,13 @@ from workbench.workspace import Workspace
 
 if TYPE_CHECKING:
     from sae import SAE
+    from sae.log import Logger
     from sae.parallel import Ranks
     from workbench.activations import ActivationStore
     from workbench.activations.read.batches import Batches
 
 OTHERWISE = "or give the recipe a suffix, which ends its ids"
+WANDB_PROJECT = "interpretability-workbench"
 DEAD_ROWS = 100_000  # a latent that fires on none of this many rows counts as dead (Llama Scope §4.4)
 
 
@@ -187,6 +189,7 @@ def _train_group(
         resume=True,
         device=recipe.device,
         metadata=metadata | {job.id: {"activation": job.config.activation.kind} for job in todo},
+        loggers=_loggers(recipe, workspace, source, todo[0].site) if ranks.is_rank_zero else (),
         ranks=ranks,
     )
 
@@ -216,6 +219,26 @@ def _train_group(
 
     for job in todo:
         ranks.run_everywhere(lambda job=job: finish(job) if ranks.is_rank_zero else None)  # type: ignore[misc]
+
+
+def _loggers(recipe: TrainRecipe, workspace: Workspace, source: str, site: str) -> tuple[Logger, ...]:
+    """Where the recipe wants every logged step sent, beside ``metrics.parquet``; one run for each site of a store.
+
+    Raises:
+        MissingError: the package of one of them is not installed.
+    """
+    from sae.log import TensorBoardLogger, WandbLogger
+
+    name = f"{recipe.store}.{source}.{site}{f'-{recipe.suffix}' if recipe.suffix else ''}"
+    made: list[Logger] = []
+    for kind in dict.fromkeys(recipe.log_to):
+        if kind == "tensorboard":
+            made.append(TensorBoardLogger(workspace.root / "logs" / name))
+        else:
+            folder = workspace.root / "logs"
+            folder.mkdir(exist_ok=True)
+            made.append(WandbLogger(WANDB_PROJECT, name=name, dir=str(folder)))
+    return tuple(made)
 
 
 def measure(

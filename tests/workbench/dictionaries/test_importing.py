@@ -142,3 +142,23 @@ def test_push_sends_the_saelens_folder(tmp_path):
     )
     with pytest.raises(UsageError, match="switched off"):
         push_to_hub(ws, item.id, "me/saes")
+
+
+def test_export_uploads_a_dictionary(tmp_path, monkeypatch):
+    """The verb's option reaches the hub's interface, and says what it wants where something else is asked for."""
+    import huggingface_hub
+
+    ws = Workspace(tmp_path / "ws")
+    item = import_dictionary(ws, str(GOLDEN / "saelens-topk"))
+    sent = {}
+    api = SimpleNamespace(
+        create_repo=lambda *a, **k: sent.update(repo=a[0], **k), upload_folder=lambda **k: sent.update(k) or "commit"
+    )
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    args = ["export", "--workspace", str(tmp_path / "ws"), "--hub", "me/saes", "--public", "--json"]
+    result = CliRunner().invoke(app, [*args, "--source", f"dictionaries/{item.id}"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["commit"] == "commit" and sent["repo"] == "me/saes" and sent["private"] is False
+    refused = CliRunner().invoke(app, [*args, "--source", "latents/x"])
+    assert refused.exit_code == 2 and "--source dictionaries/ID" in refused.output

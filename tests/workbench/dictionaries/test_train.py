@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,3 +196,51 @@ def test_what_cannot_be_held_is_refused_before_it_starts(small):
     assert not small.items("dictionaries")
     jobs = jobs_of(RECIPE, ActivationStore.open(small.path("stores", "small")))
     check_memory(jobs)
+
+
+def test_a_recipe_sends_its_steps_to_the_loggers_it_names(ws, monkeypatch):
+    """The packages are no dependencies: what stands in for them records what they are given."""
+    sent = {}
+
+    class Writer:
+        def __init__(self, folder):
+            self.steps = sent.setdefault(folder, [])
+
+        def add_scalar(self, name, value, step):
+            self.steps.append((name, value, step))
+
+    class Told:
+        def __init__(self, project, **settings):
+            sent["wandb"] = (project, settings)
+            self.rows = sent.setdefault("rows", [])
+
+        def define_metric(self, *args, **kwargs):
+            sent["metric"] = kwargs
+
+        def log(self, row):
+            self.rows.append(row)
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Told))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    recipe = RECIPE.model_copy(update={"sources": ("mini-mamba",), "log_to": ("tensorboard", "wandb")})
+    ids = train_recipe(recipe, ws)
+    (events,) = (v for k, v in sent.items() if k.endswith(os.path.join("logs", "small.mini-mamba.L1R")))
+    assert {name for name, _, _ in events} >= {f"{id}/fvu" for id in ids} and {step for *_, step in events} == {
+        0,
+        10,
+        11,
+    }
+    assert sent["wandb"][0] == "interpretability-workbench" and sent["wandb"][1]["mode"] == "offline"
+    assert [r["training_step"] for r in sent["rows"]] == [0, 0, 10, 10, 11, 11]
+    # who is told changes no dictionary: the same recipe without them reuses these
+    said = []
+    train_recipe(recipe.model_copy(update={"log_to": ()}), ws, run=Run(say=said.append))
+    assert all("reused" in line for line in said)
+
+
+def test_a_logger_whose_package_is_missing_is_named_before_training(ws, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingError, match="'wandb'"):
+        train_recipe(RECIPE.model_copy(update={"sources": ("mini-mamba",), "log_to": ("wandb",)}), ws)
+    assert not list(ws.items("dictionaries"))
