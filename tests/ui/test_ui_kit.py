@@ -22,7 +22,7 @@ from ui.views.latent_table import Query, select
 from ui.views.missing import gaps
 from workbench.cli import VERBS
 from workbench.markup.charts import histogram, logit_bars
-from workbench.markup.latent import VIEWS, contexts_html, interesting
+from workbench.markup.latent import VIEWS, contexts_html
 from workbench.results.records import Histogram, LatentRecords, LogitEffects
 from workbench.workspace import Workspace
 
@@ -136,10 +136,6 @@ def test_contexts_count_shown_and_available(records: LatentRecords) -> None:
     assert markup.count('class="ctx"') == 2 * len(VIEWS["All"])
     assert markup.count(f"2 shown of {records.available(3, 'top'):,}") == len(VIEWS["All"])
     assert markup.count("silent</b>") == 2
-
-
-def test_first_latent_is_alive(records: LatentRecords) -> None:
-    assert records.row(interesting(records))["n_fired"] > 0
 
 
 def around(records: LatentRecords, latent: int) -> str:

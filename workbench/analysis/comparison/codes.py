@@ -186,14 +186,3 @@ def by_columns(y: sp.csr_array, ids: NDArray[np.int64]) -> sp.csr_array:
     keep = to >= 0
     counts = np.concatenate([[0], np.cumsum(keep)])[y.indptr]
     return sp.csr_array((y.data[keep], to[keep], counts.astype(np.int32)), shape=(y.shape[0], len(ids)))
-
-
-def codes_from_topk(values: NDArray[np.floating], indices: NDArray[np.integer], n_latents: int) -> sp.csr_array:
-    """CSR [n, F] from ``encode_sparse``'s (values [n, k], indices [n, k]); zero values mean "not active"."""
-    n, k = values.shape
-    keep = values != 0
-    indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
-    dtype = np.int32 if n * k < 2**31 else np.int64
-    out = sp.csr_array((values[keep], indices[keep].astype(np.int32), indptr.astype(dtype)), shape=(n, n_latents))
-    out.sort_indices()
-    return out

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from sae.errors import UsageError
 from workbench.analysis.comparison.depth import LayerMatches
-from workbench.analysis.correlation import Floats, Ints, Match
+from workbench.analysis.correlation import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,12 @@ class OneToOne:
     r: Floats
 
 
-def mutual_best(match: Match, *, level: float = -1.0) -> OneToOne:
-    """Pairs that are each other's best partner, with r of at least ``level``."""
-    if match.reverse is None:
-        raise UsageError("mutual_best needs both directions; this result has one.")
-    return mutual(match.partner, match.r, match.reverse.partner, level=level)
-
-
 def mutual(partner_a: Ints, r_a: Floats, partner_b: Ints, *, level: float = -1.0) -> OneToOne:
-    """:func:`mutual_best` from plain arrays: each side's best partner on the other (-1: none)."""
+    """Pairs that are each other's best partner, with r of at least ``level``.
+
+    Args:
+        partner_a, partner_b: each side's best partner on the other (-1: none), [F_a] and [F_b]. r_a: [F_a].
+    """
     have = np.flatnonzero(partner_a >= 0)
     keep = have[(partner_b[partner_a[have]] == have) & (r_a[have] >= level)]
     partner, r = np.full(len(partner_a), -1), np.full(len(partner_a), np.nan)

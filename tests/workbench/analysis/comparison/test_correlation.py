@@ -9,7 +9,6 @@ import pytest
 import scipy.sparse as sp
 
 from sae.errors import NonFiniteError, UsageError
-from workbench.analysis.comparison.codes import codes_from_topk
 from workbench.analysis.correlation import Match, max_pairwise_correlation, merge
 
 N, FA, FB = 3000, 60, 45
@@ -149,9 +148,3 @@ def test_empty_sides_are_all_nan() -> None:
     x = sp.random_array((50, 4), density=0.5, rng=np.random.default_rng(0), format="csr")
     m = max_pairwise_correlation(x, sp.csr_array((50, 3)))
     assert np.isnan(m.r).all() and m.reverse is not None and np.isnan(m.reverse.r).all() and len(m.reverse.r) == 3
-
-
-def test_codes_from_topk_drops_inactive_slots() -> None:
-    values = np.array([[2.0, 0.0], [1.0, 3.0]], dtype=np.float32)
-    codes = codes_from_topk(values, np.array([[5, 0], [4, 1]]), 6)
-    assert codes.nnz == 3 and codes.toarray()[1].tolist() == [0, 3, 0, 0, 1, 0] and codes.has_sorted_indices

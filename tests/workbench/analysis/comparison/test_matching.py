@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from workbench.analysis.comparison.depth import best_over, depth_map, even_candidates, match_layers, shifted_rows
-from workbench.analysis.comparison.matching import assign, mutual_best, pooled_candidates
+from workbench.analysis.comparison.matching import assign, mutual, pooled_candidates
 from workbench.analysis.correlation import max_pairwise_correlation
 
 
@@ -41,7 +41,7 @@ def test_planted_matches_are_recovered(how: str) -> None:
     m = max_pairwise_correlation(a, b, min_firings=50, top=20)
     level = 0.3
     found = (
-        mutual_best(m, level=level)
+        mutual(m.partner, m.r, m.reverse.partner, level=level)
         if how == "mutual best"
         else assign(m.candidates, m.candidates_r, b.shape[1], level=level)
     )
@@ -60,7 +60,10 @@ def test_two_unrelated_rare_latents_do_not_become_a_match() -> None:
     b[:, 0] = 0
     a[77, 0] = b[77, 0] = 5.0
     m = max_pairwise_correlation(a.tocsr(), b.tocsr(), min_firings=30, top=20)
-    for found in (mutual_best(m, level=0.3), assign(m.candidates, m.candidates_r, 60, level=0.3)):
+    for found in (
+        mutual(m.partner, m.r, m.reverse.partner, level=0.3),
+        assign(m.candidates, m.candidates_r, 60, level=0.3),
+    ):
         assert found.partner[0] == -1 and 0 not in found.partner
 
 
