@@ -27,14 +27,15 @@ _HOME = {
     "compare": "workbench.verbs.analysing",
     "circuits": "workbench.verbs.analysing",
     "graph": "workbench.verbs.analysing",
+    "intervene": "workbench.verbs.analysing",
     "evolve": "workbench.verbs.analysing",
     "reproduce": "workbench.verbs.publishing",
     "export": "workbench.verbs.publishing",
 }
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
-    *("explain", "export", "features", "graph", "harvest", "import_dictionary", "load_model", "map", "reproduce"),
-    "train",
+    *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
+    *("reproduce", "train"),
 ]
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from workbench.verbs.analysing import compare as compare
     from workbench.verbs.analysing import evolve as evolve
     from workbench.verbs.analysing import graph as graph
+    from workbench.verbs.analysing import intervene as intervene
     from workbench.verbs.making import harvest as harvest
     from workbench.verbs.making import import_dictionary as import_dictionary
     from workbench.verbs.making import train as train

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import ConfigError, UsageError
+from sae.transcoder import Transcoder
 
 Edit = Callable[[Tensor, str], Tensor]
 """(codes [..., F], hook name) -> codes [..., F]; must not change its argument in place."""
@@ -84,12 +85,17 @@ def splice(
         record: fill :attr:`Spliced.seen`.
 
     Raises:
-        UsageError: an unknown hook. ConfigError: a dictionary whose width does not fit its hook.
+        UsageError: an unknown hook. ConfigError: a dictionary whose width does not fit its hook, or a transcoder that
+            does not say where it writes.
     """
     handle = Spliced(model)
     hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
     for name, dictionary in at.items():
         out = str((getattr(dictionary, "metadata", None) or {}).get("hook_name_out") or name)
+        if out == name and isinstance(dictionary, Transcoder):
+            raise ConfigError(
+                f"the transcoder at {name} does not say where it writes. Its metadata needs hook_name_out."
+            )
         for hook in {name, out}:
             if hook not in model.hook_dict:
                 raise UsageError(

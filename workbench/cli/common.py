@@ -51,7 +51,7 @@ DEFAULT_WORKSPACE = Path("workspace")
 
 def quiet_libraries() -> None:
     """Keep libraries from calling home; the user's own settings win."""
-    os.environ.setdefault("WANDB_MODE", "disabled")
+    os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from workbench.cli.common import (
     terminal_run,
     verb,
 )
+
+if TYPE_CHECKING:
+    from workbench.workspace import Item
 
 
 @verb
@@ -44,6 +47,23 @@ def graph(
         typer.Option("--freeze/--no-freeze", help="Hold attention patterns, norms and gates at this prompt's values."),
     ] = True,
     max_tokens: Annotated[int, typer.Option(help="Longest prompt.", min=2, max=1024)] = 64,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Then change latents and run the model: NODE=0 (ablate), NODE=1.5 (set), NODE=x2 (scale), A,B=0"
+            " (several). Repeat to change more together. Nodes are called as in graph.json: LAYER_LATENT_POSITION.",
+        ),
+    ] = None,
+    swap: Annotated[
+        list[str] | None, typer.Option(help="Then let two latents exchange their activations, A=B; may be repeated.")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Then ablate every latent with an edge into a target, and hold the edges against the model."
+        ),
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     replace: ReplaceOption = False,
     json_output: JsonOption = False,
@@ -53,9 +73,12 @@ def graph(
 
     Works for Transformers and Mambas; reconstruction errors are nodes of their own. With `--site TC` edges run through
     transcoders, exactly linear between layers (Transformers). Writes `graphs/<id>/graph.json` in the schema
-    Neuronpedia publishes, and `edges.parquet`.
+    Neuronpedia publishes, and `edges.parquet`. With `--set`, `--swap` or `--check` the model is then run with latents
+    held at other values, and what it does stands beside what the graph predicts.
 
     Example: `workbench graph "def __init__(self" --model mini-mamba`
+
+    Example: `workbench graph "def __init__(self" --set 3_17_5=0 --set 2_40_3=x2 --check`
     """
     from workbench.verbs.analysing import graph as run
 
@@ -79,4 +102,28 @@ def graph(
         f" influence), {n['edges']:,} of {n['edges_before']:,} edges; targets hold {n['logit_probability_covered']:.0%}"
         " of the next token's probability"
     )
-    return result_of(item) | n
+    done = result_of(item) | n
+    return done | _interventions(item, set_ or [], swap or [], check, max_tokens) if set_ or swap or check else done
+
+
+def _interventions(item: Item, sets: list[str], swaps: list[str], check: bool, max_tokens: int) -> dict[str, Any]:
+    """Run and tell what was asked for on top of a graph."""
+    from dataclasses import asdict
+
+    from workbench.verbs.analysing import intervene
+
+    found = intervene(item.path.parents[1], item.id, set=sets, swap=swaps, check=check, max_tokens=max_tokens)
+    out: dict[str, Any] = {}
+    if (made := found.intervention) is not None:
+        held = "frozen" if found.frozen else "free"
+        say(f"{', '.join(f'{k} = {v:.3g}' for k, v in made.changes.items())}; attention {held}; KL {made.kl:.3g} nats")
+        for word, before, after in zip(found.words, made.before, made.after, strict=True):
+            say(f"  {word!r:16} {before:7.2%} -> {after:7.2%}")
+        for target, says, did in zip(made.targets, made.predicted, made.measured, strict=True):
+            say(f"  target {target}: the graph predicts {says:+.3f}, the model does {did:+.3f}")
+        out["intervention"] = asdict(made) | {"words": found.words}
+    if (fit := found.agreement) is not None:
+        say(f"edges into targets against ablations: r = {fit.r:.3f} [{fit.low:.3f}, {fit.high:.3f}], n = {fit.n}")
+        out["agreement"] = {k: None if v != v else v for k, v in asdict(fit).items()}
+        out["effects"] = [asdict(e) for e in found.effects]
+    return out

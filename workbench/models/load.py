@@ -123,7 +123,7 @@ def load_model(name: str | Path, revision: str | None = None) -> Any:
         CorruptError: the weights do not fit the configuration. UsageError: an architecture without a bridge.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("WANDB_MODE", "disabled")
+    os.environ.setdefault("WANDB_MODE", "offline")
     folder = find_folder(name)
     revision = resolve_revision(name, revision)
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae.errors import MissingError, UsageError
 from sae.strict import parse_config
@@ -11,6 +12,9 @@ from workbench.analysis.evolution.recipe import EvolveRecipe
 from workbench.config import recorded_recipe
 from workbench.run import Run, opened, recorded
 from workbench.workspace import Item, Workspace
+
+if TYPE_CHECKING:
+    from workbench.analysis.graph.run import Intervened
 
 
 @recorded("compare")
@@ -147,6 +151,40 @@ def graph(
         freeze=freeze,
         max_tokens=max_tokens,
         run=run,
+    )
+
+
+def intervene(
+    workspace: Workspace | str | Path,
+    graph: str,
+    *,
+    set: Sequence[str] = (),
+    swap: Sequence[str] = (),
+    check: bool = False,
+    freeze: bool | None = None,
+    max_tokens: int = 64,
+    run: Run | None = None,
+) -> Intervened:
+    """Hold latents of a graph at other values, run the model, and put what it does beside what the graph predicts.
+
+    Nothing is written.
+
+    Args:
+        graph: id of a graph in the workspace. set: ``NODE=0``, ``NODE=1.5``, ``NODE=x2``, several nodes ``A,B=0``; all
+            changes act together. swap: ``A=B``. check: also ablate every latent with a kept edge into a target, one at
+            a time. freeze: hold attention patterns, norms and gates; None = as the graph was drawn.
+
+    Raises:
+        MissingError: no such graph, or a dictionary of it is gone. UsageError: no such node, or a bad value.
+
+    Example:
+        >>> intervene("workspace", "mini-pythia.def-init-self.0a1b2c3d", set=["3_17_5=0"]).intervention.kl
+    """
+    from workbench.analysis.graph.run import intervene_on
+
+    workspace, run = opened(workspace, run)
+    return intervene_on(
+        workspace, graph, sets=set, swaps=swap, check=check, freeze=freeze, max_tokens=max_tokens, run=run
     )
 
 

@@ -61,3 +61,21 @@ def _influence(graph: Graph) -> np.ndarray:
         flow = flow @ normal
         total += flow
     return total
+
+
+def scores(graph: Graph) -> dict[str, float]:
+    """How much of a whole graph goes through latents, as published for attribution graphs (Ameisen et al. 2025;
+    ``compute_graph_scores`` of circuit-tracer).
+
+    Returns:
+        ``replacement``: influence of embeddings over that of embeddings and errors, along all paths. ``completeness``:
+        share of every node's input that does not come from errors (all of it, where a node has none), weighted by the
+        node's influence. Both are low where dictionaries reconstruct badly, whatever pruning keeps.
+    """
+    influence, kinds = _influence(graph), np.array([n.kind for n in graph.nodes])
+    embedding, error = (float(influence[kinds == kind].sum()) for kind in ("embedding", "error"))
+    explained = 1.0 - _normalised(graph.weights)[:, kinds == "error"].sum(1)
+    return {
+        "replacement": embedding / (embedding + error) if embedding + error else 0.0,
+        "completeness": float(explained @ influence / influence.sum()) if influence.sum() else 0.0,
+    }

@@ -8,25 +8,40 @@ positions).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sae.errors import UsageError
 from sae.files import sha256_json, write_json
 from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
-from workbench.analysis.graph.prune import prune
-from workbench.analysis.graph.trace import Graph, Node, trace
+from workbench.analysis.graph.intervene import (
+    Agreement,
+    Bench,
+    Effect,
+    Intervention,
+    agreement,
+    edge_effects,
+    intervene,
+    parse_changes,
+)
+from workbench.analysis.graph.prune import prune, scores
+from workbench.analysis.graph.trace import Graph, node_id, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.corpus.records import mended
 from workbench.corpus.shown import shown_token, shown_tokens
 from workbench.dictionaries.reference import find_dictionary
+from workbench.models.pointers import by_id
 from workbench.models.weights import model_inputs
 from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Item, Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEATURE_TYPES = {
     "embedding": "embedding",
@@ -61,17 +76,8 @@ def make_graph(
         :mod:`workbench.analysis.graph.choose`.
     """
     from workbench.models import load_model, model_id
-    from workbench.models.pointers import by_id
-    from workbench.models.reading import token_contract
 
-    prompt = mended(prompt)
-    if not prompt.strip():
-        raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
-    model_name = by_id(workspace, model_name, run=run)
-    if dictionaries:
-        site, items = dictionaries_named(workspace, dictionaries, model_name, revision)
-    else:
-        items = dictionaries_of(workspace, model_name, revision, site)
+    prompt, model_name, site, items = chosen(workspace, prompt, model_name, revision, site, dictionaries, run)
     recipe = {
         "prompt": prompt,
         "model": model_name,
@@ -87,24 +93,9 @@ def make_graph(
     inputs += model_inputs([(model_name, revision)])
     if (have := reusable(workspace, "graphs", id, recipe=recipe, inputs=inputs, run=run)) is not None:
         return have
-    import torch
-
     model = load_model(model_name, revision)
-    if model.tokenizer is None:
-        raise UsageError("this model has no tokenizer, so it cannot read a prompt.")
-    tokens = torch.tensor([token_contract(model).encode(model.tokenizer, prompt)])
-    if tokens.shape[1] > max_tokens:
-        raise UsageError(
-            f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise"
-            " --max-tokens."
-        )
-    follow = trace if site == "R" else trace_transcoders
-    full = follow(
-        model,
-        {hook: find_dictionary(workspace, item.path).load() for hook, item in items.items()},
-        tokens,
-        freeze=freeze,
-    )
+    tokens = read_prompt(model, prompt, max_tokens)
+    full = traced(workspace, model, items, tokens, site=site, freeze=freeze)[0]
     graph = prune(full, node_share=node_share, edge_share=edge_share)
     strings = shown_tokens(model.tokenizer, tokens[0].tolist())
     vocabulary = [shown_token(model.tokenizer, n.index) if n.kind == "logit" else "" for n in graph.nodes]
@@ -121,7 +112,7 @@ def make_graph(
         "edge_influence_kept": round(graph.kept_edges, 4),
         "logit_probability_covered": round(graph.logit_share, 4),
         "n_tokens": int(tokens.shape[1]),
-    }
+    } | {name: round(value, 4) for name, value in scores(full).items()}
     if full.largest_gap is not None:
         numbers["largest_gap"] = float(f"{full.largest_gap:.3g}")
     about = {
@@ -139,11 +130,59 @@ def make_graph(
     return workspace.get("graphs", id)
 
 
-def node_id(node: Node, layers: list[int]) -> str:
-    """``<layer>_<latent>_<position>``, ``E_<position>`` for embeddings, ``<layer>_err_<position>`` for errors."""
-    if node.kind == "embedding":
-        return f"E_{node.position}"
-    return f"{layers[node.stage]}_{'err' if node.kind == 'error' else node.index}_{node.position}"
+def chosen(
+    workspace: Workspace,
+    prompt: str,
+    model_name: str,
+    revision: str | None,
+    site: str,
+    dictionaries: Sequence[str],
+    run: Run,
+) -> tuple[str, str, str, dict[str, Item]]:
+    """(prompt, model's name here, kind of site, hook a dictionary reads -> dictionary) of what was asked for.
+
+    Raises:
+        UsageError: an empty prompt. UserError: see :mod:`workbench.analysis.graph.choose`.
+    """
+    prompt = mended(prompt)
+    if not prompt.strip():
+        raise UsageError("the prompt is empty. Give a text whose next token you want explained.")
+    model_name = by_id(workspace, model_name, run=run)
+    if dictionaries:
+        site, items = dictionaries_named(workspace, dictionaries, model_name, revision)
+    else:
+        items = dictionaries_of(workspace, model_name, revision, site)
+    return prompt, model_name, site, items
+
+
+def read_prompt(model: Any, prompt: str, max_tokens: int) -> Tensor:
+    """Token ids [1, S] by the model's contract.
+
+    Raises:
+        UsageError: no tokenizer, or a longer prompt.
+    """
+    import torch
+
+    from workbench.models.reading import token_contract
+
+    if model.tokenizer is None:
+        raise UsageError("this model has no tokenizer, so it cannot read a prompt.")
+    tokens = torch.tensor([token_contract(model).encode(model.tokenizer, prompt)])
+    if tokens.shape[1] > max_tokens:
+        raise UsageError(
+            f"the prompt has {tokens.shape[1]} tokens; graphs are drawn up to {max_tokens}. Shorten it, or raise"
+            " --max-tokens."
+        )
+    return tokens
+
+
+def traced(
+    workspace: Workspace, model: Any, items: Mapping[str, Item], tokens: Tensor, *, site: str, freeze: bool
+) -> tuple[Graph, dict[str, Any]]:
+    """(the whole graph, hook -> loaded dictionary)."""
+    loaded = {hook: find_dictionary(workspace, item.path).load() for hook, item in items.items()}
+    follow = trace if site == "R" else trace_transcoders
+    return follow(model, loaded, tokens, freeze=freeze), loaded
 
 
 def neuronpedia(
@@ -207,4 +246,62 @@ def _table(graph: Graph, document: dict[str, Any]) -> pd.DataFrame:
     columns = ["source", "target", "weight", "source_stage", "target_stage", "source_position", "target_position"]
     return pd.DataFrame(rows, columns=columns).sort_values(
         "weight", key=abs, ascending=False, kind="stable", ignore_index=True
+    )
+
+
+@dataclass(frozen=True)
+class Intervened:
+    """What :func:`intervene_on` found.
+
+    ``words``: how the intervention's tokens are shown; ``frozen``: whether patterns, norms and gates were held.
+    """
+
+    frozen: bool
+    intervention: Intervention | None = None
+    words: list[str] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    agreement: Agreement | None = None
+
+
+def intervene_on(
+    workspace: Workspace,
+    id: str,
+    *,
+    sets: Sequence[str] = (),
+    swaps: Sequence[str] = (),
+    check: bool = False,
+    freeze: bool | None = None,
+    max_tokens: int = 64,
+    run: Run = QUIET,
+) -> Intervened:
+    """Interventions on a graph of the workspace: it is traced again, so that nodes which pruning left out can be
+    changed, too, and carry what passes through them.
+
+    Raises:
+        MissingError: no such graph, or a dictionary of it is gone. UsageError: see
+        :func:`workbench.analysis.graph.intervene.parse_changes`.
+    """
+    from workbench.models import load_model
+
+    item = workspace.get("graphs", id)
+    about, recipe = item.manifest.metadata, item.manifest.recipe or {}
+    model = load_model(by_id(workspace, str(about["model"]), run=run), about.get("revision") or None)
+    tokens = read_prompt(model, str(about["prompt"]), max_tokens)
+    items = {hook: workspace.get("dictionaries", name) for hook, name in about["dictionaries"].items()}
+    site, held = str(about.get("site") or "R"), bool(recipe.get("freeze", True))
+    whole, dictionaries = traced(workspace, model, items, tokens, site=site, freeze=held)
+    changes = parse_changes(whole, sets, swaps)
+    held = held if freeze is None else freeze
+    bench = Bench(model, dictionaries, tokens, freeze=held)
+    made = intervene(bench, whole, changes) if changes else None
+    effects: list[Effect] = []
+    if check:
+        kept = prune(whole, node_share=recipe.get("node_share", 0.8), edge_share=recipe.get("edge_share", 0.98))
+        effects = edge_effects(bench, whole, {kept.name(i) for i in range(len(kept.nodes))})
+    return Intervened(
+        held,
+        made,
+        [shown_token(model.tokenizer, t) for t in made.tokens] if made else [],
+        effects,
+        agreement(effects) if check else None,
     )

@@ -71,6 +71,10 @@ class Graph:
         at = [int(hook.split(".")[1]) for hook in self.hooks]
         return [-1, *at, at[-1] + 1]
 
+    def name(self, i: int) -> str:
+        """What node ``i`` is called in ``graph.json`` (see :func:`node_id`)."""
+        return node_id(self.nodes[i], self.layers)
+
     @property
     def largest_gap(self) -> float | None:
         """Largest difference between a target and the sum of what makes it, over the largest target; None where edges
@@ -81,6 +85,15 @@ class Graph:
         at = [i for i, n in enumerate(self.nodes) if n.kind in ("latent", "logit")]
         gap = np.abs(self.weights[at].sum(1, dtype=np.float64) + self.constants[at] - self.totals[at])
         return float(gap.max() / max(float(np.abs(self.totals[at]).max()), 1e-30))
+
+
+def node_id(node: Node, layers: list[int]) -> str:
+    """``<layer>_<latent>_<position>``, ``E_<position>`` for embeddings, ``<layer>_err_<position>`` for errors; a target
+    is ``<layer past the last>_<token id>_<position>``.
+    """
+    if node.kind == "embedding":
+        return f"E_{node.position}"
+    return f"{layers[node.stage]}_{'err' if node.kind == 'error' else node.index}_{node.position}"
 
 
 def trace(
