@@ -486,8 +486,8 @@ def add_claims(ws: Workspace, text: str) -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0, "unit": ""}
     control = {"value": 0.01, "low": -0.05, "high": 0.06, "n": 120, "unit": ""}
     cases = (
-        ("universality.depth", "found", measured, control),
-        ("llama-scope.folding", "not found", {**measured, "low": None, "high": None, "unit": text}, None),
+        ("universality.depth", "supported", measured, control),
+        ("llama-scope.folding", "contradicted", {**measured, "low": None, "high": None, "unit": text}, None),
         ("evolution.dimensionality", "not testable here", nothing, None),
     )
     for id, verdict, effect, against in cases:

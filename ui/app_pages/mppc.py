@@ -82,7 +82,7 @@ def distributions(entry: Entry, m: MatchRecords, direction: str) -> None:
         **state.tie_many("base", known, start),
     ) or ["cross"]
     if "token-conditional" in known:
-        st.html(div("wb-head", div("sub", escape(TRAP))))
+        panels.trap(escape(TRAP))
     above = st.toggle("cumulative", help="Share of latents with at least this r", **state.tie_flag("cdf"))
     options = {"direction": direction, "series": list(wanted), "view": "above" if above else "histogram"}
     event = chart("mx_dist", "mppc_distribution", entry, options, height=400, brush=True)

@@ -21,7 +21,7 @@ from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
-from workbench.results.matches import SHIFTS, STRIP, MatchRecords
+from workbench.results.matches import SHIFTS, STRIP, TRAP, MatchRecords
 
 BY = {"both": "both", "A": "a", "B": "b"}
 
@@ -43,6 +43,7 @@ def body() -> None:
         shift = shift_of(key)
         pair = m.pair(a, i, b, j, shift=shift)
         st.html(pair_stats(pair, f"{a} #{i}", f"{b} #{j}"))
+        panels.trap(escape(TRAP))
         left, right = st.columns([5, 2], gap="large")
         with left:
             joint = strips(entry, m, a, i, b, j, key, pair.maxima)

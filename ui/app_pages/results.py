@@ -12,9 +12,9 @@ from ui.kit import data, panels, state
 from ui.kit.choose import check_version, choose
 from ui.kit.figures import below, chart, table
 from ui.kit.index import Entry
-from ui.views.findings import PAPERS, finding_html, measured, open_claim, paper_title
-from workbench.claims.base import VERDICTS
+from ui.views.findings import PAPERS, finding_html, measured, open_claim, p_words, paper_title
 from workbench.claims.figures import comparison
+from workbench.claims.rules import BY_CONSTRUCTION, MEANS, VERDICTS
 from workbench.markup.tokens import clip, escape, number, visible
 
 
@@ -45,25 +45,24 @@ def body() -> None:
 
 def read(entries: list[Entry]) -> list[dict[str, Any]]:
     """All documents that can be read; the others become panels."""
-    documents = []
+    documents, problems = [], []
     for e in entries:
         try:
             documents.append(open_claim(str(e.path), e.version))
         except UserError as error:
-            panels.problem(f"claims/{e.id} cannot be read", str(error))
+            problems.append((e.id, str(error)))
+    for id, why in problems[:3]:
+        more = f" ({len(problems) - 3} more cannot be read.)" if id == problems[2:3] and len(problems) > 3 else ""
+        panels.problem(f"claims/{id} cannot be read", why + more)
     return documents
 
 
 def counts(documents: list[dict[str, Any]]) -> str:
     """How many findings there are and how they came out."""
     n = {v: sum(d["verdict"] == v for d in documents) for v in VERDICTS}
-    about = (
-        "the criterion, fixed beforehand, is met",
-        "measured, and the criterion is not met",
-        "these models cannot carry the claim",
-    )
-    cells = [(v[0].upper() + v[1:], f"{n[v]}", a) for v, a in zip(VERDICTS, about, strict=True)]
-    return panels.stats([("Findings", f"{len(documents)}", "of three papers"), *cells])
+    cells = [(v[0].upper() + v[1:], f"{n[v]}", MEANS[v]) for v in VERDICTS]
+    counted = len(documents) - n[BY_CONSTRUCTION]
+    return panels.stats([("Findings", f"{counted}", "of three papers, tested here"), *cells])
 
 
 def filters(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -121,7 +120,8 @@ def closer() -> None:
                 if box.open:
                     table(_table(str(path), entry.version))
     with right:
-        rows = [[what, escape(clip(str(d.get(key) or "–"), 500))] for what, key in METHOD]
+        said = d | {"p_words": p_words(d)}
+        rows = [[what, escape(clip(str(said.get(key) or "–"), 500))] for what, key in METHOD]
         rows.append(["n", number(d["n"])])
         st.html(panels.table(["", ""], rows))
 
@@ -130,6 +130,9 @@ METHOD = (
     ("measured by", "experiment"),
     ("control", "control"),
     ("criterion", "criterion"),
+    ("one of the n is a", "unit"),
+    ("p, one-sided", "p_words"),
+    ("what would change it", "would_change"),
     ("the paper", "paper_number"),
     ("section", "section"),
     ("note", "note"),

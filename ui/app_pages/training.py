@@ -30,6 +30,11 @@ COLUMNS = {
     "complexity": ("complexity", "share of its variance that the token and the one before do not explain"),
     "n_fired": ("fired on", "held-out tokens"),
 }
+TRAP = (
+    "One crosscoder over one training run: the share of emergent latents and the turning point move with the"
+    " crosscoder's own training; some latents have norm at step 0 whatever the model does;"
+    " steps are known to one snapshot."
+)
 LOW_FIRST = ("latent", "class", "kind")
 MOST = 12
 
@@ -52,6 +57,7 @@ def body() -> None:
         check_version(entry, "ev")
         e = open_evolution(str(entry.path), entry.version)
         st.html(div("wb-head", div("sub", about(entry))))
+        panels.trap(TRAP)
         whole(entry, e)
         latents = population(e)
         if latents:

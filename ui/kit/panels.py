@@ -42,6 +42,11 @@ def note(text_html: str, kind: str = "info") -> None:
     st.html(f'<div class="wb-panel {kind}" role="note">{text_html}</div>')
 
 
+def trap(text_html: str) -> None:
+    """What is known to mislead about the numbers of a page, on the page: a badge and one sentence."""
+    note(f"<b>Read with care.</b> {text_html}", "warn")
+
+
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
     """Show whatever goes wrong inside as a panel. Streamlit's own control flow (stop, rerun) passes through."""

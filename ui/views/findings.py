@@ -9,13 +9,20 @@ from typing import Any
 import streamlit as st
 
 from workbench.claims.figures import REFERENCE, comparison, read_claim
+from workbench.claims.rules import BY_CONSTRUCTION, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED
 from workbench.exporting.references import ENTRIES
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, number
 from workbench.workspace import Item
 
 PAPERS = tuple(REFERENCE)
-SIGNS = {"found": ("good", "✓"), "not found": ("bad", "✕"), "not testable here": ("open", "○")}
+SIGNS = {
+    SUPPORTED: ("good", "✓"),
+    CONTRADICTED: ("bad", "✕"),
+    INCONCLUSIVE: ("open", "~"),
+    BY_CONSTRUCTION: ("open", "="),
+    NOT_TESTABLE: ("open", "○"),
+}
 
 
 @st.cache_resource(show_spinner=False, max_entries=400)
@@ -39,13 +46,21 @@ def measured(m: dict[str, Any] | None) -> str:
     return f"{number(m['value'])}{interval}{unit}"
 
 
+def p_words(d: dict[str, Any]) -> str:
+    """``0.004 (exact sign flips 0.125)``; a dash where there is no evidence."""
+    p, exact = d.get("p"), d.get("p_exact")
+    if p is None:
+        return "–"
+    return number(p) + (f" (exact sign flips of the units {number(exact)})" if exact is not None else "")
+
+
 def finding_html(d: dict[str, Any]) -> str:
     """Verdict, statement, numbers here and in the paper, and effect beside control on one axis."""
     css, sign = SIGNS.get(d["verdict"], ("open", "○"))
     numbers = [
         div("n", span("k", "here"), f"<b>{escape(measured(d['effect']))}</b>"),
         div("n", span("k", "control"), escape(measured(d["control_measured"]))),
-        div("n", span("k", "n"), number(d["n"])),
+        div("n", span("k", "n"), number(d["n"]), f' <span class="k">{escape(d.get("unit") or "")}</span>'),
         div("n", span("k", "the paper"), escape(d["paper_number"])),
     ]
     how = div(

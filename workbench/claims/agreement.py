@@ -14,7 +14,8 @@ from typing import Any
 
 from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
-from workbench.claims.base import NOT_TESTABLE
+from workbench.claims import protocol
+from workbench.claims.rules import NOT_TESTABLE
 
 ROUNDING = 1e-9  # sizes below this are rounding error, whatever they are
 POINT = 0.5  # two numbers without intervals may differ by this share of the larger
@@ -32,12 +33,23 @@ class Disagreement:
         return f"{self.claim}: {self.what}"
 
 
-def results_document(documents: Sequence[dict[str, Any]], *, seeds: int, quick: bool, retrain: bool) -> dict[str, Any]:
+def results_document(
+    documents: Sequence[dict[str, Any]],
+    *,
+    seeds: int,
+    quick: bool,
+    retrain: bool,
+    kind: str = protocol.EXPLORATORY,
+    unmeasured: Sequence[str] = (),
+) -> dict[str, Any]:
     """What is written beside a results page: the size of the run and every claim's numbers, without what varies from
     run to run.
     """
     claims = [{k: v for k, v in d.items() if k != "version"} for d in documents]
-    return {"schema": 1, "seeds": seeds, "quick": quick, "retrain": retrain, "claims": claims}
+    frozen = protocol.frozen()
+    about = {"schema": 2, "protocol": frozen["digest"], "protocol_date": frozen["date"], "kind": kind}
+    about |= {"not_measured": list(unmeasured)} if unmeasured else {}
+    return about | {"seeds": seeds, "quick": quick, "retrain": retrain, "claims": claims}
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -99,12 +111,15 @@ def disagreements(
     number within half of the larger (or where both are rounding error). Verdicts must be equal.
 
     Args:
-        complete: the run holds every claim; then a claim that only one side has is a disagreement.
+        complete: the run holds every claim; then a claim that only one side has is a disagreement (but for those the
+            earlier run says it did not measure).
     """
     here = {d["claim"]: d for d in documents}
     there = {d["claim"]: d for d in earlier["claims"]}
     found = []
     for claim in [c for c in there if c in here] + [c for c in here if c not in there]:
+        if claim not in there and claim in earlier.get("not_measured", ()):
+            continue
         if claim not in there:
             found.append(Disagreement(claim, "is not among the earlier results"))
             continue

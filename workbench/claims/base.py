@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
+
+from workbench.claims.measured import Measured
+from workbench.claims.rules import (
+    BY_CONSTRUCTION,
+    CONTRADICTED,
+    INCONCLUSIVE,
+    NOT_TESTABLE,
+    SUPPORTED,
+    VERDICTS,
+    Judgement,
+    Rule,
+    judge,
+)
 
 if TYPE_CHECKING:
     from workbench.claims.lab import Lab
 
-VERDICTS = FOUND, NOT_FOUND, NOT_TESTABLE = "found", "not found", "not testable here"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An estimate with its 95 % interval (None where it has none) and the number of observations behind it."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    unit: str = ""
-
-    @classmethod
-    def of(cls, samples: Sequence[float] | np.ndarray, *, unit: str = "", seed: int = 0, draws: int = 2000) -> Measured:
-        """Mean of independent observations with a percentile bootstrap interval; no interval below three of them."""
-        x = np.asarray(samples, np.float64)
-        x = x[np.isfinite(x)]
-        if len(x) == 0:
-            return cls(float("nan"), None, None, 0, unit)
-        if len(x) < 3:
-            return cls(float(x.mean()), None, None, len(x), unit)
-        means = x[np.random.default_rng(seed).integers(0, len(x), (draws, len(x)))].mean(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return cls(float(x.mean()), float(low), float(high), len(x), unit)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any], unit: str = "") -> Measured:
-        """From the ``{"value", "low", "high", "n"}`` that other analyses write; missing numbers become NaN or None."""
-        v = value.get("value", value.get("mean"))
-        return cls(
-            float("nan") if v is None else float(v),
-            value.get("low"),
-            value.get("high"),
-            int(value.get("n") or 0),
-            unit or str(value.get("unit", "")),
-        )
-
-    @property
-    def floor(self) -> float:
-        """Lower end of the interval, or the value itself where there is none."""
-        return self.value if self.low is None else self.low
-
-    @property
-    def ceiling(self) -> float:
-        """Upper end of the interval, or the value itself where there is none."""
-        return self.value if self.high is None else self.high
+__all__ = [
+    "BY_CONSTRUCTION",
+    "CONTRADICTED",
+    "INCONCLUSIVE",
+    "NOT_TESTABLE",
+    "SUPPORTED",
+    "VERDICTS",
+    "Claim",
+    "Finding",
+    "Measured",
+    "Rule",
+    "untestable",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -72,19 +51,18 @@ class Finding:
     table: pd.DataFrame | None = None
     note: str = ""
     untestable: str = ""  # why not, if the models or the workspace cannot carry the claim
+    open: str = ""  # why this measurement cannot decide, whatever its interval
+    more: dict[str, Any] = field(default_factory=dict)  # numbers that belong beside the effect, by name
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; NaN becomes None."""
         return {
-            "effect": _plain(self.effect),
-            "control": None if self.control is None else _plain(self.control),
+            "effect": self.effect.as_dict(),
+            "control": None if self.control is None else self.control.as_dict(),
             "note": self.note,
             "untestable": self.untestable,
+            "more": {k: v.as_dict() if isinstance(v, Measured) else v for k, v in self.more.items()},
         }
-
-
-def _plain(m: Measured) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(m).items()}
 
 
 def untestable(why: str) -> Finding:
@@ -94,7 +72,11 @@ def untestable(why: str) -> Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """One finding of a paper. ``holds`` is the criterion: a pure function of the finding, fixed before any run.
+    """One finding of a paper. ``rule`` is the criterion, fixed before any run: a pure function of the numbers.
+
+    ``unit`` says what one of the n observations is (``seed of the dictionary``, ``prompt``). ``construction`` says why
+    the statement could not have come out otherwise: such a claim is measured and listed, and no finding. ``unsettled``
+    says why no measurement here decides it. ``would_change`` is what would overturn the verdict.
 
     ``needs`` names the shared experiments that ``measure`` asks the lab for (see :data:`workbench.claims.lab.SHARED`),
     so that they can be made beforehand, side by side; ``cost`` is what its own part takes, in seconds of a quick run
@@ -108,52 +90,34 @@ class Claim:
     paper_number: str
     experiment: str
     control: str
-    criterion: str
+    rule: Rule
+    unit: str
     measure: Callable[[Lab], Finding] = field(repr=False)
-    holds: Callable[[Finding], bool] = field(repr=False)
+    would_change: str = ""
+    construction: str = ""
+    unsettled: str = ""
     needs: tuple[str, ...] = ()
     cost: float = 2.0
 
+    @property
+    def trained_anew(self) -> bool:
+        """Whether it needs language models that are trained for it (``--retrain``)."""
+        return any(n.startswith("variant ") for n in self.needs)
+
+
+def judgement(claim: Claim, finding: Finding) -> Judgement:
+    """The verdict on a claim from what its experiment saw."""
+    nan = float("nan")
+    if finding.untestable:
+        return Judgement(NOT_TESTABLE, nan, nan, finding.untestable)
+    if claim.construction:
+        return Judgement(BY_CONSTRUCTION, nan, nan, claim.construction)
+    found = judge(claim.rule, finding.effect, finding.control)
+    if claim.unsettled or finding.open:
+        return Judgement(INCONCLUSIVE, found.p, found.p_exact, claim.unsettled or finding.open)
+    return found
+
 
 def verdict(claim: Claim, finding: Finding) -> str:
-    """``found``, ``not found`` or ``not testable here``; an effect that could not be computed is never found."""
-    if finding.untestable:
-        return NOT_TESTABLE
-    if not np.isfinite(finding.effect.value) or finding.effect.n == 0:
-        return NOT_FOUND
-    return FOUND if claim.holds(finding) else NOT_FOUND
-
-
-# --- criteria
-# ----------------------------------------------------------------------------------------------------------
-
-
-def positive_beyond_control(finding: Finding) -> bool:
-    """The effect's interval lies above zero and above the control's."""
-    e, c = finding.effect, finding.control
-    return e.floor > 0 and (c is None or e.floor > c.ceiling)
-
-
-def negative_beyond_control(finding: Finding) -> bool:
-    """The effect's interval lies below zero and below the control's."""
-    e, c = finding.effect, finding.control
-    return e.ceiling < 0 and (c is None or e.ceiling < c.floor)
-
-
-def within(margin: float) -> Callable[[Finding], bool]:
-    """The effect's interval lies inside ±margin, and the control (a real difference) outside it."""
-
-    def holds(finding: Finding) -> bool:
-        e, c = finding.effect, finding.control
-        return max(abs(e.floor), abs(e.ceiling)) <= margin and (c is None or abs(c.value) > margin)
-
-    return holds
-
-
-def above(level: float) -> Callable[[Finding], bool]:
-    """The effect's interval lies above ``level``, and the control does not reach it."""
-
-    def holds(finding: Finding) -> bool:
-        return finding.effect.floor > level and (finding.control is None or finding.control.value <= level)
-
-    return holds
+    """One of :data:`~workbench.claims.rules.VERDICTS`."""
+    return judgement(claim, finding).verdict

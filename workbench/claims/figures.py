@@ -12,7 +12,7 @@ import pandas as pd
 from sae.errors import CorruptError, MissingError
 from sae.files import read_json
 from sae.strict import StrictConfig
-from workbench.claims.base import VERDICTS
+from workbench.claims.rules import VERDICTS
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.workspace import Item, Workspace
 
@@ -49,6 +49,11 @@ def read_claim(item: Item) -> dict[str, Any]:
         raise CorruptError(
             f"{item.path / 'finding.json'} is not the result of a claim. Run `workbench reproduce --only {item.id}`"
             " again."
+        )
+    if document["verdict"] not in VERDICTS:
+        raise CorruptError(
+            f"{item.id} was judged {document['verdict']!r} by an earlier version. Run `workbench reproduce --only"
+            f" {item.id}` again."
         )
     return document
 
@@ -169,8 +174,8 @@ def claims_table(workspace: Workspace, item: Item | None, options: TableOptions)
             Panel("heat", counts, x="verdict", y="paper", value="claims", x_label="", y_label="", value_label="claims")
         ],
         caption=(
-            "Findings of the papers, measured again on the models of this workspace: how many were found, not found, or"
-            " not testable."
+            "Findings of the papers, measured again on the models of this workspace, by verdict. What holds by"
+            " construction is listed and no finding."
         ),
         table=table,
         n={"claims": len(documents)},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sae.errors import MissingError, UsageError
 from sae.strict import nearest
 from workbench.run import Run, command_of
-from workbench.workspace import Workspace
+from workbench.workspace import Item, Workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -306,16 +306,20 @@ class Lab:
 
     def circuits(self, model: str, revision: str | None = None) -> dict[str, Any]:
         """Headline numbers of the induction circuits of one model or snapshot."""
+        return self.circuits_item(model, revision).manifest.numbers
+
+    def circuits_item(self, model: str, revision: str | None = None) -> Item:
+        """The induction circuits of one model or snapshot."""
 
         def make() -> Any:
             from workbench.analysis.circuits.run import make_circuits
 
             n = 32 if self.quick else 64
             run = self.run("circuits", model, revision=revision, prompts=n)
-            item = make_circuits(self.workspace, model, revision=revision, n_prompts=n, run=run)
-            return item.manifest.numbers
+            return make_circuits(self.workspace, model, revision=revision, n_prompts=n, run=run)
 
-        return self.once(("circuits", model, revision), make)
+        item: Item = self.once(("circuits", model, revision), make)
+        return item
 
     def evolution(self, seed: int = 0) -> Any:
         """A crosscoder over the snapshots of the bundled Transformer, analysed."""

@@ -34,6 +34,19 @@ def reproduce(
             help="Also train the small variants of the bundled models: about an hour more on two quiet cores.",
         ),
     ] = False,
+    confirmatory: Annotated[
+        bool,
+        typer.Option(
+            "--confirmatory",
+            help="Call the results confirmatory; refused where the protocol changed after results existed.",
+        ),
+    ] = False,
+    complete_only: Annotated[
+        bool,
+        typer.Option(
+            "--complete-only", help="Measure nothing: take the claims that are complete, and name those that are not."
+        ),
+    ] = False,
     only: Annotated[str | None, typer.Option(help="Run one claim, by its id.")] = None,
     workers: Annotated[
         int, typer.Option(help="Processes that share the work; 0 = two where there are two cores.", min=0, max=64)
@@ -60,14 +73,17 @@ def reproduce(
 ) -> dict[str, Any]:
     """Re-run the findings of the three papers on the bundled models: effect, interval, control and a verdict each.
 
-    Criteria are fixed beforehand, one small file per claim in `workbench/claims/`. A *not found* is a result, not a
-    failure: the exit code is 0 whatever the verdicts. Complete claims are reused; an interrupted run goes on.
+    Criteria are fixed beforehand, in the protocol file `workbench/claims/protocol.json`. *Contradicted* is a result,
+    not a failure: the exit code is 0 whatever the verdicts. Complete claims are reused; an interrupted run goes on.
+    Claims that need models trained for them run with --retrain, or by --only.
 
     Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against
-    docs/RESULTS-quick.md`
+    docs/RESULTS.md`
     """
-    from workbench.claims.agreement import check_size, disagreements
-    from workbench.claims.run import document_of, shown, write_bundles, write_page
+    from workbench.claims import all_claims, protocol
+    from workbench.claims.agreement import check_size, disagreements, read_results
+    from workbench.claims.page import shown, write_bundles, write_page
+    from workbench.claims.run import document_of
     from workbench.verbs.publishing import reproduce as run
     from workbench.workspace import Workspace
 
@@ -78,6 +94,12 @@ def reproduce(
         say(f"{d['verdict']:>17}  {d['claim']}  {shown(d['effect'])}  control {control}  n = {d['n']:,}")
 
     home, begin = Workspace(workspace), time.perf_counter()
+    kind = protocol.CONFIRMATORY if confirmatory else protocol.EXPLORATORY
+    if confirmatory:
+        before = [read_results(p) for p in (write, against) if p is not None and p.with_suffix(".json").is_file()]
+        protocol.check_confirmatory(home, before)
+    frozen = protocol.frozen()
+    say(f"{kind} run under the protocol {frozen['digest'][:12]} of {frozen['date']}")
     items = run(
         home,
         paper,
@@ -85,16 +107,24 @@ def reproduce(
         quick=quick,
         retrain=retrain,
         only=only,
+        complete_only=complete_only,
         workers=workers,
         done=done,
         replace=replace,
         run=terminal_run(),
     ).all
     documents = [document_of(item) for item in items]
+    whole = paper == "all" and only is None
+    have = {d["claim"] for d in documents}
+    unmeasured = [c.id for c in all_claims() if whole and c.id not in have and (retrain or not c.trained_anew)]
+    if unmeasured:
+        say(f"not measured: {', '.join(unmeasured)}")
     seconds = time.perf_counter() - begin
     say(f"{len(documents)} claims in {seconds:.0f} s")
     if write is not None:
-        pages = write_page(write, documents, home, seeds=seeds, quick=quick, retrain=retrain)
+        pages = write_page(
+            write, documents, home, seeds=seeds, quick=quick, retrain=retrain, kind=kind, unmeasured=unmeasured
+        )
         say(f"wrote {', '.join(map(str, pages))}")
     if bundles is not None:
         say(f"wrote {len(write_bundles(bundles, documents, home))} bundles into {bundles}")
@@ -103,11 +133,13 @@ def reproduce(
         "seeds": seeds,
         "quick": quick,
         "retrain": retrain,
+        "kind": kind,
+        "protocol": frozen["digest"],
         "seconds": round(seconds, 1),
         "claims": documents,
     }
     if earlier is not None:
-        differ = disagreements(documents, earlier, complete=paper == "all" and only is None)
+        differ = disagreements(documents, earlier, complete=whole)
         for d in differ:
             say(f"differs: {d}")
         say(

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sae import system
-from sae.errors import CorruptError, UsageError
+from sae.errors import CorruptError, MissingError, UsageError
 from sae.strict import nearest
 from workbench.exporting.spec import FigureSpec
 from workbench.run import Run, opened, recorded
 from workbench.workspace import Item, Workspace, all_of
 
 
-@recorded("reproduce", unrecorded=("workers", "done"))
+@recorded("reproduce", unrecorded=("workers", "done", "complete_only"))
 def reproduce(
     workspace: Workspace | str | Path,
     paper: str = "all",
@@ -23,6 +23,7 @@ def reproduce(
     quick: bool = False,
     retrain: bool = False,
     only: str | None = None,
+    complete_only: bool = False,
     workers: int = 0,
     done: Callable[[dict[str, Any]], None] | None = None,
     replace: bool = False,
@@ -32,32 +33,41 @@ def reproduce(
 
     Args:
         paper: ``llama-scope``, ``universality``, ``evolution`` or ``all``. seeds: repetitions of every training. quick:
-            fewer tokens per experiment. retrain: also train the variants of the bundled models. only: one claim, by its
-            id. workers: processes that share the work; 0 = two where there are two cores. done: called with the
-            document of every claim as it is judged.
+            fewer tokens per experiment. retrain: also train variants of the bundled models and test the claims that
+            need them. only: one claim, by its id. complete_only: measure nothing, take what is complete. workers:
+            processes that share the work; 0 = two where there are two cores. done: called with the document of every
+            claim as it is judged.
 
     Returns:
         The first claim; ``.all`` has every one.
 
     Raises:
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
-        UsageError: no such paper or claim.
+        UsageError: no such paper or claim. MissingError: complete_only, and nothing is.
 
     Example:
         >>> for claim in reproduce("workspace", "universality", quick=True).all:
         ...     print(claim.id, claim.manifest.numbers["verdict"])
     """
     from workbench.claims import PAPERS, all_claims
-    from workbench.claims.run import run_all
+    from workbench.claims.lab import Lab
+    from workbench.claims.run import complete_claim, run_all
 
     workspace, run = opened(workspace, run, replace_results=replace)
     if paper not in ("all", *PAPERS):
         raise UsageError(f"paper {paper!r} is not one of the three ({nearest(paper, ['all', *PAPERS])})")
-    claims = all_claims(paper)
+    claims = [c for c in all_claims(paper) if retrain or only == c.id or not c.trained_anew]
     if only is not None:
-        claims = [c for c in claims if c.id == only]
+        claims = [c for c in all_claims(paper) if c.id == only]
         if not claims:
             raise UsageError(f"claim {only!r} does not exist ({nearest(only, [c.id for c in all_claims(paper)])})")
+    if complete_only:
+        lab = Lab(workspace, seeds=seeds, quick=quick, retrain=retrain)
+        claims = [c for c in claims if complete_claim(c, lab) is not None]
+        if not claims:
+            raise MissingError(
+                f"{workspace.root} holds no complete claim of this size. `workbench reproduce` makes them."
+            )
     run_all(
         claims,
         workspace,

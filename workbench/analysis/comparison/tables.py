@@ -271,6 +271,11 @@ def depth_of(c: Comparison, direction: str) -> DepthMap:
     return depth_map(c.series[direction, "cross"], len(other.references), level=c.recipe.level, seed=c.recipe.seed)
 
 
+def _depth_numbers(depth: DepthMap) -> dict[str, Any]:
+    low, high = depth.interval
+    return {"value": _plain(depth.rank_correlation), "low": _plain(low), "high": _plain(high), "n": depth.n}
+
+
 def _depth_frame(c: Comparison, direction: str) -> pd.DataFrame:
     mine, other = (c.a, c.b) if direction == "ab" else (c.b, c.a)
     counts = depth_of(c, direction).counts
@@ -306,17 +311,16 @@ def headline(c: Comparison, made: dict[str, pd.DataFrame]) -> dict[str, Any]:
             "matched": int(best["matched"].sum()),
             "mutual": int((best["mutual"] & best["matched"]).sum()),
             "one_to_one": int((best["one_to_one_r"] >= c.recipe.level).sum()),
-            "depth_rank_correlation": {
-                "value": _plain(depth.rank_correlation),
-                "low": _plain(depth.interval[0]),
-                "high": _plain(depth.interval[1]),
-                "n": depth.n,
-            },
+            "depth_rank_correlation": _depth_numbers(depth),
             "order": [
                 {k: _plain(v) for k, v in r.items() if k != "direction"}
                 for r in made["order"][made["order"]["direction"] == d].to_dict("records")
             ],
         }
+        if (d, "untrained") in c.series:
+            others = len((c.b if d == "ab" else c.a).references)
+            untrained = depth_map(c.series[d, "untrained"], others, level=c.recipe.level, seed=c.recipe.seed)
+            out[d]["depth_untrained"] = _depth_numbers(untrained)
     return out
 
 

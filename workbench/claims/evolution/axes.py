@@ -7,10 +7,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from workbench.claims.base import Claim, Finding, Measured, untestable
+from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
 
 DRAWS = 200
+MIN_GROUP = 2  # snapshots on either side of a turning point, at the least
 
 
 def weights_of(steps: np.ndarray) -> dict[str, np.ndarray]:
@@ -29,7 +30,7 @@ def weights_of(steps: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def turning(cosine_SS: np.ndarray, weights_S: np.ndarray, *, min_group: int = 2) -> int:
+def turning(cosine_SS: np.ndarray, weights_S: np.ndarray, *, min_group: int = MIN_GROUP) -> int:
     """First snapshot of the second of two groups with the largest mean cosine within minus between, pairs weighted by
     ``weights``.
     """
@@ -71,14 +72,17 @@ def measure(lab: Lab) -> Finding:
         rows.append({"seed": seed, "shift": found, "low": low, "high": high, "n": len(cos)} | by_axis)
         notes.append(", ".join(f"step {evolution.steps[i]:,} by {axis}" for axis, i in by_axis.items()))
     table = pd.DataFrame(rows)
-    worst = table.loc[table["shift"].idxmax()]
     S = len(evolution.steps)
     even = 1 - np.abs(np.arange(S)[:, None] - np.arange(S)) / S
-    drift = Measured(float(shift(even, evolution.steps)[0]), None, None, S, "snapshots")
-    effect = Measured(
-        float(worst["shift"]), float(table["low"].min()), float(table["high"].max()), int(table["n"].sum()), "snapshots"
+    drift = float(shift(even, evolution.steps)[0])
+    floors = [axis for axis in weights_of(evolution.steps) if (table[axis] <= MIN_GROUP).any()]
+    return Finding(
+        Measured.of(table["shift"], unit="snapshots"),
+        Measured.of([drift] * len(table), unit="snapshots"),
+        table,
+        f"turning point at {notes[0]}",
+        open=f"by {' and '.join(floors)} it is the least index that may be chosen" if floors else "",
     )
-    return Finding(effect, drift, table, f"turning point at {notes[0]}")
 
 
 CLAIM = Claim(
@@ -92,9 +96,10 @@ CLAIM = Claim(
         " they stand for; snapshots between the earliest and the latest."
     ),
     control="Directions that drift evenly from snapshot to snapshot, whose turning point must follow the axis.",
-    criterion="At most one snapshot in every seed (upper end of the interval), the control more.",
+    rule=Rule("at most", 1.0, "outside"),
+    unit="seed of the crosscoder; one training run of the model",
+    would_change="A turning point inside the range on every axis, or one that moves by more than a snapshot.",
     measure=measure,
-    holds=lambda f: f.effect.ceiling <= 1 and f.control is not None and f.control.value > 1,
     needs=("evolution",),
     cost=6,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from workbench.claims.base import Claim, Finding, Measured
+from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
 
 
@@ -52,8 +52,11 @@ CLAIM = Claim(
         " tokens; snapshots between the crossings."
     ),
     control="The untrained model must lose more than the unigram table: nothing is crossed at the start.",
-    criterion="At least one snapshot lies between the crossings, and the untrained model above both.",
+    rule=Rule("above", 0.0, "beaten"),
+    unit="snapshot; one training run of the model",
+    construction=(
+        "The bigram entropy lies below the unigram entropy, and the loss falls: it must cross them in this order."
+    ),
     measure=measure,
-    holds=lambda f: f.effect.value >= 1 and f.control is not None and f.control.value > 0,
     needs=("evolution",),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.claims.base import Claim, Finding, Measured
+from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
 
 BASE, LONGER = ("mini-pythia", 100), ("mini-pythia-w1000", 1000)  # models and their warm-up steps
+RESOLUTION = 200  # steps between snapshots
 SEQUENCES = {True: 64, False: 192}
 
 
@@ -50,7 +51,10 @@ def measure(lab: Lab) -> Finding:
     table = pd.concat([a, b], ignore_index=True)
     note = f"n-gram phase ends at step {first:,} with {BASE[1]} warm-up steps and at step {second:,} with {LONGER[1]:,}"
     return Finding(
-        Measured(moved, None, None, len(table), "steps"), Measured(warmed, None, None, len(table), "steps"), table, note
+        Measured(abs(moved), abs(moved) - RESOLUTION, abs(moved) + RESOLUTION, len(table), "steps"),
+        Measured(warmed, warmed, warmed, len(table), "steps"),
+        table,
+        note,
     )
 
 
@@ -65,9 +69,10 @@ CLAIM = Claim(
         " the bigram table."
     ),
     control="The shift of the warm-up's end itself, 900 steps.",
-    criterion="The phase's end moves by less than 600 of the 900 steps (snapshots lie up to 200 steps apart).",
+    rule=Rule("at most", 600, "outside"),
+    unit="snapshot; one training run per warm-up",
+    would_change="A phase that ends later by as much as the warm-up.",
     measure=measure,
-    holds=lambda f: f.control is not None and f.effect.value < 600 < f.control.value,
     needs=("variant mini-pythia-w1000",),
     cost=60,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sae import ThresholdSAE
-from workbench.claims.base import Claim, Finding, Measured
+from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
 
 
@@ -28,8 +28,8 @@ def measure(lab: Lab) -> Finding:
             worst.append(float((folded(x) - y).norm() / y.norm()))
             broken.append(float((wrong(x) - y).norm() / y.norm()))
     return Finding(
-        Measured(max(worst), None, None, len(worst), "relative change"),
-        Measured(min(broken), None, None, len(broken), "relative change"),
+        Measured.of(worst, unit="relative change"),
+        Measured.of(broken, unit="relative change"),
     )
 
 
@@ -41,9 +41,10 @@ CLAIM = Claim(
     paper_number="exact by construction",
     experiment="JumpReLU dictionaries with a scale of 0.1; largest relative change of outputs on held-out rows.",
     control="A fold that forgets the thresholds, a published tool's error.",
-    criterion="At most 1e-9 in double precision; the control above 1e-3.",
+    rule=Rule("at most", 1e-9, "outside"),
+    unit="random dictionary",
+    would_change="A relative change above 1e-9 in double precision.",
     measure=measure,
-    holds=lambda f: f.effect.value <= 1e-9 and f.control is not None and f.control.value > 1e-3,
     needs=("demo store",),
     cost=1,
 )

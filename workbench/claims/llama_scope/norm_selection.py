@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from sae import SAEConfig, TopKConfig
-from workbench.claims.base import Claim, Finding, Measured, within
+from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
 
 
@@ -35,9 +35,10 @@ CLAIM = Claim(
     paper_number=">= 0.05 EV in favour of decoder-norm selection, doubted by the authors",
     experiment="Both variants at k = 16, F = 1024 on the same rows; difference in held-out EV.",
     control="Halving k, a real difference, must fall outside the margin.",
-    criterion="95 % interval of the difference within ±0.03 EV, the control outside it.",
+    rule=Rule("within", 0.005, "outside"),
+    unit="seed of the dictionaries",
+    would_change="A difference of more than 0.005 of explained variance either way.",
     measure=measure,
-    holds=within(0.03),
     needs=("demo store",),
     cost=10,
 )

@@ -1,11 +1,62 @@
-"""One or two layers of the Mamba carry induction in their state, written at one position."""
+"""Which layers of the Mamba carry induction in their state, where each of them writes, and what carries it there."""
 
 from __future__ import annotations
 
-from workbench.claims.base import Claim, Finding, Measured, untestable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
+from workbench.results.circuits import CircuitResult
 
 LEVEL = 0.3  # accuracy on single-match prompts from which a model counts as doing induction
+WRITES = 0.1  # share of the whole effect from which a layer counts as one that writes
+CARRIER = 1  # the tap that reads one position back
+
+
+@dataclass(frozen=True)
+class Write:
+    """Where one layer writes the value token: its share of all layers' effect, and how sharp its own profile is."""
+
+    layer: int
+    weight: float
+    offset: int
+    sharpness: Measured  # share of the layer's own profile at its peak
+    at_plus_one: Measured  # and one position after the value token
+
+    def __str__(self) -> str:
+        return f"layer {self.layer} at {self.offset:+d}"
+
+
+def writes(result: CircuitResult, *, least: float = WRITES) -> list[Write]:
+    """Layers with at least this share of the whole write profile, strongest first."""
+    from workbench.analysis.circuits.effects import share_of
+
+    profile = result.array("profile").astype(np.float64)  # [prompts, layers, offsets]
+    offsets = sorted(result.select(analysis="write_profile", metric="logit_diff")["offset"].dropna().unique())
+    size = np.abs(np.nanmean(profile, axis=0))
+    out = []
+    for layer, weight in enumerate(size.sum(1) / size.sum()):
+        if weight < least:
+            continue
+        peak = int(size[layer].argmax())
+        shares = [share_of(profile[:, layer], [i]).as_dict() for i in (peak, offsets.index(1))]
+        measured = [Measured.from_dict(s, "share of the layer's profile") for s in shares]
+        out.append(Write(layer, float(weight), int(offsets[peak]), *measured))
+    return sorted(out, key=lambda w: -w.weight)
+
+
+def words(found: list[Write]) -> str:
+    """``layer 2 at +0 (0.60 of all, sharpness 0.99); layer 3 at +1 (…)``."""
+    return "; ".join(f"{w} ({w.weight:.2f} of all, sharpness {w.sharpness.value:.2f})" for w in found)
+
+
+def profile_of(lab: Lab, model: str = "mini-mamba", revision: str | None = None) -> CircuitResult:
+    """The circuits of a model or snapshot, made where they are not there."""
+    return CircuitResult.open(lab.circuits_item(model, revision).path)
 
 
 def _solved(lab: Lab) -> str:
@@ -17,8 +68,26 @@ def _solved(lab: Lab) -> str:
     )
 
 
+def _table(found: list[Write]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "layer": w.layer,
+                "offset": w.offset,
+                "words": str(w),
+                "share_of_all": w.weight,
+                "sharpness": w.sharpness.value,
+                "low": w.sharpness.low,
+                "high": w.sharpness.high,
+                "at_plus_one": w.at_plus_one.value,
+            }
+            for w in found
+        ]
+    )
+
+
 def few_layers(lab: Lab) -> Finding:
-    """Share of the state-to-logit effect in the two strongest layers; control: the untrained model's accuracy."""
+    """Share of the state-to-logit effect in the two strongest layers; control: the same in the untrained model."""
     if why := _solved(lab):
         return untestable(why)
     final, start = lab.circuits("mini-mamba"), lab.circuits("mini-mamba", "step0")
@@ -29,97 +98,131 @@ def few_layers(lab: Lab) -> Finding:
     )
     return Finding(
         Measured.from_dict(layers["two_strongest"], "share of the effect"),
-        Measured.from_dict(start["accuracy"], "accuracy untrained"),
+        Measured.from_dict(start["state_layers"]["two_strongest"], "share of the effect"),
         note=note,
     )
 
 
 def sharp_write(lab: Lab) -> Finding:
-    """Share of the write profile at its peak; the offset is reported, not asserted. Control: the share an even profile
-    would have.
+    """Sharpness of the least sharp of the layers that write; control: of the sharpest layer of the untrained model."""
+    if why := _solved(lab):
+        return untestable(why)
+    found, start = writes(profile_of(lab)), writes(profile_of(lab, revision="step0"))
+    worst = min(found, key=lambda w: w.sharpness.value)
+    control = max((w.sharpness for w in start), key=lambda m: m.value, default=None)
+    more = {"writes": [str(w) for w in found]}
+    return Finding(worst.sharpness, control, _table(found), words(found), more=more)
+
+
+def relay(lab: Lab) -> Finding:
+    """Share of its own profile that a writing layer has at +1, in the layer where it is largest; control: the same in
+    the untrained model.
     """
     if why := _solved(lab):
         return untestable(why)
-    peak = lab.circuits("mini-mamba")["write_peak"]
-    note = (
-        f"peak at {peak['position']} (offset {peak['offset']:+d} from the value token) in layer {peak['layer']}; the"
-        " paper's motif is +1"
-    )
-    return Finding(
-        Measured.from_dict(peak["share"], "share of the profile"),
-        Measured(1 / 12, None, None, peak["share"]["n"], "even over 12 offsets"),
-        note=note,
-    )
+    found, start = writes(profile_of(lab)), writes(profile_of(lab, revision="step0"))
+    best = max(found, key=lambda w: w.at_plus_one.value)
+    control = max((w.at_plus_one for w in start), key=lambda m: m.value, default=None)
+    note = f"{words(found)}; the paper's motif is {best} here"
+    return Finding(best.at_plus_one, control, _table(found), note, more={"writes": [str(w) for w in found]})
 
 
-def convolution_agrees(lab: Lab) -> Finding:
-    """Share of the convolution's effect at the tap that carries the value token to where it is written."""
+def carried(result: CircuitResult, layer: int, offset: int) -> Measured:
+    """Share of the taps' effect on a layer's write at an offset that the tap one position back has; its interval is
+    conservative: from the ends of the taps' own intervals.
+    """
+    taps = result.select(analysis="conv_profile", metric="logit_diff", layer=layer, offset=offset).set_index("tap")
+    size = {t: abs(r.effect) for t, r in taps.iterrows()}
+    ends = {
+        t: (0.0 if r.low <= 0 <= r.high else min(abs(r.low), abs(r.high)), max(abs(r.low), abs(r.high), size[t]))
+        for t, r in taps.iterrows()
+    }
+    total = sum(size.values())
+    if CARRIER not in size or not total:
+        return Measured(float("nan"), None, None, 0, "share of the taps' effect")
+    others = {i: sum(ends[t][i] for t in size if t != CARRIER) for i in (0, 1)}
+    low = ends[CARRIER][0] / (ends[CARRIER][0] + others[1])
+    high = ends[CARRIER][1] / (ends[CARRIER][1] + others[0])
+    return Measured(size[CARRIER] / total, low, high, int(taps["n"].iloc[0]), "share of the taps' effect")
+
+
+def convolution_carries(lab: Lab) -> Finding:
+    """Share of tap 1 where a layer writes at +1; control: the same where a layer writes at the token itself, whose own
+    tap carries it by construction.
+    """
     if why := _solved(lab):
         return untestable(why)
-    numbers = lab.circuits("mini-mamba")
-    conv, peak = numbers["conv_peak"], numbers["write_peak"]
-    agree = conv["layer"] == peak["layer"] and conv["write_offset"] == peak["offset"]
-    note = (
-        f"tap {conv['tap']} reads offset {conv['source_offset']:+d} and writes at {conv['write_offset']:+d}; the write"
-        f" profile peaks at {peak['offset']:+d}"
-    )
-    share = Measured.from_dict(conv["share"], "share of the taps' effect")
+    result = profile_of(lab)
+    found = writes(result)
+    late, early = ([w for w in found if w.offset == o] for o in (1, 0))
+    if not late:
+        return untestable(f"no layer writes at +1: {words(found)}")
+    control = carried(result, early[0].layer, 0) if early else None
+    more = {"writes": [str(w) for w in found]}
     return Finding(
-        share if agree else Measured(0.0, 0.0, 0.0, share.n, share.unit),
-        Measured(0.25, None, None, share.n, "even over four taps"),
-        note=note,
+        carried(result, late[0].layer, 1), control, _table(found), f"{late[0]}, through tap {CARRIER}", more=more
     )
 
 
+_COMMON: dict[str, Any] = {
+    "paper": "universality",
+    "unit": "prompt; one trained Mamba",
+    "needs": ("circuits mini-mamba", "circuits mini-mamba@step0"),
+    "cost": 1.0,
+}
 CLAIMS = [
     Claim(
         id="universality.mamba-few-layers",
-        paper="universality",
         section="5.2",
         statement="One or two Mamba layers carry the induction information in their state.",
         paper_number="layer 17 lowers the answer's logit by 7.87 of 64.46, layer 12 by 2.35, the rest little",
         experiment="State to logit with other layers' last states held clean; share of the two strongest layers.",
-        control="The untrained model, which must not solve the task.",
-        criterion="Share's interval above 0.6 with an untrained accuracy at most 0.1.",
+        control="The same share in the untrained model.",
+        rule=Rule("above", 0.6, "beaten"),
+        would_change="A third layer that carries a tenth of the effect.",
         measure=few_layers,
-        holds=lambda f: f.effect.floor > 0.6 and f.control is not None and f.control.value <= 0.1,
-        needs=("circuits mini-mamba", "circuits mini-mamba@step0"),
-        cost=1,
+        **_COMMON,
     ),
     Claim(
         id="universality.off-by-one",
-        paper="universality",
         section="5.2, off-by-one motif",
-        statement=(
-            "The value token is written into the state at one sharply located position (the paper: the position after"
-            " it)."
-        ),
+        statement="Every layer that writes the value token writes it at one sharply located position.",
         paper_number="effect −9.13 at offset +1, at most 0.52 elsewhere",
         experiment=(
-            "Write terms of one position from the corrupted run; share of the absolute profile at its peak over twelve"
-            " offsets."
+            "Write terms of one position from the corrupted run, layer by layer; share of each layer's own profile at"
+            " its peak over twelve offsets, in the least sharp of the layers with a tenth of the whole effect."
         ),
-        control="An even profile.",
-        criterion="Peak share's interval above 0.5 and above the control; the offset is reported, not asserted.",
+        control="The sharpest layer of the untrained model.",
+        rule=Rule("above", 0.5, "beaten"),
+        would_change="A layer that spreads its write over several positions.",
         measure=sharp_write,
-        holds=lambda f: f.effect.floor > 0.5 and f.control is not None and f.effect.floor > f.control.value,
-        needs=("circuits mini-mamba", "circuits mini-mamba@step0"),
-        cost=1,
+        **_COMMON,
+    ),
+    Claim(
+        id="universality.off-by-one-relay",
+        section="5.2, off-by-one motif",
+        statement="A layer of the Mamba writes the value token at the position after it.",
+        paper_number="effect −9.13 at offset +1, at most 0.52 elsewhere",
+        experiment="Share of a writing layer's own profile at offset +1, in the layer where it is largest.",
+        control="The same in the untrained model.",
+        rule=Rule("above", 0.5, "beaten"),
+        would_change="No layer whose write at +1 is most of its profile.",
+        measure=relay,
+        **_COMMON,
     ),
     Claim(
         id="universality.convolution-carries",
-        paper="universality",
         section="5.2",
-        statement="The short convolution carries the value token to the position where it is written.",
-        paper_number="convolution of layer 17 carries B to the next position",
-        experiment=(
-            "Convolution taps patched one by one at the write position; share of the tap that reaches the value token."
+        statement=(
+            "Where a layer writes the value token one position late, the tap one position back of its"
+            " convolution carries it."
         ),
-        control="Equal taps.",
-        criterion="Share's interval above 0.5, at the layer and offset where the write profile peaks.",
-        measure=convolution_agrees,
-        holds=lambda f: f.effect.floor > 0.5,
-        needs=("circuits mini-mamba", "circuits mini-mamba@step0"),
-        cost=1,
+        paper_number="convolution of layer 17 carries B to the next position",
+        experiment="Convolution taps patched one by one at the write at +1; share of tap 1.",
+        control="The share of the same tap where a layer writes at the value token itself.",
+        rule=Rule("above", 0.5, "beaten"),
+        would_change="A write at +1 that survives without tap 1.",
+        measure=convolution_carries,
+        **_COMMON,
     ),
 ]

@@ -1,46 +1,39 @@
-"""What the two architectures share is learnt: dictionaries of untrained models agree less."""
+"""Trained models share more than untrained ones once the token is known; raw correlation says the reverse."""
 
 from __future__ import annotations
 
-from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control, untestable
+from workbench.claims.base import Claim, Finding, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.universality.similarity import UNIT, difference, readings, said
+
+TC, NULL = "token-conditional", "token-conditional null"
 
 
 def measure(lab: Lab) -> Finding:
-    """Mean best correlation of the trained models minus that of the untrained ones, from their summaries' intervals."""
-    records = lab.comparison()
-    summary = records.table("summary")
-    rows = summary[summary.direction == "ab"].set_index("series")
-    if "untrained" not in rows.index:
-        return untestable(str(records.metadata.get("missing", {}).get("untrained", "not computed")))
-    trained, untrained = rows.loc["cross"], rows.loc["untrained"]
-    effect = Measured(
-        float(trained["mean"] - untrained["mean"]),
-        float(trained["low"] - untrained["high"]),
-        float(trained["high"] - untrained["low"]),
-        int(trained["n"]),
-        "mean correlation",
-    )
-    note = (
-        f"trained {trained['mean']:.2f}, untrained {untrained['mean']:.2f}: an untrained model's residual is the token"
-        " embedding and little else, so its dictionaries are token detectors that agree"
-    )
-    return Finding(effect, Measured(0.0, None, None, int(untrained["n"])), summary, note)
+    """Token-conditional correlation of the trained models minus that of the untrained; control: of their nulls."""
+    found = difference(lab, TC, f"untrained {TC}", (NULL, f"untrained {NULL}"))
+    if found.untestable:
+        return found
+    untrained = readings(lab, "untrained")
+    more = found.more | {f"untrained {k}": m for k, m in untrained.items()}
+    note = f"{found.note}; untrained: {said(untrained)}"
+    return Finding(found.effect, found.control, found.table, note, more=more)
 
 
 CLAIM = Claim(
     id="universality.training-matters",
     paper="universality",
     section="open: dictionaries of untrained models",
-    statement="Latents of the trained models are more similar across architectures than those of the untrained models.",
-    paper_number="not reported",
-    experiment=(
-        "Mean best correlation on the trained models minus the same on step 0 of both, same tokens, sizes and steps."
+    statement=(
+        "Given the token, the trained models' latents are more similar across architectures than the untrained models'."
     ),
-    control="No difference.",
-    criterion="Conservative 95 % interval (difference of both intervals' ends) above zero.",
+    paper_number="not reported",
+    experiment="Token-conditional correlation trained minus step 0 of both, same tokens, sizes and steps, by layer.",
+    control="The same difference of their nulls (tokens exchanged).",
+    rule=Rule("above", 0.05, "beaten"),
+    unit=UNIT,
+    would_change="Untrained models as similar given the token.",
     measure=measure,
-    holds=positive_beyond_control,
     needs=("comparison",),
     cost=1,
 )

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from sae.errors import MissingError
-from workbench.claims.base import Claim, Finding, Measured, positive_beyond_control, untestable
+from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
+from workbench.claims.universality.mamba_state import profile_of, words, writes
 
 COUNTERPART = ("mini-mamba", "step8192")  # the variants are trained on the same batches for as many steps
 PROMPT_SEEDS = 5
@@ -56,66 +57,66 @@ def _against(variant: str, control: str | None) -> Callable[[Lab], Finding]:
         note = "copying gap in nats: full " + ", ".join(
             f"{name} {values.mean():.2f}" for name, values in ({"model": full} | gaps).items()
         )
+        milder = _copying(lab, COUNTERPART[0], "step0") if control is None else gaps[control]
         if control is None:
-            untrained = full - _copying(lab, COUNTERPART[0], "step0")
-            note += f"; untrained loses {untrained.mean():.2f}"
-            held = Measured(0.0, None, None, PROMPT_SEEDS, "nats")
+            note += f"; untrained {milder.mean():.2f}"
+            lost = milder - milder.mean()  # what draws of the prompts alone make of a model that does not copy
         else:
-            held = Measured.of(full - gaps[control], unit="nats")
-        return Finding(Measured.of(full - gaps[variant], unit="nats of copying lost"), held, table, note)
+            lost = full - milder
+        return Finding(
+            Measured.of(full - gaps[variant], unit="nats of copying lost"), Measured.of(lost, unit="nats"), table, note
+        )
 
     return measure
 
 
+def _profiles(lab: Lab, models: dict[str, tuple[str, str | None]]) -> pd.DataFrame:
+    """One row per model: what it is called, accuracy, the writes in words, and the least sharp of them."""
+    rows = []
+    for name, (model, revision) in models.items():
+        result, accuracy = profile_of(lab, model, revision), lab.circuits(model, revision)["accuracy"]["value"]
+        found = writes(result)
+        least = min(found, key=lambda w: w.sharpness.value)
+        rows.append({"model": name, "accuracy": accuracy, "writes": words(found)} | least.sharpness.as_dict())
+    return pd.DataFrame(rows)
+
+
+def _least(table: pd.DataFrame) -> Measured:
+    row = table.loc[table["value"].idxmin()]
+    return Measured(float(row["value"]), row["low"], row["high"], int(row["n"]), "share of the layer's profile")
+
+
+def _untrained(lab: Lab) -> Measured | None:
+    found = writes(profile_of(lab, COUNTERPART[0], "step0"))
+    return max((w.sharpness for w in found), key=lambda m: m.value, default=None)
+
+
 def seeds(lab: Lab) -> Finding:
-    """Peak share of the write profile in the seed where it is least sharp; control: an even profile."""
+    """Sharpness of the least sharp write in the seed where it is least; control: of the untrained model."""
     from workbench.models.load import bundled
 
     names = [n for n in ("mini-mamba", "mini-mamba-s1") if n in bundled()]
     if len(names) < 2:
         raise MissingError("a second seed of the Mamba is not bundled")
-    rows = []
-    for name in names:
-        numbers = lab.circuits(name)
-        peak, conv = numbers["write_peak"], numbers["conv_peak"]
-        rows.append(
-            {"model": name, "accuracy": numbers["accuracy"]["value"], "layer": peak["layer"], "offset": peak["offset"]}
-            | peak["share"]
-        )
-        rows[-1] |= {"conv_layer": conv["layer"], "conv_write_offset": conv["write_offset"]}
-    table = pd.DataFrame(rows)
+    table = _profiles(lab, {n: (n, None) for n in names})
+    note = "; ".join(f"{r.model}: {r.writes}" for r in table.itertuples())
     if (table.accuracy < SOLVED).any():
-        return untestable(f"accuracy on single-match prompts {table.accuracy.min():.2f} in one seed")
-    worst = table.loc[table.value.idxmin()]
-    note = "; ".join(
-        f"{r.model}: layer {r.layer}, offset {r.offset:+d}, share {r.value:.2f}" for r in table.itertuples()
-    )
-    share = Measured(float(worst.value), worst.low, worst.high, int(worst.n), "share of the profile")
-    return Finding(share, Measured(1 / 12, None, None, int(worst.n), "even over 12 offsets"), table, note)
+        return untestable(
+            f"one seed copies from a single match with accuracy {table.accuracy.min():.2f} only;"
+            f" needs a second seed of the Mamba that copies"
+        )
+    return Finding(_least(table), _untrained(lab), table, note)
 
 
 def widths(lab: Lab) -> Finding:
-    """Peak share of the write profile in the width where it is least sharp, of those that copy; offsets are reported,
-    not asserted.
-    """
-    rows, models = [], {name: lab.variant(name) for name in WIDTHS if name != COUNTERPART[0]}
-    for name, width in WIDTHS.items():
-        numbers = lab.circuits(models[name]) if name in models else lab.circuits(*COUNTERPART)
-        peak, accuracy = numbers["write_peak"], numbers["accuracy"]["value"]
-        rows.append(
-            {"width": width, "accuracy": accuracy, "layer": peak["layer"], "offset": peak["offset"]} | peak["share"]
-        )
-    table = pd.DataFrame(rows)
+    """The same over widths of the convolution, of those that copy; offsets are reported, not asserted."""
+    models = {name: lab.variant(name) for name in WIDTHS if name != COUNTERPART[0]}
+    table = _profiles(lab, {n: (models[n], None) if n in models else COUNTERPART for n in WIDTHS})
+    note = "; ".join(f"width {WIDTHS[r.model]}: accuracy {r.accuracy:.2f}, {r.writes}" for r in table.itertuples())
     solved = table[table.accuracy >= SOLVED]
-    said = "; ".join(
-        f"width {r.width}: accuracy {r.accuracy:.2f}, peak at {r.offset:+d}, share {r.value:.2f}"
-        for r in table.itertuples()
-    )
     if len(solved) < 2:
-        return untestable(f"fewer than two widths copy from a single match at this length of training ({said})")
-    least = solved.loc[solved.value.idxmin()]
-    share = Measured(float(least.value), least.low, least.high, int(least.n), "share of the profile")
-    return Finding(share, Measured(1 / 12, None, None, int(least.n), "even over 12 offsets"), table, said)
+        return untestable(f"fewer than two widths copy from a single match at this length of training ({note})")
+    return Finding(_least(solved), _untrained(lab), table, note)
 
 
 CLAIMS = [
@@ -123,15 +124,15 @@ CLAIMS = [
         id="universality.off-by-one-seeds",
         paper="universality",
         section="5.2; open: over seeds",
-        statement="In every seed of the Mamba the value token is written at one sharply located position.",
+        statement="In every seed of the Mamba each layer that writes the value token writes it at one sharp position.",
         paper_number="one model only: +1",
         experiment=(
             "Write profile of each bundled seed; the least sharp peak. Layers and offsets are reported, not asserted."
         ),
-        control="An even profile.",
-        criterion="Peak share's interval above 0.5 in the worst seed.",
+        control="The sharpest layer of the untrained model.",
+        rule=Rule("above", 0.5, "beaten"),
+        unit="prompt; two trained Mambas",
         measure=seeds,
-        holds=lambda f: f.effect.floor > 0.5 and f.control is not None and f.effect.floor > f.control.value,
         needs=("circuits mini-mamba", "circuits mini-mamba-s1"),
     ),
     Claim(
@@ -147,13 +148,10 @@ CLAIMS = [
             "Write profile at widths 1, 2 and 4, all after 8,192 steps on the same batches; the least sharp peak of"
             " those that copy. Offsets are reported, not asserted."
         ),
-        control="An even profile.",
-        criterion=(
-            "Peak share's interval above 0.5 in the worst width; at least two widths must copy from a single match"
-            " (accuracy 0.2)."
-        ),
+        control="The sharpest layer of the untrained model.",
+        rule=Rule("above", 0.5, "beaten"),
+        unit="prompt; one trained Mamba per width",
         measure=widths,
-        holds=lambda f: f.effect.floor > 0.5 and f.control is not None and f.effect.floor > f.control.value,
         needs=("variant mini-mamba-c1", "variant mini-mamba-c2"),
         cost=30,
     ),
@@ -168,9 +166,9 @@ CLAIMS = [
             " steps on the same batches."
         ),
         control="Width 4 minus width 2.",
-        criterion="95 % interval over draws of the prompts above zero and above the control's.",
+        rule=Rule("above", 0.0, "beaten"),
+        unit="draw of the prompts; one trained model per variant",
         measure=_against("mini-mamba-c1", "mini-mamba-c2"),
-        holds=positive_beyond_control,
         needs=("variant mini-mamba-c1", "variant mini-mamba-c2"),
         cost=20,
     ),
@@ -183,10 +181,10 @@ CLAIMS = [
         experiment=(
             "Copying gap of 16 state numbers per channel minus that of 4, both after 8,192 steps on the same batches."
         ),
-        control="No difference; what an untrained model loses is in the note.",
-        criterion="95 % interval over draws of the prompts above zero.",
+        control="What draws of the prompts alone make of the untrained model, which does not copy.",
+        rule=Rule("above", 0.0, "beaten"),
+        unit="draw of the prompts; one trained model per variant",
         measure=_against("mini-mamba-n4", None),
-        holds=positive_beyond_control,
         needs=("variant mini-mamba-n4",),
         cost=20,
     ),
@@ -197,10 +195,10 @@ CLAIMS = [
         statement="A Mamba of half the depth copies less from its context.",
         paper_number="24 layers only",
         experiment="Copying gap of four layers minus that of two, both after 8,192 steps on the same batches.",
-        control="No difference; what an untrained model loses is in the note.",
-        criterion="95 % interval over draws of the prompts above zero.",
+        control="What draws of the prompts alone make of the untrained model, which does not copy.",
+        rule=Rule("above", 0.0, "beaten"),
+        unit="draw of the prompts; one trained model per variant",
         measure=_against("mini-mamba-l2", None),
-        holds=positive_beyond_control,
         needs=("variant mini-mamba-l2",),
         cost=20,
     ),
