@@ -78,7 +78,7 @@ def reproduce(
     Claims that need models trained for them run with --retrain, or by --only.
 
     Examples: `workbench reproduce universality --quick`, `workbench reproduce all --quick --against
-    docs/RESULTS.md`
+    docs/RESULTS-quick.md`
     """
     from workbench.claims import all_claims, protocol
     from workbench.claims.agreement import check_size, disagreements, read_results
