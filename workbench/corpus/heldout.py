@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from sae.errors import UsageError
+from workbench.corpus.sections import continues
 from workbench.corpus.stream import TextStream
 
 
@@ -49,11 +50,18 @@ def partition(stream: TextStream, heldout: int, length: int) -> tuple[TextStream
 
 
 def _part(stream: TextStream, chosen: np.ndarray) -> TextStream:
-    """The chosen documents of a stream, as a stream; ``numbers`` keeps what they were called by before."""
+    """The chosen documents of a stream, as a stream; ``numbers`` keeps what they were called by before. A section whose
+    predecessor is not chosen begins as a document does.
+    """
     ends = np.append(stream.starts[1:], len(stream.tokens))
     which = np.flatnonzero(chosen)
-    tokens = np.concatenate([stream.tokens[stream.starts[i] : ends[i]] for i in which] or [stream.tokens[:0]])
-    starts = np.cumsum([0, *(int(ends[i] - stream.starts[i]) for i in which[:-1])], dtype=np.int64)
+    pieces = [stream.tokens[stream.starts[i] : ends[i]] for i in which]
+    if stream.first is not None:
+        for k, i in enumerate(which):
+            if i and continues(stream.names[i - 1], stream.names[i]) and not chosen[i - 1]:
+                pieces[k] = np.append(np.int32(stream.first), pieces[k])
+    tokens = np.concatenate(pieces or [stream.tokens[:0]])
+    starts = np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)
     return replace(
         stream,
         tokens=tokens,

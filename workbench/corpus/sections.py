@@ -17,7 +17,7 @@ def text_digest(text: str) -> str:
 
 def sections(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The documents, those that are a large part of the whole cut into sections ``NAME§1`` … at paragraphs, lines or
-    words. Nothing is lost but white space between sections.
+    words. Nothing is lost.
     """
     total = sum(len(t) for _, t in documents)
     size = max(SHORTEST, total // SECTIONS)
@@ -30,13 +30,29 @@ def sections(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return out
 
 
+def continues(before: str, name: str) -> bool:
+    """Whether the document ``name`` goes on where the one called ``before`` ends: the next section of one text."""
+    stem, mark, number = name.rpartition("§")
+    return bool(mark) and number.isdecimal() and before == f"{stem}§{int(number) - 1}"
+
+
+_CUTS = (r"\n\s*\n(?=\S)", r"\n(?=\S)", r"(?= \S)", r"\s")
+"""Where a text may be cut, best first. Between words before the space: most tokenizers read it with the next word."""
+
+
 def _cut(text: str, size: int) -> list[str]:
     """Pieces of at least about ``size`` characters, cut where the text itself is cut."""
     pieces, at = [], 0
     while len(text) - at > 2 * size:
         window = text[at + size // 2 : at + 2 * size]
-        ends = next((m for p in (r"\n\s*\n", r"\n", r"\s") if (m := [x.end() for x in re.finditer(p, window)])), [size])
+        ends = next((m for p in _CUTS if (m := [x.end() for x in re.finditer(p, window)])), [size])
         end = at + size // 2 + min(ends, key=lambda e: abs(e - size // 2))
         pieces.append(text[at:end])
         at = end
-    return [p for p in (*pieces, text[at:]) if p.strip()]
+    out: list[str] = []
+    for piece in (*pieces, text[at:]):
+        if out and not piece.strip():  # white space alone is no section; it stays with the one before
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out

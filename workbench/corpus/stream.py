@@ -22,13 +22,16 @@ from workbench.corpus.config import SUFFIXES, CorpusConfig
 from workbench.corpus.contract import contract_of
 from workbench.corpus.documents import digest_of, documents, local_files
 from workbench.corpus.duplicates import first_copies
+from workbench.corpus.sections import continues
 
+_LAYOUT = 2  # of a stream: rises when the same texts and tokenizer give other tokens
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
 
 
 @dataclass(frozen=True)
 class TextStream:
-    """All documents of one split as one token stream, each preceded by the contract's first token, where it has one.
+    """All documents of one split as one token stream, each preceded by the contract's first token, where it has one; a
+    section that goes on where the one before ends is not.
 
     ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and
     texts; ``records``: what was left out or mended (see :meth:`workbench.corpus.records.Tally.about`); ``keys`` one per
@@ -111,7 +114,7 @@ def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int],
     keys, copies = _keys(config, docs)
     digest = digest_of(docs)
     first = contract_of(held.tokenizer).first
-    cached = cache_dir() / f"tokens-{sha256_json([digest, held.key, first])[:32]}.npz"
+    cached = cache_dir() / f"tokens-{sha256_json([digest, held.key, first, _LAYOUT])[:32]}.npz"
     tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, first, cached)
     return TextStream(tokens, starts, tuple(n for n, _ in docs), digest, tally.about(), first, keys, None, copies)
 
@@ -128,10 +131,14 @@ def _keys(config: CorpusConfig, docs: list[tuple[str, str]]) -> tuple[tuple[str,
 def _tokenise(
     docs: list[tuple[str, str]], tokenizer: Any, first: int | None, cached: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    begin, pieces = [] if first is None else [first], []
+    begin, pieces, before = [] if first is None else [first], [], ""
     for at in range(0, len(docs), 256):  # transformers' own result is some 50 times larger than the ids
-        for ids in tokenizer([t for _, t in docs[at : at + 256]], add_special_tokens=False)["input_ids"]:
-            pieces.append(np.asarray([*begin, *ids], np.int32))
+        some = docs[at : at + 256]
+        for (name, _), ids in zip(
+            some, tokenizer([t for _, t in some], add_special_tokens=False)["input_ids"], strict=True
+        ):
+            pieces.append(np.asarray([*([] if continues(before, name) else begin), *ids], np.int32))
+            before = name
     tokens = np.concatenate(pieces)
     starts = np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)
     if len(tokens) > _WORTH_CACHING:

@@ -10,8 +10,9 @@ import pytest
 from sae.errors import UsageError
 from sae.strict import parse_config
 from workbench.config import data_dir
-from workbench.corpus import CorpusConfig, documents, plan_tokens
+from workbench.corpus import CorpusConfig, documents, plan_tokens, text_stream
 from workbench.corpus.duplicates import first_copies
+from workbench.corpus.heldout import partition
 from workbench.corpus.sections import sections
 from workbench.models.tokenizer import read_tokenizer
 
@@ -62,6 +63,18 @@ def test_held_out_windows_share_no_text_with_the_others(make, more, tokenizer, t
     assert not set(plan.doc_ids[:-held].tolist()) & set(plan.doc_ids[-held:].tolist())
     assert plan.about["heldout_windows"] == held and plan.about["passes"] == 1
     assert plan.digest == plan_tokens(corpus, tokenizer, n_seq=n, ctx=64, heldout=held).digest
+
+
+def test_a_section_begins_anew_only_where_the_one_before_is_elsewhere(tokenizer, tmp_path):
+    corpus = config(one_file(tmp_path, np.random.default_rng(0)))
+    stream = text_stream(corpus, tokenizer)
+    assert (stream.tokens == stream.first).sum() == 1 and len(stream.names) > 20
+    parts = partition(stream, 20, 63)
+    for part in parts:
+        goes_on = np.append(False, np.diff(part.numbers) == 1)
+        assert ((part.tokens[part.starts] == stream.first) == ~goes_on).all()
+        assert (part.tokens == stream.first).sum() == (~goes_on).sum() < len(part.starts)
+    assert sum(len(p.names) for p in parts) == len(stream.names)
 
 
 def test_the_bundled_mixture_keeps_its_training_windows(tokenizer):
