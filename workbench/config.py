@@ -1,24 +1,31 @@
-"""Where bundled data lies, and how a recipe is found and read.
+"""Where bundled data and the user's texts lie, and how a recipe is found and read.
 
 Recipes are TOML files. A recipe argument is a path, or the bare name of a bundled recipe (``mini-train``).
+
+A workspace names a text by the last part of its path and knows it by a digest. Where files with that text lie is the
+user's setting, ``texts.json`` below ``XDG_CONFIG_HOME`` (else ``~/.config``), outside every workspace: a recipe that is
+read back from a result finds them there.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from sae.errors import ConfigError, MissingError
+from sae.errors import ConfigError, CorruptError, MissingError
+from sae.files import read_json, write_json
 from sae.strict import nearest, parse_config, read_config, read_toml
 
 if TYPE_CHECKING:
     from workbench.workspace import Workspace
 
 C = TypeVar("C", bound=BaseModel)
+_TEXTS_SCHEMA = 1
 
 
 @cache
@@ -96,15 +103,20 @@ def as_recipe(model: type[C], recipe: C | str | Path, workspace: Workspace | Non
 
 
 def recorded_recipe(what: str, workspace: Workspace) -> dict[str, Any] | None:
-    """The recipe that made a result of the workspace (``dictionaries/mini-pythia.L1R-8x``); None where ``what`` names
-    none.
+    """The recipe that made a result of the workspace (``dictionaries/mini-pythia.L1R-8x``), its texts by the paths they
+    have on this machine; None where ``what`` names none.
     """
     from workbench.workspace import KINDS
 
     kind, _, id = what.partition("/")
     if kind not in KINDS or not id or "/" in id or Path(what).is_file() or not workspace.complete(kind, id):
         return None
-    return workspace.get(kind, id).manifest.recipe or None
+    item = workspace.get(kind, id)
+    recipe = item.manifest.recipe
+    texts = {i.digest for i in item.manifest.inputs if i.kind == "texts"}
+    if kind == "stores":
+        texts |= text_digests(read_json(item.path / "store.json").get("plan", {}).get("about"))
+    return located(recipe, texts) if recipe else None
 
 
 def read_recipe(model: type[C], recipe: str | Path) -> C:
@@ -124,3 +136,65 @@ def read_recipe(model: type[C], recipe: str | Path) -> C:
         if model.__name__.lower().startswith(kind):
             raise
         raise ConfigError(f"{path.name} is a recipe for another command: `workbench {kind} {recipe}`.") from e
+
+
+def corpus_name(path: str) -> str:
+    """A text as results name it: the last part of its path, so that a workspace holds no place and is the same wherever
+    the text lies.
+    """
+    return Path(os.path.abspath(Path(path).expanduser())).name
+
+
+def texts_file() -> Path:
+    """The user's setting; it need not exist."""
+    return config_dir() / "texts.json"
+
+
+def remember_text(digest: str, paths: Sequence[str]) -> None:
+    """Note which files and folders on this machine hold the text of this digest, in the order of the recipe."""
+    at = [str(Path(p).expanduser().absolute()) for p in paths]
+    known = _text_places()
+    if at and digest and known.get(digest) != at:
+        texts_file().parent.mkdir(parents=True, exist_ok=True)
+        write_json(texts_file(), {"schema": _TEXTS_SCHEMA, "places": {**known, digest: at}})
+
+
+def text_digests(about: Any) -> set[str]:
+    """Digests of the texts that a token plan was cut from, by what it says of itself; none where it does not say."""
+    if not isinstance(about, dict):
+        return set()
+    own = {str(about[key]) for key in ("corpus_digest", "files_digest") if about.get(key)}
+    return own.union(*(text_digests(part) for part in about.get("parts", ())))
+
+
+def located(recipe: Any, digests: Collection[str]) -> Any:
+    """A recipe that a result recorded, with its texts by the paths they have on this machine. What is known of none of
+    ``digests`` (of the texts that the result was made from) stays as it is.
+    """
+    places = [p for digest, p in _text_places().items() if digest in digests]
+    return _located(recipe, {tuple(map(corpus_name, p)): p for p in places}) if places else recipe
+
+
+def _located(value: Any, places: dict[tuple[str, ...], list[str]]) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_located(v, places) for v in value]
+    if not isinstance(value, dict):
+        return value
+    found = {k: _located(v, places) for k, v in value.items()}
+    dataset = value.get("dataset")
+    if dataset and (dataset,) in places:
+        found["dataset"] = places[dataset,][0]
+    elif not dataset and value.get("paths") and (there := places.get(tuple(map(corpus_name, value["paths"])))):
+        found["paths"] = there
+    return found
+
+
+def _text_places() -> dict[str, list[str]]:
+    try:
+        values = read_json(texts_file())
+    except MissingError:
+        return {}
+    places = values.get("places") if isinstance(values, dict) else None
+    if not isinstance(places, dict):
+        raise CorruptError(f"{texts_file()} is not the list of texts it should be. Remove it.")
+    return {str(k): [str(p) for p in v] for k, v in places.items() if isinstance(v, list)}

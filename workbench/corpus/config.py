@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sae.strict import StrictConfig
+from workbench.config import corpus_name
 from workbench.corpus.records import OnBad
 
 Split = Literal["train", "heldout", "all"]  # all: text that nothing was trained on, whole
@@ -86,9 +87,15 @@ class CorpusConfig(StrictConfig):
         return values
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What came later is left out where it says nothing, so older stores and cards keep their digests."""
+    def _as_recorded(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """What came later is left out where it says nothing, so older stores and cards keep their digests. As JSON, the
+        form in which results keep it, it names files and folders by the last part of their path.
+        """
         values = handler(self)
+        if info.mode == "json":
+            values["paths"] = list(self.paths if self.kind == "hub" else map(corpus_name, self.paths))
+            folder = self.dataset.startswith((".", "~")) or Path(self.dataset).is_absolute()
+            values["dataset"] = corpus_name(self.dataset) if folder else self.dataset
         unsaid: dict[str, tuple[Any, ...]] = {k: (type(self).model_fields[k].default, []) for k in _ADDED}
         return {k: v for k, v in values.items() if v not in unsaid.get(k, ())}
 
@@ -123,11 +130,6 @@ class CorpusConfig(StrictConfig):
     def synthetic_share(self) -> float:
         """Share of windows that are not text."""
         return self.tiled_share + self.snippet_share + self.agreement_share
-
-
-def corpus_name(corpus: str) -> str:
-    """A corpus as results name it: without the folders above it, so that a workspace holds no absolute path."""
-    return Path(corpus).name
 
 
 def corpus_config(corpus: str, seed: int) -> CorpusConfig:

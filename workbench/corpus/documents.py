@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import CorruptError, MissingError, UsageError
-from sae.files import sha256_json
+from sae.files import sha256_file, sha256_json
 from sae.strict import nearest
-from workbench.corpus.config import SUFFIXES, CorpusConfig, Split, corpus_config, corpus_name
+from workbench.config import corpus_name, remember_text
+from workbench.corpus.config import SUFFIXES, CorpusConfig, Split, corpus_config
 from workbench.corpus.duplicates import first_copies
 from workbench.corpus.installed import installed_documents, stdlib_documents
 from workbench.corpus.records import Tally, as_document, decoded, mended
@@ -235,8 +236,58 @@ def text_inputs(corpus: str | None) -> list[Input]:
 
 
 def corpus_inputs(config: CorpusConfig) -> list[Input]:
-    """:func:`text_inputs` of a corpus in a recipe; none where its files are not at hand."""
+    """:func:`text_inputs` of a corpus in a recipe, one for each of a mix; none where its files are not at hand."""
+    if config.parts:
+        shared = {"seed": config.seed, "split": config.split}
+        return [i for part in config.parts for i in corpus_inputs(part.model_copy(update=shared))]
     if not config.paths or config.kind == "hub" or not all(Path(p).expanduser().exists() for p in config.paths):
         return []
     name = ", ".join(corpus_name(p) for p in config.paths)
-    return [Input(kind="texts", id=name, digest=digest_of(documents(config)))]
+    digest = _digest_of_files(config) if known_by_files(config) else digest_of(documents(config))
+    return [Input(kind="texts", id=name, digest=digest)]
+
+
+def known_by_files(config: CorpusConfig) -> bool:
+    """Whether local text is known by the bytes of its files: what is read of them depends on a tokenizer, or on how
+    many windows are wanted.
+    """
+    return config.kind == "chat" or (config.streamed and config.kind != "hub")
+
+
+def _digest_of_files(config: CorpusConfig) -> str:
+    return sha256_json([[name, sha256_file(file)] for file, name in local_files(config)])
+
+
+def plan_digests(about: dict[str, Any]) -> set[str]:
+    """What :func:`corpus_inputs` gave for the texts that a token plan was cut from, by what the plan says of itself."""
+    if "parts" in about:
+        return set().union(*(plan_digests(part) for part in about["parts"]))
+    digest = about.get("files_digest") or about.get("corpus_digest")
+    return {str(digest)} if digest else set()
+
+
+def remember_corpus(config: CorpusConfig, about: dict[str, Any]) -> None:
+    """Note where the texts of a corpus lie, for the user's own next commands (see :mod:`workbench.config`).
+
+    Args:
+        about: what its token plan says of itself.
+    """
+    for part in about.get("parts", ()):
+        for given in config.parts:
+            if _names(given.model_dump(mode="json")) == _names(part.get("config", {})):
+                remember_corpus(given, part)
+    folder = config.dataset if Path(config.dataset).expanduser().is_dir() else ""
+    paths = [folder] if config.kind == "hub" and folder else list(config.paths if config.kind != "hub" else ())
+    for digest in {about.get("corpus_digest"), about.get("files_digest")} - {None}:
+        remember_text(str(digest), paths)
+
+
+def remember_inputs(config: CorpusConfig, inputs: Iterable[Input]) -> None:
+    """:func:`remember_corpus` by what :func:`corpus_inputs` gave for a corpus."""
+    local = [part for part in (config.parts or (config,)) if part.paths and part.kind != "hub"]
+    for part, i in zip(local, (i for i in inputs if i.kind == "texts"), strict=False):
+        remember_text(i.digest, part.paths)
+
+
+def _names(config: dict[str, Any]) -> tuple[Any, ...]:
+    return config.get("kind"), config.get("dataset"), tuple(config.get("paths", ()))

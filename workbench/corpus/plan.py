@@ -13,7 +13,7 @@ from sae.errors import UsageError
 from workbench.corpus.chat import tally_for
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.contract import TokenContract, contract_of
-from workbench.corpus.documents import all_documents, in_split
+from workbench.corpus.documents import all_documents, corpus_inputs, in_split, known_by_files
 from workbench.corpus.heldout import partition, windows_in
 from workbench.corpus.mixture import mixed_windows
 from workbench.corpus.stream import TextStream, text_stream
@@ -75,6 +75,7 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
         "documents": len(stream.names),
         "config": config.model_dump(mode="json"),
         **stream.records,
+        **_files(config),
     }
     ours = config.kind == "mini"  # an endless mixture, of which every window is known by its number
     train, held, held_config = stream, None, config
@@ -159,6 +160,11 @@ def _passes(config: CorpusConfig, train: TextStream, trained: int, heldout: int,
     return needed
 
 
+def _files(config: CorpusConfig) -> dict[str, str]:
+    """The digest of a corpus' files, where it is known by them."""
+    return {"files_digest": corpus_inputs(config)[0].digest} if known_by_files(config) else {}
+
+
 def _streamed_plan(
     config: CorpusConfig, tokenizer: Any, contract: TokenContract, n_seq: int, ctx: int, heldout: int
 ) -> TokenPlan:
@@ -178,5 +184,5 @@ def _streamed_plan(
     )
     if config.kind == "hub":
         about["dataset_commit"] = hub_dataset(config)[1]
-    about |= {"config": config.model_dump(mode="json"), **tally.about()}
+    about |= {"config": config.model_dump(mode="json"), **tally.about(), **_files(config)}
     return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), about, contract)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from sae.config import MeshConfig
 from sae.errors import ConfigError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
+from workbench.config import corpus_name
 from workbench.workspace import dictionary_id, new_id
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ class TrainRecipe(StrictConfig):
         description="also send every logged step there: event files in WORKSPACE/logs, or a W&B project (offline unless"
         " WANDB_MODE says otherwise)",
     )
+
+    @field_serializer("harvest", when_used="json")
+    def _named(self, value: str) -> str:
+        """As results keep it: a file by its name."""
+        return corpus_name(value) if Path(value).expanduser().is_absolute() else value
 
     @field_validator("sae")
     @classmethod

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, field_serializer, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from sae.changes import Change, changes
 from sae.errors import CorruptError, NonFiniteError
 from sae.files import sha256_json, write_bytes
 from sae.strict import StrictConfig
+from workbench.config import corpus_name
 from workbench.corpus import CorpusConfig, bos_id, mixed_windows, text_stream
 from workbench.models.mamba import repair_mamba
 from workbench.results.reuse import mismatch
@@ -59,6 +60,11 @@ class PretrainRecipe(StrictConfig):
     start: str | None = None
     snapshots: tuple[int, ...] = (0,)
     corpus: CorpusConfig = CorpusConfig()
+
+    @field_serializer("start", when_used="json")
+    def _named(self, value: str | None) -> str | None:
+        """As results keep it: a folder by its name."""
+        return corpus_name(value) if value and Path(value).expanduser().is_absolute() else value
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainRecipe:

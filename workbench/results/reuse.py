@@ -18,6 +18,7 @@ from typing import Any
 from sae.changes import Change, changes, said
 from sae.errors import MismatchError
 from sae.files import canonical_json
+from workbench.config import corpus_name
 from workbench.provenance import Input, Manifest, numbers_schema
 from workbench.run import QUIET, Run
 from workbench.version import __version__
@@ -76,7 +77,7 @@ def differences(
     words: Mapping[str, str] | None = None,
 ) -> list[Change]:
     """All in which a result is not what is asked for; see :func:`reusable`."""
-    there = models_by_name({**(before or {}), **(recorded(have) if recorded else have.recipe)})
+    there = by_name({**(before or {}), **(recorded(have) if recorded else have.recipe)})
     found = [
         c._replace(key=(words or {}).get(c.key, c.key))
         for c in changes(plain(there), plain({**(before or {}), **recipe}))
@@ -116,15 +117,18 @@ def plain(value: Any) -> Any:
     return json.loads(canonical_json(value))
 
 
-def models_by_name(value: Any) -> Any:
-    """A recipe whose models an older version may have called by absolute paths, with the names they go by now."""
+def by_name(value: Any) -> Any:
+    """A recipe whose models and texts an older version may have called by paths, with the names they go by now."""
     if isinstance(value, dict):
-        return {k: _name(v) if k == "model" else models_by_name(v) for k, v in value.items()}
-    return [models_by_name(v) for v in value] if isinstance(value, list) else value
+        hub = value.get("kind") == "hub"  # its paths are patterns of the dataset's files
+        return {k: _name(k, v) if k == "model" or (k == "paths" and not hub) else by_name(v) for k, v in value.items()}
+    return [by_name(v) for v in value] if isinstance(value, list) else value
 
 
-def _name(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else models_by_name(value)
+def _name(key: str, value: Any) -> Any:
+    if key == "paths":
+        return [corpus_name(v) for v in value] if isinstance(value, list) else value
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else by_name(value)
 
 
 def _inputs(there: Sequence[Input], asked: Sequence[Input]) -> list[Change]:

@@ -78,7 +78,8 @@ def test_a_mix_has_each_part_by_weight_and_holds_out_of_each(two):
     assert not set(plan.doc_ids[:-8].tolist()) & set(plan.doc_ids[-8:].tolist())
     assert [p["windows"] for p in plan.about["parts"]] == [60, 20] and plan.about["documents"] == 120
     assert plan.digest == plan_tokens(mix, tokenizer, n_seq=80, ctx=64, heldout=8).digest
-    assert CorpusConfig.model_validate(mix.model_dump(mode="json")) == mix
+    assert CorpusConfig.model_validate(mix.model_dump()) == mix
+    assert [p["paths"] for p in mix.model_dump(mode="json")["parts"]] == [["alpha.jsonl"], ["beta.jsonl"]]  # no places
     assert "parts" not in CorpusConfig().model_dump(mode="json") and "weights" not in CorpusConfig().model_dump()
 
 

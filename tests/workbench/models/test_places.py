@@ -38,8 +38,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Path]:
     model = own_model(home / "models" / "mine")
     ws = Workspace(home / "ws")
     text = home / "text.txt"
-    text.write_text("def f(self, x):\n    return self.name + [x] * 42\n" * 400)
-    recipe = {"id": "small", "hooks": ["L1R"], "n_seq": 16, "ctx": 24, "sources": [{"model": str(model)}]}
+    text.write_text("\n".join(f"def f{i}(self, x{i * i}):\n    return self.n{i * 7919 % 104729}" for i in range(400)))
+    corpus = {"kind": "text", "paths": [str(text)], "split": "all"}
+    sources = [{"model": str(model)}]
+    recipe = {"id": "small", "hooks": ["L1R"], "n_seq": 16, "ctx": 24, "sources": sources, "corpus": corpus}
     harvest(HarvestRecipe.model_validate(recipe), ws)
     train = {"store": "small", "expansions": (1,), "ks": (4,), "batch_size": 128, "tokens": 512}
     workbench.train(ws, workbench.dictionaries.recipe.TrainRecipe(**train))
@@ -48,6 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Path]:
     there = tmp_path_factory.mktemp("second")
     shutil.move(ws.root, there / "moved")
     shutil.move(model, there / "elsewhere")
+    shutil.move(text, there / "text.txt")
     return Workspace(there / "moved"), there / "elsewhere"
 
 

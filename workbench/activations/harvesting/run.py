@@ -6,6 +6,7 @@ Any number of processes may run the same recipe on the same workspace, on one ma
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,9 @@ from workbench.activations.harvesting.recipe import HarvestRecipe, SourceRecipe
 from workbench.activations.read.store import say_old_rule
 from workbench.activations.write.fill import check_writable, fill, missing
 from workbench.corpus import TokenContract, TokenPlan, plan_tokens
-from workbench.corpus.documents import corpus_inputs
+from workbench.corpus.documents import corpus_inputs, plan_digests, remember_corpus
 from workbench.corpus.plan import HELDOUT_SHARE
-from workbench.results.reuse import mismatch, models_by_name, plain
+from workbench.results.reuse import by_name, mismatch, plain
 from workbench.run import QUIET, Run
 from workbench.version import __version__
 from workbench.workspace import Workspace
@@ -73,6 +74,7 @@ def harvest(
             harvest_here(recipe, target, plan=plan, command=command, on_shard=bar.reach)
     if target != folder:
         workspace.take_place("stores", recipe.id)
+    remember_corpus(recipe.corpus, read_spec(folder).plan.get("about", {}))
     return folder
 
 
@@ -353,16 +355,17 @@ def _differences(stored: StoreSpec, recipe: HarvestRecipe) -> list[Change]:
     """In what a store is not what a recipe asks for: the recipe, the weights of its models, the text of its files."""
     from workbench.models.weights import weights_of_files
 
-    found = changes(models_by_name(plain(stored.recipe)), plain(recipe.content()))
+    found = changes(by_name(plain(stored.recipe)), plain(recipe.content()))
     if found:
         return found
     for have, s in zip(stored.sources, recipe.sources, strict=True):
         weights = weights_of_files(s.model, s.revision)
         if weights is not None and weights != have.weights:
             found.append(Change(f"weights of {s.source}", have.weights[:12], weights[:12]))
-    text = stored.plan.get("about", {}).get("corpus_digest")
-    now = corpus_inputs(recipe.corpus) if text else []
-    return found + [Change(f"text of {i.id}", text[:12], i.digest[:12]) for i in now if i.digest != text]
+    texts = plan_digests(stored.plan.get("about", {}))
+    now = corpus_inputs(recipe.corpus) if texts else []
+    gone = ", ".join(sorted(t[:12] for t in texts if t not in {i.digest for i in now}))
+    return found + [Change(f"text of {i.id}", gone, i.digest[:12]) for i in now if i.digest not in texts]
 
 
 def _run_workers(
@@ -384,7 +387,7 @@ def _run_workers(
             )
             processes.append(p)
             assert p.stdin is not None
-            p.stdin.write(recipe.model_dump_json().encode())
+            p.stdin.write(json.dumps(recipe.model_dump()).encode())  # as JSON a recipe holds names, not places
             p.stdin.close()
         while any(p.poll() is None for p in processes):
             if any(p.poll() for p in processes):

@@ -10,7 +10,8 @@ import numpy as np
 
 from sae.errors import MissingError, UsageError
 from sae.files import write_json
-from workbench.corpus.config import corpus_config, corpus_name
+from workbench.config import corpus_name, located, text_digests
+from workbench.corpus.config import corpus_config
 from workbench.corpus.documents import text_inputs
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.models.weights import model_inputs
@@ -222,9 +223,7 @@ def heldout_tokens(
     ctx = request.ctx or (store.ctx if store is not None else 128)
     check_context(model, ctx, "the model", "--ctx")
     plan = plan_tokens(config, model.tokenizer, n_seq=request.sequences, ctx=ctx)
-    about = dict(plan.about)
-    about["config"] = {**about["config"], "paths": [corpus_name(p) for p in about["config"]["paths"]]}
-    return plan.tokens, {"tokens": about, "ctx": ctx, "n_sequences": len(plan.tokens)}
+    return plan.tokens, {"tokens": plan.about, "ctx": ctx, "n_sequences": len(plan.tokens)}
 
 
 def _store_or_none(workspace: Workspace, reference: DictionaryRef) -> Any:
@@ -243,4 +242,4 @@ def store_corpus(store: Any) -> dict[str, Any]:
         raise MissingError(
             "the store does not say which corpus its tokens come from; give --corpus (a file, a folder, or mini)."
         )
-    return config
+    return dict(located(config, text_digests(about)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.analysis.evolution.plan import EvolutionPlan
+from workbench.corpus.documents import remember_inputs
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
 
@@ -52,4 +53,5 @@ def run_plan(plan: EvolutionPlan, workspace: Workspace, *, run: Run = QUIET) -> 
         more, more_about = analyse(plan, cc, Path(folder), tracked=paths, beside=others, run=run)
         numbers |= more
         about |= more_about
+    remember_inputs(recipe.corpus, plan.read)
     return workspace.get("evolution", plan.id)

@@ -16,7 +16,7 @@ from workbench.analysis.explain.run import (
     materials_of,
 )
 from workbench.analysis.latents.encoded import Codes
-from workbench.corpus.config import corpus_name
+from workbench.config import corpus_name
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.run import Run
 from workbench.workspace import Item, Workspace

@@ -23,7 +23,7 @@ from workbench.analysis.explain.prompts import MAX_TOKENS, VERSION
 from workbench.analysis.explain.rules import label_by_rule
 from workbench.analysis.latents.encoded import Codes, encode_store, store_rows
 from workbench.analysis.latents.live import live_rows
-from workbench.corpus.config import corpus_name
+from workbench.config import corpus_name
 from workbench.corpus.documents import text_inputs
 from workbench.corpus.shown import displayed_vocab
 from workbench.dictionaries.reference import DictionaryRef

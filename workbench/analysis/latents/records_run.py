@@ -8,7 +8,7 @@ from sae.errors import UserError
 from workbench.analysis.latents.live import live_rows
 from workbench.analysis.latents.logits import Readout, readout
 from workbench.analysis.latents.records_build import build_records
-from workbench.corpus.config import corpus_name
+from workbench.config import corpus_name
 from workbench.corpus.documents import text_inputs
 from workbench.corpus.shown import displayed_vocab
 from workbench.dictionaries.reference import DictionaryRef
