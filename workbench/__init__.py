@@ -24,6 +24,7 @@ _HOME = {
     "features": "workbench.verbs.measuring",
     "explain": "workbench.verbs.measuring",
     "map": "workbench.verbs.measuring",
+    "steer": "workbench.verbs.measuring",
     "compare": "workbench.verbs.analysing",
     "circuits": "workbench.verbs.analysing",
     "graph": "workbench.verbs.analysing",
@@ -35,7 +36,7 @@ _HOME = {
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "train"),
+    *("reproduce", "steer", "train"),
 ]
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from workbench.verbs.measuring import explain as explain
     from workbench.verbs.measuring import features as features
     from workbench.verbs.measuring import map as map
+    from workbench.verbs.measuring import steer as steer
     from workbench.verbs.publishing import export as export
     from workbench.verbs.publishing import reproduce as reproduce
     from workbench.workspace import Item as Item

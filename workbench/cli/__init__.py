@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evolve": ("Follow latents over pre-training snapshots with a crosscoder.", "Analyse"),
     "explain": ("Label latents by rule or with a language model, with scores.", "Analyse"),
     "graph": ("Attribution graph of a prompt through dictionaries.", "Analyse"),
+    "steer": ("Continue a text with latents pushed or held, and measure the dose.", "Analyse"),
     "map": ("Geometry of decoder directions: neighbours, families, UMAP.", "Analyse"),
     "reproduce": ("Re-run the findings of the three papers and print verdicts.", "Publish"),
     "export": ("Write a figure as a bundle for a paper.", "Publish"),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.run import Run, opened, recorded
 from workbench.workspace import Item, Workspace
+
+if TYPE_CHECKING:
+    from workbench.analysis.evaluation.steer_text import SteeredText
 
 
 def _id(workspace: Workspace, model: str | None, run: Run) -> str | None:
@@ -204,3 +208,53 @@ def map(
     if layout:
         run.say("neighbours, chance and layout (the layout takes most of the time, more so the first time) …")
     return make_map(workspace, [find_dictionary(workspace, d) for d in ids], layout=layout, seed=seed, run=run)
+
+
+def steer(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    prompt: str,
+    add: Sequence[str] = (),
+    set: Sequence[str] = (),
+    tokens: int = 40,
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+    dose: Sequence[str | float] = (),
+    target: str = "",
+    run: Run | None = None,
+) -> SteeredText:
+    """Continue a text with latents of a dictionary pushed or held, beside the model as it is. Nothing is written.
+
+    Args:
+        add: ``LATENT=AMOUNT``, added at every position. set: ``LATENT=VALUE``, put in its place (0: ablated). tokens:
+            how many are made. temperature: 0 takes the likeliest. samples: continuations of each kind, with seeds
+            ``seed``, ``seed + 1``, … dose: amounts of all latents of ``add``, for which KL, a token's logit and the
+            perplexity of the continuation under the unchanged model are measured. target: that token; empty: the one
+            that the largest amount raises most.
+
+    Raises:
+        MissingError: no such dictionary. UsageError: a bad change, an unknown latent, a dictionary of several hooks, a
+            target that is not one token, or more tokens than the model has positions for.
+
+    Example:
+        >>> steer("workspace", "mini-pythia.L1R-8x", prompt="def f(", add=["17=6"]).steered[0].ids
+    """
+    from workbench.analysis.evaluation.steer_text import steer_text
+
+    workspace, run = opened(workspace, run)
+    return steer_text(
+        workspace,
+        dictionary,
+        prompt,
+        add=add,
+        sets=set,
+        tokens=tokens,
+        temperature=temperature,
+        samples=samples,
+        seed=seed,
+        dose=dose,
+        target=target,
+        run=run,
+    )

@@ -84,7 +84,7 @@ def probe(model: Any, dictionary: Any, reference: DictionaryRef, text: str, *, n
     Raises:
         UsageError: no text, no tokenizer, or a dictionary over several hooks.
     """
-    hook = _one_hook(reference)
+    hook = one_hook(reference)
     ids, shown, cut = encode_text(model, text)
     with _ONE_AT_A_TIME, splice(model, {hook: dictionary}, keep_error=True, record=True) as handle:
         logits = model(ids)[0, -1]
@@ -106,7 +106,7 @@ def push(
     Raises:
         UsageError: no such latent.
     """
-    hook = _one_hook(reference)
+    hook = one_hook(reference)
     width = int(dictionary.W_dec.shape[0])
     if not 0 <= latent < width:
         raise UsageError(f"latent {latent} is not in {reference.id} (0 to {width - 1}).")
@@ -129,7 +129,12 @@ def _show(model: Any, token: int) -> str:
     return shown_token(model.tokenizer, token)
 
 
-def _one_hook(reference: DictionaryRef) -> str:
+def one_hook(reference: DictionaryRef) -> str:
+    """The hook of a dictionary that reads one.
+
+    Raises:
+        UsageError: it reads several.
+    """
     if not isinstance(reference.hook, str) or reference.metadata.get("kind") == "crosscoder":
         raise UsageError(f"{reference.id} reads several places at once; the text probe shows dictionaries of one hook.")
     return reference.hook

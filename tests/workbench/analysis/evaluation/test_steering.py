@@ -1,0 +1,155 @@
+"""Steered continuations: a running state gives what whole passes give, pushes are those of the probe, perplexity is
+Hugging Face's own loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import workbench
+from sae.errors import UsageError
+from tests.workbench.analysis.graph.test_graph import random_dictionaries
+from workbench.analysis.evaluation.probe import encode_text, push
+from workbench.analysis.evaluation.steer_text import parse_changes
+from workbench.analysis.evaluation.steering import Change, Steered, choose, dose_response
+from workbench.cli import app
+from workbench.dictionaries.reference import find_dictionary
+from workbench.models import load_model
+from workbench.provenance import write_manifest
+from workbench.workspace import Workspace
+
+PROMPT = "def __init__(self, name):\n    self."
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module", params=["mini-pythia", "mini-mamba"])
+def case(request):
+    model = load_model(request.param)
+    return model, random_dictionaries(model, (1,)), encode_text(model, PROMPT)[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [(), (Change(3, 8.0),), (Change(3, 0.0, True), Change(9, 4.0))], ids=["none", "push", "hold"]
+)
+def test_a_running_state_gives_what_whole_passes_give(case, changes):
+    model, at, ids = case
+    steered = Steered(model, at, ids, changes)
+    made = list(steered.tokens(12))
+    assert steered.reads_once and len(made) == 12
+    text = ids
+    for token in made:
+        assert int(steered.whole(text)[-1][: steered.known].argmax()) == token
+        text = torch.cat([text, torch.tensor([[token]])], 1)
+
+
+def test_a_state_that_is_wrong_is_not_used(case, monkeypatch):
+    """A model whose cached step gives other logits, or that takes no cache, is read whole for every token."""
+    model, at, ids = case
+    want = list(Steered(model, at, ids, [Change(3, 8.0)]).tokens(5))
+    forward = type(model.original_model).forward
+
+    def forgets(self, *args, past_key_values=None, cache_params=None, **kwargs):
+        return forward(self, *args, **kwargs)  # the state is dropped, without a word
+
+    monkeypatch.setattr(type(model.original_model), "forward", forgets)
+    steered = Steered(model, at, ids, [Change(3, 8.0)])
+    assert list(steered.tokens(5)) == want and not steered.reads_once
+
+
+def test_a_dose_is_the_probes_push_at_the_last_token(case, tmp_path):
+    model, at, ids = case
+    ws = Workspace(tmp_path / "ws")
+    reference = _saved(ws, at[HOOK], "m")
+    doses, target = dose_response(model, at, ids, [3], [0.0, 2.0, 8.0], tokens=3)
+    assert doses[0].kl == pytest.approx(0, abs=1e-9) and 0 < doses[1].kl < doses[2].kl
+    known = push(model, at[HOOK], reference, PROMPT, 3, 8.0, n=1)
+    assert doses[2].kl == pytest.approx(known.kl, rel=1e-4)
+    assert doses[2].probability > doses[0].probability and 0 <= target < 512
+    assert all(d.perplexity is not None and d.perplexity >= 1 for d in doses)
+
+
+def test_perplexity_is_the_models_own_loss(case):
+    model, at, ids = case
+    made = Steered(model, at, ids, [Change(3, 8.0)]).continuation(6, temperature=1.0, seed=4)
+    text = torch.cat([ids, torch.tensor([made.ids])], 1)
+    labels = text.clone()
+    labels[:, : ids.shape[1]] = -100
+    with torch.no_grad():
+        loss = model.original_model(input_ids=text, labels=labels, use_cache=False).loss
+    assert made.perplexity == pytest.approx(math.exp(float(loss)), rel=1e-4)
+
+
+def test_draws_follow_their_seed_and_temperature(case):
+    model, at, ids = case
+    steered = Steered(model, at, ids)
+    one, again, other = (list(steered.tokens(10, temperature=1.0, seed=s)) for s in (1, 1, 2))
+    assert one == again != other and list(steered.tokens(3)) == list(steered.tokens(3, temperature=1e-6, seed=9))
+    logits = torch.tensor([0.0, math.log(3.0)], dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    assert sum(choose(logits, 1.0, g) for _ in range(2000)) / 2000 == pytest.approx(0.75, abs=0.04)
+
+
+def test_what_does_not_fit_is_refused(case):
+    model, at, ids = case
+    with pytest.raises(UsageError, match="64 is not in the dictionary"):
+        Steered(model, at, ids, [Change(64, 1.0)])
+    steered = Steered(model, at, ids)
+    steered.room = 3
+    with pytest.raises(UsageError, match="leaves 3"):
+        next(steered.tokens(4))
+    assert parse_changes(["3=4", "5=-1.5"], ["7=0"]) == [Change(3, 4), Change(5, -1.5), Change(7, 0.0, True)]
+    for add, sets, says in (
+        (["3"], [], "LATENT=NUMBER"),
+        (["x=1"], [], "x=1"),
+        (["3=nan"], [], "nan"),
+        (["3=1"], ["3=0"], "twice"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            parse_changes(add, sets)
+
+
+def _saved(ws, sae, model):
+    folder = ws.path("dictionaries", f"{model}.L1R-1x")
+    sae.save(folder)
+    about = {"model_name": model, "revision": None, "hook_name": HOOK, "site": "L1R", "kind": "sae"}
+    write_manifest(folder, "dictionaries", folder.name, metadata=about)
+    return find_dictionary(ws, folder.name)
+
+
+def test_the_verb_says_and_writes_what_the_function_gives(tmp_path):
+    ws = Workspace(tmp_path / "ws")
+    _saved(ws, random_dictionaries(load_model("mini-mamba"), (1,))[HOOK], "mini-mamba")
+    args = [
+        "steer",
+        "mini-mamba.L1R-1x",
+        PROMPT,
+        "--add",
+        "3=8",
+        "--tokens",
+        "5",
+        "--samples",
+        "2",
+        "--temperature",
+        "1",
+    ]
+    out = tmp_path / "new" / "x.jsonl"
+    result = CliRunner().invoke(app, [*args, "--dose", "0,8", "--out", str(out), "-w", str(ws.root), "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [r["kind"] for r in rows] == ["continuation"] * 4 + ["dose"] * 2
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+    assert [(r["steered"], r["seed"]) for r in rows[:4]] == [(False, 0), (False, 1), (True, 0), (True, 1)]
+    found = workbench.steer(ws, "mini-mamba.L1R-1x", prompt=PROMPT, add=["3=8"], tokens=5, samples=2, temperature=1.0)
+    assert [c.ids for c in found.steered] == [r["ids"] for r in rows[2:4]]
+    for bad, says in (
+        (["--add", "3=8", "--target", "two tokens of it"], "not one token"),
+        (["--set", "3=0", "--dose", "1"], "--add LATENT=AMOUNT"),
+        (["--add", "3=8", "--dose", "1,much"], "such as 0,2,4"),
+    ):
+        refused = CliRunner().invoke(app, [*args[:3], *bad, "-w", str(ws.root)])
+        assert refused.exit_code == 2 and says in " ".join(refused.output.split()), refused.output
