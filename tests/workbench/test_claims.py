@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -176,6 +177,20 @@ def test_the_protocol_file_is_the_registry():
     assert frozen["claims"] == protocol.current(), "run python -m workbench.claims.protocol DATE"
     assert frozen["digest"] == protocol.digest(frozen["claims"]) and frozen["date"]
     assert all(c["statement"] and c["experiment"] and c["control"] and c["unit"] for c in frozen["claims"])
+
+
+def test_every_claim_is_in_the_audits_table_and_none_that_is_gone_but_the_replaced():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:\(new\) )?([\w.-]+) \| .+ \| (.+) \|$", page, re.M)
+    done = {claim: what for claim, what in rows if "." in claim}
+    replaced = {claim for claim, what in done.items() if what.startswith("replaced by ")}
+    successors = {what.removeprefix("replaced by ").partition(":")[0] for what in done.values()} & set(BY_ID)
+    assert set(done) - replaced | successors == set(BY_ID) and not replaced & set(BY_ID)
+    for claim, what in done.items():
+        if claim in BY_ID and BY_ID[claim].construction:
+            assert what == "*by construction*", claim
 
 
 def test_a_run_after_other_results_is_not_confirmatory(tmp_path):
