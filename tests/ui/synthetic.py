@@ -281,7 +281,7 @@ def make_workspace(
             model,
             command="workbench pretrain",
             numbers={"parameters": 550_000, "loss": 3.1},
-            metadata={"architecture": model.split("-")[1]},
+            metadata={"architecture": {"mini-pythia": "gpt_neox", "mini-mamba": "mamba"}[model]},
         ) as tmp:
             (tmp / "config.json").write_text("{}")
     add_dictionary(

@@ -10,7 +10,7 @@ import streamlit as st
 
 from ui.components.enhance import page_link
 from ui.kit import data, panels, state
-from ui.kit.index import Dictionary, Entry, Index
+from ui.kit.index import Dictionary, Entry, Index, architecture_css
 from ui.kit.rows import Column, link_table
 from ui.views.front import (
     being_born,
@@ -304,7 +304,7 @@ def model_card(index: Index, e: Entry) -> str:
     trained = sum(d.model == e.id for d in index.dictionaries.values())
     if trained:
         facts.append(f"<b>{trained}</b> dictionaries")
-    css = "m" if architecture == "Mamba" else "t"
+    css = architecture_css(architecture)
     title = div("k", span("", escape(e.id)), span(f"wb-badge {css}", architecture))
     return div("wb-card", title, div("d", " · ".join(facts) or "no numbers recorded"))
 

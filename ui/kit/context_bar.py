@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ui.kit import data, panels, state
-from ui.kit.index import Dictionary, Index
+from ui.kit.index import Dictionary, Index, architecture_css
 from workbench.markup.tokens import clip, escape, visible
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def browsable(d: Dictionary) -> LatentRecords | None:
 
 def badges(d: Dictionary) -> str:
     """Architecture, place, snapshot and data version as HTML chips."""
-    css = "m" if d.architecture == "Mamba" else "t"
+    css = architecture_css(d.architecture)
     chips = [
         f'<span class="wb-badge {css}">{d.architecture}</span>',
         f'<span class="wb-badge">{escape(d.model)}</span>',

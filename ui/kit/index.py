@@ -18,6 +18,7 @@ from sae.files import read_json, sha256_file
 from sae.strict import parse_config
 from workbench.markup.names import id_parts, place
 from workbench.provenance import Manifest
+from workbench.results.family import UNKNOWN, family_of
 from workbench.results.stale import Known, Stale, stale_results
 from workbench.workspace import KINDS, Item, Workspace
 
@@ -167,14 +168,22 @@ class Index:
         )
 
     def architecture(self, model: str, site: str = "") -> str:
-        """``Transformer`` or ``Mamba``, from the model's own record where there is one."""
-        entry = self.find("models", model)
-        said = str(
-            (entry.metadata if entry else {}).get("architecture")
-            or (entry.metadata if entry else {}).get("model_type")
-            or model
-        ).lower()
-        return "Mamba" if "mamba" in said or site.endswith("S") else "Transformer"
+        """``Transformer``, ``Mamba``, ``hybrid``, … by the kinds of layer that the model's record names; where there is
+        no record, what the site says (a Mamba mixer's output, attention's output), else ``other``.
+        """
+        known = self._families.get(model)
+        if known is None:
+            entry = self.find("models", model)
+            known = family_of(entry.path if entry else None, entry.metadata if entry else {}, model)
+            self._families[model] = known
+        if known == UNKNOWN and site.endswith(("S", "A")):
+            return "Mamba" if site.endswith("S") else "Transformer"
+        return known
+
+    @cached_property
+    def _families(self) -> dict[str, str]:
+        """What :meth:`architecture` has read."""
+        return {}
 
 
 def _width(id: str) -> float:
@@ -184,8 +193,13 @@ def _width(id: str) -> float:
 
 
 def architecture_order(name: str) -> int:
-    """Transformers first."""
-    return 0 if name == "Transformer" else 1
+    """Transformers first, Mambas second."""
+    return {"Transformer": 0, "Mamba": 1, "Mamba-2": 1}.get(name, 2)
+
+
+def architecture_css(name: str) -> str:
+    """The class of an architecture's colour; none for what is neither."""
+    return {"Transformer": "t", "Mamba": "m", "Mamba-2": "m"}.get(name, "")
 
 
 def step(revision: str) -> float:

@@ -11,7 +11,7 @@ import streamlit as st
 from ui.components.enhance import latent_link, page_link
 from ui.kit import data, state
 from ui.kit.facts import twin_of
-from ui.kit.index import Dictionary, Entry, Index
+from ui.kit.index import Dictionary, Entry, Index, architecture_css
 from workbench.markup.glossary import term
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, clip, escape, visible
@@ -103,7 +103,7 @@ def bar() -> None:
 def _named(d: Dictionary, latent: int) -> str:
     """Model, place and number of a latent as a link, and what it fires on."""
     about = words_of(d, latent, 34)
-    css = "m" if d.architecture == "Mamba" else "t"
+    css = architecture_css(d.architecture)
     link = latent_link(d, latent, f"{escape(short(d))} #{latent:,}")
     return span("one", f'<i class="{css}" aria-hidden="true"></i>{link}' + (span("w", escape(about)) if about else ""))
 

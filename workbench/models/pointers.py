@@ -16,6 +16,7 @@ from workbench.models.load import bundled, find_folder, model_id, revisions
 from workbench.models.packaged import PACKAGED
 from workbench.models.places import POINTER, place_of, pointer_of, remember
 from workbench.provenance import read_manifest
+from workbench.results.family import family
 from workbench.results.reuse import mismatch
 from workbench.results.stale import known_results, read_model
 from workbench.run import QUIET, Run
@@ -54,7 +55,8 @@ def by_id(workspace: Workspace, name: str, *, run: Run = QUIET) -> str:
     remember(digest, path)
     if old is None or old["weights"] != digest:
         pointer = {"folder": path.name, "weights": digest, "revisions": snapshots_of(folder)}
-        about = pointer | {"model_type": str(read_json(folder / "config.json").get("model_type", ""))}
+        config = read_json(folder / "config.json")
+        about = pointer | {"model_type": str(config.get("model_type", "")), "family": family(config)}
         with workspace.create(
             "models", id, replace=True, command=f"workbench models {id} FOLDER", metadata=about
         ) as new:
