@@ -69,6 +69,7 @@ import pandas as pd
 
 from sae.errors import CorruptError, UsageError
 from sae.files import read_json
+from workbench.results.characters import whole_characters
 from workbench.results.result import Result
 
 
@@ -189,7 +190,7 @@ class Evolution(Result):
             readings = np.asarray(parts["acts"][i, k, :, :n], dtype=np.float32) * scale  # type: ignore[index]
             code = np.asarray(parts["code"][i, k, :n], dtype=np.float32) * scale  # type: ignore[index]
             seq, start = (int(v) for v in parts["where"][i, k])  # type: ignore[index]
-            words = [self.vocab[int(t)] for t in ids[:n]]
+            words = whole_characters([self.vocab[int(t)] for t in ids[:n]])
             out.append(SnapshotContext(words, ids[:n].tolist(), readings, code, int(parts["peak"][i, k]), seq, start))  # type: ignore[index]
         return out
 

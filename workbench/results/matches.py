@@ -49,6 +49,7 @@ from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
 from workbench.provenance import Manifest
+from workbench.results.characters import whole_characters
 from workbench.results.result import Result
 
 TABLES = ("best", "baselines", "summary", "order", "nulls", "layers", "depth", "shifts")
@@ -271,7 +272,7 @@ class MatchRecords(Result):
         acts = np.zeros((2, self.tokens.shape[1]))
         acts[:, self._positions] = x, y
         return Strip(
-            tokens=[self.vocab[t] if t < len(self.vocab) else f"⟨{t}⟩" for t in ids],
+            tokens=whole_characters([self.vocab[t] if t < len(self.vocab) else f"⟨{t}⟩" for t in ids]),
             ids=ids,
             acts_a=acts[0, lo : lo + width].tolist(),
             acts_b=acts[1, lo : lo + width].tolist(),

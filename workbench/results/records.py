@@ -22,6 +22,7 @@ from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from sae.strict import nearest
 from workbench.provenance import MANIFEST, Manifest, read_manifest
+from workbench.results.characters import joined, whole_characters
 from workbench.results.result import Result
 
 GROUPS = ("top", "q1", "q2", "q3", "q4", "random", "near_miss")
@@ -183,7 +184,7 @@ class LatentRecords(Result):
             ids = tokens[window.clip(0)[..., None], at.clip(0, tokens.shape[1] - 1)]
             ids = np.where(inside & (ids >= 0) & (ids < end), ids, end)
             ids = np.concatenate([ids, np.full((*ids.shape[:2], 1), seam)], axis=-1)
-            out += ["".join(row) for row in words[ids.reshape(len(part), -1)].tolist()]
+            out += [joined(row) for row in words[ids.reshape(len(part), -1)].tolist()]
         return out
 
     def sequences(self, n: int, group: str = "top") -> np.ndarray:
@@ -203,7 +204,7 @@ class LatentRecords(Result):
         seq, start = (int(v) for v in self._arrays["contexts_seq"][window])
         shown = ids[keep]
         return Context(
-            tokens=[self.vocab[t] if t < len(self.vocab) else f"⟨{t}⟩" for t in shown.tolist()],
+            tokens=whole_characters([self.vocab[t] if t < len(self.vocab) else f"⟨{t}⟩" for t in shown.tolist()]),
             acts=acts[keep].tolist(),
             peak=int(np.searchsorted(keep, peak)),
             seq=seq,

@@ -22,6 +22,7 @@ from workbench.analysis.explain import prompts as ask
 from workbench.analysis.explain.endpoint import Answer, Completer, Messages
 from workbench.analysis.explain.labels import NotALabel, check_label
 from workbench.analysis.latents.encoded import Codes
+from workbench.results.characters import whole_characters
 from workbench.run import QUIET, Run
 
 
@@ -141,7 +142,7 @@ def _excerpt(codes: Codes, active: np.ndarray, vocab: list[str], row: int, windo
     s = _span(codes, row, window)
     levels = np.where(active[s] > 0, np.maximum(1, np.ceil(10 * active[s] / top)), 0).astype(int)
     return ask.Excerpt(
-        tuple(vocab[t] for t in codes.ids[s].tolist()), tuple(np.minimum(levels, 10).tolist()), float(active[row])
+        tuple(whole_characters([vocab[t] for t in codes.ids[s].tolist()])), tuple(np.minimum(levels, 10).tolist()), float(active[row])
     )
 
 

@@ -1,0 +1,56 @@
+"""Displayed tokens in a row, as text: bytes of unfinished characters (``<E6>``, ``<97>``, …) become characters.
+
+A vocabulary can only show such a token by its bytes; beside its neighbours it is a part of a character.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+
+_BYTES = re.compile(r"(?:<[0-9A-F]{2}>)+")
+
+
+def whole_characters(tokens: Sequence[str]) -> list[str]:
+    """The tokens of a text, as many as there were: a character that several of them make up stands with the token that
+    completes it, those before show their bytes; bytes that make up none stay as they are.
+    """
+    if not any(map(_BYTES.fullmatch, tokens)):
+        return list(tokens)
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    out, shown = [], 0  # shown: bytes of the unfinished character that stand with the tokens before
+    for token in tokens:
+        if not _BYTES.fullmatch(token):
+            decoder.reset()
+            shown = 0
+            out.append(token)
+            continue
+        data = bytes.fromhex(token.replace("<", "").replace(">", ""))
+        text = decoder.decode(data)
+        while shown and text and _escaped(text[0]):  # they were the beginning of nothing
+            text, shown = text[1:], shown - 1
+        rest = decoder.getstate()[0]
+        new = rest[max(0, len(rest) - len(data)) :]
+        out.append("".join(f"<{ord(c) - 0xDC00:02X}>" if _escaped(c) else c for c in text) + _hex(new))
+        shown = len(rest)
+    return out
+
+
+def joined(tokens: Sequence[str]) -> str:
+    """The tokens as one text, without a seam."""
+    return _BYTES.sub(_decoded, "".join(tokens))
+
+
+def _decoded(run: re.Match[str]) -> str:
+    text = bytes.fromhex(run[0].replace("<", "").replace(">", "")).decode("utf-8", "surrogateescape")
+    return "".join(f"<{ord(c) - 0xDC00:02X}>" if _escaped(c) else c for c in text)
+
+
+def _escaped(c: str) -> bool:
+    """Whether a character stands for a byte that is not UTF-8."""
+    return "\udc80" <= c <= "\udcff"
+
+
+def _hex(data: bytes) -> str:
+    return "".join(f"<{b:02X}>" for b in data)
