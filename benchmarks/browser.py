@@ -1,10 +1,13 @@
-"""The pages on a generated dictionary of 100,000 latents: ``python benchmarks/browser.py``.
+"""The pages on a generated dictionary of 100,000 latents, and on a small workspace: ``python benchmarks/browser.py``.
 
 Prints, beside its budget: memory of the server after browsing (600 MiB), click to paint of the next latent in headless
 Chromium (median 200 ms), the first page from nothing (3 s), a step of the training scrubber (10 ms), and the server's
 own work per rerun of the latent page, the table and a search (40 ms of CPU); and click to paint while another session
-digests a file of 512 MiB (200 ms). ``--quick`` takes 10,000 latents and fewer clicks. Exits 1 where a budget is missed
-with ``--strict``, and without Chromium prints only what needs none.
+digests a file of 512 MiB (200 ms). On the small workspace: J to the heading (100 ms) and to the contexts (200 ms), a
+page change until it rests (600 ms), a new tab (1.2 s), and memory of a server that has loaded no model (300 MiB).
+
+``--quick`` takes 10,000 latents and fewer clicks, ``--small`` only the small workspace. Exits 1 where a budget is
+missed with ``--strict``, and without Chromium prints only what needs none.
 """
 
 from __future__ import annotations
@@ -29,12 +32,49 @@ from tests.ui.synthetic_results import add_all  # noqa: E402
 from workbench.workspace import Workspace  # noqa: E402
 
 CHROMIUM = "/usr/bin/chromium"
+PAGES = ("latents", "latent", "mppc", "pair", "training", "induction", "graph", "map", "lists", "export", "about")
+# milliseconds from a press of J to the second frame after the new heading, and after the new contexts
+PRESS = """() => new Promise(done => {
+  const h = () => document.querySelector('.wb-title h1')?.textContent
+  const c = () => document.querySelector('.wb-ctxs')?.textContent
+  const was = h(), text = c(), began = performance.now(), found = {}
+  const seen = (name) => requestAnimationFrame(() => requestAnimationFrame(() => {
+    found[name] = performance.now() - began
+    if ('heading' in found && 'contexts' in found) { watch.disconnect(); done([found.heading, found.contexts]) }
+  }))
+  const said = {}
+  const look = () => {
+    if (!said.h && h() && h() !== was) { said.h = true; seen('heading') }
+    if (!said.c && c() && c() !== text) { said.c = true; seen('contexts') }
+  }
+  const watch = new MutationObserver(look)
+  watch.observe(document.body, { subtree: true, childList: true, characterData: true })
+  window.dispatchEvent(new KeyboardEvent('keydown', { key: 'j', bubbles: true }))
+})"""
+# milliseconds until a page that was asked for has its heading and neither works nor changes any more (150 ms of quiet
+# are taken off)
+REST = """(link) => new Promise(done => {
+  const began = performance.now()
+  let last = began, left = location.pathname
+  const busy = '[data-test-script-state=running], [data-stale=true], [data-testid=stSkeleton]'
+  const watch = new MutationObserver(() => { last = performance.now() })
+  watch.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true })
+  const timer = setInterval(() => {
+    const now = performance.now()
+    if (document.querySelector(busy)) last = now
+    if (location.pathname !== left && document.querySelector('.wb-title h1') && now - last > 150) {
+      clearInterval(timer); watch.disconnect(); done(last - began)
+    }
+  }, 10)
+  document.querySelector(`a[href$="/${link}"], a[href="${link}"]`).click()
+})"""
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Budgets of the pages on a large dictionary.")
     parser.add_argument("--quick", action="store_true", help="10,000 latents, fewer clicks")
+    parser.add_argument("--small", action="store_true", help="only what is measured on a small workspace")
     parser.add_argument("--latents", type=int, default=0)
     parser.add_argument("--strict", action="store_true", help="exit 1 where a budget is missed")
     args = parser.parse_args()
@@ -42,15 +82,14 @@ def main() -> int:
     clicks = 8 if args.quick else 25
     found: list[tuple[str, float, float, str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        workspace = make_workspace(Path(folder) / "big", latents=latents, big=True)
+        if not args.small:
+            large = make_workspace(Path(folder) / "big", latents=latents, big=True)
+            add_large_result(large)
+            found += server_work(large, 3 if args.quick else 9)
+            found += in_browser(large, clicks, on_large)
         small = make_workspace(Path(folder) / "small")
         add_all(small)
-        add_large_result(workspace)
-        found += server_work(workspace, 3 if args.quick else 9)
-        if Path(CHROMIUM).exists():
-            found += in_browser(workspace, small, clicks)
-        else:
-            print(f"{CHROMIUM} is not installed: memory, click to paint, first page and scrub are not measured")
+        found += in_browser(small, clicks, on_small)
     print(f"{latents:,} latents; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, value, budget, unit in found:
         print(f"{name:34} {value:8.1f} {unit:4} budget {budget:g}  {'ok' if value <= budget else 'MISSED'}")
@@ -130,41 +169,115 @@ def clicks_beside(browser: Any, site: str, page: Any, clicks: int) -> list[float
     return found
 
 
-def in_browser(workspace: Workspace, small: Workspace, clicks: int) -> list[tuple[str, float, float, str]]:
-    """First page, click to paint and memory on the large dictionary; the scrubber on a small one."""
-    import psutil
+def in_browser(
+    workspace: Workspace, clicks: int, measure: Callable[[Any, str, int, int], list[tuple[str, float, float, str]]]
+) -> list[tuple[str, float, float, str]]:
+    """What ``measure`` finds with a browser on a server of this workspace; nothing without Chromium."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as p:
+    if not Path(CHROMIUM).exists():
+        print(f"{CHROMIUM} is not installed: what is measured in a browser is left out")
+        return []
+    with sync_playwright() as p, served(workspace) as (site, pid):
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        with served(workspace) as (site, pid):
-            page = browser.new_page(viewport={"width": 1440, "height": 950})
-            began = time.perf_counter()
-            page.goto(f"{site}/latent?i=1000")
-            page.wait_for_selector(".ctx", timeout=60_000)
-            first = time.perf_counter() - began
-            times = []
-            for _ in range(clicks):
-                page.wait_for_timeout(400)
-                times.append(page.evaluate(CLICK_TO_PAINT))
-            beside = clicks_beside(browser, site, page, 5)
-            page.goto(f"{site}/latents?q=pattern")
-            page.wait_for_selector("[data-testid=stDataFrame] canvas", timeout=60_000)
-            process = psutil.Process(pid)
-            memory = sum(x.memory_info().rss for x in [process, *process.children(recursive=True)]) / 2**20
-        with served(small) as (site, _):
-            page = browser.new_page(viewport={"width": 1440, "height": 950})
-            page.goto(f"{site}/training")
-            page.wait_for_selector(".scrub .row span", timeout=60_000)
-            scrub = page.locator(".scrub input[type=range]").evaluate(SCRUB)
+        found = measure(browser, site, pid, clicks)
         browser.close()
+    return found
+
+
+def memory_of(pid: int) -> float:
+    """Resident MiB of a process and its children."""
+    import psutil
+
+    process = psutil.Process(pid)
+    return float(sum(x.memory_info().rss for x in [process, *process.children(recursive=True)]) / 2**20)
+
+
+def on_large(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, float, float, str]]:
+    """First page, click to paint and memory on the large dictionary."""
+    page = browser.new_page(viewport={"width": 1440, "height": 950})
+    began = time.perf_counter()
+    page.goto(f"{site}/latent?i=1000")
+    page.wait_for_selector(".ctx", timeout=60_000)
+    first = time.perf_counter() - began
+    times = []
+    for _ in range(clicks):
+        page.wait_for_timeout(400)
+        times.append(page.evaluate(CLICK_TO_PAINT))
+    beside = clicks_beside(browser, site, page, 5)
+    page.goto(f"{site}/latents?q=pattern")
+    page.wait_for_selector(".wb-rows tbody tr", timeout=60_000)
     return [
-        ("memory of the server", memory, 600, "MiB"),
+        ("memory of the server", memory_of(pid), 600, "MiB"),
         ("first page", first, 3, "s"),
         ("click to paint, median", statistics.median(times), 200, "ms"),
         ("the same beside a read of 512 MiB", statistics.median(beside), 200, "ms"),
-        ("scrub step, median", statistics.median(scrub), 10, "ms"),
     ]
+
+
+def on_small(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, float, float, str]]:
+    """A step of the scrubber, and what one person does."""
+    page = browser.new_page(viewport={"width": 1440, "height": 950})
+    found = use(page, site, clicks)
+    found.append(("memory without a model", memory_of(pid), 300, "MiB"))
+    page.goto(f"{site}/training")
+    page.wait_for_selector(".scrub .row span", timeout=60_000)
+    scrub = page.locator(".scrub input[type=range]").evaluate(SCRUB)
+    return [*found, ("scrub step, median", statistics.median(scrub), 10, "ms")]
+
+
+def use(page: Any, site: str, times: int) -> list[tuple[str, float, float, str]]:
+    """A new tab, J, page changes and the graph on a small workspace, as one person uses them."""
+    page.goto(f"{site}/about")  # the program has started; the tab's own start is what is measured next
+    page.wait_for_selector(".wb-foot", timeout=60_000)
+    cold = []
+    for _ in range(3):
+        context = page.context.browser.new_context(viewport={"width": 1440, "height": 950})
+        tab = context.new_page()
+        began = time.perf_counter()
+        tab.goto(f"{site}/latent?d=mini-pythia.L2R-8x&i=20")
+        tab.wait_for_selector(".ctx", timeout=60_000)
+        cold.append(time.perf_counter() - began)
+        context.close()
+    page.goto(f"{site}/latent?d=mini-pythia.L2R-8x&i=20")
+    page.wait_for_selector(".ctx", timeout=60_000)
+    page.wait_for_timeout(1500)
+    pressed = []
+    for _ in range(times):
+        pressed.append(page.evaluate(PRESS))
+        page.wait_for_timeout(700)
+    changes: dict[str, float] = {}
+    for name in PAGES:
+        found = []
+        for _ in range(3):
+            page.goto(f"{site}/about" if name != "about" else f"{site}/lists")
+            page.wait_for_selector(".wb-foot", timeout=60_000)
+            page.wait_for_timeout(800)
+            open_menu(page, name)
+            found.append(page.evaluate(REST, name))
+        changes[name] = statistics.median(found)
+    slowest = max(changes, key=lambda name: changes[name])
+    return [
+        ("new tab to contexts", statistics.median(cold), 1.2, "s"),
+        ("J to the heading, median", statistics.median(h for h, _ in pressed), 100, "ms"),
+        ("J to the contexts, median", statistics.median(c for _, c in pressed), 200, "ms"),
+        ("page change, median of pages", statistics.median(changes.values()), 600, "ms"),
+        (f"page change, slowest ({slowest})", changes[slowest], 600, "ms"),
+        ("page change, Matches", changes["mppc"], 600, "ms"),
+        ("page change, Graph", changes["graph"], 600, "ms"),
+    ]
+
+
+def open_menu(page: Any, name: str) -> None:
+    """Make the link to a page be there: it may be in a folded part of the menu."""
+    link = f'a[href$="/{name}"]'
+    if page.locator(link).count():
+        return
+    for section in ("Analyse", "Work"):
+        page.get_by_text(section, exact=True).first.click()
+        page.wait_for_timeout(300)
+        if page.locator(link).count():
+            return
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def body() -> None:
             )
         )
         if pages > 1:
-            st.html(pager(page, pages))
+            st.html(pager(page, pages, label="Pages of the table, below it"))
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.download_button(
                 f"All {len(ids):,} as CSV",

@@ -34,7 +34,8 @@ def body() -> None:
         for paper in [p for p in PAPERS if any(d["paper"] == p for d in shown)]:
             mine = [d for d in shown if d["paper"] == paper]
             panels.heading(
-                paper_title(paper), f"{len(mine)} findings · bars: 95 % intervals, filled = here, hollow = control"
+                paper_title(paper),
+                f"{len(mine)} finding{'s' * (len(mine) != 1)} · bars: 95 % intervals, filled = here, hollow = control",
             )
             st.html(f'<div class="wb-claims">{"".join(finding_html(d) for d in mine)}</div>')
         if not shown:

@@ -69,8 +69,11 @@ def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orde
     return f'<th scope="col"{css}{hint}{state}>{asked}</th>'
 
 
-def pager(page: int, pages: int, key: str = "page") -> str:
-    """Links to the pages of a table: first, last, and those around the one shown; nothing where there is one."""
+def pager(page: int, pages: int, key: str = "page", label: str = "Pages of the table") -> str:
+    """Links to the pages of a table: first, last, and those around the one shown; nothing where there is one.
+
+    ``label`` is what a screen reader calls it; two of one page differ in it.
+    """
     if pages < 2:
         return ""
     near = sorted({1, pages, *(p for p in range(page - 2, page + 3) if 1 <= p <= pages)})
@@ -82,7 +85,7 @@ def pager(page: int, pages: int, key: str = "page") -> str:
         parts.append(f'<b aria-current="page">{p:,}</b>' if p == page else _to(p, f"{p:,}", f"Page {p:,}", key))
         last = p
     parts.append(_to(page + 1, "›", "Next page", key) if page < pages else span("off", "›"))
-    return f'<nav class="wb-pager" aria-label="Pages of the table">{"".join(parts)}</nav>'
+    return f'<nav class="wb-pager" aria-label="{label}">{"".join(parts)}</nav>'
 
 
 def _to(page: int, text: str, label: str, key: str) -> str:

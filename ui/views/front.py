@@ -75,7 +75,7 @@ def _hero(root: str, key: str) -> Hero | None:
 
 def card(number: int, title_html: str, *body: str) -> str:
     """A card of the front door; titles and bodies are markup."""
-    return div("card", div("k", span("no", str(number)), title_html), *body)
+    return div("card", div("k", span("no", str(number)), span("", title_html)), *body)
 
 
 def waits(number: int, title_html: str, why: str, command: str) -> str:

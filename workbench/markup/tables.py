@@ -17,19 +17,21 @@ def stats(items: list[tuple[str, str, str]]) -> str:
 def table(
     headers: list[str], rows: list[list[str]], *, numeric: frozenset[int] = frozenset(), caption: str = ""
 ) -> str:
-    """An HTML table; cells are HTML made by the caller (tokens through :mod:`workbench.markup.tokens`)."""
+    """An HTML table; cells are HTML made by the caller (tokens through :mod:`workbench.markup.tokens`).
+
+    An empty header is a plain cell, and where all are empty there is no head: a header without a name says nothing.
+    """
     head = "".join(
-        f'<th scope="col"{" class=num" if j in numeric else ""}>{html.escape(h)}</th>' for j, h in enumerate(headers)
+        f'<th scope="col"{" class=num" if j in numeric else ""}>{html.escape(h)}</th>' if h else "<td></td>"
+        for j, h in enumerate(headers)
     )
+    head = f"<thead><tr>{head}</tr></thead>" if any(headers) else ""
     body = "".join(
         "<tr>" + "".join(f"<td{' class=num' if j in numeric else ''}>{c}</td>" for j, c in enumerate(row)) + "</tr>"
         for row in rows
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return (
-        '<div class="wb-tablewrap"><table'
-        f' class="wb-table">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="wb-tablewrap"><table class="wb-table">{title}{head}<tbody>{body}</tbody></table></div>'
 
 
 def as_table(
