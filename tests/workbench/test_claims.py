@@ -177,6 +177,7 @@ def test_the_protocol_file_is_the_registry():
     assert frozen["claims"] == protocol.current(), "run python -m workbench.claims.protocol DATE"
     assert frozen["digest"] == protocol.digest(frozen["claims"]) and frozen["date"]
     assert all(c["statement"] and c["experiment"] and c["control"] and c["unit"] for c in frozen["claims"])
+    assert all({"claim", "before", "after", "since", "commit", "why"} == set(c) for c in frozen["changes"])
 
 
 def test_every_claim_is_in_the_audits_table_and_none_that_is_gone_but_the_replaced():
@@ -449,6 +450,10 @@ def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
     (tmp_path / "RESULTS-two.json").write_text(json.dumps(numbers | {"seeds": 2}))
     other = runner.invoke(app, [*args[:-4], "--seeds", "2", "-w", str(tmp_path / "ws"), "--against", str(page)])
     assert other.exit_code == 2 and "or compare with" in other.output and "RESULTS-two.md" in other.output
+    old = {k: v for k, v in numbers.items() if k != "protocol"}
+    (tmp_path / "RESULTS.json").write_text(json.dumps(old))
+    refused = runner.invoke(app, [*args, "--against", str(page)])
+    assert refused.exit_code == 2 and "before there was a protocol" in refused.output
     (tmp_path / "RESULTS.json").write_text("{}")
     assert runner.invoke(app, [*args, "--against", str(page)]).exit_code == 1
     assert runner.invoke(app, [*args, "--against", str(tmp_path / "none.md")]).exit_code == 1

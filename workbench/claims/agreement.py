@@ -75,9 +75,15 @@ def check_size(path: Path, *, seeds: int, quick: bool, retrain: bool) -> dict[st
 
     Raises:
         UsageError: seeds, quick or retrain differ; the message has the options to give, or the page beside it that is
-        of this size.
+        of this size. Or the results are older than the protocol, with other verdicts on other measures.
     """
     earlier = read_results(path)
+    if "protocol" not in earlier:
+        raise UsageError(
+            f"{path} was made before there was a protocol: its verdicts (found, not found) are of other measures, and"
+            f" nothing can be held against them. `workbench reproduce all --write {path.with_suffix('.md')}` makes it"
+            " anew."
+        )
     mine, theirs = (seeds, quick, retrain), _size(earlier)
     if mine != theirs:
         options = f"--seeds {theirs[0]}{' --quick' if theirs[1] else ''}{' --retrain' if theirs[2] else ''}"

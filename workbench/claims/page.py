@@ -108,8 +108,15 @@ def markdown(
         lines += ["## Not measured in this run", ""]
         lines += ["The same command goes on with these where it stopped: " + ", ".join(unmeasured) + ".", ""]
     if changes := frozen["changes"]:
-        lines += ["## Verdicts that changed", "", "| claim | before | now | since | why |", "|---|---|---|---|---|"]
-        lines += [f"| {c['claim']} | {c['before']} | {c['after']} | {c['since']} | {c['why']} |" for c in changes]
+        lines += [
+            "## Verdicts that changed",
+            "",
+            "| claim | before | now | since | commit | why |",
+            "|---|---|---|---|---|---|",
+        ]
+        for c in changes:
+            told = (c["claim"], c["before"], c["after"], c["since"], c["commit"], c["why"])
+            lines.append("| " + " | ".join(told) + " |")
     return "\n".join(lines).rstrip() + "\n"
 
 
