@@ -158,7 +158,8 @@ def import_dictionary(
         recipe=recipe,
         inputs=[origin],
         run=run,
-        recorded=lambda m: {k: m.recipe.get(k, m.metadata.get(became.get(k, k))) for k in recipe},
+        # what was said then and is not said now is a difference, too; what the files say themselves is none
+        recorded=lambda m: {**m.recipe, **{k: m.recipe.get(k, m.metadata.get(became.get(k, k))) for k in recipe}},
         otherwise="or give another name with --id",
     )
     if have is not None:

@@ -17,6 +17,7 @@ from sae.errors import MismatchError, MissingError, UsageError
 from workbench.cli import app
 from workbench.dictionaries.importing import import_dictionary, parse_reference, push_to_hub
 from workbench.dictionaries.reference import find_dictionary
+from workbench.run import Run
 from workbench.workspace import Workspace
 
 GOLDEN = Path(__file__).resolve().parents[2] / "sae" / "golden"
@@ -47,10 +48,31 @@ def test_a_folder_becomes_a_complete_dictionary(tmp_path, name):
     if name == "sparsify-sae":
         assert about["hook_name"] == "blocks.3.hook_resid_post" and about["site"] == "L3R"
     before = item.digest
-    assert import_dictionary(ws, str(folder), id="theirs").digest == before  # reused
+    assert import_dictionary(ws, str(folder), id="theirs", model="EleutherAI/pythia-70m").digest == before  # reused
     (folder / "cfg.json").write_text((folder / "cfg.json").read_text() + " ")
     with pytest.raises(MismatchError, match=r"imported/layers\.3: version .*--id"):
-        import_dictionary(ws, str(folder), id="theirs")
+        import_dictionary(ws, str(folder), id="theirs", model="EleutherAI/pythia-70m")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "says"),
+    [
+        ({"model": "mini-pythia"}, {"model": "mini-mamba"}, "model: mini-pythia there, mini-mamba asked"),
+        ({"model": "mini-pythia"}, {}, "model: mini-pythia there, nothing asked"),
+        ({"revision": "step512"}, {"revision": "step9000"}, "revision: step512 there, step9000 asked"),
+        ({"revision": "step512"}, {}, "revision: step512 there, nothing asked"),
+        ({}, {"revision": "step512"}, "revision: null there, step512 asked"),
+        ({"hook": "blocks.1.hook_resid_post"}, {"hook": "blocks.2.hook_resid_post"}, "hook: blocks.1.hook_resid_post"),
+    ],
+)
+def test_another_model_revision_or_hook_is_refused_by_name(tmp_path, first, then, says):
+    ws, folder = Workspace(tmp_path / "ws"), Path(shutil.copytree(GOLDEN / "sparsify-sae", tmp_path / "layers.3"))
+    import_dictionary(ws, str(folder), id="theirs", **first)
+    with pytest.raises(MismatchError, match=says):
+        import_dictionary(ws, str(folder), id="theirs", **then)
+    item = import_dictionary(ws, str(folder), id="theirs", run=Run(replace=True), **then)
+    about = item.manifest.metadata
+    assert (about.get("model_name"), about.get("revision")) == (then.get("model"), then.get("revision"))
 
 
 def edit(path, **values):

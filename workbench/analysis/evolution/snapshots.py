@@ -45,17 +45,22 @@ class RowCache:
 
     def __init__(self, hooks: Sequence[str], *, max_bytes: int = 3 * 2**29):
         self.hooks, self.room = tuple(hooks), max_bytes
-        self.kept: dict[tuple[str, str | None, str, bytes], Tensor] = {}
+        self.kept: dict[tuple[str, str, bytes], Tensor] = {}
         self._free: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def rows(self, model: Any, source: Source, tokens: np.ndarray) -> Tensor:
-        """Rows [b, T - 1, D] of one source on tokens [b, T], position 0 left out."""
+    def rows(self, model: Any, weights: str, source: Source, tokens: np.ndarray) -> Tensor:
+        """Rows [b, T - 1, D] of one source on tokens [b, T], position 0 left out.
+
+        Args:
+            weights: digest of the model's weights, by which its rows are known: names may come to mean others.
+        """
         from workbench.activations.harvesting.forward import capture
 
         digests = [
             hashlib.blake2b(np.ascontiguousarray(t, dtype=np.int64).tobytes(), digest_size=16).digest() for t in tokens
         ]
-        missing = [j for j, d in enumerate(digests) if (source.model, source.revision, source.hook, d) not in self.kept]
+        key = (weights, source.hook)
+        missing = [j for j, d in enumerate(digests) if (*key, d) not in self.kept]
         fresh: dict[int, Tensor] = {}
         if missing:
             hooks = list(dict.fromkeys([source.hook, *self.hooks]))
@@ -63,11 +68,10 @@ class RowCache:
             fresh = dict(zip(missing, caught[source.hook][:, 1:].half(), strict=True))
             for hook in hooks:
                 for row, j in enumerate(missing):
-                    self._keep((source.model, source.revision, hook), digests[j], caught[hook][row, 1:])
-        key = (source.model, source.revision, source.hook)
+                    self._keep((weights, hook), digests[j], caught[hook][row, 1:])
         return torch.stack([fresh[j] if j in fresh else self.kept[*key, d] for j, d in enumerate(digests)]).float()
 
-    def _keep(self, of: tuple[str, str | None, str], digest: bytes, rows: Tensor) -> None:
+    def _keep(self, of: tuple[str, str], digest: bytes, rows: Tensor) -> None:
         """Put the rows [T - 1, D] of one sequence where they stay, while there is room."""
         free = self._free.setdefault((*of, *rows.shape), [])
         if not free:
@@ -84,7 +88,7 @@ class RowCache:
 class Snapshots:
     """Runs the sources of a crosscoder. ``load`` (name, revision) -> bridge defaults to :func:`workbench.load_model`.
 
-    ``cache``: rows shared with other runs over the same models, known by name and revision.
+    ``cache``: rows shared with other runs over the same models, known by the digests of their weights.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Snapshots:
         self.sources, self.keep, self.cache = tuple(sources), keep, cache
         self._load = load
         self._loaded: dict[tuple[str, str | None], Any] = {}
+        self._weights: dict[tuple[str, str | None], str] = {}
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -108,7 +113,9 @@ class Snapshots:
         key = (s.model, s.revision)
         if key not in self._loaded:
             while len(self._loaded) >= self.keep:
-                self._loaded.pop(next(iter(self._loaded)))
+                gone = next(iter(self._loaded))
+                self._loaded.pop(gone)
+                self._weights.pop(gone, None)  # it is read from its files again
             if self._load is not None:
                 model = self._load(s.model, s.revision)
             else:
@@ -120,6 +127,15 @@ class Snapshots:
                     p.requires_grad_(False)
             self._loaded[key] = model
         return self._loaded[key]
+
+    def weights(self, i: int) -> str:
+        """Digest of the weights of source ``i``'s model as it is loaded; taken once."""
+        from workbench.models.weights import weights_of_model
+
+        model, key = self.model(i), (self.sources[i].model, self.sources[i].revision)
+        if key not in self._weights:
+            self._weights[key] = weights_of_model(model)
+        return self._weights[key]
 
     def activations(self, tokens: Tensor) -> Tensor:
         """Activations of all sources on tokens [b, T], side by side: [b, T, sum of widths].
@@ -140,7 +156,8 @@ class Snapshots:
         """Activations without position 0 (BOS): [b, T - 1, sum of widths] of tokens [b, T]."""
         if self.cache is None:
             return self.activations(torch.from_numpy(tokens.astype(np.int64)))[:, 1:]
-        return torch.cat([self.cache.rows(self.model(i), s, tokens) for i, s in enumerate(self.sources)], dim=-1)
+        rows = [self.cache.rows(self.model(i), self.weights(i), s, tokens) for i, s in enumerate(self.sources)]
+        return torch.cat(rows, dim=-1)
 
     def widths(self) -> list[int]:
         """Width of every source, by running two tokens through each."""

@@ -338,3 +338,18 @@ def test_rows_shared_between_runs_are_those_of_the_models_and_made_once(monkeypa
         torch.allclose(Snapshots(sources["L1R"], cache=tight).rows(tokens), plain["L1R"], rtol=2e-3, atol=2e-3)
         and not tight.kept
     )
+
+
+def test_rows_of_other_weights_under_a_known_name_are_not_taken_for_the_same():
+    from workbench import load_model
+    from workbench.analysis.evolution.snapshots import RowCache, Snapshots, Source
+
+    source = Source("mine", "mine", None, "blocks.1.hook_resid_post")
+    cache, tokens = RowCache([source.hook]), np.random.default_rng(0).integers(1, 200, (2, 8))
+    old, new = (
+        Snapshots([source], load=lambda name, revision, step=step: load_model("mini-pythia", step), cache=cache)
+        for step in ("step0", "step512")
+    )
+    first, second = old.rows(tokens), new.rows(tokens)
+    assert not torch.allclose(first, second, atol=1e-2)
+    assert torch.equal(old.rows(tokens), first) and len(cache.kept) == 4
