@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import workbench
+from workbench.activations import HarvestRecipe
 from workbench.cli import app
+from workbench.dictionaries.recipe import TrainRecipe
 from workbench.provenance import Input
 from workbench.results.stale import commands, known_results, stale_results, why_stale
 from workbench.workspace import Workspace
@@ -100,3 +103,21 @@ def test_captions_and_pages_say_it(ws: Workspace) -> None:
     _put(ws, "dictionaries", "a", "workbench train both", sites=["L1R"], lr=1)
     index = read_index(ws.root)
     assert ("latents", "a") in index.stale and "made again" in index.dictionaries["a"].stale
+
+
+def test_refresh_runs_what_it_lists(tmp_path: Path) -> None:
+    """A dictionary is trained anew under its records: one command makes them again, and then nothing is stale."""
+    ws = Workspace(tmp_path / "ws")
+    store = {"id": "s", "hooks": ["L0R"], "n_seq": 16, "ctx": 24, "sources": [{"model": "mini-pythia"}]}
+    workbench.harvest(ws, HarvestRecipe.model_validate(store))
+    train = TrainRecipe(store="s", expansions=(1,), ks=(4,), batch_size=64, tokens=128)
+    id = workbench.train(ws, train).id
+    workbench.features(ws, id, tokens=200, contexts=2, window=8)
+    workbench.train(ws, train.model_copy(update={"data_seed": 1}), replace=True)
+    assert list(_found(ws)) == [f"latents/{id}"]
+    done = CliRunner().invoke(app, ["refresh", "--yes", "-w", str(ws.root), "--json"])
+    document = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(document["ran"]) == 1 and document["left"] == [] and _found(ws) == {}
+    assert workbench.features(ws, id, tokens=200, contexts=2, window=8).manifest.inputs[0].digest == (
+        ws.get("dictionaries", id).digest
+    ), "the options of the command that made them are kept"
