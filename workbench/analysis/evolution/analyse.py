@@ -46,27 +46,41 @@ PROBE_LENGTH, PROBE_SEQUENCES = 24, 48
 
 @dataclass
 class HeldOut:
-    """Held-out sequences: tokens [n_seq, ctx], their rows on demand, and the crosscoder's codes of every row."""
+    """Held-out sequences: tokens [n_seq, ctx], their rows on demand, and the crosscoder's codes of every row; tokens
+    that are no data have none.
+    """
 
     tokens: np.ndarray
     rows: OnlineBatches
     codes: sparse.csr_array
 
     def batches(self, sequences: int = 16) -> Iterator[torch.Tensor]:
-        """Raw rows, a few sequences at a time, in order."""
+        """Raw rows that are data, a few sequences at a time, in order."""
+        for x, is_row in self._pieces(sequences):
+            yield x[torch.from_numpy(is_row)]
+
+    def _pieces(self, sequences: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         for at in range(0, len(self.tokens), sequences):
-            yield self.rows.rows_of(np.arange(at, min(at + sequences, len(self.tokens))))
+            chosen = np.arange(at, min(at + sequences, len(self.tokens)))
+            yield self.rows.rows_of(chosen), self.rows.is_row[chosen].reshape(-1)
+
+    def encode(self, cc: Crosscoder, run: Run) -> sparse.csr_array:
+        """Codes [n_seq * (ctx - 1), F]; those of tokens that are no data are empty."""
+        parts = []
+        for x, is_row in run.each(self._pieces(16), "held-out text", -(-len(self.tokens) // 16), "batch"):
+            values, indices = cc.encode_sparse(x)
+            parts.append(to_csr(values * torch.from_numpy(is_row)[:, None], indices, cc.d_sae))
+        return sparse.csr_array(sparse.vstack(parts))
 
 
-def held_out(cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, run: Run) -> HeldOut:
+def held_out(
+    cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, run: Run, *, excluded: tuple[int, ...] = ()
+) -> HeldOut:
     """Run all snapshots on the held-out tokens once; rows are kept where they fit into memory."""
     fits = tokens.size * cc.d_in * 2 <= CACHE_BYTES
-    out = HeldOut(tokens, OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits), sparse.csr_array((0, cc.d_sae)))
-    parts = [
-        to_csr(*cc.encode_sparse(x), cc.d_sae)
-        for x in run.each(out.batches(), "held-out text", -(-len(tokens) // 16), "batch")
-    ]
-    out.codes = sparse.csr_array(sparse.vstack(parts))
+    rows = OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits, excluded=excluded)
+    out = HeldOut(tokens, rows, sparse.csr_array((0, cc.d_sae)))
+    out.codes = out.encode(cc, run)
     return out
 
 
@@ -171,7 +185,8 @@ def analyse(
         recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx
     )
     grams = count_ngrams(_text(recipe.corpus, tokenizer, recipe.ngram_seqs, recipe.ctx), vocab)
-    held = held_out(cc, snapshots, text_plan.tokens, run)
+    assert text_plan.contract is not None
+    held = held_out(cc, snapshots, text_plan.tokens, run, excluded=text_plan.contract.excluded_ids)
     evaluation = evaluate_sources(cc, held.batches())
     norms_SF = cc.decoder_norms().numpy()
     reference = torch.from_numpy(np.maximum(ev.peak(ev.relative_norms(norms_SF)), 0)) if equal else None
@@ -359,7 +374,7 @@ def _attribution(
 
 def _write_scrubber(recipe: EvolveRecipe, cc: Crosscoder, held: HeldOut, folder: Path) -> None:
     windows = choose_windows(held.codes, held.tokens.shape[1], contexts=recipe.contexts)
-    made = scrub(cc, held.rows.rows_of, held.tokens, held.codes, windows)
+    made = scrub(cc, held.rows.rows_of, held.tokens, held.codes, windows, is_row=held.rows.is_row)
     (folder / "act_ck").mkdir()
     np.save(folder / "act_ck" / "tokens.npy", made.tokens)
     np.save(folder / "act_ck" / "peak.npy", windows.peak.astype(np.int16))

@@ -115,7 +115,15 @@ def track(
     for source in plan.sources:
         one = Snapshots([source])
         width = one.widths()[0]
-        batches = OnlineBatches(one, plan.tokens, recipe.batch_size, seed=recipe.seed, group=recipe.group, cache=True)
+        batches = OnlineBatches(
+            one,
+            plan.tokens,
+            recipe.batch_size,
+            seed=recipe.seed,
+            group=recipe.group,
+            cache=True,
+            excluded=plan.excluded,
+        )
         for kind in kinds:
             config = alone_config(recipe, width)
             if kind == "warm":  # it need not find its directions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from workbench.provenance import Input, Manifest
 from workbench.results.reuse import inputs_now, reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
+
+if TYPE_CHECKING:
+    from workbench.corpus import TokenPlan
 
 OTHERWISE = "or give the recipe another id"
 
@@ -54,9 +57,19 @@ class EvolutionPlan:
 
         return load_tokenizer(self.sources[-1].model, self.sources[-1].revision)
 
-    @cached_property
+    @property
     def tokens(self) -> np.ndarray:
-        """[n_seq, ctx] training text, where rows are computed as they are needed.
+        """[n_seq, ctx] training text, where rows are computed as they are needed."""
+        return self.text.tokens
+
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """Ids without rows, wherever they stand in the text."""
+        return () if self.text.contract is None else self.text.contract.excluded_ids
+
+    @cached_property
+    def text(self) -> TokenPlan:
+        """The training text, by the contract of its tokenizer.
 
         Raises:
             UsageError: ``ctx`` is longer than a source has positions.
@@ -67,7 +80,7 @@ class EvolutionPlan:
 
         for source in self.sources:
             check_context(model_config(source.model, source.revision), self.recipe.ctx, source.name)
-        return plan_tokens(self.recipe.corpus, self.tokenizer, n_seq=self.recipe.n_seq, ctx=self.recipe.ctx).tokens
+        return plan_tokens(self.recipe.corpus, self.tokenizer, n_seq=self.recipe.n_seq, ctx=self.recipe.ctx)
 
     @cached_property
     def read(self) -> list[Input]:

@@ -73,11 +73,14 @@ def scrub(
     tokens: np.ndarray,
     codes: sparse.csr_array,
     windows: Windows,
+    *,
+    is_row: npt.NDArray[np.bool_] | None = None,
 ) -> Scrub:
     """Readings of the chosen windows at every source.
 
     Args:
         cc: a folded crosscoder. rows_of: sequences -> raw rows [n * (ctx - 1), D]. tokens: [n_seq, ctx].
+        is_row: [n_seq, ctx - 1], which tokens after position 0 are data; default: all.
     """
     F, K = windows.seq.shape
     S, T, ctx = len(cc.widths), windows.length, tokens.shape[1]
@@ -89,8 +92,8 @@ def scrub(
         latent, slot = np.nonzero(windows.seq == seq)
         positions = windows.start[latent, slot][:, None] + np.arange(T)[None, :]  # [n, T]
         ids[latent, slot] = tokens[seq][positions]
-        inside = positions > 0  # BOS has no row
         row = np.maximum(positions - 1, 0)
+        inside = (positions > 0) & (True if is_row is None else is_row[seq][row])
         x = cc.split(rows_of(np.array([seq])) - cc.b_dec)
         for s, (part, enc) in enumerate(zip(x, cc.enc_FD.split(cc.widths, 1), strict=True)):
             c = (part @ enc.t()).numpy()

@@ -176,10 +176,12 @@ def in_training_order(snapshots: Snapshots) -> bool:
 class OnlineBatches:
     """Rows [batch_size, sum(D)] of all sources, computed as they are needed from tokens [n_seq, ctx] and never stored.
 
-    Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0
-    (BOS) is left out. The batch at a step is a function of the arguments and the step, so training can go on anywhere.
-    With ``cache`` rows are rounded to float16 and kept, for several epochs over a small corpus. Several processes deal
-    the sequences of a group among themselves, :data:`AT_ONCE` at a time: each runs the models on its own.
+    Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0 is
+    left out, and so are tokens of ``excluded`` wherever they stand (see :mod:`workbench.corpus.contract`); a remainder
+    of fewer rows than a batch is left out of that group. The batch at a step is a function of the arguments and the
+    step, so training can go on anywhere. With ``cache`` rows are rounded to float16 and kept, for several epochs over a
+    small corpus. Several processes deal the sequences of a group among themselves, :data:`AT_ONCE` at a time: each runs
+    the models on its own.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class OnlineBatches:
         group: int = 128,
         start: int = 0,
         cache: bool = False,
+        excluded: Sequence[int] = (),
     ):
         if len(tokens) < 1 or tokens.shape[1] < 2:
             raise UsageError(f"tokens of shape {tokens.shape}: at least one sequence of two tokens is needed.")
@@ -199,6 +202,9 @@ class OnlineBatches:
         self.group = min(group, len(tokens))
         self.cached: dict[int, Tensor] | None = {} if cache else None
         self.part, self.parts = 0, 1
+        inside = tokens[:, 1:]
+        self.excluded = tuple(sorted(int(i) for i in set(excluded) if (inside == i).any()))
+        self.is_row = ~np.isin(inside, self.excluded)  # [n_seq, ctx - 1]
 
     def share(self, part: int, parts: int) -> Self:
         """The same batches as :class:`sae.rows.Share`, for the ``part``-th of ``parts`` processes."""
@@ -209,6 +215,7 @@ class OnlineBatches:
     def starting_at(self, step: int) -> Self:
         """The same batches from ``step`` on."""
         out = type(self)(self.snapshots, self.tokens, self.batch_size, seed=self.seed, group=self.group, start=step)
+        out.excluded, out.is_row = self.excluded, self.is_row
         out.cached, out.part, out.parts = self.cached, self.part, self.parts
         return out
 
@@ -226,7 +233,7 @@ class OnlineBatches:
             "seed": self.seed,
             "group": self.group,
             "rounded": self.cached is not None or self.snapshots.cache is not None,
-        }
+        } | ({"excluded": list(self.excluded)} if self.excluded else {})
 
     @property
     def groups(self) -> int:
@@ -250,29 +257,35 @@ class OnlineBatches:
         return torch.cat([rows[int(i)] if int(i) in rows else kept[int(i)] for i in chosen]).float()
 
     def __iter__(self) -> Iterator[Any]:  # tensors; of a share, :class:`sae.rows.Share`
-        per_group = self.group * (self.tokens.shape[1] - 1) // self.batch_size
-        if per_group == 0:
+        rows_of_sequence = self.is_row.sum(1)
+        if int(np.sort(rows_of_sequence)[: self.group].sum()) < self.batch_size:
             raise UsageError(
                 f"a batch of {self.batch_size} rows is more than a group of {self.group} sequences holds. Use a smaller"
                 " batch."
             )
-        step = self.start
+        skip, epoch = self.start, 0
         while True:
-            epoch, within = divmod(step, per_group * self.groups)
-            number, first = divmod(within, per_group)
             order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.tokens))
-            chosen = np.sort(order[number * self.group : (number + 1) * self.group])
-            before, rows = self._mine(chosen)
-            n = self.group * (self.tokens.shape[1] - 1)
-            shuffled = torch.from_numpy(np.random.default_rng([self.seed, 1, epoch, number]).permutation(n)) - before
-            for i in range(first, per_group):
-                wanted = shuffled[i * self.batch_size : (i + 1) * self.batch_size]
-                if self.parts == 1:
-                    yield rows[wanted]
-                else:
-                    row_indices = ((wanted >= 0) & (wanted < len(rows))).nonzero().flatten()
-                    yield LocalRows(rows[wanted[row_indices]], row_indices, len(wanted))
-                step += 1
+            for number in range(self.groups):
+                chosen = np.sort(order[number * self.group : (number + 1) * self.group])
+                batches = int(rows_of_sequence[chosen].sum()) // self.batch_size
+                if skip < batches:
+                    yield from self._of_group(chosen, [self.seed, 1, epoch, number], range(skip, batches))
+                skip = max(0, skip - batches)
+            epoch += 1
+
+    def _of_group(self, chosen: np.ndarray, seed: list[int], which: range) -> Iterator[Any]:
+        """Some of the batches of a group of sequences."""
+        before, rows = self._mine(chosen)
+        order = np.random.default_rng(seed).permutation(len(chosen) * (self.tokens.shape[1] - 1))
+        shuffled = torch.from_numpy(order[self.is_row[chosen].reshape(-1)[order]]) - before
+        for i in which:
+            wanted = shuffled[i * self.batch_size : (i + 1) * self.batch_size]
+            if self.parts == 1:
+                yield rows[wanted]
+            else:
+                row_indices = ((wanted >= 0) & (wanted < len(rows))).nonzero().flatten()
+                yield LocalRows(rows[wanted[row_indices]], row_indices, len(wanted))
 
     def _mine(self, chosen: np.ndarray) -> tuple[int, Tensor]:
         """Of a group's sequences this process's: how many rows come before them, and their rows."""

@@ -187,6 +187,7 @@ def _rows(
         seed=recipe.seed,
         group=recipe.group,
         cache=recipe.tokens > 1.1 * unique,
+        excluded=first.excluded,
     )
     return [], batches, snapshots.widths()
 
