@@ -41,6 +41,7 @@ LINKS = {
     "induction": ("induction?mb=mini-mamba.induction&met=logit_diff", "Induction & state"),
     "graph": ("graph?gr=mini-pythia.prompt.12345678", "Graph"),
     "map": ("map?map=mini-pythia.L1R-8x", "Map"),
+    "text": ("text", "A look at the data"),
     "lists": ("lists", "Lists"),
     "export": ("export?f=latent_densities&src=latents%2Fmini-pythia.L1R-8x", "Export"),
     "about": ("about", "About"),

@@ -28,6 +28,7 @@ PAGES = (
     "induction",
     "map",
     "graph",
+    "text",
     "lists",
     "export",
     "about",

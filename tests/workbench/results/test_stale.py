@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,9 +117,10 @@ def test_refresh_runs_what_it_lists(tmp_path: Path) -> None:
     workbench.features(ws, id, tokens=200, contexts=2, window=8)
     workbench.train(ws, train.model_copy(update={"data_seed": 1}), replace=True)
     assert list(_found(ws)) == [f"latents/{id}"]
-    done = CliRunner().invoke(app, ["refresh", "--yes", "-w", str(ws.root), "--json"])
+    words = [sys.executable, "-m", "workbench", "refresh", "--yes", "-w", str(ws.root), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     document = json.loads(done.stdout)
-    assert done.exit_code == 0 and len(document["ran"]) == 1 and document["left"] == [] and _found(ws) == {}
+    assert done.returncode == 0 and len(document["ran"]) == 1 and document["left"] == [] and _found(ws) == {}
     assert workbench.features(ws, id, tokens=200, contexts=2, window=8).manifest.inputs[0].digest == (
         ws.get("dictionaries", id).digest
     ), "the options of the command that made them are kept"

@@ -1,0 +1,106 @@
+"""A look at the text of a store: what its tokens come from, which of them are data, and a few windows as they stand.
+
+Only the store's document and its token plan are read; no activations, and no model runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.activations.format.shard import open_plan, read_blocks
+from workbench.activations.format.spec import StoreSpec, read_spec
+from workbench.corpus.contract import TokenContract
+from workbench.corpus.look import KINDS, QUANTILES
+
+_BLOCKS = 256  # of 64 sequences, read at once
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sequence: its number, what it is, the document it begins in, whether it is held out from training, its token
+    ids [ctx], and which of them are data, bool [ctx].
+    """
+
+    number: int
+    kind: str
+    document: int
+    heldout: bool
+    ids: np.ndarray
+    is_row: np.ndarray
+
+
+@dataclass(frozen=True)
+class StoreLook:
+    """What :func:`look_at_store` found.
+
+    Attributes:
+        contract: None for stores that were made before there was one: then ``spec.exclude`` alone has no rows.
+        tokens, rows: how many, and how many of them are data. distinct: different ids. repeated: windows whose tokens
+            are those of an earlier one. kinds: share of the windows by kind. windows_of_document: 5 %, median, 95 %.
+        corpora: one for each corpus of a mix, else one; what the plan says of it.
+    """
+
+    spec: StoreSpec
+    contract: TokenContract | None
+    tokens: int
+    rows: int
+    distinct: int
+    repeated: int
+    kinds: dict[str, float]
+    windows_of_document: tuple[float, ...]
+    corpora: tuple[dict[str, Any], ...]
+    windows: tuple[Window, ...]
+
+    @property
+    def documents(self) -> int | None:
+        """Documents of the text; None where the plan does not say."""
+        said = [c.get("documents") for c in self.corpora]
+        return None if None in said or not said else sum(int(n) for n in said if n is not None)
+
+
+def look_at_store(folder: Path, *, shown: int = 5, seed: int = 0) -> StoreLook:
+    """Count the tokens of a store and draw ``shown`` of its windows at random.
+
+    Raises:
+        MissingError, CorruptError, ShardCorrupt: the store's document or its plan cannot be read.
+    """
+    spec = read_spec(folder)
+    found = spec.plan.get("contract")
+    contract = None if found is None else TokenContract.model_validate(found)
+    rule = contract or TokenContract(excluded_ids=spec.exclude_ids, excluded_positions=spec.exclude)
+    rule = rule.model_copy(update={"excluded_positions": spec.exclude})
+    chosen = np.sort(np.random.default_rng(seed).choice(spec.n_seq, min(shown, spec.n_seq), replace=False))
+    plan = open_plan(folder, spec)
+    kinds, documents = plan.small("plan/kinds"), plan.small("plan/doc_ids")
+    rows, ids, seen, windows = 0, np.zeros(0, np.int32), set(), []
+    blocks = -(-spec.n_seq // 64)
+    for first in range(0, blocks, _BLOCKS):
+        tokens = read_blocks(plan, "plan/tokens", first, min(blocks, first + _BLOCKS))
+        data = rule.is_row(tokens)
+        rows += int(data.sum())
+        ids = np.union1d(ids, tokens)
+        seen |= {row.tobytes() for row in np.ascontiguousarray(tokens)}
+        for i in chosen[(chosen >= first * 64) & (chosen < first * 64 + len(tokens))].tolist():
+            at = i - first * 64
+            kind, held = KINDS.get(int(kinds[i]), "text"), i >= spec.n_seq - spec.heldout_seqs
+            windows.append(Window(i, kind, int(documents[i]), held, tokens[at], data[at]))
+    plan.close()
+    about = spec.plan.get("about") or {}
+    text = documents[kinds == 0]
+    each = np.unique(text, return_counts=True)[1]
+    return StoreLook(
+        spec=spec,
+        contract=contract,
+        tokens=spec.n_seq * spec.ctx,
+        rows=rows,
+        distinct=len(ids),
+        repeated=spec.n_seq - len(seen),
+        kinds={name: float((kinds == k).mean()) for k, name in KINDS.items() if (kinds == k).any()},
+        windows_of_document=tuple(float(q) for q in np.quantile(each, QUANTILES)) if len(each) else (),
+        corpora=tuple(about.get("parts") or ((about,) if about.get("config") or "documents" in about else ())),
+        windows=tuple(windows),
+    )
