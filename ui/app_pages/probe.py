@@ -8,6 +8,7 @@ import html
 
 import streamlit as st
 
+from sae.errors import UserError
 from ui.components.enhance import enhance, latent_link, put_link
 from ui.kit import data, panels, state
 from ui.kit.context_bar import badges, context_bar
@@ -123,7 +124,11 @@ def choose_partner(d: Dictionary) -> Dictionary | None:
 def tokens_row(d: Dictionary, text: str) -> int | None:
     """The text token by token, each a link that asks what fires there; the token asked for, if any."""
     with panels.guarded("The tokens"):
-        cells = characters(run_probe(d, text).probe.tokens, text)
+        try:
+            found = run_probe(d, text)
+        except UserError:
+            return None  # the dictionary's own panel says why, once
+        cells = characters(found.probe.tokens, text)
         at = state.get_int("at", 0, len(cells) - 1)
         links = []
         for j, (word, _) in enumerate(cells):
