@@ -142,7 +142,9 @@ def _excerpt(codes: Codes, active: np.ndarray, vocab: list[str], row: int, windo
     s = _span(codes, row, window)
     levels = np.where(active[s] > 0, np.maximum(1, np.ceil(10 * active[s] / top)), 0).astype(int)
     return ask.Excerpt(
-        tuple(whole_characters([vocab[t] for t in codes.ids[s].tolist()])), tuple(np.minimum(levels, 10).tolist()), float(active[row])
+        tuple(whole_characters([vocab[t] for t in codes.ids[s].tolist()])),
+        tuple(np.minimum(levels, 10).tolist()),
+        float(active[row]),
     )
 
 
