@@ -21,6 +21,7 @@ _HOME = {
     "train": "workbench.verbs.making",
     "import_dictionary": "workbench.verbs.making",
     "evaluate": "workbench.verbs.measuring",
+    "verify": "workbench.verbs.measuring",
     "features": "workbench.verbs.measuring",
     "explain": "workbench.verbs.measuring",
     "map": "workbench.verbs.measuring",
@@ -36,7 +37,7 @@ _HOME = {
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "steer", "train"),
+    *("reproduce", "steer", "train", "verify"),
 ]
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from workbench.verbs.measuring import features as features
     from workbench.verbs.measuring import map as map
     from workbench.verbs.measuring import steer as steer
+    from workbench.verbs.measuring import verify as verify
     from workbench.verbs.publishing import export as export
     from workbench.verbs.publishing import reproduce as reproduce
     from workbench.workspace import Item as Item

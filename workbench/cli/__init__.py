@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("Train SAEs and transcoders on a store.", "Make"),
     "features": ("Compute a dictionary's latent records for the browser.", "Make"),
     "import": ("Bring a dictionary of another library into the workspace.", "Make"),
+    "verify": ("Does a dictionary behave as its configuration says? If not, why?", "Analyse"),
     "evaluate": ("Measure a dictionary: L0, explained variance, loss recovered, …", "Analyse"),
     "compare": ("Match the latents of two dictionaries or models (MPPC), with baselines.", "Analyse"),
     "circuits": ("Path patching, induction and the off-by-one motif in both architectures.", "Analyse"),

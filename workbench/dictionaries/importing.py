@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae.errors import MissingError, UsageError
 from sae.files import sha256_file, sha256_json
@@ -26,6 +26,9 @@ from workbench.provenance import Input
 from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, new_id
+
+if TYPE_CHECKING:
+    from sae.model import SAE
 
 LLAMA_SCOPE = re.compile(r"L(\d+)(R|A|M|TC)-(8|32)x")
 
@@ -108,6 +111,33 @@ def locate(reference: Reference) -> Path:
     return folder
 
 
+def read_reference(reference: Reference, library: str | None = None, *, hook: str | None = None, **given: Any) -> SAE:
+    """The dictionary a reference means, as one of ours; its metadata says where it reads and writes, in our hook names.
+
+    Args:
+        library: found by its files if not given. hook, given: what its files do not say, or say wrongly.
+
+    Raises:
+        MissingError, CorruptError, UntrustedFile: what its files get wrong, by name.
+    """
+    from sae.formats import detect, read, to_dictionary
+    from workbench.dictionaries.hooks import dictionary_hooks
+
+    folder = locate(reference)
+    library = library or detect(folder)
+    dictionary = to_dictionary(read(folder, library))
+    about = {**dictionary.metadata, **reference.known}
+    about |= {k: v for k, v in given.items() if v}
+    if hook:
+        about = {k: v for k, v in about.items() if "hook_name" not in k and k != "site"} | {"hook_name": hook}
+    where = dictionary_hooks({**about, "kind": dictionary.kind})
+    about |= {"hook_name": where.read, "site": where.site or about.get("site")}
+    about["hook_name_out"] = where.write if dictionary.kind == "transcoder" else None
+    dictionary.metadata = {k: v for k, v in about.items() if v is not None}
+    dictionary.metadata |= {"kind": dictionary.kind, "imported_from": library}
+    return dictionary
+
+
 def import_dictionary(
     workspace: Workspace,
     text: str,
@@ -126,9 +156,8 @@ def import_dictionary(
     Raises:
         UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
     """
-    from sae.formats import detect, read, to_dictionary
+    from sae.formats import detect
     from sae.formats.libraries import READERS
-    from workbench.dictionaries.hooks import dictionary_hooks
     from workbench.models.pointers import by_id
 
     if library not in (None, *READERS):
@@ -164,17 +193,9 @@ def import_dictionary(
     )
     if have is not None:
         return have
-    dictionary = to_dictionary(read(folder, library))
-    about = {**dictionary.metadata, **reference.known}
     given = {"model_name": model, "revision": revision, "store": store, "source": source}
-    about |= {k: v for k, v in given.items() if v}
-    if hook:
-        about = {k: v for k, v in about.items() if "hook_name" not in k and k != "site"} | {"hook_name": hook}
-    where = dictionary_hooks({**about, "kind": dictionary.kind})
-    about |= {"hook_name": where.read, "site": where.site or about.get("site")}
-    about["hook_name_out"] = where.write if dictionary.kind == "transcoder" else None
-    about = {k: v for k, v in about.items() if v is not None} | {"kind": dictionary.kind, "imported_from": library}
-    dictionary.metadata = about
+    dictionary = read_reference(reference, library, hook=hook, **given)
+    about = dictionary.metadata
     numbers = {"d_in": dictionary.d_in, "d_sae": dictionary.d_sae} | ({"k": dictionary.k} if dictionary.k else {})
     with workspace.create(
         "dictionaries",

@@ -11,6 +11,7 @@ from workbench.workspace import Item, Workspace
 
 if TYPE_CHECKING:
     from workbench.analysis.evaluation.steer_text import SteeredText
+    from workbench.analysis.evaluation.verifying import Verification
 
 
 def _id(workspace: Workspace, model: str | None, run: Run) -> str | None:
@@ -66,6 +67,56 @@ def evaluate(
         probing=probing,
     )
     return evaluate_dictionary(workspace, find_dictionary(workspace, dictionary, hook_name=hook), request, run=run)
+
+
+def verify(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    library: str | None = None,
+    sequences: int = 32,
+    ctx: int | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    hook: str | None = None,
+    corpus: str | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Verification:
+    """Does a dictionary behave as its configuration says? Nothing is kept: the answer is the return value.
+
+    Args:
+        dictionary: an id of the workspace, a folder of any library, or ``REPOSITORY:FOLDER`` of the hub. library:
+            found by its files if not given. sequences, ctx: how much text. model, revision, hook: where its files do
+            not say. corpus: text (a file or folder, ``mini``, ``prose``); held-out text of its store if not given.
+
+    Returns:
+        ``.fits``, ``.verdict`` (a sentence), ``.cause`` (the setting under which the numbers fit, or None),
+        ``.checks``, ``.trials``, ``.as_dict()``.
+
+    Raises:
+        UsageError, MissingError, CorruptError, UntrustedFile: what the dictionary needs and does not say, or gets
+        wrong, by name.
+
+    Example:
+        >>> print(verify("workspace", "mini-pythia.L1R-8x").verdict)
+    """
+    from workbench.analysis.evaluation.verifying import verify_dictionary
+
+    home, run = opened(workspace, run)
+    return verify_dictionary(
+        home,
+        dictionary,
+        library=library,
+        sequences=sequences,
+        ctx=ctx,
+        model=model,
+        revision=revision,
+        hook=hook,
+        corpus=corpus,
+        seed=seed,
+        run=run,
+    )
 
 
 @recorded("features")
