@@ -71,6 +71,13 @@ def is_rmsnorm(model: str) -> bool:
     return _RMSNORM.search(model.lower()) is not None
 
 
+def is_layernorm(model: str) -> bool:
+    """Whether a model of this name normalises with a mean subtracted (GPT, Pythia, OPT, … by name). A name may be
+    neither: then its norm is not known here.
+    """
+    return not is_rmsnorm(model) and _LAYERNORM.search(model.lower()) is not None
+
+
 def _revision(key: str, value: Any, model: str | None, at: str) -> str:
     """The revision these options name: Pythia's checkpoints are branches ``step<N>`` of the hub."""
     if key == "revision" and isinstance(value, str) and value:
@@ -88,7 +95,7 @@ def _centres(hook: str | None, model: str | None, at: str) -> bool:
     name = str(model or "").lower()
     if is_rmsnorm(name):
         return False  # TransformerLens leaves the weights of RMSNorm models as they are
-    if hook is not None and _RESIDUAL.fullmatch(hook) and _LAYERNORM.search(name):
+    if hook is not None and _RESIDUAL.fullmatch(hook) and is_layernorm(name):
         return True
     if hook is not None and _NORMALISED.fullmatch(hook):
         return False  # read through the norm, which subtracts the mean anyway

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sae.errors import UsageError
-from sae.formats.model_kwargs import is_rmsnorm
+from sae.errors import UsageError, UserError
+from sae.files import read_json
+from sae.formats.model_kwargs import is_layernorm, is_rmsnorm
+from workbench.models.load import find_folder
 from workbench.models.sites import hooks_of, site_of, transcoder_site
 
 
@@ -87,9 +90,12 @@ def dictionary_hooks(metadata: dict[str, Any]) -> Hooks:
 
     A Hugging Face path that is understood wins over a TransformerLens name beside it: it names a module, not a custom.
     A name that is in no table stays as it is, if it is TransformerLens', and is dropped otherwise.
+
+    Raises:
+        UsageError: ``hook_normalized`` of a model whose norm is not known.
     """
     transcoder = metadata.get("kind") == "transcoder"
-    model = str(metadata.get("model_name") or "").lower()
+    model = str(metadata.get("model_name") or "")
     if metadata.get("site") and not metadata.get("hook_name") and not metadata.get("hf_hook_name"):
         return _named(*hooks_of(str(metadata["site"])))
     folded = bool((metadata.get("model_from_pretrained_kwargs") or {}).get("fold_ln"))
@@ -125,9 +131,44 @@ def _transformer_lens(name: Any, model: str, folded: bool) -> str | None:
     if match is None:
         return name
     layer, rest = match[1], match[2]
-    if re.fullmatch(r"ln[12]\.hook_normalized", rest) and not (folded or is_rmsnorm(model)):
+    if re.fullmatch(r"ln[12]\.hook_normalized", rest) and not folded and _subtracts_mean(model, name):
         rest = f"{rest[:3]}.hook_out"
     return f"blocks.{layer}.{_TRANSFORMER_LENS.get(rest, rest)}"
+
+
+def _subtracts_mean(model: str, hook: str) -> bool:
+    """Whether the norms of a model are LayerNorms, by its name, or by its configuration where it lies on this machine.
+
+    Raises:
+        UsageError: neither says, so what the hook holds is not known.
+    """
+    if is_rmsnorm(model) or is_layernorm(model):
+        return is_layernorm(model)
+    keys = _configuration(model)
+    if "rms_norm_eps" in keys or "rms_norm" in keys:
+        return False
+    if keys & {"layer_norm_eps", "layer_norm_epsilon"}:
+        return True
+    named = f"the model {model!r}, whose norm is not known here" if model else "a model without a name"
+    layer = hook.rsplit(".hook_", 1)[0]
+    raise UsageError(
+        f"{hook!r} of {named}: it is behind the gain of a LayerNorm, before that of an RMSNorm. Give a"
+        f" model whose config.json is here with --model, or, for a LayerNorm, --hook {layer}.hook_out."
+    )
+
+
+def _configuration(model: str) -> set[str]:
+    """Keys of a model's ``config.json``, where it lies on this machine or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        folder = find_folder(model) if model else None
+        cached = try_to_load_from_cache(model, "config.json") if "/" in model and folder is None else None
+        file = folder / "config.json" if folder is not None else cached
+        cfg = read_json(Path(file)) if isinstance(file, (str, Path)) else {}
+    except (UserError, ValueError):
+        return set()
+    return set(cfg) | set(cfg.get("text_config") or {})
 
 
 def _module(path: str, model: str, transcoder: bool, layer: Any) -> tuple[str, str] | None:
@@ -145,7 +186,7 @@ def _module(path: str, model: str, transcoder: bool, layer: Any) -> tuple[str, s
     if match is None:
         return ("hook_embed", "hook_embed") if path.endswith(("embed_tokens", "embed_in", "wte")) else None
     sub = match[2] or ""
-    hooks = _POST_ATTENTION["gemma" in model] if sub == "post_attention_layernorm" else _MODULES.get(sub)
+    hooks = _POST_ATTENTION["gemma" in model.lower()] if sub == "post_attention_layernorm" else _MODULES.get(sub)
     if hooks is None:
         return None
     given, gives = (f"blocks.{match[1]}.{h}" for h in hooks)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from sae.errors import UsageError
 from workbench import load_model
 from workbench.dictionaries.hooks import Hooks, dictionary_hooks
 
@@ -102,6 +105,22 @@ def test_what_no_table_knows():
     assert dictionary_hooks({"hf_hook_name": "lm_head"}) == Hooks(None, None, None)
     assert dictionary_hooks({}) == Hooks(None, None, None)
     assert dictionary_hooks({"hook_name": "blocks.6.hook_new"}) == Hooks("blocks.6.hook_new", "blocks.6.hook_new", None)
+
+
+def test_a_norm_that_nobody_knows_is_refused_by_name(tmp_path):
+    """Behind a gain or before it: a guess would be read without a word."""
+    about = {"hook_name": "blocks.6.ln2.hook_normalized"}
+    with pytest.raises(UsageError, match=r"'blocks.6.ln2.hook_normalized' of the model 'someone/mystery-7b'.*--hook"):
+        dictionary_hooks(about | {"model_name": "someone/mystery-7b"})
+    with pytest.raises(UsageError, match="a model without a name"):
+        dictionary_hooks(about)
+    folded = {"model_name": "someone/mystery-7b", "model_from_pretrained_kwargs": {"fold_ln": True}}
+    assert dictionary_hooks(about | folded).read == about["hook_name"]
+    for key, hook in (("rms_norm_eps", about["hook_name"]), ("layer_norm_epsilon", NORM)):
+        folder = tmp_path / key
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({key: 1e-5}))
+        assert dictionary_hooks(about | {"model_name": str(folder)}).read == hook
 
 
 def test_the_names_fire_in_a_model_and_hold_what_the_table_says():
