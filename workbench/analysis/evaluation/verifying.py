@@ -181,7 +181,7 @@ def verify(
         trials += _revisions(subject, given, bos, load, run)
     trials = [t if t.kind == "BOS" else replace(t, unexplained=(1 - t.ev) / (1 - base.ev)) for t in trials]
     cause = _cause(subject, base, trials, weak)
-    setting = {"model": subject.model, "revision": subject.revision, "hook": subject.hook, "bos": bos}
+    setting: dict[str, Any] = {"model": subject.model, "revision": subject.revision, "hook": subject.hook, "bos": bos}
     setting |= {"hook_out": subject.hook_out, "n_sequences": len(tokens), "ctx": int(given.shape[1])}
     return Verification(subject.id, setting, metrics, scales, tuple(checks), tuple(trials), cause)
 
@@ -200,7 +200,8 @@ def _claims(subject: Subject, metrics: dict[str, Any], base: Trial) -> Iterator[
     if claimed.get("l0"):
         c = float(claimed["l0"])
         yield Check("L0", l0, c / 1.5, c * 1.5, f"L0 {c:g} on its own held-out text")
-    if (c := claimed.get("explained_variance")) is not None:
+    if claimed.get("explained_variance") is not None:
+        c = float(claimed["explained_variance"])
         yield Check("EV", base.ev_all, 1 - (1.5 * (1 - c) + 0.02), None, f"EV {c:.3f} on its own held-out text")
 
 
