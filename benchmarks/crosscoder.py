@@ -42,6 +42,7 @@ GATES: dict[str, dict[str, Any]] = {
     "batchtopk": {"activation": "batchtopk"},
     "l1": {"activation": "l1", "start_norm": 0.1},
     "jumprelu": {"activation": "jumprelu", "start_norm": 0.1},
+    "own magnitudes": {"gate": "own-magnitude"},
     "jumprelu per source": {"activation": "jumprelu", "gate": "per-source", "start_norm": 0.1},
 }
 LIMIT = 1.3

@@ -11,6 +11,7 @@ interval over held-out batches, and the gap of every snapshot. All activations a
     python benchmarks/gap.py --after 768                             # a crosscoder over the later snapshots alone
     python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its
                                                                      k strongest
+    python benchmarks/gap.py --latents 1024 --k 16 --gate shared own-magnitude   # one magnitude for all, or one each
 """
 
 from __future__ import annotations
@@ -59,17 +60,18 @@ class Strongest:
     """
 
     def __init__(self, cc: Crosscoder, k: int):
-        self.cc, self.k, self.encode_sparse, self.split = cc, k, cc.encode_sparse, cc.split
+        self.cc, self.k, self.split = cc, k, cc.split
         self.norms = torch.stack([b.norm(dim=1) for b in cc.split(cc.dec_FD)])
 
-    def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Raw rows [B, D] from the crosscoder's codes."""
+    def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(reconstruction [B, D], values, indices [B, K]) of raw rows."""
+        values, indices = self.cc.encode_sparse(x)
         parts = []
         for s, n in enumerate(self.norms):
             kept = (values * n[indices]).topk(min(self.k, values.shape[1]), dim=1).indices
             mask = torch.zeros_like(values).scatter_(1, kept, 1.0)
             parts.append(self.cc.split(self.cc.decode_sparse(values * mask, indices))[s])
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1), values, indices
 
 
 def compare(
@@ -79,9 +81,10 @@ def compare(
     train_on: OnlineBatches,
     test_on: list[Tensor],
     kept: int,
+    made: dict[tuple[int, int], dict[str, SAE]],
 ) -> dict[str, Any]:
     """One crosscoder and one SAE per source; their gap
-    (:func:`workbench.analysis.evolution.baselines.measure_gaps`).
+    (:func:`workbench.analysis.evolution.baselines.measure_gaps`). ``made`` keeps the SAEs of every F and k.
     """
     began = time.perf_counter()
     names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
@@ -91,20 +94,25 @@ def compare(
     cc = refit(cc, tail.rows(steps)) if recipe.refit else cc
     seconds = time.perf_counter() - began
     assert isinstance(cc, Crosscoder)
-    alone: dict[str, SAE] = train_many(
-        {n: alone_config(recipe, w) for n, w in zip(names, widths, strict=True)},
-        Apart(train_on, names, widths),
-        total_steps=steps,
-        progress=False,
-    )
-    if recipe.refit:
-        alone = {n: refit(alone[n], (x.split(widths, dim=1)[s] for x in tail.rows(steps))) for s, n in enumerate(names)}
+    if (config.d_sae, k) not in made:
+        alone: dict[str, SAE] = train_many(
+            {n: alone_config(recipe, w) for n, w in zip(names, widths, strict=True)},
+            Apart(train_on, names, widths),
+            total_steps=steps,
+            progress=False,
+        )
+        if recipe.refit:
+            for s, n in enumerate(names):
+                alone[n] = refit(alone[n], (x.split(widths, dim=1)[s] for x in tail.rows(steps)))
+        made[config.d_sae, k] = alone
+    alone = made[config.d_sae, k]
     seen: Any = Strongest(cc, k) if kept else cc
     gaps = measure_gaps(seen, [alone[n] for n in names], names, test_on)
     fired = evaluate_sources(cc, test_on).fired_F.numpy()
     cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()])
     every, *late = orders.gap_claims(gaps, cosines, fired > 0)
     out = {
+        "gate": config.gate,
         "F": config.d_sae,
         "k": k,
         "lr": config.peak_lr,
@@ -136,11 +144,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows trained on")
     parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--k", type=int, nargs="+", default=[16, 8, 32])
+    parser.add_argument("--gate", nargs="+", default=["shared"], choices=["shared", "own-magnitude"])
     parser.add_argument("--lr", type=float, nargs="+", default=None, help="of the crosscoder; default: the recipe's")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further comparison after so long")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path, help="also write a table of all comparisons, as Markdown")
     args = parser.parse_args()
+    if args.kept and "own-magnitude" in args.gate:
+        parser.error(f"--kept {args.kept}: cuts one magnitude for all sources. Use it with --gate shared")
     if args.quick:
         args.snapshots, args.sequences, args.rows, args.latents, args.k = 4, 128, 15_000, [256], [16]
     began = time.perf_counter()
@@ -162,16 +173,17 @@ def main() -> None:
     group = max(64, recipe.batch_size // 32)
     train_on = OnlineBatches(snapshots, tokens, recipe.batch_size, seed=recipe.seed, group=group, cache=True)
     widths = snapshots.widths()
-    done = []
+    done: list[dict[str, Any]] = []
+    made: dict[tuple[int, int], dict[str, SAE]] = {}
     sizes = [(F, args.k[0]) for F in args.latents] + [(args.latents[len(args.latents) // 2], k) for k in args.k[1:]]
-    for (F, k), lr in itertools.product(sizes, args.lr or [None]):
+    for (F, k), gate, lr in itertools.product(sizes, args.gate, args.lr or [None]):
         if F % widths[0]:
             parser.error(f"--latents {F}: not a multiple of the width {widths[0]}")
         if time.perf_counter() - began > args.seconds:
             break
-        own = recipe.crosscoder | ({} if lr is None else {"lr": lr})
+        own = recipe.crosscoder | {"gate": gate} | ({} if lr is None else {"lr": lr})
         one = recipe.model_copy(update={"expansion": F // widths[0], "k": k, "crosscoder": own})
-        done.append(compare(one, sources, widths, train_on, test_on, args.kept))
+        done.append(compare(one, sources, widths, train_on, test_on, args.kept, made))
         if not args.json:
             _tell(done[-1], names)
     if args.write:
@@ -198,11 +210,12 @@ def table(done: list[dict[str, Any]], names: list[str], rows: int) -> str:
             " those from the turning point on."
         ),
         "",
-        "| F | k | crosscoder | alone | gap | late gap | dead |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
+        "| gate | F | k | crosscoder | alone | gap | late gap | dead |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in done:
         cells = [
+            one["gate"],
             one["F"],
             one["k"],
             f"{one['EV crosscoder']:.3f}",
@@ -221,7 +234,7 @@ def _points(row: dict[str, Any] | None) -> str:
 
 def _tell(found: dict[str, Any], names: list[str]) -> None:
     print(
-        f"F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps"
+        f"{found['gate']:>13} F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps"
         f" ({found['seconds of the crosscoder']} s, {found['dead']:.0%} dead): EV {found['EV crosscoder']:.3f}, alone"
         f" {found['EV alone']:.3f}; gap {_points(found['gap'])} points, from the turning point on"
         f" {_points(found['late'])}"

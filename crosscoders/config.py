@@ -28,8 +28,9 @@ class CrosscoderConfig(TrainingConfig):
     widths: tuple[int, ...] = Field((128, 128), min_length=1, description="width D_s of every source, in order")
     sources: tuple[str, ...] = Field((), description="their names")
     activation: Literal["topk", "batchtopk", "l1", "jumprelu"] = "topk"
-    gate: Literal["shared", "per-source"] = Field(
-        "shared", description="per-source: jumprelu only, each source opens its own gate"
+    gate: Literal["shared", "per-source", "own-magnitude"] = Field(
+        "shared",
+        description="per-source: jumprelu, each source its own gate; own-magnitude: topk, one support, f per source",
     )
     coefficient: float | None = Field(None, ge=0, description="weight of the penalty; None = 2 (l1), 0.3 (jumprelu)")
     penalty_warmup: int = Field(
@@ -64,20 +65,24 @@ class CrosscoderConfig(TrainingConfig):
             )
         if self.gate == "per-source" and self.activation != "jumprelu":
             raise ConfigError(f"gate = 'per-source' goes with activation = 'jumprelu', not {self.activation!r}.")
+        if self.gate == "own-magnitude" and self.activation != "topk":
+            raise ConfigError(f"gate = 'own-magnitude' goes with activation = 'topk', not {self.activation!r}.")
+        if self.gate == "own-magnitude" and self.bf16_preselect:
+            raise ConfigError("bf16_preselect = true ranks one code for all sources. Leave it out with own-magnitude.")
         return self
 
     def build(self) -> Crosscoder:
         """The untrained crosscoder."""
         import torch
 
-        from crosscoders.gates import PerSource
+        from crosscoders.gates import OwnMagnitude, PerSource
         from crosscoders.model import Crosscoder
         from sae.activation import BatchTopK, NormTopK, TopK
         from sae.penalised import L1, JumpReLU
 
         k = self.k
         if self.activation == "topk":
-            activation: TopK = NormTopK(k)
+            activation: TopK = OwnMagnitude(k) if self.gate == "own-magnitude" else NormTopK(k)
         elif self.activation == "batchtopk":
             activation = BatchTopK(k)
         elif self.activation == "l1":

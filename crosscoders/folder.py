@@ -4,7 +4,8 @@ has.
 ``cfg.json`` and ``sae_weights.safetensors`` load in SAELens as a Top-K (or JumpReLU) SAE with ``d_in = sum(widths)``;
 ``metadata.sources`` names the blocks. ``crosscoder.safetensors`` holds ``source_scale`` [S] and ``gain`` [F], with
 which decoder norms are given in training scale. A gate per source is not an SAE: such a folder names the architecture
-``jumprelu-per-source``, which SAELens refuses rather than misreads.
+``jumprelu-per-source``, which SAELens refuses rather than misreads; so does a magnitude per source
+(``topk-own-magnitude``), whose ``own_bias`` and ``rank`` [F, S] stand in ``crosscoder.safetensors``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscoders.gates import PerSource
+from crosscoders.gates import OwnMagnitude, PerSource
 from crosscoders.model import Crosscoder
 from sae import folder as sae_folder
 from sae.activation import Activation, Threshold, TopK
@@ -25,7 +26,7 @@ from sae.folder import CFG, WEIGHTS, register
 from sae.model import SAE
 
 EXTRAS = "crosscoder.safetensors"
-PER_SOURCE = PerSource.architecture
+PER_SOURCE, OWN_MAGNITUDE = PerSource.architecture, OwnMagnitude.architecture
 
 
 def save(cc: Crosscoder, path: str | Path) -> Path:
@@ -45,6 +46,8 @@ def _write(folder: Path, out: Crosscoder) -> None:
     from safetensors.torch import save as to_bytes
 
     extras = {"source_scale": out.source_scale_S, "gain": out.gain_F}
+    if isinstance(out.activation, OwnMagnitude):
+        extras |= {"own_bias": out.own_FS, "rank": out.rank_FS}
     weights = sae_folder.tensors_of(out)
     cfg = sae_folder.cfg_of(out)
     cfg["metadata"] = {**cfg["metadata"], **out.about(), "k": out.k}
@@ -88,15 +91,19 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
         "b_enc": (d_sae,),
         "b_dec": (d_in,),
     }
-    gated = cfg["architecture"] != "topk"
+    own = cfg["architecture"] == OWN_MAGNITUDE
+    gated = cfg["architecture"] != "topk" and not own
     if gated:
         expected["threshold"] = (d_sae,)
     elif not 1 <= k <= d_sae:
         raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
     sae_folder.check_shapes(tensors, expected, where)
     extras = sae_folder.read_tensors(Path(where) / EXTRAS)
-    sae_folder.check_shapes(extras, {"source_scale": (len(widths),), "gain": (d_sae,)}, where)
-    activation: Activation = TopK(k)
+    beside: dict[str, tuple[int, ...]] = {"source_scale": (len(widths),), "gain": (d_sae,)}
+    if own:
+        beside |= dict.fromkeys(("own_bias", "rank"), (d_sae, len(widths)))
+    sae_folder.check_shapes(extras, beside, where)
+    activation: Activation = OwnMagnitude(k) if own else TopK(k)
     if gated:
         activation = PerSource(k) if cfg["architecture"] == PER_SOURCE else Threshold(k)
     cc = Crosscoder(widths, d_sae, activation, sources=names, dtype=tensors["W_enc"].dtype)
@@ -107,6 +114,10 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
         cc.b_dec.copy_(tensors["b_dec"])
         cc.source_scale_S.copy_(extras["source_scale"])
         cc.gain_F.copy_(extras["gain"])
+        if own:
+            cc.own_FS.copy_(extras["own_bias"])
+            cc.rank_FS.copy_(extras["rank"])
+            cc.usual_FS.fill_(1.0)
         if gated:
             cc.threshold_F.copy_(tensors["threshold"])
     cc.shared_latents, cc.dedicated = int(metadata.get("shared_latents", 0)), int(metadata.get("dedicated_latents", 0))
@@ -114,5 +125,5 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
     return cc
 
 
-for _architecture in ("topk", "jumprelu", PER_SOURCE):
+for _architecture in ("topk", "jumprelu", PER_SOURCE, OWN_MAGNITUDE):
     register(_architecture, "crosscoder", read)

@@ -43,10 +43,10 @@ def evaluate_sources(cc: Crosscoder, batches: Iterable[Tensor]) -> SourceEvaluat
     fired = torch.zeros(cc.d_sae, dtype=torch.int64)
     shift: Tensor | None = None
     for x in batches:
-        values, indices = cc.encode_sparse(x)
+        y, values, indices = cc.reconstructed(x)
         wide = x.double()
         shift = wide.mean(0) if shift is None else shift
-        residual, centred = wide - cc.decode_sparse(values, indices), wide - shift
+        residual, centred = wide - y, wide - shift
         error += torch.stack([p.square().sum() for p in cc.split(residual)]).cpu()
         square += torch.stack([p.square().sum() for p in cc.split(centred)]).cpu()
         total += centred.sum(0).cpu()

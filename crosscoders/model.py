@@ -9,17 +9,25 @@ Axes: B rows, S sources, F latents, D the concatenated width, D_s the width of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from crosscoders.gates import PerSource
+from crosscoders.gates import OwnMagnitude, PerSource
 from sae.activation import Activation, NormTopK
+from sae.backends import pick
+from sae.encode import StepPlan, strongest
 from sae.errors import ConfigError, UserError
-from sae.model import SAE, TINY, active_entries
+from sae.model import ROWS, SAE, TINY, active_entries
+
+LEAST = 1e-6  # of a latent's largest usual magnitude: what a source counts as that never had any
+NO_DECODING = (
+    "gate = 'own-magnitude': a code for all sources does not say how strong a latent is at each of them. Use"
+    " reconstructed(x) or source_values(x), which see the rows."
+)
 
 
 class Crosscoder(SAE):
@@ -45,8 +53,8 @@ class Crosscoder(SAE):
         sources: Sequence[str] = (),
         dtype: torch.dtype = torch.float32,
     ):
+        self.widths = tuple(int(w) for w in widths)  # first: an activation asks for them as it attaches
         super().__init__(sum(widths), d_sae, activation, dtype=dtype)
-        self.widths = tuple(int(w) for w in widths)
         self.sources = tuple(sources) or tuple(f"source-{i}" for i in range(len(self.widths)))
         if len(self.sources) != len(self.widths):
             raise ConfigError(
@@ -59,6 +67,9 @@ class Crosscoder(SAE):
         self.register_buffer("gain_F", torch.ones(d_sae, dtype=dtype))
         self.source_scale_S: Tensor
         self.gain_F: Tensor
+        self.own_FS: torch.nn.Parameter  # of crosscoders.gates.OwnMagnitude, as is the next
+        self.usual_FS: Tensor
+        self.rank_FS: Tensor
 
     def extra_repr(self) -> str:
         """Width of every source, latents and activation, for ``print``."""
@@ -87,33 +98,135 @@ class Crosscoder(SAE):
         and after a save.
         """
         blocks = self.dec_FD.detach().split(self.widths, dim=1)
-        gain = self.gain_F[:, None]
+        gains = (self.gain_F[:, None] * self.usual()).t()[:, :, None]
         wanted = [s.reciprocal() if raw else torch.ones_like(s) for s in self.source_scale_S]
         here = [s if self.folded_in else torch.ones_like(s) for s in self.source_scale_S]
-        return [b * gain * (w * h) for b, w, h in zip(blocks, wanted, here, strict=True)]
+        return [b * g * (w * h) for b, g, w, h in zip(blocks, gains, wanted, here, strict=True)]
 
     def decoder_norms(self, *, raw: bool = False) -> Tensor:
         """Norms [n_sources, d_sae] of the decoder rows in training scale, before and after a save alike.
 
         Training scale has every source at the same size, so growth of the residual stream does not look like a latent
-        being born; ``raw`` gives the norms in the model's own units.
+        being born; ``raw`` gives the norms in the model's own units. With a magnitude per source they are what a latent
+        adds at that source where it is on, by root mean square.
         """
+        norms = self._norms() * self.usual().t()
+        return norms / self.source_scale_S[:, None] if raw else norms
+
+    def _norms(self) -> Tensor:
+        """[S, F] norms of the decoder rows as they are stored, in training scale."""
         norms = torch.stack(
             [torch.linalg.vector_norm(b, dim=1) for b in self.dec_FD.detach().split(self.widths, dim=1)]
         )
-        factor = torch.ones_like(self.source_scale_S)
-        if self.folded_in:
-            factor = factor * self.source_scale_S
-        if raw:
-            factor = factor / self.source_scale_S
-        return norms * self.gain_F * factor[:, None]
+        return norms * self.gain_F * (self.source_scale_S[:, None] if self.folded_in else 1.0)
+
+    def usual(self) -> Tensor:
+        """[F, S] the root mean square of a latent's magnitude at every source, which folding makes one; ones where all
+        sources share it, and for a latent that has never been on.
+        """
+        if not isinstance(self.activation, OwnMagnitude) or self.folded_in:
+            return torch.ones_like(self.gain_F)[:, None].expand(-1, len(self.widths))
+        size = self.usual_FS.sqrt()
+        most = size.amax(1, keepdim=True)
+        return torch.where(most > 0, torch.maximum(size, LEAST * most), torch.ones_like(size))
 
     # --- use -----------------------------------------------------------------------------------------------------
+
+    def strengths(self, rows_BD: Tensor) -> Tensor:
+        """p [B, F] of rows in the scale the weights expect, with a magnitude per source: the length that each latent
+        would add to the concatenated row in training scale.
+        """
+        total = rows_BD.new_zeros(len(rows_BD), len(self.enc_FD))
+        biases = self._own_biases()
+        for x, enc, bias, n in zip(
+            rows_BD.split(self.widths, 1), self.enc_FD.split(self.widths, 1), biases, self._competing(), strict=True
+        ):
+            total += (torch.addmm(bias, x, enc.t()).clamp_min_(0) * n).square_()
+        return total.sqrt_()
+
+    def _competing(self) -> Tensor:
+        """[S, F] the decoder norms by which latents with a magnitude per source compete: those of the training."""
+        return self.rank_FS.t() if self.folded_in else self._norms()
+
+    def _own_biases(self) -> list[Tensor]:
+        """[F] for every source: what is added to its rows' product with its encoder."""
+        parts = zip(self.enc_FD.split(self.widths, 1), self.b_dec.split(self.widths), strict=True)
+        return [self.b_enc + own - enc @ b for own, (enc, b) in zip(self.own_FS.unbind(1), parts, strict=True)]
+
+    def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(values, indices) of the kept latents; with a magnitude per source the values are p (:meth:`strengths`)."""
+        if not isinstance(self.activation, OwnMagnitude):
+            return super().encode_sparse(x)
+        parts, indices = self.source_values(x)
+        return self._pooled(parts, indices), indices
+
+    def _pooled(self, parts: list[Tensor], indices: Tensor) -> Tensor:
+        squares = sum((f * n[indices]).square() for f, n in zip(parts, self._competing(), strict=True))
+        assert isinstance(squares, Tensor)
+        on = squares > 0  # the slope of a root at zero is not a number
+        return torch.where(on, torch.where(on, squares, torch.ones_like(squares)).sqrt(), torch.zeros_like(squares))
+
+    def source_values(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What of each kept latent reaches each source: (S tensors of values [..., K], indices [..., K]) of raw rows
+        [..., D]. One tensor S times, unless gates or magnitudes are per source.
+        """
+        if not isinstance(self.activation, OwnMagnitude):
+            values, indices = super().encode_sparse(x)
+            return [self.codes_at(values, s, indices) for s in range(len(self.widths))], indices
+        rows = self._rows(x).reshape(-1, self.d_in)
+        plan = StepPlan(self.k, pick("auto", rows), ranks=self.ranks)
+        with torch.no_grad():
+            found = [strongest(self.strengths(r), plan) for r in rows.split(ROWS)] or [
+                (rows.new_zeros(0, 1), torch.zeros(0, 1, dtype=torch.int64, device=rows.device))
+            ]
+            kept, indices = (torch.cat([one[i] for one in found]) for i in (0, 1))
+        parts = []
+        for part, enc, bias in zip(
+            self.split(rows), self.enc_FD.split(self.widths, 1), self._own_biases(), strict=True
+        ):
+            if torch.is_grad_enabled() and (x.requires_grad or enc.requires_grad):
+                z = torch.einsum("bd,bkd->bk", part, enc[indices])
+            else:
+                z = plan.backend.dots(part.contiguous(), enc.contiguous(), indices)
+            parts.append(((z + bias[indices]).clamp_min(0) * (kept > 0)).reshape(*x.shape[:-1], -1))
+        return parts, indices.reshape(*x.shape[:-1], -1)
+
+    def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(reconstruction [..., D], values, indices [..., K]) of raw rows."""
+        if not isinstance(self.activation, OwnMagnitude):
+            return super().reconstructed(x)
+        parts, indices = self.source_values(x)
+        y = torch.cat([self.split(self._decoded(f, indices))[s] for s, f in enumerate(parts)], dim=-1)
+        return y, self._pooled(parts, indices), indices
+
+    def coded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The rows of every source with what reaches it of each latent, where magnitudes are per source."""
+        if not isinstance(self.activation, OwnMagnitude):
+            yield from super().coded(x)
+            return
+        parts, indices = self.source_values(x)
+        for rows, values in zip(self.split(x), parts, strict=True):
+            yield rows, values, indices
+
+    def rows_of(self, strength: Tensor, latents: Tensor) -> Tensor:
+        """Raw rows in which some latents are (see :meth:`sae.model.SAE.rows_of`), as strong at every source."""
+        if not isinstance(self.activation, OwnMagnitude):
+            return super().rows_of(strength, latents)
+        return self._decoded(strength, latents)
+
+    def _decoded(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Raw activations [..., D] from the values that all sources get."""
+        return super().decode_sparse(values, indices)
 
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Raw activations [..., D] from kept latents; with a gate per source each source leaves out what its own gate
         closes.
+
+        Raises:
+            ConfigError: a magnitude per source, which one value per latent does not say.
         """
+        if isinstance(self.activation, OwnMagnitude):
+            raise ConfigError(NO_DECODING)
         if not isinstance(self.activation, PerSource):
             return super().decode_sparse(values, indices)
         norms = self.decoder_norms() / self.gain_F
@@ -122,7 +235,7 @@ class Crosscoder(SAE):
             torch.where(values * norms[s][indices] > level[indices], values, torch.zeros_like(values))
             for s in range(len(self.widths))
         ]
-        parts = [self.split(super(Crosscoder, self).decode_sparse(v, indices))[s] for s, v in enumerate(open_)]
+        parts = [self.split(self._decoded(v, indices))[s] for s, v in enumerate(open_)]
         return torch.cat(parts, dim=-1)
 
     def opening(self) -> Tensor:
@@ -134,14 +247,21 @@ class Crosscoder(SAE):
     def codes_at(self, f: Tensor, source: int, latents: Tensor) -> Tensor:
         """What of the codes f [..., A] of some ``latents`` [A] reaches ``source``: all of it, unless the gate is per
         source.
+
+        Raises:
+            ConfigError: a magnitude per source; :meth:`source_values` has them.
         """
+        if isinstance(self.activation, OwnMagnitude):
+            raise ConfigError(NO_DECODING)
         if not isinstance(self.activation, PerSource):
             return f
         norms = (self.decoder_norms() / self.gain_F)[:, latents]
         return torch.where(f * norms[source] > self.opening()[latents] * norms.amax(0), f, torch.zeros_like(f))
 
     def decode(self, f: Tensor) -> Tensor:
-        """Raw activations [..., D] from dense latent activations [..., F]."""
+        """Raw activations [..., D] from dense latent activations [..., F]; raises as :meth:`decode_sparse`."""
+        if isinstance(self.activation, OwnMagnitude):
+            raise ConfigError(NO_DECODING)
         if isinstance(self.activation, PerSource):
             values, indices = active_entries(f.reshape(-1, self.d_sae))
             return self.decode_sparse(values, indices).reshape(*f.shape[:-1], self.d_in)
@@ -198,7 +318,7 @@ class Crosscoder(SAE):
                     theirs = self.ranks.local(self.partition(other), self.d_sae)
                     b[theirs] = 0
                     e[theirs] = 0
-        if isinstance(self.activation, NormTopK):
+        if isinstance(self.activation, NormTopK | OwnMagnitude):
             self.dec_FD.div_(torch.linalg.vector_norm(self.dec_FD, dim=1, keepdim=True).clamp_min_(TINY))
 
     def partition(self, source: int) -> slice:
@@ -225,11 +345,32 @@ class Crosscoder(SAE):
         out.b_dec.copy_(self.b_dec / scale)
         if thresholds is not None:
             out.threshold_F.copy_(thresholds * gain)
+        if isinstance(self.activation, OwnMagnitude):
+            self._fold_magnitudes(out)
         out.source_scale_S.copy_(self.source_scale_S)
         out.gain_F.copy_(self.gain_F * gain)
         out.shared_latents, out.dedicated, out.folded_in = self.shared_latents, self.dedicated, True
         out.metadata = dict(self.metadata)
         return out
+
+    def _fold_magnitudes(self, out: Self) -> None:
+        """Give every latent's magnitude at every source a root mean square of one, and its decoder row the length."""
+        usual = self.usual()
+        each = usual.t().repeat_interleave(torch.tensor(self.widths, device=usual.device), dim=0).t()
+        out.enc_FD.div_(each)
+        out.dec_FD.mul_(each)
+        out.own_FS.copy_((self.b_enc[:, None] + self.own_FS) / usual)
+        out.b_enc.zero_()
+        out.usual_FS.fill_(1.0)
+        out.rank_FS.copy_(self._competing().t() * usual)
+
+    def move_bias(self, bias_D: Tensor) -> None:
+        """Another decoder bias, with the codes as they were."""
+        if not isinstance(self.activation, OwnMagnitude):
+            return super().move_bias(bias_D)
+        blocks = zip(self.enc_FD.split(self.widths, 1), (bias_D - self.b_dec).split(self.widths), strict=True)
+        self.own_FS.add_(torch.stack([enc @ d for enc, d in blocks], dim=1))
+        self.b_dec.copy_(bias_D)
 
     # --- disk ----------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,13 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, plan: StepPlan) -> Ke
     return values, indices, aux_values, aux_indices
 
 
+def strongest(pre_BF: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor]:
+    """(values, indices) [B, K] of the k largest of dense scores, latents ascending. Where several processes compete
+    these are this one's, the rest of a row at -inf.
+    """
+    return _joined([plan.backend.top_k(pre_BF, min(plan.k, pre_BF.shape[1]))], plan, plan.k)
+
+
 def strongest_dead(pre_BF: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor] | None:
     """(values, indices) [ceil(B / aux_every), k_aux] of the largest dead latents among dense pre-activations; None
     where AuxK has nothing to do. Where several processes compete, those that another holds stand at -inf.

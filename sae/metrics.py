@@ -67,8 +67,8 @@ def evaluate(sae: SAE, batches: Iterable[Tensor]) -> Evaluation:
     shift = None
     for batch in batches:
         x, target = sae.pair(batch)
-        values, indices = sae.encode_sparse(x)
-        xd, y, skip = target.double(), sae.decode_sparse(values, indices), sae.skip(x)
+        y, values, indices = sae.reconstructed(x)
+        xd, skip = target.double(), sae.skip(x)
         error += float((xd - (y if skip is None else y + skip)).square().sum())
         shift = xd.mean(0) if shift is None else shift  # keeps the difference of large sums small
         total += (xd - shift).sum(0).cpu()

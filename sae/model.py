@@ -7,7 +7,7 @@ latent is one contiguous row; ``W_enc`` [D, F] and ``W_dec`` [F, D] are what use
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -190,8 +190,19 @@ class SAE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of raw rows [..., d_in]."""
-        y, skip = self.decode_sparse(*self.encode_sparse(x)), self.skip(x)
+        y, skip = self.reconstructed(x)[0], self.skip(x)
         return y if skip is None else y + skip
+
+    def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(what the latents add up to [..., d_out], values, indices [..., k]) of raw rows."""
+        values, indices = self.encode_sparse(x)
+        return self.decode_sparse(values, indices), values, indices
+
+    def coded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(rows [n, D'], values, indices [n, k]) of each part of raw rows [n, d_in] that has codes of its own: one,
+        but for crosscoders with a magnitude per source.
+        """
+        yield x, *self.encode_sparse(x)
 
     def skip(self, x: Tensor) -> Tensor | None:
         """What a connection past the latents adds to the reconstruction of raw rows; None where there is none."""
@@ -306,7 +317,7 @@ class SAE(nn.Module):
         With ``start.norm = "search"`` encoders and decoders share it.
         """
         rows, target = self.pair(x_BD)
-        y = self.decode_sparse(*self.encode_sparse(rows)) * self.target_scale - self.b_dec
+        y = self.reconstructed(rows)[0] * self.target_scale - self.b_dec
         factor = (y * (target * self.target_scale - self.b_dec)).sum() / y.square().sum().clamp_min(TINY)
         if not (factor.isfinite() and factor > 0):
             return
@@ -315,6 +326,12 @@ class SAE(nn.Module):
             factor = factor.sqrt()
         self.enc_FD.mul_(factor)
         self.activation.raise_thresholds(self, float(factor))
+
+    def move_bias(self, bias_D: Tensor) -> None:
+        """Another decoder bias, with the codes as they were: the encoder goes on reading rows around the old one."""
+        if self.centred:
+            self.b_enc.add_(self.enc_FD @ (bias_D - self.b_dec))
+        self.b_dec.copy_(bias_D)
 
     def encoder_start(self, decoders: Tensor) -> Tensor:
         """[n, d_in] encoder rows that go with decoder rows [n, d_out], of the same length."""

@@ -38,31 +38,46 @@ def refit(sae: D, batches: Iterable[Tensor], *, ridge: float = 1.0) -> D:
         raise ConfigError(f"ridge = {ridge} must not be negative.")
     if sae.d_out != sae.d_in or sae.kind == "transcoder":
         raise ConfigError("a transcoder's decoder is not fitted to the rows it reads; train it for longer instead.")
-    F = sae.d_sae
-    moments = torch.zeros(F, F + sae.d_in, dtype=torch.float64, device=sae.enc_FD.device)  # sum_t f_t' (f_t, x_t)
-    f_sum, x_sum = moments.new_zeros(F), moments.new_zeros(sae.d_in)
-    fired, n = torch.zeros(F, dtype=torch.int64, device=moments.device), 0
+    sums: list[_Sums] = []
     for x in batches:
-        values, indices = sae.encode_sparse(x)
+        parts = list(sae.coded(x))
+        sums = sums or [_Sums(sae.d_sae, rows.shape[1], sae.enc_FD.device) for rows, _, _ in parts]
+        for one, part in zip(sums, parts, strict=True):
+            one.add(*part)
+    if not sums or sums[0].n == 0:
+        raise UserError("no rows to fit the decoder to.")
+    out = copy.deepcopy(sae)
+    blocks = out.dec_FD.split([one.x_sum.numel() for one in sums], dim=1)
+    biases = [one.solve(block, ridge) for one, block in zip(sums, blocks, strict=True)]
+    out.move_bias(torch.cat(biases).to(out.b_dec))
+    return out
+
+
+class _Sums:
+    """What least squares needs of rows x [B, D] and their codes: sum_t f_t' (f_t, x_t) and the plain sums."""
+
+    def __init__(self, F: int, D: int, device: torch.device):
+        self.moments = torch.zeros(F, F + D, dtype=torch.float64, device=device)
+        self.f_sum, self.x_sum = self.moments.new_zeros(F), self.moments.new_zeros(D)
+        self.fired, self.n = torch.zeros(F, dtype=torch.int64, device=device), 0
+
+    def add(self, x: Tensor, values: Tensor, indices: Tensor) -> None:
+        F = len(self.fired)
         row = torch.arange(len(x), device=x.device).repeat_interleave(values.shape[1])
         at = torch.stack([indices.flatten(), row])
         codes = torch.sparse_coo_tensor(at, values.flatten(), (F, len(x)), check_invariants=False)
-        moments += torch.sparse.mm(codes, torch.cat([codes.t().to_dense(), x.to(values)], dim=1)).double()
-        f_sum.index_add_(0, indices.flatten(), values.flatten().double())
-        x_sum += x.double().sum(0)
-        fired += torch.bincount(indices[values > 0], minlength=F)
-        n += len(x)
-    if n == 0:
-        raise UserError("no rows to fit the decoder to.")
-    gram, cross = moments[:, :F] - torch.outer(f_sum, f_sum) / n, moments[:, F:] - torch.outer(f_sum, x_sum) / n
-    on = fired > 0
-    gram.diagonal().add_(ridge * moments[:, :F].diagonal() / fired.clamp_min(1))
-    out = copy.deepcopy(sae)
-    kept = sae.dec_FD[~on].double()
-    cross = cross[on] - gram[on][:, ~on] @ kept
-    out.dec_FD[on] = torch.linalg.solve(gram[on][:, on], cross).to(out.dec_FD)
-    bias = ((x_sum - f_sum @ out.dec_FD.double()) / n).to(out.b_dec)
-    if sae.centred:  # the encoder goes on reading x around the old bias
-        out.b_enc.add_(out.enc_FD @ (bias - sae.b_dec))
-    out.b_dec.copy_(bias)
-    return out
+        self.moments += torch.sparse.mm(codes, torch.cat([codes.t().to_dense(), x.to(values)], dim=1)).double()
+        self.f_sum.index_add_(0, indices.flatten(), values.flatten().double())
+        self.x_sum += x.double().sum(0)
+        self.fired += torch.bincount(indices[values > 0], minlength=F)
+        self.n += len(x)
+
+    def solve(self, dec_FD: Tensor, ridge: float) -> Tensor:
+        """Write the decoder of least error into ``dec_FD``; its bias [D] in float64."""
+        F, on = len(self.fired), self.fired > 0
+        gram = self.moments[:, :F] - torch.outer(self.f_sum, self.f_sum) / self.n
+        cross = self.moments[:, F:] - torch.outer(self.f_sum, self.x_sum) / self.n
+        gram.diagonal().add_(ridge * self.moments[:, :F].diagonal() / self.fired.clamp_min(1))
+        cross = cross[on] - gram[on][:, ~on] @ dec_FD[~on].double()
+        dec_FD[on] = torch.linalg.solve(gram[on][:, on], cross).to(dec_FD)
+        return (self.x_sum - self.f_sum @ dec_FD.double()) / self.n

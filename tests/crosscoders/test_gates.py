@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import sae
-from crosscoders import Crosscoder, CrosscoderConfig
+from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources
 from sae.backends import pick
 from sae.encode import StepPlan
+from sae.errors import ConfigError
+from sae.refitting import refit
 from tests.crosscoders.worlds import World
 
 WIDTHS, F, K, B = [6, 9], 40, 3, 50
@@ -24,7 +26,16 @@ def model(activation: str, **values) -> Crosscoder:
         for p in (cc.enc_FD, cc.dec_FD, cc.b_dec):
             p.copy_(0.5 * torch.randn(p.shape, generator=g, dtype=torch.float64))
         cc.b_enc.copy_(0.1 * torch.randn(F, generator=g, dtype=torch.float64))
+        if cc.activation.architecture == "topk-own-magnitude":
+            cc.own_FS.copy_(0.2 * torch.randn(F, 2, generator=g, dtype=torch.float64))
     return cc
+
+
+def of(name: str) -> Crosscoder:
+    return {
+        "per-source": lambda: model("jumprelu", gate="per-source"),
+        "own-magnitude": lambda: model("topk", gate="own-magnitude"),
+    }.get(name, lambda: model(name))()
 
 
 def rows() -> torch.Tensor:
@@ -54,6 +65,13 @@ def oracle(cc: Crosscoder, x: torch.Tensor, name: str):
     if name == "l1":
         f = z.relu()
         return f @ cc.dec_FD + cc.b_dec, act.coefficient * (f * n.sum(0)).sum(1).mean() / D
+    blocks = cc.dec_FD.split(WIDTHS, 1)
+    if name == "own-magnitude":
+        parts = zip((x - cc.b_dec).split(WIDTHS, 1), cc.enc_FD.split(WIDTHS, 1), cc.own_FS.unbind(1), strict=True)
+        f_s = [(rows @ enc.t() + cc.b_enc + own).relu() for rows, enc, own in parts]
+        score = torch.stack([(f * m).square() for f, m in zip(f_s, n, strict=True)]).sum(0).detach()
+        mask = torch.zeros_like(z).scatter_(1, score.topk(K, dim=1).indices, 1)
+        return torch.cat([(f * mask) @ b for f, b in zip(f_s, blocks, strict=True)], 1) + cc.b_dec, z.new_zeros(())
     t = 0.1 * torch.exp(0.1 * cc.log_threshold_F)
 
     def jump(v):  # rectangle-window estimator of dH/dt, in terms of a surrogate that autograd differentiates
@@ -66,15 +84,14 @@ def oracle(cc: Crosscoder, x: torch.Tensor, name: str):
         f_s = [jump(z)] * 2
     else:
         f_s = [jump(z * n[s]) / n[s] for s in range(2)]
-    blocks = cc.dec_FD.split(WIDTHS, 1)
     y = torch.cat([f @ b for f, b in zip(f_s, blocks, strict=True)], 1) + cc.b_dec
     p = torch.stack([torch.tanh(act.c * f * n[s]).mean(0) for s, f in enumerate(f_s)]).mean(0)
     return y, act.coefficient * (p * (1 + p / act.s)).sum() * 2 / D
 
 
-@pytest.mark.parametrize("name", ["topk", "batchtopk", "l1", "jumprelu", "per-source"])
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "l1", "jumprelu", "per-source", "own-magnitude"])
 def test_outputs_penalties_and_gradients_are_those_of_the_formula(name):
-    cc = model("jumprelu", gate="per-source") if name == "per-source" else model(name)
+    cc = of(name)
     x, target = rows(), rows().flip(0)
     got_y, _, values, indices, penalty = cc.reconstruct(x, plan(cc))
     got = (got_y - target).square().mean() + (0 if penalty is None else penalty)
@@ -128,6 +145,7 @@ def test_penalty_warms_up_and_spares_shared_latents():
     [
         {"activation": "batchtopk"},
         {"activation": "jumprelu", "gate": "per-source", "coefficient": 0.1, "start_norm": 0.5},
+        {"gate": "own-magnitude"},
     ],
 )
 def test_gated_crosscoders_train_and_survive_their_folder(values, tmp_path):
@@ -141,14 +159,87 @@ def test_gated_crosscoders_train_and_survive_their_folder(values, tmp_path):
     assert isinstance(loaded, Crosscoder)
     with torch.no_grad():
         assert torch.allclose(loaded(x), model(x), atol=1e-4)
-        assert torch.allclose(loaded.decode(loaded.encode(x)), loaded(x), atol=1e-4)
+        if values.get("gate") == "own-magnitude":
+            with pytest.raises(ConfigError, match=r"source_values"):
+                loaded.decode(loaded.encode(x))
+        else:
+            assert torch.allclose(loaded.decode(loaded.encode(x)), loaded(x), atol=1e-4)
     assert torch.allclose(loaded.decoder_norms(), model.decoder_norms(), rtol=1e-4)
 
 
-def test_resuming_a_gated_run_is_exact():
+def test_dead_latents_of_all_sources_reconstruct_what_the_others_leave():
+    cc, x = of("own-magnitude"), rows()
+    dead = torch.arange(5, 15)
+    with_aux = StepPlan(K, pick("auto", cc.enc_FD), dead_N=dead, k_aux=2, aux_every=2)
+    _, aux, _, _, _ = cc.reconstruct(x, with_aux)
+    parts = zip((x - cc.b_dec).split(WIDTHS, 1), cc.enc_FD.split(WIDTHS, 1), cc.own_FS.unbind(1), strict=True)
+    f_s = [(r @ enc.t() + cc.b_enc + own).relu()[::2] for r, enc, own in parts]
+    blocks = cc.dec_FD.split(WIDTHS, 1)
+    score = torch.stack([(f * b.norm(dim=1)).square() for f, b in zip(f_s, blocks, strict=True)]).sum(0)
+    mask = torch.zeros_like(score).scatter_(1, dead[score[:, dead].topk(2, dim=1).indices], 1)
+    want = torch.cat([(f * mask) @ b for f, b in zip(f_s, blocks, strict=True)], 1)
+    assert aux.shape == (B // 2, sum(WIDTHS)) and torch.allclose(aux, want, atol=1e-9)
+    (got,) = torch.autograd.grad(aux.square().sum(), [cc.enc_FD], retain_graph=True)
+    (wanted,) = torch.autograd.grad(want.square().sum(), [cc.enc_FD])
+    assert torch.allclose(got, wanted, atol=1e-8)
+
+
+def test_magnitudes_of_their_own_find_what_one_magnitude_cannot():
+    """Every latent is in both sources, each time with two independent strengths, which one code cannot say."""
+    g = torch.Generator().manual_seed(0)
+    directions = [torch.nn.functional.normalize(torch.randn(20, 16, generator=g), dim=1) for _ in range(2)]
+
+    def batch(n: int) -> torch.Tensor:
+        on = torch.rand(n, 20, generator=g) < 0.1
+        return torch.cat([(on * (0.1 + 2 * torch.rand(n, 20, generator=g))) @ d for d in directions], 1)
+
+    found = {}
+    for gate in ("shared", "own-magnitude"):
+        trainer = sae.Trainer(CrosscoderConfig(widths=[16, 16], d_sae=40, k=3, lr=1e-2, gate=gate), total_steps=150)
+        for _ in range(150):
+            trainer.step(batch(256))
+        made = trainer.dictionary()
+        x = batch(4000)
+        found[gate] = evaluate_sources(made, [x]).ev
+        fitted = refit(made, [x])
+        assert torch.allclose(fitted.encode(x), made.encode(x), atol=1e-4)
+        assert found[gate] < evaluate_sources(fitted, [x]).ev < found[gate] + 0.05
+    assert found["own-magnitude"] > found["shared"] + 0.02
+    parts, indices = made.source_values(x)
+    values, again = made.encode_sparse(x)
+    assert torch.equal(indices, again)
+    # after folding a norm is what a latent usually adds at that source, and a code the length it adds to the whole row
+    norms = made.decoder_norms()
+    pooled = torch.stack([f * norms[s][indices] for s, f in enumerate(parts)]).square().sum(0).sqrt()
+    assert torch.allclose(pooled, values, atol=1e-4)
+    for f in parts:
+        assert (f[values > 0].square().mean().sqrt() - 1).abs() < 0.1
+
+
+def test_a_latent_that_one_source_lacks_has_no_norm_there():
+    present = torch.ones(2, 30)
+    present[1, :15] = 0
+    world = World([16, 16], present)
+    trainer = sae.Trainer(
+        CrosscoderConfig(widths=[16, 16], d_sae=40, k=3, lr=1e-2, gate="own-magnitude"), total_steps=150
+    )
+    for _ in range(150):
+        trainer.step(world.batch(256)[0])
+    made = trainer.dictionary()
+    truth = torch.nn.functional.normalize(world.rows[0], dim=1)
+    rows = torch.nn.functional.normalize(made.decoder_blocks()[0], dim=1)
+    best = (truth @ rows.t()).max(1)
+    n = made.decoder_norms()
+    share = n[1] / n.amax(0)
+    missing, there = share[best.indices[:15]], share[best.indices[15:]]
+    assert best.values.median() > 0.9 and missing.median() < 0.3 < 0.7 < there.median()
+
+
+@pytest.mark.parametrize("gate", [{"activation": "batchtopk"}, {"gate": "own-magnitude"}])
+def test_resuming_a_gated_run_is_exact(gate):
     world = World([8, 8], torch.ones(2, 20))
     data = [world.batch(64)[0] for _ in range(12)]
-    config = CrosscoderConfig(widths=[8, 8], d_sae=24, k=2, activation="batchtopk")
+    config = CrosscoderConfig(widths=[8, 8], d_sae=24, k=2, **gate)
     whole, first, second = (sae.Trainer(config, total_steps=12) for _ in range(3))
     for x in data:
         whole.step(x)

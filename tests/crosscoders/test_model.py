@@ -138,6 +138,8 @@ def test_tied_and_dedicated_latents_stay_what_they_are():
         ({"widths": [4, 5], "shared_latents": 2, "d_sae": 64}, "equal widths"),
         ({"widths": [4, 4], "dedicated": 40, "d_sae": 64}, "exceed d_sae = 64"),
         ({"widths": [4, 4], "gate": "per-source"}, "goes with activation = 'jumprelu'"),
+        ({"widths": [4, 4], "gate": "own-magnitude", "activation": "l1"}, "goes with activation = 'topk'"),
+        ({"widths": [4, 4], "gate": "own-magnitude", "bf16_preselect": True}, "Leave it out with own-magnitude"),
     ],
 )
 def test_contradictions_are_named(values, message):

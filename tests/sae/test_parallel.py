@@ -31,6 +31,7 @@ CONFIGS = {
     "l1": CrosscoderConfig(**TWO, activation="l1", penalty_warmup=6, shared_latents=11, scaling="mean-norm"),
     "jumprelu": CrosscoderConfig(**TWO, activation="jumprelu", penalty_warmup=6),
     "per-source": CrosscoderConfig(**TWO, activation="jumprelu", gate="per-source"),
+    "own-magnitude": CrosscoderConfig(**TWO, gate="own-magnitude", dedicated=2),
     "matryoshka": SAEConfig(d_in=12, **COMMON, activation="matryoshka", details={"clip": 0.2, "error": "per-length"}),
     "prefixes": SAEConfig(d_in=12, **COMMON, activation={"kind": "topk", "prefixes": (0.2, 0.6)}),
     "l0-target": SAEConfig(d_in=12, **(COMMON | {"k_start": 0}), activation="jumprelu"),

@@ -65,19 +65,23 @@ class SnapshotView:
 @dataclass(frozen=True)
 class Encoded:
     """Codes of P prompts, clean and counterfactual, restricted to the A latents active in either: [P, T, A];
-    ``latents`` [A].
+    ``latents`` [A]. ``own``: both for every source, where each has magnitudes of its own.
     """
 
     clean: Tensor
     corrupt: Tensor
     latents: Tensor
+    own: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def rows(self, rows: slice) -> Encoded:
         """Some prompts, same latents."""
-        return Encoded(self.clean[rows], self.corrupt[rows], self.latents)
+        own = tuple((clean[rows], corrupt[rows]) for clean, corrupt in self.own)
+        return Encoded(self.clean[rows], self.corrupt[rows], self.latents, own)
 
     def at(self, crosscoder: Any, source: int) -> Encoded:
         """The codes as one source receives them."""
+        if self.own:
+            return Encoded(*self.own[source], self.latents)
         clean, corrupt = (crosscoder.codes_at(f, source, self.latents) for f in (self.clean, self.corrupt))
         return Encoded(clean, corrupt, self.latents)
 
@@ -85,17 +89,35 @@ class Encoded:
 @torch.no_grad()
 def encode_prompts(crosscoder: Any, snapshots: Snapshots, prompts: PromptSet, *, chunk: int = 32) -> Encoded:
     """The crosscoder's codes of the prompts; position 0 (BOS) has none."""
-    sides = []
+    from crosscoders.gates import OwnMagnitude
+
+    own = isinstance(crosscoder.activation, OwnMagnitude)
+    sides: list[Tensor] = []
+    kept: list[list[tuple[list[Tensor], Tensor]]] = []  # of each side and chunk: what reaches each source, indices
     for ids in (prompts.clean, prompts.corrupt):
-        parts = []
+        parts, sources = [], []
         for at in range(0, len(ids), chunk):
             x = snapshots.activations(torch.from_numpy(ids[at : at + chunk]))
             f = crosscoder.encode(x)
             f[:, 0] = 0
             parts.append(f)
+            if own:
+                sources.append(crosscoder.source_values(x))
         sides.append(torch.cat(parts))
+        kept.append(sources)
     active = ((sides[0] > 0) | (sides[1] > 0)).flatten(0, 1).any(0).nonzero().flatten()
-    return Encoded(sides[0][..., active], sides[1][..., active], active)
+
+    def dense(side: int, source: int) -> Tensor:
+        """[P, T, A] of one source."""
+        parts = []
+        for values, indices in kept[side]:
+            f = values[source].new_zeros(*indices.shape[:-1], crosscoder.d_sae).scatter(-1, indices, values[source])
+            f[:, 0] = 0
+            parts.append(f[..., active])
+        return torch.cat(parts)
+
+    each = tuple((dense(0, s), dense(1, s)) for s in range(len(crosscoder.widths) if own else 0))
+    return Encoded(sides[0][..., active], sides[1][..., active], active, each)
 
 
 def _metric(last: Tensor, prompts: PromptSet) -> Tensor:

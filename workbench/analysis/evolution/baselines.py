@@ -267,8 +267,8 @@ def measure_gaps(
     summed: list[list[Tensor]] = []
     l0, counts = np.zeros((2, len(names))), []
     for x in batches:
-        values, indices = cc.encode_sparse(x)
-        mine, parts = cc.split(cc.decode_sparse(values, indices)), cc.split(x)
+        y, values, _ = cc.reconstructed(x)
+        mine, parts = cc.split(y), cc.split(x)
         one = np.zeros((2, len(names)))
         for s, (part, sae) in enumerate(zip(parts, dictionaries, strict=True)):
             v, i = sae.encode_sparse(part)

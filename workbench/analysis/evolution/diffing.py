@@ -63,19 +63,18 @@ def measure_scaling(cc: Crosscoder, batches: Iterable[Tensor], *, reference: Ten
     import torch
 
     from crosscoders import ScalingMeter
-    from crosscoders.gates import PerSource
+    from crosscoders.gates import OwnMagnitude, PerSource
 
     scale = torch.cat([s.expand(w) for s, w in zip(cc.source_scale_S, cc.widths, strict=True)])
     meter = ScalingMeter(cc.decoder_blocks(), reference)
     gain = cc.gain_F
     with torch.no_grad():
         for x in batches:
-            values, indices = cc.encode_sparse(x)
-            y = cc.decode_sparse(values, indices)
+            y, values, indices = cc.reconstructed(x)
             bias = cc.b_dec / cc.scale_D  # raw, before and after folding
             at = None
-            if isinstance(cc.activation, PerSource):
-                at = [cc.codes_at(values, s, indices) / gain[indices] for s in range(len(cc.widths))]
+            if isinstance(cc.activation, PerSource | OwnMagnitude):
+                at = [f / gain[indices] for f in cc.source_values(x)[0]]
             meter.update(values / gain[indices], indices, x * scale, y * scale, bias * scale, at)
     return meter.result()
 

@@ -63,15 +63,17 @@ def source_losses(
     n, T = tokens.shape
     codes, rebuilt = [], []
     for at in range(0, n, batch):
-        values, indices = cc.encode_sparse(rows_of(np.arange(at, min(at + batch, n))))
-        codes.append((values, indices))
-        rebuilt.append(cc.decode_sparse(values, indices).reshape(-1, T - 1, cc.d_in))
+        x = rows_of(np.arange(at, min(at + batch, n)))
+        y = cc.reconstructed(x)[0]
+        codes.append(cc.source_values(x))
+        rebuilt.append(y.reshape(-1, T - 1, cc.d_in))
     blocks = cc.split(cc.W_dec.detach())
 
     def view(source: int) -> Callable[[int], Rebuilt]:
         def at(start: int) -> Rebuilt:
             (values, indices), y = codes[start // batch], cc.split(rebuilt[start // batch])[source]
-            v, i = (torch.nn.functional.pad(p.reshape(-1, T - 1, p.shape[-1]), (0, 0, 1, 0)) for p in (values, indices))
+            here = (values[source], indices)
+            v, i = (torch.nn.functional.pad(p.reshape(-1, T - 1, p.shape[-1]), (0, 0, 1, 0)) for p in here)
             return Rebuilt(v, i, torch.nn.functional.pad(y, (0, 0, 1, 0)), blocks[source])
 
         return at

@@ -203,7 +203,7 @@ def _metadata(plan: EvolutionPlan, config: CrosscoderConfig) -> dict[str, Any]:
         "site": recipe.site,
         "context_size": recipe.ctx,
         "store": recipe.store or None,
-        "gate": config.gate if config.activation == "jumprelu" else "shared",
+        "gate": config.gate,
         "activation": config.activation,
         "preset": recipe.preset or None,
         "refit": recipe.refit,

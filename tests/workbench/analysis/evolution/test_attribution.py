@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from crosscoders import Crosscoder
+from crosscoders.gates import OwnMagnitude
 from sae.activation import TopK
 from sae.errors import UsageError
 from tests.workbench.fakes import FakeBridge
@@ -19,9 +20,9 @@ from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots, Sou
 D, V, HOOK = 16, 50, "blocks.0.hook_resid_post"
 
 
-def exact_crosscoder() -> Crosscoder:
+def exact_crosscoder(kind: type[TopK] = TopK) -> Crosscoder:
     """Plus and minus every coordinate of two sources: no reconstruction error, half of the latents on."""
-    cc = Crosscoder([D, D], 4 * D, TopK(2 * D), sources=["a", "b"])
+    cc = Crosscoder([D, D], 4 * D, kind(2 * D), sources=["a", "b"])
     eye = torch.eye(2 * D)
     with torch.no_grad():
         cc.dec_FD.copy_(torch.cat([eye, -eye]))
@@ -47,10 +48,12 @@ def prompts() -> PromptSet:
     return PromptSet("fake", clean, corrupt, clean, rng.integers(1, 25, 24), rng.integers(25, V, 24))
 
 
-def test_attributions_add_up_to_the_effect(snapshots, prompts):
-    cc = exact_crosscoder()
-    encoded = at.encode_prompts(cc, snapshots, prompts)
+@pytest.mark.parametrize("kind", [TopK, OwnMagnitude])
+def test_attributions_add_up_to_the_effect(snapshots, prompts, kind):
+    cc = exact_crosscoder(kind)
+    every = at.encode_prompts(cc, snapshots, prompts)
     for i in range(2):
+        encoded = every.at(cc, i)
         W = cc.split(cc.W_dec)[i][encoded.latents]
         model = snapshots.model(i)
         clean = at._metric(model(torch.from_numpy(prompts.clean))[:, -1], prompts)
