@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: demo demo-real test test-slow bench lint release clean
+.PHONY: demo demo-real test test-slow bench lint release docs clean
 demo: $(VENV)/.installed
 	$(BIN)/workbench demo $(DEMO_ARGS)
 
@@ -53,3 +53,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
+
+# the documentation site, from docs/ and from the code, into site/; any warning is an error
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet

@@ -45,7 +45,7 @@ def compare(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError: A or B cannot be meant, or what they need is not in the workspace.
 
-    Example:
+    Examples:
         >>> matches = compare("workspace", ("mini-pythia", "mini-mamba"))
     """
     from workbench.analysis.comparison.compare import BASELINES, CompareRecipe
@@ -86,7 +86,7 @@ def circuits(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError: an unknown task, model or snapshot.
 
-    Example:
+    Examples:
         >>> circuits("workspace", "mini-mamba", prompts=32).manifest.numbers["write_peak"]
     """
     from workbench.analysis.circuits.run import make_circuits
@@ -133,7 +133,7 @@ def graph(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: an empty or too long prompt. UserError: see :mod:`workbench.analysis.graph.choose`.
 
-    Example:
+    Examples:
         >>> graph("workspace", "def __init__(self", model="mini-mamba").manifest.numbers["nodes"]
     """
     from workbench.analysis.graph.run import make_graph
@@ -177,7 +177,7 @@ def intervene(
     Raises:
         MissingError: no such graph, or a dictionary of it is gone. UsageError: no such node, or a bad value.
 
-    Example:
+    Examples:
         >>> intervene("workspace", "mini-pythia.def-init-self.0a1b2c3d", set=["3_17_5=0"]).intervention.kl
     """
     from workbench.analysis.graph.run import intervene_on
@@ -209,7 +209,7 @@ def evolve(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, ConfigError, MissingError: the recipe asks for what does not exist.
 
-    Example:
+    Examples:
         >>> evolve("workspace", "mini-evolve").manifest.numbers["explained_variance"]
     """
     from sae.parallel import process_mesh

@@ -30,7 +30,7 @@ def harvest(
         StoreMismatch: a store of this id was made from something else. UserError: see
         :func:`workbench.activations.harvest`.
 
-    Example:
+    Examples:
         >>> store = harvest("workspace", "mini-harvest")
     """
     from workbench.activations import harvest as fill_store
@@ -61,7 +61,7 @@ def train(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         MissingError: the store is not in the workspace. UserError: see :func:`sae.train`.
 
-    Example:
+    Examples:
         >>> for item in train("workspace", "mini-train").all:
         ...     print(item.id, item.manifest.numbers["explained_variance"])
     """
@@ -112,7 +112,7 @@ def import_dictionary(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
 
-    Example:
+    Examples:
         >>> theirs = import_dictionary("workspace", "downloads/trainer_0", id="theirs", model="mini-pythia")
     """
     from workbench.dictionaries import importing

@@ -50,7 +50,7 @@ def evaluate(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: a dictionary over several sources, or too few held-out sequences.
 
-    Example:
+    Examples:
         >>> evaluate("workspace", "mini-pythia.L1R-8x").manifest.numbers["ce_recovered_zero"]["value"]
     """
     from workbench.analysis.evaluation.run import EvaluationRequest, evaluate_dictionary
@@ -147,7 +147,7 @@ def features(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError, MissingError: what the dictionary needs and does not say.
 
-    Example:
+    Examples:
         >>> records = features("workspace", "mini-pythia.L1R-8x")
     """
     from workbench.analysis.latents.records_run import make_records
@@ -206,7 +206,7 @@ def explain(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: options that do not go together, a price above ``max_usd``, or latents that fire too seldom.
 
-    Example:
+    Examples:
         >>> labels = explain("workspace", "mini-pythia.L1R-8x")
     """
     from workbench.analysis.explain.asking import Asking, ask, refuse_without_model
@@ -248,7 +248,7 @@ def map(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: dictionaries of different widths or models.
 
-    Example:
+    Examples:
         >>> families = map("workspace", ["mini-pythia.L1R-8x", "mini-pythia.L1R-32x"], layout=False)
     """
     from workbench.analysis.latents.geometry_run import make_map
@@ -289,7 +289,7 @@ def steer(
         MissingError: no such dictionary. UsageError: a bad change, an unknown latent, a dictionary of several hooks, a
             target that is not one token, or more tokens than the model has positions for.
 
-    Example:
+    Examples:
         >>> steer("workspace", "mini-pythia.L1R-8x", prompt="def f(", add=["17=6"]).steered[0].ids
     """
     from workbench.analysis.evaluation.steer_text import steer_text

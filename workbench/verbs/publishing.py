@@ -45,7 +45,7 @@ def reproduce(
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
         UsageError: no such paper or claim. MissingError: complete_only, and nothing is.
 
-    Example:
+    Examples:
         >>> for claim in reproduce("workspace", "universality", quick=True).all:
         ...     print(claim.id, claim.manifest.numbers["verdict"])
     """
@@ -105,7 +105,7 @@ def export(
         UsageError, ConfigError: an unknown figure, option or source. MissingError: the result is not in the workspace.
             CorruptError: the data are not those expected.
 
-    Example:
+    Examples:
         >>> export("workspace", "mppc-distribution").path
     """
     from workbench.exporting.bundles import bundle, write_bundle

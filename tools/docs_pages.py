@@ -1,0 +1,215 @@
+"""Pages of the documentation site that are made from the code: verbs, recipe keys, Python functions, figures, glossary.
+
+A hook of MkDocs (``mkdocs.yml``); ``python tools/docs_pages.py`` prints them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+NOTE = "*This page is made from the code.*\n\n"
+
+
+def pages() -> dict[str, str]:
+    """Path below docs/ -> Markdown."""
+    return {
+        "reference/cli.md": cli(),
+        "reference/recipes.md": recipes(),
+        "reference/python.md": python(),
+        "reference/figures.md": figures(),
+        "glossary.md": glossary(),
+    }
+
+
+def cli() -> str:
+    """Every verb with its own help."""
+    import typer
+
+    from workbench.cli import VERBS, app
+
+    group = typer.main.get_command(app)
+    out = ["# Command line", NOTE, "Every verb takes `--help`; those that make something take `--json`.\n"]
+    for verb, (line, _) in VERBS.items():
+        command = group.commands[verb]  # type: ignore[attr-defined]
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        usage = " ".join([f"workbench {verb}", *(_argument(p) for p in arguments), "[OPTIONS]"])
+        out += [f"## {verb}", line, f"```\n{usage}\n```", inspect.cleandoc(command.help or "")]
+        rows = [_parameter(p) for p in command.params if not getattr(p, "hidden", False)]
+        out.append(_table(["option", "default", "what it does"], rows))
+    return "\n\n".join(out) + "\n"
+
+
+def _argument(p: Any) -> str:
+    name = (p.metavar or p.name).upper()
+    return name if p.required else f"[{name}]"
+
+
+def _parameter(p: Any) -> list[str]:
+    name = ", ".join([*p.opts, *p.secondary_opts]) if p.param_type_name == "option" else (p.metavar or p.name).upper()
+    plain = p.default in (None, "", (), []) or callable(p.default) or p.default is False
+    return [f"`{name}`", "" if plain else f"`{p.default}`", p.help or ""]
+
+
+def recipes() -> str:
+    """Every key of every recipe, from the models' own fields."""
+    out = [
+        "# Recipes",
+        NOTE,
+        "A recipe is a TOML file, or the name of a bundled one. An unknown key is refused, and the nearest is named.\n",
+    ]
+    bundled = _bundled()
+    for title, model, text in _recipe_models():
+        out += [f"## {title}", text]
+        if names := bundled.get(title):
+            out.append("Bundled: " + ", ".join(f"`{n}`" for n in names) + ".")
+        rows = [
+            [f"`{name}`", f"`{_type(field)}`", f"`{_default(field)}`", field.description or ""]
+            for name, field in model.model_fields.items()
+        ]
+        out.append(_table(["key", "type", "default", "what it means"], rows))
+    return "\n\n".join(out) + "\n"
+
+
+def _recipe_models() -> Iterator[tuple[str, Any, str]]:
+    from crosscoders.config import CrosscoderConfig
+    from sae.config import ActivationConfig, InitConfig, MeshConfig, OptimizerDetails, SAEConfig, TranscoderConfig
+    from workbench.activations.harvesting.recipe import HarvestRecipe
+    from workbench.activations.harvesting.recipe import SourceRecipe as HarvestSource
+    from workbench.analysis.evolution.recipe import EvolveRecipe
+    from workbench.analysis.evolution.recipe import SourceRecipe as EvolveSource
+    from workbench.corpus.config import CorpusConfig
+    from workbench.dictionaries.recipe import TrainRecipe
+    from workbench.models.pretrain import PretrainRecipe
+
+    yield "harvest", HarvestRecipe, "Of `workbench harvest`: which activations of which models on which text."
+    yield "harvest [[sources]]", HarvestSource, "One model of a harvest."
+    yield "corpus", CorpusConfig, "The text, as `[corpus]` of a harvest or pretrain recipe."
+    yield "train", TrainRecipe, "Of `workbench train`: dictionaries on a store."
+    yield (
+        "train [sae]",
+        SAEConfig,
+        "How a dictionary is trained (`d_in`, `d_sae`, `k` and `seed` come from the lists above).",
+    )
+    yield "train [sae] at transcoder sites", TranscoderConfig, "The same for transcoders."
+    yield "activation", ActivationConfig, '`activation = "batchtopk"`, or a table with `kind` and these settings.'
+    yield "start", InitConfig, "How weights begin."
+    yield "details", OptimizerDetails, "Particulars of the optimiser."
+    yield "parallel", MeshConfig, "How processes share the work."
+    yield "evolve", EvolveRecipe, "Of `workbench evolve`: a crosscoder over snapshots or models."
+    yield "evolve [[sources]]", EvolveSource, "One model or snapshot of a crosscoder."
+    yield "crosscoder", CrosscoderConfig, "How a crosscoder is trained."
+    yield "pretrain", PretrainRecipe, "Of `workbench pretrain`: a miniature language model with snapshots."
+
+
+def _bundled() -> dict[str, list[str]]:
+    from sae.errors import ConfigError
+    from sae.strict import read_toml
+    from workbench.config import data_dir, kind_of
+
+    out: dict[str, list[str]] = {}
+    for path in sorted((data_dir() / "recipes").glob("*.toml")):
+        try:
+            out.setdefault(kind_of(read_toml(path), str(path)), []).append(path.stem)
+        except ConfigError:
+            continue  # a part of other recipes
+    return out
+
+
+def _type(field: Any) -> str:
+    kind = field.annotation
+    text = kind.__name__ if inspect.isclass(kind) and not getattr(kind, "__args__", None) else str(kind)
+    text = re.sub(r"\b(?:typing|collections\.abc|pathlib|sae|crosscoders|workbench)\.(?:\w+\.)*", "", text)
+    return text.replace("NoneType", "None").replace("|", "or")
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its own table"
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def python() -> str:
+    """Directives for every public name; mkdocstrings reads the docstrings."""
+    import crosscoders
+    import sae
+    import workbench
+
+    out = ["# Python", NOTE]
+    intro = {
+        "workbench": "One function per verb: a workspace or its path, what to work on, and options by name.",
+        "sae": "Dictionary learning: no language models, no stores.",
+        "crosscoders": "One latent space over several sources.",
+    }
+    for package in (workbench, sae, crosscoders):
+        name = package.__name__
+        out += [f"## {name}", intro[name]]
+        for member in sorted(n for n in package.__all__ if not n.startswith("__")):
+            found = getattr(package, member)
+            if inspect.isclass(found) or inspect.isfunction(found):
+                out.append(f"::: {found.__module__}.{found.__qualname__}")
+    return "\n\n".join(out) + "\n"
+
+
+def figures() -> str:
+    """What `workbench export` draws."""
+    from workbench.exporting.figures import figure_kinds
+    from workbench.exporting.reading import bundled_specs, read_spec
+
+    specs = {name: read_spec(name).figure for name in bundled_specs()}
+    out = [
+        "# Figures",
+        NOTE,
+        "`workbench export NAME`, each from a result of the kind named; `--set key=value` sets an option.\n",
+    ]
+    for name, kind in figure_kinds().items():
+        out += [f"## {name}", f"{kind.title}, from `{kind.source}/`."]
+        if own := [s for s, f in specs.items() if f == name]:
+            out.append("Bundled specifications: " + ", ".join(f"`{s}`" for s in own) + ".")
+        rows = [
+            [f"`{key}`", f"`{_default(field)}`", field.description or ""]
+            for key, field in kind.options.model_fields.items()
+        ]
+        if rows:
+            out.append(_table(["option", "default", "what it does"], rows))
+    return "\n\n".join(out) + "\n"
+
+
+def glossary() -> str:
+    """The words that carry a dotted underline on the pages."""
+    from workbench.markup.glossary import TERMS
+
+    rows = [[f"**{word}**", meaning] for word, meaning in sorted(TERMS.items(), key=lambda x: x[0].lower())]
+    return f"# Glossary\n\n{NOTE}{_table(['word', 'what it means'], rows)}\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *(line(r) for r in rows)])
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """MkDocs asks for its files: the made ones are added."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        print(f"<!-- {path} -->\n{text}")
