@@ -192,6 +192,11 @@ def _check(model: Any, head: Head, x: Tensor) -> None:
     u = torch.randn(head.W.shape[1], generator=generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x)  # a row may be nothing but zeros
     x = x + noise * (0.1 * x.square().mean().sqrt() if bool(x.any()) else 1.0)
+    size = float(x.float().square().mean().sqrt())
+    if head.gain is not None and 0 < size < 1:
+        x = (
+            x / size
+        )  # the norm answers the same, and its epsilon, a share of an untrained model's small rows, is nothing
     leaf = x.clone().requires_grad_(True)
     with torch.enable_grad():
         logits = finished(raw_logits(model, leaf), head.factor, head.cap).float()

@@ -79,6 +79,14 @@ def test_logits_are_made_again_from_the_last_block():
     torch.testing.assert_close(again, logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mini-pythia", "mini-mamba"])
+def test_small_rows_of_an_untrained_model_are_no_other_norm(name):
+    """The residual stream of an untrained model is so small that the norm's epsilon is a share of its square."""
+    from workbench.models.load import load_model
+
+    assert head_of(load_model(name, revision="step0")).norm == ("LayerNorm" if name == "mini-pythia" else "RMSNorm")
+
+
 def test_a_norm_of_another_kind_is_refused():
     hf_model = random_model("llama_gqa")
 
