@@ -13,6 +13,7 @@ missed with ``--strict``, and without Chromium prints only what needs none.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -33,8 +34,10 @@ from workbench.workspace import Workspace  # noqa: E402
 
 CHROMIUM = "/usr/bin/chromium"
 PAGES = ("latents", "latent", "mppc", "pair", "training", "induction", "graph", "map", "lists", "export", "about")
-# milliseconds from a press of J to the second frame after the new heading, and after the new contexts
-PRESS = """() => new Promise(done => {
+PATIENCE = 20_000  # milliseconds after which a press or a page is given up, and said to be
+# milliseconds from a press of J to the second frame after the new heading, and after the new contexts; null where the
+# page did not answer
+PRESS = """(patience) => new Promise(done => {
   const h = () => document.querySelector('.wb-title h1')?.textContent
   const c = () => document.querySelector('.wb-ctxs')?.textContent
   const was = h(), text = c(), began = performance.now(), found = {}
@@ -49,11 +52,12 @@ PRESS = """() => new Promise(done => {
   }
   const watch = new MutationObserver(look)
   watch.observe(document.body, { subtree: true, childList: true, characterData: true })
+  setTimeout(() => { watch.disconnect(); done(null) }, patience)
   window.dispatchEvent(new KeyboardEvent('keydown', { key: 'j', bubbles: true }))
 })"""
 # milliseconds until a page that was asked for has its heading and neither works nor changes any more (150 ms of quiet
 # are taken off)
-REST = """(link) => new Promise(done => {
+REST = """([link, patience]) => new Promise(done => {
   const began = performance.now()
   let last = began, left = location.pathname
   const busy = '[data-test-script-state=running], [data-stale=true], [data-testid=stSkeleton]'
@@ -66,6 +70,7 @@ REST = """(link) => new Promise(done => {
       clearInterval(timer); watch.disconnect(); done(last - began)
     }
   }, 10)
+  setTimeout(() => { clearInterval(timer); watch.disconnect(); done(null) }, patience)
   document.querySelector(`a[href$="/${link}"], a[href="${link}"]`).click()
 })"""
 
@@ -241,21 +246,25 @@ def use(page: Any, site: str, times: int) -> list[tuple[str, float, float, str]]
         context.close()
     page.goto(f"{site}/latent?d=mini-pythia.L2R-8x&i=20")
     page.wait_for_selector(".ctx", timeout=60_000)
-    page.wait_for_timeout(1500)
-    pressed = []
-    for _ in range(times):
-        pressed.append(page.evaluate(PRESS))
-        page.wait_for_timeout(700)
+    pressed: list[tuple[float, float]] = []
+    unheard = 0
+    while len(pressed) < times and unheard < times:
+        rest(page)
+        found = page.evaluate(PRESS, PATIENCE / 4)
+        pressed += [tuple(found)] if found else []
+        unheard += not found
     changes: dict[str, float] = {}
     for name in PAGES:
-        found = []
-        for _ in range(3):
+        seen = []
+        for _ in range(2 if times < 10 else 5):
             page.goto(f"{site}/about" if name != "about" else f"{site}/lists")
             page.wait_for_selector(".wb-foot", timeout=60_000)
-            page.wait_for_timeout(800)
+            rest(page)
             open_menu(page, name)
-            found.append(page.evaluate(REST, name))
-        changes[name] = statistics.median(found)
+            seen.append(page.evaluate(REST, [name, PATIENCE]) or math.inf)
+        changes[name] = statistics.median(seen)
+    if not pressed:
+        pressed = [(math.inf, math.inf)]
     slowest = max(changes, key=lambda name: changes[name])
     return [
         ("new tab to contexts", statistics.median(cold), 1.2, "s"),
@@ -266,6 +275,18 @@ def use(page: Any, site: str, times: int) -> list[tuple[str, float, float, str]]
         ("page change, Matches", changes["mppc"], 600, "ms"),
         ("page change, Graph", changes["graph"], 600, "ms"),
     ]
+
+
+def rest(page: Any) -> None:
+    """Until the page has done nothing for a while, and its keys are heard."""
+    page.wait_for_function(
+        """() => { const busy = document.querySelector('[data-test-script-state=running], [data-stale=true]')
+          if (busy || !window.__rest) window.__rest = performance.now()
+          if (performance.now() - window.__rest < 1500) return false
+          window.__rest = 0; return true }""",
+        polling=50,
+        timeout=60_000,
+    )
 
 
 def open_menu(page: Any, name: str) -> None:
