@@ -44,7 +44,7 @@ def main() -> None:
     if index is None:
         panels.problem("This workspace cannot be opened", trouble)
         return
-    if page.url_path not in ("latent", ""):  # a latent's page draws the bar anew with every latent
+    if page.url_path not in ("latent", "pair", ""):  # these draw the bar anew with every latent
         with panels.guarded("The bar of latents"):
             bar()
     _stale(index)

@@ -15,7 +15,7 @@ from ui.kit.context_bar import badges
 from ui.kit.figures import below, drawn
 from ui.kit.index import Entry
 from ui.kit.matching import chosen, joint_html, pair_stats, partner_of
-from ui.kit.thread import last, remember
+from ui.kit.thread import bar, last, remember
 from workbench.exporting.figures import Panel
 from workbench.markup.charts import histogram, legend, logit_bars
 from workbench.markup.latent import label_line
@@ -30,6 +30,7 @@ BY = {"both": "both", "A": "a", "B": "b"}
 def body() -> None:
     """Selectors, statistics, aligned strips, and both anatomies beside each other."""
     with panels.guarded("The pair"):
+        thread = st.container()  # drawn with every pair, after the page knows which
         panels.page_title("Pair", "two latents on the same tokens: colour is A, underline is B")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             found = chosen(width=250)
@@ -38,6 +39,8 @@ def body() -> None:
             entry, m = found
             a, i, b, j = selected(m)
             selectors(m, a, i, b, j)
+        with thread, panels.guarded("The bar of latents"):
+            bar()
         check_version(entry, "m")
         key = f"px_strips_{m.version}_{a}_{i}_{b}_{j}"
         shift = shift_of(key)
