@@ -323,3 +323,43 @@ def test_a_node_is_given_a_label(visit: Visit, full: Workspace) -> None:
         assert [n["clerp"] for n in document["nodes"] if n["node_id"] == "3_17_7"] == ["<b>mine</b> *x*"]
     finally:
         save_label(full.root, graph, "3_17_7", "", "")
+
+
+def test_a_graph_lights_up_in_the_browser_and_the_keyboard_reaches_it(visit: Visit, full: Workspace) -> None:
+    (graph,) = [i.id for i in full.items("graphs")]
+    page = visit.open("graph")
+    nodes = page.locator(".net .node")
+    assert nodes.count() == 27 and page.locator(".net .lit path").count() == 0
+    asked = len(visit.sent)
+    nodes.nth(12).hover()
+    page.locator(".net .lit path").first.wait_for(state="attached")
+    assert page.locator(".net .near").count() > 1 and "made by" in page.locator(".net .say").inner_text()
+    assert len(visit.sent) == asked  # no server was needed
+    page.mouse.move(2, 2)
+    page.locator(".net .node[tabindex='0']").focus()
+    seen = set()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft"):
+        page.keyboard.press(key)
+        seen.add(page.locator(".net .node[tabindex='0']").get_attribute("data-id"))
+    assert len(seen) >= 3
+    focused = page.locator(".net .node[tabindex='0']").get_attribute("data-id")
+    try:
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile(f"pin={re.escape(str(focused))}"))
+        visit.settle()
+        page.keyboard.press("p")
+        page.locator(f".net .node.pin[data-id='{focused}']").wait_for()
+        page.get_by_role("button", name="Unpin").wait_for()
+        visit.settle()
+        held = (
+            "() => [...document.querySelectorAll('*')].map(e => e.shadowRoot?.activeElement?.dataset.id).find(Boolean)"
+        )
+        assert page.evaluate(held) == focused
+        page.get_by_role("button", name="my subgraph").click()
+        page.wait_for_url(re.compile("sub=my"))
+        visit.settle()
+        with page.expect_download() as caught:
+            page.get_by_role("button", name="Figure as SVG").click()
+        assert nodes.count() == Path(caught.value.path()).read_text().count("<g>") == 2
+    finally:
+        (full.root / "labels" / f"{graph}.json").unlink(missing_ok=True)

@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import streamlit as st
@@ -16,8 +18,17 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import ConfigError, CorruptError, UsageError
 from tests.ui.conftest import page_text
+from ui.views.graph_drawing import NAMED, drawing, svg
 from ui.views.graphs import parse_graph
-from workbench.results.labels import GraphLabels, NodeLabel, read_labels, save_label, with_labels
+from workbench.results.labels import (
+    GraphLabels,
+    NodeLabel,
+    read_labels,
+    save_group,
+    save_label,
+    save_pin,
+    with_labels,
+)
 from workbench.workspace import KINDS, Workspace
 
 Open = Callable[..., AppTest]
@@ -43,9 +54,10 @@ def test_labels_are_kept_changed_and_removed(tmp_path: Path) -> None:
     save_label(tmp_path, "g", "E_0", "start", "v2")
     path = tmp_path / "labels" / "g.json"
     assert json.loads(path.read_text()) == {
-        "workbench_schema": 1,
+        "workbench_schema": 2,
         "graph": "g",
         "labels": {"1_2_3": {"text": "a function", "version": "v1"}, "E_0": {"text": "start", "version": "v2"}},
+        "subgraph": {"version": "", "pins": [], "groups": {}},
     }
     save_label(tmp_path, "g", "1_2_3", "", "v2")
     assert list(read_labels(tmp_path, "g").labels) == ["E_0"]
@@ -126,9 +138,8 @@ def test_a_label_is_given_on_the_page_and_shown_everywhere(
     text = page_text(at)
     shown = "“&lt;img src=x onerror=alert(1)&gt; ⟨U+202E⟩ :red[x] $y$”"
     assert not at.exception and shown in text and "<img" not in text and "\u202e" not in text
-    (spec,) = [c.proto.spec for c in at.get("plotly_chart")]
-    hover = [t for trace in json.loads(spec)["data"] for t in trace.get("text") or []]
-    assert sum(shown in t for t in hover) == 1 and "<img" not in spec
+    named = [d for d in sent(at)["dots"] if unescape(shown) in d[5]]  # enters the page as a text node, so unescaped
+    assert [d[0] for d in named] == [node] and "\u202e" not in named[0][4] + named[0][5]
 
     document = json.loads(caught[-1]())
     assert {n["node_id"]: n["clerp"] for n in document["nodes"] if n["clerp"]}[node] == kept
@@ -146,6 +157,71 @@ def test_a_label_is_given_on_the_page_and_shown_everywhere(
     at.text_input(key="gr_label").set_value(" ").run()
     assert read_labels(copy.root, GRAPH).labels == {} and shown not in page_text(at)
     assert caught[-1]() == before
+
+
+def sent(at: AppTest) -> dict[str, Any]:
+    """What the browser is given to draw."""
+    (found,) = [c.proto for c in at.get("bidi_component") if c.proto.component_name == "workbench_network"]
+    return dict(json.loads(found.json))
+
+
+def test_a_subgraph_is_pinned_grouped_drawn_and_saved(open_page: Open, copy: Workspace, node: str) -> None:
+    version, document = copy.get("graphs", GRAPH).version, copy.path("graphs", GRAPH) / "graph.json"
+    graph = parse_graph(json.loads(document.read_text()), "x")
+    source = next(s for s, t, _ in graph.links if t == node and graph.by_id[s].kind == "latent")
+    targets = [t for s, t, _ in graph.links if s in (source, node) and graph.by_id[t].kind == "logit"]
+    at = open_page(copy, "graph", pin=node)
+    assert len(sent(at)["dots"]) == len(graph.nodes)
+    at.button(key="gr_pin").click().run()
+    save_pin(copy.root, GRAPH, source, True, version)
+    mine = drawing(graph, {}, mine=read_labels(copy.root, GRAPH).subgraph, only_mine=True)
+    outputs = {n.id for n in graph.nodes if n.kind == "logit"}
+    assert {d.id for d in mine.dots} == {node, source} | outputs
+    assert {(mine.dots[s].id, mine.dots[t].id, w) for s, t, w in mine.links} == {
+        x for x in graph.links if {x[0], x[1]} <= {node, source} | outputs
+    }
+    at = open_page(copy, "graph", pin=node, sub="my subgraph")
+    at.text_input(key="gr_group").set_value("  both\n of them ").run()
+    save_group(copy.root, GRAPH, source, "both of them", version)
+    found = read_labels(copy.root, GRAPH).subgraph
+    assert (
+        found.pins == [node, source] and found.groups == {"both of them": [node, source]} and found.version == version
+    )
+    one = drawing(graph, {}, mine=found, only_mine=True)
+    assert {d.id for d in one.dots} == {"group:both of them"} | outputs
+    summed = {
+        o: sum(w for s, t, w in graph.links if s in (node, source) and t == o) for o in outputs if o in set(targets)
+    }
+    assert {one.dots[t].id: w for _, t, w in one.links} == pytest.approx(summed)
+    made = with_labels(json.loads(document.read_text()), read_labels(copy.root, GRAPH), version)["qParams"]
+    assert made["pinnedIds"] == [node, source] and made["supernodes"] == [["both of them", node, source]]
+    assert b"both of them" in svg(one, 50, "t", "n") and svg(one, 50, "t", "n").count(b"<path d") >= len(one.links)
+    at = open_page(copy, "graph", pin=node)
+    at.button(key="gr_pin").click().run()
+    assert read_labels(copy.root, GRAPH).subgraph.groups == {"both of them": [source]}
+    with pytest.raises(UsageError, match="at most 120"):
+        save_group(copy.root, GRAPH, source, "x" * 121, version)
+
+
+def test_only_layers_that_exist_are_drawn_and_names_fit() -> None:
+    def node(layer: str, position: int, feature: int, **more: Any) -> dict[str, Any]:
+        id = f"{layer}_{feature}_{position}"
+        kind = {"feature_type": "cross layer transcoder", "influence": 0.1 + feature / 100}
+        return {"node_id": id, "layer": layer, "ctx_idx": position, "feature": feature, **kind, **more}
+
+    nodes = [node(layer, 0, f) for layer in ("4", "20") for f in range(30)]
+    nodes.append(node("29", 1, 7, is_target_logit=True, clerp="output ' <b>' (p = 0.250)"))
+    link = {"source": "20_3_0", "target": "29_7_1", "weight": -1.0}
+    graph = parse_graph({"nodes": nodes, "links": [link], "metadata": {"prompt_tokens": ["a", "b"]}}, "x")
+    found = drawing(graph, {})
+    assert [name for _, name in found.rows] == ["outputs", "layer 20", "layer 4"]
+    assert sum(bool(d.name) for d in found.dots if d.kind == "latent") == 2 * NAMED
+    assert [d.name for d in found.dots if d.kind == "logit"] == ["25 % ␣<b>"]
+    places = {(d.x, d.y) for d in found.dots}
+    assert len(places) == len(found.dots) and all(0 < x < found.width and 0 < y < found.height for x, y in places)
+    picture = svg(found, 10, "t", "n").decode()
+    assert "&lt;b&gt;" in picture and "<b>" not in picture and "stroke-dasharray" in picture
+    ElementTree.fromstring(picture)
 
 
 def test_labels_of_other_data_are_named_as_such(open_page: Open, copy: Workspace, node: str) -> None:

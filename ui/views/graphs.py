@@ -1,9 +1,8 @@
-"""Attribution graphs for the page: read with bounds, laid out by token and layer, thresholded on the server."""
+"""Attribution graphs for the page: read with bounds, their nodes told in words."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +14,9 @@ import streamlit as st
 from sae.errors import CorruptError
 from sae.files import read_json
 from ui.kit import data
-from ui.kit.plotting import SMALL
-from workbench.markup.tokens import cell, clip, escape, number, visible
+from workbench.markup.tokens import cell, clip, number, visible
 
 MAX_NODES, MAX_LINKS = 5_000, 200_000
-KINDS = {
-    "embedding": ("token", "square", "#7a7a7a"),
-    "logit": ("output", "star", "#D55E00"),
-    "error": ("error", "x", "#b07aa1"),
-    "latent": ("latent", "circle", "#1f86c7"),
-}
 
 
 @dataclass(frozen=True)
@@ -141,14 +133,7 @@ def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapp
         known = {"embedding": f"token {token}", "error": f"error of layer {node.layer} at {token}"}
         text = known.get(node.kind) or visible(node.text) or "output"
         return f"{text} · {label}" if label else text
-    d = data.index().dictionaries.get(dictionary_of(about, node.layer) or "")
-    records = data.records(d) if d else None
-    named = label
-    if not named and records is not None and node.latent is not None and 0 <= node.latent < len(records):
-        row = records.row(node.latent)
-        named = next(
-            (clip(visible(str(row[c])), 50) for c in ("label", "peak_text") if isinstance(row.get(c), str)), ""
-        )
+    named = label or _known(node, about)
     return (
         f"L{node.layer} #{node.latent} at {token}"
         + (f" · {named}" if named else "")
@@ -156,105 +141,35 @@ def describe(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapp
     )
 
 
-def picture(
-    graph: GraphFile,
-    about: dict[str, Any],
-    *,
-    n_links: int,
-    min_influence: float,
-    chosen: str | None,
-    own: Mapping[str, str] | None = None,
-) -> Any:
-    """Nodes over tokens (across) and layers (up), the strongest links between shown nodes; the chosen node's links
-    stand out.
+def name_of(node: GraphNode, graph: GraphFile, about: dict[str, Any], own: Mapping[str, str] | None = None) -> str:
+    """The short name a node has in the picture: the reader's label, a latent's label or the token it fires on most, the
+    token, the output.
     """
-    import plotly.graph_objects as go
-
-    shown = [
-        n for n in graph.nodes if n.influence >= min_influence or n.kind in ("logit", "embedding") or n.id == chosen
-    ]
-    at = _places(shown)
-    links = [x for x in graph.links if x[0] in at and x[1] in at]
-    touching = [x for x in links if chosen in (x[0], x[1])]
-    figure = go.Figure()
-    for part, width, opacity in ((links[:n_links], 1.0, 0.22 if chosen else 0.5), (touching[:60], 2.2, 0.95)):
-        for sign, colour in ((1, "#1f86c7"), (-1, "#D55E00")):
-            x: list[float | None] = []
-            y: list[float | None] = []
-            for s, t, w in part:
-                if w * sign > 0:
-                    x += [at[s][0], at[t][0], None]
-                    y += [at[s][1], at[t][1], None]
-            if x:
-                figure.add_trace(
-                    go.Scatter(
-                        x=x,
-                        y=y,
-                        mode="lines",
-                        line={"color": colour, "width": width},
-                        opacity=opacity,
-                        hoverinfo="skip",
-                        showlegend=False,
-                    )
-                )
-    for kind, (name, symbol, colour) in KINDS.items():
-        part_nodes = [n for n in shown if n.kind == kind]
-        if part_nodes:
-            size = [14 if n.id == chosen else 9 for n in part_nodes]
-            text = [escape(describe(n, graph, about, own)) for n in part_nodes]
-            figure.add_trace(
-                go.Scatter(
-                    x=[at[n.id][0] for n in part_nodes],
-                    y=[at[n.id][1] for n in part_nodes],
-                    mode="markers",
-                    name=name,
-                    marker={
-                        "symbol": symbol,
-                        "color": colour,
-                        "size": size,
-                        "opacity": 1,
-                        "line": {"width": 1, "color": "rgba(127,127,127,.6)"},
-                    },
-                    text=text,
-                    customdata=[n.id for n in part_nodes],
-                    hovertemplate="%{text}<extra></extra>",
-                )
-            )
-    ticks = [escape(cell(t, 14)) for t in graph.tokens]
-    rows = [-1, *range(graph.top), graph.top]
-    names = ["tokens", *(f"layer {r}" for r in range(graph.top)), "output"]
-    figure.update_xaxes(
-        tickfont=SMALL,
-        tickvals=list(range(len(ticks))),
-        ticktext=ticks,
-        showgrid=False,
-        zeroline=False,
-        range=[-0.7, len(ticks) - 0.3],
-    )
-    figure.update_yaxes(tickfont=SMALL, tickvals=rows, ticktext=names, zeroline=False)
-    figure.update_layout(
-        height=130 + 90 * len(rows),
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "font": SMALL},
-        hovermode="closest",
-        dragmode="pan",
-        uirevision="graph",
-    )
-    return figure
+    if own and node.id in own:
+        return visible(own[node.id])
+    if node.kind == "latent":
+        return _known(node, about) or f"#{node.latent}"
+    if node.kind == "error":
+        return "error"
+    if node.kind == "embedding":
+        return cell(graph.tokens[node.position], 20) if 0 <= node.position < len(graph.tokens) else "?"
+    found = re.fullmatch(r"output '(.*)' \(p = ([0-9.]+)\)", node.text, re.S)
+    if found:
+        return f"{100 * float(found[2]):.0f} % {cell(found[1], 20)}"
+    return visible(node.text.removeprefix("output ")) or "output"
 
 
-def _places(nodes: list[GraphNode]) -> dict[str, tuple[float, float]]:
-    """Where nodes are drawn: those of one token and layer side by side, strongest first."""
-    groups: dict[tuple[int, int], list[GraphNode]] = defaultdict(list)
-    for n in nodes:
-        groups[n.position, n.layer].append(n)
-    found = {}
-    for (position, layer), group in groups.items():
-        group.sort(key=lambda n: -n.influence)
-        across = min(5, len(group))
-        for j, n in enumerate(group):
-            found[n.id] = (position + (j % across - (across - 1) / 2) * 0.15, layer + (j // across) * 0.14)
-    return found
+def _known(node: GraphNode, about: dict[str, Any]) -> str:
+    """What the records call a latent: its label, else the token on which it fires most, else nothing."""
+    d = data.index().dictionaries.get(dictionary_of(about, node.layer) or "")
+    records = data.records(d) if d else None
+    if records is None or node.latent is None or not 0 <= node.latent < len(records):
+        return ""
+    row = records.row(node.latent)
+    for column in ("label", "peak_text"):
+        if isinstance(row.get(column), str):
+            return clip(visible(str(row[column])) if column == "label" else cell(str(row[column])), 50)
+    return ""
 
 
 def neighbours_of(
