@@ -355,7 +355,7 @@ def test_a_graph_lights_up_in_the_browser_and_the_keyboard_reaches_it(visit: Vis
             "() => [...document.querySelectorAll('*')].map(e => e.shadowRoot?.activeElement?.dataset.id).find(Boolean)"
         )
         assert page.evaluate(held) == focused
-        page.get_by_role("button", name="my subgraph").click()
+        page.get_by_text("my subgraph", exact=True).click()
         page.wait_for_url(re.compile("sub=my"))
         visit.settle()
         with page.expect_download() as caught:

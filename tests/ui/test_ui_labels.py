@@ -203,7 +203,9 @@ def test_a_subgraph_is_pinned_grouped_drawn_and_saved(open_page: Open, copy: Wor
         save_group(copy.root, GRAPH, source, "x" * 121, version)
 
 
-def test_only_layers_that_exist_are_drawn_and_names_fit() -> None:
+def test_only_layers_that_exist_are_drawn_and_names_fit(full: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_WORKSPACE", str(full.root))
+
     def node(layer: str, position: int, feature: int, **more: Any) -> dict[str, Any]:
         id = f"{layer}_{feature}_{position}"
         kind = {"feature_type": "cross layer transcoder", "influence": 0.1 + feature / 100}
