@@ -79,3 +79,14 @@ def test_old_and_foreign_links_to_results(page: str, key: str, open_page: Open, 
         text = page_text(at)
         assert not at.exception and "is not in this workspace" in text and "<script" not in text and "root:" not in text
         assert param(at, key) == id and len(param(at, f"{key}v")) == 8
+
+
+def test_export_shows_the_figure_of_the_address(open_page: Callable[..., AppTest], full: Workspace) -> None:
+    """Back leads to the figure before: what the address says wins over what was chosen last."""
+    at = open_page(full, "export", f="latent_contexts", src="latents/mini-pythia.L1R-8x")
+    at.selectbox(key="ex_figure").set_value("latent_densities").run()
+    assert not at.exception and at.query_params["f"] in ("latent_densities", ["latent_densities"])
+    at.query_params["f"], at.query_params["src"] = "latent_contexts", "latents/mini-pythia.L2R-8x"
+    at.run()
+    assert at.selectbox(key="ex_figure").value == "latent_contexts"
+    assert at.selectbox(key="ex_source").value == "mini-pythia.L2R-8x"

@@ -306,3 +306,12 @@ def test_pages_follow_the_address_without_a_warning(
         seen.append(latents_of(at))
     assert said == [] and not at.exception
     assert seen[0] == seen[2] != seen[1] and seen[3] == seen[4] and not set(seen[0]) & set(seen[4])
+
+
+def test_a_note_typed_while_another_tab_adds_is_kept() -> None:
+    was = (item(1, "one"), item(2), item(3))
+    now = (item(9), item(2), item(1, "one"))  # one came, one went, the order is another
+    edits = {0: {"note": "typed"}, 1: {"note": "two", "no.": 1}, 2: {"note": "gone"}, 7: {"note": "nowhere"}}
+    found, lost = listing.carried(was, edits, now)
+    assert [(x.latent, x.note) for x in found] == [(9, ""), (2, "two"), (1, "typed")] and lost == 2
+    assert listing.carried(was, {0: {"open": True}}, now) == (now, 0)

@@ -73,22 +73,39 @@ def choose(usable: dict[str, Kind]) -> tuple[Kind, str]:
     index = data.index()
     names = list(usable)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        st.session_state.setdefault("ex_figure", state.get_choice("f", names, names[0]))
-        if st.session_state["ex_figure"] not in names:
-            st.session_state["ex_figure"] = names[0]
-        name = st.selectbox("Figure", names, key="ex_figure", format_func=lambda n: _titled(usable[n]), width=520)
+        name = state.get_choice("f", names, names[0])
+        st.session_state["ex_figure"] = name  # the address decides, so that Back leads to the figure before
+        st.selectbox(
+            "Figure",
+            names,
+            key="ex_figure",
+            format_func=lambda n: _titled(usable[n]),
+            width=520,
+            on_change=_other_figure,
+        )
         kind = usable[name]
         ids = [e.id for e in index.of(kind.source)]
         wanted = (state.get("src") or "").partition("/")[2] or state.get("d") or ""
         if kind.many and not kind.document:  # shows all results of its kind
             state.put(f=name, src=None)
             return kind, ""
-        if st.session_state.get("ex_source") not in ids:
-            st.session_state["ex_source"] = wanted if wanted in ids else ids[0]
-        id = st.selectbox(f"Result ({kind.source})", ids, key="ex_source", format_func=visible, width=380)
+        id = wanted if wanted in ids else ids[0]
+        st.session_state["ex_source"] = id
+        st.selectbox(
+            f"Result ({kind.source})",
+            ids,
+            key="ex_source",
+            format_func=visible,
+            width=380,
+            on_change=lambda: state.put(src=f"{kind.source}/{st.session_state['ex_source']}"),
+        )
     source = f"{kind.source}/{id}"
     state.put(f=name, src=source)
     return kind, source
+
+
+def _other_figure() -> None:
+    state.put(f=st.session_state["ex_figure"], src=None, opts=None)
 
 
 def document_page(kind: Kind, source: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import pandas as pd
 import streamlit as st
@@ -11,10 +12,10 @@ from sae.errors import UserError
 from ui.kit import data, panels, state
 from ui.kit.documents import share_buttons
 from ui.kit.index import Dictionary
-from ui.kit.listing import edited, names
+from ui.kit.listing import carried, edited, names
 from ui.kit.matching import fires_on
 from workbench.markup.tokens import clip, markdown, visible
-from workbench.results.lists import LatentList, delete_list, import_list, read_lists, save_list
+from workbench.results.lists import LatentList, ListItem, delete_list, import_list, read_lists, save_list
 
 
 @st.fragment(key="lists_body")
@@ -59,7 +60,11 @@ def make(known: dict[str, LatentList]) -> None:
         with st.popover("Import", icon=":material/upload:"):
             found = st.file_uploader("A list as JSON", type=["json"], key="li_file")
             if found is not None and st.button("Add this list", key="li_import"):
-                taken = import_list(found.getvalue())
+                try:
+                    taken = import_list(found.getvalue())
+                except UserError as e:  # said here; the lists below stay as they are
+                    panels.problem("This file cannot be added", str(e))
+                    return
                 if any(x.name == taken.name for x in known.values()):
                     taken = taken.model_copy(update={"name": f"{clip(taken.name, 100)} (imported)"})
                 state.put(list=save_list(data.workspace_folder(), taken))
@@ -117,6 +122,10 @@ def show(id: str, chosen: LatentList) -> None:
         # Edits belong to row numbers and outlive a change of the data: another order needs another table.
         shown = hash(tuple((x.dictionary, x.latent) for x in chosen.items))
         key = f"li_table_{id}_{st.session_state.get('li_turn', 0)}_{shown}"
+        before = st.session_state.get("li_before")
+        if before is not None and before[:2] != (id, key) and before[0] == id:
+            _carry(id, chosen, before[1], before[2])
+        st.session_state["li_before"] = (id, key, chosen.items)
         table = st.data_editor(
             pd.DataFrame(rows),
             key=key,
@@ -196,6 +205,20 @@ def _table_button(d: Dictionary, label: str) -> None:
         st.switch_page(
             "app_pages/latents.py", query_params=state.link(d, list=state.get("list") or st.session_state["li_choice"])
         )
+
+
+def _carry(id: str, chosen: LatentList, key: str, was: tuple[ListItem, ...]) -> None:
+    """Notes that were typed into the table of a list which another tab has changed since go to the same latents."""
+    state_of_table = st.session_state.get(key)
+    edits = state_of_table.get("edited_rows", {}) if isinstance(state_of_table, Mapping) else {}
+    items, lost = carried(was, edits, chosen.items)
+    if items != chosen.items:
+        save_list(data.workspace_folder(), chosen.model_copy(update={"items": items}), id)
+    if lost:
+        st.toast("This list was changed elsewhere meanwhile; what you moved, removed or noted there was not kept.")
+    if items != chosen.items:
+        st.session_state["li_before"] = None
+        st.rerun()
 
 
 def _apply(id: str, chosen: LatentList, table: pd.DataFrame, key: str) -> None:

@@ -5,7 +5,7 @@ edited list becomes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,3 +138,23 @@ def edited(items: Sequence[ListItem], rows: Sequence[dict[str, Any]]) -> tuple[L
         if not rows[j]["remove"]:
             out.append(items[j] if note == visible(items[j].note) else items[j].model_copy(update={"note": note}))
     return tuple(out)
+
+
+def carried(
+    was: Sequence[ListItem], edits: Mapping[int, Mapping[str, Any]], now: Sequence[ListItem]
+) -> tuple[tuple[ListItem, ...], int]:
+    """A list that changed while its table was edited: the notes typed into rows of ``was`` (row -> column -> value) are
+    given to the same latents of ``now``. Also how many rows' edits could not be carried over: moves, removals,
+    notes of latents that are gone.
+    """
+    places = {(x.dictionary, x.latent): j for j, x in enumerate(now)}
+    out, lost = list(now), 0
+    for row, edit in edits.items():
+        changed = {k: v for k, v in edit.items() if k != "open"}
+        if not changed or not 0 <= int(row) < len(was):
+            continue
+        j = places.get((was[int(row)].dictionary, was[int(row)].latent))
+        if "note" in changed and j is not None:
+            out[j] = out[j].model_copy(update={"note": str(changed.pop("note") or "")[:2000]})
+        lost += bool(changed)
+    return tuple(out), lost

@@ -9,6 +9,9 @@ import workbench
 from ui.kit.index import Index
 
 
+OF_THE_MINIATURES = ("evolution", "claims")  # their commands run on the bundled models, not on the reader's own
+
+
 @dataclass(frozen=True)
 class Gap:
     """Something absent: what, why one would want it, and the command."""
@@ -34,8 +37,11 @@ def gaps(index: Index) -> list[Gap]:
                 "workbench demo",
             )
         ]
+    own = any(d.model.startswith("mini-") for d in dictionaries)
     found = [
-        (verb, what, why, arguments) for kind, verb, what, why, arguments in _analyses(index) if not index.of(kind)
+        (verb, what, why, arguments)
+        for kind, verb, what, why, arguments in _analyses(index)
+        if not index.of(kind) and (own or kind not in OF_THE_MINIATURES)
     ]
     bare = [d for d in dictionaries if d.records is None and d.has_rows]
     if bare:
