@@ -8,7 +8,6 @@ from pathlib import Path
 import workbench
 from ui.kit.index import Index
 
-
 OF_THE_MINIATURES = ("evolution", "claims")  # their commands run on the bundled models, not on the reader's own
 
 
