@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae.errors import CorruptError
+from sae.formats.cross_layer import is_cross_layer
 from sae.formats.dictionary_learning import read_dictionary_learning
 from sae.formats.normal import NormalForm
 from sae.formats.openmoss import read_llama_scope, read_openmoss
@@ -81,7 +82,13 @@ def read(folder: str | Path, library: str | None = None) -> NormalForm:
     Raises:
         MissingError, CorruptError, UntrustedFile: what is wrong with which file.
     """
-    folder, library = Path(folder), library or detect(folder)
+    folder = Path(folder)
+    if is_cross_layer(folder):
+        raise CorruptError(
+            f"{folder} is a cross-layer transcoder: its latents write at many layers, so it is no dictionary of one"
+            f" place. Read it with sae.formats.read_cross_layer({str(folder)!r})."
+        )
+    library = library or detect(folder)
     try:
         return READERS[library][1](folder)
     except (

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sae.errors import UserError
-from sae.formats import dictionary_learning, openmoss, published, saelens, sparsify
+from sae.formats import cross_layer, dictionary_learning, openmoss, published, saelens, sparsify
 from sae.formats.libraries import detect, read
 from sae.formats.tensors import read_safetensors
 
@@ -25,6 +26,7 @@ LAYOUTS = (
     *dictionary_learning.LAYOUTS,
     *openmoss.LAYOUTS,
     *published.LAYOUTS,
+    cross_layer.CROSS_LAYER,
 )
 
 
@@ -56,18 +58,28 @@ def compare_expected(folder: Path) -> Parity:
         MissingError: no such outputs. CorruptError, UntrustedFile: see :func:`sae.formats.read`.
     """
     want = read_safetensors(folder / EXPECTED)
+    if cross_layer.is_cross_layer(folder):
+        clt = cross_layer.read_cross_layer(folder)
+        act = "relu" if clt.threshold is None else "jumprelu"
+        f = clt.encode(want["x"].float())
+        return _parity(folder, "circuit-tracer CLT", act, clt.dtype, f, clt.decode(f), want)
     found = sorted(folder.glob("layer_*.safetensors"))
     path = found[0] if found else folder
     form = read(path)
-    x, y = want["x"].float(), want["y"].float()
+    x = want["x"].float()
     f = form.encode(x)
-    error = (
-        float((form.decode(f, x) - y).abs().max() / y.abs().max()) if form.W_dec.shape[1] == y.shape[1] else torch.inf
-    )
+    return _parity(folder, detect(path), form.act, form.dtype, f, form.decode(f, x), want)
+
+
+def _parity(
+    folder: Path, library: str, act: str, dtype: torch.dtype, f: Tensor, z: Tensor, want: dict[str, Tensor]
+) -> Parity:
+    """Latents ``f`` and outputs ``z`` beside the library's own."""
+    y = want["y"].float()
+    error = float((z - y).abs().max() / y.abs().max()) if z.shape == y.shape else torch.inf
     same = f.shape == want["f"].shape and torch.equal(f > 1e-6, want["f"] > 1e-6)
-    tolerance = 1e-5 if form.dtype == torch.float32 else 8 * torch.finfo(form.dtype).eps
-    dtype = str(form.dtype).removeprefix("torch.")
-    return Parity(folder.name, detect(path), form.act, dtype, error, same, tolerance)
+    tolerance = 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
+    return Parity(folder.name, library, act, str(dtype).removeprefix("torch."), error, same, tolerance)
 
 
 def golden_folders(root: Path) -> list[Path]:

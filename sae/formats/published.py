@@ -18,7 +18,7 @@ from torch import Tensor
 from sae.errors import CorruptError
 from sae.formats.layout import FLAG, NUMBER, TEXT, TEXT_OR_NULL, WHOLE, Layout, check_keys, check_tensors, names, only
 from sae.formats.normal import NormalForm
-from sae.formats.tensors import in_float32, read_config, read_safetensors, read_state_dict
+from sae.formats.tensors import in_float32, read_config, read_safetensors, read_state_dict, read_yaml
 
 GEMMA_SCOPE = Layout("Gemma Scope", "2024 release", "2024-07", "params.npz", ("jumprelu", "transcoder"), used={})
 GEMMA_SCOPE_2 = Layout(
@@ -37,7 +37,7 @@ GEMMA_SCOPE_2 = Layout(
         "l0": NUMBER.or_absent(),
     },
     harmless=names("type dtype num_layers layer"),
-    refused=("cross-layer transcoders as one dictionary",),
+    refused=("cross-layer transcoders",),
 )
 GOODFIRE = Layout("Goodfire", "2025 release", "2025-01", "<name>.pt or .pth", ("relu",), used={})
 CIRCUIT_TRACER = Layout(
@@ -208,17 +208,10 @@ def read_circuit_tracer(path: Path) -> NormalForm:
     Raises:
         CorruptError: a key, value or tensor that is not known, named in the message.
     """
-    import yaml
-
     where, file = str(path), layer_file(path)
     if file is None:
         raise CorruptError(f"{where} names no layer; give one file, such as {where}/layer_0.safetensors.")
-    try:
-        cfg = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
-        raise CorruptError(f"{file.parent}/config.yaml cannot be read: {str(e).splitlines()[0]}.") from e
-    if not isinstance(cfg, dict):
-        raise CorruptError(f"{file.parent}/config.yaml is not a configuration.")
+    cfg = read_yaml(file.parent / "config.yaml")
     check_keys(cfg, CIRCUIT_TRACER, str(file.parent))
     raw, dtype = in_float32(read_safetensors(file))
     if "b_enc" not in raw or "b_dec" not in raw:

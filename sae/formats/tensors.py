@@ -146,6 +146,25 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A foreign YAML mapping.
+
+    Raises:
+        MissingError, CorruptError: not there, or not one mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    _regular_file(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        raise CorruptError(f"{path} cannot be read: {str(e).splitlines()[0]}.") from e
+    if not isinstance(value, dict):
+        raise CorruptError(f"{path} is not a configuration.")
+    return value
+
+
 def need(tensors: dict[str, Tensor], names: list[str], where: str, library: str) -> None:
     """Raise :class:`CorruptError` unless all named tensors are there."""
     missing = [n for n in names if n not in tensors]

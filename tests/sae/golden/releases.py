@@ -306,6 +306,30 @@ def circuit_tracer(version: str) -> None:
             expected(folder, made.encode(rows()), made(rows()))
 
 
+def circuit_tracer_clt(version: str) -> None:
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder, load_clt
+
+    for kind, dtype in (("relu", torch.float32), ("jump_relu", torch.float32), ("relu", torch.bfloat16)):
+        cpu = torch.device("cpu")
+        made = fill(CrossLayerTranscoder(3, F, D, kind, lazy_decoder=False, dtype=torch.float32, device=cpu))
+        if kind == "jump_relu":
+            made.activation_function.threshold.data.abs_()
+        half = "-bfloat16" if dtype == torch.bfloat16 else ""
+        folder = fresh(f"circuit-tracer-{version}-clt-{kind.replace('_', '')}{half}")
+        made.to(dtype).to_safetensors(str(folder))
+        (folder / "config.yaml").write_text(
+            "model_name: meta-llama/Llama-3.2-1B\nmodel_kind: cross_layer_transcoder\n"
+            "feature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\nscan: llama-3-clt\n"
+        )
+        back = load_clt(str(folder), lazy_decoder=False, device=cpu, dtype=dtype)
+        x = torch.stack([rows() * (1 + i) for i in range(3)])
+        with torch.no_grad():
+            f = back.encode(x.to(dtype))
+            y = back.decode(f)
+        tensors = {"x": x, "f": f.float().contiguous(), "y": y.float().contiguous()}
+        save_file(tensors, folder / "expected.safetensors")
+
+
 def published(version: str) -> None:
     """Layouts published without a folder of a training library, read by SAELens' own loaders."""
     import numpy as np
@@ -363,7 +387,13 @@ def published(version: str) -> None:
     theirs(cfg, state, folder)
 
 
-MAKERS = {"sparsify": sparsify, "dl": dictionary_learning, "circuit-tracer": circuit_tracer, "published": published}
+MAKERS = {
+    "sparsify": sparsify,
+    "dl": dictionary_learning,
+    "circuit-tracer": circuit_tracer,
+    "circuit-tracer-clt": circuit_tracer_clt,
+    "published": published,
+}
 
 if __name__ == "__main__":
     library, version = sys.argv[1:3]
