@@ -32,8 +32,8 @@ from sae.formats.tensors import in_float32, read_safetensors, read_yaml
 
 CROSS_LAYER = Layout(
     "circuit-tracer",
-    "0.2 to 0.5 CLT",
-    "2025-08 to 2026-09",
+    "0.5 CLT",
+    "2026-09",
     "config.yaml",
     ("relu", "jump_relu"),
     used={
