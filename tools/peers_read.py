@@ -3,9 +3,9 @@
     python tools/peers_read.py FOLDER
 
 FOLDER gets one release per peer (``pip install --no-deps --target``: their pinned dependencies exclude each other, and
-this project's environment has what their classes need), then the same dictionaries of ours are written, loaded by the
-peer's own loader in a process of its own, and its outputs of the same rows are compared. Exit 1: a peer did not install,
-did not load a folder, or says something else.
+this project's environment has what their classes need). Then the same dictionaries of ours are written, loaded by the
+peer's own loader in a process of its own, and its outputs of the same rows are compared. Exit 1: a peer did not
+install, did not load a folder, or says something else.
 """
 
 from __future__ import annotations
