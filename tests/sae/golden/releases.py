@@ -4,7 +4,8 @@ Each release lies in a folder of its own, installed without its dependencies, wh
 
     pip install --no-deps --target releases/saelens-5.11.0 sae-lens==5.11.0
     pip install --no-deps --target releases/tl-2.11.0 transformer-lens==2.11.0
-    PYTHONPATH=releases/saelens-5.11.0:releases/tl-2.11.0 python tests/sae/golden/releases.py saelens 5.11.0
+    pip install --no-deps --target releases/extras better-abc simple-parsing docstring-parser
+    PYTHONPATH=$(echo releases/{saelens-5.11.0,tl-2.11.0,extras} | tr ' ' :) python tests/sae/golden/releases.py saelens 5.11.0
 
 What is imported by a release and installed nowhere (plotting, logging) is replaced by an empty stand-in. Each folder is
 what the release saves; ``expected.safetensors`` holds rows ``x`` and the release's own ``f`` and ``y`` of them.
@@ -53,12 +54,14 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 try:
+    import huggingface_hub.errors
     import torch
     import transformers
     from safetensors.torch import load_file, save_file
 except ImportError as e:
     raise SystemExit(f"this needs the project's own environment: {e}") from e
 transformers.TRANSFORMERS_CACHE = ""  # releases of 2024 import it
+sys.modules["huggingface_hub.utils._errors"] = huggingface_hub.errors  # where it was then
 sys.meta_path.append(StandIns())
 
 HERE = Path(os.environ.get("GOLDEN", Path(__file__).parent))
@@ -105,14 +108,17 @@ def outputs(folder: Path, sae: Any) -> None:
 
 
 def saelens_2(version: str) -> None:
+    import wandb.util
     from sae_lens.training.config import LanguageModelSAERunnerConfig
     from sae_lens.training.sparse_autoencoder import SparseAutoencoder
+
+    wandb.util.generate_id = lambda: "golden"  # newer releases of wandb have it elsewhere
 
     for kind in ("standard", "finetuned", "no-pre-bias"):
         cfg = LanguageModelSAERunnerConfig(
             model_name="pythia-70m-deduped", hook_point="blocks.3.hook_resid_post", hook_point_layer=3, d_in=D,
             expansion_factor=F // D, log_to_wandb=False, checkpoint_path="checkpoints", context_size=128,
-            apply_b_dec_to_input=kind != "no-pre-bias",
+            apply_b_dec_to_input=kind != "no-pre-bias", dtype="torch.float32",
         )  # fmt: skip
         sae = fill(SparseAutoencoder(cfg))
         with torch.no_grad():
@@ -144,17 +150,18 @@ def saelens_flat(version: str) -> None:
     from sae_lens.sae import SAE, SAEConfig
 
     fields = {f.name for f in dataclasses.fields(SAEConfig)}
+    age = tuple(int(n) for n in version.split("."))
     for kind, options in FLAT.items():
-        if version < "3.3" and kind != "standard":
+        if age < (3, 3) and kind != "standard":
             continue
-        if kind == "topk" and version < "4":
+        if kind == "topk" and age < (4,):
             continue
         values = {
             "d_in": D, "d_sae": F, "activation_fn_str": "relu", "apply_b_dec_to_input": True,
             "finetuning_scaling_factor": False, "context_size": 128, "model_name": "pythia-70m-deduped",
             "hook_name": "blocks.3.hook_resid_post", "hook_layer": 3, "hook_head_index": None, "prepend_bos": True,
             "dataset_path": "monology/pile-uncopyrighted", "dataset_trust_remote_code": True,
-            "normalize_activations": False if version < "3.3" else "none", "dtype": "float32", "device": "cpu",
+            "normalize_activations": False if age < (3, 3) else "none", "dtype": "float32", "device": "cpu",
             "sae_lens_training_version": version, **options,
         }  # fmt: skip
         sae = fill(SAE(SAEConfig(**{k: v for k, v in values.items() if k in fields})))
