@@ -28,7 +28,7 @@ from sae.errors import CorruptError, UsageError
 from sae.files import new_folder, write_bytes
 from sae.formats.layout import TEXT, TEXT_OR_NULL, Layout, check_keys, check_tensors, names, only
 from sae.formats.normal import NormalForm
-from sae.formats.tensors import in_float32, read_safetensors, read_yaml
+from sae.formats.tensors import in_float32, read_safetensors, read_yaml, refuse_negative
 
 CROSS_LAYER = Layout(
     "circuit-tracer",
@@ -163,6 +163,7 @@ def read_cross_layer(folder: str | Path) -> CrossLayer:
             if tensor.shape != enc[0][key].shape or tensor.dim() != (2 if key == "W_enc" else 1):
                 raise CorruptError(f"{folder}: {key}_{i} has shape {tuple(tensor.shape)}, {key}_0 another, or no such.")
     stacked = {key: torch.stack([part[key] for part in enc]) for key in enc[0]}
+    refuse_negative(stacked.get("threshold"), str(folder))
     keys = ("model_name", "feature_input_hook", "feature_output_hook")
     about = {"imported_from": "circuit-tracer", **{k: cfg[k] for k in keys if cfg.get(k)}}
     return CrossLayer(

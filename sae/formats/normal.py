@@ -135,6 +135,7 @@ class NormalForm:
             W_dec=self.W_dec * (s_in / s_out),
             b_dec=self.b_dec / s_out,
             threshold=None if self.threshold is None else self.threshold / s_in,
+            W_skip=None if self.W_skip is None else self.W_skip * (s_in / s_out),
         )
 
     def with_unit_decoders(self, *, threshold_is_weighted: bool) -> NormalForm:

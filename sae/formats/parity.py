@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae.errors import UserError
+from sae.errors import CorruptError, UserError
 from sae.formats import cross_layer, dictionary_learning, openmoss, published, saelens, sparsify
 from sae.formats.libraries import detect, read
 from sae.formats.tensors import read_safetensors
@@ -80,6 +80,24 @@ def _parity(
     same = f.shape == want["f"].shape and torch.equal(f > 1e-6, want["f"] > 1e-6)
     tolerance = 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
     return Parity(folder.name, library, act, str(dtype).removeprefix("torch."), error, same, tolerance)
+
+
+def check_outputs(path: Path) -> None:
+    """Hold a dictionary against its own library's outputs, where ``expected.safetensors`` lies beside it; nothing where
+    there is none.
+
+    Raises:
+        CorruptError: it gives others as it is read here, so a number in its files is not what it was.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not (folder / EXPECTED).is_file():
+        return
+    found = compare_expected(folder)
+    if not found.ok:
+        raise CorruptError(
+            f"{folder} does not give the outputs of its own library that lie beside it ({EXPECTED}): they differ by"
+            f" {found.error:.2g} of the largest, with {'the same' if found.same else 'other'} latents on."
+        )
 
 
 def golden_folders(root: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from sae.errors import CorruptError
 from sae.formats.layout import FLAG, NUMBER, TEXT, TEXT_OR_NULL, WHOLE, Layout, check_keys, check_tensors, names, only
 from sae.formats.normal import NormalForm
-from sae.formats.tensors import in_float32, read_config, read_safetensors, read_state_dict, read_yaml
+from sae.formats.tensors import in_float32, read_config, read_safetensors, read_state_dict, read_yaml, refuse_negative
 
 GEMMA_SCOPE = Layout("Gemma Scope", "2024 release", "2024-07", "params.npz", ("jumprelu", "transcoder"), used={})
 GEMMA_SCOPE_2 = Layout(
@@ -220,6 +220,7 @@ def read_circuit_tracer(path: Path) -> NormalForm:
     required: dict[str, tuple[int, ...] | None] = {"W_enc": (f, d), "W_dec": (f, d), "b_enc": (f,), "b_dec": (d,)}
     gate = "activation_function.threshold"
     check_tensors(raw, required, where, "circuit-tracer", optional={gate: (f,), "W_skip": (d, d)})
+    refuse_negative(raw.get(gate), where)
     layer = int(file.stem.removeprefix("layer_"))
     about = {"imported_from": "circuit-tracer", "kind": "transcoder", "model_name": cfg.get("model_name")}
     about |= {"hook_name": f"blocks.{layer}.{cfg['feature_input_hook']}"}

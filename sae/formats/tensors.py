@@ -185,3 +185,14 @@ def in_float32(tensors: dict[str, Tensor], *aside: str) -> tuple[dict[str, Tenso
     for i, d in enumerate(found):
         dtype = d if i == 0 else torch.promote_types(dtype, d)
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, dtype
+
+
+def refuse_negative(threshold: Tensor | None, where: str) -> None:
+    """Raise :class:`CorruptError` where a threshold without a ReLU before it (circuit-tracer's JumpReLU) is below zero:
+    latents below zero would pass it, and those have no place here.
+    """
+    if threshold is not None and bool((threshold < 0).any()):
+        raise CorruptError(
+            f"{where}: {int((threshold < 0).sum())} thresholds are below zero, with which latents below zero would"
+            " pass; such latents have no place here."
+        )

@@ -88,6 +88,11 @@ def test_a_broken_folder_is_refused_by_name(tmp_path):
     save_file(part | {"W_skip_0": torch.ones(6, 6)}, skip / "W_enc_0.safetensors")
     with pytest.raises(CorruptError, match="'W_skip_0'"):
         read_cross_layer(skip)
+    below = copy("below")
+    part = load_file(below / "W_enc_1.safetensors")
+    save_file(part | {"threshold_1": part["threshold_1"] - 9}, below / "W_enc_1.safetensors")
+    with pytest.raises(CorruptError, match="thresholds are below zero"):
+        read_cross_layer(below)
     wrong = copy("wrong")
     text = (wrong / "config.yaml").read_text()
     (wrong / "config.yaml").write_text(text + "gain: 2\n")

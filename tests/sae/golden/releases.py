@@ -5,7 +5,8 @@ Each release lies in a folder of its own, installed without its dependencies, wh
     pip install --no-deps --target releases/saelens-5.11.0 sae-lens==5.11.0
     pip install --no-deps --target releases/tl-2.11.0 transformer-lens==2.11.0
     pip install --no-deps --target releases/extras better-abc simple-parsing docstring-parser
-    PYTHONPATH=$(echo releases/{saelens-5.11.0,tl-2.11.0,extras} | tr ' ' :) python tests/sae/golden/releases.py saelens 5.11.0
+    export PYTHONPATH=releases/saelens-5.11.0:releases/tl-2.11.0:releases/extras
+    python tests/sae/golden/releases.py saelens 5.11.0
 
 What is imported by a release and installed nowhere (plotting, logging) is replaced by an empty stand-in. Each folder is
 what the release saves; ``expected.safetensors`` holds rows ``x`` and the release's own ``f`` and ``y`` of them.

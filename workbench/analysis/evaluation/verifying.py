@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.errors import MissingError, UsageError
+from sae.errors import CorruptError, MissingError, UsageError
 from sae.populations import norms, populations_of
 from workbench.activations.harvesting.forward import capture
 from workbench.models.reading import token_contract
@@ -486,14 +486,19 @@ def verify_dictionary(
 
     Text: ``corpus``, else held-out sequences of its store, else the held-out split of the bundled corpus.
 
+    Before any model is loaded its files are held against the digests of their manifest, and against outputs of its own
+    library where these lie beside it (``expected.safetensors``).
+
     Raises:
-        UsageError: it reads several places, or does not say its model or hook. MissingError, CorruptError,
-        UntrustedFile: see :func:`workbench.dictionaries.importing.read_reference`.
+        UsageError: it reads several places, or does not say its model or hook. CorruptError: its files are not what
+        they were. MissingError, CorruptError, UntrustedFile: see
+        :func:`workbench.dictionaries.importing.read_reference`.
     """
     from workbench.analysis.evaluation.run import EvaluationRequest, heldout_tokens
     from workbench.models import bundled, load_model
 
     reference, dictionary, numbers = _found(workspace, text, library, model=model, revision=revision, hook=hook)
+    _check_files(reference.path)
     if not isinstance(reference.hook, str) or isinstance(reference.source, list):
         raise UsageError(f"{reference.id} reads several places; `workbench verify` looks at dictionaries of one hook.")
     name, about = reference.model_name, reference.metadata
@@ -515,6 +520,19 @@ def verify_dictionary(
         bos if isinstance(bos, bool) else None,
     )
     return verify(subject, loaded, tokens, load=lambda r: load_model(name, r), run=run)
+
+
+def _check_files(path: Path) -> None:
+    """Refuse files that are not what their manifest, or their own library's outputs beside them, say."""
+    from sae.formats.parity import check_outputs
+    from workbench.provenance import MANIFEST, check_files
+
+    if (path / MANIFEST).is_file() and (wrong := check_files(path)):
+        raise CorruptError(
+            f"{path} is not what its manifest says: {'; '.join(wrong)}. Make it anew, or import it again."
+        )
+    if path.exists():
+        check_outputs(path)
 
 
 def _found(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import sae
@@ -148,3 +151,19 @@ def test_a_published_l0_is_held_against_the_measured_one(ws, right):
 def test_a_check_says_what_it_expected():
     assert str(Check("L0", 40.0, 8, 16, "k = 16")) == "L0 is 40, expected 8 to 16 (k = 16)"
     assert not Check("EV", 0.1, 0.5, None, "").ok and Check("EV", 0.5, 0.5, None, "").ok
+
+
+def test_files_that_are_not_what_they_were_are_refused_before_a_model_is_loaded(tmp_path):
+    """By the outputs of their own library that lie beside them, and by the digests of their manifest."""
+    golden = Path(__file__).parents[3] / "sae" / "golden" / "saelens-6.54.12-topk"
+    folder = Path(shutil.copytree(golden, tmp_path / "theirs"))
+    weights = folder / "sae_weights.safetensors"
+    t = load_file(weights)
+    save_file(t | {"b_enc": t["b_enc"] * 1.1}, weights)
+    out = CliRunner().invoke(app, ["verify", str(folder), "-w", str(tmp_path / "ws"), "--model", "none-such"])
+    assert out.exit_code == 1 and "expected.safetensors" in out.output and len(out.output.strip().splitlines()) == 1
+    ours = workbench.import_dictionary(tmp_path / "ws", str(golden), id="ours", model="mini-pythia")
+    t = load_file(ours.path / "sae_weights.safetensors")
+    save_file(t | {"b_enc": t["b_enc"] * 1.1}, ours.path / "sae_weights.safetensors")
+    out = CliRunner().invoke(app, ["verify", "ours", "-w", str(tmp_path / "ws")])
+    assert out.exit_code == 1 and "not what its manifest says: sae_weights.safetensors" in out.output
