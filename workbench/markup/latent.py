@@ -128,3 +128,19 @@ def neighbours_html(records: LatentRecords, latent: int, link: Callable[[int], s
         density = row.get("density")
         rows.append([link(other), f"{cosine:.3f}", about, up, f"{100 * density:.2g} %" if density else "never"])
     return table(["latent", "cosine", "peak token", "promotes", "density"], rows, numeric=frozenset({1, 4}))
+
+
+def interesting(records: LatentRecords) -> int:
+    """Which latent to open first: neither rare nor everywhere, on real text, best labelled, then strongest."""
+    table = records.table
+    if not len(table):
+        return 0
+    sparse = table[(table["density"] > 5e-4) & (table["density"] < 2e-2)] if "density" in table else table
+    chosen = sparse if len(sparse) else table
+    if "peak_text" in chosen:
+        text = chosen["peak_text"].fillna("").astype(str)
+        words = chosen[text.str.contains("[A-Za-z]{2}") & ~text.str.contains(r"[<|\n]")]
+        chosen = words if len(words) else chosen
+    known = [c for c in ("label_score", "max") if c in chosen and chosen[c].notna().any()]
+    column = known[0] if known else "latent"
+    return int(chosen.loc[chosen[column].idxmax(), "latent"])
