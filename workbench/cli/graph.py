@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +18,6 @@ from workbench.cli.common import (
     terminal_run,
     verb,
 )
-
-if TYPE_CHECKING:
-    from workbench.workspace import Item
 
 
 @verb
@@ -103,16 +101,22 @@ def graph(
         " of the next token's probability"
     )
     done = result_of(item) | n
-    return done | _interventions(item, set_ or [], swap or [], check, max_tokens) if set_ or swap or check else done
+    return (
+        done | _interventions(workspace, item.id, set_ or [], swap or [], check, max_tokens)
+        if set_ or swap or check
+        else done
+    )
 
 
-def _interventions(item: Item, sets: list[str], swaps: list[str], check: bool, max_tokens: int) -> dict[str, Any]:
+def _interventions(
+    workspace: Path, id: str, sets: list[str], swaps: list[str], check: bool, max_tokens: int
+) -> dict[str, Any]:
     """Run and tell what was asked for on top of a graph."""
     from dataclasses import asdict
 
     from workbench.verbs.analysing import intervene
 
-    found = intervene(item.path.parents[1], item.id, set=sets, swap=swaps, check=check, max_tokens=max_tokens)
+    found = intervene(workspace, id, set=sets, swap=swaps, check=check, max_tokens=max_tokens)
     out: dict[str, Any] = {}
     if (made := found.intervention) is not None:
         held = "frozen" if found.frozen else "free"

@@ -18,11 +18,10 @@ from workbench.workspace import Workspace
 
 @dataclass(frozen=True)
 class SteeredText:
-    """Continuations of one prompt, by seed, without and with the changes; doses of them; how tokens read as text."""
+    """Continuations of one prompt, by seed, without and with the changes; doses of them."""
 
     plain: list[Continuation]
     steered: list[Continuation]
-    texts: dict[tuple[int, ...], str]
     changes: list[Change]
     doses: list[Dose] = field(default_factory=list)
     target: str = ""
@@ -36,7 +35,7 @@ class SteeredText:
                 "kind": "continuation",
                 "steered": steered,
                 "seed": c.seed,
-                "text": self.texts[tuple(c.ids)],
+                "text": c.text,
                 "ids": c.ids,
                 "perplexity": c.perplexity,
             }
@@ -128,11 +127,10 @@ def steer_text(
     return SteeredText(
         plain,
         changed,
-        {tuple(c.ids): model.tokenizer.decode(c.ids, clean_up_tokenization_spaces=False) for c in (*plain, *changed)},
         changes,
         doses,
         "" if followed is None else shown_token(model.tokenizer, followed),
-        steered.reads_once,
+        bool(base.reads_once),
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
-from workbench.analysis.splice import Edit, splice
+from workbench.analysis.splice import Edit, clamp, splice, steer
 from workbench.models.reading import token_contract
 
 STATES = ("past_key_values", "cache_params")  # what Hugging Face's models call their running state
@@ -41,6 +41,7 @@ class Continuation:
 
     seed: int
     ids: list[int]
+    text: str
     perplexity: float | None  # None where no token was made
 
 
@@ -58,20 +59,13 @@ class Dose:
 
 
 def edit_of(changes: Sequence[Change]) -> Edit | None:
-    """All changes as one edit of codes; None where there are none."""
+    """All changes as one edit of codes, each latent in one of them; None where there are none."""
     if not changes:
         return None
-
-    def edit(codes: Tensor, hook: str) -> Tensor:
-        out = codes.clone()
-        for change in changes:
-            if change.replace:
-                out[..., change.latent] = change.amount
-            else:
-                out[..., change.latent] += change.amount
-        return out
-
-    return edit
+    held = [c for c in changes if c.replace]
+    add = steer({c.latent: c.amount for c in changes if not c.replace})
+    hold = clamp([c.latent for c in held], torch.tensor([c.amount for c in held]))
+    return lambda codes, hook: hold(add(codes, hook), hook)
 
 
 class Steered:
@@ -95,7 +89,7 @@ class Steered:
         self.rows = torch.as_tensor(contract.is_row(ids.numpy()))
         self.room = math.inf if contract.longest is None else contract.longest - ids.shape[1]
         self.known = contract.vocabulary or None  # ids beyond the tokenizer are never made
-        self.reads_once = True  # whether the last continuation went on from a running state
+        self.reads_once: bool | None = None  # whether continuations go on from a running state; None: not tried yet
 
     def _open(self, rows: Tensor | None) -> Any:
         if self.edit is None:
@@ -125,7 +119,6 @@ class Steered:
         generator, end = torch.Generator().manual_seed(seed), self.model.tokenizer.eos_token_id
         ids, state = self.ids, _State(self)
         logits = state.begin()
-        self.reads_once = state.running
         for made in range(n):
             token = choose(logits[: self.known], temperature, generator)
             if token == end:
@@ -148,7 +141,8 @@ class Steered:
     def continuation(self, n: int, *, temperature: float = 0.0, seed: int = 0) -> Continuation:
         """A whole continuation with its perplexity."""
         made = list(self.tokens(n, temperature=temperature, seed=seed))
-        return Continuation(seed, made, self.perplexity(made))
+        text = self.model.tokenizer.decode(made, clean_up_tokenization_spaces=False)
+        return Continuation(seed, made, text, self.perplexity(made))
 
 
 class _State:
@@ -167,32 +161,36 @@ class _State:
         return out.logits[0, -1].double()
 
     def begin(self) -> Tensor:
-        """Logits [V] after the prompt."""
-        want = self.of.whole(self.of.ids)[-1]
+        """Logits [V] after the prompt. The first time, the state's are held against those of a whole pass."""
+        if self.of.reads_once is None:
+            want, have = self.of.whole(self.of.ids)[-1], self._tried()
+            self.of.reads_once = have is not None and float((have - want).abs().max()) <= SAME * float(want.abs().max())
+            return have if have is not None and self.of.reads_once else want
+        return self._prompt() if self.of.reads_once else self.of.whole(self.of.ids)[-1]
+
+    def _prompt(self) -> Tensor:
+        """The prompt into the state: all but its last token, then that one as a step."""
+        self._read(self.of.ids[:, :-1], self.of.rows[:, :-1])
+        return self._read(self.of.ids[:, -1:], self.of.rows[:, -1:])
+
+    def _tried(self) -> Tensor | None:
+        """:meth:`_prompt`, or None where the model has no such state."""
         if self.hf is None or self.of.ids.shape[1] < 2:
-            return want
+            return None
         try:
-            self._read(self.of.ids[:, :-1], self.of.rows[:, :-1])
-            have = None if not self.cache else self._read(self.of.ids[:, -1:], self.of.rows[:, -1:])
+            logits = self._prompt()
         except (
             TypeError,
             ValueError,
             RuntimeError,
             AttributeError,
         ):  # no state of this kind, or hooks that need it whole
-            have = None
-        if have is None or float((have - want).abs().max()) > SAME * float(want.abs().max()):
-            self.cache, self.hf = {}, None
-        return want
+            return None
+        return logits if self.cache else None
 
     def step(self, ids: Tensor) -> Tensor:
         """Logits [V] after the last token of ``ids``."""
-        return self.of.whole(ids)[-1] if self.hf is None else self._read(ids[:, -1:], None)
-
-    @property
-    def running(self) -> bool:
-        """Whether the prompt is read once."""
-        return self.hf is not None
+        return self._read(ids[:, -1:], None) if self.of.reads_once else self.of.whole(ids)[-1]
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

@@ -13,7 +13,6 @@ Error nodes carry nothing, which is what the prediction can miss.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.analysis.graph.trace import Graph, frozen_hooks
+from workbench.analysis.graph.trace import Graph, frozen_hooks, holding, norms_edited
 from workbench.analysis.splice import splice
 
 MOVED = 10  # next tokens that an intervention reports
@@ -156,15 +155,10 @@ class Bench:
                 out[row, position, latent] = value
             return out
 
-        frozen = [
-            (name, lambda value, hook, held=held: held.repeat(len(value) // len(held), *[1] * (held.dim() - 1)))
-            for name, held in self.held.items()
-        ]
         at = {hook: self.dictionaries[hook] for hook in changes}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # meant
-            with self.model.hooks(fwd_hooks=frozen), splice(self.model, at, edit, keep_error=True):
-                return self.model(self.tokens.expand(len(variants), -1), use_cache=False)[:, -1]
+        held_here = self.model.hooks(fwd_hooks=holding(self.held))
+        with norms_edited(), held_here, splice(self.model, at, edit, keep_error=True):
+            return self.model(self.tokens.expand(len(variants), -1), use_cache=False)[:, -1]
 
 
 def predicted(graph: Graph, held: Mapping[int, float]) -> np.ndarray:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +154,24 @@ def frozen_hooks(model: Any) -> list[str]:
             " holding them: --no-freeze."
         )
     return anatomy.frozen()
+
+
+def holding(held: Mapping[str, Tensor]) -> list[tuple[str, Callable[..., Tensor]]]:
+    """Forward hooks that put the values of one prompt in place for all rows of a batch, whether rows are an axis of
+    their own or laid end to end.
+    """
+    return [
+        (name, lambda value, hook, one=one: one.repeat(len(value) // len(one), *[1] * (one.dim() - 1)))
+        for name, one in held.items()
+    ]
+
+
+@contextmanager
+def norms_edited() -> Iterator[None]:
+    """No warning that a norm is made from its edited values: that is meant (rounding differs, nothing else)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+        yield
 
 
 def connected(
@@ -303,10 +322,7 @@ class _Runner:
         x = self.clean[before] if stage == 1 else self.clean[before][0]
         leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
         target = self.hooks[stage - 1] if stage <= len(self.hooks) else None
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="A forward hook edited hook_scale"
-            )  # meant: rounding differs, nothing else
+        with torch.enable_grad(), norms_edited():
             read, logits = self._forward(before, leaf, target)
             scalar = scalar_of(targets, read, logits, None if target is None else self.dictionaries[target])
         return torch.autograd.grad(scalar, leaf)[0].detach()

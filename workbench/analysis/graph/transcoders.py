@@ -14,7 +14,6 @@ sum.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,16 @@ import torch
 from torch import Tensor
 
 from sae.errors import ConfigError, UsageError
-from workbench.analysis.graph.trace import Graph, Node, connected, frozen_hooks, latent_nodes, scalar_of
+from workbench.analysis.graph.trace import (
+    Graph,
+    Node,
+    connected,
+    frozen_hooks,
+    holding,
+    latent_nodes,
+    norms_edited,
+    scalar_of,
+)
 from workbench.models.sites import site_hooks
 
 
@@ -167,10 +175,7 @@ class _Cut:
         held.
         """
         seen: dict[str, Tensor] = {}
-        hooks: list[tuple[str, Any]] = [
-            (name, lambda value, hook, held=held: _repeated(held, value)) for name, held in self.held.items()
-        ]
-        hooks.append(("hook_embed", lambda value, hook: leaves[0]))
+        hooks: list[tuple[str, Any]] = [*holding(self.held), ("hook_embed", lambda value, hook: leaves[0])]
         for leaf, (read, write) in zip(leaves[1:], self.writes.items(), strict=True):
             transcoder = self.transcoders[read]
 
@@ -184,14 +189,6 @@ class _Cut:
                 return leaf if past is None else leaf + past
 
             hooks += [(read, remember), (write, replace)]
-        with warnings.catch_warnings(), self.model.hooks(fwd_hooks=hooks):
-            warnings.filterwarnings(
-                "ignore", message="A forward hook edited hook_scale"
-            )  # meant: rounding differs, nothing else
+        with norms_edited(), self.model.hooks(fwd_hooks=hooks):
             logits = self.model(self.tokens.expand(len(leaves[0]), -1), use_cache=False)
         return seen, logits
-
-
-def _repeated(held: Tensor, value: Tensor) -> Tensor:
-    """A value of the one prompt for all rows of a batch, whether rows are an axis of their own or laid end to end."""
-    return held.repeat(len(value) // len(held), *[1] * (held.dim() - 1))

@@ -61,6 +61,18 @@ def test_a_state_that_is_wrong_is_not_used(case, monkeypatch):
     assert list(steered.tokens(5)) == want and not steered.reads_once
 
 
+def test_a_prompt_of_one_token_is_read_whole(case):
+    """There is nothing before it to begin a state with."""
+    model, at, ids = case
+    steered = Steered(model, at, ids[:, 1:2])
+    made = list(steered.tokens(3))
+    assert steered.reads_once is False
+    text = ids[:, 1:2]
+    for token in made:
+        assert int(steered.whole(text)[-1][: steered.known].argmax()) == token
+        text = torch.cat([text, torch.tensor([[token]])], 1)
+
+
 def test_a_dose_is_the_probes_push_at_the_last_token(case, tmp_path):
     model, at, ids = case
     ws = Workspace(tmp_path / "ws")
