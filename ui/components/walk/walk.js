@@ -6,7 +6,10 @@ export default function (component) {
   const { order, at } = data
   if (walk.flying === order[at] || walk.list !== data.list) { walk.flying = null; if (walk.asked === order[at] || walk.list !== data.list) walk.asked = null }
   walk.list = data.list
-  const title = () => document.querySelector('.wb-title h1')
+  const show = (latent) => {
+    const title = document.querySelector('.wb-title h1')
+    if (title) title.textContent = 'Latent ' + latent.toLocaleString('en-US')
+  }
   const fetch = () => {
     if (walk.asked === null || walk.flying !== null) return
     if (walk.asked === order[at]) { walk.asked = null; return }
@@ -18,7 +21,7 @@ export default function (component) {
     const next = order[Math.max(0, Math.min(order.length - 1, now + by))]
     if (next === undefined || next === (walk.asked ?? order[at])) return
     walk.asked = next
-    if (title()) title().textContent = 'Latent ' + next.toLocaleString('en-US')
+    show(next)
     fetch()
   }
   const typing = (e) => e && (e.isContentEditable || ['INPUT', 'TEXTAREA', 'SELECT'].includes(e.tagName))
@@ -47,6 +50,7 @@ export default function (component) {
   window.addEventListener('keydown', key, true)
   window.addEventListener('click', click, true)
   fetch()  // what was asked for while the answer came
+  if (walk.asked !== null) show(walk.asked)  // the answer to an earlier press has put its own number there
   if (walk.later && walk.asked === null && walk.flying === null) {
     const name = walk.later
     walk.later = null
