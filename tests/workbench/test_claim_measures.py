@@ -177,7 +177,7 @@ class Evolution:
                 "decoder directions turn where the n-gram phase ends (within one snapshot)",
             )
         ]
-        self.statistics = pd.DataFrame(rows, columns=["claim", "value", "null_mean"]).assign(verdict="found", note="")
+        self.statistics = pd.DataFrame(rows, columns=["claim", "value", "null_high"]).assign(verdict="found", note="")
         kept = 0.9 if effect else 0.05
         self.attribution = pd.DataFrame(
             [
