@@ -40,10 +40,10 @@ SHAPES = {"small": (1024, 12, 128, 2048, 16), "large": (2048, 16, 128, 8192, 32)
 GATES: dict[str, dict[str, Any]] = {
     "topk": {},
     "batchtopk": {"activation": "batchtopk"},
-    "l1": {"activation": "l1", "start_norm": 0.1},
-    "jumprelu": {"activation": "jumprelu", "start_norm": 0.1},
+    "l1": {"activation": "l1", "start": {"norm": 0.1}},
+    "jumprelu": {"activation": "jumprelu", "start": {"norm": 0.1}},
     "own magnitudes": {"gate": "own-magnitude"},
-    "jumprelu per source": {"activation": "jumprelu", "gate": "per-source", "start_norm": 0.1},
+    "jumprelu per source": {"activation": "jumprelu", "gate": "per-source", "start": {"norm": 0.1}},
 }
 LIMIT = 1.3
 SAME = 1e-5  # of the mean squared errors of both on identical weights and rows

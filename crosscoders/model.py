@@ -60,7 +60,7 @@ class Crosscoder(SAE):
             raise ConfigError(
                 f"{len(self.sources)} source names for {len(self.widths)} widths. Give one name per width."
             )
-        self.scaling, self.shared_start = "centred", True
+        self.shared_start = True
         self.shared_latents, self.shared_penalty, self.dedicated = 0, 1.0, 0
         self.folded_in = False
         self.register_buffer("source_scale_S", torch.ones(len(self.widths), dtype=dtype))
@@ -282,7 +282,9 @@ class Crosscoder(SAE):
                     " snapshot."
                 )
             mean_norm = part.norm(dim=1).mean() / part.shape[1] ** 0.5
-            scales.append((mean_norm if self.scaling == "mean-norm" else centred.square().mean().sqrt()).reciprocal())
+            scales.append(
+                (mean_norm if self.start.scaling == "mean-norm" else centred.square().mean().sqrt()).reciprocal()
+            )
         self.source_scale_S.copy_(torch.stack(scales))
         return self.source_scale_S.repeat_interleave(torch.tensor(self.widths, device=x_BD.device))
 

@@ -111,6 +111,11 @@ class TrainingConfig(StrictConfig):
         """
         return min(0.01, 1e-3 * math.sqrt(2**14 / self.d_sae)) if self.lr is None else self.lr
 
+    @classmethod
+    def of_checkpoint(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values that a checkpoint holds, by the names that the settings have today."""
+        return values
+
     def build(self) -> SAE:
         """The untrained model. Subclasses say which."""
         raise NotImplementedError(f"{type(self).__name__} does not say what to build")
@@ -159,6 +164,11 @@ _JUMPS: dict[str, tuple[float, float, float | None]] = {
     "l0-target": (1.0, 0.084, None),
 }
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+
+
+def settings_of(kind: str) -> tuple[str, ...]:
+    """The settings of :class:`ActivationConfig` that go with a kind; none of an unknown one."""
+    return _SETTINGS.get(kind, ())
 
 
 class ActivationConfig(StrictConfig):

@@ -82,6 +82,8 @@ class _Run:
         if path is None:
             return 0
         _, tensors, plain = self.ranks.run_everywhere(lambda: found or (path, *checkpoint.read(path)))
+        if plain.get("config"):
+            plain = {**plain, "config": self.config.of_checkpoint(plain["config"])}
         if found_changes := changes_since(plain, self.contract):
             raise MismatchError(
                 f"{path} belongs to another run: {said(found_changes)}. Use the same settings, or another output"

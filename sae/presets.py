@@ -69,13 +69,13 @@ def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False
 
 
 def merged(published: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A preset under a user's own settings; tables are merged key by key, but for ``activation``,
-    which is one choice.
+    """A preset under a user's own settings; tables are merged key by key, but for an ``activation`` that says its
+    ``kind``, which is one choice.
     """
     out = dict(published)
     for key, value in own.items():
         below = out.get(key)
-        out[key] = (
-            {**below, **value} if key != "activation" and isinstance(below, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(below, dict) and isinstance(value, dict) and not (key == "activation" and "kind" in value):
+            value = {**below, **value}
+        out[key] = value
     return out

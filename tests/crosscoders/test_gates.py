@@ -18,9 +18,8 @@ WIDTHS, F, K, B = [6, 9], 40, 3, 50
 
 def model(activation: str, **values) -> Crosscoder:
     """An untrained float64 crosscoder with generic weights."""
-    cc = CrosscoderConfig(
-        widths=WIDTHS, d_sae=F, k=K, activation=activation, dtype="float64", window=1.5, **values
-    ).build()
+    kind = {"kind": activation} | ({"window": 1.5} if activation == "jumprelu" else {})
+    cc = CrosscoderConfig(widths=WIDTHS, d_sae=F, k=K, activation=kind, dtype="float64", **values).build()
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in (cc.enc_FD, cc.dec_FD, cc.b_dec):
@@ -123,8 +122,7 @@ def test_penalty_warms_up_and_spares_shared_latents():
         widths=[5, 5],
         d_sae=8,
         k=2,
-        activation="l1",
-        penalty_warmup=4,
+        activation={"kind": "l1", "warmup": 4},
         shared_latents=8,
         shared_penalty=0.5,
         dtype="float64",
@@ -144,7 +142,7 @@ def test_penalty_warms_up_and_spares_shared_latents():
     "values",
     [
         {"activation": "batchtopk"},
-        {"activation": "jumprelu", "gate": "per-source", "coefficient": 0.1, "start_norm": 0.5},
+        {"activation": {"kind": "jumprelu", "coefficient": 0.1}, "gate": "per-source", "start": {"norm": 0.5}},
         {"gate": "own-magnitude"},
     ],
 )

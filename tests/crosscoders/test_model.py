@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import sae
 from crosscoders import Crosscoder, CrosscoderConfig, evaluate_sources, preset
 from sae.errors import ConfigError, CorruptError, UserError
+from sae.strict import parse_config
 from tests.crosscoders.worlds import World
 
 WIDTHS = [12, 20, 16]
@@ -158,10 +159,73 @@ def test_the_preset_for_few_steps_is_that_of_saes_at_a_fifth_of_the_rate():
 
 
 def test_presets_and_constant_sources():
-    assert preset("batchtopk", widths=[4, 4], d_sae=64).activation == "batchtopk"
+    assert preset("batchtopk", widths=[4, 4], d_sae=64).activation.kind == "batchtopk"
     with pytest.raises(ConfigError, match="evolution-paper"):
         preset("evolution-papr")
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     x[:, 4:] = 1.0
     with pytest.raises(UserError, match="'late'"):
         sae.Trainer(CrosscoderConfig(widths=[4, 4], sources=["early", "late"], d_sae=16, k=2)).step(x)
+
+
+WRITTEN_BY_0_1 = {"coefficient": None, "penalty_warmup": 0, "threshold": 0.1, "threshold_lr": 0.1, "window": 4.0}
+WRITTEN_BY_0_1 |= {"scaling": "centred", "start_norm": 1.0, "gate": "shared"}
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ({"activation": "topk"}, {"activation": "topk"}),
+        (
+            {"activation": "batchtopk", "scaling": "mean-norm"},
+            {"activation": "batchtopk", "start": {"scaling": "mean-norm"}},
+        ),
+        ({"activation": "l1"}, {"activation": {"kind": "l1"}}),
+        (
+            {"activation": "l1", "coefficient": 3.0, "penalty_warmup": 9, "start_norm": 0.1},
+            {"activation": {"kind": "l1", "coefficient": 3.0, "warmup": 9}, "start": {"norm": 0.1}},
+        ),
+        ({"activation": "jumprelu"}, {"activation": {"kind": "jumprelu", "threshold_lr": 0.1}}),
+        (
+            {"activation": "jumprelu", "gate": "per-source", "threshold": 0.2, "window": 1.5, "threshold_lr": 0.3},
+            {
+                "activation": {"kind": "jumprelu", "threshold": 0.2, "window": 1.5, "threshold_lr": 0.3},
+                "gate": "per-source",
+            },
+        ),
+    ],
+)
+def test_settings_of_earlier_files_are_read_by_the_names_that_saes_have_for_them(old, new):
+    sizes = {"widths": [4, 4], "d_sae": 8, "k": 2}
+    whole, few, today = (CrosscoderConfig(**sizes, **v) for v in (WRITTEN_BY_0_1 | old, old, new))
+    built = [c.build() for c in (whole, few, today)]
+    assert built[0].activation == built[1].activation == built[2].activation
+    assert whole.start == few.start == today.start and whole.gate == today.gate
+    assert CrosscoderConfig.of_checkpoint(WRITTEN_BY_0_1 | old | sizes) == whole.model_dump(mode="json")
+
+
+def test_a_single_setting_changes_that_of_the_preset():
+    sizes = {"widths": [4, 4], "d_sae": 8, "k": 2}
+    for own in ({"threshold_lr": 0.3}, {"activation": {"threshold_lr": 0.3}}):
+        config = preset("evolution-paper", **sizes, **own)
+        assert config.activation.threshold_lr == 0.3 and config.activation.warmup == 5000
+        assert config.start.norm == 0.5 and config.build().activation.penalty == "tanh-quad"
+    plain = preset("evolution-paper", **sizes, activation="l1")
+    assert plain.activation.kind == "l1" and plain.activation.warmup is None
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"activation": "topk", "window": 2.0}, "no window; it goes with jumprelu"),
+        ({"activation": {"kind": "l1", "warmup": 3}, "penalty_warmup": 4}, "are one setting"),
+        ({"activation": "matryoshka"}, "not known for a crosscoder"),
+        ({"activation": {"kind": "jumprelu", "penalty": "l0"}}, "does not see decoder norms"),
+        ({"start": {"encoder": "tied"}}, "a crosscoder's is 'fitted'"),
+        ({"start": {"norm": 0.5}}, "decoder rows of topk have norm 1"),
+        ({"activation": "jumprely"}, "jumprelu"),
+    ],
+)
+def test_settings_a_crosscoder_has_not_are_refused_by_name(values, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_config(CrosscoderConfig, {"widths": [4, 4], "d_sae": 8, "k": 2} | values, where="[crosscoder]")

@@ -28,8 +28,10 @@ CONFIGS = {
     "sae": TopKConfig(d_in=12, **COMMON),
     "crosscoder": CrosscoderConfig(**TWO, shared_latents=5, dedicated=3),
     "batchtopk": CrosscoderConfig(**TWO, activation="batchtopk"),
-    "l1": CrosscoderConfig(**TWO, activation="l1", penalty_warmup=6, shared_latents=11, scaling="mean-norm"),
-    "jumprelu": CrosscoderConfig(**TWO, activation="jumprelu", penalty_warmup=6),
+    "l1": CrosscoderConfig(
+        **TWO, activation={"kind": "l1", "warmup": 6}, shared_latents=11, start={"scaling": "mean-norm"}
+    ),
+    "jumprelu": CrosscoderConfig(**TWO, activation={"kind": "jumprelu", "warmup": 6}),
     "per-source": CrosscoderConfig(**TWO, activation="jumprelu", gate="per-source"),
     "own-magnitude": CrosscoderConfig(**TWO, gate="own-magnitude", dedicated=2),
     "matryoshka": SAEConfig(d_in=12, **COMMON, activation="matryoshka", details={"clip": 0.2, "error": "per-length"}),

@@ -36,7 +36,7 @@ def crosscoder_config(recipe: EvolveRecipe, sources: Sequence[Source], widths: l
         partition shapes.
     """
     from crosscoders import CrosscoderConfig, preset
-    from crosscoders.config import DEAD_AFTER
+    from crosscoders.config import DEAD_AFTER, by_todays_names
     from sae.presets import merged
 
     sizes = {"widths": widths, "d_sae": recipe.expansion * widths[0], "k": recipe.k}
@@ -45,9 +45,15 @@ def crosscoder_config(recipe: EvolveRecipe, sources: Sequence[Source], widths: l
         if recipe.preset
         else {"dead_after": DEAD_AFTER}
     )
-    values = merged(base, recipe.crosscoder) | sizes | {"sources": [s.name for s in sources], "seed": recipe.seed}
+    values = (
+        merged(base, by_todays_names(recipe.crosscoder, base))
+        | sizes
+        | {"sources": [s.name for s in sources], "seed": recipe.seed}
+    )
     config = parse_config(CrosscoderConfig, values, where="[crosscoder]")
-    if recipe.refit and (config.activation not in ("topk", "batchtopk") or config.shared_latents or config.dedicated):
+    if recipe.refit and (
+        config.activation.kind not in ("topk", "batchtopk") or config.shared_latents or config.dedicated
+    ):
         raise ConfigError(
             f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or"
             " batchtopk, all latents free."
@@ -204,7 +210,7 @@ def _metadata(plan: EvolutionPlan, config: CrosscoderConfig) -> dict[str, Any]:
         "context_size": recipe.ctx,
         "store": recipe.store or None,
         "gate": config.gate,
-        "activation": config.activation,
+        "activation": config.activation.kind,
         "preset": recipe.preset or None,
         "refit": recipe.refit,
     }
