@@ -13,7 +13,6 @@ from typing import Any
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.models.anatomy import anatomy_of
 
 _SITE = re.compile(r"L(\d+)(R|A|M|TC|S)")
 # kind -> (input hook, output hook) below blocks.{l}, where no model is at hand
@@ -60,6 +59,8 @@ def hooks_of(site: str) -> tuple[str, str]:
 
 def sites(model: Any) -> list[str]:
     """All sites of a loaded model, layer by layer."""
+    from workbench.models.anatomy import anatomy_of  # the pages name sites without a model, and load no torch for it
+
     return [f"L{i}{kind}" for i, layer in enumerate(anatomy_of(model).layers) for kind in layer.sites]
 
 
@@ -69,6 +70,8 @@ def site_hooks(model: Any, site: str) -> tuple[str, str]:
     Raises:
         UsageError: the model has no such site; the message says what that layer is and names the nearest.
     """
+    from workbench.models.anatomy import anatomy_of
+
     index, kind = parse_site(site)
     anatomy = anatomy_of(model)
     if index < len(anatomy.layers) and kind in anatomy.layers[index].sites:
