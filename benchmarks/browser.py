@@ -108,7 +108,7 @@ def server_work(workspace: Workspace, times: int) -> list[tuple[str, float, floa
     os.environ["WORKBENCH_WORKSPACE"] = str(workspace.root)
 
     def page(name: str, **address: str) -> Any:
-        at = AppTest.from_file(str(ROOT / "ui" / "app.py"), default_timeout=120).run()
+        at = AppTest.from_file(str(ROOT / "ui" / "workbench_ui" / "app.py"), default_timeout=120).run()
         at.switch_page(f"app_pages/{name}.py")
         for key, value in address.items():
             at.query_params[key] = value

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from ui.kit.index import read_index
-from ui.kit.pages import PAGES
+from workbench_ui.kit.index import read_index
+from workbench_ui.kit.pages import PAGES
 
 TEXT = "class Reader:\n    def read(self, path):\n        with open(path) as f:\n            return f.read()\n\n"
 BUSY = "[data-testid=stSkeleton], [data-test-script-state=running], [data-stale=true]"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("sae", "crosscoders", "workbench", "ui")
+PACKAGES = ("sae", "crosscoders", "workbench", "ui/workbench_ui")
 CIRCLES, FILES_OF_A_CIRCLE, LOOSE = 2, 2, 7
 
 
@@ -24,7 +24,7 @@ def modules() -> dict[str, Path]:
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = path.relative_to((ROOT / package).parent).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 

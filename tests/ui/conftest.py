@@ -20,7 +20,7 @@ from workbench.workspace import Workspace
 
 for option in ("runner.magicEnabled", "browser.gatherUsageStats"):
     config.set_option(option, False)  # as `workbench ui` serves the pages
-APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
+APP = Path(__file__).resolve().parents[2] / "ui" / "workbench_ui" / "app.py"
 OptionalParts = ("logits_id.npy", "logits_val.npy", "nbr_cos_id.npy", "nbr_cos_val.npy")
 
 

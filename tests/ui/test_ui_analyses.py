@@ -17,11 +17,6 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import CorruptError, MissingError, UsageError
 from tests.ui.conftest import page_text, param
-from ui.components.scrubber import message
-from ui.kit.export import make_zip
-from ui.kit.plotting import plot
-from ui.views import graphs
-from ui.views.evolving import open_evolution
 from workbench.exporting import FigureSpec
 from workbench.exporting.figures import FigureData, Panel, build
 from workbench.markup.tokens import cell
@@ -29,6 +24,11 @@ from workbench.results import lists
 from workbench.results.matches import MatchRecords
 from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
+from workbench_ui.components.scrubber import message
+from workbench_ui.kit.export import make_zip
+from workbench_ui.kit.plotting import plot
+from workbench_ui.views import graphs
+from workbench_ui.views.evolving import open_evolution
 
 Open = Callable[..., AppTest]
 MATCH = "mini-pythia.L2R-8x__mini-mamba.L2R-8x"

@@ -18,12 +18,12 @@ from tests.ui.browsing import CONTRAST, OUTSIDE, Visit, heading, query_of, serve
 from tests.ui.serving import CLICK_TO_PAINT
 from tests.ui.synthetic import hostile_tokens, make_workspace, vocabulary
 from tests.ui.synthetic_results import add_all
-from ui.components.history import COMPLETED
-from ui.kit.pages import PAGES
 from workbench.exporting import FigureSpec, bundle
 from workbench.results.labels import save_label
 from workbench.results.lists import LatentList, ListItem, add_to_list, save_list
 from workbench.workspace import Workspace
+from workbench_ui.components.history import COMPLETED
+from workbench_ui.kit.pages import PAGES
 
 pytestmark = pytest.mark.browser
 

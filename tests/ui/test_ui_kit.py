@@ -14,17 +14,17 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.ui.synthetic import make_workspace
-from ui.kit import data
-from ui.kit.context_bar import best_match, choices
-from ui.kit.index import Index, read_index, signature, step
-from ui.views import latent_table
-from ui.views.latent_table import Query, select
-from ui.views.missing import gaps
 from workbench.cli import VERBS
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, contexts_html
 from workbench.results.records import Histogram, LatentRecords, LogitEffects
 from workbench.workspace import Workspace
+from workbench_ui.kit import data
+from workbench_ui.kit.context_bar import best_match, choices
+from workbench_ui.kit.index import Index, read_index, signature, step
+from workbench_ui.views import latent_table
+from workbench_ui.views.latent_table import Query, select
+from workbench_ui.views.missing import gaps
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_search_finds_what_reading_every_text_finds(full: Workspace) -> None:
 
 def test_an_answer_is_kept_for_one_run_and_no_longer(open_page: Callable[..., AppTest], tmp_path: Path) -> None:
     """Within a run the workspace is looked at once; a result that comes is there on the next."""
-    from ui.kit.once import once_per_run
+    from workbench_ui.kit.once import once_per_run
 
     asked: list[int] = []
     count = once_per_run(lambda n: asked.append(n) or len(asked))

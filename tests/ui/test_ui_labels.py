@@ -18,8 +18,6 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import ConfigError, CorruptError, UsageError
 from tests.ui.conftest import page_text
-from ui.views.graph_drawing import NAMED, drawing, svg
-from ui.views.graphs import parse_graph
 from workbench.results.labels import (
     GraphLabels,
     NodeLabel,
@@ -30,6 +28,8 @@ from workbench.results.labels import (
     with_labels,
 )
 from workbench.workspace import KINDS, Workspace
+from workbench_ui.views.graph_drawing import NAMED, drawing, svg
+from workbench_ui.views.graphs import parse_graph
 
 Open = Callable[..., AppTest]
 GRAPH = "mini-pythia.prompt.12345678"

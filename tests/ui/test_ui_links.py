@@ -10,10 +10,10 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import UserError
 from tests.ui.conftest import page_text, param
-from ui.kit.pages import PAGES
 from workbench.exporting import FigureSpec
 from workbench.exporting.figures import Kind, figure_kinds, make
 from workbench.workspace import Workspace
+from workbench_ui.kit.pages import PAGES
 
 Open = Callable[..., AppTest]
 OPTIONS = {

@@ -18,12 +18,12 @@ from streamlit.testing.v1 import AppTest
 
 from sae.errors import UsageError
 from tests.ui.conftest import latents_of, page_text, param
-from ui.kit import listing
-from ui.views import latent_table
-from ui.views.picking import inside
 from workbench.results import lists
 from workbench.results.lists import LatentList, ListItem
 from workbench.workspace import Workspace
+from workbench_ui.kit import listing
+from workbench_ui.views import latent_table
+from workbench_ui.views.picking import inside
 
 Open = Callable[..., AppTest]
 L1, L2 = "mini-pythia.L1R-8x", "mini-pythia.L2R-8x"

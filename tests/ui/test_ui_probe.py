@@ -14,13 +14,13 @@ from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
-from ui.kit.probing import characters
 from workbench.analysis.evaluation.probe import probe, push
 from workbench.dictionaries.reference import find_dictionary
 from workbench.markup.tokens import level, number
 from workbench.models import load_model
 from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
+from workbench_ui.kit.probing import characters
 
 Open = Callable[..., AppTest]
 TEXT = "def read(self, path):\n    return open(path"

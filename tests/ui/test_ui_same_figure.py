@@ -14,7 +14,6 @@ import pytest
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba
 
-from ui.kit.plotting import plot
 from workbench.exporting import FigureSpec, Style, figure_kinds
 from workbench.exporting.drawing import drawing
 from workbench.exporting.figures import FigureData, Panel, build
@@ -22,6 +21,7 @@ from workbench.exporting.palette import GROUND, RAMP
 from workbench.exporting.render import DASH, TALLEST, _settings, draw
 from workbench.markup import look
 from workbench.workspace import Workspace
+from workbench_ui.kit.plotting import plot
 
 KINDS = [name for name, kind in figure_kinds().items() if not kind.document]
 # options beside the defaults, so that every renderer meets every way a figure can look

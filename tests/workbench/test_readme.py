@@ -43,7 +43,7 @@ def test_every_snippet_is_tried_and_none_hides_a_package():
             for t in n.targets
             if isinstance(t, ast.Name)
         }
-        assert not named & {"sae", "crosscoders", "workbench", "ui"}
+        assert not named & {"sae", "crosscoders", "workbench", "workbench_ui"}
 
 
 def test_the_script_trains_a_dictionary(tmp_path):

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+import workbench
 from sae.errors import MissingError, UsageError, UserError
 from workbench.cli.common import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption, say, verb
 from workbench.workspace import Workspace
 
 LOOPBACK = "127.0.0.1"
+PROGRAM = Path(workbench.__file__).absolute().parent.parent  # a checkout, or site-packages
 
 
 @verb
@@ -89,19 +91,22 @@ def streamlit_command(port: int, *, open_browser: bool) -> list[str]:
 
 
 def _pages() -> Path:
-    spec = importlib.util.find_spec("ui")
+    """The package of the pages: in a checkout the one that lies there, else the installed one."""
+    if (beside := PROGRAM / "ui" / "workbench_ui").is_dir():
+        return beside
+    spec = importlib.util.find_spec("workbench_ui")
     if spec is None or not spec.submodule_search_locations:
         raise MissingError(
-            "the browser pages (package `ui`) are not installed. Reinstall: pip install --force-reinstall"
+            "the browser pages (package `workbench_ui`) are not installed. Reinstall: pip install --force-reinstall"
             " interpretability-workbench"
         )
     return Path(next(iter(spec.submodule_search_locations))).absolute()
 
 
 def _python_path() -> list[str]:
-    """Where the pages find this package: beside it, then what the user had."""
+    """Where the pages find themselves and this program: where both lie, then what the user had."""
     inherited = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    return [str(_pages().parent), *(p for p in inherited if p != str(_pages().parent))]
+    return list(dict.fromkeys([str(_pages().parent), str(PROGRAM), *inherited]))
 
 
 def _free_port() -> int:

@@ -78,7 +78,7 @@ def exported(ws: Workspace) -> dict[str, bytes] | None:
 
 def test_killed_at_every_call_of_an_export(tmp_path: Path) -> None:
     """The whole new bundle, or what was there before; the index of the pages sees no part of anything."""
-    from ui.kit.index import read_index
+    from workbench_ui.kit.index import read_index
 
     ws = Workspace(tmp_path / "ws")
     old, new = made("old"), made("new")

@@ -99,7 +99,7 @@ def test_info_marks_and_refresh_lists_without_running(ws: Workspace) -> None:
 
 
 def test_captions_and_pages_say_it(ws: Workspace) -> None:
-    from ui.kit.index import read_index
+    from workbench_ui.kit.index import read_index
 
     assert read_index(ws.root).stale == {}
     _put(ws, "dictionaries", "a", "workbench train both", sites=["L1R"], lr=1)

@@ -109,7 +109,9 @@ def test_the_training_page_shows_it(made, monkeypatch):
 
     workspace, evolution = made
     monkeypatch.setenv("WORKBENCH_WORKSPACE", str(workspace.root))
-    app = AppTest.from_file(str(Path(__file__).resolve().parents[4] / "ui" / "app.py"), default_timeout=60).run()
+    app = AppTest.from_file(
+        str(Path(__file__).resolve().parents[4] / "ui" / "workbench_ui" / "app.py"), default_timeout=60
+    ).run()
     at = app.switch_page("app_pages/training.py").run()
     assert not at.exception and not [h for h in at.get("html") if "cannot be shown" in str(h.value)]
     order = at.selectbox(key="sort")

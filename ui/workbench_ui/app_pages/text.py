@@ -1,0 +1,172 @@
+"""A look at the data: what the text of a store is, which of its tokens are data, and windows as a model reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from sae.errors import UserError
+from workbench.markup.tags import div, span
+from workbench.markup.tokens import chip, escape, number
+from workbench_ui.kit import data, panels, state
+from workbench_ui.kit.choose import check_version, choose
+from workbench_ui.kit.index import Entry
+
+if TYPE_CHECKING:
+    from workbench.activations.read.look import StoreLook, Window
+
+SHOWN = 5
+NO_DATA = "not in the data: no dictionary is trained on it, and it is in no record or comparison"
+
+
+@st.fragment(key="text_body")
+def body() -> None:
+    """Choice of store, its numbers, its rule, its corpora, five windows."""
+    with panels.guarded("The text"):
+        panels.page_title("A look at the data", "are the tokens what you meant? Nothing here needs a model")
+        entry = choose(
+            "stores", "Store", "st", what="Activation store", command="harvest mini-harvest", clears=("draw",)
+        )
+        if entry is None:
+            return
+        check_version(entry, "st")
+        draw = state.get_int("draw", 0, 9999, 0) or 0
+        found = look(str(entry.path), entry.version, draw)
+        st.html(panels.stats(numbers(found)))
+        words = Words(entry, found)
+        left, right = st.columns(2, gap="large")
+        with left:
+            panels.heading("What is data", "the contract between the text and everything that reads the store")
+            st.html(panels.table(["", ""], rule(found, words)))
+        with right:
+            panels.heading("Where the text comes from", "one line per corpus; models read the same tokens")
+            st.html(panels.table(CORPUS, corpora(found), numeric=frozenset({1, 2, 3, 4})))
+            st.html(div("sub", models(found)))
+        panels.heading(f"{len(found.windows)} windows at random", "each token apart; struck out is what is no data")
+        st.html(div("wb-windows", *(window(w, words) for w in found.windows)))
+        st.button("Others", icon=":material/casino:", key="tx_draw", on_click=state.put, kwargs={"draw": draw + 1})
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def look(folder: str, version: str, draw: int) -> StoreLook:
+    """The look at one version of a store."""
+    from workbench.activations.read.look import look_at_store
+
+    return look_at_store(Path(folder), shown=SHOWN, seed=draw)
+
+
+class Words:
+    """What tokens of a store are shown as: by its model's tokenizer, else by a dictionary's records, else as ids."""
+
+    def __init__(self, entry: Entry, found: StoreLook):
+        source = found.spec.sources[0]
+        self.tokenizer = _tokenizer(source.model, source.revision, entry.version)
+        self.vocab = [] if self.tokenizer is not None else _vocab(entry)
+
+    def of(self, ids: list[int]) -> list[str]:
+        """One string per token."""
+        if self.tokenizer is not None:
+            from workbench.corpus.shown import shown_tokens
+
+            return shown_tokens(self.tokenizer, ids)
+        return [self.vocab[i] if 0 <= i < len(self.vocab) else f"⟨{i}⟩" for i in ids]
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _tokenizer(model: str, revision: str | None, version: str) -> Any:
+    """A model's tokenizer; None where it is not at hand."""
+    from workbench.models import load_tokenizer
+
+    try:
+        return load_tokenizer(model, revision)
+    except (UserError, OSError, ValueError):
+        return None
+
+
+def _vocab(entry: Entry) -> list[str]:
+    """The words of the records of a dictionary that was trained on the store; empty where there are none."""
+    for d in data.index().dictionaries.values():
+        if d.about.get("store") == entry.id and (records := data.records(d)) is not None:
+            return list(records.vocab)
+    return []
+
+
+def numbers(found: StoreLook) -> list[tuple[str, str, str]]:
+    """The strip of statistics; what the store does not say is not shown."""
+    spec, one = found.spec, found.corpora[0] if len(found.corpora) == 1 else {}
+    items = []
+    if found.documents is not None:
+        held = [c["heldout_documents"] for c in found.corpora if "heldout_documents" in c]
+        items.append(("Documents", f"{found.documents:,}", f"{sum(held):,} only held out" if held else ""))
+    items += [
+        ("Windows", f"{spec.n_seq:,}", f"of {spec.ctx} tokens, the last {spec.heldout_seqs:,} held out"),
+        ("Tokens", f"{found.tokens:,}", f"{found.distinct:,} different ids"),
+        ("Rows", f"{found.rows:,}", "tokens that are data"),
+        ("No data", f"{1 - found.rows / found.tokens:.2%}", "of the tokens"),
+        ("Repeated windows", f"{found.repeated:,}", "whose tokens are those of an earlier one"),
+    ]
+    if found.windows_of_document:
+        low, middle, high = found.windows_of_document
+        items.append(("Windows of a document", f"{middle:,.0f}", f"median; {low:,.0f} to {high:,.0f} in nine of ten"))
+    if one.get("passes"):
+        items.append(("Passes", f"{one['passes']}", "over the training part"))
+    return items
+
+
+def rule(found: StoreLook, words: Words) -> list[list[str]]:
+    """The contract, one fact per line, each special id as it is written."""
+    if found.contract is None:
+        old = "made before there was a contract: BOS inside a window counts as data"
+        return [["rule", escape(old)], ["no rows", escape(f"positions {list(found.spec.exclude)}")]]
+    lines = [line.partition(": ") for line in found.contract.lines(words.tokenizer)]
+    return [[escape(name), escape(what)] for name, _, what in lines]
+
+
+CORPUS = ["corpus", "windows", "documents", "passes", "near-copies", "records"]
+
+
+def corpora(found: StoreLook) -> list[list[str]]:
+    """One row per corpus: what it is, how much of it there is, what was left out or mended."""
+    rows = []
+    for c in found.corpora:
+        config = c.get("config") or {}
+        named = [*config.get("paths", ()), config.get("dataset", "")]
+        what = " ".join(filter(None, [str(config.get("kind", "")), ", ".join(filter(None, map(str, named)))]))
+        local = bool(config.get("paths"))
+        copies = c.get("near_duplicates", 0 if local else None)
+        said = [f"{n:,} {k}" for k, n in (c.get("records") or {}).items()]
+        rows.append(
+            [
+                escape(what or "given"),
+                number(c.get("windows", found.spec.n_seq)),
+                number(c.get("documents")),
+                number(c.get("passes")),
+                number(copies),
+                escape(", ".join(said) or ("all read" if local else "–")),
+            ]
+        )
+    return rows or [["the tokens were given as they are", number(found.spec.n_seq), "–", "–", "–", "–"]]
+
+
+def models(found: StoreLook) -> str:
+    """Which models read the tokens, and what the windows are, as HTML."""
+    read = ", ".join(f"<b>{escape(s.name)}</b>" for s in found.spec.sources)
+    kinds = ", ".join(f"{share:.1%} {escape(kind)}" for kind, share in found.kinds.items())
+    return f"Read by {read}. Of the windows: {kinds}."
+
+
+def window(w: Window, words: Words) -> str:
+    """One window: what it is, and its tokens."""
+    side = " · held out" if w.heldout else ""
+    head = f"window {w.number:,} · {escape(w.kind)} · document {w.document:,}{side}"
+    tokens = zip(words.of(w.ids.tolist()), w.is_row.tolist(), strict=True)
+    marks = "".join(
+        f"<i>{escape(t)}</i>" + ("<br>" if "\n" in t else "") if row else f'<s title="{NO_DATA}">{chip(t)}</s>'
+        for t, row in tokens
+    )
+    return div("wb-window", span("k", head), div("t", marks))
+
+
+body()

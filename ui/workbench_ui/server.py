@@ -1,0 +1,106 @@
+"""The web application: Streamlit's own, behind a door that keeps every page from loading or running anything foreign.
+
+``streamlit run server.py`` finds ``app`` here. ``/_stcore/health`` stays Streamlit's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workbench_ui.kit.pages import PAGES
+
+PATHS = frozenset({"/", *(f"/{page.stem}" for page in PAGES)})
+STREAMLIT = ("/_stcore/", "/static/", "/media/", "/component/", "/_component/", "/app/")  # answered by Streamlit itself
+# Where the server is, said beforehand: else the script looks for it under every page's own address first, which costs a
+# round trip and logs two errors.
+ROOT = "window.__streamlit = {BACKEND_BASE_URL: location.origin, MAIN_PAGE_BASE_URL: location.origin}"
+NOWHERE = Path(__file__).with_name("nowhere.html").read_text(encoding="utf-8")
+
+
+@cache
+def start_page() -> bytes:
+    """Streamlit's start page under the program's own title, told where its server is."""
+    page = (Path(st.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    page = page.replace("<title>Streamlit</title>", "<title>Interpretability Workbench</title>")
+    return page.replace("<head>", f"<head>\n    <script>{ROOT}</script>", 1).encode()
+
+
+def inline_script_hashes() -> str:
+    """CSP sources for the inline scripts of the start page, so that no other inline script may run."""
+    scripts = re.findall(r"<script>(.*?)</script>", start_page().decode(), flags=re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+
+
+# 'unsafe-eval' is Streamlit's own need (its bundle compiles vega expressions); inline scripts stay blocked.
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        f"script-src 'self' blob: 'unsafe-eval' {inline_script_hashes()}",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' ws://127.0.0.1:* ws://localhost:*",
+        "worker-src 'self' blob:",
+        "frame-src 'self' blob: data:",
+        "frame-ancestors 'self'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+
+
+class Door:
+    """Pure ASGI middleware before Streamlit: adds :data:`HEADERS` to every HTTP response, refuses request lines beyond
+    16 kB, answers the pages' addresses with :func:`start_page`, and unknown addresses with a page that says so.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = {name for name, _ in HEADERS}
+                kept = [h for h in message.get("headers", []) if h[0].lower() not in ours]
+                message = {**message, "headers": [*kept, *HEADERS]}
+            await send(message)
+
+        await (_own_answer(scope) or self.app)(scope, receive, with_headers)
+
+
+def _own_answer(scope: Scope) -> Response | None:
+    """What this program answers by itself; None where Streamlit does."""
+    path: str = scope["path"]
+    if len(scope.get("query_string", b"")) + len(scope.get("raw_path") or b"") > 16_384:
+        return PlainTextResponse("This address is too long. Open the start page and go on from there.", 414)
+    if scope["method"] not in ("GET", "HEAD") or path.startswith(STREAMLIT) or "." in path.rpartition("/")[2]:
+        return None
+    if path in PATHS:
+        return Response(start_page(), media_type="text/html", headers={"cache-control": "no-cache"})
+    if path.rstrip("/") in PATHS:
+        query = scope.get("query_string", b"").decode("latin-1")
+        return RedirectResponse(f"{path.rstrip('/')}?{query}" if query else path.rstrip("/"))
+    return HTMLResponse(NOWHERE, 404)
+
+
+app = st.App(Path(__file__).with_name("app.py"), middleware=[Middleware(Door)])
