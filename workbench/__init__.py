@@ -27,6 +27,7 @@ _HOME = {
     "map": "workbench.verbs.measuring",
     "steer": "workbench.verbs.measuring",
     "compare": "workbench.verbs.analysing",
+    "transplant": "workbench.verbs.analysing",
     "circuits": "workbench.verbs.analysing",
     "graph": "workbench.verbs.analysing",
     "intervene": "workbench.verbs.analysing",
@@ -37,7 +38,7 @@ _HOME = {
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "steer", "train", "verify"),
+    *("reproduce", "steer", "train", "transplant", "verify"),
 ]
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from workbench.verbs.analysing import evolve as evolve
     from workbench.verbs.analysing import graph as graph
     from workbench.verbs.analysing import intervene as intervene
+    from workbench.verbs.analysing import transplant as transplant
     from workbench.verbs.making import harvest as harvest
     from workbench.verbs.making import import_dictionary as import_dictionary
     from workbench.verbs.making import train as train

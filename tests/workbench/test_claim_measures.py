@@ -125,6 +125,53 @@ def test_chance_by_frequency_looks_at_every_bin(monkeypatch: pytest.MonkeyPatch)
     assert verdict(claim, claim.measure(comparison(AS_MEASURED | {TC: 0.08}))) != SUPPORTED
 
 
+def transplants(repaired: float, other: float, r: float, given: float, n: int = 80) -> Any:
+    """A lab whose transplants, four layers a model, have these medians and rank correlations."""
+    rng, made = np.random.default_rng(2), []
+    for model in ("mini-pythia", "mini-mamba"):
+        for layer in range(4):
+            noise = 0.02 * rng.standard_normal(6)
+            summary = pd.DataFrame(
+                {"arm": ["transplant", "other"], "n": n, "median": [repaired + noise[0], other + noise[1]]}
+            )
+            order = pd.DataFrame(
+                [
+                    {"predictor": x, "arm": arm, "value": value + e}
+                    for (x, arm, value), e in zip(
+                        [
+                            ("r", "transplant", r),
+                            ("r", "other", 0.0),
+                            ("r_given_token", "transplant", given),
+                            ("r_given_token", "other", 0.0),
+                        ],
+                        noise[2:],
+                        strict=True,
+                    )
+                ]
+            )
+            tables = {"summary": summary, "order": order}
+            about = {"b": {"dictionary": f"{model}.L{layer}R-8x"}}
+            made.append(SimpleNamespace(metadata=about, table=tables.__getitem__))
+    return SimpleNamespace(transplants=lambda: made)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "gone", "other_way"),
+    [
+        ("transplant-repairs", (0.5, 0.05, 0.4, 0.6), (0.5, 0.5, 0.4, 0.6), (0.02, 0.05, 0.4, 0.6)),
+        ("correlation-foretells-transplants", (0.5, 0.05, 0.4, 0.6), (0.5, 0.05, 0.18, 0.6), (0.5, 0.05, -0.3, 0.6)),
+        ("given-token-foretells-better", (0.5, 0.05, 0.4, 0.6), (0.5, 0.05, 0.4, 0.45), (0.5, 0.05, 0.6, 0.4)),
+    ],
+)
+def test_claims_of_transplants_need_repairs_that_others_do_not_make(name: str, there, gone, other_way) -> None:
+    claim = BY_ID[f"universality.{name}"]
+    found = claim.measure(transplants(*there))
+    assert verdict(claim, found) == SUPPORTED and found.effect.n == 8, found
+    assert verdict(claim, claim.measure(transplants(*gone))) != SUPPORTED
+    assert verdict(claim, claim.measure(transplants(*other_way))) == CONTRADICTED
+    assert claim.measure(transplants(*there, n=5)).untestable
+
+
 class Evolution:
     """Ten snapshots; some latents there from the start that dip, others that emerge; statistics and curves given."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sae.config import TrainingConfig
     from workbench.activations import ActivationStore
     from workbench.results.matches import MatchRecords
+    from workbench.results.transplants import TransplantRecords
 
 SITE = "blocks.1.hook_resid_post"  # where the dictionary experiments run: the middle of the Transformer
 SOURCE = "mini-pythia"
@@ -35,6 +36,7 @@ SHARED: dict[str, tuple[tuple[str, ...], float]] = {
     "seed dictionaries": (("demo store",), 40),
     "baseline dictionaries": (("baselines store",), 75),
     "comparison": (("demo dictionaries", "seed dictionaries", "baseline dictionaries"), 40),
+    "transplants": (("comparison",), 150),
     "evolution": ((), 500),
     "circuits": ((), 15),
     "variant": ((), 1500),
@@ -94,6 +96,7 @@ class Lab:
                 "seed dictionaries": lambda: self._train("seeds-train"),
                 "baseline dictionaries": lambda: self._train("baselines-train"),
                 "comparison": self.comparison,
+                "transplants": self.transplants,
             }[name]()
         else:
             raise UsageError(f"{name!r} is no shared experiment ({nearest(name, list(SHARED))})")
@@ -101,9 +104,9 @@ class Lab:
     def run(self, verb: str, *what: str, **options: Any) -> Run:
         """How a part of an experiment runs: recorded as the command that makes it alone.
 
-        Comparisons and circuits come out as the claims need them, whatever smaller ones are there.
+        Comparisons, transplants and circuits come out as the claims need them, whatever smaller ones are there.
         """
-        anew = self.replace or verb in ("compare", "circuits")
+        anew = self.replace or verb in ("compare", "transplant", "circuits")
         return Run(command=command_of(verb, what, options, {}), say=self.say, replace=anew)
 
     def _harvest(self, name: str) -> None:
@@ -270,6 +273,29 @@ class Lab:
             return MatchRecords.open(item.path)
 
         return self.once("comparison", make)
+
+    def transplants(self) -> list[TransplantRecords]:
+        """Transplants into every layer of both bundled models, from the other's layer of the same relative depth."""
+
+        def make() -> Any:
+            from workbench.analysis.transplant.run import TransplantRecipe, transplant_and_write
+            from workbench.results.transplants import TransplantRecords
+
+            sides = [self.comparison().metadata[side]["dictionaries"] for side in ("a", "b")]
+            size = {"sequences": 8, "below": 40, "latents": 40} if self.quick else {}
+            found = []
+            for sources, targets in (sides, sides[::-1]):
+                for i, target in enumerate(targets):
+                    depth = i / max(1, len(targets) - 1)
+                    source = sources[round(depth * (len(sources) - 1))]
+                    recipe = TransplantRecipe(**size)
+                    run = self.run("transplant", source, target, **size)
+                    item = transplant_and_write(self.workspace, source, target, recipe, run=run)
+                    found.append(TransplantRecords.open(item.path))
+            return found
+
+        records: list[TransplantRecords] = self.once("transplants", make)
+        return records
 
     def variant(self, name: str) -> str:
         """Where a small variant of a bundled model lies: bundled, in the workspace, or trained now if :attr:`retrain`

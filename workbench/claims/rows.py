@@ -38,6 +38,11 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "open: chance per firing frequency": ("chance-by-frequency",),
         "open: dictionaries of untrained models": ("training-matters",),
         "open: alignment of the two models' tokens": ("alignment",),
+        "open: what partners do in each other's place": (
+            "transplant-repairs",
+            "correlation-foretells-transplants",
+            "given-token-foretells-better",
+        ),
         "open: off by one over seeds": ("off-by-one-seeds",),
         "open: off by one over convolution widths": ("off-by-one-widths",),
         "open: size of the state": ("state-size",),

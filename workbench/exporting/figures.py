@@ -26,7 +26,17 @@ from workbench.workspace import MADE_BY, Item, Workspace
 MODULES = [
     *(
         f"workbench.exporting.kinds.{name}"
-        for name in ("circuits", "evolution", "latents", "layers", "maps", "pairs", "suite", "universality")
+        for name in (
+            "circuits",
+            "evolution",
+            "latents",
+            "layers",
+            "maps",
+            "pairs",
+            "suite",
+            "transplants",
+            "universality",
+        )
     ),
     "workbench.exporting.documents.kinds",
     "workbench.claims.figures",

@@ -205,6 +205,11 @@ class MatchRecords(Result):
         n, positions = len(self.tokens), self._positions
         return np.repeat(np.arange(n), len(positions)), np.tile(positions, n), self.tokens[:, positions].ravel()
 
+    @property
+    def compared_rows(self) -> NDArray[np.int64]:
+        """Numbers of the rows of :meth:`places` that were compared, ascending."""
+        return np.flatnonzero(self._is_row)
+
     def token_of(self, row: int) -> str:
         """The displayed token of a compared row."""
         sequence, place = divmod(row, len(self._positions))

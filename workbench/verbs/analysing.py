@@ -61,6 +61,43 @@ def compare(
     return compare_and_write(workspace, *pair, recipe, pattern=pattern, store=store, run=run)
 
 
+@recorded("transplant")
+def transplant(
+    workspace: Workspace | str | Path,
+    pair: tuple[str, str],
+    *,
+    sequences: int = 16,
+    pool: int = 256,
+    level: float = 0.5,
+    below: int = 96,
+    latents: int | None = None,
+    seed: int = 0,
+    replace: bool = False,
+    run: Run | None = None,
+) -> Item:
+    """Does a latent's partner do its work? Take latents of dictionary B out of B's forward pass, put in what their best
+    partners in A write, mapped into B's space by the decoders of other matched pairs, and measure how much of the
+    damage that repairs, beside nulls and a ceiling.
+
+    Args:
+        pair: ids of dictionaries A and B, of models that read the same tokens. sequences: per latent. pool: sequences
+            these are drawn from. level: correlation from which a pair counts as matched; all of these are measured, or
+            ``latents`` of them evenly over r. below: pairs under the level that are measured too.
+
+    Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
+        UsageError, MissingError: see :func:`workbench.analysis.transplant.run.transplant_and_write`.
+
+    Examples:
+        >>> transplant("workspace", ("mini-pythia.L1R-8x", "mini-mamba.L1R-8x")).manifest.numbers["repaired"]["median"]
+    """
+    from workbench.analysis.transplant.run import TransplantRecipe, transplant_and_write
+
+    workspace, run = opened(workspace, run, replace_results=replace)
+    recipe = TransplantRecipe(sequences=sequences, pool=pool, level=level, below=below, latents=latents, seed=seed)
+    return transplant_and_write(workspace, *pair, recipe, run=run)
+
+
 @recorded("circuits")
 def circuits(
     workspace: Workspace | str | Path,

@@ -101,8 +101,8 @@ class FrozenPaths:
         [R].
         """
         if path == "residual":
-            return self.tail.to_logits((self._last_output[prompts] + delta)[:, None])
-        return self.tail.to_logits(self.carry(layer, delta, prompts)[:, None])
+            return self.tail.to_logits((self._last_output[prompts] + delta)[:, None])[:, 0]
+        return self.tail.to_logits(self.carry(layer, delta, prompts)[:, None])[:, 0]
 
     def carry(
         self, layer: int, delta: Tensor, prompts: Tensor, *, at: Tensor | None = None, to: int | None = None

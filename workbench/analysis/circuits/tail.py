@@ -46,23 +46,24 @@ class Tail:
         resid: Tensor | None = None,
         *,
         grad: bool = False,
+        every: bool = False,
     ) -> Tensor:
         """Logits [R,V] of R rows, row r being a variant of prompt prompts[r], from block `layer` on, under forward
         hooks.
 
         `resid` [R,T,d_model] replaces the clean input of the block. Hooks and splices that are open already stay; with
-        `grad` gradients flow back to what they put in.
+        `grad` gradients flow back to what they put in. With `every` logits [R,T,V] of all positions come back.
         """
         x = self.inputs[layer][prompts] if resid is None else resid
         with torch.set_grad_enabled(grad), self.model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext():
             for l in range(layer, self.n_layers):
                 out = self.model.blocks[l](x, **self.rows_of(self._kwargs[l], prompts))
                 x = out[0] if isinstance(out, tuple) else out
-            return self.to_logits(x[:, -1:])
+            return self.to_logits(x) if every else self.to_logits(x[:, -1:])[:, 0]
 
     def to_logits(self, resid: Tensor) -> Tensor:
-        """Final norm and unembedding (and factor, and soft cap) of [R,1,d_model]: logits [R,V]."""
-        return finished(raw_logits(self.model, resid), self.head.factor, self.head.cap)[:, 0]
+        """Final norm and unembedding (and factor, and soft cap) of [R,T,d_model]: logits [R,T,V]."""
+        return finished(raw_logits(self.model, resid), self.head.factor, self.head.cap)
 
     def rows_of(self, value: Any, prompts: Tensor) -> Any:
         """What a block got beside the residual stream, for chosen prompts."""

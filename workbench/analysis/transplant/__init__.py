@@ -1,0 +1,1 @@
+"""Causal universality: does a latent's partner in another model do its work?"""
