@@ -258,9 +258,8 @@ def lab(effect: bool = True) -> Any:
     return SimpleNamespace(evolution=lambda seed=0: made[seed], each_seed=lambda: range(3), seeds=3, quick=True)
 
 
-READ = [
-    c for c in all_claims("evolution") if c.needs == ("evolution",) and "probe" not in c.id and "single" not in c.id
-]
+ELSEWHERE = ("probe", "single", "trajectories")  # these read more than the evolution's own tables
+READ = [c for c in all_claims("evolution") if c.needs == ("evolution",) and not any(e in c.id for e in ELSEWHERE)]
 OPEN = {"turning-point", "emergent-latents"}
 
 

@@ -83,5 +83,6 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "open: does a skill follow its latents?": ("latents-precede-induction",),
         "open: logarithmic against linear axes": ("axes",),
         "open: is the turning point the warm-up's end?": ("warm-up",),
+        "open: do trajectories belong to the model or to the crosscoder?": ("trajectories-of-the-model",),
     },
 }

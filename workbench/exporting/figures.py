@@ -39,6 +39,7 @@ MODULES = [
         )
     ),
     "workbench.exporting.documents.kinds",
+    "workbench.claims.curves",
     "workbench.claims.figures",
 ]
 

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from sae.errors import UserError
+from workbench.claims.curves import CURVES
 from workbench.claims.figures import comparison
 from workbench.claims.rules import BY_CONSTRUCTION, MEANS, VERDICTS
 from workbench.markup.tokens import clip, escape, number, visible
@@ -115,6 +116,8 @@ def closer() -> None:
             panels.note(f"Nothing was measured: {escape(clip(str(d.get('note') or d['verdict']), 400))}")
         else:
             chart("rs_one", "claim", entry, height=190)
+            if entry.id in CURVES and (entry.path / "table.parquet").is_file():
+                chart("rs_curve", "claim_curve", entry, height=260)
         path = entry.path / "table.parquet"
         if path.is_file():
             with st.expander("What was measured, run by run", key="rs_table", on_change="rerun") as box:
