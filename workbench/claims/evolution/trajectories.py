@@ -41,6 +41,12 @@ def codes(lab: Lab, seed: int) -> sp.csr_array:
     return sp.csr_array(from_rows(cc.d_sae, row, row, row, values, indices).matrix().tocsr())
 
 
+def _kept(lab: Lab, seed: int) -> sp.csr_array:
+    """:func:`codes`, made once for all pairs."""
+    found: sp.csr_array = lab.once(("codes of a crosscoder", seed), lambda: codes(lab, seed))
+    return found
+
+
 def together(a_NS: np.ndarray, b_NS: np.ndarray) -> float:
     """Correlation of two sets of trajectories about their mean curves, all latents and snapshots together.
 
@@ -90,7 +96,7 @@ def pair_of_seeds(lab: Lab, first: int, second: int) -> list[dict[str, Any]]:
     """
     from workbench.analysis.correlation import max_pairwise_correlation
 
-    ours, theirs = (lab.once(("codes of a crosscoder", s), lambda s=s: codes(lab, s)) for s in (first, second))
+    ours, theirs = (_kept(lab, seed) for seed in (first, second))
     match = max_pairwise_correlation(ours, theirs, min_firings=FIRINGS)
     assert match.reverse is not None
     table = lab.evolution(first).table.sort_values("latent")
