@@ -17,6 +17,7 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
     """One result of every kind beside the dictionaries of :func:`tests.ui.synthetic.make_workspace`."""
     vocab = vocab or vocabulary()
     add_matches(ws, "mini-pythia.L2R-8x", "mini-mamba.L2R-8x", vocab)
+    add_transplant(ws, "mini-pythia.L2R-8x", "mini-mamba.L2R-8x")
     for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
         add_circuits(ws, model, architecture, vocab, text)
     add_evolution(ws, "mini-pythia.L1R", vocab, text)
@@ -121,6 +122,43 @@ def add_matches(
         pd.concat(frames).to_parquet(out / "best.parquet", index=False)
         baselines.to_parquet(out / "baselines.parquet", index=False)
         _match_summaries(out, baselines)
+
+
+def add_transplant(ws: Workspace, a: str, b: str, *, seed: int = 0) -> None:
+    """A transplant of every latent of B, in which what partners repair follows r; tables by the product's own code."""
+    from workbench.analysis.transplant.tables import tables_of
+
+    rng = np.random.default_rng(seed)
+    best = pd.read_parquet(ws.path("matches", f"{a}__{b}") / "best.parquet")
+    best = best[(best["direction"] == "ba") & best["r"].notna()].sort_values("r", ascending=False)
+    frame = pd.DataFrame({"latent": best["latent"].astype(int), "partner": best["partner"].astype(int), "r": best["r"]})
+    frame["r_given_token"], frame["n_fired"] = frame["r"] - 0.2, best["n_fired"]
+    frame["cosine"], frame["scale"] = 0.7 * frame["r"], 1.0
+    frame["n_sequences"], frame["n_tokens"], frame["kl_ablated"], frame["loss_ablated"] = 16, 2000, 0.01, 0.004
+    for arm, share in (
+        ("transplant", frame["r"] ** 2),
+        ("activation", frame["r"]),
+        ("other", 0),
+        ("random", -0.6),
+        ("ceiling", 0.9),
+    ):
+        frame[arm] = share + 0.02 * rng.standard_normal(len(frame))
+        frame[f"{arm}_low"], frame[f"{arm}_high"] = frame[arm] - 0.1, frame[arm] + 0.1
+        frame[f"kl_{arm}"] = frame["kl_ablated"] * (1 - frame[arm])
+        frame[f"loss_{arm}"] = frame["loss_ablated"] * (1 - frame[arm])
+    for end in ("", "_low", "_high"):
+        frame[f"loss_repaired{end}"] = frame[f"transplant{end}"]
+    made, numbers = tables_of(frame.reset_index(drop=True), 0.5)
+    about = {
+        side: {"dictionary": id, "model": id.split(".")[0], "revision": None, "layer": 2}
+        for side, id in (("a", a), ("b", b))
+    }
+    about |= {"matches": f"{a}__{b}", "ceiling": f"partner in {b}.s1", "level": 0.5, "n_sequences": 256}
+    about["map"] = {"n_pairs": 300, "ridge": 0.01, "cosine": 0.6}
+    command = f"workbench transplant {a} {b}"
+    with ws.create("transplants", f"{a}__{b}", command=command, numbers=numbers, metadata=about) as out:
+        for name, table in made.items():
+            table.to_parquet(out / f"{name}.parquet", index=False)
 
 
 def _match_summaries(out: Path, baselines: pd.DataFrame) -> None:

@@ -23,6 +23,7 @@ from workbench.markup.tokens import cell
 from workbench.results import lists
 from workbench.results.matches import MatchRecords
 from workbench.results.records import LatentRecords
+from workbench.results.transplants import TransplantRecords
 from workbench.workspace import Workspace
 from workbench_ui.components.scrubber import message
 from workbench_ui.kit.export import make_zip
@@ -109,6 +110,32 @@ def numbers(trace: dict[str, Any]) -> list[float]:
         value = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist()
     flat = [v for row in value for v in row] if trace["type"] == "heatmap" else value
     return sorted(float(v) for v in flat if v is not None)
+
+
+def test_transplants_stand_under_their_comparison_and_with_their_pair(open_page: Open, full: Workspace) -> None:
+    records = TransplantRecords.open(full.path("transplants", MATCH))
+    numbers = records.manifest.numbers
+    at = open_page(full, "mppc", along="r_given_token")
+    text = page_text(at)
+    assert f'<div class="v">{numbers["repaired"]["median"]:.2f}</div>' in text and "partner in mini-mamba" in text
+    assert f"{100 * numbers['share_of_ceiling']:.0f} %" in text
+    table = next(t for t in at.dataframe if "transplant" in t.value.columns).value
+    assert table["transplant"].is_monotonic_decreasing and len(table) == len(records.pairs)
+    drawn = [numbers_of for c in charts(at) for t in c["data"] for numbers_of in [_ys(t)]]
+    curve = figure(full, "transplant_curve", f"transplants/{MATCH}", predictor="r_given_token").panels[0].frame
+    for _, part in curve.groupby("arm"):
+        assert any(len(d) == len(part) and np.allclose(d, sorted(part["median"])) for d in drawn)
+    best = records.pairs.iloc[0]
+    a, b = MATCH.split("__")
+    for d, i, d2, j in ((a, best["partner"], b, best["latent"]), (b, best["latent"], a, best["partner"])):
+        text = page_text(open_page(full, "pair", m=MATCH, d=d, i=int(i), d2=d2, i2=int(j)))
+        assert "In each other" in text and f'<div class="v">{best["transplant"]:.2f}</div>' in text
+    none = page_text(open_page(full, "pair", m=MATCH, d=a, i=int(best["partner"]), d2=b, i2=int(best["latent"]) + 1))
+    assert "In each other" not in none
+
+
+def _ys(trace: dict[str, Any]) -> list[float]:
+    return numbers(trace) if trace["type"] == "scatter" and trace.get("y") is not None else []
 
 
 def test_range_of_r_lists_its_latents(open_page: Open, full: Workspace) -> None:

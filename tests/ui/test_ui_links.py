@@ -22,7 +22,7 @@ OPTIONS = {
     "evolution_norms": {"latents": [5, 9]},
     "pair": {"latent": 3},
 }
-VERSIONS = ("v", "mv", "tfv", "mbv", "evv", "grv", "mapv", "cv")
+VERSIONS = ("v", "mv", "tv", "tfv", "mbv", "evv", "grv", "mapv", "cv")
 
 
 def link_of(ws: Workspace, kind: Kind) -> tuple[str, dict[str, str]] | None:
@@ -50,7 +50,7 @@ def test_permalink_opens_what_was_exported(name: str, open_page: Open, full: Wor
     assert not at.exception and "cannot be shown" not in text
     assert "made on data version" not in text and "is not in this workspace" not in text
     for key, value in query.items():  # nothing of the link was thrown away
-        if key not in ("way", "base", "g"):  # defaults leave the address
+        if key not in ("way", "base", "g", "along"):  # defaults leave the address
             assert param(at, key) == value, key
     versions = [k for k in query if k in VERSIONS]
     for key in versions:

@@ -15,6 +15,7 @@ from workbench_ui.kit.choose import check_version
 from workbench_ui.kit.figures import chart
 from workbench_ui.kit.index import Entry
 from workbench_ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_names
+from workbench_ui.views import transplants
 
 RANGE = (0.5, 1.0)  # of r, before anything is chosen
 SHOWN_ROWS = 300
@@ -44,6 +45,8 @@ def body() -> None:
             layers(entry, m, direction)
         with panels.guarded("The table of pairs"):
             pairs(m, direction)
+        with panels.guarded("The transplants"):
+            transplants.section(m)
         with panels.guarded("What the token leaves"):
             given_token(entry, m, direction)
         with panels.guarded("The baselines"):

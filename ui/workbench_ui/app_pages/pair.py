@@ -22,6 +22,7 @@ from workbench_ui.kit.figures import below, drawn
 from workbench_ui.kit.index import Entry
 from workbench_ui.kit.matching import chosen, joint_html, pair_stats, partner_of
 from workbench_ui.kit.thread import bar, last, remember
+from workbench_ui.views import transplants
 
 BY = {"both": "both", "A": "a", "B": "b"}
 
@@ -53,6 +54,8 @@ def body() -> None:
         with right:
             panels.heading("Joint activations", "tokens by both activations, log counts; at the edges one is silent")
             st.html(joint_html(joint, pair))
+        with panels.guarded("The transplant"):
+            transplants.of_pair(m, a, i, b, j)
         for column, dictionary, latent, tag in zip(st.columns(2, gap="large"), (a, b), (i, j), "AB", strict=True):
             with column, panels.guarded(f"Latent {tag}"):
                 side(dictionary, latent, tag)
