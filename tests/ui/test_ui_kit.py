@@ -18,6 +18,7 @@ from workbench.cli import VERBS
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, contexts_html
 from workbench.results.records import Histogram, LatentRecords, LogitEffects
+from workbench.results.searching import END
 from workbench.workspace import Workspace
 from workbench_ui.kit import data
 from workbench_ui.kit.context_bar import best_match, choices
@@ -215,9 +216,9 @@ def test_filtered_table_as_csv_is_whole_and_in_order(full: Workspace, records: L
 def test_search_finds_what_reading_every_text_finds(full: Workspace) -> None:
     made = full.get("latents", "mini-pythia.L1R-8x")
     folder, key = str(made.path), made.version
-    hay, ends = data.haystack(folder, key)
-    texts = [part.decode() for part in hay.split(data.END)[:-1]]
-    assert len(texts) == len(ends) > 1
+    hay = data.haystack(folder, key)
+    texts = [part.decode() for part in hay.text.split(END)[:-1]]
+    assert len(texts) == len(hay.ends) > 1
     ones = [
         "",
         "w1",

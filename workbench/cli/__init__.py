@@ -15,6 +15,7 @@ import typer
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("Run the whole main job on the bundled models, then open the browser.", "Start here"),
     "ui": ("Browse a workspace in the browser.", "Start here"),
+    "serve": ("Answer an agent's questions about a workspace (Model Context Protocol).", "Start here"),
     "info": ("Say what a workspace holds, with its numbers.", "Start here"),
     "pretrain": ("Train a miniature language model, with snapshots.", "Make"),
     "harvest": ("Write a model's activations into an HDF5 store.", "Make"),

@@ -154,7 +154,7 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
         say("interrupted; run the same command again to go on where it stopped.")
         raise typer.Exit(130) from e
     except (UserError, OSError, MemoryError, RuntimeError) as e:
-        message = _message(e)
+        message = message_of(e)
         if message is None:
             raise
         if debug:
@@ -165,7 +165,7 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
         raise typer.Exit(getattr(e, "exit_code", 1)) from e
 
 
-def _message(e: BaseException) -> str | None:
+def message_of(e: BaseException) -> str | None:
     """What to say about an error that is not the program's own; None for one that may be."""
     from sae.errors import OutOfSpace, UserError
 

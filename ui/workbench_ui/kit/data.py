@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from sae.errors import MissingError
@@ -21,6 +19,7 @@ from workbench_ui.kit.once import once_per_run
 if TYPE_CHECKING:
     from workbench.results.circuits import CircuitResult
     from workbench.results.records import LatentRecords
+    from workbench.results.searching import Haystack
 
 WORKSPACE = "WORKBENCH_WORKSPACE"
 
@@ -93,37 +92,17 @@ def open_records(folder: str, version: str) -> LatentRecords:
     return LatentRecords.open(folder)
 
 
-END = b"\x1e"
-CONTEXTS, BEFORE, AFTER = 3, 8, 4  # strongest contexts that are searched, and the tokens around their peaks
-
-
 @st.cache_resource(show_spinner=False, max_entries=8)
-def haystack(folder: str, version: str) -> tuple[bytes, np.ndarray]:
-    """What the search box searches, in lower case: per latent its label, peak token, promoted tokens, and the text
-    around the peaks of its strongest contexts, where neighbouring tokens run together (``i`` + ``mport``). As UTF-8,
-    each latent ended by ``END``, and where each ends: int64 [L].
-    """
-    records = open_records(folder, version)
-    table = records.table
-    parts = [table[c].fillna("").astype(str).str.lower() for c in ("label", "peak_text", "promoted_text") if c in table]
-    parts.append(pd.Series(records.snippets(CONTEXTS, BEFORE, AFTER), index=table.index).str.lower())
-    texts = [text.replace("\x1e", " ").encode("utf-8", "replace") for text in parts[0].str.cat(parts[1:], sep="\x1f")]
-    return END.join([*texts, b""]), np.cumsum([len(text) + len(END) for text in texts], dtype=np.int64)
+def haystack(folder: str, version: str) -> Haystack:
+    """What the search box searches."""
+    from workbench.results.searching import Haystack
+
+    return Haystack.of(open_records(folder, version))
 
 
 def holding(folder: str, version: str, text: str) -> np.ndarray:
-    """Which latents hold ``text``, literally and whatever its case: bool [L].
-
-    100,000 latents take a few milliseconds.
-    """
-    hay, ends = haystack(folder, version)
-    found = np.ones(len(ends), dtype=bool)
-    if needle := text.lower().replace("\x1e", " ").encode("utf-8", "replace"):
-        # From a hit to the end of its latent: one match for each latent, however often it holds the text.
-        starts = [m.start() for m in re.finditer(re.escape(needle) + b"[^" + END + b"]*", hay)]
-        found[:] = False
-        found[np.searchsorted(ends, starts, side="right")] = True
-    return found
+    """Which latents hold ``text``, literally and whatever its case: bool [L]."""
+    return haystack(folder, version).holding(text)
 
 
 @once_per_run
