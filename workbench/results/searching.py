@@ -1,4 +1,4 @@
-"""Searching the latents of a dictionary for text: labels, tokens they peak on and promote, and their strongest contexts."""
+"""Searching the latents of a dictionary: labels, tokens they peak on and promote, and their strongest contexts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A workspace for programs that ask instead of people who look: read-only questions, and their answers as plain data."""
+"""A workspace for programs that ask instead of people who look: read-only questions, answers as plain data."""

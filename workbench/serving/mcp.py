@@ -38,7 +38,8 @@ def server(workspace: Workspace, said: Callable[[BaseException], str | None]) ->
         from mcp_types import ToolAnnotations
     except ImportError as e:
         raise MissingError(
-            "the Model Context Protocol needs the library `mcp`. Install it: pip install 'interpretability-workbench[mcp]'"
+            "the Model Context Protocol needs the library `mcp`. Install it: pip install"
+            " 'interpretability-workbench[mcp]'"
         ) from e
     made: MCPServer[Any] = MCPServer(
         "interpretability-workbench", instructions=ABOUT, version=__version__, log_level="WARNING"

@@ -141,7 +141,7 @@ def test_what_is_wrong_is_a_tool_error_in_one_line(
     from workbench.cli.common import message_of
     from workbench.serving.mcp import server
 
-    with pytest.raises(ToolError, match=".") as error:
+    with pytest.raises(ToolError, match=r"\S") as error:
         anyio.run(server(ws, message_of).call_tool, question, parameters)
     assert words in str(error.value) and "\n" not in str(error.value)
 
