@@ -45,7 +45,8 @@ def export(
 ) -> dict[str, Any]:
     """Write a figure as a bundle: PDF, SVG, PNG, CSV, Parquet, LaTeX table, BibTeX, caption, provenance, reproduce.sh.
 
-    Two exports are documents instead: `latents_page` (one HTML file) and `neuronpedia` (its feature schema).
+    Three exports are documents instead: `latents_page` (one HTML file), `site` (a folder of web pages of a workspace or
+    a list, opened from disk or any web server) and `neuronpedia` (its feature schema).
 
     Example: `workbench export latents_page --source latents/mini-pythia.L1R-8x --set 'latents=[3,17]'`
     """

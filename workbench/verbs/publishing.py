@@ -94,7 +94,7 @@ def export(
     run: Run | None = None,
 ) -> Item:
     """Write a figure as a bundle: PDF, SVG, PNG, CSV, Parquet, LaTeX table, BibTeX, caption, provenance, reproduce.sh;
-    or a document (``latents_page``, ``neuronpedia``).
+    or a document (``latents_page``, ``site``, ``neuronpedia``).
 
     Args:
         spec: a .toml or .json file, a bundled name, the name of a figure, or the spec. source: the result to show, as

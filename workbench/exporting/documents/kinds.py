@@ -1,10 +1,13 @@
-"""Exports that are documents: a selection of latents as one HTML file, and in Neuronpedia's feature schema."""
+"""Exports that are documents: a selection of latents as one HTML file and in Neuronpedia's feature schema, and a
+workspace as a folder of web pages.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from workbench.exporting.documents.gallery import GalleryOptions, gallery
 from workbench.exporting.documents.neuronpedia import batch, feature, place
 from workbench.exporting.documents.page import page
 from workbench.exporting.documents.selection import Chosen, SelectionOptions, items_of, select
@@ -38,6 +41,21 @@ def neuronpedia(workspace: Workspace, item: Item | None, options: SelectionOptio
         " its interface answers."
     )
     return DocumentData(files, caption, **_about(found))
+
+
+@figure("site", source="latents", options=GalleryOptions, many=True, document=True)
+def site(workspace: Workspace, item: Item | None, options: GalleryOptions) -> DocumentData:
+    """A workspace or a list as a folder of web pages: latents, matches, evolution, circuits; opened from disk."""
+    made = gallery(workspace, item, options)
+    first = next(i for i in made.inputs if i.kind == "latents")
+    return DocumentData(
+        made.files,
+        "A folder of web pages: open index.html, from disk or from any web server.",
+        n={"latents": made.latents, "tokens": made.tokens},
+        inputs=made.inputs,
+        references=("topk", *of_models(made.models)),
+        permalink=f"latents?d={first.id}",
+    )
 
 
 def _json(value: Any) -> bytes:

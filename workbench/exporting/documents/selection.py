@@ -47,7 +47,8 @@ def select(workspace: Workspace, item: Item | None, options: SelectionOptions) -
             "say which latents: options.latents (numbers) with a source, or options.list (a list of this workspace)."
         )
     if options.list:
-        return _of_list(workspace, options.list)
+        found, name = of_list(workspace, options.list)
+        return _checked(found), name
     if item is None:
         ids = [f"latents/{i.id}" for i in workspace.items("latents")]
         raise UsageError(f"say whose latents: --source {' or '.join(ids[:4]) or 'latents/<dictionary>'}")
@@ -55,7 +56,13 @@ def select(workspace: Workspace, item: Item | None, options: SelectionOptions) -
     return _checked([Chosen(item, records, i) for i in dict.fromkeys(options.latents)]), item.id
 
 
-def _of_list(workspace: Workspace, wanted: str) -> tuple[list[Chosen], str]:
+def of_list(workspace: Workspace, wanted: str) -> tuple[list[Chosen], str]:
+    """The latents of a list, by its id or name, in its order, and the list's name.
+
+    Raises:
+        MissingError: the list or one of its dictionaries is not in the workspace, or the list is empty.
+        UsageError: a dictionary has no such latent.
+    """
     known, _ = read_lists(workspace.root)
     id = wanted if wanted in known else next((i for i, x in known.items() if x.name == wanted), None)
     if id is None:
@@ -69,7 +76,9 @@ def _of_list(workspace: Workspace, wanted: str) -> tuple[list[Chosen], str]:
         found.append(Chosen(*opened[x.dictionary], x.latent, x.note))
     if not found:
         raise MissingError(f"list {known[id].name!r} is empty: there is nothing to export.")
-    return _checked(found), known[id].name
+    for x in found:
+        x.records.position(x.latent)
+    return found, known[id].name
 
 
 def _checked(found: list[Chosen]) -> list[Chosen]:
