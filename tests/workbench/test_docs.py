@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ import pytest
 import typer
 import yaml
 
+from sae.config import MeshConfig, SAEConfig, TranscoderConfig
+from sae.strict import parse_config
+from workbench.activations import HarvestRecipe
+from workbench.analysis.evolution.recipe import EvolveRecipe
 from workbench.cli import VERBS, app
+from workbench.config import kind_of
+from workbench.corpus.config import CorpusConfig
+from workbench.dictionaries.recipe import TrainRecipe
+from workbench.models.pretrain import PretrainRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in ("RESULTS.md", "RESULTS-quick.md"))
 GROUP = typer.main.get_command(app)
+TABLES: dict[str, Any] = {"sae": TranscoderConfig, "corpus": CorpusConfig, "parallel": MeshConfig}
 
 
 def _load() -> Any:
@@ -51,9 +61,6 @@ def test_made_pages_hold_every_verb_key_function_and_word(made: dict[str, str]) 
     import sae
     import workbench
     from crosscoders.config import CrosscoderConfig
-    from sae.config import SAEConfig
-    from workbench.activations import HarvestRecipe
-    from workbench.dictionaries.recipe import TrainRecipe
     from workbench.markup.glossary import TERMS
 
     cli, recipes, python = (made[f"reference/{name}.md"] for name in ("cli", "recipes", "python"))
@@ -80,6 +87,35 @@ def test_commands_on_a_page_exist_with_their_options(page: Path) -> None:
         known = {o for p in GROUP.commands[verb].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}  # type: ignore[attr-defined]
         asked = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", rest.split("#")[0]))
         assert asked <= known, f"{page.name}: workbench {verb} has no {sorted(asked - known)}"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in WRITTEN if "```toml" in p.read_text(encoding="utf-8")], ids=lambda p: p.stem
+)
+def test_recipes_on_a_page_are_read_as_recipes(page: Path) -> None:
+    """Whole ones as their verb reads them; a single table by the keys of its model."""
+    for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        values = tomllib.loads(block)
+        for name, model in TABLES.items():
+            table = values.get(name)
+            if isinstance(table, dict):
+                assert set(table) <= {*model.model_fields, "preset"}, (page.name, name)
+        if set(values) <= set(TABLES):
+            continue
+        kind = kind_of(values, page.name)
+        read = {"harvest": HarvestRecipe, "train": TrainRecipe, "evolve": EvolveRecipe, "pretrain": PretrainRecipe}[
+            kind
+        ]
+        parse_config(read, values, where=page.name)
+
+
+def test_there_is_an_answer_to_thirty_tasks_and_each_is_short() -> None:
+    pages = [p for p in WRITTEN if p.parent.name == "how-to" and p.stem != "index"]
+    index = (ROOT / "docs" / "how-to" / "index.md").read_text(encoding="utf-8")
+    assert len(pages) >= 30
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert f"({page.name})" in index and len(text.split()) < 600 and text.startswith("# "), page.name
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda p: p.stem)

@@ -64,6 +64,10 @@ def test_the_verbs_make_what_the_shell_makes(tmp_path):
     assert re.fullmatch(r"mini-pythia\.L1R-2x 0\.\d+ \S+latents/mini-pythia\.L1R-2x\n", printed)
 
 
+def test_it_is_a_screen_and_a_half_with_one_picture():
+    assert len(README.split()) <= 900 and len(re.findall(r"^!\[", README, re.M)) == 1
+
+
 def test_every_verb_and_recipe_the_readme_names_exists():
     from workbench.cli import available
     from workbench.config import find_recipe
