@@ -20,9 +20,11 @@ MOST = 500
 class SelectionOptions(StrictConfig):
     """``latents`` of the source, or the ``list`` with this id or name; ``contexts`` of each group."""
 
-    latents: tuple[int, ...] = ()
-    list: str = Field(default="", max_length=200)
-    contexts: int = Field(default=10, ge=1, le=50)
+    latents: tuple[int, ...] = Field((), description="latents of the source, in this order")
+    list: str = Field(
+        default="", max_length=200, description="or those of this list of the workspace, by its id or name"
+    )
+    contexts: int = Field(default=10, ge=1, le=50, description="contexts of each group")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def of_list(workspace: Workspace, wanted: str) -> tuple[list[Chosen], str]:
         found.append(Chosen(*opened[x.dictionary], x.latent, x.note))
     if not found:
         raise MissingError(f"list {known[id].name!r} is empty: there is nothing to export.")
-    for x in found:
-        x.records.position(x.latent)
+    for chosen in found:
+        chosen.records.position(chosen.latent)
     return found, known[id].name
 
 

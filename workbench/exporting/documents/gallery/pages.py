@@ -80,7 +80,7 @@ def gallery(workspace: Workspace, item: Item | None, options: GalleryOptions) ->
         ("evolution", workspace.items("evolution") if whole else [], evolution_pages),
         ("circuits", workspace.items("circuits") if whole else [], circuit_pages),
     ]
-    listed = {}
+    listed: dict[str, list[list[str]]] = {}
     for kind, items, pages in rooms:
         listed[kind] = []
         for one in items:

@@ -237,7 +237,7 @@ def _figures(workspace: Workspace, item: Item) -> tuple[dict[str, bytes], str]:
 
 def _behind(frame: pd.DataFrame, names: Any) -> str:
     rows = [
-        [number(v) if isinstance(v, int | float | np.number) else escape(v) if pd.notna(v) else "–" for v in row]
+        [number(float(v)) if isinstance(v, int | float | np.number) else escape(v) if pd.notna(v) else "–" for v in row]
         for row in frame.head(ROWS).astype(object).itertuples(index=False)
     ]
     heads = [str(names.get(c, str(c).replace("_", " "))) for c in frame.columns]
