@@ -148,6 +148,8 @@ class CrosscoderConfig(TrainingConfig):
             raise ConfigError(f"gate = 'own-magnitude' goes with activation = 'topk', not {self.activation.kind!r}.")
         if self.gate == "own-magnitude" and self.bf16_preselect:
             raise ConfigError("bf16_preselect = true ranks one code for all sources. Leave it out with own-magnitude.")
+        if self.gate != "shared" or self.activation.kind in ("l1", "jumprelu"):
+            self._refuse_other_encoder(self.activation.kind if self.gate == "shared" else self.gate)
         return self
 
     def build(self) -> Crosscoder:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crosscoders.model import Crosscoder
+from sae.devices import wide
 from sae.errors import UserError
 
 
@@ -44,9 +45,9 @@ def evaluate_sources(cc: Crosscoder, batches: Iterable[Tensor]) -> SourceEvaluat
     shift: Tensor | None = None
     for x in batches:
         y, values, indices = cc.reconstructed(x)
-        wide = x.double()
-        shift = wide.mean(0) if shift is None else shift
-        residual, centred = wide - y, wide - shift
+        exact = wide(x)
+        shift = exact.mean(0) if shift is None else shift
+        residual, centred = exact - wide(y), exact - shift
         error += torch.stack([p.square().sum() for p in cc.split(residual)]).cpu()
         square += torch.stack([p.square().sum() for p in cc.split(centred)]).cpu()
         total += centred.sum(0).cpu()

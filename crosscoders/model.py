@@ -398,7 +398,7 @@ class Crosscoder(SAE):
 
     def about(self) -> dict[str, Any]:
         """What ``cfg.json`` says about the sources."""
-        scales = self.source_scale_S.double().tolist()
+        scales = self.source_scale_S.tolist()
         return {
             "sources": [
                 {"name": n, "width": w, "scale": s} for n, w, s in zip(self.sources, self.widths, scales, strict=True)

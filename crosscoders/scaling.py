@@ -25,6 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sae.backends.base import code_sums
+from sae.devices import wide
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -62,9 +65,9 @@ class ScalingMeter:
         self.widths = [b.shape[1] for b in blocks]
         if reference is not None and len(set(self.widths)) > 1:
             raise ValueError(f"a common direction needs equal widths, the sources have {self.widths}")
-        self.blocks = [b.detach().double() for b in blocks]
-        self.reference = reference
-        F, device = blocks[0].shape[0], blocks[0].device
+        self.blocks = [wide(b.detach()) for b in blocks]
+        self.reference = None if reference is None else reference.to(self.blocks[0].device)
+        F, device = blocks[0].shape[0], self.blocks[0].device
         self.residual = torch.zeros(F, sum(self.widths), dtype=torch.float64, device=device)
         self.reconstruction = torch.zeros_like(self.residual)
         self.ff = torch.zeros(F, dtype=torch.float64, device=device)
@@ -88,19 +91,14 @@ class ScalingMeter:
 
         With a gate per source, ``at`` says what of the values reaches each source, S tensors [B, k]; None: all of it.
         """
-        B, k = values.shape
-        row = torch.arange(B, device=values.device).repeat_interleave(k)
-        codes_FB = torch.sparse_coo_tensor(
-            torch.stack([indices.reshape(-1), row]), values.reshape(-1), (len(self.ff), B), check_invariants=False
-        )
-        self.residual += torch.sparse.mm(codes_FB, x - x_hat).double()
-        self.reconstruction += torch.sparse.mm(codes_FB, x_hat - bias).double()
-        flat = indices.reshape(-1)
-        f = values.reshape(-1).double()
+        self.residual += wide(code_sums(values, indices, x - x_hat, len(self.ff)))
+        self.reconstruction += wide(code_sums(values, indices, x_hat - bias, len(self.ff)))
+        flat = indices.reshape(-1).to(self.ff.device)
+        f = wide(values.reshape(-1))
         self.ff.index_add_(0, flat, f * f)
         for s in range(len(self.blocks)):
-            self.arrived[s].index_add_(0, flat, f * (f if at is None else at[s].reshape(-1).double()))
-        self.n.index_add_(0, flat, (values.reshape(-1) > 0).long())
+            self.arrived[s].index_add_(0, flat, f * (f if at is None else wide(at[s].reshape(-1))))
+        self.n.index_add_(0, flat, (f > 0).long())
 
     def result(self) -> Scaling:
         """The betas of everything added so far."""

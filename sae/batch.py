@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from sae.devices import abilities
 from sae.encode import Kept, StepPlan, encode
 from sae.parallel import SINGLE_PROCESS, Ranks
 
@@ -49,4 +50,5 @@ def kth_largest(scores: Tensor, k: int, ranks: Ranks) -> Tensor:
     if ranks.world > 1:
         longest = int(ranks.all_reduce_max(torch.tensor(len(scores), device=scores.device)))
         scores = ranks.gather_data(ranks.gather_latents(nnf.pad(scores, (0, longest - len(scores))))).flatten()
-    return scores.kthvalue(max(1, len(scores) - k + 1)).values
+    place = max(1, len(scores) - k + 1)
+    return scores.kthvalue(place).values if abilities(scores.device).kth else scores.sort().values[place - 1]

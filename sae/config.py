@@ -87,6 +87,14 @@ class TrainingConfig(StrictConfig):
     bf16_preselect: bool = Field(
         False, description="find 2k candidates in bfloat16, decide among them in full precision"
     )
+    products: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description=(
+            "factors of products: tf32 rounds them to 10 bits in all of them (NVIDIA GPUs), bf16 to 7 in the encoder's"
+            " alone, whose result is rounded too; sums stay in float32"
+        ),
+    )
+    compiled: bool = Field(False, description="the encoder's product through torch.compile (needs a compiler)")
 
     details: OptimizerDetails = Field(default_factory=OptimizerDetails)
 
@@ -99,7 +107,22 @@ class TrainingConfig(StrictConfig):
                 f"k_start = {self.k_start} must lie between k = {self.k} and d_sae = {self.d_sae} (or be 0 for no"
                 " annealing)."
             )
+        if self.dtype == "float64" and self.products != "float32":
+            raise ConfigError(f"products = {self.products!r} rounds what dtype = 'float64' asks for. Leave one out.")
+        if self.products == "bf16" and self.bf16_preselect:
+            raise ConfigError(
+                "bf16_preselect = true computes again in full precision what products = 'bf16' leaves rounded. Leave"
+                " one out."
+            )
         return self
+
+    def _refuse_other_encoder(self, kind: str) -> None:
+        """For kinds whose gradients go through a dense code, or that rank another one: their product is not the one
+        that ``products = "bf16"`` and ``compiled`` change.
+        """
+        if self.products == "bf16" or self.compiled:
+            asked = "compiled = true" if self.compiled else "products = 'bf16'"
+            raise ConfigError(f"{asked} goes with topk, norm-topk, batchtopk and matryoshka, not {kind}. Leave it out.")
 
     @property
     def peak_lr(self) -> float:
@@ -274,6 +297,8 @@ class SAEConfig(TopKConfig):
     @model_validator(mode="after")
     def _together(self) -> SAEConfig:
         kind = self.activation.kind
+        if kind in ("l1", "jumprelu"):
+            self._refuse_other_encoder(kind)
         if self.k_start and kind in ("l1", "jumprelu"):
             raise ConfigError(
                 f"k_start = {self.k_start} anneals a number of latents, which {kind} does not fix. Use"

@@ -174,7 +174,7 @@ def compare(a: Any, b: Any, *, where: str, rows: int = 64) -> None:
     x = a.rows_of(strength, latents)
     ya, yb = a(x), b(x)
     worst = (ya - yb).norm(dim=1) / (ya - a.b_dec / a.target_scale).norm(dim=1).clamp_min(1e-30)
-    if not bool((worst < tolerance).double().mean() >= 0.95):  # near-ties may swap a latent in single rows
+    if not bool((worst < tolerance).cpu().double().mean() >= 0.95):  # near-ties may swap a latent in single rows
         raise CorruptError(
             f"{where}: the dictionary changed on the way (relative difference {worst.max():.2g}). Nothing was kept."
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sae.devices import wide
 from sae.errors import UserError
 from sae.model import SAE
 from sae.parallel import SINGLE_PROCESS, Ranks
@@ -68,8 +69,8 @@ def evaluate(sae: SAE, batches: Iterable[Tensor]) -> Evaluation:
     for batch in batches:
         x, target = sae.pair(batch)
         y, values, indices = sae.reconstructed(x)
-        xd, skip = target.double(), sae.skip(x)
-        error += float((xd - (y if skip is None else y + skip)).square().sum())
+        xd, skip = wide(target), sae.skip(x)
+        error += float((xd - wide(y if skip is None else y + skip)).square().sum())
         shift = xd.mean(0) if shift is None else shift  # keeps the difference of large sums small
         total += (xd - shift).sum(0).cpu()
         square += float((xd - shift).square().sum())

@@ -358,7 +358,7 @@ class SAE(nn.Module):
         part = part or StepRows(residual_BD, len(residual_BD), 0)
         n, before = self.ranks.offset(len(latents_N))
         mine = slice(before, before + len(latents_N))
-        error = part.spread(residual_BD.square().sum(1).double()).cpu()
+        error = part.spread(residual_BD.square().sum(1)).cpu().double()
         chosen = torch.multinomial(error, n, replacement=True, generator=generator).to(residual_BD.device)[mine]
         noise = self.directions(n, generator, mine).to(residual_BD)
         direction = nnf.normalize(

@@ -265,6 +265,10 @@ def process_mesh(data: int = 0, latents: int = 1, *, device: str = "cpu") -> Ite
     from torch.distributed.device_mesh import init_device_mesh
 
     kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"device = {device!r}: processes share CPUs or NVIDIA GPUs. Start one process without torchrun."
+        )
     if kind != "cpu":
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     began = not dist.is_initialized()

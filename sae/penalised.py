@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from sae.activation import Reconstruction, Threshold
+from sae.backends.base import bag
 from sae.batch import kth_largest
 from sae.encode import strongest_dead
 
@@ -231,9 +231,7 @@ def of_dead(model: Weights, z_BF: Tensor, plan: StepPlan) -> Tensor:
     scores, indices = found
     values = plan.for_aux(z_BF).gather(1, indices).clamp_min(0)
     values = torch.where(scores == -torch.inf, torch.zeros_like(values), values)  # another process has these
-    return plan.ranks.all_reduce_latents(
-        nnf.embedding_bag(indices, model.dec_FD, per_sample_weights=values, mode="sum")
-    )
+    return plan.ranks.all_reduce_latents(bag(values, indices, model.dec_FD))
 
 
 def everything(f: Tensor, penalty: Tensor, y: Tensor, aux_y: Tensor | None = None) -> Reconstruction:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sae.devices import wide_home
 from sae.errors import UserError
 
 FACTOR = 10.0  # median norms; the default of training's ``outlier_factor``
@@ -42,14 +43,14 @@ class Populations:
     def inliers(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """The batches without massive rows; batches of which nothing is left are not given."""
         for batch in batches:
-            kept = batch[norms(batch) <= self.limit]
+            kept = batch[(norms(batch) <= self.limit).to(batch.device)]
             if len(kept):
                 yield kept
 
 
 def norms(x: Tensor) -> Tensor:
     """[...] length of each row of [..., D], in float64: squares of massive rows leave float32's digits behind."""
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+    return torch.linalg.vector_norm(x.to(wide_home(x.device)), dim=-1, dtype=torch.float64)
 
 
 def populations(batches: Iterable[Tensor]) -> Populations:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from sae.devices import abilities
 from sae.rows import LocalRows
 
 B = TypeVar("B")
@@ -25,7 +26,7 @@ _END = object()
 def on_device(batches: Iterable[B], device: str | torch.device, *, depth: int = 2) -> Iterator[B]:
     """The same batches with their tensors on ``device``; up to ``depth`` of them are copied ahead where it is a GPU."""
     device = torch.device(device)
-    if device.type != "cuda":
+    if not abilities(device).pinned:
         return iter(batches)
     return fetched_ahead(batches, Copier(device), depth=depth)
 

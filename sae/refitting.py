@@ -19,6 +19,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sae.backends.base import code_sums
+from sae.devices import wide, wide_home
 from sae.errors import ConfigError, UserError
 from sae.model import SAE
 
@@ -57,19 +59,17 @@ class _Sums:
     """What least squares needs of rows x [B, D] and their codes: sum_t f_t' (f_t, x_t) and the plain sums."""
 
     def __init__(self, F: int, D: int, device: torch.device):
-        self.moments = torch.zeros(F, F + D, dtype=torch.float64, device=device)
+        self.moments = torch.zeros(F, F + D, dtype=torch.float64, device=wide_home(device))
         self.f_sum, self.x_sum = self.moments.new_zeros(F), self.moments.new_zeros(D)
-        self.fired, self.n = torch.zeros(F, dtype=torch.int64, device=device), 0
+        self.fired, self.n = torch.zeros(F, dtype=torch.int64, device=self.moments.device), 0
 
     def add(self, x: Tensor, values: Tensor, indices: Tensor) -> None:
-        F = len(self.fired)
-        row = torch.arange(len(x), device=x.device).repeat_interleave(values.shape[1])
-        at = torch.stack([indices.flatten(), row])
-        codes = torch.sparse_coo_tensor(at, values.flatten(), (F, len(x)), check_invariants=False)
-        self.moments += torch.sparse.mm(codes, torch.cat([codes.t().to_dense(), x.to(values)], dim=1)).double()
-        self.f_sum.index_add_(0, indices.flatten(), values.flatten().double())
-        self.x_sum += x.double().sum(0)
-        self.fired += torch.bincount(indices[values > 0], minlength=F)
+        F, home = len(self.fired), self.fired.device
+        codes = values.new_zeros(len(x), F).scatter_add_(1, indices, values)
+        self.moments += wide(code_sums(values, indices, torch.cat([codes, x.to(values)], dim=1), F))
+        self.f_sum.index_add_(0, indices.flatten().to(home), wide(values.flatten()))
+        self.x_sum += wide(x).sum(0)
+        self.fired += torch.bincount(indices[values > 0], minlength=F).to(home)
         self.n += len(x)
 
     def solve(self, dec_FD: Tensor, ridge: float) -> Tensor:
@@ -78,6 +78,7 @@ class _Sums:
         gram = self.moments[:, :F] - torch.outer(self.f_sum, self.f_sum) / self.n
         cross = self.moments[:, F:] - torch.outer(self.f_sum, self.x_sum) / self.n
         gram.diagonal().add_(ridge * self.moments[:, :F].diagonal() / self.fired.clamp_min(1))
-        cross = cross[on] - gram[on][:, ~on] @ dec_FD[~on].double()
-        dec_FD[on] = torch.linalg.solve(gram[on][:, on], cross).to(dec_FD)
-        return (self.x_sum - self.f_sum @ dec_FD.double()) / self.n
+        decoder = wide(dec_FD)
+        decoder[on] = torch.linalg.solve(gram[on][:, on], cross[on] - gram[on][:, ~on] @ decoder[~on])
+        dec_FD.copy_(decoder)
+        return (self.x_sum - self.f_sum @ wide(dec_FD)) / self.n

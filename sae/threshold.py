@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sae.activation import Threshold
+from sae.devices import wide
 from sae.errors import CorruptError, UserError
 from sae.folder import check_shapes, dimensions, register
 from sae.model import ROWS, SAE, ThresholdSAE
@@ -54,7 +55,7 @@ def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) 
         rows += len(x)
         for part in x[:, : folded.d_in].split(ROWS):
             z = out.pre_activations(part)
-            columns = ((z[z > 0].double().log() - _LOW) / _STEP).long().clamp_(0, len(counts) - 1)
+            columns = ((wide(z[z > 0]).log() - _LOW) / _STEP).long().clamp_(0, len(counts) - 1)
             counts += torch.bincount(columns, minlength=len(counts)).cpu()
     if rows == 0:
         raise UserError("no rows to find a threshold on.")

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.backends import pick
+from sae.backends import arranged, pick
 from sae.config import TrainingConfig
+from sae.devices import abilities, check, float32_products
 from sae.encode import StepPlan
 from sae.errors import ConfigError, NonFiniteError
 from sae.metrics import fvu, l0, mean_row
@@ -76,14 +77,16 @@ class Trainer:
     ):
         if total_steps is not None and total_steps < 1:
             raise ConfigError(f"total_steps = {total_steps} must be at least 1.")
+        check(config, device)
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
         self.model: SAE = config.build().shard(ranks).to(device)
         self.model.warm_up = warm_up(config, total_steps)
         self.generator = torch.Generator().manual_seed(config.seed)
         relative = {"enc_FD": config.details.encoder_rate, "b_dec": config.details.bias_rate}
         groups = [{"params": [p], "relative": relative.get(name, 1.0)} for name, p in self.model.named_parameters()]
-        self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
-        self.backend = pick(config.backend, self.model.enc_FD)
+        fused = abilities(device).fused_adam
+        self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=fused)
+        self.backend = arranged(pick(config.backend, self.model.enc_FD), config.products, config.compiled)
         self.steps_done, self.rows_seen, self.yardstick = 0, 0, 0.0
         self.since_F = torch.zeros(len(self.model.enc_FD), dtype=torch.int64, device=self.model.enc_FD.device)
 
@@ -97,6 +100,10 @@ class Trainer:
             ConfigError: another width, no rows left. NonFiniteError: NaN or infinity in the rows or in the loss; the
             model is as before.
         """
+        with float32_products(self.config.products, self.model.enc_FD.device.type):
+            return self._step(x, keep)
+
+    def _step(self, x: Tensor | LocalRows, keep: Tensor | None) -> StepReport:
         part = self._part(x, keep)
         k = self.model.activation.keep(kept(self.config, self.steps_done, self.total_steps))
         lr = learning_rate(self.config, self.steps_done, self.total_steps)

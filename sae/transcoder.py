@@ -13,6 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from sae.activation import Activation, Reconstruction, Threshold, TopK
+from sae.devices import wide
 from sae.encode import StepPlan
 from sae.errors import ConfigError, CorruptError
 from sae.folder import check_shapes, dimensions, register
@@ -121,7 +122,7 @@ class Transcoder(SAE):
         self.mean_D.copy_((read * self.scale_D).mean(0))
         if self.start.bias == "mean":
             self.b_dec.copy_((target * self.out_scale_D).mean(0))
-        rows, y = self._rows(read).double(), (target * self.out_scale_D).double()
+        rows, y = wide(self._rows(read)), wide(target * self.out_scale_D)
         gram = rows.t() @ rows / len(rows)
         gram.diagonal().add_(RIDGE * gram.diagonal().mean())
         self.map_DD.copy_(torch.linalg.solve(gram, rows.t() @ (y - y.mean(0)) / len(rows)).t())

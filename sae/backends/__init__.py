@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from sae.backends.base import Backend, Transposed
 from sae.errors import MissingError
 
-__all__ = ["Backend", "Transposed", "pick"]
+__all__ = ["Backend", "Transposed", "arranged", "pick"]
 
 
 @cache
@@ -62,3 +64,24 @@ def pick(name: str, like: Tensor) -> Backend:
         raise MissingError(
             f"backend {name!r} needs the package {e.name!r}. Install the extra 'cuda', or use backend = 'auto'."
         ) from e
+
+
+def arranged(backend: Backend, products: str, compiled: bool) -> Backend:
+    """A backend whose dense product has its factors rounded to bfloat16 (``products = "bf16"``; the sums are of 32
+    bits, the result is rounded and comes back in 32), is compiled, or both.
+
+    What is compiled is PyTorch's own product: it knows how, where a backend's library call is closed to it.
+    """
+    linear = Backend().linear if compiled else backend.linear
+    if products != "bf16" and not compiled:
+        return backend
+    if products == "bf16":
+        exact = linear
+
+        def linear(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor) -> Tensor:
+            rounded = exact(x_BD.bfloat16(), weight_FD.bfloat16(), torch.zeros_like(bias_F, dtype=torch.bfloat16))
+            return rounded.to(x_BD.dtype).add_(bias_F)
+
+    out = copy.copy(backend)
+    out.linear = torch.compile(linear, dynamic=True) if compiled else linear  # type: ignore[method-assign]
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,62 @@ def test_text_files_say_their_encoding():
             match node:
                 case ast.Call(func=ast.Attribute(attr="read_text" | "write_text"), keywords=keywords):
                     assert any(k.arg == "encoding" for k in keywords), f"{name}:{node.lineno}"
+
+
+REMOVED = {  # modules of the standard library that Python 3.12, 3.13 or 3.14 no longer has
+    *(
+        "asynchat",
+        "asyncore",
+        "distutils",
+        "imp",
+        "smtpd",
+        "aifc",
+        "audioop",
+        "cgi",
+        "cgitb",
+        "chunk",
+        "crypt",
+        "imghdr",
+    ),
+    *("lib2to3", "mailcap", "msilib", "nis", "nntplib", "ossaudiodev", "pipes", "sndhdr", "spwd", "sunau", "telnetlib"),
+    *("uu", "xdrlib", "pkg_resources"),
+}
+GOING = {
+    "utcnow",
+    "utcfromtimestamp",
+    "getdefaultlocale",
+    "get_event_loop_policy",
+    "set_event_loop_policy",
+    "load_module",
+}
+
+
+def _old(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (a.name for a in names if a.name.partition(".")[0] in REMOVED)
+            case ast.ImportFrom(module=str(module), level=0) if module.partition(".")[0] in REMOVED:
+                yield module
+            case ast.Attribute(attr=name) if name in GOING:
+                yield name
+            case ast.Try(finalbody=[*last]):  # a SyntaxWarning from 3.14: it swallows what was raised
+                yield from ("return in finally" for f in last for n in ast.walk(f) if isinstance(n, ast.Return))
+
+
+def test_nothing_that_a_later_python_has_no_more():
+    planted = ast.parse(
+        "import imp\nfrom distutils.core import setup\nx.utcnow()\ntry:\n    pass\nfinally:\n    return 1"
+    )
+    assert sorted(_old(planted)) == ["distutils.core", "imp", "return in finally", "utcnow"]
+    assert {name: found for name, tree in _sources().items() if (found := sorted(_old(tree)))} == {}
+
+
+def test_sources_compile_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in _sources():
+            compile((ROOT / name).read_text(encoding="utf-8"), name, "exec")
 
 
 @pytest.mark.parametrize("id", ["con", "NUL", "com1.L2R-8x", "Aux", "lpt9", "a.", "mini."])

@@ -76,3 +76,21 @@ def test_training_steps_equal_the_fallback() -> None:
         assert a == pytest.approx(b, rel=1e-9)
     for p, q in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
+
+
+def test_rows_and_latents_without_entries() -> None:
+    """Rows that keep nothing (k = 0, or values of zero), and a list of entries that is empty."""
+    g = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(4, 7, generator=g).to(DEVICE), torch.randn(6, 7, generator=g).to(DEVICE)
+    fast = pick("triton", rows)
+    none = torch.empty(4, 0, dtype=torch.int64, device=DEVICE)
+    assert (fast.decode(none.float(), none, weight) == torch.zeros(4, 7, device=DEVICE)).all()
+    assert fast.dots(rows, weight, none).shape == (4, 0)
+    empty = fast.transpose(none.flatten(), 6)
+    assert (fast.scatter(empty, none.flatten().float(), none.flatten(), rows) == torch.zeros(6, 7, device=DEVICE)).all()
+    indices = torch.arange(8, device=DEVICE).remainder(6).view(4, 2)
+    values = torch.ones(4, 2, device=DEVICE)
+    values[1] = 0
+    decoded = fast.decode(values, indices, weight)
+    assert (decoded[1] == 0).all()
+    torch.testing.assert_close(decoded[0], weight[0] + weight[1])

@@ -48,10 +48,13 @@ def train_recipe(
         MissingError: the store is not in the workspace. MismatchError: a dictionary of one of these ids is there, or
             was begun, from another recipe or store. UserError: see :func:`sae.train`.
     """
+    from sae.devices import arithmetic, check_device
     from sae.parallel import SINGLE_PROCESS
     from workbench.activations import ActivationStore
 
     ranks = ranks or SINGLE_PROCESS
+    if recipe.harvest and not workspace.complete("stores", recipe.store):
+        check_device(recipe.device)  # before a harvest, which takes longest
     if recipe.harvest:
         ranks.run_everywhere(
             lambda: (
@@ -72,7 +75,8 @@ def train_recipe(
     for (_, _, parent), todo in groups.items():
         if recipe.device == "cpu":
             check_memory(todo, ranks.latents)
-        run.say(f"training {', '.join(j.id for j in todo)}")
+        how = arithmetic(todo[0].config, recipe.device)
+        run.say(f"training {', '.join(j.id for j in todo)}{how}")
         _train_group(recipe, workspace, store, todo, parent, run, ranks)
     return [job.id for job in jobs]
 
@@ -84,8 +88,10 @@ def _folders(
     is trained.
 
     Raises:
-        MismatchError: one exists, or was begun, and is not what the recipe asks for.
+        MismatchError: one exists, or was begun, and is not what the recipe asks for. UsageError, MissingError,
+            ConfigError: the device is not there, or cannot do what the recipe asks of it.
     """
+    from sae.devices import check, check_device
     from sae.loop import contract
 
     inputs = [Input(kind="stores", id=recipe.store, digest=store.digest)]
@@ -101,6 +107,9 @@ def _folders(
             recorded=lambda m, job=job: recorded_content(m, job, store),  # type: ignore[misc]
             otherwise=OTHERWISE,
         )
+        if have is None:
+            check_device(recipe.device)
+            check(job.config, recipe.device)
         own = contract(job.config, recipe.steps, _batches(recipe, store, job))
         found[job.id] = None if have is not None else work_folder(workspace, job.id, own, run, otherwise=OTHERWISE)
     return found

@@ -57,8 +57,10 @@ def harvest(
 
     Raises:
         StoreMismatch: a store of this id was made from another recipe, other weights or other tokens. StoreBusy,
-        ReadOnlyStore, OutOfSpace, NonFiniteActivation: see their messages.
+        ReadOnlyStore, OutOfSpace, NonFiniteActivation: see their messages. UsageError, MissingError: no such device.
     """
+    from sae.devices import check_device
+
     recipe = with_ids(recipe, workspace, run)
     folder = workspace.path("stores", recipe.id)
     target = _where(workspace, recipe, run)
@@ -66,6 +68,7 @@ def harvest(
         say_old_rule(read_spec(folder), run)
         return folder
     check_writable(target)
+    check_device(recipe.device)
     command = run.command or f"workbench harvest {recipe.id}"
     with run.bar(f"harvest {recipe.id}", None, "shard") as bar:
         if (workers or recipe.workers) > 1:
