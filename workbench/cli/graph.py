@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from workbench.cli.common import (
     terminal_run,
     verb,
 )
+
+if TYPE_CHECKING:
+    from workbench.workspace import Item
 
 
 @verb
@@ -45,6 +48,14 @@ def graph(
         typer.Option("--freeze/--no-freeze", help="Hold attention patterns, norms and gates at this prompt's values."),
     ] = True,
     max_tokens: Annotated[int, typer.Option(help="Longest prompt.", min=2, max=1024)] = 64,
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Also take every edge apart: by attention head, or by channel of a Mamba's state; and the score of"
+            " each node's strongest head by pairs of query and key latents. The parts add up exactly.",
+        ),
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,7 +83,8 @@ def graph(
     Works for Transformers and Mambas; reconstruction errors are nodes of their own. With `--site TC` edges run through
     transcoders, exactly linear between layers (Transformers). Writes `graphs/<id>/graph.json` in the schema
     Neuronpedia publishes, and `edges.parquet`. With `--set`, `--swap` or `--check` the model is then run with latents
-    held at other values, and what it does stands beside what the graph predicts.
+    held at other values, and what it does stands beside what the graph predicts. With `--split` every edge is taken
+    apart by heads or channels (`splits`, `loadings`, `reads`, `scores` as Parquet beside the graph).
 
     Example: `workbench graph "def __init__(self" --model mini-mamba`
 
@@ -91,6 +103,7 @@ def graph(
         edge_share=edge_share,
         freeze=freeze,
         max_tokens=max_tokens,
+        split=split,
         replace=replace,
         run=terminal_run(),
     )
@@ -100,12 +113,27 @@ def graph(
         f" influence), {n['edges']:,} of {n['edges_before']:,} edges; targets hold {n['logit_probability_covered']:.0%}"
         " of the next token's probability"
     )
+    if split:
+        _say_split(item)
     done = result_of(item) | n
     return (
         done | _interventions(workspace, item.id, set_ or [], swap or [], check, max_tokens)
         if set_ or swap or check
         else done
     )
+
+
+def _say_split(item: Item) -> None:
+    """Which heads or channels carry most to the likeliest next token's node, or to the first node that has any."""
+    import pandas as pd
+
+    loadings = pd.read_parquet(item.path / "loadings.parquet")
+    n = item.manifest.numbers
+    say(f"edges add up from their heads or channels within {n['split_gap']:.1g} of the largest")
+    units = loadings[~loadings["unit"].isin(["past", "others"])]
+    by_unit = units.groupby(["layer", "unit"])["value"].agg(lambda v: float(v.abs().sum())).sort_values(ascending=False)
+    for (layer, unit), value in by_unit.head(5).items():
+        say(f"  L{layer}{unit}: {value:.3g} in all, over the kept nodes")
 
 
 def _interventions(

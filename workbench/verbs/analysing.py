@@ -155,6 +155,7 @@ def graph(
     edge_share: float = 0.98,
     freeze: bool = True,
     max_tokens: int = 64,
+    split: bool = False,
     replace: bool = False,
     run: Run | None = None,
 ) -> Item:
@@ -164,7 +165,8 @@ def graph(
     Args:
         site: ``R``: between residual streams; ``TC``: through the transcoders of the MLPs. dictionary: ids, instead of
             ``site``. node_share, edge_share: shares of influence that kept nodes and edges hold. freeze: hold attention
-            patterns, norms and gates at this prompt's values. max_tokens: longest prompt.
+            patterns, norms and gates at this prompt's values. max_tokens: longest prompt. split: also take every edge
+            apart by attention heads, or by the channels of a Mamba's state, and attention scores by pairs of latents.
 
     Raises:
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
@@ -187,6 +189,7 @@ def graph(
         edge_share=edge_share,
         freeze=freeze,
         max_tokens=max_tokens,
+        split=split,
         run=run,
     )
 

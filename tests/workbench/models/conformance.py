@@ -28,7 +28,7 @@ from workbench.analysis.circuits.paths import FrozenPaths, check_circuits, is_ma
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import make_prompts, read_task
 from workbench.analysis.evaluation.probe import encode_text
-from workbench.analysis.graph.trace import Node, _clean, _Runner
+from workbench.analysis.graph.trace import Node, Runner, clean_run
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.analysis.latents.logits import readout
 from workbench.analysis.splice import Constant, splice
@@ -150,9 +150,9 @@ def edges_are_differences(case: Case) -> str:
         for p in made.parameters():
             p.data = 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
     tokens = case.tokens[:1]
-    clean = _clean(model, dictionaries, hooks, tokens)
+    clean = clean_run(model, dictionaries, hooks, tokens)
     at = tokens.shape[1] - 2
-    gradient = _Runner(model, hooks, clean, dictionaries, False).gradients(2, [Node("latent", 2, at, 5)])[0]
+    gradient = Runner(model, hooks, clean, dictionaries, False).gradients(2, [Node("latent", 2, at, 5)])[0]
     stream, move = clean[hooks[0]][0], torch.randn(1, *gradient.shape, generator=torch.Generator().manual_seed(2))
 
     def target(x: torch.Tensor) -> float:

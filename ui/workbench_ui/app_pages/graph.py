@@ -30,6 +30,7 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose
 from workbench_ui.kit.commands import absolute, run_html
 from workbench_ui.kit.index import Dictionary, Entry
+from workbench_ui.views import graph_parts, graph_touch
 from workbench_ui.views.graph_drawing import Drawing, drawing, svg
 from workbench_ui.views.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph
 
@@ -46,7 +47,7 @@ def body() -> None:
             what="Graphs",
             command="graph PROMPT",
             text=_text,
-            clears=("pin", "links"),
+            clears=("pin", "links", "do"),
             width=560,
         )
         if entry is None:
@@ -216,7 +217,18 @@ def node(
     entry: Entry, graph: GraphFile, chosen: str | None, labels: GraphLabels | None, own: Mapping[str, str]
 ) -> None:
     """The chosen node with its strongest sources and targets; before a choice, the strongest links."""
+
+    def text(id: str) -> str:
+        known = graph.by_id.get(id)
+        return id if known is None else describe(known, graph, entry.metadata, own)
+
+    def marked(id: str) -> str:
+        known = graph.by_id.get(id)
+        return escape(id) if known is None else _name(entry, graph, known, own)
+
     if chosen is None:
+        with panels.guarded("The changes"):
+            graph_touch.answer(entry, graph, text)
         panels.heading("Strongest links", "choose a node to see its own")
         links = graph.links[:25]
         if _by_layer():
@@ -233,16 +245,31 @@ def node(
         subgraph_fields(entry, graph, chosen, labels.subgraph)
     else:
         st.button("Clear the choice", on_click=state.put, kwargs={"pin": None}, key="gr_clear")
+    with panels.guarded("The changes"):
+        mine = labels.subgraph if labels is not None else Subgraph()
+        graph_touch.controls(graph, chosen, mine.groups.get(mine.group_of(chosen) or "", []), text)
+        graph_touch.answer(entry, graph, text)
     with panels.guarded("The latent"):
         latent_details(entry, graph.by_id[chosen])
-    by_layer = _by_layer()
+    links_of(entry, graph, chosen, own)
+    with panels.guarded("The parts"):
+        graph_parts.by_units(entry, graph, chosen, marked)
+
+
+def links_of(entry: Entry, graph: GraphFile, chosen: str, own: Mapping[str, str]) -> None:
+    """Strongest sources and targets of the chosen node, each with the head or channel that carries most of it."""
+    by_layer, splits = _by_layer(), graph_parts.splits_of(entry)
     for incoming, title in ((True, "Made by"), (False, "Makes")):
         found = neighbours_of(graph, chosen, entry.metadata, incoming=incoming)
         if by_layer:
             found = sorted(found, key=lambda x: x[0].layer)
         rows = [[_name(entry, graph, other, own), f"{w:+.3g}"] for other, w, _ in found]
+        if splits is not None:
+            ends = [(other.id, chosen) if incoming else (chosen, other.id) for other, _, _ in found]
+            rows = [[*row, splits.strongest(*pair)] for row, pair in zip(rows, ends, strict=True)]
+        heads = [title, "weight", *(["mostly through"] if splits is not None else [])]
         st.html(
-            panels.table([title, "weight"], rows, numeric=frozenset({1}))
+            panels.table(heads, rows, numeric=frozenset({1}))
             if rows
             else f'<div class="wb-panel info">{title}: none kept</div>'
         )

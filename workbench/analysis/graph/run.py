@@ -28,6 +28,7 @@ from workbench.analysis.graph.intervene import (
     parse_changes,
 )
 from workbench.analysis.graph.prune import prune, scores
+from workbench.analysis.graph.split import split_graph
 from workbench.analysis.graph.trace import Graph, node_id, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.corpus.records import mended
@@ -63,17 +64,20 @@ def make_graph(
     edge_share: float = 0.98,
     freeze: bool = True,
     max_tokens: int = 64,
+    split: bool = False,
     run: Run = QUIET,
 ) -> Item:
     """Trace and prune the graph of a prompt and write it; a complete one is reused.
 
     Args:
+        split: take every edge apart by heads or channels (``splits``, ``loadings``, ``reads``, ``scores`` as Parquet,
+            see :mod:`workbench.analysis.graph.split`); a graph that is there without is made again with them.
         site: ``R`` for SAEs on the residual stream, ``TC`` for transcoders. dictionaries: ids; where given, they decide
         instead.
 
     Raises:
-        UsageError: an empty prompt, or one longer than ``max_tokens``. UserError: see
-        :mod:`workbench.analysis.graph.choose`.
+        UsageError: an empty prompt, or one longer than ``max_tokens``, or a split of what does not add up.
+        UserError: see :mod:`workbench.analysis.graph.choose`.
     """
     from workbench.models import load_model, model_id
 
@@ -91,11 +95,21 @@ def make_graph(
     key = sha256_json([recipe, [i.digest for i in inputs]])[:8]
     id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{key}"
     inputs += model_inputs([(model_name, revision)])
+    if split and (site != "R" or not freeze):
+        raise UsageError(
+            "edges are split by heads and channels between residual streams, with patterns held: leave out --split, or"
+            " draw the graph with --site R and --freeze."
+        )
+    split_there = workspace.complete("graphs", id) and bool(workspace.get("graphs", id).manifest.recipe.get("split"))
+    recipe |= {"split": True} if split_there else {}
     if (have := reusable(workspace, "graphs", id, recipe=recipe, inputs=inputs, run=run)) is not None:
-        return have
+        if split_there or not split:
+            return have
+        run.say(f"{id}: made again, with its split")
+    recipe |= {"split": True} if split else {}
     model = load_model(model_name, revision)
     tokens = read_prompt(model, prompt, max_tokens)
-    full = traced(workspace, model, items, tokens, site=site, freeze=freeze)[0]
+    full, loaded = traced(workspace, model, items, tokens, site=site, freeze=freeze)
     graph = prune(full, node_share=node_share, edge_share=edge_share)
     strings = shown_tokens(model.tokenizer, tokens[0].tolist())
     vocabulary = [shown_token(model.tokenizer, n.index) if n.kind == "logit" else "" for n in graph.nodes]
@@ -115,6 +129,11 @@ def make_graph(
     } | {name: round(value, 4) for name, value in scores(full).items()}
     if full.largest_gap is not None:
         numbers["largest_gap"] = float(f"{full.largest_gap:.3g}")
+    parts = (
+        split_graph(model, loaded, tokens, full, [graph.name(i) for i in range(len(graph.nodes))]) if split else None
+    )
+    if parts is not None:
+        numbers |= {"split_gap": float(f"{parts.gap:.2g}"), "score_gap": float(f"{parts.score_gap:.2g}")}
     about = {
         "model": model_name,
         "revision": revision,
@@ -127,7 +146,12 @@ def make_graph(
     ) as folder:
         write_json(folder / "graph.json", document)
         _table(graph, document).to_parquet(folder / "edges.parquet", index=False)
-    return workspace.get("graphs", id)
+        if parts is not None:
+            for name, frame in parts.tables().items():
+                frame.to_parquet(folder / f"{name}.parquet", index=False)
+    made = workspace.get("graphs", id)
+    _LAST[:] = [(_key(workspace, made), Traced(model, loaded, tokens, full, freeze))]
+    return made
 
 
 def chosen(
@@ -249,6 +273,53 @@ def _table(graph: Graph, document: dict[str, Any]) -> pd.DataFrame:
     )
 
 
+@dataclass
+class Traced:
+    """A graph as interventions need it: the whole one, with the model, its dictionaries and the prompt."""
+
+    model: Any
+    dictionaries: dict[str, Any]
+    tokens: Tensor
+    whole: Graph
+    frozen: bool  # whether it was drawn with patterns, norms and gates held
+    benches: dict[bool, Bench] = field(default_factory=dict)
+
+    def bench(self, freeze: bool) -> Bench:
+        """The bench on which changes are tried, kept."""
+        if freeze not in self.benches:
+            self.benches[freeze] = Bench(self.model, self.dictionaries, self.tokens, freeze=freeze)
+        return self.benches[freeze]
+
+
+_LAST: list[tuple[tuple[str, str, str], Traced]] = []  # what this process traced last, so that nothing is traced twice
+
+
+def _key(workspace: Workspace, item: Item) -> tuple[str, str, str]:
+    return str(workspace.root), item.id, item.digest
+
+
+def traced_again(workspace: Workspace, id: str, *, max_tokens: int = 64, run: Run = QUIET) -> Traced:
+    """A graph of the workspace, whole: as this process traced it last, or traced again.
+
+    Raises:
+        MissingError: no such graph, or a dictionary of it is gone.
+    """
+    from workbench.models import load_model
+
+    item = workspace.get("graphs", id)
+    if _LAST and _LAST[0][0] == _key(workspace, item):
+        return _LAST[0][1]
+    about, recipe = item.manifest.metadata, item.manifest.recipe or {}
+    model = load_model(by_id(workspace, str(about["model"]), run=run), about.get("revision") or None)
+    tokens = read_prompt(model, str(about["prompt"]), max_tokens)
+    items = {hook: workspace.get("dictionaries", name) for hook, name in about["dictionaries"].items()}
+    site, held = str(about.get("site") or "R"), bool(recipe.get("freeze", True))
+    whole, dictionaries = traced(workspace, model, items, tokens, site=site, freeze=held)
+    found = Traced(model, dictionaries, tokens, whole, held)
+    _LAST[:] = [(_key(workspace, item), found)]
+    return found
+
+
 @dataclass(frozen=True)
 class Intervened:
     """What :func:`intervene_on` found.
@@ -274,34 +345,46 @@ def intervene_on(
     max_tokens: int = 64,
     run: Run = QUIET,
 ) -> Intervened:
-    """Interventions on a graph of the workspace: it is traced again, so that nodes which pruning left out can be
-    changed, too, and carry what passes through them.
+    """Interventions on a graph of the workspace: on the whole one, so that nodes which pruning left out can be changed,
+    too, and carry what passes through them.
 
     Raises:
         MissingError: no such graph, or a dictionary of it is gone. UsageError: see
         :func:`workbench.analysis.graph.intervene.parse_changes`.
     """
-    from workbench.models import load_model
+    recipe = workspace.get("graphs", id).manifest.recipe or {}
+    shares = float(recipe.get("node_share", 0.8)), float(recipe.get("edge_share", 0.98))
+    found = traced_again(workspace, id, max_tokens=max_tokens, run=run)
+    return touch(found, sets, swaps, check=check, freeze=freeze, shares=shares)
 
-    item = workspace.get("graphs", id)
-    about, recipe = item.manifest.metadata, item.manifest.recipe or {}
-    model = load_model(by_id(workspace, str(about["model"]), run=run), about.get("revision") or None)
-    tokens = read_prompt(model, str(about["prompt"]), max_tokens)
-    items = {hook: workspace.get("dictionaries", name) for hook, name in about["dictionaries"].items()}
-    site, held = str(about.get("site") or "R"), bool(recipe.get("freeze", True))
-    whole, dictionaries = traced(workspace, model, items, tokens, site=site, freeze=held)
+
+def touch(
+    on: Traced,
+    sets: Sequence[str],
+    swaps: Sequence[str] = (),
+    *,
+    check: bool = False,
+    freeze: bool | None = None,
+    shares: tuple[float, float] = (0.8, 0.98),
+) -> Intervened:
+    """Change latents of a traced graph; ``shares`` of nodes and edges, as it was pruned, say what ``check`` looks at.
+
+    Raises:
+        UsageError: see :func:`workbench.analysis.graph.intervene.parse_changes`.
+    """
+    whole, held = on.whole, on.frozen if freeze is None else freeze
     changes = parse_changes(whole, sets, swaps)
     held = held if freeze is None else freeze
-    bench = Bench(model, dictionaries, tokens, freeze=held)
+    bench = on.bench(held)
     made = intervene(bench, whole, changes) if changes else None
     effects: list[Effect] = []
     if check:
-        kept = prune(whole, node_share=recipe.get("node_share", 0.8), edge_share=recipe.get("edge_share", 0.98))
+        kept = prune(whole, node_share=shares[0], edge_share=shares[1])
         effects = edge_effects(bench, whole, {kept.name(i) for i in range(len(kept.nodes))})
     return Intervened(
         held,
         made,
-        [shown_token(model.tokenizer, t) for t in made.tokens] if made else [],
+        [shown_token(on.model.tokenizer, t) for t in made.tokens] if made else [],
         effects,
         agreement(effects) if check else None,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,9 +125,9 @@ def trace(
     for hook in hooks:
         if hook not in model.hook_dict:
             raise UsageError(f"the model has no hook {hook!r}.")
-    clean = _clean(model, dictionaries, hooks, tokens)
-    nodes, parts = _nodes(clean, dictionaries, hooks)
-    runner = _Runner(model, hooks, clean, dictionaries, freeze)
+    clean = clean_run(model, dictionaries, hooks, tokens)
+    nodes, parts = source_nodes(clean, dictionaries, hooks)
+    runner = Runner(model, hooks, clean, dictionaries, freeze)
     return connected(
         nodes,
         parts,
@@ -230,7 +230,7 @@ def _layer_of(hook: str) -> int:
     return int(match[1])
 
 
-def _clean(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: Tensor) -> dict[str, Any]:
+def clean_run(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: Tensor) -> dict[str, Any]:
     """Activations of the untouched forward pass, codes and errors at every hook. BOS (position 0) is all error."""
     with torch.no_grad():
         logits, cache = model.run_with_cache(tokens, names_filter=["hook_embed", *hooks])
@@ -247,7 +247,7 @@ def _clean(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens: T
     return out
 
 
-def _nodes(
+def source_nodes(
     clean: dict[str, Any], dictionaries: dict[str, Any], hooks: list[str]
 ) -> tuple[list[Node], dict[int, Tensor]]:
     """Nodes of all stages but the logits, and the vector [D] each adds to the residual stream, by node number."""
@@ -299,7 +299,7 @@ class _Seen(Exception):
     """Raised inside a forward pass when what the targets read has been seen: no later layer runs."""
 
 
-class _Runner:
+class Runner:
     """Copies of the prompt from one hook to the next, and gradients of chosen scalars at the first.
 
     Behind a residual hook only the blocks up to the target run (:class:`Tail`); where a model does more than its
@@ -318,16 +318,24 @@ class _Runner:
         """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the
         stage before it.
         """
+        leaf, scalar = self.scalar(stage, targets)
+        return torch.autograd.grad(scalar, leaf)[0].detach()
+
+    def scalar(self, stage: int, targets: list[Node], also: Sequence[tuple[str, Any]] = ()) -> tuple[Tensor, Tensor]:
+        """(the residual stream [targets, S, D] at the stage before, a leaf; the sum of the targets' scalars), with
+        further hooks open.
+        """
         before = "hook_embed" if stage == 1 else self.hooks[stage - 2]
         x = self.clean[before] if stage == 1 else self.clean[before][0]
         leaf = x.expand(len(targets), -1, -1).clone().requires_grad_(True)
         target = self.hooks[stage - 1] if stage <= len(self.hooks) else None
         with torch.enable_grad(), norms_edited():
-            read, logits = self._forward(before, leaf, target)
-            scalar = scalar_of(targets, read, logits, None if target is None else self.dictionaries[target])
-        return torch.autograd.grad(scalar, leaf)[0].detach()
+            read, logits = self._forward(before, leaf, target, also)
+            return leaf, scalar_of(targets, read, logits, None if target is None else self.dictionaries[target])
 
-    def _forward(self, before: str, leaf: Tensor, target: str | None) -> tuple[Tensor | None, Tensor]:
+    def _forward(
+        self, before: str, leaf: Tensor, target: str | None, also: Sequence[tuple[str, Any]]
+    ) -> tuple[Tensor | None, Tensor]:
         """(what is at ``target`` [B, S, D], or None; logits [B, S or 1, V], empty where there is a target) with
         ``leaf`` in place of the value at ``before``.
         """
@@ -338,6 +346,7 @@ class _Runner:
             raise _Seen
 
         hooks: list[tuple[str, Any]] = [(name, lambda value, hook: value.detach()) for name in self.frozen]
+        hooks += also
         hooks += [] if target is None else [(target, remember)]
         rows = torch.zeros(len(leaf), dtype=torch.int64)
         try:

@@ -157,11 +157,11 @@ def test_running_from_the_cut_to_the_target_gives_what_the_whole_model_gives(tra
 
 
 def test_no_block_before_the_cut_or_behind_the_target_runs(traced):
-    from workbench.analysis.graph.trace import _clean, _Runner
+    from workbench.analysis.graph.trace import Runner, clean_run
 
     model, tokens, dictionaries, graph = traced
     hooks = list(dictionaries)
-    runner = _Runner(model, hooks, _clean(model, dictionaries, hooks, tokens), dictionaries, True)
+    runner = Runner(model, hooks, clean_run(model, dictionaries, hooks, tokens), dictionaries, True)
     ran: list[int] = []
     handles = [b.register_forward_pre_hook(lambda *a, i=i: ran.append(i)) for i, b in enumerate(model.blocks)]
     try:
