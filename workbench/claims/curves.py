@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sae.errors import MissingError
+from sae.errors import CorruptError, MissingError
 from sae.strict import StrictConfig
 from workbench.claims.figures import REFERENCE, read_claim
 from workbench.claims.measured import Measured
@@ -57,6 +57,43 @@ def _trajectories(table: pd.DataFrame) -> pd.DataFrame:
     return over_units(bins, "what", "activity", names)
 
 
+def _effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Likeness of effects by likeness of activity, raw and given the token: means per (layer, seed) in bins."""
+    frames = []
+    for column, name in (("given_token", "given the token"), ("raw", "raw")):
+        bins = pd.cut(table[column], EFFECT_BINS)
+        units = (
+            table.groupby([bins, "layer", "seed"], observed=True)[[column, "effects", "control"]]
+            .mean()
+            .reset_index(names=["bin", "layer", "seed"])
+        )
+        columns = {"effects": f"partner, by r {name}", "control": f"same places, by r {name}"}
+        frames.append(over_units(units.dropna(), "bin", column, columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _relays(table: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        "at_plus_one": "at +1",
+        "moved": "at +2, taps 1 and 2 exchanged",
+        "idle": "at +2, taps 2 and 3 exchanged",
+        "early": "layer at the token, at +1, taps 1 and 2 exchanged",
+    }
+    return over_units(table, "step", "step", {c: n for c, n in names.items() if c in table})
+
+
+def _training(table: pd.DataFrame) -> pd.DataFrame:
+    last = table.groupby("seed")["above"].transform("last")
+    start = table.groupby("seed")["above"].transform("first")
+    copying = {c: f"accuracy of {c}" for c in table if c.startswith("copying ")}
+    shown = table.assign(
+        rise=(table["above"] - start) / (last - start),
+        step=(table["transformer"] * table["mamba"]).pow(0.5).clip(lower=8),
+    )
+    return over_units(shown, "pair", "step", {"rise": "share of the rise of similarity given the token"} | copying)
+
+
+EFFECT_BINS = (-0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 CURVES: dict[str, Curve] = {
     "evolution.trajectories-of-the-model": Curve(
         _trajectories,
@@ -64,6 +101,29 @@ CURVES: dict[str, Curve] = {
         "correlation of trajectories",
         "How alike trajectories are, by how alike two latents of two crosscoder seeds are in activity.",
         dashed=("same frequency and kind, 97.5 %", "shuffled snapshots, 97.5 %"),
+    ),
+    "universality.similar-latents-same-effects": Curve(
+        _effects,
+        "correlation of activity with the partner in the other architecture",
+        "correlation of effects",
+        "How alike the effects of two latents are, by how alike they are in activity, raw and given the token.",
+        dashed=("same places, by r given the token", "same places, by r raw"),
+    ),
+    "universality.offset-follows-the-tap": Curve(
+        _relays,
+        "training step",
+        "share of the layer's own write profile",
+        "Where the Mamba's layers write at snapshots that copy, and where once taps are exchanged.",
+        dashed=("at +2, taps 2 and 3 exchanged", "layer at the token, at +1, taps 1 and 2 exchanged"),
+        log_x=True,
+    ),
+    "universality.similarity-comes-with-copying": Curve(
+        _training,
+        "training step (mean of both models; step 0 at 8)",
+        "share of the rise, or accuracy",
+        "When the similarity of two architectures given the token arises, beside each model's copying.",
+        dashed=("accuracy of copying mini-mamba", "accuracy of copying mini-pythia"),
+        log_x=True,
     ),
 }
 
@@ -81,7 +141,12 @@ def claim_curve(workspace: Workspace, item: Item, options: CurveOptions) -> Figu
             " draw."
         )
     curve = CURVES[item.id]
-    frame = curve.read(pd.read_parquet(path))
+    try:
+        frame = curve.read(pd.read_parquet(path))
+    except KeyError as e:
+        raise CorruptError(
+            f"{path} lacks the column {e}. Run `workbench reproduce --only {item.id} --replace` again."
+        ) from e
     if frame.empty:
         raise MissingError(f"{item.id}: its table has no point of the curve ({document.get('note')}).")
     return FigureData(

@@ -47,6 +47,9 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "open: off by one over convolution widths": ("off-by-one-widths",),
         "open: size of the state": ("state-size",),
         "open: depth of the Mamba": ("layers-needed",),
+        "open: do similar latents do the same?": ("similar-latents-same-effects", "similarity-tells-effects"),
+        "open: is off by one a law, or one relay of several?": ("off-by-one-law", "offset-follows-the-tap"),
+        "open: when in training does similarity arise?": ("similarity-comes-with-copying",),
     },
     "evolution": {
         "frontier against an SAE of the last snapshot": ("single-sae-gap",),
