@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -62,3 +64,48 @@ def test_what_the_pages_read_is_installed_with_them(installed):
     kept = {p.relative_to(here) for p in here.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert Path(".streamlit", "config.toml") in kept
     assert {p for p in kept if not (there / p).is_file()} == set()
+
+
+@pytest.mark.parametrize("installed", ["standard"], indirect=True)
+def test_the_container_builds_from_what_it_copies(installed, tmp_path):
+    """The wheel made of the files the Containerfile names has the files of the checkout's."""
+    _, site = installed
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    copied = [line.split()[1:] for line in lines if line.startswith("COPY ")]
+    assert copied
+    ignored = shutil.ignore_patterns("__pycache__")
+    for *sources, target in copied:
+        for name in sources:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, tmp_path / target, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, tmp_path / target)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel:standard", "-d", str(tmp_path / "dist")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        built = {name for name in archive.namelist() if not name.endswith("/")}
+    have = {p.relative_to(site).as_posix() for p in site.rglob("*") if p.is_file()} - {"ui/__init__.py"}
+    assert built == {name for name in have if "__pycache__" not in name}
+
+
+def test_one_version_everywhere():
+    from workbench.version import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_python_that_is_promised_is_in_the_workflow_and_the_table():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    promised = [
+        c.rpartition(" ")[2] for c in about["classifiers"] if c.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert promised == ["3.11", "3.12", "3.13", "3.14"]
+    assert about["requires-python"] == ">=3.11,<3.15"
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    assert f"python: [{', '.join(f'{p!r}' for p in promised)}]".replace("'", '"') in workflow
+    assert all(f"{system}-latest" in workflow for system in ("ubuntu", "macos", "windows"))
+    page = (ROOT / "docs" / "platforms.md").read_text(encoding="utf-8")
+    assert "| | " + " | ".join(promised) + " |" in page

@@ -244,3 +244,28 @@ def test_a_logger_whose_package_is_missing_is_named_before_training(ws, monkeypa
     with pytest.raises(MissingError, match="'wandb'"):
         train_recipe(RECIPE.model_copy(update={"sources": ("mini-mamba",), "log_to": ("wandb",)}), ws)
     assert not list(ws.items("dictionaries"))
+
+
+def test_what_a_device_has_not_is_refused_before_anything_is_begun(ws, tmp_path):
+    for change, problem, says in (
+        ({"device": "cuda:99"}, MissingError, "cuda:99: this PyTorch .* sees no such device"),
+        ({"device": "tpu"}, UsageError, "device tpu: cpu, cuda, cuda:N or mps"),
+        ({"sae": {"products": "tf32"}}, ConfigError, "products = 'tf32': cpu has no TF32"),
+    ):
+        with pytest.raises(problem, match=says):
+            train_recipe(RECIPE.model_copy(update=change), ws)
+    assert not [p for p in (ws.root / "dictionaries").rglob("*") if p.is_file()]
+    recipe = HarvestRecipe.model_validate({"id": "there", "device": "cuda:99", "sources": [{"model": "mini-pythia"}]})
+    with pytest.raises(MissingError, match="cuda:99"):
+        harvest(recipe, ws)
+    assert not (ws.root / "stores" / "there").exists()
+
+
+def test_other_arithmetic_is_said_and_kept(ws):
+    lines = []
+    change = {"sae": {"products": "bf16"}, "sources": ("mini-pythia",), "ks": (4,)}
+    (id,) = train_recipe(RECIPE.model_copy(update=change), ws, run=Run(say=lines.append))
+    assert f"training {id} (the encoder's product in bfloat16, sums in float32)" in lines
+    assert ws.get("dictionaries", id).manifest.recipe["sae"]["products"] == "bf16"
+    with pytest.raises(MismatchError, match="products"):
+        train_recipe(RECIPE.model_copy(update={**change, "sae": {}}), ws)
