@@ -7,17 +7,22 @@
 
 A CLT is no dictionary of one place: it is read, encoded, decoded and written here, and :meth:`CrossLayer.layer` gives
 the latents of one layer with what they write at their own, for records and labels. What would have to treat it as a
-transcoder of one layer (``workbench import``) refuses it by name. The layout is circuit-tracer's (0.5, ``load_clt`` and
-``to_safetensors`` of ``cross_layer_transcoder.py``): ``W_enc_<l>.safetensors`` with ``W_enc_<l>`` [F, D], ``b_enc_<l>``
-[F], ``b_dec_<l>`` [D] and, for JumpReLU, ``threshold_<l>`` [F]; ``W_dec_<l>.safetensors`` with ``W_dec_<l>`` [F, L - l,
-D]; a ``config.yaml``. That layout has no place for a skip connection, so there is none here.
+transcoder of one layer refuses it by name. Two layouts are read:
+
+- circuit-tracer's (0.5, ``load_clt`` and ``to_safetensors`` of ``cross_layer_transcoder.py``):
+  ``W_enc_<l>.safetensors`` with ``W_enc_<l>`` [F, D], ``b_enc_<l>`` [F], ``b_dec_<l>`` [D] and, for JumpReLU,
+  ``threshold_<l>`` [F]; ``W_dec_<l>.safetensors`` with ``W_dec_<l>`` [F, L - l, D]; a ``config.yaml``. It has no place
+  for a skip connection.
+- Gemma Scope 2's (``load_gemma_scope_2_clt`` there): ``params_layer_<l>.safetensors`` with ``w_enc`` [D, F], ``w_dec``
+  [F, L, D] (zero for layers before l), ``b_enc``, ``b_dec``, ``threshold`` and, in folders named ``…_affine``,
+  ``affine_skip_connection`` [D, D]; the folders published hold no configuration, a ``config.json`` is read if there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +31,21 @@ from torch import Tensor
 
 from sae.errors import CorruptError, UsageError
 from sae.files import new_folder, write_bytes
-from sae.formats.layout import TEXT, TEXT_OR_NULL, Layout, check_keys, check_tensors, names, only
+from sae.formats.layout import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    TEXT_OR_NULL,
+    WHOLE,
+    Layout,
+    Rule,
+    check_keys,
+    check_tensors,
+    names,
+    only,
+)
 from sae.formats.normal import NormalForm
-from sae.formats.tensors import in_float32, read_safetensors, read_yaml, refuse_negative
+from sae.formats.tensors import in_float32, read_config, read_safetensors, read_yaml, refuse_negative
 
 CROSS_LAYER = Layout(
     "circuit-tracer",
@@ -43,14 +60,44 @@ CROSS_LAYER = Layout(
         "model_name": TEXT_OR_NULL.or_absent(),
     },
     harmless=names("scan repo_id revision subfolder dtype n_layers description license"),
-    refused=("skip connections", "transcoders (Gemma Scope 2's own files)", "import as a dictionary of one layer"),
+    refused=("skip connections",),
 )
+_AFTER_NORM = "model.layers.{}.pre_feedforward_layernorm.output"
+_MLP_WRITES = "model.layers.{}.post_feedforward_layernorm.output"
+
+
+def _ends_as(pattern: str) -> Rule:
+    end = pattern.rsplit("}.", 1)[1]
+    return Rule(f"a path that ends in {end!r}", lambda v: isinstance(v, str) and v.endswith(f".{end}"))
+
+
+GEMMA_CLT = Layout(
+    "Gemma Scope 2",
+    "2025 release CLT",
+    "2025-12",
+    "params_layer_<l>.safetensors",
+    ("jump_relu", "jump_relu with affine connection"),
+    used={
+        "architecture": only("jump_relu").or_absent(),
+        "model_name": TEXT.or_absent(),
+        "hf_hook_point_in": _ends_as(_AFTER_NORM).or_absent(),
+        "hf_hook_point_out": _ends_as(_MLP_WRITES).or_absent(),
+        "affine_connection": FLAG.or_absent(),
+        "width": WHOLE.or_absent(),
+        "num_layers": WHOLE.or_absent(),
+        "l0": NUMBER.or_absent(),
+    },
+    harmless=names("type dtype layer"),
+    refused=("crosscoders (decoders of layers before the encoder's)",),
+)
+LAYOUTS = (CROSS_LAYER, GEMMA_CLT)
 
 
 @dataclass(frozen=True)
 class CrossLayer:
     """One CLT. Shapes, with L layers: ``W_enc`` [L, D, F], ``b_enc`` [L, F], ``W_dec`` L times [F, L - l, D], ``b_dec``
-    [L, D], ``threshold`` [L, F] (JumpReLU; None: ReLU). In float32; ``dtype`` is that of the files.
+    [L, D], ``threshold`` [L, F] (JumpReLU; None: ReLU), ``W_skip`` [L, D, D] (None: no skip connection). In float32;
+    ``dtype`` is that of the files.
     """
 
     W_enc: Tensor
@@ -58,6 +105,7 @@ class CrossLayer:
     W_dec: tuple[Tensor, ...]
     b_dec: Tensor
     threshold: Tensor | None = None
+    W_skip: Tensor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
 
@@ -77,6 +125,7 @@ class CrossLayer:
             "b_dec": (self.b_dec, (layers, d)),
             "threshold": (self.threshold, (layers, f)),
             "W_enc": (self.W_enc, (layers, d, f)),
+            "W_skip": (self.W_skip, (layers, d, d)),
         }
         want |= {f"W_dec_{i}": (w, (f, layers - i, d)) for i, w in enumerate(self.W_dec)}
         if len(self.W_dec) != layers:
@@ -95,12 +144,21 @@ class CrossLayer:
         z = torch.einsum("lnd,ldf->lnf", x_LnD, self.W_enc) + self.b_enc[:, None]
         return z.clamp_min(0) if self.threshold is None else z.clamp_min(0) * (z > self.threshold[:, None])
 
-    def decode(self, f_LnF: Tensor) -> Tensor:
-        """What they write at every layer [L, n, D]: the sum of those at this layer and before it."""
+    def decode(self, f_LnF: Tensor, x_LnD: Tensor | None = None) -> Tensor:
+        """What they write at every layer [L, n, D]: the sum of those at this layer and before it, and the skip
+        connection of the rows ``x``, where there is one.
+
+        Raises:
+            UsageError: a skip connection, and no rows.
+        """
         y = self.b_dec[:, None].repeat(1, f_LnF.shape[1], 1)
         for i, w in enumerate(self.W_dec):
             y[i:] += torch.einsum("nf,fmd->mnd", f_LnF[i], w)
-        return y
+        if self.W_skip is None:
+            return y
+        if x_LnD is None:
+            raise UsageError("this cross-layer transcoder has a skip connection: give the rows it read, too.")
+        return y + torch.einsum("lnd,lde->lne", x_LnD, self.W_skip)
 
     def layer(self, i: int) -> NormalForm:
         """The latents of layer ``i``, with what they write at their own layer: their values are exact, the
@@ -111,29 +169,95 @@ class CrossLayer:
         """
         if not 0 <= i < self.n_layers:
             raise UsageError(f"layer {i} is not in this cross-layer transcoder (0 to {self.n_layers - 1}).")
-        about = {k: v for k, v in self.metadata.items() if not k.startswith("feature_")}
+        about = {k: v.format(i) if k.startswith("hf_hook") else v for k, v in self.metadata.items()}
         about |= {"kind": "transcoder", "cross_layer": {"layer": i, "n_layers": self.n_layers}}
         for key, name in (("hook_name", "feature_input_hook"), ("hook_name_out", "feature_output_hook")):
-            about |= {key: f"blocks.{i}.{self.metadata[name]}"} if name in self.metadata else {}
+            hook = about.pop(name, None)
+            about |= {key: f"blocks.{i}.{hook}"} if hook else {}
         gate = None if self.threshold is None else self.threshold[i]
         act: Any = "relu" if gate is None else "jumprelu"
-        form = NormalForm(act, self.W_enc[i], self.b_enc[i], self.W_dec[i][:, 0], self.b_dec[i], threshold=gate)
+        skip = None if self.W_skip is None else self.W_skip[i]
+        form = NormalForm(act, self.W_enc[i], self.b_enc[i], self.W_dec[i][:, 0], self.b_dec[i], None, gate, skip)
         return NormalForm(**{**vars(form), "metadata": about, "dtype": self.dtype})
 
 
 def is_cross_layer(folder: Path) -> bool:
     """Whether a folder holds a CLT, by its file names."""
-    return (folder / "W_enc_0.safetensors").is_file()
+    return (folder / "W_enc_0.safetensors").is_file() or (folder / "params_layer_0.safetensors").is_file()
 
 
 def read_cross_layer(folder: str | Path) -> CrossLayer:
-    """A CLT in circuit-tracer's layout.
+    """A CLT in circuit-tracer's layout or Gemma Scope 2's.
 
     Raises:
         MissingError, UntrustedFile, CorruptError: a layer's file that is missing, a key, value or tensor that is not
         known, by name.
     """
     folder = Path(folder)
+    if (folder / "params_layer_0.safetensors").is_file():
+        return _read_gemma(folder)
+    return _read_circuit_tracer(folder)
+
+
+def _read_gemma(folder: Path) -> CrossLayer:
+    cfg = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
+    check_keys(cfg, replace(GEMMA_CLT, file="config.json"), str(folder))
+    there = {p.name for p in folder.glob("params_layer_*.safetensors")}
+    layers = len(there)
+    if odd := there ^ {f"params_layer_{i}.safetensors" for i in range(layers)}:
+        raise CorruptError(f"{folder}: {', '.join(sorted(odd))} missing, or of no layer. Download the folder again.")
+    affine = bool(cfg.get("affine_connection", "affine" in folder.resolve().name))
+    skip = ["affine_skip_connection"] if affine else []
+    parts: list[dict[str, Tensor]] = []
+    dtypes: set[torch.dtype] = set()
+    for i in range(layers):
+        where = f"{folder}/params_layer_{i}.safetensors"
+        raw, dtype = in_float32(read_safetensors(folder / f"params_layer_{i}.safetensors"))
+        if not affine and "affine_skip_connection" in raw:
+            raise CorruptError(
+                f"{where} holds affine_skip_connection, and neither the folder's name nor a config.json says so. Name"
+                " the folder as it was published (…_affine)."
+            )
+        first = parts[0] if parts else raw
+        if "w_enc" not in first or first["w_enc"].dim() != 2:
+            raise CorruptError(f"{where}: w_enc [D, F] is missing; found {', '.join(sorted(raw)) or 'nothing'}.")
+        d, f = first["w_enc"].shape
+        required: dict[str, tuple[int, ...] | None] = {"w_enc": (d, f), "w_dec": (f, layers, d), "b_enc": (f,)}
+        required |= {"b_dec": (d,), "threshold": (f,), **dict.fromkeys(skip, (d, d))}
+        check_tensors(raw, required, where, "Gemma Scope 2 CLT")
+        if i and bool(raw["w_dec"][:, :i].any()):
+            raise CorruptError(f"{where}: w_dec writes to layers before {i}: that is a crosscoder, not read here.")
+        parts.append(raw | {"w_dec": raw["w_dec"][:, i:].contiguous()})
+        dtypes.add(dtype)
+    for key, what in (("width", f * layers), ("num_layers", layers)):
+        if cfg.get(key) not in (None, what, f if key == "width" else what):
+            raise CorruptError(f"{folder}/config.json: {key} = {cfg[key]}; the files hold {layers} layers of {f}.")
+    stacked = {k: torch.stack([p[k] for p in parts]) for k in ("w_enc", "b_enc", "b_dec", "threshold", *skip)}
+    refuse_negative(stacked["threshold"], str(folder))
+    about = {"imported_from": "Gemma Scope 2", "hf_hook_name": _AFTER_NORM, "hf_hook_name_out": _MLP_WRITES}
+    return CrossLayer(
+        stacked["w_enc"],
+        stacked["b_enc"],
+        tuple(p["w_dec"] for p in parts),
+        stacked["b_dec"],
+        stacked["threshold"],
+        stacked.get("affine_skip_connection"),
+        about | {"prepend_bos": True} | _gemma_model(folder, cfg),
+        dtypes.pop() if len(dtypes) == 1 else torch.float32,
+    ).checked(str(folder))
+
+
+def _gemma_model(folder: Path, cfg: dict[str, Any]) -> dict[str, Any]:
+    """The model by the configuration, or by the repository's name in the path (``gemma-scope-2-1b-pt``)."""
+    about = {"claimed_l0": cfg["l0"]} if "l0" in cfg else {}
+    name = str(cfg.get("model_name", "")).replace("-v3", "-3")
+    if not name:
+        found = (re.search(r"gemma-scope-2-(\w+-(?:pt|it))", p) for p in folder.resolve().parts)
+        name = next((f"gemma-3-{m[1]}" for m in found if m), "")
+    return about | ({"model_name": name if "/" in name else f"google/{name}"} if name else {})
+
+
+def _read_circuit_tracer(folder: Path) -> CrossLayer:
     cfg = read_yaml(folder / "config.yaml")
     check_keys(cfg, CROSS_LAYER, str(folder))
     there = sorted(folder.glob("W_*.safetensors"))
@@ -172,6 +296,7 @@ def read_cross_layer(folder: str | Path) -> CrossLayer:
         tuple(dec),
         stacked["b_dec"],
         stacked.get("threshold"),
+        None,
         about,
         dtypes.pop() if len(dtypes) == 1 else torch.float32,
     ).checked(str(folder))
@@ -181,11 +306,17 @@ def write_cross_layer(clt: CrossLayer, path: str | Path) -> Path:
     """Write a CLT as circuit-tracer reads it (``load_clt``), in the precision of its files.
 
     Raises:
-        UsageError: its metadata does not say which hooks it reads and writes. FileExistsError: the folder exists.
+        UsageError: its metadata does not say which hooks it reads and writes, or it has a skip connection.
+        FileExistsError: the folder exists.
     """
     from safetensors.torch import save as to_bytes
 
     clt.checked("this cross-layer transcoder")
+    if clt.W_skip is not None:
+        raise UsageError(
+            "this cross-layer transcoder has a skip connection, for which circuit-tracer's files of CLTs have"
+            " no place (its load_clt reads none)."
+        )
     cfg = _config(clt.metadata, "cross_layer_transcoder")
     with new_folder(path) as folder:
         for i in range(clt.n_layers):

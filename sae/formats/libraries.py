@@ -86,7 +86,8 @@ def read(folder: str | Path, library: str | None = None) -> NormalForm:
     if is_cross_layer(folder):
         raise CorruptError(
             f"{folder} is a cross-layer transcoder: its latents write at many layers, so it is no dictionary of one"
-            f" place. Read it with sae.formats.read_cross_layer({str(folder)!r})."
+            " place. `workbench import` takes it apart by layers;"
+            f" sae.formats.read_cross_layer({str(folder)!r}) reads it whole."
         )
     library = library or detect(folder)
     try:

@@ -26,7 +26,7 @@ LAYOUTS = (
     *dictionary_learning.LAYOUTS,
     *openmoss.LAYOUTS,
     *published.LAYOUTS,
-    cross_layer.CROSS_LAYER,
+    *cross_layer.LAYOUTS,
 )
 
 
@@ -62,7 +62,8 @@ def compare_expected(folder: Path) -> Parity:
         clt = cross_layer.read_cross_layer(folder)
         act = "relu" if clt.threshold is None else "jumprelu"
         f = clt.encode(want["x"].float())
-        return _parity(folder, "circuit-tracer CLT", act, clt.dtype, f, clt.decode(f), want)
+        library = f"{clt.metadata['imported_from']} CLT"
+        return _parity(folder, library, act, clt.dtype, f, clt.decode(f, want["x"].float()), want)
     found = sorted(folder.glob("layer_*.safetensors"))
     path = found[0] if found else folder
     form = read(path)

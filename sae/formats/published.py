@@ -37,7 +37,6 @@ GEMMA_SCOPE_2 = Layout(
         "l0": NUMBER.or_absent(),
     },
     harmless=names("type dtype num_layers layer"),
-    refused=("cross-layer transcoders",),
 )
 GOODFIRE = Layout("Goodfire", "2025 release", "2025-01", "<name>.pt or .pth", ("relu",), used={})
 CIRCUIT_TRACER = Layout(

@@ -181,6 +181,9 @@ V0 = Layout(
     ),
     refused=("tanh-relu", "noise_scale above 0", "single heads"),
 )
+# Releases since 0.5 write these entries and save the tensor `scaling_factor` with every dictionary, of ones where it
+# was not fine-tuned; 1 and 2 themselves read a folder without it as ones ("old saves may not have scaling factors").
+_SINCE_SCALING = names("finetuning_tokens finetuning_method sae_lens_version sae_lens_training_version")
 SCALER = Layout(
     "SAELens",
     "6.0 to 6.54 scaler",
@@ -294,7 +297,8 @@ def _form(cfg: dict[str, Any], t: dict[str, Tensor], layout: Layout, where: str)
         required["W_skip"] = (d_out, d_in)
     finetuned = "finetuning_scaling_factor" if cfg.get("finetuning_scaling_factor") else "scaling_factor"
     if layout is not V6:
-        (required if cfg.get("finetuning_scaling_factor") else optional)[finetuned] = (f,)
+        must = cfg.get("finetuning_scaling_factor") or (layout is V0 and bool(cfg.keys() & _SINCE_SCALING))
+        (required if must else optional)[finetuned] = (f,)
     check_tensors(t, required, where, f"{layout.name} {name}", optional=optional)
     if name == "gated":
         form = gated(t["W_enc"], t["b_gate"], t["r_mag"], t["b_mag"], t["W_dec"], t["b_dec"])

@@ -121,3 +121,61 @@ def test_a_set_of_transcoders_is_read_back_layer_by_layer(tmp_path):
     with pytest.raises(UsageError, match=r"no place for k.*to_jumprelu"):
         write_transcoder_set([replace(at[0], act="topk", k=2, threshold=None)], tmp_path / "topk")
     assert not (tmp_path / "topk").exists()
+
+
+GEMMA = ("gemma-scope-2-clt", "gemma-scope-2-clt-affine", "gemma-scope-2-clt-affine-bfloat16")
+
+
+@pytest.mark.parametrize("name", GEMMA)
+def test_gemma_scope_2_as_circuit_tracer_s_own_loader_reads_it(name, tmp_path):
+    found = compare_expected(GOLDEN / name)
+    assert found.ok, found
+    at = tmp_path / "gemma-scope-2-1b-it" / "clt"
+    at.mkdir(parents=True)
+    clt = read_cross_layer(shutil.copytree(GOLDEN / name, at / f"width_16k_{name}"))
+    about = clt.layer(2).metadata
+    assert about["model_name"] == "google/gemma-3-1b-it" and about["imported_from"] == "Gemma Scope 2"
+    assert about["hf_hook_name"] == "model.layers.2.pre_feedforward_layernorm.output" and about["prepend_bos"]
+    x = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
+    f = clt.encode(x)
+    if clt.W_skip is None:
+        torch.testing.assert_close(clt.layer(0).decode(f[0]), clt.decode(f)[0])
+        return
+    torch.testing.assert_close(clt.layer(0).decode(f[0], x[0]), clt.decode(f, x)[0])
+    with pytest.raises(UsageError, match="give the rows"):
+        clt.decode(f)
+    with pytest.raises(UsageError, match="no place"):
+        write_cross_layer(clt, tmp_path / "out")
+
+
+def test_gemma_scope_2_files_that_say_something_else_are_refused_by_name(tmp_path):
+    def copy(to, name="gemma-scope-2-clt"):
+        return Path(shutil.copytree(GOLDEN / name, tmp_path / to))
+
+    def change(folder, layer, edit):
+        part = load_file(folder / f"params_layer_{layer}.safetensors")
+        save_file({k: v.clone() for k, v in edit(part).items()}, folder / f"params_layer_{layer}.safetensors")
+
+    lost = copy("lost")
+    (lost / "params_layer_1.safetensors").unlink()
+    with pytest.raises(CorruptError, match=r"params_layer_1\.safetensors missing|params_layer_2"):
+        read_cross_layer(lost)
+    back = copy("crosscoder")
+    change(back, 2, lambda p: p | {"w_dec": p["w_dec"] + 1})
+    with pytest.raises(CorruptError, match="crosscoder"):
+        read_cross_layer(back)
+    renamed = copy("width_16k", "gemma-scope-2-clt-affine")
+    with pytest.raises(CorruptError, match="affine_skip_connection, and neither"):
+        read_cross_layer(renamed)
+    (renamed / "config.json").write_text('{"affine_connection": true, "num_layers": 3, "width": 12}')
+    assert read_cross_layer(renamed).W_skip is not None
+    (renamed / "config.json").write_text('{"affine_connection": true, "num_layers": 4}')
+    with pytest.raises(CorruptError, match="num_layers = 4"):
+        read_cross_layer(renamed)
+    (renamed / "config.json").write_text('{"affine_connection": true, "gain": 2}')
+    with pytest.raises(CorruptError, match="'gain' = 2"):
+        read_cross_layer(renamed)
+    short = copy("width_1k_affine", "gemma-scope-2-clt-affine")
+    change(short, 1, lambda p: {k: v for k, v in p.items() if k != "affine_skip_connection"})
+    with pytest.raises(CorruptError, match="affine_skip_connection missing"):
+        read_cross_layer(short)

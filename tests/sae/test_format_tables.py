@@ -139,6 +139,18 @@ def test_a_missing_rescale_is_only_false_before_it_existed(tmp_path):
         read(folder)
 
 
+def test_a_scaling_factor_that_its_release_always_wrote_is_not_read_as_ones(tmp_path):
+    """SAELens 0.5 to 2 save it with every dictionary; only folders older than its entries do without."""
+    folder = copy("saelens-2.1.3-finetuned", tmp_path)
+    weights = load_file(folder / "sae_weights.safetensors")
+    save_file({k: v for k, v in weights.items() if k != "scaling_factor"}, folder / "sae_weights.safetensors")
+    with pytest.raises(CorruptError, match="scaling_factor missing"):
+        read(folder)
+    later = ("finetuning_tokens", "finetuning_method", "sae_lens_version", "sae_lens_training_version")
+    edit(folder / "cfg.json", drop=later)
+    assert read(folder).act == "relu"
+
+
 def test_sparsify_s_earlier_ages(tmp_path):
     folder = copy("sparsify-sae", tmp_path)
     edit(folder / "cfg.json", drop=("activation", "transcode", "skip_connection", "num_latents"), signed=False)

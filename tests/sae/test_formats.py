@@ -17,7 +17,7 @@ from sae.formats.libraries import detect, read
 GOLDEN = Path(__file__).parent / "golden"
 FOLDERS = sorted(p.name for p in GOLDEN.iterdir() if p.is_dir() and (p / "expected.safetensors").exists())
 # half precision: within its rounding, test_format_tables; cross-layer transcoders: test_cross_layer
-EXACT = [n for n in FOLDERS if not n.endswith("float16") and "-clt-" not in n]
+EXACT = [n for n in FOLDERS if not n.endswith("float16") and "-clt" not in n]
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -43,7 +43,7 @@ def test_detection_names_the_library():
         "gemma-scope-2": "gemma-scope-2",
         "goodfire": "goodfire",
     }
-    for name in (n for n in FOLDERS if "-clt-" not in n):
+    for name in (n for n in FOLDERS if "-clt" not in n):
         (library,) = (found for prefix, found in libraries.items() if name.startswith(f"{prefix}-"))
         assert detect(GOLDEN / name) == library, name
 

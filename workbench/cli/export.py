@@ -37,6 +37,14 @@ def export(
             " HF_HUB_OFFLINE=0 and a token)."
         ),
     ] = "",
+    circuit_tracer: Annotated[
+        Path | None,
+        typer.Option(
+            "--circuit-tracer",
+            help="Instead of a figure, write the dictionary of --source into this new folder as circuit-tracer reads"
+            " it: a cross-layer transcoder by its name, or transcoders by their ids from layer 0 on, with commas.",
+        ),
+    ] = None,
     public: Annotated[bool, typer.Option("--public", help="With --hub: make a new repository public.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List figures, their options and the bundled specs.")] = False,
     replace: ReplaceOption = False,
@@ -48,7 +56,10 @@ def export(
     Three exports are documents instead: `latents_page` (one HTML file), `site` (a folder of web pages of a workspace or
     a list, opened from disk or any web server) and `neuronpedia` (its feature schema).
 
-    Example: `workbench export latents_page --source latents/mini-pythia.L1R-8x --set 'latents=[3,17]'`
+    With `--circuit-tracer` it is neither: transcoders go out in the files circuit-tracer loads.
+
+    Example: `workbench export --source dictionaries/theirs --circuit-tracer out/theirs`, or
+    `workbench export latents_page --source latents/mini-pythia.L1R-8x --set 'latents=[3,17]'`
     """
     from sae.errors import UsageError
     from sae.files import disk_errors, read_json, sha256_file, write_bytes
@@ -56,8 +67,12 @@ def export(
 
     if list_:
         return _list()
+    if hub and circuit_tracer:
+        raise UsageError("--hub and --circuit-tracer are two exports. Give one.")
     if hub:
         return _upload(workspace, spec, source, hub, public)
+    if circuit_tracer:
+        return _circuit_tracer(workspace, spec, source, circuit_tracer)
     if not spec:
         raise UsageError(
             "say what to export: a spec file or the name of a bundled spec. `workbench export --list` names them."
@@ -86,6 +101,26 @@ def export(
         "version": zipped.stem.rpartition("__")[2],
         "files": files,
     }
+
+
+def _circuit_tracer(workspace: Path, spec: str, source: str, out: Path) -> dict[str, Any]:
+    """Transcoders in circuit-tracer's layout."""
+    from sae.errors import UsageError
+    from sae.files import disk_errors
+    from workbench.dictionaries.cross_layers import export_circuit_tracer
+    from workbench.workspace import Workspace
+
+    kind, _, names = source.partition("/")
+    ids = [n.strip().removeprefix("dictionaries/") for n in names.split(",")]
+    if spec or kind != "dictionaries" or not all(ids):
+        raise UsageError(
+            f"--circuit-tracer writes dictionaries, not {f'figure {spec!r}' if spec else repr(source)}. Say which:"
+            " --source dictionaries/ID --circuit-tracer FOLDER."
+        )
+    with disk_errors(str(out)):
+        files = export_circuit_tracer(Workspace(workspace, create=False), ids, out)
+    say(f"{out}: {len(files)} files that circuit-tracer loads")
+    return {"source": source, "path": str(out), "files": files}
 
 
 def _upload(workspace: Path, spec: str, source: str, repository: str, public: bool) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def import_(
     library: Annotated[
         str | None,
         typer.Option(
-            help="saelens, sparsify, dictionary-learning, openmoss or llama-scope; found by its files if not given."
+            help="saelens, sparsify, dictionary-learning, openmoss, llama-scope, gemma-scope, gemma-scope-2, goodfire"
+            " or circuit-tracer; found by its files if not given."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model it was trained on, where it does not say.")] = None,
@@ -53,7 +54,9 @@ def import_(
 
     Scales, norms and thresholds are folded, so it takes raw activations and returns raw activations. A file with a key
     or tensor that is not known is refused by its name. Pickles are read
-    by a limited child process only. Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
+    by a limited child process only. A cross-layer transcoder becomes one dictionary per layer (ID.L0, ID.L1, …) for
+    `features` and `explain`; `export --circuit-tracer` puts it together again.
+    Nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
 
     Example: `HF_HUB_OFFLINE=0 workbench import fnlp/Llama-Scope:L15R-8x`, or
     `workbench import downloads/trainer_0 --id theirs --model mini-pythia --hook blocks.1.hook_resid_post --store demo`
@@ -75,12 +78,14 @@ def import_(
     )
     about = item.manifest
     m = about.metadata
+    layers = item.all
     say(
-        f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']},"
+        ("" if len(layers) == 1 else f"{len(layers)} layers, {layers[0].id} to {layers[-1].id}; of the first: ")
+        + f"{item.id}: {about.numbers['d_sae']:,} latents of width {about.numbers['d_in']:,} from {m['imported_from']},"
         f" hook {m.get('hook_name', 'not named')}"
         + (f" of {m['model_name']}" if m.get("model_name") else "")
         + (f" at {m['revision']}" if m.get("revision") else "")
         + (", input centred as its model's was" if m.get("centred_input") else "")
         + ("" if m.get("prepend_bos") is not False else ", trained without a BOS token")
     )
-    return result_of(item) | about.numbers | {"metadata": m}
+    return result_of(item) | about.numbers | {"metadata": m, "ids": [i.id for i in layers]}

@@ -7,6 +7,7 @@ A reference is a local folder, or ``<hub repository>:<folder in it>``:
     some-user/my-saes:blocks.3.hook_resid_post     a SAELens folder
     ./downloads/trainer_0                          dictionary_learning, OpenMOSS, … on disk
     ./transcoders/layer_3.safetensors              one layer of a circuit-tracer set
+    mntss/clt-gemma-2-2b-426k:.                    a cross-layer transcoder: one dictionary per layer
 
 Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
 """
@@ -14,6 +15,8 @@ Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,7 @@ from workbench.hub import offline
 from workbench.provenance import Input
 from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
-from workbench.workspace import Item, Workspace, new_id
+from workbench.workspace import Item, Workspace, all_of, new_id
 
 if TYPE_CHECKING:
     from sae.model import SAE
@@ -95,7 +98,9 @@ def locate(reference: Reference) -> Path:
 
     try:
         root = snapshot_download(
-            reference.repository, allow_patterns=[f"{reference.folder}/*"], local_files_only=offline()
+            reference.repository,
+            allow_patterns=None if reference.folder == "." else [f"{reference.folder}/*"],
+            local_files_only=offline(),
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
         how = " Fetch it: HF_HUB_OFFLINE=0 workbench import …" if offline() else ""
@@ -121,11 +126,16 @@ def read_reference(reference: Reference, library: str | None = None, *, hook: st
         MissingError, CorruptError, UntrustedFile: what its files get wrong, by name.
     """
     from sae.formats import detect, read, to_dictionary
-    from workbench.dictionaries.hooks import dictionary_hooks
 
     folder = locate(reference)
     library = library or detect(folder)
-    dictionary = to_dictionary(read(folder, library))
+    return _told(to_dictionary(read(folder, library)), reference, library, hook=hook, **given)
+
+
+def _told(dictionary: SAE, reference: Reference, library: str, *, hook: str | None = None, **given: Any) -> SAE:
+    """A dictionary with where it reads and writes in its metadata."""
+    from workbench.dictionaries.hooks import dictionary_hooks
+
     about = {**dictionary.metadata, **reference.known}
     about |= {k: v for k, v in given.items() if v}
     if hook:
@@ -153,10 +163,14 @@ def import_dictionary(
 ) -> Item:
     """Read a dictionary of another library and keep it as one of ours; a complete one of the same files is reused.
 
+    Returns:
+        The dictionary; of a cross-layer transcoder that of layer 0, ``.all`` has every layer's.
+
     Raises:
         UsageError, MissingError, CorruptError, UntrustedFile: what the reference or its files get wrong, by name.
     """
     from sae.formats import detect
+    from sae.formats.cross_layer import is_cross_layer
     from sae.formats.libraries import READERS
     from workbench.models.pointers import by_id
 
@@ -167,7 +181,11 @@ def import_dictionary(
     if store is not None:
         workspace.get("stores", store)
     folder = locate(reference)
-    library = library or detect(folder)
+    layered = is_cross_layer(folder)
+    if layered and (library or hook):
+        option = f"--library {library}" if library else f"--hook {hook}"
+        raise UsageError(f"{folder.name} is a cross-layer transcoder, whose files say that themselves: drop {option}.")
+    library = library or ("" if layered else detect(folder))
     digest = sha256_json(
         {
             p.name: sha256_file(p)
@@ -177,10 +195,31 @@ def import_dictionary(
     )
     origin = Input(kind="imported", id=text if reference.repository else folder.name, digest=digest)
     model = None if model is None else by_id(workspace, model, run=run)
-    asked = {"library": library, "model": model, "hook": hook, "revision": revision, "store": store, "source": source}
+    asked = {
+        "library": library or None,
+        "model": model,
+        "hook": hook,
+        "revision": revision,
+        "store": store,
+        "source": source,
+    }
     recipe = {k: v for k, v in asked.items() if v is not None}
+    given = {"model_name": model, "revision": revision, "store": store, "source": source}
+    if layered:
+        return _import_layers(workspace, reference, folder, name, recipe, origin, run, **given)
+    have = _there(workspace, name, recipe, origin, run)
+    if have is not None:
+        return have
+    dictionary = read_reference(reference, library, hook=hook, **given)
+    with _kept(workspace, name, dictionary, recipe, origin, run):
+        pass
+    return workspace.get("dictionaries", name)
+
+
+def _there(workspace: Workspace, name: str, recipe: dict[str, Any], origin: Input, run: Run) -> Item | None:
+    """A complete dictionary of the same files and options."""
     became = {"library": "imported_from", "model": "model_name", "hook": "hook_name"}
-    have = reusable(
+    return reusable(
         workspace,
         "dictionaries",
         name,
@@ -191,11 +230,13 @@ def import_dictionary(
         recorded=lambda m: {**m.recipe, **{k: m.recipe.get(k, m.metadata.get(became.get(k, k))) for k in recipe}},
         otherwise="or give another name with --id",
     )
-    if have is not None:
-        return have
-    given = {"model_name": model, "revision": revision, "store": store, "source": source}
-    dictionary = read_reference(reference, library, hook=hook, **given)
-    about = dictionary.metadata
+
+
+@contextmanager
+def _kept(
+    workspace: Workspace, name: str, dictionary: SAE, recipe: dict[str, Any], origin: Input, run: Run
+) -> Iterator[Path]:
+    """The folder of an imported dictionary, with it in it; complete at the end."""
     numbers = {"d_in": dictionary.d_in, "d_sae": dictionary.d_sae} | ({"k": dictionary.k} if dictionary.k else {})
     with workspace.create(
         "dictionaries",
@@ -205,10 +246,40 @@ def import_dictionary(
         recipe=recipe,
         inputs=[origin],
         numbers=numbers,
-        metadata=about,
+        metadata=dictionary.metadata,
     ) as folder:
         dictionary.save(folder)
-    return workspace.get("dictionaries", name)
+        yield folder
+
+
+def _import_layers(
+    workspace: Workspace,
+    reference: Reference,
+    folder: Path,
+    id: str,
+    recipe: dict[str, Any],
+    origin: Input,
+    run: Run,
+    **given: Any,
+) -> Item:
+    """A cross-layer transcoder as one dictionary per layer, ``<id>.L0`` …"""
+    from sae.formats import read_cross_layer, to_dictionary
+    from workbench.dictionaries.cross_layers import layer_id, write_later
+
+    clt = read_cross_layer(folder)
+    items = []
+    for layer in run.each(range(clt.n_layers), "layers", total=clt.n_layers, unit="layer"):
+        name = new_id(layer_id(id, layer))
+        have = _there(workspace, name, recipe, origin, run)
+        if have is None:
+            form = clt.layer(layer)
+            form = form.about(cross_layer={**form.metadata["cross_layer"], "id": id})
+            dictionary = _told(to_dictionary(form), reference, str(form.metadata["imported_from"]), **given)
+            with _kept(workspace, name, dictionary, recipe, origin, run) as place:
+                write_later(place, clt, layer)
+            have = workspace.get("dictionaries", name)
+        items.append(have)
+    return all_of(items)
 
 
 def push_to_hub(workspace: Workspace, id: str, repository: str, *, private: bool = True, api: Any = None) -> str:

@@ -29,12 +29,26 @@ class DictionaryRef:
     metadata: dict[str, Any]
     input: Input
 
-    def load(self) -> Any:
-        """The dictionary itself; one kept in half precision computes in float32 here, on the weights as they are."""
+    def load(self, *, latents_only: bool = False) -> Any:
+        """The dictionary itself; one kept in half precision computes in float32 here, on the weights as they are.
+
+        Args:
+            latents_only: whoever asks takes the latents' values and decodes nothing.
+
+        Raises:
+            UsageError: one layer of a cross-layer transcoder that would be decoded: earlier layers write there, too.
+        """
         import torch
 
         import sae
 
+        if self.metadata.get("cross_layer") and not latents_only:
+            about = self.metadata["cross_layer"]
+            raise UsageError(
+                f"{self.id} is layer {about['layer']} of a cross-layer transcoder of {about['n_layers']}: what its"
+                " latents write at their own layer reconstructs nothing without those of the others. `workbench"
+                " features` and `explain` take its latents as they are, `export --circuit-tracer` writes the whole."
+            )
         if self.metadata.get("kind") == "crosscoder":
             from crosscoders import Crosscoder
 

@@ -338,6 +338,32 @@ def circuit_tracer_clt(version: str) -> None:
         save_file(tensors, folder / "expected.safetensors")
 
 
+def gemma_scope_2_clt(version: str) -> None:
+    """Gemma Scope 2's CLTs as they are published, read by circuit-tracer's own loader for them."""
+    from circuit_tracer.transcoder.cross_layer_transcoder import load_gemma_scope_2_clt
+
+    layers = 3
+    for affine, dtype in ((False, torch.float32), (True, torch.float32), (True, torch.bfloat16)):
+        g = torch.Generator().manual_seed(0)
+        draw = lambda *shape: torch.randn(*shape, generator=g) * 0.5  # noqa: E731, B023
+        half = "-bfloat16" if dtype == torch.bfloat16 else ""
+        folder = fresh(f"gemma-scope-2-clt{'-affine' if affine else ''}{half}")
+        for i in range(layers):
+            later = (torch.arange(layers) >= i)[None, :, None]
+            part = {"w_enc": draw(D, F), "w_dec": draw(F, layers, D) * later, "b_enc": draw(F), "b_dec": draw(D)}
+            part |= {"threshold": draw(F).abs()} | ({"affine_skip_connection": draw(D, D)} if affine else {})
+            save_file({k: v.to(dtype).contiguous() for k, v in part.items()}, folder / f"params_layer_{i}.safetensors")
+        # its loop runs over range(max(paths)), so that the last layer is read only if a key lies beyond it
+        paths = {i: str(folder / f"params_layer_{i}.safetensors") for i in range(layers)} | {layers: ""}
+        back = load_gemma_scope_2_clt(paths, device=torch.device("cpu"), dtype=dtype)
+        x = torch.stack([rows() * (1 + i) for i in range(layers)])
+        with torch.no_grad():
+            f = back.encode(x.to(dtype))
+            y = back.decode(f, x.to(dtype))
+        tensors = {"x": x, "f": f.float().contiguous(), "y": y.float().contiguous()}
+        save_file(tensors, folder / "expected.safetensors")
+
+
 def published(version: str) -> None:
     """Layouts published without a folder of a training library, read by SAELens' own loaders."""
     import numpy as np
@@ -400,6 +426,7 @@ MAKERS = {
     "dl": dictionary_learning,
     "circuit-tracer": circuit_tracer,
     "circuit-tracer-clt": circuit_tracer_clt,
+    "gemma-scope-2-clt": gemma_scope_2_clt,
     "published": published,
 }
 

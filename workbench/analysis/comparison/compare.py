@@ -223,7 +223,7 @@ class _Run:
         for s in group.references:
             if s.id not in self.codes:
                 rows, hook, source = self.rows.rows(s)
-                self.codes[s.id] = encode_store(s.load(), rows, hook, source=source)
+                self.codes[s.id] = encode_store(s.load(latents_only=True), rows, hook, source=source)
                 self.bar.part(f"codes of {s.id}")
         return {i: sp.csr_array(self.codes[s.id].matrix().tocsr()) for i, s in enumerate(group.references)}
 

@@ -62,7 +62,7 @@ def encode_subject(
         store = reference.store(workspace)
         source = reference.source_in(store)
     rows = store_rows(store, n_tokens)
-    codes = encode_store(reference.load(), store, reference.hook, source=source, rows=rows, run=run)
+    codes = encode_store(reference.load(latents_only=True), store, reference.hook, source=source, rows=rows, run=run)
     tokenizer = load_tokenizer(reference.model_name)
     return Encoded(codes, displayed_vocab(tokenizer, max(len(tokenizer), int(codes.ids.max()) + 1)))
 

@@ -59,6 +59,7 @@ def build_records(
     source: Any = None,
     read: Readout | None = None,
     directions: torch.Tensor | None = None,
+    decoders: torch.Tensor | None = None,
     known: int | None = None,
     n_tokens: int | None = 100_000,
     k: int = 20,
@@ -74,6 +75,7 @@ def build_records(
         read: final norm and unembedding (:func:`workbench.analysis.latents.logits.readout`); None leaves logit effects
         absent.
         directions: [F, d_model] what latents write into the residual stream, if not the decoder rows themselves.
+        decoders: [F, any] all that latents write, if more than the decoder rows: for neighbours and norms.
         known: how many tokens the tokenizer has; a model's vocabulary may be padded beyond them.
         n_tokens: rows to use, spread evenly over the store; None = all.
         k: contexts per group. window: tokens per window. seed: of the random groups.
@@ -89,7 +91,7 @@ def build_records(
         )
     built = ctx.build(codes, near, k=k, window=window, seed=seed)
     hist, edges = log_histogram(codes)
-    W_dec = dictionary.W_dec.detach().float().cpu()
+    W_dec = (dictionary.W_dec if decoders is None else decoders).detach().float().cpu()
     nbr_id, nbr_val = nearest(W_dec, n=N_NEIGHBOURS)
     arrays = {name: getattr(built, name) for name in built.__dataclass_fields__}
     arrays |= {"hist": hist, "edges": edges, "nbr_cos_id": nbr_id, "nbr_cos_val": nbr_val}

@@ -11,6 +11,7 @@ from workbench.analysis.latents.records_build import build_records
 from workbench.config import corpus_name
 from workbench.corpus.documents import text_inputs
 from workbench.corpus.shown import displayed_vocab
+from workbench.dictionaries.cross_layers import all_decoders
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.models.weights import model_inputs
 from workbench.results.reuse import reusable
@@ -67,7 +68,8 @@ def make_records(
         store = reference.store(workspace)  # says what is missing
         model = load_model(name, revision) if model is None else model
         store.check_tokenizer(getattr(model, "tokenizer", None), name, run)
-    dictionary = reference.load()
+    dictionary = reference.load(latents_only=True)
+    decoders = all_decoders(dictionary, reference.path) if reference.metadata.get("cross_layer") else None
     read = _readout(reference, model)
     built = build_records(
         dictionary,
@@ -76,7 +78,8 @@ def make_records(
         model_vocab(model),
         source=source,
         read=read,
-        directions=_directions(dictionary),
+        directions=_directions(dictionary) if decoders is None else decoders.sum(1),
+        decoders=None if decoders is None else decoders.flatten(1),
         known=None if getattr(model, "tokenizer", None) is None else len(model.tokenizer),
         n_tokens=n_tokens,
         k=k,
@@ -93,6 +96,7 @@ def make_records(
         "source": source,
         "text": corpus_name(corpus) if corpus else reference.metadata.get("store"),
         "logits_of": f"{name}@{revision}" if revision else name,
+        **({} if decoders is None else {"cross_layer": reference.metadata["cross_layer"]}),
         **built.metadata,
     }
     with workspace.create(
