@@ -73,5 +73,7 @@ def verify(
     best = sorted(found.trials, key=lambda t: -t.ev)[:3]
     for t in best:
         say(f"{'tried':>20}  EV {t.ev:.3f}, L0 {t.l0:.1f}: {t.setting} ({t.n:,} tokens)")
+    if found.start:
+        say(f"{'start':>20}  {found.start}")
     say(f"{found.dictionary}: {found.verdict}", style=None if found.fits else "bold red")
     return found.as_dict() | {"exit_code": 0 if found.fits else 1}

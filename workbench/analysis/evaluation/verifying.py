@@ -2,44 +2,44 @@
 
 A dictionary that is read at the wrong place, in the wrong units or on other text than it was made for still returns
 numbers; only they are poor. So the numbers under the configuration are held against the folder's claims, and against
-the same numbers under each usual mistake: rows in other units, neighbouring hooks, with or without a BOS token, other
-snapshots of the model. A mistake is named only where its opposite was tried and the numbers fit there.
-
-What a BOS token changes wears off within some tokens, so its trial looks at the first four of each sequence alone, and
-asks a bootstrap over sequences whether what is left unexplained is less with the other start.
+the same numbers under each usual mistake (:mod:`workbench.analysis.evaluation.mistakes`). A mistake is named only where
+its opposite was tried and repairs the numbers; where none does, the cause is not established, and that is said.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from sae.errors import CorruptError, MissingError, UsageError
-from sae.populations import norms, populations_of
-from workbench.activations.harvesting.forward import capture
+from sae.errors import CorruptError, UsageError
+from workbench.analysis.evaluation.mistakes import (
+    BETTER,
+    EARLY,
+    NOT_FOLDED,
+    Rows,
+    Subject,
+    Trial,
+    all_trials,
+    as_configured,
+    coded,
+    rows_at,
+)
 from workbench.models.reading import token_contract
 from workbench.run import QUIET, Run
-from workbench.stats import resample_weights
 
 if TYPE_CHECKING:
     from workbench.dictionaries.reference import DictionaryRef
     from workbench.workspace import Workspace
 
-TRIAL_ROWS = 1024  # per trial, spread evenly
-NEIGHBOURS = 2  # layers on either side
-SNAPSHOTS = 12  # of the model, nearest first
-EARLY = 4  # tokens of each sequence that the trial of the BOS token looks at
-FLOOR = 0.5  # an EV below it is weak: other settings may then buy theirs with a larger L0
-# unexplained variance of another setting over that of the configuration, at and below which it is the better one
-BETTER = {"scale": 0.85, "factor": 0.75, "hook": 0.75, "revision": 0.75, "BOS": 0.9}
-_UNITS = [2 ** (i / 4) for i in range(-28, 29) if i]  # factors without a rule
+FLOOR = 0.5  # an EV below it is weak: another setting may then have a larger L0, and must itself reach it
+POOR = 0.3  # an EV that no dictionary in use is below
+UNITS = ("scale", "factor")
+NEAR = 1.1  # times what the best setting leaves unexplained: others below it fit as well
 
 
 @dataclass(frozen=True)
@@ -64,26 +64,10 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The numbers under one setting. ``kind``: ``configuration``, or what is changed (a key of :data:`BETTER`);
-    ``cause``: the mistake that this setting undoes; ``setting``: what was tried. ``ev`` leaves massive rows out,
-    ``ev_all`` does not; ``unexplained``: what this setting leaves unexplained, over what the configuration does, on
-    the same tokens (of the BOS token: the upper end of a bootstrap interval).
-    """
-
-    kind: str
-    cause: str
-    setting: str
-    ev: float
-    ev_all: float
-    l0: float
-    n: int
-    unexplained: float = 1.0
-
-
-@dataclass(frozen=True)
 class Verification:
-    """What was measured, expected and tried. ``metrics``: name -> estimate with n; ``scales``: median lengths."""
+    """What was measured, expected and tried. ``metrics``: name -> estimate with n; ``scales``: median lengths;
+    ``cause``: the setting that repairs the numbers, ``also``: those of another kind that repair them as well.
+    """
 
     dictionary: str
     setting: dict[str, Any]
@@ -92,6 +76,7 @@ class Verification:
     checks: tuple[Check, ...]
     trials: tuple[Trial, ...]
     cause: Trial | None
+    also: tuple[Trial, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -100,14 +85,31 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        """One sentence for a person."""
+        """One sentence for a person; where they do not fit, what repairs them, with the numbers before and after."""
         if self.fits:
             return "these numbers look like the dictionary the configuration describes"
         says = "these numbers do not look like the dictionary the configuration describes"
         if self.cause is None:
-            return f"{says}; none of the {len(self.trials) - 1} other settings tried explains them"
-        c = self.cause
-        return f"{says}: {c.cause}. They fit {c.setting} (EV {c.ev:.3f}, L0 {c.l0:.1f})"
+            return f"{says}; cause not established: none of the {len(self.trials) - 1} other settings repairs them"
+        c, base = self.cause, self.trials[0]
+        l0 = "" if c.kind == "BOS" else f", L0 {base.l0:.1f} -> {c.l0:.1f}"
+        others = "".join(f"; {t.setting} fits as well (EV {t.ev:.3f}): {t.cause}" for t in self.also)
+        return f"{says}: {c.cause}. They fit {c.setting}: EV {c.before:.3f} -> {c.ev:.3f}{l0}{others}"
+
+    @property
+    def start(self) -> str | None:
+        """What the first tokens say of the BOS token; None where the model has none, or all tokens are wrong for
+        another reason.
+        """
+        t = next((t for t in self.trials if t.kind == "BOS"), None)
+        if t is None or t.least is None or not (self.fits or self.cause is t):
+            return None
+        ends = f"{t.least:.2f} to {t.unexplained:.2f} times the unexplained variance with the other start, n = {t.n:,}"
+        if t.unexplained <= BETTER["BOS"]:
+            return f"the other start fits better ({ends})"
+        if t.least >= 1 / BETTER["BOS"]:
+            return f"the start that is configured fits better ({ends})"
+        return f"these tokens do not tell whether it was trained with a BOS token ({ends})"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -116,30 +118,14 @@ class Verification:
             "fits": self.fits,
             "verdict": self.verdict,
             "cause": None if self.cause is None else asdict(self.cause),
+            "also": [asdict(t) for t in self.also],
+            "start": self.start,
             "setting": self.setting,
             "metrics": self.metrics,
             "scales": self.scales,
             "checks": [asdict(c) | {"ok": c.ok} for c in self.checks],
             "trials": [asdict(t) for t in self.trials],
         }
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is verified: a dictionary, where it reads and writes, and what its folder claims.
-
-    ``claimed``: numbers of its manifest (``l0``, ``explained_variance``) or configuration (``claimed_l0``).
-    ``bos``: whether sequences begin with a BOS token; None: as the model's tokenizer does.
-    """
-
-    id: str
-    dictionary: Any
-    hook: str
-    hook_out: str
-    model: str
-    revision: str | None
-    claimed: dict[str, Any]
-    bos: bool | None = None
 
 
 @torch.inference_mode()
@@ -164,34 +150,26 @@ def verify(
     given = tokens if bos or not starts else tokens[:, 1:]
     result = evaluate_in_model(model, subject.dictionary, subject.hook, given, hook_out=subject.hook_out, run=run)
     metrics = {k: e.as_dict() for k, e in result.estimates.items()}
-    here = (subject.hook, subject.hook_out)
-    rows = _rows(model, given, [here])[here]
-    base = _measure(subject.dictionary, rows, "configuration", "", _place(subject, *here, bos))
-    checks = [*_claims(subject, metrics, base), *_plain(metrics, base)]
+    rows = rows_at(model, given, [subject.ends])[subject.ends]
+    base = as_configured(subject, rows, bos)
     scales = _scales(subject.dictionary, rows)
+    checks = [*_claims(subject, base.ev_all, float(metrics["l0"]["value"])), *_plain(subject, metrics, base)]
     checks += _ordering(scales)
-    trials = [base]
-    for trial in run.each([*_units(rows)], "scales", unit="trial"):
-        trials.append(_measure(subject.dictionary, rows, **trial))
-    trials += _hooks(subject, model, given, bos)
-    if starts:
-        trials.append(_start(subject, model, tokens, bos))
     weak = base.ev < FLOOR or not all(c.ok for c in checks)
-    if load is not None and weak:
-        trials += _revisions(subject, given, bos, load, run)
-    trials = [t if t.kind == "BOS" else replace(t, unexplained=(1 - t.ev) / (1 - base.ev)) for t in trials]
-    cause = _cause(subject, base, trials, weak)
+    others = all_trials(subject, model, tokens, bos, rows, base, load=load if weak else None, run=run)
+    cause, also = _cause(subject, base, others, weak)
+    trials = (base, *others)
     setting: dict[str, Any] = {"model": subject.model, "revision": subject.revision, "hook": subject.hook, "bos": bos}
     setting |= {"hook_out": subject.hook_out, "n_sequences": len(tokens), "ctx": int(given.shape[1])}
-    return Verification(subject.id, setting, metrics, scales, tuple(checks), tuple(trials), cause)
+    return Verification(subject.id, setting, metrics, scales, tuple(checks), trials, cause, also)
 
 
 # --- what is expected --------------------------------------------------------------------------------------------
 
 
-def _claims(subject: Subject, metrics: dict[str, Any], base: Trial) -> Iterator[Check]:
+def _claims(subject: Subject, ev_all: float, l0: float) -> Iterator[Check]:
     """What the folder says of its own numbers."""
-    claimed, l0 = subject.claimed, float(metrics["l0"]["value"])
+    claimed = subject.claimed
     if k := subject.claimed.get("k"):
         yield Check("L0", l0, k / 2, k * 1.001, f"k = {k}")
     if claimed.get("claimed_l0"):
@@ -202,12 +180,15 @@ def _claims(subject: Subject, metrics: dict[str, Any], base: Trial) -> Iterator[
         yield Check("L0", l0, c / 1.5, c * 1.5, f"L0 {c:g} on its own held-out text")
     if claimed.get("explained_variance") is not None:
         c = float(claimed["explained_variance"])
-        yield Check("EV", base.ev_all, 1 - (1.5 * (1 - c) + 0.02), None, f"EV {c:.3f} on its own held-out text")
+        yield Check("EV", ev_all, 1 - (1.5 * (1 - c) + 0.02), None, f"EV {c:.3f} on its own held-out text")
 
 
-def _plain(metrics: dict[str, Any], base: Trial) -> Iterator[Check]:
-    """What any dictionary must do: better than the mean row, for the rows and for the model."""
-    yield Check("EV", base.ev, 0.0, None, "the mean row")
+def _plain(subject: Subject, metrics: dict[str, Any], base: Trial) -> Iterator[Check]:
+    """What any dictionary must do: better than the mean row, for the rows and for the model, and, where its folder
+    claims no EV, about what the worst of those in use do.
+    """
+    claims = subject.claimed.get("explained_variance") is not None
+    yield Check("EV", base.ev, 0.0 if claims else POOR, None, "the mean row" if claims else "dictionaries in use")
     recovered = metrics["ce_recovered_mean"]["value"]
     if recovered is not None and metrics["ce_mean"]["value"] - metrics["ce_original"]["value"] > 0.01:
         yield Check("CE recovered", recovered, 0.0, None, "the mean row in its place")
@@ -221,9 +202,10 @@ def _ordering(scales: dict[str, float]) -> Iterator[Check]:
         yield Check("latent at its threshold / row", scales["threshold"] / row, None, 1.0, "median lengths")
 
 
-def _scales(dictionary: Any, rows: _Rows) -> dict[str, float]:
+def _scales(dictionary: Any, rows: Rows) -> dict[str, float]:
     """Median lengths: rows, reconstructions, bias, and what a latent adds when it is on and when it just passes."""
-    values, indices, y = _coded(dictionary, rows.x)
+    values, indices = dictionary.encode_sparse(rows.x)
+    y = coded(dictionary, rows.x)[1]
     size = dictionary.W_dec.float().norm(dim=1)
     out = {"row": rows.y.norm(dim=-1).median(), "reconstruction": y.norm(dim=-1).median()}
     out["bias"] = dictionary.b_dec.float().norm()
@@ -238,231 +220,51 @@ def _scales(dictionary: Any, rows: _Rows) -> dict[str, float]:
     return {k: float(v) for k, v in out.items()}
 
 
-# --- trials ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What is read [n, d_in], what it stands for [n, d_out], and which of them are not massive [n]."""
-
-    x: Tensor
-    y: Tensor
-    usual: Tensor
-
-
-def _rows(model: Any, tokens: np.ndarray, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], _Rows]:
-    """The same tokens' rows at pairs of hooks; the first position, BOS and pads are none."""
-    kept = token_contract(model).is_row(tokens)
-    kept[:, 0] = False
-    where = np.flatnonzero(kept)
-    if len(where) < 2:
-        raise UsageError("fewer than two tokens of these sequences can be scored; give longer or more of them.")
-    where = where[np.linspace(0, len(where) - 1, min(TRIAL_ROWS, len(where))).astype(int)]
-    given = torch.as_tensor(tokens, dtype=torch.int64)
-    names = sorted({h for pair in pairs for h in pair})
-    seen: dict[str, list[Tensor]] = {n: [] for n in names}
-    for start in range(0, len(given), 8):
-        block = given[start : start + 8]
-        here = where[(where >= start * given.shape[1]) & (where < (start + len(block)) * given.shape[1])]
-        found = capture(model, block, names)
-        index = torch.from_numpy(here - start * given.shape[1])
-        for n in names:
-            seen[n].append(found[n].flatten(0, 1)[index].float().cpu())
-    at = {n: torch.cat(v) for n, v in seen.items()}
-    out = {}
-    for a, b in pairs:
-        lengths = norms(at[b])
-        out[a, b] = _Rows(at[a], at[b], lengths <= populations_of(lengths).limit)
-    return out
-
-
-def _coded(dictionary: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(values, indices, reconstruction with the skip) of rows, some at a time."""
-    parts = []
-    for block in x.split(256):
-        values, indices = dictionary.encode_sparse(block)
-        y, skip = dictionary.decode_sparse(values, indices), dictionary.skip(block)
-        parts.append((values.float(), indices, (y if skip is None else y + skip).float()))
-    width = max(p[0].shape[-1] for p in parts)
-    pad = [(0, width - p[0].shape[-1]) for p in parts]
-    values = torch.cat([torch.nn.functional.pad(p[0], d) for p, d in zip(parts, pad, strict=True)])
-    indices = torch.cat([torch.nn.functional.pad(p[1], d) for p, d in zip(parts, pad, strict=True)])
-    return values, indices, torch.cat([p[2] for p in parts])
-
-
-def _measure(
-    dictionary: Any,
-    rows: _Rows,
-    kind: str,
-    cause: str,
-    setting: str,
-    factor: float = 1.0,
-    factor_out: float = 1.0,
-    each: bool = False,
-) -> Trial:
-    """EV and L0 of a dictionary that is given ``factor * x`` and returns ``factor_out * y``; ``each``: every row
-    normalised by itself, as a layer norm without gain does.
-    """
-    x, back, shift = rows.x * factor, 1 / factor_out, torch.zeros(1)
-    if each:
-        shift, size = rows.x.mean(-1, keepdim=True), rows.x.std(-1, unbiased=False, keepdim=True).clamp_min(1e-6)
-        x = (rows.x - shift) / size
-        back = size  # type: ignore[assignment]
-    values, _, y = _coded(dictionary, x)
-    error = (rows.y - y * back - shift).double().square().sum(-1)
-    ev, ev_all = (
-        float(1 - error[k].sum() / (rows.y[k] - rows.y[k].mean(0)).double().square().sum())
-        for k in (rows.usual, torch.ones_like(rows.usual))
-    )
-    l0 = float((values > 0).sum(-1).double().mean())
-    return Trial(kind, cause, setting, ev, ev_all, l0, int(rows.usual.sum()))
-
-
-def _start(subject: Subject, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
-    """The other start of the sequences: with a BOS token, or without."""
-    contract, here = token_contract(model), (subject.hook, subject.hook_out)
-    kept = torch.from_numpy(contract.is_row(tokens)[:, 1 : 1 + EARLY])
-    sums, of = {}, {}
-    for start in (bos, not bos):
-        given = torch.as_tensor(tokens[:, : 1 + EARLY] if start else tokens[:, 1 : 1 + EARLY], dtype=torch.int64)
-        found = capture(model, given, [*dict.fromkeys(here)])
-        x, y = (found[h][:, -EARLY:].float().cpu() for h in here)
-        values, _, z = _coded(subject.dictionary, x.flatten(0, 1))
-        lengths = norms(y)
-        usual = kept & (lengths <= populations_of(lengths[kept]).limit)
-        error = (y - z.reshape(y.shape)).double().square().sum(-1)
-        centred = (y - y[usual].mean(0)).double().square().sum(-1)
-        sums[start] = torch.stack([(error * usual).sum(1), (centred * usual).sum(1)])
-        ev = float(1 - sums[start][0].sum() / sums[start][1].sum())
-        ev_all = float(1 - error[kept].sum() / centred[kept].sum())
-        l0 = float((values > 0).sum(-1)[kept.flatten()].double().mean())
-        of[start] = (ev, ev_all, l0, int(usual.sum()))
-    weights = torch.from_numpy(resample_weights(len(tokens), resamples=500, seed=0)).double()
-    left = {k: (weights @ v[0]) / (weights @ v[1]) for k, v in sums.items()}
-    worst = float((left[not bos] / left[bos]).quantile(0.95))
-    cause = "a BOS token that it was trained without" if bos else "the BOS token is missing"
-    setting = f"{_place(subject, *here, not bos)}, on the first {EARLY} tokens (EV {of[bos][0]:.3f} as configured)"
-    return Trial("BOS", cause, setting, *of[not bos], worst)
-
-
-def _units(rows: _Rows) -> Iterator[dict[str, Any]]:
-    """Rows in other units: the rules libraries have, then factors without one."""
-    d, d_out = rows.x.shape[-1], rows.y.shape[-1]
-    length, length_out = float(norms(rows.x).mean()), float(norms(rows.y).mean())
-    square, square_out = float(norms(rows.x).square().mean()), float(norms(rows.y).square().mean())
-    rules = {
-        "to a mean length of sqrt(d), as SAELens and OpenMOSS do": (d**0.5 / length, d_out**0.5 / length_out),
-        "to a mean square length of 1, as dictionary_learning does": (square**-0.5, square_out**-0.5),
-        "to a mean length of 1": (1 / length, 1 / length_out),
-    }
-    cause = "a scale of its input was not folded"
-    for name, (a, b) in rules.items():
-        setting = f"rows multiplied by {a:.3g}, {name}"
-        yield {"kind": "scale", "cause": cause, "setting": setting, "factor": a, "factor_out": b}
-    if d == d_out:
-        setting = "rows normalised each by itself, as a layer norm does"
-        yield {"kind": "scale", "cause": "its input was normalised in training", "setting": setting, "each": True}
-    for a in _UNITS:
-        setting = f"rows multiplied by about {a:.3g}"
-        yield {"kind": "factor", "cause": cause, "setting": setting, "factor": a, "factor_out": a}
-
-
-def _hooks(subject: Subject, model: Any, given: np.ndarray, bos: bool) -> list[Trial]:
-    """Neighbouring hooks of the same widths, read alone or as a transcoder's pair."""
-    d_in, d_out = subject.dictionary.d_in, subject.dictionary.d_out
-    pairs = [p for p in _neighbours(model, subject.hook, subject.hook_out) if p != (subject.hook, subject.hook_out)]
-    found = _rows(model, given, pairs) if pairs else {}
-    return [
-        _measure(subject.dictionary, r, "hook", f"it does not belong at {_at(*here)}", _place(subject, *pair, bos))
-        for here in [(subject.hook, subject.hook_out)]
-        for pair, r in found.items()
-        if (r.x.shape[-1], r.y.shape[-1]) == (d_in, d_out)
-    ]
-
-
-def _neighbours(model: Any, hook: str, hook_out: str) -> list[tuple[str, str]]:
-    from workbench.models.sites import site_hooks, sites
-
-    match = re.match(r"blocks\.(\d+)\.", hook)
-    layer = int(match[1]) if match else 0
-    pairs: list[tuple[str, str]] = []
-    for site in sites(model):
-        if abs(int(re.findall(r"\d+", site)[0]) - layer) <= NEIGHBOURS:
-            pairs.append(site_hooks(model, site))
-    ends = {h for pair in pairs for h in pair}
-    ends |= {
-        name
-        for h in ("hook_resid_pre", "hook_resid_mid", "ln2.hook_in", "ln2.hook_out", "ln2.hook_normalized")
-        if (name := f"blocks.{layer}.{h}") in model.hook_dict
-    }
-    alone = [(h, h) for h in sorted(ends)]
-    across = [(h, hook_out) for h in sorted(ends) if h.startswith(f"blocks.{layer}.")] if hook != hook_out else []
-    return [p for p in dict.fromkeys([*pairs, *alone, *across]) if all(_fires(model, h) for h in p)]
-
-
-def _fires(model: Any, hook: str) -> bool:
-    """Whether a hook gives one row per token; some of a model's are off or give something else."""
-    try:
-        capture(model, torch.zeros(1, 3, dtype=torch.int64), [hook])
-    except (UsageError, ValueError):
-        return False
-    return True
-
-
-def _revisions(subject: Subject, given: np.ndarray, bos: bool, load: Callable[[str], Any], run: Run) -> list[Trial]:
-    """Other snapshots of the same model, where they lie on this machine."""
-    from workbench.models import resolve_revision, revisions
-
-    try:
-        known, own = revisions(subject.model), resolve_revision(subject.model, subject.revision)
-    except (UsageError, MissingError):
-        return []
-    own = own if own in known else known[-1] if known else None
-    if own is None:
-        return []
-    place = known.index(own)
-    others = sorted((r for r in known if r != own), key=lambda r: abs(known.index(r) - place))[:SNAPSHOTS]
-    here = (subject.hook, subject.hook_out)
-    out = []
-    for other in run.each(others, "snapshots", unit="snapshot"):
-        rows = _rows(load(other), given, [here])[here]
-        cause = f"it belongs to another revision of the model than {subject.revision or 'the last'}"
-        setting = _place(replace(subject, revision=other), *here, bos)
-        out.append(_measure(subject.dictionary, rows, "revision", cause, setting))
-    return out
-
-
-def _at(hook: str, hook_out: str) -> str:
-    return hook if hook == hook_out else f"{hook} -> {hook_out}"
-
-
-def _place(subject: Subject, hook: str, hook_out: str, bos: bool) -> str:
-    at = f" at {subject.revision}" if subject.revision else ""
-    return f"{_at(hook, hook_out)} of {subject.model}{at}, {'with' if bos else 'without'} a BOS token"
-
-
 # --- verdict -----------------------------------------------------------------------------------------------------
 
 
-def _cause(subject: Subject, base: Trial, trials: list[Trial], weak: bool) -> Trial | None:
-    """The setting under which the numbers fit and clearly better than under the configuration; None: there is none.
+def _cause(subject: Subject, base: Trial, trials: list[Trial], weak: bool) -> tuple[Trial | None, tuple[Trial, ...]]:
+    """(the setting that repairs the numbers, the best of each other kind that repairs them as well); (None, ()): none.
 
-    Another setting must not buy its EV with a larger L0, unless the configuration's own numbers are weak. Among those
-    that explain almost as much (a tenth more left over), one with a rule goes before a factor without.
+    What is tried on all rows goes before the BOS token, which changes the first tokens only: where all rows are wrong,
+    it is the cause only if they are right with the other start. Of the rest the one that leaves least unexplained is
+    the cause; among units that leave about as little, one with a rule goes before a factor without, and a scale that
+    was forgotten at both ends before one at one end.
     """
-    good = []
-    for t in trials:
-        if t.kind == "configuration" or t.unexplained > BETTER[t.kind]:
-            continue
-        if t.ev <= 0 or (not weak and t.l0 > 1.5 * base.l0):
-            continue
-        if t.kind == "BOS" or all(c.ok for c in _claims(subject, {"l0": {"value": t.l0}}, t)):
-            good.append(t)
+    good = [t for t in trials if t.kind != "BOS" and _repairs(subject, base, t, weak)]
     if not good:
-        return None
+        other = next((t for t in trials if t.kind == "BOS"), None)
+        return (other if other is not None and _other_start(subject, other, weak) else None), ()
     best = min(t.unexplained for t in good)
-    near = [t for t in good if t.unexplained <= 1.1 * best]
-    return min(near, key=lambda t: (t.kind == "factor", t.unexplained))
+    near = sorted((t for t in good if t.unexplained <= NEAR * best), key=lambda t: t.unexplained)
+    of_units = [t for t in near if t.kind in UNITS]
+    cause = near[0] if near[0].kind not in UNITS else min(of_units, key=lambda t: (t.kind == "factor") + _one_end(t))
+    kinds = {"units" if t.kind in UNITS else t.kind: t for t in reversed(near)}
+    return cause, tuple(t for t in kinds.values() if t.kind != cause.kind and not {t.kind, cause.kind} <= set(UNITS))
+
+
+def _one_end(t: Trial) -> bool:
+    """Whether a scale is that of one end only."""
+    return t.kind == "factor" and t.cause != NOT_FOLDED
+
+
+def _repairs(subject: Subject, base: Trial, t: Trial, weak: bool) -> bool:
+    """Whether a setting leaves clearly less unexplained and agrees with what the folder claims. It must not buy that
+    with a larger L0, unless the configuration's own numbers are weak; a factor that was fitted must explain most.
+    """
+    if t.unexplained > BETTER[t.kind] or t.ev <= 0 or (not weak and t.l0 > 1.5 * base.l0):
+        return False
+    if t.kind == "factor" and t.ev < FLOOR and "explained_variance" not in subject.claimed:
+        return False
+    return all(c.ok for c in _claims(subject, t.ev_all, t.l0))
+
+
+def _other_start(subject: Subject, t: Trial, weak: bool) -> bool:
+    """Whether the other start fits the first tokens better, and, where all rows are wrong, sets them right."""
+    if t.unexplained > BETTER["BOS"] or t.ev_rows is None or t.l0_rows is None:
+        return False
+    right = t.ev_rows >= FLOOR and all(c.ok for c in _claims(subject, t.ev_rows, t.l0_rows))
+    return right or not weak
 
 
 # --- what the command line names ---------------------------------------------------------------------------------
@@ -518,8 +320,15 @@ def verify_dictionary(
         reference.revision,
         {k: v for k, v in {**said, **numbers}.items() if v is not None},
         bos if isinstance(bos, bool) else None,
+        first=_first(about.get("seqpos_slice"), bos is not False),
     )
     return verify(subject, loaded, tokens, load=lambda r: load_model(name, r), run=run)
+
+
+def _first(seqpos_slice: Any, bos: bool) -> bool:
+    """Whether a library's ``seqpos_slice`` ([start, …], positions of a sequence) keeps the first token of the text."""
+    begin = seqpos_slice[0] if isinstance(seqpos_slice, list) and len(seqpos_slice) > 1 else None
+    return not isinstance(begin, int) or 0 <= begin <= int(bos)
 
 
 def _check_files(path: Path) -> None:
