@@ -26,6 +26,7 @@ _HOME = {
     "explain": "workbench.verbs.measuring",
     "map": "workbench.verbs.measuring",
     "steer": "workbench.verbs.measuring",
+    "trust": "workbench.verbs.trusting",
     "compare": "workbench.verbs.analysing",
     "transplant": "workbench.verbs.analysing",
     "circuits": "workbench.verbs.analysing",
@@ -38,7 +39,7 @@ _HOME = {
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "steer", "train", "transplant", "verify"),
+    *("reproduce", "steer", "train", "transplant", "trust", "verify"),
 ]
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from workbench.verbs.measuring import verify as verify
     from workbench.verbs.publishing import export as export
     from workbench.verbs.publishing import reproduce as reproduce
+    from workbench.verbs.trusting import trust as trust
     from workbench.workspace import Item as Item
     from workbench.workspace import Workspace as Workspace
 

@@ -34,6 +34,7 @@ KINDS = (
     "maps",
     "graphs",
     "explanations",
+    "trust",
     "claims",
     "lists",
     "exports",
@@ -51,6 +52,7 @@ MADE_BY = {  # kind -> the command that makes one
     "maps": "map DICTIONARY",
     "graphs": "graph PROMPT",
     "explanations": "explain DICTIONARY",
+    "trust": "trust DICTIONARY",
     "claims": "reproduce all",
     "exports": "export SPEC",
 }

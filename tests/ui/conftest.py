@@ -78,6 +78,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     (ws.path("maps", "mini-pythia.L1R-8x") / "points.parquet").unlink()
     (ws.path("maps", "mini-pythia.L1R-8x") / "nearest_hist.parquet").write_bytes(b"no")
     (ws.path("explanations", "mini-pythia.L2R-8x.rules") / "labels.parquet").write_bytes(b"no")
+    (ws.path("trust", "mini-pythia.L1R-8x") / "cards.parquet").write_bytes(b"no")
     (ws.path("claims", "universality.depth") / "finding.json").write_text('{"claim": 3}')
     (ws.path("claims", "llama-scope.folding") / "table.parquet").write_bytes(b"no")
     (ws.root / "lists").mkdir()

@@ -23,6 +23,7 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
     add_evolution(ws, "mini-pythia.L1R", vocab, text)
     add_map(ws, "mini-pythia.L1R-8x")
     add_labels(ws, "mini-pythia.L2R-8x", text)
+    add_trust(ws, "mini-pythia.L1R-8x", text)
     add_graph(ws, "mini-pythia", vocab, text)
     add_claims(ws, text)
 
@@ -432,6 +433,75 @@ def add_labels(ws: Workspace, dictionary: str, text: str) -> None:
                 "label_score": np.where(np.arange(n) % 3 == 0, 0.75, np.nan),
             }
         ).to_parquet(out / "labels.parquet", index=False)
+
+
+def add_trust(ws: Workspace, dictionary: str, text: str, *, seed: int = 0) -> None:
+    """Cards of evidence: every third latent well supported, every fifth a token detector, the last never fires."""
+    n, rng = _latents(ws, dictionary), np.random.default_rng(seed)
+    number = np.arange(n)
+    score = np.where(number % 3 == 0, 0.95, np.where(number % 3 == 1, 0.6, 0.2))
+    words = np.array(["well supported", "mixed", "weakly supported"], dtype=object)[number % 3]
+    found = {}
+    for role in ("seed", "model_seed", "untrained"):
+        r = rng.uniform(0.1, 0.99, n) if role != "untrained" else np.where(number % 5 == 0, 0.9, 0.1)
+        found |= {f"{role}_r": r, f"{role}_chance": np.full(n, 0.2), f"{role}_partner": (number + 1) % n}
+        found |= {f"{role}_cofire": np.full(n, 50), f"{role}_found": r >= 0.5}
+    table = pd.DataFrame(
+        {
+            "latent": number.astype(np.int32),
+            "n_fired": np.where(number == n - 1, 0, 100),
+            **found,
+            "agreement": rng.uniform(0.3, 0.9, n),
+            "agreement_chance": np.full(n, 0.2),
+            "should": np.full(n, 80),
+            "missed": np.full(n, 20),
+            "absorbed": np.full(n, 8),
+            "absorbed_share": np.full(n, 0.1),
+            "absorbed_chance": np.full(n, 0.01),
+            "takers": [[int((i + 2) % n)] for i in number],
+            "taker_tokens": [[8] for _ in number],
+            "siblings": np.ones(n, int),
+            "sibling_ids": [[int((i + 3) % n)] for i in number],
+            "sibling_cosines": [[0.8] for _ in number],
+            "effect": rng.normal(0.01, 0.02, n),
+            "effect_low": np.full(n, -0.01),
+            "effect_high": np.full(n, 0.04),
+            "effect_n": np.full(n, 100),
+            "effect_peers": np.full(n, 0.01),
+            "effect_rank": np.full(n, 0.75),
+            "effect_alone": np.where(number < 20, 0.012, np.nan),
+            "effect_alone_n": np.where(number < 20, 4, 0),
+            "rule": [text for _ in number],
+            **{f"label_{k}": np.full(n, np.nan) for k in ("f1", "f1_chance", "precision", "recall")},
+            **{f"label_{k}": np.full(n, np.nan) for k in ("hard_accuracy", "hard_precision", "hard_recall")},
+            **{f"label_{k}": np.zeros(n, int) for k in ("n", "n_rule", "n_hard")},
+            "stability": rng.uniform(0.1, 0.9, n),
+            "stability_chance": np.full(n, 0.15),
+            "stability_n": np.full(n, 12),
+            "score": score,
+            "word": pd.array(words, dtype="string"),
+        }
+    )
+    table.loc[n - 1, [c for c in table if c.endswith(("_r", "_chance")) or c == "score"]] = np.nan
+    table.loc[n - 1, "word"] = None
+    metadata = {
+        "dictionary": dictionary,
+        "model": dictionary.split(".")[0],
+        "site": "L1R",
+        "n_tokens": 26_000,
+        "min_firings": 20,
+        "others": {"seed": dictionary, "model_seed": "gone.L1R-8x", "untrained": dictionary},
+        "missing": {"label": text},
+        "agreement": {"value": 0.97, "low": 0.96, "high": 0.98, "n": 384, "slope": 0.9},
+    }
+    with ws.create(
+        "trust",
+        dictionary,
+        command=f"workbench trust {dictionary}",
+        inputs=[ws.get("dictionaries", dictionary).as_input()],
+        metadata=metadata,
+    ) as tmp:
+        table.to_parquet(tmp / "cards.parquet", index=False)
 
 
 def add_graph(ws: Workspace, model: str, vocab: list[str], text: str, *, seed: int = 0) -> None:

@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "circuits": ("Path patching, induction and the off-by-one motif in both architectures.", "Analyse"),
     "evolve": ("Follow latents over pre-training snapshots with a crosscoder.", "Analyse"),
     "explain": ("Label latents by rule or with a language model, with scores.", "Analyse"),
+    "trust": ("Is this latent real? A card of evidence for each, beside chance.", "Analyse"),
     "graph": ("Attribution graph of a prompt through dictionaries.", "Analyse"),
     "steer": ("Continue a text with latents pushed or held, and measure the dose.", "Analyse"),
     "map": ("Geometry of decoder directions: neighbours, families, UMAP.", "Analyse"),

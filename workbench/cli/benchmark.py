@@ -14,7 +14,15 @@ COLUMNS = ("who", "kind", "setting", "f1", "f1_matched", "mcc", "ev", "l0", "dea
 
 @verb
 def benchmark(
-    what: Annotated[str, typer.Argument(help="synth: worlds of planted features (SynthSAEBench's definitions).")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=(
+                "synth: worlds of planted features (SynthSAEBench's definitions). trust: does the score of `workbench"
+                " trust` tell planted latents from junk, and mean what it says?"
+            )
+        ),
+    ],
     quick: Annotated[
         bool, typer.Option("--quick", help="One world and 300 steps instead of three and 2,000: minutes on two cores.")
     ] = False,
@@ -39,7 +47,9 @@ def benchmark(
     Published numbers stand beside ours, and those of other libraries on the same rows where `--peers` names an
     environment that has them (nothing is installed, nothing fetched). Values that are not known are null.
 
-    Example: `workbench benchmark synth --quick`
+    `trust` takes `--quick` and `--write` alone.
+
+    Example: `workbench benchmark synth --quick`, or `workbench benchmark trust --quick`
     """
     from dataclasses import replace
 
@@ -50,8 +60,12 @@ def benchmark(
     from sae.worlds.published import published
     from workbench.runs.peers import peer_rows
 
+    if what == "trust":
+        return _trust(quick, write, quiet=json_output)
     if what != "synth":
-        raise UsageError(f"benchmark {what!r} does not exist; there is `workbench benchmark synth`.")
+        raise UsageError(
+            f"benchmark {what!r} does not exist; there is `workbench benchmark synth`, and `workbench benchmark trust`."
+        )
     if world not in WORLDS:
         raise UsageError(f"world {world!r} does not exist ({nearest(world, list(WORLDS))}).")
     for wrong in set(kind or ()) - set(KINDS):
@@ -77,6 +91,26 @@ def benchmark(
         say(f"{write}: written")
     if not json_output:
         _print(document["rows"])
+    return document
+
+
+def _trust(quick: bool, write: Path | None, *, quiet: bool) -> dict[str, Any]:
+    """The calibration of the cards' score."""
+    from workbench.analysis.trust.calibrate import markdown, report, runs
+
+    with bar("benchmark trust", runs(quick), "world") as shown:
+
+        def done(name: str) -> None:
+            shown.update()
+            say(name)
+
+        document = report(quick=quick, done=done)
+    page = markdown(document)
+    if write is not None:
+        write.write_text(page, encoding="utf-8")
+        say(f"{write}: written")
+    if not quiet:
+        print(page)
     return document
 
 

@@ -35,6 +35,7 @@ MODULES = [
             "pairs",
             "suite",
             "transplants",
+            "trust",
             "universality",
         )
     ),

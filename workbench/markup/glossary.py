@@ -26,6 +26,8 @@ TERMS = {
     "MPPC": "Maximal pairwise Pearson correlation: r of a latent with its best partner in the other model.",
     "near miss": "A token on which the latent stays silent although it came close to firing.",
     "decoder norm": "The length of the direction a latent writes.",
+    "token detector": "A latent that a dictionary of the untrained model has too: it says which token stands here.",
+    "absorbed": "Silent where its direction is in the activation, because another latent carries it there.",
     "chance": "The r that 99 of 100 unrelated latents of the same frequency stay below.",
 }
 _PLACES = {

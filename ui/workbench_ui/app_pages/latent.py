@@ -21,6 +21,7 @@ from workbench_ui.kit.index import Dictionary
 from workbench_ui.kit.listing import add_button
 from workbench_ui.kit.probing import characters, run_probe
 from workbench_ui.kit.thread import bar, last_of, pin_button, remember
+from workbench_ui.views.evidence import evidence
 from workbench_ui.views.latent_table import Query, of_address, select_of
 from workbench_ui.views.lives import lives
 
@@ -184,6 +185,8 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
             own_text(d, latent, float(row.get("max") or 0.0))
         contexts(d, records, latent, float(row.get("max") or 0.0))
     with right:
+        with panels.guarded("The evidence"):
+            evidence(d, latent)
         panels.heading("Neighbours", "decoder cosine, same dictionary")
         with panels.guarded("The neighbours"):
             near = neighbours_html(records, latent, lambda other: latent_link(d, other))

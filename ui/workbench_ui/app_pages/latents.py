@@ -99,6 +99,7 @@ WALK = (
     "fm",
     "al",
     "lb",
+    "ws",
     "list",
 )  # the keys of the address that say which latents, in which order
 
@@ -157,6 +158,11 @@ def controls(d: Dictionary, records: LatentRecords) -> Query:
             )
             alive = st.toggle("hide latents that never fired", **state.tie_flag("al", True, FIRST))
             labelled = st.toggle("labelled only", **state.tie_flag("lb", clears=FIRST))
+            well = latent_table.judged(d) and st.toggle(
+                "well supported only",
+                help="What `workbench trust` calls so: nine of ten such latents are real where that is known",
+                **state.tie_flag("ws", clears=FIRST),
+            )
             called = {"": "any or none", **listing.names(known)}
             chosen = st.selectbox(
                 "In the list",
@@ -181,6 +187,7 @@ def controls(d: Dictionary, records: LatentRecords) -> Query:
         (int(strength[0]), int(strength[1])),
         alive,
         labelled,
+        bool(well),
         part_of(chosen, d).latents if chosen in known else None,
     )
 

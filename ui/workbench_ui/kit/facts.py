@@ -194,17 +194,24 @@ def birth_of(d: Dictionary, latent: int) -> Birth | None:
 
 
 def columns(d: Dictionary) -> dict[str, np.ndarray]:
-    """Per row of the records, float64: ``twin_r``, ``complexity``, ``born`` and ``given`` where some result holds them,
-    and ``interest`` always.
+    """Per row of the records, float64: ``twin_r``, ``complexity``, ``born``, ``given`` and those of
+    :data:`EVIDENCE` where some result holds them, and ``interest`` always.
     """
+    trust = data.index().find("trust", d.id)
+    trust_key = None if trust is None else (str(trust.path), trust.version)
     births_key = tuple((e.id, e.version) for e in data.index().of("evolution"))
     assert d.records is not None
-    return _columns(str(d.records.path), d.key, _matches_key(d), births_key, d.id)
+    return _columns(str(d.records.path), d.key, _matches_key(d), births_key, trust_key, d.id)
 
 
 @st.cache_resource(show_spinner=False, max_entries=12)
 def _columns(
-    folder: str, key: str, matches: Any, evolutions: tuple[tuple[str, str], ...], id: str
+    folder: str,
+    key: str,
+    matches: Any,
+    evolutions: tuple[tuple[str, str], ...],
+    trust: tuple[str, str] | None,
+    id: str,
 ) -> dict[str, np.ndarray]:
     d = data.index().dictionaries[id]
     records = data.open_records(folder, key)
@@ -225,9 +232,35 @@ def _columns(
         near = born[2] >= SAME
         step = np.where(near, born[3], np.nan)
         found["born"] = pd.Series(step).reindex(latents).to_numpy(dtype=np.float64)
+    found |= {} if trust is None else _evidence(trust[0], latents)
     made = data.synthetic_share(d, records)
     found["interest"] = _interest(records.table, found) - (0.0 if made is None else made)
     return found
+
+
+EVIDENCE = {  # what a column is called here -> on the cards
+    "support": "score",
+    "seed_r": "seed_r",
+    "model_seed_r": "model_seed_r",
+    "untrained_r": "untrained_r",
+    "effect": "effect",
+    "agreement": "agreement",
+    "absorbed_share": "absorbed_share",
+    "label_hard_accuracy": "label_hard_accuracy",
+    "stability": "stability",
+}
+
+
+def _evidence(folder: str, latents: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of the cards of evidence, per row of the records; those without any number are left out."""
+    from workbench.results.trust import Trust
+
+    try:
+        cards = Trust.open(folder).cards.set_index("latent").reindex(latents)
+    except (UserError, OSError, ValueError, KeyError):
+        return {}  # the latent's page says what is wrong with them
+    found = {name: cards[column].to_numpy(dtype=np.float64) for name, column in EVIDENCE.items()}
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
 def _complexity(id: str) -> pd.Series | None:

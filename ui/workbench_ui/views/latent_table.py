@@ -18,6 +18,7 @@ import streamlit as st
 from workbench.markup.charts import sparkline
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, chip, clip, escape, number, visible
+from workbench.results.trust import LIMITS
 from workbench_ui.components.enhance import latent_link
 from workbench_ui.kit import data, facts, state
 from workbench_ui.kit.index import Dictionary
@@ -41,6 +42,15 @@ SORTS = {  # what the order is called -> the column it is of
     "skew": "skew",
     "kurtosis": "kurtosis",
     "nearest neighbour": "nearest_cos",
+    "support": "support",
+    "r in another seed": "seed_r",
+    "r in another model seed": "model_seed_r",
+    "r in the untrained model": "untrained_r",
+    "effect on the loss": "effect",
+    "encoder against decoder": "agreement",
+    "absorbed": "absorbed_share",
+    "rule on near misses": "label_hard_accuracy",
+    "stability of contexts": "stability",
     "latent number": "latent",
 }
 DENSITIES = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "0.1", "1"]
@@ -57,6 +67,7 @@ class Query:
     strength: tuple[int, int] = (0, 100)
     alive: bool = True
     labelled: bool = False
+    well: bool = False  # well supported, as the cards of evidence have it
     latents: tuple[int, ...] | None = None  # only these, if any are named
 
 
@@ -65,7 +76,7 @@ def of_address(d: Dictionary) -> tuple[Query | None, str]:
     known, _ = data.lists()
     get = state.get
     listed = get("list") if get("list") in known else None
-    if not any(get(k) for k in ("q", "o", "dir", "fd", "fm", "al", "lb")) and listed is None:
+    if not any(get(k) for k in ("q", "o", "dir", "fd", "fm", "al", "lb", "ws")) and listed is None:
         return None, ""
 
     def numbers(key: str, default: tuple[float, float]) -> tuple[float, float]:
@@ -84,11 +95,17 @@ def of_address(d: Dictionary) -> tuple[Query | None, str]:
         (int(low), int(high)),
         get("al") not in ("0", "false"),
         get("lb") in ("1", "true"),
+        get("ws") in ("1", "true"),
         part_of(listed, d).latents if listed else None,
     )
     if listed:
         return query, f"in the list {known[listed].name}"
     return query, f"that hold “{query.text}”" if query.text else "in the order of the table"
+
+
+def judged(d: Dictionary) -> bool:
+    """Whether cards of evidence give a dictionary's latents a word."""
+    return "support" in facts.columns(d)
 
 
 def known_sorts(d: Dictionary, records: LatentRecords) -> list[str]:
@@ -143,6 +160,8 @@ def select(folder: str, version: str, query: Query, more: Mapping[str, np.ndarra
         keep &= (columns["percentile"] >= query.strength[0]) & (columns["percentile"] <= query.strength[1])
     if query.labelled:
         keep &= columns.get("labelled", np.zeros(len(keep), dtype=bool))
+    if query.well and more is not None and "support" in more:
+        keep &= more["support"] >= LIMITS[1]  # those without a score are not
     if query.latents is not None:
         keep &= np.isin(columns["latent"], np.asarray(query.latents, dtype=columns["latent"].dtype))
     if query.text.strip():
@@ -213,6 +232,29 @@ COLUMNS = (  # name, column, whether it is drawn only where some result holds it
         Column(
             "born at step", "When the nearest crosscoder latent reaches half of its largest norm", True, "born at step"
         ),
+    ),
+    (
+        "support",
+        Column(
+            "support", "Of latents with such evidence, the share that is real where the truth is known", True, "support"
+        ),
+    ),
+    (
+        "seed_r",
+        Column("seed r", "Correlation with its best partner in another seed", True, "r in another seed"),
+    ),
+    (
+        "untrained_r",
+        Column(
+            "untrained r",
+            "The same in the untrained model: high for a detector of tokens",
+            True,
+            "r in the untrained model",
+        ),
+    ),
+    (
+        "effect",
+        Column("effect", "Loss that ablating it adds, nats per token it fires on", True, "effect on the loss"),
     ),
     ("density", Column("density %", "Share of tokens on which it fires", True, "density")),
     ("max", Column("max", "Its largest activation", True, "max activation")),

@@ -84,6 +84,13 @@ def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
             "What latents fire on, by rule, with held-out precision and recall.",
             one,
         ),
+        (
+            "trust",
+            "trust",
+            "Evidence",
+            "Is this latent real? Other seeds, its effect, near misses, beside chance.",
+            one,
+        ),
         *compared,
         ("circuits", "circuits", "Circuits", "Induction by path patching, and Mamba's off-by-one state.", model),
         (

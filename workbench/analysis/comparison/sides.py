@@ -16,7 +16,7 @@ from workbench.dictionaries.reference import DictionaryRef, find_dictionary
 from workbench.workspace import Workspace
 
 _LAYER = re.compile(r"blocks\.(\d+)\.|L(\d+)[A-Z]")
-_SEED_NAME = re.compile(r"-s(?:eed)?-?\d+$")
+SEED_NAME = re.compile(r"-s(?:eed)?-?\d+$")
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,12 @@ def sae_seed_of(workspace: Workspace, group: Group) -> Group | None:
 def model_seed_of(workspace: Workspace, group: Group) -> Group | None:
     """Dictionaries of the same architecture trained from another seed: models called ``<name>-s<number>``."""
     name, revision = group.model
-    base = _SEED_NAME.sub("", name)
+    base = SEED_NAME.sub("", name)
     found = [
         s
         for s in all_references(workspace)
         if s.metadata.get("model_name") not in (None, name)
-        and _SEED_NAME.sub("", str(s.metadata["model_name"])) == base
+        and SEED_NAME.sub("", str(s.metadata["model_name"])) == base
         and s.revision == revision
     ]
     return _matching(group, found, f"{group.name} (other model seed)")
