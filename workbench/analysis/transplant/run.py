@@ -136,6 +136,17 @@ class Found:
     n_sequences: int
 
 
+@dataclass(frozen=True)
+class OtherSeed:
+    """Another seed of B's dictionary: codes [N, F], unit decoder rows, and the best partner there of each latent of
+    B (-1: none).
+    """
+
+    codes: sp.csc_array
+    directions: NDArray[np.float64]
+    partner: NDArray[np.int64]
+
+
 class _Transplant:
     def __init__(
         self,
@@ -162,11 +173,9 @@ class _Transplant:
         mapped = self._map(rows, pairs)
         pool = self._pool(codes)
         chosen = chosen_pairs(pairs, self.recipe)
-        seed_codes, seed_rows = self._seed_codes(codes)
+        seed = self._other_seed(codes)
         surgeries = [
-            surgery_of(
-                codes, (self.a.id, self.b.id), pairs, k, rows[1], mapped, seed_codes, seed_rows, pool, self.recipe
-            )
+            surgery_of(codes, (self.a.id, self.b.id), pairs, k, rows[1], mapped, seed, pool, self.recipe)
             for k in self.run.each(chosen.tolist(), "fitting scales", unit="latent")
         ]
         model = load_model(self.b.model_name, revision=self.b.revision)
@@ -201,10 +210,10 @@ class _Transplant:
         at = np.unique(np.linspace(0, len(measured) - 1, min(self.recipe.pool, len(measured))).round().astype(int))
         return measured[at]
 
-    def _seed_codes(self, codes: SharedCodes) -> tuple[sp.csc_array | None, NDArray[np.float64] | None]:
-        """(codes, decoder rows) of another seed of B's dictionary on the same rows, where the workspace has one."""
+    def _other_seed(self, codes: SharedCodes) -> OtherSeed | None:
+        """Another seed of B's dictionary on the same rows, where the workspace has one."""
         if self.ceiling is None:
-            return None, None
+            return None
         from workbench.activations import ActivationStore
 
         store = ActivationStore.open(self.workspace.get("stores", self.records.metadata["store"]).path)
@@ -216,8 +225,10 @@ class _Transplant:
             )
         rows, hook, source = Activations(self.workspace, tokens).rows(self.ceiling)
         dictionary = self.ceiling.load()
-        matrix = encode_store(dictionary, rows, hook, source=source).matrix()
-        return sp.csc_array(matrix), np.asarray(dictionary.W_dec.detach().double())
+        matrix = sp.csc_array(encode_store(dictionary, rows, hook, source=source).matrix())
+        own = sp.csr_array(codes.of[self.b.id].tocsr())
+        found = max_pairwise_correlation(own, sp.csr_array(matrix.tocsr()))
+        return OtherSeed(matrix, unit(np.asarray(dictionary.W_dec.detach().double())), found.partner)
 
 
 def chosen_pairs(pairs: Pairs, recipe: TransplantRecipe) -> NDArray[np.int64]:
@@ -247,8 +258,7 @@ def surgery_of(
     k: int,
     rows_b: NDArray[np.float64],
     mapped: DecoderMap,
-    seed_codes: sp.csc_array | None,
-    seed_rows: NDArray[np.float64] | None,
+    seed: OtherSeed | None,
     pool: NDArray[np.int64],
     recipe: TransplantRecipe,
 ) -> Surgery:
@@ -268,10 +278,11 @@ def surgery_of(
     }
     if other >= 0:
         arms["other"] = replacement((a, int(pairs.partner[other])), images[pairs.partner[other]])
-    if seed_codes is None or seed_rows is None:
+    if seed is None:
         arms["ceiling"] = replacement(own, unit(mapped.returned[latent][None])[0])
     else:
-        arms["ceiling"] = _seed_partner(codes, own, row, seed_codes, seed_rows)
+        twin = int(seed.partner[latent])
+        arms["ceiling"] = replacement((seed.codes, twin), seed.directions[twin]) if twin >= 0 else None
     rng = np.random.default_rng([recipe.seed, 3, latent])
     random = unit(rng.standard_normal((1, len(row))))[0]
     fires = np.union1d(codes.seq[column(*own)[0]], codes.seq[column(a, partner)[0]])
@@ -279,22 +290,6 @@ def surgery_of(
     if len(sequences) > recipe.sequences:
         sequences = np.sort(rng.choice(sequences, recipe.sequences, replace=False))
     return Surgery(latent, arms, random, sequences)
-
-
-def _seed_partner(
-    codes: SharedCodes,
-    own: tuple[sp.csc_array, int],
-    row: NDArray[np.float64],
-    seed_codes: sp.csc_array,
-    seed_rows: NDArray[np.float64],
-) -> Replacement | None:
-    """The best partner of a latent in another seed of its dictionary; None where it has none."""
-    one = sp.csr_array(own[0][:, [own[1]]].tocsr())
-    found = max_pairwise_correlation(one, sp.csr_array(seed_codes.tocsr()), workers=1)
-    best = int(found.partner[0])
-    if best < 0:
-        return None
-    return fitted(own, (seed_codes, best), row, unit(seed_rows[[best]])[0], codes.training)
 
 
 def frame_of(

@@ -93,7 +93,7 @@ def transplanted(twins, recipe, mapped=None):
     mapped = mapped or fit_map(rows[0], rows[1], pairs.partner, pairs.latent, pairs.r >= 0.5)
     pool = np.flatnonzero(codes.halves == 1)
     chosen = chosen_pairs(pairs, recipe)
-    made = [surgery_of(codes, ("a", "b"), pairs, k, rows[1], mapped, None, None, pool, recipe) for k in chosen.tolist()]
+    made = [surgery_of(codes, ("a", "b"), pairs, k, rows[1], mapped, None, pool, recipe) for k in chosen.tolist()]
     sums = operate(models[1], b, (HOOK, HOOK), codes.tokens, codes.is_row, row_of(codes), made)
     return pairs, mapped, frame_of(pairs, chosen, made, mapped, rows[1], sums), sums
 
@@ -139,7 +139,7 @@ def test_latents_of_one_batch_do_not_touch_each_other(twins):
     rows = [d.W_dec.detach().double().numpy() for d in twins[1]]
     mapped = fit_map(rows[0], rows[1], pairs.partner, pairs.latent, pairs.r >= 0.5)
     made = [
-        surgery_of(codes, ("a", "b"), pairs, k, rows[1], mapped, None, None, pool, recipe)
+        surgery_of(codes, ("a", "b"), pairs, k, rows[1], mapped, None, pool, recipe)
         for k in chosen_pairs(pairs, recipe).tolist()
     ]
     where = (models[1], b, (HOOK, HOOK), codes.tokens, codes.is_row, row_of(codes))
