@@ -31,7 +31,6 @@ from torch import Tensor
 from sae.errors import UsageError
 from workbench.activations.harvesting.forward import capture
 from workbench.analysis.circuits.tail import Tail
-from workbench.analysis.evaluation.evaluate import token_scores
 from workbench.run import QUIET, Run
 
 ARMS = ("ablated", "transplant", "activation", "other", "random", "ceiling")
@@ -124,10 +123,21 @@ class Downstream:
             values, self.indices = dictionary.encode_sparse(x)
         self.values = values * is_row[..., None]
         self.clean = self.logits(torch.arange(len(tokens)), None)
+        self.log_p = self.clean[:, 1:-1].float().log_softmax(-1)
+        self.following = tokens[:, 2:, None]
 
     def activation(self, sequence: int, latent: int) -> Tensor:
         """[T] of a latent, as the dictionary reads the clean run."""
         return (self.values[sequence] * (self.indices[sequence] == latent)).sum(-1)
+
+    def scores(self, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(KL from the clean run, loss above its loss), [n, arms, T - 2] in nats at positions 1 … T - 2, of logits
+        [n, arms, T, V].
+        """
+        log_q, log_p = logits[:, :, 1:-1].float().log_softmax(-1), self.log_p[rows][:, None]
+        at = self.following[rows][:, None].expand(-1, log_q.shape[1], -1, -1)
+        added = (log_p.expand_as(log_q).gather(-1, at) - log_q.gather(-1, at))[..., 0]
+        return (log_p.exp() * (log_p - log_q)).sum(-1), added
 
     def logits(self, rows: Tensor, change: Tensor | None) -> Tensor:
         """[R, T, V] of variants of sequences ``rows``, with ``change`` [R, T, D] added at the edited place."""
@@ -182,7 +192,6 @@ def operate(
                 _some(
                     place,
                     block,
-                    ids,
                     kept,
                     row_of,
                     W,
@@ -202,7 +211,6 @@ def _blocks(sequences: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 def _some(
     place: Downstream,
     block: NDArray[np.int64],
-    ids: Tensor,
     kept: Tensor,
     row_of: NDArray[np.int64],
     W: Tensor,
@@ -217,14 +225,11 @@ def _some(
     )  # [trials, arms, T, D]
     many = rows.repeat_interleave(len(ARMS))
     logits = place.logits(many, change.flatten(0, 1).to(place.clean.dtype))
-    scores = token_scores(logits, ids[many], place.clean[many])
-    clean = token_scores(place.clean, ids)["nll"]
-    scored = kept[:, 1:-1]
+    scored = kept[rows, 1:-1]
+    sums = [(x.double() * scored[:, None]).sum(-1) for x in place.scores(rows, logits.unflatten(0, (-1, len(ARMS))))]
     for arm, name in enumerate(ARMS):
-        mask = scored[rows].double()
-        out.kl[name][at] = (scores["kl"].double()[arm :: len(ARMS)] * mask).sum(1).numpy()
-        out.nll[name][at] = ((scores["nll"].double()[arm :: len(ARMS)] - clean.double()[rows]) * mask).sum(1).numpy()
-    out.n_tokens[at] = scored[rows].sum(1).numpy()
+        out.kl[name][at], out.nll[name][at] = (x[:, arm].numpy() for x in sums)
+    out.n_tokens[at] = scored.sum(1).numpy()
 
 
 def _changes(place: Downstream, surgery: Surgery, row: int, row_of: NDArray[np.int64], W: Tensor) -> Tensor:
