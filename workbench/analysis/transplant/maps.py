@@ -18,7 +18,7 @@ from sae.errors import UsageError
 
 FOLDS = 10
 LEAST = 20  # pairs from which a map is fitted at all
-RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # in units of the mean square of an input direction's coordinates
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # in units of the mean square of an input direction's coordinates
 
 Floats = NDArray[np.float64]
 

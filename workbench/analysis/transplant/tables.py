@@ -156,7 +156,8 @@ def spearman(x: Floats, y: Floats, *, seed: int = 0) -> tuple[float, float, floa
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:
-    return {k: _number(v) if isinstance(v, float) else int(v) for k, v in row.items() if k not in ("arm", "predictor")}
+    """A row of a table as JSON values."""
+    return {k: int(v) if k == "n" else _number(float(v)) for k, v in row.items() if k not in ("arm", "predictor")}
 
 
 def _number(value: float) -> float | None:

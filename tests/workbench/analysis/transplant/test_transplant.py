@@ -271,5 +271,6 @@ def test_tables_of_a_planted_relation():
     null = made["order"].query("predictor == 'r' and arm == 'other'").iloc[0]
     assert null["low"] < 0 < null["high"]
     assert numbers["share_of_ceiling"] == pytest.approx(1.0)
+    assert numbers["repaired"]["n"] == numbers["matched"] and isinstance(numbers["repaired"]["n"], int)
     pooled = made["summary"].set_index("arm").loc["transplant", "pooled"]
     assert pooled == pytest.approx(float((r[r >= 0.5] ** 2).mean()))
