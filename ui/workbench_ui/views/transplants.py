@@ -103,6 +103,7 @@ def _headline(entry: Entry) -> str:
     return panels.stats(
         [
             ("Repaired", _value(n["repaired"]["median"]), f"{_interval(n['repaired'])}, median"),
+            ("Firing alone", _value(n["activation"]["median"]), f"{_interval(n['activation'])}; own direction"),
             ("Another's partner", _value(n["nulls"]["other"]["median"]), _interval(n["nulls"]["other"])),
             ("Ceiling", _value(n["ceiling"]["median"]), escape(about["ceiling"])),
             ("Of the ceiling", "–" if share is None else f"{100 * share:.0f} %", "median over median"),
