@@ -99,7 +99,7 @@ def transplanted(twins, recipe, mapped=None):
 
 
 def test_twins_repair_and_a_false_match_does_not_although_both_have_r_1(twins):
-    pairs, mapped, frame, _ = transplanted(twins, TransplantRecipe(below=0))
+    pairs, mapped, frame, _ = transplanted(twins, TransplantRecipe(below=0, sequences=16))
     assert (pairs.r > 0.999).all() and (pairs.latent == pairs.partner).all() and len(pairs) >= 40
     frame = frame.set_index("latent")
     true, false = frame.drop(FALSE), frame.loc[FALSE]
