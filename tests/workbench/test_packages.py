@@ -109,3 +109,24 @@ def test_every_python_that_is_promised_is_in_the_workflow_and_the_table():
     assert all(f"{system}-latest" in workflow for system in ("ubuntu", "macos", "windows"))
     page = (ROOT / "docs" / "platforms.md").read_text(encoding="utf-8")
     assert "| | " + " | ".join(promised) + " |" in page
+
+
+HEADLESS = """
+import sys
+for name in ("streamlit", "plotly", "altair", "umap", "pynndescent"):
+    sys.modules[name] = None
+import workbench
+from workbench.activations import HarvestRecipe
+from workbench.dictionaries.recipe import TrainRecipe
+store = HarvestRecipe(id="small", sources=[{"model": "mini-pythia"}], hooks=["L1R"], n_seq=24, ctx=32)
+workbench.harvest("workspace", store)
+recipe = TrainRecipe(store="small", sites=["L1R"], expansions=[2], ks=[4], batch_size=64, tokens=640)
+print(workbench.train("workspace", recipe).path)
+"""
+
+
+def test_a_machine_without_a_screen_needs_no_pages_and_no_map(tmp_path):
+    """Stores and dictionaries are made where Streamlit, Plotly and UMAP are not installed."""
+    done = subprocess.run([sys.executable, "-c", HEADLESS], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "workspace" / "dictionaries" / "mini-pythia.L1R-2x" / "manifest.json").is_file(), done.stdout
