@@ -50,7 +50,7 @@ class TrainingConfig(StrictConfig):
     d_sae: int = Field(4096, ge=1, description="latents F")
     k: int = Field(32, ge=1, description="latents kept per row")
     seed: int = Field(0, description="of the initial directions; the data order has its own")
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and arithmetic")
 
     lr: float | None = Field(
         1e-3, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))"
@@ -59,13 +59,13 @@ class TrainingConfig(StrictConfig):
     decay_share: float = Field(
         0.2, ge=0, le=1, description="last share of the steps: linear decay to zero (needs total_steps)"
     )
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam: memory of the gradient's mean")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam: memory of its square")
     k_start: int = Field(0, ge=0, description="K-annealing: kept per row at step 0, 0 = off (needs total_steps)")
     k_anneal_share: float = Field(0.1, ge=0, le=1, description="share of the steps in which k_start falls to k")
 
     k_aux: int | None = Field(None, ge=0, description="dead latents used per row by the AuxK loss; None = k, 0 = off")
-    aux_coefficient: float = Field(1 / 32, ge=0)
+    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of the AuxK loss")
     aux_every: int = Field(
         4,
         ge=1,
@@ -80,7 +80,9 @@ class TrainingConfig(StrictConfig):
     outlier_factor: float = Field(
         10.0, ge=0, description="rows longer than this many median norms are left out; 0 = keep all"
     )
-    backend: Literal["auto", "cpu", "fallback", "triton", "dense"] = "auto"
+    backend: Literal["auto", "cpu", "fallback", "triton", "dense"] = Field(
+        "auto", description="how the sparse step is computed; auto: by the device, dense: the plain reference"
+    )
     tile_rows: int = Field(
         0, ge=0, description="rows per tile of the encoder; 0 = chosen so that a tile stays in cache"
     )
@@ -96,7 +98,9 @@ class TrainingConfig(StrictConfig):
     )
     compiled: bool = Field(False, description="the encoder's product through torch.compile (needs a compiler)")
 
-    details: OptimizerDetails = Field(default_factory=OptimizerDetails)
+    details: OptimizerDetails = Field(
+        default_factory=OptimizerDetails, description="particulars of the optimiser, as a table of its own"
+    )
 
     @model_validator(mode="after")
     def _contradictions(self) -> TrainingConfig:
@@ -200,7 +204,14 @@ class ActivationConfig(StrictConfig):
     In a recipe ``activation = "batchtopk"``, or a table with ``kind`` and settings.
     """
 
-    kind: Literal["topk", "norm-topk", "batchtopk", "matryoshka", "l1", "jumprelu"] = "topk"
+    kind: Literal["topk", "norm-topk", "batchtopk", "matryoshka", "l1", "jumprelu"] = Field(
+        "topk",
+        description=(
+            "which latents are on: topk (the k largest of a row), norm-topk (of activation times decoder"
+            " norm), batchtopk (of the whole batch), matryoshka (nested prefixes), l1, jumprelu (a"
+            " threshold each)"
+        ),
+    )
     decay: float | None = Field(
         None, ge=0, lt=1, description="batchtopk: memory of the threshold used outside training; None = 0.99"
     )
@@ -286,8 +297,11 @@ class SAEConfig(TopKConfig):
     lr: float | None = Field(
         1e-3, gt=0, description="peak learning rate of Adam; None = as a plain Top-K SAE derives it"
     )
-    activation: ActivationConfig = Field(default_factory=ActivationConfig)
-    start: InitConfig = Field(default_factory=InitConfig)
+    activation: ActivationConfig = Field(
+        default_factory=ActivationConfig,
+        description="which latents are on: a kind, or a table with kind and its settings",
+    )
+    start: InitConfig = Field(default_factory=InitConfig, description="how weights begin, as a table of its own")
 
     @field_validator("activation", mode="before")
     @classmethod

@@ -6,12 +6,15 @@ A hook of MkDocs (``mkdocs.yml``); ``python tools/docs_pages.py`` prints them.
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,13 +24,63 @@ NOTE = "*This page is made from the code.*\n\n"
 
 def pages() -> dict[str, str]:
     """Path below docs/ -> Markdown."""
-    return {
+    made = {
         "reference/cli.md": cli(),
         "reference/recipes.md": recipes(),
         "reference/python.md": python(),
         "reference/figures.md": figures(),
+        "reference/schemas.md": schema_page(),
         "glossary.md": glossary(),
+        **{f"schemas/{name}.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas().items()},
     }
+    return {**made, "llms.txt": llms(made)}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas by name."""
+    found: dict[str, dict[str, Any]] = runpy.run_path(str(Path(__file__).with_name("schemas.py")))["schemas"]()
+    return found
+
+
+def schema_page() -> str:
+    """Where the schemas are."""
+    rows = [[f"[{name}.json](../schemas/{name}.json)", schema["description"]] for name, schema in schemas().items()]
+    return (
+        f"# JSON Schemas\n\n{NOTE}Of what people and programs write and read here (draft 2020-12). A schema says which"
+        " keys there are, with types, ranges, defaults and meaning; what two keys may not say together is checked when"
+        " a recipe is read, and refused in one line.\n\n" + _table(["schema", "of"], rows) + "\n"
+    )
+
+
+def llms(made: dict[str, str]) -> str:
+    """The site for language models: every page in the order of its navigation, with its first sentence."""
+    root = Path(__file__).resolve().parents[1]
+    config = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
+    out = [f"# {config['site_name']}", f"> {config['site_description']}"]
+
+    def entry(path: str) -> str:
+        text = made.get(path) or (root / "docs" / path).read_text(encoding="utf-8")
+        title = next(line[2:] for line in text.splitlines() if line.startswith("# "))
+        prose = re.sub(r"^(```.*?^```|[|#!<].*?|- .*?)$", "", text, flags=re.M | re.S)
+        said = re.search(r"^\S.*?(?=\n\s*\n|\Z)", prose, re.M | re.S)
+        first = re.split(r"(?<=[.:;])\s", " ".join(said[0].split()))[0] if said else ""
+        about = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", first).rstrip(":;")
+        return f"- [{title}]({path.removesuffix('.md')}.html)" + (f": {about}" if about else "")
+
+    def walk(name: str, nav: Any) -> None:
+        entries = [nav] if isinstance(nav, str) else nav
+        out.append(f"## {name}")
+        lines = [entry(e) for e in entries if isinstance(e, str)]
+        out.append("\n".join(lines)) if lines else None
+        for e in entries:
+            if isinstance(e, dict):
+                for inner, below in e.items():
+                    walk(f"{name}: {inner}", below)
+
+    for part in config["nav"]:
+        for name, nav in part.items():
+            walk(name, nav)
+    return "\n\n".join(out) + "\n"
 
 
 def cli() -> str:
@@ -187,11 +240,16 @@ def figures() -> str:
 
 
 def glossary() -> str:
-    """The words that carry a dotted underline on the pages."""
-    from workbench.markup.glossary import TERMS
+    """The words that carry a dotted underline on the pages, and what stands in columns and along axes."""
+    from workbench.markup.glossary import LABELS, TERMS
 
     rows = [[f"**{word}**", meaning] for word, meaning in sorted(TERMS.items(), key=lambda x: x[0].lower())]
-    return f"# Glossary\n\n{NOTE}{_table(['word', 'what it means'], rows)}\n"
+    places = [[f"*{word}*", line] for word, line in sorted(LABELS.items(), key=lambda x: x[0].lower())]
+    return (
+        f"# Glossary\n\n{NOTE}{_table(['word', 'what it means'], rows)}\n\n## Columns, numbers and axes\n\n"
+        "What stands in tables, beside numbers and along axes of figures; the pages show the same lines on hover.\n\n"
+        f"{_table(['name', 'what stands there'], places)}\n"
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -34,31 +34,43 @@ _LIBRARIES = ("torch", "numpy", "h5py", "transformers", "transformer-lens", "sci
 class FileDigest(StrictConfig):
     """Size and content digest of one file of a result."""
 
-    bytes: int
-    sha256: str
+    bytes: int = Field(description="size")
+    sha256: str = Field(description="digest of the content")
 
 
 class Input(StrictConfig):
     """One thing a result was made from. ``digest`` is the input's own manifest (or seal) digest."""
 
-    kind: str
-    id: str
-    digest: str
+    kind: str = Field(description="kind of result")
+    id: str = Field(description="its name in the workspace")
+    digest: str = Field(description="SHA-256 of its own manifest (of a store: its seal)")
 
 
 class Manifest(StrictConfig):
     """The record beside every result. ``numbers`` are headline figures (each with its n where it is an estimate)."""
 
-    workbench_schema: int = SCHEMA
-    kind: str
-    id: str
-    command: str = ""
-    recipe: dict[str, Any] = Field(default_factory=dict)
-    code: dict[str, Any] = Field(default_factory=dict)
-    inputs: tuple[Input, ...] = ()
-    numbers: dict[str, Any] = Field(default_factory=dict)
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    files: dict[str, FileDigest] = Field(default_factory=dict)
+    workbench_schema: int = Field(SCHEMA, description="version of this form")
+    kind: str = Field(description="kind of result: the folder it lies in")
+    id: str = Field(description="its name in the workspace")
+    command: str = Field("", description="the command that makes it")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="what decides its content, as it was asked for")
+    code: dict[str, Any] = Field(
+        default_factory=dict,
+        description=(
+            "version of the program and of the libraries numbers depend on, commit where it ran from a"
+            " checkout, schema of the numbers"
+        ),
+    )
+    inputs: tuple[Input, ...] = Field((), description="what it was made from")
+    numbers: dict[str, Any] = Field(
+        default_factory=dict, description="headline figures, each with its n where it is an estimate"
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="what it is about; each kind of result names its keys"
+    )
+    files: dict[str, FileDigest] = Field(
+        default_factory=dict, description="every file of the folder (checkpoints excepted) by its path"
+    )
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from jsonschema import Draft202012Validator
 
-from sae.config import MeshConfig, SAEConfig, TranscoderConfig
+from sae.config import ActivationConfig, InitConfig, MeshConfig, SAEConfig, TranscoderConfig
 from sae.strict import parse_config
 from workbench.activations import HarvestRecipe
 from workbench.analysis.evolution.recipe import EvolveRecipe
@@ -20,7 +22,10 @@ from workbench.cli import VERBS, app
 from workbench.config import kind_of
 from workbench.corpus.config import CorpusConfig
 from workbench.dictionaries.recipe import TrainRecipe
+from workbench.exporting.spec import FigureSpec, Style
 from workbench.models.pretrain import PretrainRecipe
+from workbench.provenance import FileDigest, Input, Manifest
+from workbench.results.lists import LatentList, ListItem, save_list
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in ("RESULTS.md", "RESULTS-quick.md"))
@@ -53,7 +58,8 @@ def _nav() -> set[str]:
 
 
 def test_every_page_is_in_the_navigation(made: dict[str, str]) -> None:
-    there = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")} | set(made)
+    written = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
+    there = written | {path for path in made if path.endswith(".md")}
     assert there == _nav()
 
 
@@ -74,6 +80,65 @@ def test_made_pages_hold_every_verb_key_function_and_word(made: dict[str, str]) 
     for name in ("harvest", "train", "steer", "intervene"):
         assert f".{getattr(workbench, name).__name__}\n" in python
     assert sae.SAEConfig.__qualname__ in python and all(f"**{word}**" in made["glossary.md"] for word in TERMS)
+
+
+def test_every_key_of_every_recipe_figure_and_manifest_says_what_it_means(made: dict[str, str]) -> None:
+    from workbench.exporting.figures import figure_kinds
+
+    recipes = [model for _, model, _ in _load()._recipe_models()]
+    models = [*recipes, *(kind.options for kind in figure_kinds().values())]
+    models += [FigureSpec, Style, Manifest, FileDigest, Input, LatentList, ListItem, InitConfig, ActivationConfig]
+    for model in models:
+        for key, field in model.model_fields.items():
+            assert field.description and not field.description.endswith("."), f"{model.__name__}.{key}"
+    empty = [
+        line for line in made["reference/recipes.md"].splitlines() if line.startswith("| `") and line.endswith("|  |")
+    ]
+    assert not empty
+
+
+SCHEMAS = json.loads(json.dumps(_load().schemas()))
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "data" / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+def test_bundled_recipes_fit_their_published_schema_and_typos_do_not(recipe: Path) -> None:
+    values = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    schema = Draft202012Validator(SCHEMAS[kind_of(values, recipe.name)])
+    assert [e.message for e in schema.iter_errors(values)] == []
+    assert list(schema.iter_errors({**values, "sedd": 1}))
+    assert list(schema.iter_errors({**values, "corpus": {"kind": "nope"}, "sae": {"lrr": 1}}))
+
+
+def test_manifests_lists_and_specs_fit_their_published_schema(tmp_path: Path) -> None:
+    from tests.ui.synthetic import make_workspace
+    from tests.ui.synthetic_results import add_all
+
+    ws = make_workspace(tmp_path / "ws", latents=8)
+    add_all(ws)
+    schema = Draft202012Validator(SCHEMAS["manifest"])
+    found = sorted(ws.root.rglob("manifest.json")) + sorted((ROOT / "data" / "models").rglob("manifest.json"))
+    assert len({p.parent.parent.name for p in found}) >= 8
+    for path in found:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        assert [e.message for e in schema.iter_errors(values)] == [], path
+        assert list(schema.iter_errors({k: v for k, v in values.items() if k != "kind"}))
+    save_list(ws.root, LatentList(name="mine", items=(ListItem(dictionary="x", latent=1),)), "mine")
+    chosen = json.loads((ws.root / "lists" / "mine.json").read_text(encoding="utf-8"))
+    Draft202012Validator(SCHEMAS["list"]).validate(chosen)
+    for spec in sorted((ROOT / "data" / "specs").glob("*.toml")):
+        Draft202012Validator(SCHEMAS["figure"]).validate(tomllib.loads(spec.read_text(encoding="utf-8")))
+
+
+def test_llms_txt_names_every_page_once_with_a_line(made: dict[str, str]) -> None:
+    text = made["llms.txt"]
+    listed = re.findall(r"^- \[(.+?)\]\((.+?)\.html\)(.*)$", text, re.M)
+    assert sorted(f"{path}.md" for _, path, _ in listed) == sorted(_nav())
+    assert text.startswith("# Interpretability Workbench\n\n> ")
+    assert all(about.startswith(": ") and "`" * 3 not in about and len(about) < 400 for _, _, about in listed), [
+        (p, a) for _, p, a in listed if not a.startswith(": ") or len(a) >= 400
+    ]
+    for name in SCHEMAS:
+        assert f"schemas/{name}.json" in made and f"schemas/{name}.json" in made["reference/schemas.md"]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *WRITTEN], ids=lambda p: p.stem)

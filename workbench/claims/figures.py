@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from sae.errors import CorruptError, MissingError
 from sae.files import read_json
@@ -31,7 +32,7 @@ class ClaimOptions(StrictConfig):
 class TableOptions(StrictConfig):
     """Options of ``claims_table``: one paper, or all."""
 
-    paper: str = ""
+    paper: str = Field("", description="claims of one paper: llama-scope, universality, evolution; empty = all")
 
 
 def read_claim(item: Item) -> dict[str, Any]:

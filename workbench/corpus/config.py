@@ -49,14 +49,29 @@ class CorpusConfig(StrictConfig):
     "mix" (several corpora, ``parts``, by ``weights``; seed, split and epochs are the mix's own).
     """
 
-    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "csv", "chat", "hub", "mix"] = "mini"
-    seed: int = 0
-    split: Split = "train"
-    tiled_share: float = Field(default=0.12, ge=0, le=1)
-    snippet_share: float = Field(default=0.28, ge=0, le=1)
-    agreement_share: float = Field(default=0.05, ge=0, le=1)
-    paths: tuple[str, ...] = ()
-    text_field: str = "text"
+    kind: Literal["mini", "prose", "docs", "text", "jsonl", "parquet", "csv", "chat", "hub", "mix"] = Field(
+        "mini",
+        description=(
+            "mini (Python's library and synthetic windows), prose or docs (documentation on this"
+            " machine), text, jsonl, parquet, csv or chat (local paths), hub (a data set), mix (several)"
+        ),
+    )
+    seed: int = Field(0, description="of the order of windows and of synthetic text")
+    split: Split = Field(
+        "train",
+        description="documents that training may read, those held out, or all (text that nothing was trained on)",
+    )
+    tiled_share: float = Field(
+        default=0.12, ge=0, le=1, description="share of the windows that repeat one chunk of tokens"
+    )
+    snippet_share: float = Field(
+        default=0.28, ge=0, le=1, description="share of the windows in which pieces of text come again"
+    )
+    agreement_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of the windows of templated sentences with subject and verb"
+    )
+    paths: tuple[str, ...] = Field((), description="local files or folders; hub: patterns of the data set's files")
+    text_field: str = Field("text", description="field that holds a record's text (chat: its messages)")
     on_bad: OnBad = Field("skip", description="records without a text: left out and counted, or refused by line")
     epochs: int = Field(1, ge=1, description="passes over the training part of local text; held-out text never repeats")
     dedupe: bool = Field(False, description="leave out local documents that are near-copies of an earlier one")
@@ -67,7 +82,7 @@ class CorpusConfig(StrictConfig):
     )
     dataset: str = Field("", description="hub: name, or a folder")
     dataset_revision: str = Field("", description="hub: commit, tag or branch; the commit read is recorded")
-    dataset_split: str = "train"
+    dataset_split: str = Field("train", description="hub: split of the data set")
     subset: str = Field("", description="hub: configuration of the dataset")
     shuffle_buffer: int = Field(
         0, ge=0, description="hub: documents shuffled together, by seed; 0 = the dataset's order"

@@ -34,18 +34,24 @@ class TrainRecipe(StrictConfig):
     store: str = Field("demo", description="id of a store in the workspace")
     sources: tuple[str, ...] = Field((), description="sources of the store; empty = all")
     sites: tuple[str, ...] = Field(("*",), description="sites such as L2R, or patterns such as *R")
-    expansions: tuple[int, ...] = Field((8,), min_length=1)
-    ks: tuple[int, ...] = Field((16,), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    batch_size: int = Field(1024, ge=1)
+    expansions: tuple[int, ...] = Field(
+        (8,), min_length=1, description="latents per dimension of the rows, one dictionary for each"
+    )
+    ks: tuple[int, ...] = Field((16,), min_length=1, description="latents kept per row, one dictionary for each")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="seeds of the initial directions, one dictionary for each"
+    )
+    batch_size: int = Field(1024, ge=1, description="rows of a training step")
     tokens: int = Field(600_000, ge=1, description="rows trained on, over as many epochs as that needs")
-    data_seed: int = Field(0, ge=0)
-    device: str = "cpu"
+    data_seed: int = Field(0, ge=0, description="of the order of rows, the same for all dictionaries")
+    device: str = Field("cpu", description="where it trains: cpu, cuda, cuda:N or mps")
     parallel: MeshConfig = Field(
         default_factory=MeshConfig, description="how the processes torchrun started share the work"
     )
     suffix: str = Field("", pattern=r"^[A-Za-z0-9-]*$", description="ends the ids, to keep dictionaries beside others")
-    sae: dict[str, Any] = Field(default_factory=dict)
+    sae: dict[str, Any] = Field(
+        default_factory=dict, description="how each is trained, as a table of its own: preset, activation, lr, …"
+    )
     harvest: str = Field("", description="harvest recipe of the store, a file or a bundled name")
     evaluate: int = Field(
         0, ge=0, description="held-out sequences every dictionary is measured on inside its model; 0 = not"

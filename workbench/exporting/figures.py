@@ -21,6 +21,7 @@ import pandas as pd
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
 from workbench.exporting.spec import FigureSpec
+from workbench.markup.glossary import axes
 from workbench.workspace import MADE_BY, Item, Workspace
 
 MODULES = [
@@ -120,6 +121,11 @@ class DocumentData:
     inputs: list[Item]
     references: tuple[str, ...] = ()
     permalink: str = ""
+
+
+def axis_words(data: FigureData) -> list[tuple[str, str]]:
+    """(label, what it means) of the axes of a figure, from the glossary."""
+    return axes(label for p in data.panels for label in (p.x_label, p.y_label, p.value_label))
 
 
 Build = Callable[[Workspace, Any, Any], Any]

@@ -1,8 +1,14 @@
-"""What the field's words mean, in one sentence each, behind a dotted underline wherever one is met."""
+"""What the field's words mean, in one sentence each: the only source of such lines.
+
+Pages put them behind a dotted underline (:func:`term`), behind headers of tables and names of numbers
+(:func:`meaning`), and below the axes of a figure (:func:`axes`); the documentation lists them all.
+"""
 
 from __future__ import annotations
 
 import html
+import re
+from collections.abc import Iterable
 
 TERMS = {
     "latent": "One direction a dictionary has learnt, meant to stand for one thing the model knows; it fires on some"
@@ -29,23 +35,198 @@ TERMS = {
     "token detector": "A latent that a dictionary of the untrained model has too: it says which token stands here.",
     "absorbed": "Silent where its direction is in the activation, because another latent carries it there.",
     "chance": "The r that 99 of 100 unrelated latents of the same frequency stay below.",
+    "activation": "How strongly a latent is on at a token; 0 where it is silent.",
+    "fires": "A latent fires on a token where its activation is above zero.",
+    "raises": "The next token that a latent's direction makes more likely, by what it adds to the logits.",
+    "lowers": "The next token that a latent's direction makes less likely.",
+    "context": "A piece of text around a token on which the latent was looked at.",
+    "token": "A piece of text that the model reads as one: a word, a part of one, a sign.",
+    "residual stream": "The list of numbers a Transformer or Mamba carries from layer to layer for each token.",
+    "hook": "The name of a place in the model at which its numbers can be read or changed.",
+    "sparse autoencoder": "A dictionary that rebuilds what it reads, with few latents on at a time (SAE).",
+    "transcoder": "A dictionary that reads what goes into an MLP and rebuilds what comes out of it.",
+    "crosscoder": "A dictionary that reads several models or snapshots at once and shares its latents between them.",
+    "Top-K": "The kind of dictionary that keeps the k largest activations of a token and sets the others to zero.",
+    "store": "The activations of models on a text, kept on disk so that dictionaries can be trained on them.",
+    "workspace": "The folder that holds all results; it can be copied.",
+    "data version": "The first eight digits of a result's own digest; another number means other data.",
+    "stale": "Made from something that has been made again since: right about what was there before.",
+    "null": "What the same measurement gives where there is nothing to find.",
+    "95 %": "The interval in which the true value lies in 95 of 100 such measurements.",
+    "n": "How many cases the number rests on.",
+    "p": "How often chance alone gives a value at least as large.",
+    "verdict": "Whether the interval and the control support the statement, contradict it, or leave it open.",
+    "given the token": "The correlation that is left when each latent's mean per token is taken away: shared use of"
+    " context, not of the same word.",
+    "same-token": "The correlation that is left when activations are exchanged among occurrences of the same token:"
+    " what shared input alone gives.",
+    "KL": "How far the probabilities of the next token move, in nats: 0 not at all.",
+    "loss": "How surprised the model is by the next token, in nats: lower is better.",
+    "influence": "The share of what reaches the outputs, along all paths, that goes through a node of a graph.",
+    "replacement": "The share of a graph's paths from tokens to outputs that run through latents, not through what"
+    " dictionaries miss.",
+    "completeness": "The share of what enters a graph's nodes, weighed by influence, that comes from latents or tokens,"
+    " not from what dictionaries miss.",
+    "ablation": "Setting a part of the model to zero, or to its mean, to see what depends on it.",
+    "induction": "Copying what followed the last time: after “A B … A”, expecting “B”.",
+    "label": "A short text that says on what a latent fires, by a rule or a language model, with its score.",
 }
-_PLACES = {
-    "Density": "density",
-    "Skew": "skew",
-    "Kurtosis": "kurtosis",
-    "Decoder norm": "decoder norm",
+_PLACES = {  # another name a page gives to one of these
     "Complexity": "complexity",
     "Pearson r": "r",
     "Chance, 99 %": "chance",
+    "chance 99 %": "chance",
+    "null_q99": "chance",
+    "chance, 99 %": "chance",
+    "density %": "density",
+    "dead %": "dead",
+    "active per token (L0)": "L0",
     "Mean best r": "MPPC",
+    "Mean max r": "MPPC",
+    "max r": "MPPC",
+    "maximal Pearson correlation r": "maximal correlation r",
+    "mean r": "MPPC",
+    "explained variance": "EV",
+    "explained": "EV",
+    "explained_variance": "EV",
+    "promotes": "raises",
+    "promoted_text": "raises",
+    "loss recovered": "recovered",
+    "ce_recovered": "recovered",
+    "latents": "latent",
+    "tokens": "token",
+    "value": "measured value",
+    "low": "95 %",
+    "high": "95 %",
 }
+LABELS = {  # columns of tables, names of numbers, and axes: what stands there
+    "fired on": "tokens on which the latent fires",
+    "n_fired": "tokens on which the latent fires",
+    "fires on": "its label, else the token on which it fires most",
+    "peaks on": "the token on which the latent fires most",
+    "peak token": "the token on which the latent fires most",
+    "peak_text": "the token on which the latent fires most",
+    "max": "the latent's largest activation",
+    "mean": "mean activation over the tokens it fires on",
+    "std": "spread of the activation over the tokens it fires on",
+    "label score": "how well the label predicts held-out tokens; 1 is best, 0 a label that says nothing",
+    "twin r": "correlation with the latent's best partner in another model",
+    "support": "of latents with such evidence, the share that is real where the truth is known",
+    "seed r": "correlation with the latent's best partner in another seed",
+    "untrained r": "correlation with its best partner in the untrained model: high for a detector of tokens",
+    "born at step": "when the nearest crosscoder latent reaches half of its largest norm",
+    "activations": "histogram of positive activations, log counts on a log grid",
+    "nearest": "decoder cosine with its nearest neighbour",
+    "cosine": "how much two directions point the same way: 1 the same, 0 unrelated",
+    "weight": "what one unit of the first node's activation adds to the second",
+    "partner": "number of the latent's best partner",
+    "partner in": "dictionary of the partner",
+    "best partner": "the latent of the other side with the largest r",
+    "partner fires on": "label of the partner, else the token on which it fires most",
+    "both fire": "tokens on which both latents fire",
+    "n_cofire": "tokens on which both latents fire",
+    "fired": "tokens on which the latent fires",
+    "second best r": "correlation with the next best partner",
+    "mutual": "each is the other's best partner",
+    "each other's best": "whether each is the other's best partner",
+    "matched": "latents whose best r is high and above chance",
+    "emerges at step": "first snapshot with at least half of the largest decoder norm",
+    "peaks at step": "snapshot with the largest decoder norm",
+    "fades at step": "first snapshot after the peak below half of it",
+    "lifespan": "share of the snapshots with more than half of the largest norm",
+    "class": "there from the start, or emerging in training",
+    "kind": "what the latent responds to, by rule",
+    "norm over training": "decoder norm at every snapshot",
+    "strongest context": "the held-out text on which the latent is strongest, shaded by its activation",
+    "measured value": "what was measured",
+    "effect": "the metric after the change minus before",
+    "step": "training step of the model",
+    "snapshots": "how many steps of training are looked at",
+    "series": "which latents, or which control, are correlated with those of this side",
+    "difference of mean r": "mean best r of the second series minus that of the first",
+    "above chance": "latents whose best r is above what chance gives for their frequency",
+    "order of baselines": "whether every series is more alike than the one that should be less",
+    "median cosine": "middle of the cosines with each latent's nearest neighbour",
+    "isotropic": "the same for directions drawn evenly: chance",
+    "recovered": "how much of the damage of setting the site to zero the dictionary avoids: 1 all, 0 none",
+    "δ loss": "loss with the reconstruction in place minus without, nats per token",
+    "maximal correlation r": "of each latent with its best partner in the other dictionary; 1 together, 0 unrelated",
+    "mean maximal correlation r": "mean over latents of r with the best partner; read it beside the controls",
+    "activation where it fires": "how strongly the latent is on, where it is on at all",
+    "cosine with the nearest other direction": "how close the nearest decoder direction is; chance is drawn beside it",
+    "share of tokens on which a latent fires": "the latent's density, on a log axis",
+    "tokens on which the latent fires": "how often the latent fires; rare ones reach high r by chance",
+    "share of latents": "of those compared",
+    "share": "of all that are counted",
+    "share of matched latents": "of those whose best partner counts as a match",
+    "latents that emerge": "latents that first reach the chosen share of their largest norm at this step",
+    "decoder norm / its largest": "a latent's decoder norm relative to its largest over training",
+    "direct logit effect per unit of activation": "what the latent's direction alone adds to a next token's score",
+    "task metric": "how well the model does the task when latents are destroyed or kept",
+    "latents destroyed": "how many latents, in the order of the ranking, are set to zero",
+    "latents kept": "how many latents, in the order of the ranking, are left; all others are set to zero",
+    "convolution tap": "how many tokens back the Mamba's convolution reads",
+    "through": "the head, or the channel of the state, that it passes",
+    "brings": "what all sources send to the node through it",
+    "most from": "the token of the prompt at which it reads most",
+    "query": "what the looking position holds",
+    "adds": "what the pair adds to the score with which the head looks there",
+    "next token": "a token that may follow the prompt",
+    "points": "change of the token's probability, in percentage points",
+    "output's logit, less the mean": "the output whose score over the mean of all is followed",
+    "predicted": "the change that the graph's edges say",
+    "measured": "the change that the model shows",
+    "firing alone": "repaired by the partner's activation along the latent's own direction: what firing alike gives",
+    "evidence": "what speaks for the latent, or against it",
+    "here": "this latent's number",
+    "repaired": "share of the ablation's damage that is gone with the partner in the latent's place",
+    "another's partner": "the same with the partner of another latent as frequent: chance",
+    "ceiling": "the same with the most that a replacement of this kind could repair",
+    "of the ceiling": "repaired by partners, of what the ceiling repairs",
+    "follows r": "rank correlation of the repaired share with r: whether latents that fire alike do alike",
+    "decoders carried": "how well the map between the two spaces carries decoder rows of pairs it did not see",
+    "training step": "training step of the model",
+    "value of the statistic": "what was measured, with its interval; the null stands beside it",
+    "loss of the language model, nats": "how surprised the model is by the next token: lower is better",
+    "mean decoder norm": "mean over latents of the length of the direction they write",
+    "share of latents with at least r": "how many latents reach r with their best partner; higher: more alike",
+    "mean maximal r": "mean over latents of r with the best partner within that layer",
+    "log10 of the share of tokens it fires on": "density as a power of ten: -3 is one token in a thousand",
+    "head": "an attention head of the layer",
+    "layer": "which layer of the model, from 0",
+    "log10 tokens": "how many tokens there are, as a power of ten",
+}
+_AXES = {  # labels that name a model, a metric or a latent
+    r"token offset from .+": "how many tokens after the marked token of the prompt: 0 is the token itself, 1 the next",
+    r"written at offset from .+": "at which token after the marked one the value is written into the state",
+    r"tokens by which .+ is read later": "the second model read so many tokens later than the first",
+    r"layer of .+": "which layer of that model, from 0",
+    r"activation of .+": "how strongly that latent is on at the token",
+    r"change of .+": "the metric after the change minus before",
+    r"Δ .+": "the metric after the change minus before",
+    r"r \(left: .+\)": "mean best r of the latents of each side",
+}
+
+
+def meaning(label: str) -> str | None:
+    """The one line that explains a word, a column, the name of a number or an axis; None where there is none."""
+    plain = " ".join(label.split())
+    for key in (plain, _PLACES.get(plain, ""), plain.lower(), _PLACES.get(plain.lower(), "")):
+        if found := TERMS.get(key) or LABELS.get(key):
+            return found
+    return next((line for pattern, line in _AXES.items() if re.fullmatch(pattern, plain)), None)
+
+
+def axes(labels: Iterable[str]) -> list[tuple[str, str]]:
+    """(label, what it means) of the axes of a figure that have an explanation, each once."""
+    found = {label: meaning(label) for label in labels if label.strip()}
+    return [(label, line) for label, line in found.items() if line]
 
 
 def term(word: str, text: str | None = None) -> str:
     """A word as HTML with its meaning on hover, touch and focus; a word without an entry stays as it is."""
-    meaning = TERMS.get(word) or TERMS.get(_PLACES.get(word, ""))
+    said = meaning(word)
     shown = html.escape(text if text is not None else word)
-    if meaning is None:
+    if said is None:
         return shown
-    return f'<span class="wb-term" tabindex="0" data-tip="{html.escape(meaning)}">{shown}</span>'
+    return f'<span class="wb-term" tabindex="0" data-tip="{html.escape(said)}">{shown}</span>'

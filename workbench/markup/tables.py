@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from workbench.markup.glossary import term
+from workbench.markup.glossary import meaning, term
 from workbench.markup.tags import div
 
 
@@ -21,10 +21,7 @@ def table(
 
     An empty header is a plain cell, and where all are empty there is no head: a header without a name says nothing.
     """
-    head = "".join(
-        f'<th scope="col"{" class=num" if j in numeric else ""}>{html.escape(h)}</th>' if h else "<td></td>"
-        for j, h in enumerate(headers)
-    )
+    head = "".join(_head(h, j in numeric) if h else "<td></td>" for j, h in enumerate(headers))
     head = f"<thead><tr>{head}</tr></thead>" if any(headers) else ""
     body = "".join(
         "<tr>" + "".join(f"<td{' class=num' if j in numeric else ''}>{c}</td>" for j, c in enumerate(row)) + "</tr>"
@@ -32,6 +29,13 @@ def table(
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f'<div class="wb-tablewrap"><table class="wb-table">{title}{head}<tbody>{body}</tbody></table></div>'
+
+
+def _head(name: str, numeric: bool) -> str:
+    """A header, with what stands below it where the glossary knows."""
+    said = meaning(name)
+    title = f' title="{html.escape(said)}"' if said else ""
+    return f'<th scope="col"{" class=num" if numeric else ""}{title}>{html.escape(name)}</th>'
 
 
 def as_table(

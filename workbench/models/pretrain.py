@@ -38,28 +38,41 @@ STATE_SECONDS = 30.0
 class PretrainRecipe(StrictConfig):
     """Everything that decides a miniature model. Steps are batches of ``batch`` windows of ``ctx`` tokens."""
 
-    name: str
-    architecture: Literal["gpt_neox", "mamba"]
-    d_model: int = Field(default=128, ge=8)
-    n_layers: int = Field(default=3, ge=1)
-    n_heads: int = Field(default=4, ge=1)
-    state_size: int = Field(default=16, ge=1)
-    conv_kernel: int = Field(default=4, ge=1)
-    ctx: int = Field(default=256, ge=8)
-    batch: int = Field(default=16, ge=1)
-    steps: int = Field(ge=1)
-    lr: float = Field(default=2e-3, gt=0)
-    warmup: int = Field(default=100, ge=1)
-    decay_share: float = Field(default=0.25, ge=0, le=1)
-    weight_decay: float = Field(default=0.05, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    seed: int = 0
-    no_bos_share: float = Field(default=0.1, ge=0, le=1)
-    cycles: tuple[tuple[NonNegativeInt, PositiveFloat], ...] = ()
-    kind_weights: tuple[tuple[NonNegativeInt, PositiveFloat, PositiveFloat, PositiveFloat], ...] = ()
-    start: str | None = None
-    snapshots: tuple[int, ...] = (0,)
-    corpus: CorpusConfig = CorpusConfig()
+    name: str = Field(description="name of the model: it is written to models/NAME")
+    architecture: Literal["gpt_neox", "mamba"] = Field(
+        description="gpt_neox (a Transformer shaped like Pythia) or mamba"
+    )
+    d_model: int = Field(default=128, ge=8, description="width of the residual stream")
+    n_layers: int = Field(default=3, ge=1, description="layers")
+    n_heads: int = Field(default=4, ge=1, description="Transformer: attention heads of a layer")
+    state_size: int = Field(default=16, ge=1, description="Mamba: state variables of a channel")
+    conv_kernel: int = Field(default=4, ge=1, description="Mamba: tokens its convolution sees")
+    ctx: int = Field(default=256, ge=8, description="tokens of a window")
+    batch: int = Field(default=16, ge=1, description="windows of a step")
+    steps: int = Field(ge=1, description="training steps")
+    lr: float = Field(default=2e-3, gt=0, description="peak learning rate of AdamW")
+    warmup: int = Field(default=100, ge=1, description="steps of linear warm-up")
+    decay_share: float = Field(default=0.25, ge=0, le=1, description="last share of the steps: linear decay to zero")
+    weight_decay: float = Field(default=0.05, ge=0, description="weight decay of AdamW")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient of all parameters together")
+    seed: int = Field(0, description="of the initial weights")
+    no_bos_share: float = Field(default=0.1, ge=0, le=1, description="share of the windows that do not begin with BOS")
+    cycles: tuple[tuple[NonNegativeInt, PositiveFloat], ...] = Field(
+        (),
+        description=(
+            "rows (first step, rate): from each step the learning rate starts over at the rate and falls linearly"
+        ),
+    )
+    kind_weights: tuple[tuple[NonNegativeInt, PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(
+        (),
+        description=(
+            "rows (first step, text, repeats, agreement): how much a window of each kind counts in the"
+            " loss from that step on"
+        ),
+    )
+    start: str | None = Field(None, description="model whose weights it goes on from; none = from scratch")
+    snapshots: tuple[int, ...] = Field((0,), description="steps after which weights are kept; the last is always")
+    corpus: CorpusConfig = Field(CorpusConfig(), description="the text, as a table of its own")
 
     @field_serializer("start", when_used="json")
     def _named(self, value: str | None) -> str | None:

@@ -27,18 +27,18 @@ MAX_LISTS = 500
 class ListItem(StrictConfig):
     """One latent of a list."""
 
-    dictionary: str = Field(max_length=200)
-    latent: int = Field(ge=0)
-    version: str = Field(default="", max_length=64)
-    note: str = Field(default="", max_length=2000)
+    dictionary: str = Field(max_length=200, description="id of the dictionary")
+    latent: int = Field(ge=0, description="number of the latent")
+    version: str = Field(default="", max_length=64, description="data version of its records when it was added")
+    note: str = Field(default="", max_length=2000, description="your words")
 
 
 class LatentList(StrictConfig):
     """A named list. ``id`` is its file name without suffix."""
 
-    workbench_schema: int = SCHEMA
-    name: str = Field(min_length=1, max_length=120)
-    items: tuple[ListItem, ...] = Field(default=(), max_length=MAX_ITEMS)
+    workbench_schema: int = Field(SCHEMA, description="version of this form")
+    name: str = Field(min_length=1, max_length=120, description="what it is called")
+    items: tuple[ListItem, ...] = Field(default=(), max_length=MAX_ITEMS, description="its latents, in your order")
 
     def with_items(self, items: Sequence[ListItem]) -> LatentList:
         """The list with ``items`` at its end, in their order. A latent that is already in it keeps its place and takes

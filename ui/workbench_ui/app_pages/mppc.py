@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from workbench.exporting.kinds.universality import SHOWN
+from workbench.markup.glossary import TERMS, meaning
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.results.matches import TRAP, MatchRecords
@@ -175,18 +176,23 @@ def pairs(m: MatchRecords, direction: str) -> None:
 
 
 COLUMNS = {
-    "dictionary": ("dictionary", "of the latent"),
-    "latent": ("latent", "its number"),
-    "fires on": ("fires on", "its label, else the token on which it fires most"),
-    "r": ("max r", "Pearson correlation with its best partner"),
-    "partner fires on": ("partner fires on", "label of the partner, else its peak token"),
-    "partner": ("partner", "number of the partner"),
-    "partner_dictionary": ("partner in", "dictionary of the partner"),
-    "n_fired": ("fired", "tokens on which the latent fires"),
-    "n_cofire": ("both fire", "tokens on which both fire"),
-    "null_q99": ("chance 99 %", "99 % of the largest correlations by chance, for latents that fire as often"),
-    "second_r": ("second best r", "correlation with the next best partner"),
-    "mutual": ("mutual", "each is the other's best partner"),
+    "dictionary": ("dictionary", TERMS["dictionary"]),
+    **{
+        name: (title, str(meaning(title)))
+        for name, title in (
+            ("latent", "latent"),
+            ("fires on", "fires on"),
+            ("r", "max r"),
+            ("partner fires on", "partner fires on"),
+            ("partner", "partner"),
+            ("partner_dictionary", "partner in"),
+            ("n_fired", "fired"),
+            ("n_cofire", "both fire"),
+            ("null_q99", "chance 99 %"),
+            ("second_r", "second best r"),
+            ("mutual", "mutual"),
+        )
+    },
 }
 
 

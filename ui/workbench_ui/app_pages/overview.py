@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from workbench.markup.glossary import TERMS, term
+from workbench.markup.glossary import term
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, escape, number, visible
 from workbench_ui.components.enhance import page_link
@@ -182,14 +182,14 @@ COLUMNS = (
     ),
     ("model", Column("model")),
     ("architecture", Column("architecture")),
-    ("site", Column("site", TERMS["site"])),
-    ("snapshot", Column("snapshot", TERMS["snapshot"])),
+    ("site", Column("site")),
+    ("snapshot", Column("snapshot")),
     ("latents", Column("latents", "How many", True)),
-    ("explained", Column("explained variance", TERMS["EV"], True)),
-    ("L0", Column("active per token (L0)", TERMS["L0"], True)),
-    ("dead", Column("dead %", TERMS["dead"], True)),
-    ("loss", Column("Δ loss", "Cross-entropy with the reconstruction minus without, nats per token", True)),
-    ("recovered", Column("loss recovered", "Of the loss that zero-ablation costs", True)),
+    ("explained", Column("explained variance", "", True)),
+    ("L0", Column("active per token (L0)", "", True)),
+    ("dead", Column("dead %", "", True)),
+    ("loss", Column("Δ loss", "", True)),
+    ("recovered", Column("loss recovered", "", True)),
     ("records", Column("can be browsed")),
 )
 

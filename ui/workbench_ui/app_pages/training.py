@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from workbench.exporting.kinds.evolution import SCALES, phase_quantities, words
-from workbench.markup.glossary import term
+from workbench.markup.glossary import meaning, term
 from workbench.markup.names import model_name, place
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
@@ -20,15 +20,18 @@ from workbench_ui.kit.index import Entry
 from workbench_ui.views.evolving import open_evolution, statistics_table
 
 COLUMNS = {
-    "latent": ("latent", "number in the crosscoder"),
-    "emergence_0.5_step": ("emerges at step", "first snapshot with at least half of the largest decoder norm"),
-    "peak_step": ("peaks at step", "snapshot with the largest decoder norm"),
-    "decay_step": ("fades at step", "first snapshot after the peak below half of it"),
-    "lifespan": ("lifespan", "share of the snapshots with more than half of the largest norm"),
-    "class": ("class", "there from the start, or emerging in training"),
-    "kind": ("kind", "what it responds to, by rule"),
-    "complexity": ("complexity", "share of its variance that the token and the one before do not explain"),
-    "n_fired": ("fired on", "held-out tokens"),
+    name: (title, str(meaning(title)))
+    for name, title in (
+        ("latent", "latent"),
+        ("emergence_0.5_step", "emerges at step"),
+        ("peak_step", "peaks at step"),
+        ("decay_step", "fades at step"),
+        ("lifespan", "lifespan"),
+        ("class", "class"),
+        ("kind", "kind"),
+        ("complexity", "complexity"),
+        ("n_fired", "fired on"),
+    )
 }
 TRAP = (
     "One crosscoder over one training run: the share of emergent latents and the turning point move with the"

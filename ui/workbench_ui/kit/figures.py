@@ -13,7 +13,8 @@ import pandas as pd
 import streamlit as st
 
 from sae.errors import MissingError
-from workbench.exporting.figures import FigureData
+from workbench.exporting.figures import FigureData, axis_words
+from workbench.markup.glossary import meaning
 from workbench.markup.tokens import cell, escape
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.export import export_button
@@ -98,6 +99,8 @@ def below(
             )
         with st.expander("Show as table", key=f"{key}_table", on_change="rerun", type="compact") as box:
             if box.open:
+                if isinstance(what, FigureData) and (said := axis_words(what)):
+                    st.html(panels.table(["axis", "what it means"], [[escape(a), escape(w)] for a, w in said]))
                 table(what.data, what.tokens) if isinstance(what, FigureData) else table(what, tokens)
 
 
@@ -116,6 +119,14 @@ def table(frame: pd.DataFrame, tokens: tuple[str, ...] = ()) -> None:
     for name in shown.columns:
         if shown[name].dtype == object or str(shown[name].dtype) in ("str", "string"):
             shown[name] = [cell(v, 80) if isinstance(v, str) else v for v in shown[name]]
-    st.dataframe(shown, hide_index=True, lazy=False, placeholder="–", height="content" if len(shown) <= 12 else 420)
+    columns = {name: st.column_config.Column(help=said) for name in map(str, shown) if (said := meaning(name))}
+    st.dataframe(
+        shown,
+        hide_index=True,
+        lazy=False,
+        placeholder="–",
+        height="content" if len(shown) <= 12 else 420,
+        column_config=columns,
+    )
     if len(frame) > TABLE_ROWS:
         st.caption(f"first {TABLE_ROWS:,} of {len(frame):,} rows; the export holds all of them")

@@ -9,13 +9,16 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.markup.glossary import meaning
 from workbench.markup.tags import div, span
 from workbench_ui.components.enhance import put_link
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: title, what it means, whether it holds numbers, and the order that a click on its header asks for."""
+    """One column: title, what it means (the glossary's line where it is left out), whether it holds numbers, and the
+    order that a click on its header asks for.
+    """
 
     title: str
     help: str = ""
@@ -55,7 +58,8 @@ def link_table(
 def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orders: tuple[str, str]) -> str:
     css = ' class="num"' if c.numeric else ""
     css += f' style="min-width:{c.width}"' if c.width else ""
-    hint = f' title="{html.escape(c.help)}"' if c.help else ""
+    said = c.help or meaning(c.title)
+    hint = f' title="{html.escape(said)}"' if said else ""
     title = html.escape(c.title)
     if not c.sort:
         return f'<th scope="col"{css}{hint}>{title}</th>'

@@ -207,59 +207,43 @@ def page(
 COLUMNS = (  # name, column, whether it is drawn only where some result holds its numbers
     ("latent", Column("latent", "Its number; the row opens it", True, "latent number")),
     ("label", Column("what it fires on", "By rule or by a language model", width="180px")),
-    ("context", Column("strongest context", "Marked: the token on which it fires most")),
-    ("peak", Column("peak token", "The token on which it fires most")),
-    ("promotes", Column("raises", "Next tokens whose logits it raises most")),
-    ("score", Column("label score", "How well the label predicts held-out tokens; 1 is best", True, "label score")),
+    ("context", Column("strongest context")),
+    ("peak", Column("peak token")),
+    ("promotes", Column("raises")),
+    ("score", Column("label score", "", True, "label score")),
     (
         "complexity",
-        Column(
-            "complexity", "Share of its variance that the token and the one before do not explain", True, "complexity"
-        ),
+        Column("complexity", "", True, "complexity"),
     ),
-    ("twin_r", Column("twin r", "Correlation with its best partner in another model", True, "twin r")),
+    ("twin_r", Column("twin r", "", True, "twin r")),
     (
         "given",
-        Column(
-            "given the token",
-            "The same within tokens of one kind: what is left once both know the token",
-            True,
-            "twin r given the token",
-        ),
+        Column("given the token", "", True, "twin r given the token"),
     ),
     (
         "born",
-        Column(
-            "born at step", "When the nearest crosscoder latent reaches half of its largest norm", True, "born at step"
-        ),
+        Column("born at step", "", True, "born at step"),
     ),
     (
         "support",
-        Column(
-            "support", "Of latents with such evidence, the share that is real where the truth is known", True, "support"
-        ),
+        Column("support", "", True, "support"),
     ),
     (
         "seed_r",
-        Column("seed r", "Correlation with its best partner in another seed", True, "r in another seed"),
+        Column("seed r", "", True, "r in another seed"),
     ),
     (
         "untrained_r",
-        Column(
-            "untrained r",
-            "The same in the untrained model: high for a detector of tokens",
-            True,
-            "r in the untrained model",
-        ),
+        Column("untrained r", "", True, "r in the untrained model"),
     ),
     (
         "effect",
         Column("effect", "Loss that ablating it adds, nats per token it fires on", True, "effect on the loss"),
     ),
-    ("density", Column("density %", "Share of tokens on which it fires", True, "density")),
-    ("max", Column("max", "Its largest activation", True, "max activation")),
-    ("profile", Column("activations", "Histogram of positive activations, log counts on a log grid")),
-    ("nearest", Column("nearest", "Decoder cosine with its nearest neighbour", True, "nearest neighbour")),
+    ("density", Column("density %", "", True, "density")),
+    ("max", Column("max", "", True, "max activation")),
+    ("profile", Column("activations")),
+    ("nearest", Column("nearest", "", True, "nearest neighbour")),
 )
 
 

@@ -29,21 +29,21 @@ _DERIVED = ("widths", "sources", "d_sae", "k", "seed")
 class SourceRecipe(StrictConfig):
     """One source written out: a model, its revision, and the site it is read at (default: the recipe's)."""
 
-    model: str
-    revision: str | None = None
-    site: str = ""
+    model: str = Field(description="a bundled model, a name in the local Hugging Face cache, or a folder")
+    revision: str | None = Field(None, description="snapshot of the model; the last one by default")
+    site: str = Field("", description="where it is read, such as L2R; default: the recipe's site")
 
 
 class EvolveRecipe(StrictConfig):
     """A crosscoder over snapshots and what is computed from it."""
 
     id: str = Field("", description="id of both results; empty = from model, sources, site, expansion and seed")
-    model: str = "mini-pythia"
+    model: str = Field("mini-pythia", description="model whose snapshots are read")
     revisions: tuple[str, ...] = Field((), description="snapshots in training order; empty = all")
     snapshots: int = Field(
         0, ge=0, description="at most so many of them, evenly spread, first and last included; 0 = all"
     )
-    site: str = "L1R"
+    site: str = Field("L1R", description="where every source is read, such as L1R (residual stream after layer 1)")
     also: tuple[str, ...] = Field(
         (),
         description=(
@@ -75,9 +75,9 @@ class EvolveRecipe(StrictConfig):
             " Top-K"
         ),
     )
-    expansion: int = Field(8, ge=1)
-    k: int = Field(16, ge=1)
-    seed: int = 0
+    expansion: int = Field(8, ge=1, description="latents per dimension of one source")
+    k: int = Field(16, ge=1, description="latents kept per row")
+    seed: int = Field(0, description="of the crosscoder's initial directions and of its order of rows")
     crosscoder: dict[str, Any] = Field(default_factory=dict, description="further fields of CrosscoderConfig")
     tokens: int = Field(500_000, ge=1, description="rows trained on")
     refit: int = Field(
@@ -92,9 +92,9 @@ class EvolveRecipe(StrictConfig):
         ge=2,
         description="sequences of unique training text (a store that is harvested holds out a tenth of them)",
     )
-    ctx: int = Field(128, ge=8)
-    batch_size: int = Field(1024, ge=1)
-    corpus: CorpusConfig = CorpusConfig()
+    ctx: int = Field(128, ge=8, description="tokens of a sequence")
+    batch_size: int = Field(1024, ge=1, description="rows of a training step")
+    corpus: CorpusConfig = Field(CorpusConfig(), description="the text, as a table of its own")
 
     heldout_seqs: int = Field(256, ge=8, description="held-out sequences every analysis runs on")
     loss_seqs: int = Field(
@@ -102,14 +102,17 @@ class EvolveRecipe(StrictConfig):
     )
     ngram_seqs: int = Field(8000, ge=8, description="sequences the n-gram tables are counted on")
     contexts: int = Field(4, ge=0, description="contexts per latent for the scrubber")
-    tasks: tuple[str, ...] = ("induction", "agreement")
+    tasks: tuple[str, ...] = Field(
+        ("induction", "agreement"),
+        description="tasks whose latents are attributed: bundled names (induction, agreement, ioi) or TOML files",
+    )
     prompts: int = Field(64, ge=0, description="prompts per task; half rank, half test")
     prompt_length: int = Field(33, ge=8, description="tokens of an induction prompt")
     attribution: Literal["solved", "all", "none"] = Field(
         "solved", description="snapshots whose curves are drawn: accuracy >= 0.8, all, none"
     )
     draws: int = Field(3, ge=1, description="draws of each random control")
-    permutations: int = Field(500, ge=0)
+    permutations: int = Field(500, ge=0, description="permutations of each null")
     baseline: bool = Field(
         False, description="also one SAE per snapshot, alone and warm-started, and the gaps of explained variance"
     )

@@ -36,7 +36,7 @@ NAMES = {
 class MetricOptions(StrictConfig):
     """Which metric's change is shown."""
 
-    metric: str = "logit_diff"
+    metric: str = Field("logit_diff", description="which metric's change is shown")
 
 
 class ProfileOptions(MetricOptions):
@@ -45,9 +45,13 @@ class ProfileOptions(MetricOptions):
     ``scale`` is the effect of the strongest colour, for several figures on one scale; 0 takes the figure's own largest.
     """
 
-    analysis: str = ""
-    rows: int = Field(default=14, ge=1, le=64)
-    scale: float = Field(default=0.0, ge=0)
+    analysis: str = Field("", description="which analysis; default: the architecture's own profile")
+    rows: int = Field(default=14, ge=1, le=64, description="places shown at most")
+    scale: float = Field(
+        default=0.0,
+        ge=0,
+        description="effect of the strongest colour, for several figures on one scale; 0 = the figure's own largest",
+    )
 
 
 class EffectOptions(MetricOptions):
@@ -56,8 +60,8 @@ class EffectOptions(MetricOptions):
     ``n`` places at most.
     """
 
-    analysis: str = ""
-    n: int = Field(default=12, ge=1, le=100)
+    analysis: str = Field("", description="which analysis; default: onto the answer's logits")
+    n: int = Field(default=12, ge=1, le=100, description="places shown at most")
 
 
 def run_words(item: Item) -> str:

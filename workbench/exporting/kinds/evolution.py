@@ -38,16 +38,24 @@ class PhaseOptions(StrictConfig):
     are there.
     """
 
-    quantities: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = Field(
+        (), description="columns of phases.parquet; none = the first three that are usual"
+    )
 
 
 class NormOptions(StrictConfig):
     """Options of ``evolution_norms``. Without latents, the mean curve of every emergence step is shown."""
 
-    latents: tuple[int, ...] = Field(default=(), max_length=12)
-    kind: Literal["training", "raw", "free"] = "training"
-    relative: bool = True  # to each latent's largest norm
-    log_steps: bool = True
+    latents: tuple[int, ...] = Field(
+        default=(), max_length=12, description="latents drawn; none = the mean curve of every step at which some emerge"
+    )
+    kind: Literal["training", "raw", "free"] = Field(
+        "training", description="norms in the scale of training, in raw units, or free of the decoder norm"
+    )
+    relative: bool = Field(
+        True, description="each latent relative to its largest norm"
+    )  # to each latent's largest norm
+    log_steps: bool = Field(True, description="steps on a log axis")
 
 
 class NoOptions(StrictConfig):
@@ -57,15 +65,17 @@ class NoOptions(StrictConfig):
 class EmergenceOptions(StrictConfig):
     """Options of ``evolution_emergence``: the share of the largest norm that counts as emerged."""
 
-    threshold: Literal["0.1", "0.5", "0.9"] = "0.5"
+    threshold: Literal["0.1", "0.5", "0.9"] = Field(
+        "0.5", description="share of the largest norm that counts as emerged"
+    )
 
 
 class AttributionOptions(StrictConfig):
     """Options of ``evolution_attribution``; the first task and the last snapshot by default."""
 
-    task: str = ""
-    step: int | None = None
-    mode: Literal["destroy", "keep"] = "destroy"
+    task: str = Field("", description="which task; default: the first")
+    step: int | None = Field(None, description="which snapshot; default: the last")
+    mode: Literal["destroy", "keep"] = Field("destroy", description="destroy the first k latents, or keep only them")
 
 
 def _drawable(steps: Any) -> np.ndarray:

@@ -22,9 +22,9 @@ from workbench.workspace import Item, Workspace
 class ContextOptions(StrictConfig):
     """Options of ``latent_contexts``."""
 
-    latent: int = Field(default=0, ge=0)
-    group: str = "top"
-    n: int = Field(default=6, ge=1, le=50)
+    latent: int = Field(default=0, ge=0, description="which latent")
+    group: str = Field("top", description="which contexts: top, q1 to q4, random, near_miss")
+    n: int = Field(default=6, ge=1, le=50, description="contexts shown")
 
 
 @figure("latent_contexts", source="latents", options=ContextOptions)
@@ -67,9 +67,9 @@ def latent_contexts(workspace: Workspace, item: Item, options: ContextOptions) -
 class AnatomyOptions(StrictConfig):
     """Options of ``latent_anatomy``: contexts and tokens shown."""
 
-    latent: int = Field(default=0, ge=0)
-    contexts: int = Field(default=5, ge=1, le=20)
-    tokens: int = Field(default=6, ge=1, le=20)
+    latent: int = Field(default=0, ge=0, description="which latent")
+    contexts: int = Field(default=5, ge=1, le=20, description="contexts shown")
+    tokens: int = Field(default=6, ge=1, le=20, description="next tokens shown on each side")
 
 
 @figure("latent_anatomy", source="latents", options=AnatomyOptions)
@@ -144,7 +144,7 @@ def latent_anatomy(workspace: Workspace, item: Item, options: AnatomyOptions) ->
 class DensityOptions(StrictConfig):
     """Options of ``latent_densities``."""
 
-    bins: int = Field(default=40, ge=5, le=200)
+    bins: int = Field(default=40, ge=5, le=200, description="bars of the histogram")
 
 
 @figure("latent_densities", source="latents", options=DensityOptions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.kinds.universality import DirectionOptions, about
@@ -15,7 +16,9 @@ from workbench.workspace import Item, Workspace
 class LayerOptions(DirectionOptions):
     """Options of ``mppc_layers``."""
 
-    statistic: Literal["mean", "median", "q90", "share_50"] = "mean"
+    statistic: Literal["mean", "median", "q90", "share_50"] = Field(
+        "mean", description="what is shown of the latents of a pair of layers"
+    )
 
 
 @figure("mppc_layers", source="matches", options=LayerOptions)

@@ -20,8 +20,8 @@ from workbench.workspace import Item, Workspace
 class MapOptions(StrictConfig):
     """Options of ``decoder_map``: points drawn, at most, and what colours them."""
 
-    points: int = Field(default=3000, ge=100, le=100_000)
-    colour: Literal["dictionary", "density", "max"] = "density"
+    points: int = Field(default=3000, ge=100, le=100_000, description="points drawn at most, a sample of all")
+    colour: Literal["dictionary", "density", "max"] = Field("density", description="what colours a point")
 
 
 def read_table(item: Item, name: str) -> pd.DataFrame | None:

@@ -21,21 +21,28 @@ from workbench.workspace import Item, Workspace
 class PairOptions(DirectionOptions):
     """Options of ``pair``. Without ``partner`` the best one is shown; without ``dictionary`` the first of the side."""
 
-    dictionary: str = ""
-    latent: int = Field(default=0, ge=0)
-    partner_dictionary: str = ""
-    partner: int | None = Field(default=None, ge=0)
-    n: int = Field(default=12, ge=1, le=30)
-    by: Literal["a", "b", "both"] = "both"
-    shift: int = Field(default=0, ge=-2, le=2)  # tokens by which the second latent is read later
+    dictionary: str = Field("", description="dictionary of the first latent; default: the first of the side")
+    latent: int = Field(default=0, ge=0, description="which latent")
+    partner_dictionary: str = Field("", description="dictionary of the second; default: the best partner's")
+    partner: int | None = Field(default=None, ge=0, description="which second latent; default: the best partner")
+    n: int = Field(default=12, ge=1, le=30, description="texts shown")
+    by: Literal["a", "b", "both"] = Field("both", description="texts on which a, b, or both are strongest")
+    shift: int = Field(
+        default=0, ge=-2, le=2, description="tokens by which the second latent is read later"
+    )  # tokens by which the second latent is read later
 
 
 class TopOptions(DirectionOptions):
     """Options of ``matched_latents``."""
 
-    n: int = Field(default=20, ge=1, le=500)
-    one_to_one: bool = True
-    spread: bool = False  # evenly over the sorted matches instead of the strongest
+    n: int = Field(default=20, ge=1, le=500, description="pairs shown")
+    one_to_one: bool = Field(
+        True,
+        description="no latent in two pairs (the assignment of greatest total r); false: each latent's best partner",
+    )
+    spread: bool = Field(
+        False, description="evenly over the sorted matches instead of the strongest"
+    )  # evenly over the sorted matches instead of the strongest
 
 
 @figure("matched_latents", source="matches", options=TopOptions)

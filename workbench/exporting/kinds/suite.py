@@ -27,7 +27,7 @@ PANELS = {
 class SuiteOptions(StrictConfig):
     """Options of ``suite_summary``. ``model``: only dictionaries of this one, as the store's source names it."""
 
-    model: str = Field(default="", max_length=200)
+    model: str = Field(default="", max_length=200, description="dictionaries of this model only; empty = all")
 
 
 @figure("suite_summary", source="stores", options=SuiteOptions)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from sae.strict import StrictConfig
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
@@ -17,7 +19,9 @@ LABEL = "share of the ablation's damage repaired"
 class CurveOptions(StrictConfig):
     """Options of ``transplant_curve``: what transplants are held against."""
 
-    predictor: Literal["r", "r_given_token", "cosine"] = "r"
+    predictor: Literal["r", "r_given_token", "cosine"] = Field(
+        "r", description="what the repaired share is held against: r, r given the token, or the cosine of directions"
+    )
 
 
 class ArmsOptions(StrictConfig):

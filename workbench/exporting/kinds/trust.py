@@ -19,7 +19,7 @@ APART = ("effect",)  # in nats: in the table, not on an axis from 0 to 1
 class EvidenceOptions(StrictConfig):
     """Options of ``latent_evidence``."""
 
-    latent: int = Field(default=0, ge=0)
+    latent: int = Field(default=0, ge=0, description="which latent")
 
 
 @figure("latent_evidence", source="trust", options=EvidenceOptions)

@@ -48,16 +48,18 @@ HEADINGS = {
 class DirectionOptions(StrictConfig):
     """Options of figures that look one way: ``ab`` from the latents of A, ``ba`` from those of B."""
 
-    direction: Direction = "ab"
+    direction: Direction = Field("ab", description="ab: latents of A and their best partners in B; ba: the other way")
 
 
 class DistributionOptions(DirectionOptions):
     """Options of ``mppc_distribution``; no series means all that were computed."""
 
-    series: tuple[str, ...] = ()
-    view: Literal["histogram", "above"] = "above"
-    bins: int = Field(default=50, ge=5, le=400)
-    min_firings: int = Field(default=0, ge=0)
+    series: tuple[str, ...] = Field((), description="series drawn; none = all that were computed")
+    view: Literal["histogram", "above"] = Field(
+        "above", description="above: share of latents with at least r; histogram: counts"
+    )
+    bins: int = Field(default=50, ge=5, le=400, description="bars of the histogram")
+    min_firings: int = Field(default=0, ge=0, description="leave out latents that fired less")
 
 
 class NoOptions(StrictConfig):

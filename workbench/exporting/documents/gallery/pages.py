@@ -30,15 +30,15 @@ class GalleryOptions(StrictConfig):
     """Options of ``site``."""
 
     list: str = Field(
-        default="", max_length=200, description="Only the latents of this list of the workspace, by its id or name."
+        default="", max_length=200, description="Only the latents of this list of the workspace, by its id or name"
     )
     latents: int = Field(
         default=200,
         ge=1,
         le=MOST,
-        description="How many latents of each dictionary get a page: those with the largest activation.",
+        description="How many latents of each dictionary get a page: those with the largest activation",
     )
-    contexts: int = Field(default=3, ge=1, le=20, description="Contexts of each group on a latent's page.")
+    contexts: int = Field(default=3, ge=1, le=20, description="Contexts of each group on a latent's page")
 
 
 @dataclass

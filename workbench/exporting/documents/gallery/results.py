@@ -12,7 +12,7 @@ import pandas as pd
 from sae.errors import UserError
 from workbench.exporting.documents.gallery.frame import folded, head, link, page, sortable
 from workbench.exporting.documents.gallery.latents import Shown, latent_link
-from workbench.exporting.figures import build, figure_kinds
+from workbench.exporting.figures import FigureData, axis_words, build, figure_kinds
 from workbench.exporting.render import render
 from workbench.exporting.spec import FigureSpec, Style
 from workbench.markup.tables import table
@@ -231,15 +231,19 @@ def _figures(workspace: Workspace, item: Item) -> tuple[dict[str, bytes], str]:
         files[f"{item.kind}/{item.id}/{name}.svg"] = picture
         caption = f"<figcaption>{escape(data.caption)}</figcaption>"
         image = f'<img src="{link(name)}.svg" alt="{escape(data.alt or data.caption)}" loading="lazy">'
-        parts.append(f"<figure>{image}{caption}{_behind(data.table, data.columns)}</figure>")
+        parts.append(f"<figure>{image}{caption}{_behind(data)}</figure>")
     return files, div("figures", *parts) + "".join(unmade)
 
 
-def _behind(frame: pd.DataFrame, names: Any) -> str:
+def _behind(data: FigureData) -> str:
+    """What the axes mean, and the table."""
+    frame, names = data.table, data.columns
     rows = [
         [number(float(v)) if isinstance(v, int | float | np.number) else escape(v) if pd.notna(v) else "–" for v in row]
         for row in frame.head(ROWS).astype(object).itertuples(index=False)
     ]
     heads = [str(names.get(c, str(c).replace("_", " "))) for c in frame.columns]
     more = f", the first {ROWS}" if len(frame) > ROWS else ""
-    return folded(f"as a table ({len(frame):,} rows{more})", table(heads, rows))
+    said = axis_words(data)
+    words = table(["axis", "what it means"], [[escape(a), escape(w)] for a, w in said]) if said else ""
+    return folded(f"axes, and as a table ({len(frame):,} rows{more})", words + table(heads, rows))
