@@ -272,17 +272,18 @@ def relays_of(monkeypatch: pytest.MonkeyPatch, *, late: int = 1, in_the_tap: boo
     from workbench.analysis.circuits.table import OFFSETS
     from workbench.claims.universality import relays
 
-    def profile(model: Any, prompts: Any) -> tuple[float, Any]:
+    def profile(model: Any, prompts: Any) -> Any:
         values = np.random.default_rng(0).normal(0, 0.02, (24, 2, len(OFFSETS)))
         for layer in (0, 1):
             for offset in range(4):
                 fixed = 1.0 if offset == layer * late else 0.02
                 size = float(relays.taps(model, layer)[0, 3 - offset]) if in_the_tap else fixed
                 values[:, layer, OFFSETS.index(offset)] -= 5 * size
-        return (0.95 if model.copies else 0.5), relays.Profile(values, OFFSETS)
+        return relays.Profile(values, OFFSETS)
 
     runs = [("mini-mamba", s, Relay(s > 2048, late)) for s in STEPS] + [("mini-mamba-s1", 14000, Relay(True, late))]
     monkeypatch.setattr(relays, "profile", profile)
+    monkeypatch.setattr(relays, "preference", lambda model, prompts: 0.95 if model.copies else 0.5)
     monkeypatch.setattr(relays, "snapshots", lambda lab: runs)
     monkeypatch.setattr(relays, "_prompts", lambda lab: range(24))
     flat = relays.Profile(np.random.default_rng(1).normal(0, 1, (24, 2, len(OFFSETS))), OFFSETS)

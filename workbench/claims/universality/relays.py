@@ -58,19 +58,23 @@ class Profile:
         return float(abs(np.nanmean(self.values[:, layer, self.offsets.index(offset)])))
 
 
-def profile(model: Any, prompts: Any) -> tuple[float, Profile]:
-    """(share of prompts on which the answer is preferred, write profile of every layer) of a Mamba."""
+@torch.inference_mode()
+def preference(model: Any, prompts: Any) -> float:
+    """Share of prompts on which a Mamba prefers the answer to the corrupted one."""
+    logits, rows = model(torch.as_tensor(prompts.clean), return_type="logits")[:, -1], np.arange(len(prompts))
+    return float((logits[rows, prompts.answer] > logits[rows, prompts.wrong]).float().mean())
+
+
+def profile(model: Any, prompts: Any) -> Profile:
+    """Write profile of every layer of a Mamba."""
     from workbench.analysis.circuits.off_by_one import write_profile
     from workbench.analysis.circuits.paths import FrozenPaths
     from workbench.analysis.circuits.table import OFFSETS, label_of
     from workbench.analysis.circuits.tail import Tail
 
-    tail = Tail(model, prompts.clean)
-    rows = np.arange(len(prompts))
-    prefers = tail.logits[rows, prompts.answer] > tail.logits[rows, prompts.wrong]
-    labels = [label_of(prompts.focus, o) for o in OFFSETS]
-    found = write_profile(model, prompts, FrozenPaths(model, tail), labels, metrics=("logit_diff",))
-    return float(prefers.float().mean()), Profile(found["logit_diff"], OFFSETS)
+    paths = FrozenPaths(model, Tail(model, prompts.clean))
+    found = write_profile(model, prompts, paths, [label_of(prompts.focus, o) for o in OFFSETS], metrics=("logit_diff",))
+    return Profile(found["logit_diff"], OFFSETS)
 
 
 def taps(model: Any, layer: int) -> Tensor:
@@ -104,7 +108,7 @@ def tap_of(model: Any, layer: int, tap: int) -> Tensor:
 def exchanged(model: Any, prompts: Any, layer: int, a: int, b: int) -> Profile:
     """The write profile with two taps of one layer exchanged."""
     with changed_taps(model, layer, {a: tap_of(model, layer, b), b: tap_of(model, layer, a)}):
-        return profile(model, prompts)[1]
+        return profile(model, prompts)
 
 
 @dataclass(frozen=True)
@@ -150,30 +154,31 @@ def snapshots(lab: Lab) -> list[tuple[str, int, Any]]:
     return out
 
 
-def mambas(lab: Lab, prompts: Any) -> tuple[list[Mamba], list[Mamba]]:
-    """(Mambas from where their run copies to its end, the last of each run that does not copy yet)."""
+def mambas(lab: Lab, prompts: Any) -> tuple[list[Mamba], list[tuple[str, Any]]]:
+    """(Mambas from where their run copies to its end; run and model of the last snapshot that does not copy yet)."""
     from workbench.analysis.evolution.phases import first_solved
 
     copying: list[Mamba] = []
-    before: list[Mamba] = []
+    before: list[tuple[str, Any]] = []
     every = snapshots(lab)
     for run in dict.fromkeys(r for r, _, _ in every):
-        found = []
-        for _, step, model in (e for e in every if e[0] == run):
-            prefers, measured = profile(model, prompts)
-            found.append(Mamba(run, step, model, prefers, measured, writes(measured)))  # type: ignore[arg-type]
-        solved = first_solved([m.prefers for m in found], level=SOLVED)
+        found = [(step, model, preference(model, prompts)) for r, step, model in every if r == run]
+        solved = first_solved([prefers for _, _, prefers in found], level=SOLVED)
         if solved < 0:
             continue
         mine = found[solved:]
         if lab.quick and len(mine) > AT_MOST:
             mine = [mine[i] for i in np.linspace(0, len(mine) - 1, AT_MOST).round().astype(int)]
-        copying += mine
-        before += found[solved - 1 : solved] if solved else []
+        for step, model, prefers in mine:
+            measured = profile(model, prompts)
+            copying.append(Mamba(run, step, model, prefers, measured, writes(measured)))  # type: ignore[arg-type]
+        before += [(run, model) for _, model, _ in found[solved - 1 : solved]] if solved else []
     return copying, before
 
 
-def transplants(mamba: Mamba, others: Sequence[Mamba], before: Sequence[Mamba], prompts: Any) -> dict[str, float]:
+def transplants(
+    mamba: Mamba, others: Sequence[Mamba], before: Sequence[tuple[str, Any]], prompts: Any
+) -> dict[str, float]:
     """What exchanging taps does to the layer that writes late, as numbers of the table.
 
     ``moved``: share of its profile at +2 once taps 1 and 2 are exchanged; ``idle``: the same once taps 2 and 3 are,
@@ -193,19 +198,19 @@ def transplants(mamba: Mamba, others: Sequence[Mamba], before: Sequence[Mamba], 
     if early is not None:
         out["early"] = exchanged(mamba.model, prompts, early.layer, 1, 2).share(early.layer, 1)
 
-    def received(donor: Mamba) -> float:
-        with changed_taps(mamba.model, late.layer, {CARRIER: tap_of(donor.model, late.layer, CARRIER)}):
-            return profile(mamba.model, prompts)[1].size(late.layer, 1) / own
+    def received(donor: Any) -> float:
+        with changed_taps(mamba.model, late.layer, {CARRIER: tap_of(donor, late.layer, CARRIER)}):
+            return profile(mamba.model, prompts).size(late.layer, 1) / own
 
     donors = [o for o in others if o.run == mamba.run and o.step != mamba.step]
     nearest = min(donors, key=lambda o: abs(o.step - mamba.step), default=None)
-    out["from_other"] = received(nearest) if nearest is not None else float("nan")
-    unsolved = next((b for b in before if b.run == mamba.run), None)
+    out["from_other"] = received(nearest.model) if nearest is not None else float("nan")
+    unsolved = next((model for run, model in before if run == mamba.run), None)
     out["from_before"] = received(unsolved) if unsolved is not None else float("nan")
     out["to_before"] = float("nan")
     if unsolved is not None:
-        with changed_taps(unsolved.model, late.layer, {CARRIER: tap_of(mamba.model, late.layer, CARRIER)}):
-            out["to_before"] = profile(unsolved.model, prompts)[1].size(late.layer, 1) / own
+        with changed_taps(unsolved, late.layer, {CARRIER: tap_of(mamba.model, late.layer, CARRIER)}):
+            out["to_before"] = profile(unsolved, prompts).size(late.layer, 1) / own
     return out
 
 
@@ -248,7 +253,7 @@ def _few(table: pd.DataFrame) -> Finding | None:
 def _about(table: pd.DataFrame) -> str:
     runs = table.groupby("run", sort=False)["step"].agg(["min", "max", "size"])
     said = "; ".join(f"{run} steps {r['min']:,}–{r['max']:,} ({r['size']})" for run, r in runs.iterrows())
-    second = "" if len(runs) > 1 else "; no second initialisation that copies is at hand"
+    second = "" if len(runs) > 1 else "; a second initialisation is not among them"
     return f"{said}{second}. Snapshots of one run are no independent trainings; {LEFT_OUT}"
 
 
