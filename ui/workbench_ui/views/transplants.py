@@ -108,7 +108,7 @@ def _headline(entry: Entry) -> str:
             ("Ceiling", _value(n["ceiling"]["median"]), escape(about["ceiling"])),
             ("Of the ceiling", "–" if share is None else f"{100 * share:.0f} %", "median over median"),
             ("Follows r", _value(rank["r"]["value"]), f"{_interval(rank['r'])}, rank correlation"),
-            ("Given the token", _value(rank["r_given_token"]["value"]), _interval(rank["r_given_token"])),
+            ("… given the token", _value(rank["r_given_token"]["value"]), _interval(rank["r_given_token"])),
             ("Decoders carried", *carried),
             ("Latents", f"{n['measured']:,}", f"measured, of {n['matched']:,} matched"),
         ]
