@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
+from workbench import steer
 from workbench.analysis.evaluation.probe import probe, push
 from workbench.dictionaries.reference import find_dictionary
 from workbench.markup.tokens import level, number
@@ -138,3 +140,49 @@ def test_bytes_of_one_character_are_one_cell() -> None:
     assert [p for _, p in found if len(p) > 1] == [[3, 4, 5, 6], [9, 10]]
     assert "".join(w for w, _ in found[1:]) == text
     assert characters(["x", "\ufffd", "y"], "other") == [("x", [0]), ("\ufffd", [1]), ("y", [2])]
+
+
+def continued(at: AppTest) -> AppTest:
+    """Wait until a continuation is done, and show it."""
+    deadline = time.monotonic() + 120
+    while not at.session_state["ct_stream"].done:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return at.run()
+
+
+def test_a_text_is_continued_as_the_shell_does(open_page: Open, real: Workspace) -> None:
+    """Base and steered side by side, greedy and drawn, with the perplexities of `workbench steer`."""
+    id = "mini-mamba.L1R-1x"
+    latent = probe(*computed(real, id), TEXT).latents(1)[0][0]
+    want = steer(real, id, prompt=TEXT, add=[f"{latent}=20"], set=[f"{latent + 1}=0"], tokens=12)
+    at = open_page(real, "probe", d=id, text=TEXT, cch=f"{latent}=20, {latent + 1}:=0", cn=12)
+    assert "ct_stream" not in at.session_state  # nothing is made before it is asked for
+    at = continued(at.button(key="ct_go").click().run())
+    assert not at.exception
+    assert [c.value for c in at.code] == [want.plain[0].text, want.steered[0].text]
+    text = page_text(at)
+    for one in (want.plain[0], want.steered[0]):
+        assert f"12 tokens · perplexity {one.perplexity:.1f} under the unchanged model" in text
+    drawn = steer(real, id, prompt=TEXT, tokens=8, temperature=1.0, seed=3)
+    at = open_page(real, "probe", d=id, text=TEXT, cn=8, ct=1.0, cs=3)
+    at = continued(at.button(key="ct_go").click().run())
+    assert [c.value for c in at.code] == [drawn.plain[0].text]
+
+
+def test_a_continuation_can_be_stopped_and_bad_changes_are_said(open_page: Open, real: Workspace) -> None:
+    id = "mini-pythia.L1R-1x"
+    at = open_page(real, "probe", d=id, text=TEXT, cn=100)
+    at.button(key="ct_go").click().run()
+    at.button(key="ct_stop").click().run()
+    at = continued(at)
+    made = at.session_state["ct_stream"]
+    assert made.stop.is_set() and len(made.plain.ids) <= 100
+    assert len(made.plain.ids) == 100 or "stopped" in page_text(at)
+    for bad, says in (("99999=1", "is not in the dictionary"), ("x", "LATENT=NUMBER"), ("1=2, 1=3", "changed twice")):
+        at = open_page(real, "probe", d=id, text=TEXT, cch=bad)
+        at.button(key="ct_go").click().run()
+        assert says in page_text(at) and "ct_stream" not in at.session_state
+    at = open_page(real, "probe", d=id, text=TEXT, cn=1000)
+    at.button(key="ct_go").click().run()
+    assert "more tokens do not fit" in page_text(at)

@@ -17,6 +17,7 @@ from workbench_ui.kit.context_bar import badges, context_bar
 from workbench_ui.kit.index import Dictionary
 from workbench_ui.kit.probing import Probed, characters, run_probe, run_push, usual
 from workbench_ui.kit.thread import last_of, remember, words_of
+from workbench_ui.views import continuing
 
 EXAMPLE = (
     "def read(self, path):\n    with open(path) as f:\n        return f.read()\n\ndef write(self, path):\n    with"
@@ -69,6 +70,8 @@ def body() -> None:
         for column, one, tag in zip(st.columns(len(shown), gap="large"), shown, "AB", strict=False):
             with column, panels.guarded(f"{one.id} on this text"):
                 side(one, text, tag, breaks, at)
+        with panels.guarded("The continuation"):
+            continuing.section(d, text)
 
 
 def text_box() -> str:
