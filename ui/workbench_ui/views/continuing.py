@@ -6,6 +6,7 @@ opens hooks, and may not meet those of a continuation. Steps of two continuation
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ MOST = 1000  # tokens of one continuation
 EVERY = 0.4  # seconds between two looks at what is being made
 KEY = "ct_stream"
 _TURN = threading.Lock()
+_LIVE: list[tuple[Stream, threading.Thread]] = []
 
 
 @dataclass
@@ -129,8 +131,18 @@ def begin(d: Dictionary, text: str, changes: str, n: int, temperature: float, se
     if n > runs[0].room:
         next(runs[0].tokens(n))  # refuses, and says what fits
     found = Stream(", ".join(said), steered=Text() if parsed else None)
-    threading.Thread(target=_make, args=(found, runs, n, temperature, seed), daemon=True).start()
+    thread = threading.Thread(target=_make, args=(found, runs, n, temperature, seed), daemon=True)
+    _LIVE.append((found, thread))
+    thread.start()
     return found
+
+
+@atexit.register
+def _end() -> None:
+    """A server that ends waits for the token being made: a thread may not be cut off inside a computation."""
+    for found, thread in list(_LIVE):
+        found.stop.set()
+        thread.join(2)
 
 
 @st.cache_resource(show_spinner="loading a model of its own …", max_entries=2)
@@ -168,3 +180,4 @@ def _make(found: Stream, runs: list[Any], n: int, temperature: float, seed: int)
         found.error = str(e)
     finally:
         found.done = True
+        _LIVE[:] = [x for x in _LIVE if x[0] is not found]
