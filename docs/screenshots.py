@@ -47,6 +47,12 @@ def steer(page: Any) -> None:
     page.get_by_text("pushed by").first.wait_for(timeout=60_000)
 
 
+def continue_text(page: Any) -> None:
+    """Continue the text, with a latent pushed, until the perplexities are there."""
+    page.get_by_role("button", name="Continue", exact=False).first.click()
+    page.get_by_text("under the unchanged model").first.wait_for(timeout=120_000)
+
+
 def choose_node(page: Any) -> None:
     """Click a node of an upper layer."""
     nodes = page.locator(".js-plotly-plot .scatterlayer .points path.point")
@@ -76,6 +82,7 @@ def unfold(page: Any) -> None:
 SCENES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "probe-read": (f"probe?{urlencode({'text': TEXT})}", None),
     "probe-steered": (f"probe?{urlencode({'text': TEXT})}", steer),
+    "probe-continued": (f"probe?{urlencode({'text': TEXT, 'cch': '17=12, 20:=0', 'cn': 60})}", continue_text),
     "mppc-brushed": ("mppc", brush),
     "mppc-table": ("mppc", unfold),
     "graph-node": ("graph", choose_node),
