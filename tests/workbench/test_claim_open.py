@@ -410,3 +410,21 @@ def test_given_the_token_only_what_is_shared_beyond_it_lies_above_the_null() -> 
     assert abs(given - null) < 0.03
     given, null = above_null(codes(0.95), codes(0.95), cells, rng)
     assert given - null > 0.4
+
+
+def test_every_curve_reads_the_table_its_claim_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    labs = {
+        TRAJECTORIES: lambda: crosscoders(monkeypatch, model=1.0, own=0.3, kind=0.0),
+        EFFECTS: lambda: bench_of(monkeypatch, pairs_of(1.0, 0.2)),
+        FOLLOWS: lambda: relays_of(monkeypatch),
+        COMES: lambda: training(monkeypatch, [0.0, 0.05, 0.3, 0.4], [6.0, 1.0, 0.9, 0.9]),
+    }
+    assert set(labs) == set(curves.CURVES)
+    read = {c: curves.CURVES[c].read(BY_ID[c].measure(make()).table) for c, make in labs.items()}
+    for claim, frame in read.items():
+        assert set(frame) == {"x", "series", "value", "low", "high", "n"} and frame["value"].notna().all(), claim
+        assert set(curves.CURVES[claim].dashed) <= set(frame["series"]), claim
+    effects = read[EFFECTS].set_index("series")
+    assert effects.loc["partner, r given the token", "value"].is_monotonic_increasing, "the curve that was put in"
+    assert (read[COMES].loc[read[COMES]["series"] == "similarity", "n"] == 3).all()
+    assert (read[COMES].loc[read[COMES]["series"] != "similarity", "n"] == 1).all(), "accuracy has no dictionary's seed"

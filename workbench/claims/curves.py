@@ -51,8 +51,8 @@ def _trajectories(table: pd.DataFrame) -> pd.DataFrame:
     bins = table[table["what"].str.startswith("activity from")]
     names = {
         "trajectories": "matched",
-        "partners": "same frequency and kind, 97.5 %",
-        "snapshots": "shuffled snapshots, 97.5 %",
+        "partners": "same frequency, kind",
+        "snapshots": "shuffled snapshots",
     }
     return over_units(bins, "what", "activity", names)
 
@@ -67,7 +67,7 @@ def _effects(table: pd.DataFrame) -> pd.DataFrame:
             .mean()
             .reset_index(names=["bin", "layer", "seed"])
         )
-        columns = {"effects": f"partner, by r {name}", "control": f"same places, by r {name}"}
+        columns = {"effects": f"partner, r {name}", "control": f"same places, r {name}"}
         frames.append(over_units(units.dropna(), "bin", column, columns))
     return pd.concat(frames, ignore_index=True)
 
@@ -75,9 +75,9 @@ def _effects(table: pd.DataFrame) -> pd.DataFrame:
 def _relays(table: pd.DataFrame) -> pd.DataFrame:
     names = {
         "at_plus_one": "at +1",
-        "moved": "at +2, taps 1 and 2 exchanged",
-        "idle": "at +2, taps 2 and 3 exchanged",
-        "early": "layer at the token, at +1, taps 1 and 2 exchanged",
+        "moved": "+2: taps 1, 2 exchanged",
+        "idle": "+2: taps 2, 3 exchanged",
+        "early": "other layer, +1: taps 1, 2",
     }
     return over_units(table, "step", "step", {c: n for c, n in names.items() if c in table})
 
@@ -85,44 +85,49 @@ def _relays(table: pd.DataFrame) -> pd.DataFrame:
 def _training(table: pd.DataFrame) -> pd.DataFrame:
     last = table.groupby("seed")["above"].transform("last")
     start = table.groupby("seed")["above"].transform("first")
-    copying = {c: f"accuracy of {c}" for c in table if c.startswith("copying ")}
+    copying = {c: c.replace("copying ", "copying: ") for c in table if c.startswith("copying ")}
     shown = table.assign(
         rise=(table["above"] - start) / (last - start),
         step=(table["transformer"] * table["mamba"]).pow(0.5).clip(lower=8),
     )
-    return over_units(shown, "pair", "step", {"rise": "share of the rise of similarity given the token"} | copying)
+    once = shown[shown["seed"] == shown["seed"].iloc[0]]  # the models' own accuracy has no seed of a dictionary
+    parts = [over_units(shown, "pair", "step", {"rise": "similarity"}), over_units(once, "pair", "step", copying)]
+    return pd.concat(parts, ignore_index=True)
 
 
 EFFECT_BINS = (-0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 CURVES: dict[str, Curve] = {
     "evolution.trajectories-of-the-model": Curve(
         _trajectories,
-        "correlation of activity with the best partner in another crosscoder seed",
+        "correlation of activity",
         "correlation of trajectories",
-        "How alike trajectories are, by how alike two latents of two crosscoder seeds are in activity.",
-        dashed=("same frequency and kind, 97.5 %", "shuffled snapshots, 97.5 %"),
+        "How alike trajectories are, by how alike a latent and its best partner in another crosscoder seed are"
+        " in activity; of both nulls the line is what 97.5 % stay below.",
+        dashed=("same frequency, kind", "shuffled snapshots"),
     ),
     "universality.similar-latents-same-effects": Curve(
         _effects,
-        "correlation of activity with the partner in the other architecture",
+        "correlation of activity",
         "correlation of effects",
-        "How alike the effects of two latents are, by how alike they are in activity, raw and given the token.",
-        dashed=("same places, by r given the token", "same places, by r raw"),
+        "How alike the effects of two architectures' latents are, by how alike they are in activity, raw and"
+        " given the token.",
+        dashed=("same places, r given the token", "same places, r raw"),
     ),
     "universality.offset-follows-the-tap": Curve(
         _relays,
         "training step",
         "share of the layer's own write profile",
         "Where the Mamba's layers write at snapshots that copy, and where once taps are exchanged.",
-        dashed=("at +2, taps 2 and 3 exchanged", "layer at the token, at +1, taps 1 and 2 exchanged"),
+        dashed=("+2: taps 2, 3 exchanged", "other layer, +1: taps 1, 2"),
         log_x=True,
     ),
     "universality.similarity-comes-with-copying": Curve(
         _training,
-        "training step (mean of both models; step 0 at 8)",
+        "training step",
         "share of the rise, or accuracy",
-        "When the similarity of two architectures given the token arises, beside each model's copying.",
-        dashed=("accuracy of copying mini-mamba", "accuracy of copying mini-pythia"),
+        "When the similarity of two architectures given the token arises, beside each model's accuracy of"
+        " copying; steps are means of both models', step 0 stands at 8.",
+        dashed=("copying: mini-mamba", "copying: mini-pythia"),
         log_x=True,
     ),
 }
