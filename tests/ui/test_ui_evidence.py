@@ -53,6 +53,8 @@ def test_colours_follow_the_side_of_chance_that_is_good() -> None:
     assert good.count('class="good"') == 2 and 'class="bad"' not in good
     bad = _html({"seed_r": 0.1, "seed_chance": 0.2, "untrained_r": 0.9, "untrained_chance": 0.2})
     assert 'class="good"' not in bad and bad.count('class="bad"') == 1
+    below = _html({"untrained_r": 0.3, "untrained_chance": 0.1, "untrained_found": False})
+    assert 'class="bad"' not in below, "above chance, and still no match: no token detector"
 
 
 def test_the_table_has_the_columns_the_filter_and_the_order(full: Workspace, open_page: Open) -> None:

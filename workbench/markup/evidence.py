@@ -66,17 +66,17 @@ def _row(f: Field, card: Mapping[str, Any], about: Mapping[str, Any], partner: P
     who = card.get(f"{f.needs}_partner")
     if other and who is not None and who >= 0:
         name += f" {span('d', partner(str(other), int(who)))}"
-    css = _mark(f, float(value), chance)
+    css = _mark(f, float(value), chance, card.get(f"{f.needs}_found"))
     shown = f'<b class="{css}">{number(value)}</b>' if css else f"<b>{number(value)}</b>"
     against = f'<span title="{html.escape(f.against)}">{number(chance)}</span>'
     return [name, shown, against, f'<span title="{html.escape(f.unit)}">{"–" if n is None else f"{n:,}"}</span>']
 
 
-def _mark(f: Field, value: float, chance: float | None) -> str:
-    """Colour of a number: on the good side of chance, or on the other."""
+def _mark(f: Field, value: float, chance: float | None, found: bool | None) -> str:
+    """Colour of a number: on the good side of chance, or on the other; of a match, whether it counts as found."""
     if chance is None:
         return ""
-    above = value > chance
+    above = value > chance if found is None else bool(found)
     return "good" if above != f.low_is_good else "bad" if f.low_is_good else ""
 
 
@@ -108,7 +108,7 @@ def _rule(card: Mapping[str, Any]) -> str:
         return ""
     two = f"precision {number(card.get('label_precision'))}, recall {number(card.get('label_recall'))}"
     hard = f"on near misses {number(card.get('label_hard_precision'))} and {number(card.get('label_hard_recall'))}"
-    return f"Its rule, “{escape(card['rule'])}”: {two}; {hard}."
+    return f"Its rule is <i>{escape(card['rule'])}</i>: {two}; {hard}."
 
 
 def _effect(card: Mapping[str, Any], about: Mapping[str, Any]) -> str:
