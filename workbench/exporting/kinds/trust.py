@@ -32,12 +32,12 @@ def latent_evidence(workspace: Workspace, item: Item, options: EvidenceOptions) 
             "evidence": f.name,
             "value": _number(card.get(f.value)),
             "chance": _number(card.get(f.chance) if f.chance else 0.5),
-            "n": _number(card.get(f.n)),
+            "n": pd.NA if card.get(f.n) is None else int(card[f.n]),
             "n counts": f.unit,
         }
         for f in FIELDS
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"n": "Int64"})
     shown = table[[f.value not in APART for f in FIELDS]].dropna(subset=["value"])
     parts = [
         shown[["evidence", column]].rename(columns={column: "number"}).assign(series=series)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ from workbench.corpus import TokenPlan
 from workbench.dictionaries.recipe import TrainRecipe
 from workbench.dictionaries.reference import find_dictionary
 from workbench.dictionaries.train import train_recipe
+from workbench.exporting.bundles import bundle
+from workbench.exporting.figures import build
+from workbench.exporting.spec import FigureSpec
 from workbench.models import load_model
 from workbench.results.trust import FIELDS, Trust
 from workbench.workspace import Workspace
@@ -99,6 +103,22 @@ def test_a_card_reads_as_plain_values(ws: Workspace) -> None:
     assert not any(v is pd.NA or (isinstance(v, float) and np.isnan(v)) for v in card.values())
     with pytest.raises(UsageError, match="latent 999"):
         found.card(999)
+
+
+def test_the_figure_of_a_card_is_a_bundle_with_every_field_and_its_n(ws: Workspace) -> None:
+    found = Trust.open(ws.get("trust", ID).path)
+    latent = int(found.cards["n_fired"].idxmax())
+    spec = FigureSpec(figure="latent_evidence", source=f"trust/{ID}", options={"latent": latent})
+    data = build(spec, ws)
+    assert data.table["evidence"].tolist() == [f.name for f in FIELDS]
+    assert data.table["n"].dropna().tolist() == [found.card(latent)[f.n] for f in FIELDS]
+    shown = data.panels[0].frame
+    assert set(shown["series"]) == {"this latent", "chance"} and "Effect on the loss" not in set(shown["evidence"])
+    files = bundle(spec, ws).files
+    assert {"figure.svg", "data.csv", "table.tex", "reproduce.sh"} <= set(files) and b"753.000" not in files[
+        "table.tex"
+    ]
+    assert re.search(rb"& \d+ & tokens both fire on", files["table.tex"])
 
 
 def test_a_crosscoder_and_a_store_without_held_out_text_are_refused(ws: Workspace, tmp_path) -> None:
