@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from sae.errors import UserError
 from sae.files import read_json, sha256_json, write_json
 from workbench.claims import protocol
 from workbench.claims.base import NOT_TESTABLE, Claim, Finding, judgement, untestable
+from workbench.claims.code import code_digest
 from workbench.claims.lab import Lab
 from workbench.results.reuse import reusable
 from workbench.run import Run
@@ -19,11 +19,9 @@ from workbench.workspace import Item, Workspace
 
 
 def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
-    """What decides a claim's result besides the data: its own file, the protocol, seeds and size."""
-    module = inspect.getmodule(claim.measure)
-    source = inspect.getsource(module) if module is not None else ""
+    """What decides a claim's result besides the data: the code it rests on, the protocol, seeds and size."""
     return {
-        "claim": sha256_json([claim.id, source])[:16],
+        "claim": sha256_json([claim.id, code_digest(claim.measure.__module__)])[:16],
         "protocol": protocol.digest(protocol.of_claim(claim)),
         "seeds": lab.seeds,
         "quick": lab.quick,
@@ -32,15 +30,24 @@ def recipe_of(claim: Claim, lab: Lab) -> dict[str, Any]:
 
 def complete_claim(claim: Claim, lab: Lab) -> dict[str, Any] | None:
     """The document of a claim that the workspace holds already, measured in the same way; None where it must be
-    measured.
+    measured, as one is whose code has changed since.
+
+    Raises:
+        MismatchError: it was measured with other seeds, at another size or under another protocol, and
+        ``lab.replace`` is false.
     """
     if not lab.workspace.complete("claims", claim.id):
         return None
     if lab.workspace.get("claims", claim.id).manifest.numbers["verdict"] == NOT_TESTABLE:
         return None  # what was missing may have come
-    words = {"claim": "how the claim is measured", "protocol": "what the protocol says of it"}
+    recipe = recipe_of(claim, lab)
+    stored = lab.workspace.get("claims", claim.id).manifest.recipe or {}
+    if stored.get("claim") != recipe["claim"] and {**stored, "claim": recipe["claim"]} == recipe:
+        lab.say(f"{claim.id}: the code it rests on has changed, measured again")
+        return None
+    words = {"claim": "the code it rests on", "protocol": "what the protocol says of it"}
     quiet = Run(replace=lab.replace)
-    have = reusable(lab.workspace, "claims", claim.id, recipe=recipe_of(claim, lab), run=quiet, words=words)
+    have = reusable(lab.workspace, "claims", claim.id, recipe=recipe, run=quiet, words=words)
     return None if have is None else document_of(have)
 
 
