@@ -19,7 +19,7 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.index import Dictionary
 
 MOST = 1000  # tokens of one continuation
-EVERY = 0.4  # seconds between two looks at what is being made
+EVERY = 1.0  # seconds between two looks at what is being made
 KEY = "ct_stream"
 _TURN = threading.Lock()
 _LIVE: list[tuple[Stream, threading.Thread]] = []
