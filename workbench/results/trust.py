@@ -113,6 +113,7 @@ FIELDS: tuple[Field, ...] = (
         "Share of the tokens on which its direction is there, but another latent fires for it",
         "the same with the other latents' decoders exchanged",
         "A direction shared by two ideas counts too: look at who fires instead",
+        needs="absorbed",
         low_is_good=True,
     ),
     Field(

@@ -76,12 +76,12 @@ def ablation_effects(
     tokens: np.ndarray,
     rows: np.ndarray,
     *,
-    min_firings: int,
+    latents: Ints | None = None,
     ablations: int = 32,
     seed: int = 0,
     run: Run = QUIET,
 ) -> Effects:
-    """Effects of every latent that fires at least ``min_firings`` times, on at most ``ablations`` tokens each.
+    """Effects of latents (all by default) that fire at all, on at most ``ablations`` tokens each.
 
     Args:
         tokens: [S, ctx]. rows: bool [S, ctx], tokens that are data: only there latents are ablated and predictions
@@ -97,7 +97,8 @@ def ablation_effects(
     clean, firings = _clean(model, dictionary, hook, ids, keep, run)
     f, rng = int(dictionary.W_dec.shape[0]), np.random.default_rng([seed, 3])
     fired = np.bincount(firings.latent, minlength=f)
-    chosen = firings.of(_spread(firings, np.flatnonzero(fired >= min_firings), ablations, rng))
+    wanted = np.arange(f) if latents is None else latents
+    chosen = firings.of(_spread(firings, wanted, ablations, rng))
     passes = packed(chosen.seq, chosen.pos)
     effect = _ablated(model, dictionary, hook, ids, keep, clean, chosen, passes, "ablations", run)
     sample = _alone(chosen, rng)

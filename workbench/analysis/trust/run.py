@@ -239,7 +239,7 @@ def _effects(s: _Subject, needs: Needs) -> tuple[dict[str, Any], dict[str, Any] 
         str(s.reference.hook),
         ids,
         rows,
-        min_firings=s.recipe.min_firings,
+        latents=np.flatnonzero(s.codes.n_fired >= s.recipe.min_firings),
         ablations=s.recipe.ablations,
         seed=s.recipe.seed,
         run=s.run,

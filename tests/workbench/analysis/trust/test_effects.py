@@ -22,7 +22,7 @@ def _text(sequences: int = 6, ctx: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 def test_an_effect_is_the_loss_of_the_model_without_the_latent() -> None:
     model, dictionary, (ids, rows) = FakeBridge(), FakeDictionary(), _text()
-    e = ablation_effects(model, dictionary, EARLY, ids, rows, min_firings=1, ablations=100)
+    e = ablation_effects(model, dictionary, EARLY, ids, rows, ablations=100)
     assert (e.n == e.fired).all() and e.n.sum() > 50, "every firing was ablated"
     latent = int(e.n.argmax())
     keep = torch.as_tensor(rows).clone()
@@ -47,7 +47,7 @@ def test_an_effect_is_the_loss_of_the_model_without_the_latent() -> None:
 
 def test_many_at_a_time_agree_with_one_at_a_time_and_say_how_well() -> None:
     model, dictionary, (ids, rows) = FakeBridge(), FakeDictionary(), _text(8, 80)
-    e = ablation_effects(model, dictionary, EARLY, ids, rows, min_firings=5, ablations=6)
+    e = ablation_effects(model, dictionary, EARLY, ids, rows, ablations=6)
     assert e.n.max() == 6 and e.agreement.n == int(e.alone_n.sum()) > 30
     assert 0.9 < e.agreement.value < 1 - 1e-9, "what stands further back is noise, and little"
     assert e.agreement.low < e.agreement.value < e.agreement.high
@@ -57,8 +57,17 @@ def test_many_at_a_time_agree_with_one_at_a_time_and_say_how_well() -> None:
 
 def test_at_the_last_layer_nothing_reaches_from_one_token_to_another() -> None:
     model, dictionary, (ids, rows) = FakeBridge(), FakeDictionary(), _text(4, 60)
-    e = ablation_effects(model, dictionary, HOOK, ids, rows, min_firings=1, ablations=20)
+    e = ablation_effects(model, dictionary, HOOK, ids, rows, ablations=20)
     assert e.agreement.value > 1 - 1e-6
+
+
+def test_only_the_latents_asked_for_are_ablated() -> None:
+    model, dictionary, (ids, rows) = FakeBridge(), FakeDictionary(), _text()
+    every = ablation_effects(model, dictionary, HOOK, ids, rows, ablations=100)
+    some = np.argsort(-every.fired)[:3]
+    e = ablation_effects(model, dictionary, HOOK, ids, rows, latents=some, ablations=100)
+    assert set(np.flatnonzero(e.n)) == set(some.tolist())
+    assert e.mean[some] == pytest.approx(every.mean[some], abs=1e-5) and (e.fired == every.fired).all()
 
 
 def test_a_direction_the_loss_does_not_see_has_no_effect() -> None:
@@ -67,7 +76,7 @@ def test_a_direction_the_loss_does_not_see_has_no_effect() -> None:
     model.W_U[0] = 0.0
     dictionary.W_dec = torch.zeros_like(dictionary.W_dec)
     dictionary.W_dec[:, 0] = 1.0
-    e = ablation_effects(model, dictionary, HOOK, ids, rows, min_firings=1)
+    e = ablation_effects(model, dictionary, HOOK, ids, rows)
     assert np.nanmax(np.abs(e.mean)) < 1e-6
     assert np.isnan(e.mean[e.n == 0]).all() and e.n.sum() > 0
 
@@ -80,7 +89,7 @@ def test_a_latent_that_is_the_answer_is_missed_by_as_much_as_it_gave() -> None:
     model.mix = [torch.zeros(16, 16)] * 2
     model.W_U = 5 * torch.eye(16).roll(1, dims=1)  # token i predicts token i + 1
     dictionary = FakeDictionary(16, 16, 1, W_dec=torch.eye(16))
-    e = ablation_effects(model, dictionary, HOOK, ids, rows, min_firings=1)
+    e = ablation_effects(model, dictionary, HOOK, ids, rows)
     known = np.log(16) - np.log(1 + 15 * np.exp(-5))
     assert e.mean[1:11][e.n[1:11] > 0] == pytest.approx(known, abs=1e-5)
 
@@ -88,10 +97,10 @@ def test_a_latent_that_is_the_answer_is_missed_by_as_much_as_it_gave() -> None:
 def test_positions_that_are_no_data_are_neither_ablated_nor_scored() -> None:
     model, (ids, rows) = FakeBridge(), _text()
     rows[:, 6:] = False
-    e = ablation_effects(model, FakeDictionary(), HOOK, ids, rows, min_firings=1)
+    e = ablation_effects(model, FakeDictionary(), HOOK, ids, rows)
     assert 0 < e.fired.sum() <= 6 * 5 * 4
     with pytest.raises(UsageError, match="--ablations 0"):
-        ablation_effects(model, FakeDictionary(), HOOK, ids, rows, min_firings=1, ablations=0)
+        ablation_effects(model, FakeDictionary(), HOOK, ids, rows, ablations=0)
 
 
 def test_entries_of_a_pass_are_of_one_sequence_and_far_enough_apart() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import workbench
 from sae.errors import MismatchError, UsageError
 from workbench.activations import HarvestRecipe, harvest
-from workbench.analysis.trust.needs import find_or_make, settings_of
+from workbench.analysis.trust.needs import _plan_of, find_or_make, settings_of
 from workbench.analysis.trust.run import held_out
 from workbench.cli import app
 from workbench.corpus import TokenPlan
@@ -103,6 +103,21 @@ def test_a_card_reads_as_plain_values(ws: Workspace) -> None:
     assert not any(v is pd.NA or (isinstance(v, float) and np.isnan(v)) for v in card.values())
     with pytest.raises(UsageError, match="latent 999"):
         found.card(999)
+
+
+def test_a_transcoder_has_cards_without_what_needs_one_space(ws: Workspace) -> None:
+    store = find_dictionary(ws, ID).store(ws)
+    recipe = {**RECIPE, "id": "mlp", "hooks": ["L1TC"], "sources": [{"model": "mini-pythia"}]}
+    harvest(HarvestRecipe.model_validate(recipe), ws, plan=_plan_of(store))
+    (id,) = train_recipe(
+        TrainRecipe(store="mlp", sites=("L1TC",), expansions=(1,), ks=(4,), batch_size=256, tokens=256 * 10), ws
+    )
+    found = Trust.open(workbench.trust(ws, id, train=False).path)
+    cards = found.cards
+    judged = cards[cards["n_fired"] >= 20]
+    assert len(judged) and judged["effect"].notna().all() and judged["stability"].notna().all()
+    assert cards[["agreement", "absorbed_share", "score"]].isna().all().all() and cards["word"].isna().all()
+    assert "writes another" in found.metadata["missing"]["absorbed"]
 
 
 def test_the_figure_of_a_card_is_a_bundle_with_every_field_and_its_n(ws: Workspace) -> None:
