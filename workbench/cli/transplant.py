@@ -24,7 +24,7 @@ def transplant(
     a: Annotated[str, typer.Argument(metavar="DICTIONARY_A", help="Whose latents are put in.")],
     b: Annotated[str, typer.Argument(metavar="DICTIONARY_B", help="Whose latents are taken out, in its model.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    sequences: Annotated[int, typer.Option(help="Sequences per latent.", min=4, max=512)] = 12,
+    sequences: Annotated[int, typer.Option(help="Sequences per latent.", min=4, max=512)] = 8,
     pool: Annotated[int, typer.Option(help="Sequences that these are drawn from.", min=8)] = 256,
     level: Annotated[float, typer.Option(help="Correlation from which a pair counts as matched.")] = 0.5,
     below: Annotated[

@@ -66,7 +66,7 @@ def transplant(
     workspace: Workspace | str | Path,
     pair: tuple[str, str],
     *,
-    sequences: int = 12,
+    sequences: int = 8,
     pool: int = 256,
     level: float = 0.5,
     below: int = 96,

@@ -34,7 +34,7 @@ from workbench.workspace import Item, Workspace, check_id
 class TransplantRecipe(StrictConfig):
     """How latents are transplanted."""
 
-    sequences: int = Field(12, ge=4, le=512)  # per latent, of the measured half
+    sequences: int = Field(8, ge=4, le=512)  # per latent, of the measured half
     pool: int = Field(256, ge=8)  # sequences of the measured half that are drawn from
     level: float = Field(0.5, gt=-1, lt=1)  # correlation from which a pair counts as matched
     below: int = Field(96, ge=0)  # pairs under the level that are measured too, evenly over r
