@@ -2,6 +2,7 @@
 # Builds wheel and source archive, checks them, installs the wheel into an empty environment and runs the demo from there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+here=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 rm -rf dist
@@ -13,6 +14,7 @@ rm -rf dist
 "$work/empty/bin/pip" install --quiet -c constraints.txt torch dist/*.whl
 cp constraints.txt "$work"
 cd "$work"
+"$work/empty/bin/python" "$here/tools/compiled_here.py"
 du -sh empty/lib/python3*/site-packages | sed 's/empty.*/installed/'
 "$work/empty/bin/python" -X importtime -c "import workbench" 2>&1 | tail -1
 "$work/empty/bin/workbench" --version
