@@ -25,6 +25,7 @@ _ADDED = (
     "dedupe",
     "parts",
     "weights",
+    "roles",
 )
 _SHARES = ("tiled_share", "snippet_share", "agreement_share")
 SUFFIXES = {
@@ -32,7 +33,7 @@ SUFFIXES = {
     "jsonl": {".jsonl", ".json"},
     "parquet": {".parquet"},
     "csv": {".csv", ".tsv"},
-    "chat": {".jsonl", ".json"},
+    "chat": {".jsonl", ".json", ".parquet"},
 }
 """Files of a folder that are read, by kind of corpus."""
 
@@ -44,7 +45,8 @@ class CorpusConfig(StrictConfig):
 
     ``kind``: "mini" (standard library), "prose" (its documentation only), "docs" (that, and of the installed packages;
     see :mod:`workbench.corpus.installed`), "text" | "jsonl" | "parquet" | "csv" (local ``paths``: files or folders),
-    "chat" (JSONL whose records hold messages, read through the tokenizer's chat template),
+    "chat" (JSONL or Parquet whose records hold messages, read through the tokenizer's chat template; ``roles`` says
+    whose words are rows),
     "hub" (a ``dataset`` of the Hugging Face hub, or a folder that holds one; ``paths`` are then patterns of its files),
     "mix" (several corpora, ``parts``, by ``weights``; seed, split and epochs are the mix's own).
     """
@@ -76,6 +78,7 @@ class CorpusConfig(StrictConfig):
     epochs: int = Field(1, ge=1, description="passes over the training part of local text; held-out text never repeats")
     dedupe: bool = Field(False, description="leave out local documents that are near-copies of an earlier one")
     parts: tuple[CorpusConfig, ...] = Field((), description="mix: the corpora")
+    roles: tuple[str, ...] = Field((), description="chat: whose words are rows (assistant, say); default: all tokens")
     weights: tuple[float, ...] = Field((), description="mix: share of the windows of each part; default: equal")
     packing: Literal["stream", "documents"] = Field(
         "stream", description="documents: one window each, shorter ones left out"
@@ -128,6 +131,8 @@ class CorpusConfig(StrictConfig):
             raise ValueError(f"kind {self.kind!r} takes {'no paths' if self.paths else 'at least one path'}")
         if (self.kind == "hub") != bool(self.dataset):
             raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")
+        if self.roles and (self.kind != "chat" or self.synthetic_share):
+            raise ValueError("roles are of a corpus of kind 'chat', and synthetic windows have none")
         if self.streamed and self.synthetic_share:
             raise ValueError(
                 "streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out"

@@ -17,7 +17,7 @@ import json
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from sae.errors import UsageError
 from sae.strict import StrictConfig
@@ -34,6 +34,7 @@ class TokenContract(StrictConfig):
         excluded_ids: ids whose rows are no data, wherever they stand. excluded_positions: whatever stands there.
         special: all ids that no ordinary text gives. vocabulary: ids the tokenizer knows; a model may have more rows.
         longest: positions of the model; None: not limited. chat_template: digest of the tokenizer's; empty: none.
+        roles: whose words alone are rows, of conversations; empty: everybody's.
         tokenizer: digest of the whole tokenizer. words: digest of what each of the ``vocabulary`` ids stands for.
     """
 
@@ -46,8 +47,14 @@ class TokenContract(StrictConfig):
     vocabulary: int = Field(0, ge=0)
     longest: int | None = None
     chat_template: str = ""
+    roles: tuple[str, ...] = ()
     tokenizer: str = ""
     words: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``roles`` are written where they say something, so that stores without keep their ids."""
+        return {k: v for k, v in handler(self).items() if k != "roles" or v}
 
     def check(self, tokenizer: Any, who: str, what: str) -> None:
         """Refuse a tokenizer whose ids mean something else than those of tokens cut by this contract.
@@ -114,6 +121,7 @@ class TokenContract(StrictConfig):
             f"vocabulary: {self.vocabulary:,} ids",
             f"longest context: {f'{self.longest:,}' if self.longest else 'no limit'}",
             f"chat template: {'yes' if self.chat_template else 'none'}",
+            *([f"rows of roles: the words of {' and '.join(self.roles)} alone"] if self.roles else []),
         ]
 
 

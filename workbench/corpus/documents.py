@@ -74,11 +74,12 @@ def _table(file: Path, name: str, config: CorpusConfig, tally: Tally) -> Iterato
     Raises:
         CorruptError: none of its records has the text field, or see :func:`local_documents`.
     """
-    rows = {"jsonl": _json_rows, "chat": _json_rows, "parquet": _parquet_rows, "csv": _csv_rows}[config.kind]
+    as_lines = config.kind == "jsonl" or (config.kind == "chat" and file.suffix.lower() != ".parquet")
+    rows = _json_rows if as_lines else _csv_rows if config.kind == "csv" else _parquet_rows
     without = records = 0
     for number, value in rows(file, config.text_field, tally):
         records += 1
-        where = f"{file}, {'line' if config.kind in ('jsonl', 'chat') else 'row'} {number + 1}"
+        where = f"{file}, {'line' if as_lines else 'row'} {number + 1}"
         if value is _NoField:
             without += 1
             tally.read += 1

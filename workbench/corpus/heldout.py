@@ -9,6 +9,7 @@ everything in it) is cut into sections first.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -55,16 +56,24 @@ def _part(stream: TextStream, chosen: np.ndarray) -> TextStream:
     """
     ends = np.append(stream.starts[1:], len(stream.tokens))
     which = np.flatnonzero(chosen)
-    pieces = [stream.tokens[stream.starts[i] : ends[i]] for i in which]
-    if stream.first is not None:
-        for k, i in enumerate(which):
-            if i and continues(stream.names[i - 1], stream.names[i]) and not chosen[i - 1]:
-                pieces[k] = np.append(np.int32(stream.first), pieces[k])
+    alone = [
+        i > 0 and continues(stream.names[i - 1], stream.names[i]) and not chosen[i - 1] for i in which
+    ]  # sections that begin a text here
+
+    def gathered(values: np.ndarray, begin: Any) -> list[np.ndarray]:
+        some = [values[stream.starts[i] : ends[i]] for i in which]
+        if stream.first is None:
+            return some
+        return [np.append(values.dtype.type(begin), v) if a else v for v, a in zip(some, alone, strict=True)]
+
+    pieces = gathered(stream.tokens, stream.first)
     tokens = np.concatenate(pieces or [stream.tokens[:0]])
+    is_row = None if stream.is_row is None else np.concatenate(gathered(stream.is_row, False) or [stream.is_row[:0]])
     starts = np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)
     return replace(
         stream,
         tokens=tokens,
+        is_row=is_row,
         starts=starts,
         names=tuple(stream.names[i] for i in which),
         keys=tuple(stream.keys[i] for i in which),

@@ -9,7 +9,7 @@ read is recorded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sae.errors import CorruptError, MissingError, UsageError, UserError
+from workbench.corpus.chat import encoded
 from workbench.corpus.records import Tally, as_document
 from workbench.hub import offline
 
@@ -169,9 +170,11 @@ def packed(
     ctx: int,
     whole_documents: bool,
     heldout: int = 0,
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    roles: Sequence[str] = (),
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any], np.ndarray | None]:
     """Windows of a stream of documents: (tokens int32 [n_seq, ctx], number of the document each starts in int32
-    [n_seq], about); ``first`` begins every window and every document, where there is one.
+    [n_seq], about, which tokens are the words of ``roles`` bool [n_seq, ctx]; None without roles); ``first`` begins
+    every window and every document, where there is one.
 
     The last ``heldout`` windows come from documents of their own, every tenth by the digest of the text.
 
@@ -179,11 +182,12 @@ def packed(
         UsageError: the documents end before ``n_seq`` windows are full.
     """
     train, held = (_Packer(first, n, ctx, whole_documents) for n in (n_seq - heldout, heldout))
+    marks = [_Packer(None if first is None else 0, n, ctx, whole_documents) for n in (n_seq - heldout, heldout)]
     digest, seen = hashlib.sha256(), 0
     while not (train.full and held.full) and (batch := list(islice(documents, _BATCH))):
         texts = [t[: train.width * _CHARACTERS] if whole_documents else t for _, t in batch]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        for (name, text), document in zip(batch, ids, strict=True):
+        ids, mine = encoded(tokenizer, texts, roles)
+        for i, ((name, text), document) in enumerate(zip(batch, ids, strict=True)):
             if train.full and held.full:
                 break
             of_text = hashlib.sha256(text.encode("utf-8", "replace")).digest()
@@ -191,6 +195,8 @@ def packed(
             side = held if heldout and of_text[-1] * 10 < 256 else train
             if not side.full:
                 side.add(document, seen)
+                if roles:  # packed as the tokens are, so they lie where these do
+                    marks[side is held].add(mine[i].astype(int).tolist(), seen)
             seen += 1
     filled, short = train.filled + held.filled, train.short + held.short
     if filled < n_seq:
@@ -201,4 +207,5 @@ def packed(
         )
     about = {"corpus_digest": digest.hexdigest(), "documents": seen, "short_documents": short}
     about |= {"heldout_windows": heldout} if heldout else {}
-    return np.concatenate([train.tokens, held.tokens]), np.concatenate([train.owners, held.owners]), about
+    rows = np.concatenate([m.tokens for m in marks]) > 0 if roles else None
+    return np.concatenate([train.tokens, held.tokens]), np.concatenate([train.owners, held.owners]), about, rows

@@ -5,7 +5,8 @@ Nothing is written and no model runs; the tokens are those a harvest of the reci
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class TextLook:
     contract: TokenContract
     plan: TokenPlan
     numbers: dict[str, Any]
-    windows: list[dict[str, Any]]  # number, kind, document, heldout, tokens
+    windows: list[dict[str, Any]]  # number, kind, document, heldout, tokens, is_row
     contract_lines: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -51,12 +52,23 @@ class TextLook:
         if n.get("near_duplicates") is not None:
             out.append(f"near-copies of an earlier document: {n['near_duplicates']:,} (dedupe = true leaves them out)")
         out += [f"records: {k}: {v:,}" for k, v in n.get("records", {}).items()]
+        if n.get("roles"):
+            out.append("messages by role: " + ", ".join(f"{role} {k:,}" for role, k in n["roles"].items()))
         out += self.contract_lines
         for w in self.windows:
             side = ", held out" if w["heldout"] else ""
             out.append(f"window {w['number']:,} ({w['kind']}, document {w['document']:,}{side}):")
-            out.append("  " + "".join(w["tokens"]).replace("\n", "⏎"))
+            out.append("  " + marked(w["tokens"], w["is_row"]).replace("\n", "⏎"))
+        if self.windows:
+            out.append("(between ⟦ and ⟧: tokens that are no data)")
         return out
+
+
+def marked(tokens: list[str], is_row: list[bool]) -> str:
+    """The tokens of a window as one line, those that are no data between brackets."""
+    runs = groupby(zip(tokens, is_row, strict=True), key=lambda t: t[1])
+    texts = [(row, "".join(t for t, _ in run)) for row, run in runs]
+    return "".join(text if row else f"⟦{text}⟧" for row, text in texts)
 
 
 def look_at_text(
@@ -82,7 +94,8 @@ def look_at_text(
     plan = plan_tokens(config, tokenizer, n_seq=n_seq, ctx=ctx, heldout=heldout)
     assert plan.contract is not None
     contract = plan.contract.model_copy(update={"excluded_positions": exclude, "longest": longest})
-    rows = contract.is_row(plan.tokens)
+    plan = replace(plan, contract=contract)
+    rows = plan.is_row()
     about = plan.about
     numbers: dict[str, Any] = {
         "documents": about["documents"],
@@ -94,7 +107,11 @@ def look_at_text(
         "excluded_share": float(1 - rows.mean()),
         "distinct_tokens": len(np.unique(plan.tokens)),
         "kinds": {KINDS[k]: float((plan.kinds == k).mean()) for k in KINDS if (plan.kinds == k).any()},
-        **{k: about[k] for k in ("passes", "heldout_documents", "records", "short_documents", "parts") if k in about},
+        **{
+            k: about[k]
+            for k in ("passes", "heldout_documents", "records", "roles", "short_documents", "parts")
+            if k in about
+        },
     }
     if not config.streamed and config.kind != "mix":
         stream = text_stream(config, tokenizer)
@@ -111,6 +128,7 @@ def look_at_text(
             "document": int(plan.doc_ids[i]),
             "heldout": bool(i >= n_seq - heldout),
             "tokens": shown_tokens(tokenizer, plan.tokens[i]),
+            "is_row": rows[i].tolist(),
         }
         for i in chosen
     ]

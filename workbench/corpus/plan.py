@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from sae.errors import UsageError
-from workbench.corpus.chat import tally_for
+from workbench.corpus.chat import check_roles, tally_for
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.contract import TokenContract, contract_of
 from workbench.corpus.documents import all_documents, corpus_inputs, in_split, known_by_files
 from workbench.corpus.heldout import partition, windows_in
-from workbench.corpus.mixture import mixed_windows
+from workbench.corpus.mixture import mixed_windows, text_windows
 from workbench.corpus.stream import TextStream, text_stream
 from workbench.corpus.synthetic import TEXT
 
@@ -28,7 +28,8 @@ class TokenPlan:
 
     ``tokens`` int32 [n_seq, ctx], position 0 as ``contract`` says (BOS, mostly); ``doc_ids`` int32 [n_seq] (synthetic
     windows each have an id of their own above the documents'); ``kinds`` uint8 [n_seq]: 0 text, 1 repeats and snippets,
-    2 agreement.
+    2 agreement. ``rows`` bool [n_seq, ctx]: which tokens may be rows, where the corpus asks for the words of some roles
+    only; None: all that the contract allows.
     """
 
     tokens: np.ndarray
@@ -36,12 +37,20 @@ class TokenPlan:
     kinds: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
     contract: TokenContract | None = None
+    rows: np.ndarray | None = None
+
+    def is_row(self) -> np.ndarray:
+        """Which tokens are data: bool [n_seq, ctx], by the contract and by whose words they are."""
+        assert self.contract is not None
+        kept = self.contract.is_row(self.tokens)
+        return kept if self.rows is None else kept & self.rows
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the three arrays with their shapes."""
+        """Hex SHA-256 of the arrays with their shapes."""
         h = hashlib.sha256()
-        for a in (self.tokens, self.doc_ids, self.kinds):
+        rows = () if self.rows is None else (self.rows.astype(np.uint8),)
+        for a in (self.tokens, self.doc_ids, self.kinds, *rows):
             h.update(f"{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes())
         return h.hexdigest()
 
@@ -101,7 +110,44 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
         )
     tokens, docs, kinds = (np.concatenate([p[i] for p in parts]) for i in range(3))
     tokens = np.concatenate([np.full((n_seq, begin), contract.first or 0, np.int32), tokens], axis=1)
-    return TokenPlan(tokens, docs.astype(np.int32), kinds, about, contract)
+    rows = _rows_of_roles(config, [(train, trained), (held, heldout)], begin, length)
+    return _checked(TokenPlan(tokens, docs.astype(np.int32), kinds, about, contract, rows), config, heldout)
+
+
+def _rows_of_roles(
+    config: CorpusConfig, sides: list[tuple[TextStream | None, int]], begin: int, length: int
+) -> np.ndarray | None:
+    """Which tokens of the windows are the words of the roles asked for: the same windows, cut from the marks."""
+    if not config.roles:
+        return None
+    marks = []
+    for stream, n in sides:
+        if stream is not None and n:
+            assert stream.is_row is not None
+            of = replace(stream, tokens=stream.is_row.astype(np.int32))
+            marks.append(text_windows(of, np.arange(n), length, config.seed)[0] > 0)
+    rows = np.concatenate(marks)
+    return np.concatenate([np.zeros((len(rows), begin), bool), rows], axis=1)
+
+
+def _checked(plan: TokenPlan, config: CorpusConfig, heldout: int) -> TokenPlan:
+    """A plan whose sides have rows.
+
+    Raises:
+        UsageError: none of the words of the roles asked for lie in the windows of a side.
+    """
+    if plan.rows is None:
+        return plan
+    data = plan.is_row()
+    cut = len(data) - heldout
+    for what, side in (("for training", data[:cut]), ("held out", data[cut:])):
+        if len(side) and not side.any():
+            raise UsageError(
+                f"the {len(side):,} windows {what} hold no word of {' or '.join(map(repr, config.roles))}. Give more"
+                " text, or other roles."
+            )
+    contract = plan.contract.model_copy(update={"roles": config.roles}) if plan.contract else None
+    return replace(plan, contract=contract)
 
 
 def _mixed_plan(
@@ -113,22 +159,30 @@ def _mixed_plan(
     shared = {"seed": config.seed, "split": config.split, "epochs": config.epochs, "heldout": "windows"}
     train: list[tuple[np.ndarray, ...]] = []
     held: list[tuple[np.ndarray, ...]] = []
-    about, before = [], 0
+    about, before, roles = [], 0, set[str]()
     for part, n, h in zip(config.parts, *(w.tolist() for w in wanted), strict=True):
         if not n + h:
             continue
         plan = plan_tokens(part.model_copy(update=shared), tokenizer, n_seq=n + h, ctx=ctx, heldout=h)
-        arrays = plan.tokens, plan.doc_ids + before, plan.kinds
+        arrays = plan.tokens, plan.doc_ids + before, plan.kinds, _marks(plan)
+        roles |= set(part.roles)
         train.append(tuple(a[:n] for a in arrays))
         held.append(tuple(a[n:] for a in arrays))
         before += int(plan.doc_ids.max()) + 1
         about.append({**plan.about, "windows": n + h})
     order = np.random.default_rng([config.seed, 103]).permutation(n_seq - heldout)
-    tokens, docs, kinds = (
-        np.concatenate([np.concatenate([t[i] for t in train])[order], *(h[i] for h in held)]) for i in range(3)
+    tokens, docs, kinds, rows = (
+        np.concatenate([np.concatenate([t[i] for t in train])[order], *(h[i] for h in held)]) for i in range(4)
     )
     whole = {"parts": about, "documents": sum(p["documents"] for p in about), "config": config.model_dump(mode="json")}
-    return TokenPlan(tokens, docs, kinds, whole, contract)
+    if not roles:
+        return TokenPlan(tokens, docs, kinds, whole, contract)
+    return TokenPlan(tokens, docs, kinds, whole, contract.model_copy(update={"roles": tuple(sorted(roles))}), rows)
+
+
+def _marks(plan: TokenPlan) -> np.ndarray:
+    """Which tokens of a plan may be rows, whether it tells roles apart or not."""
+    return np.ones(plan.tokens.shape, bool) if plan.rows is None else plan.rows
 
 
 def _shares(n: int, weights: np.ndarray) -> np.ndarray:
@@ -173,7 +227,7 @@ def _streamed_plan(
 
     tally = tally_for(config, tokenizer)
     documents = ((n, t) for n, t in all_documents(config, tally) if in_split(n, config.split))
-    tokens, docs, about = packed(
+    tokens, docs, about, rows = packed(
         documents,
         tokenizer,
         contract.first,
@@ -181,8 +235,10 @@ def _streamed_plan(
         ctx=ctx,
         whole_documents=config.packing == "documents",
         heldout=heldout,
+        roles=config.roles,
     )
+    check_roles(config, tally)
     if config.kind == "hub":
         about["dataset_commit"] = hub_dataset(config)[1]
     about |= {"config": config.model_dump(mode="json"), **tally.about(), **_files(config)}
-    return TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), about, contract)
+    return _checked(TokenPlan(tokens, docs, np.zeros(n_seq, np.uint8), about, contract, rows), config, heldout)

@@ -36,6 +36,7 @@ class Tally:
     read: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, int] = field(default_factory=dict)  # messages of each role, of conversations that are rendered
     render: Callable[[list[dict[str, Any]]], str] | None = None
 
     def note(self, kind: str, where: str) -> None:
@@ -56,8 +57,11 @@ class Tally:
         return sum(self.counts.get(k, 0) for k in LEFT_OUT)
 
     def about(self) -> dict[str, Any]:
-        """For a token plan: ``records`` read and counts by kind; empty where nothing was left out or mended."""
-        return {"records": {"read": self.read, **dict(sorted(self.counts.items()))}} if self.counts else {}
+        """For a token plan: ``records`` read and counts by kind where something was left out or mended; ``roles`` of
+        conversations with their messages.
+        """
+        records = {"records": {"read": self.read, **dict(sorted(self.counts.items()))}} if self.counts else {}
+        return records | ({"roles": dict(sorted(self.roles.items()))} if self.roles else {})
 
     def lines(self) -> list[str]:
         """One line per kind, for people."""
@@ -106,25 +110,39 @@ def as_document(value: Any, where: str, tally: Tally) -> str | None:
     """
     tally.read += 1
     if tally.render is not None:
-        if not is_conversation(value) or not any(m["content"] for m in value):
+        if not is_conversation(value) or not any((m["content"] or "").strip() for m in value):
             tally.note("null" if value is None else "no text", where)
             return None
-        value = tally.render([{**m, "content": mended(m["content"] or "")} for m in value])
-    elif is_conversation(value):
+        return _rendered(value, where, tally)
+    if is_conversation(value):
         value = "\n\n".join(f"{m['role']}: {m['content']}" for m in value if isinstance(m["content"], str))
     elif kind := _missing(value):
         tally.note(kind, where)
         return None
-    if value.startswith(BOM):
-        tally.note("byte order mark", where)
-        value = value.removeprefix(BOM)
+    value = _clean(value, where, tally)
     if not value.strip():
         tally.note("empty", where)
         return None
-    if _SURROGATE.search(value):
+    return value
+
+
+def _rendered(messages: list[dict[str, Any]], where: str, tally: Tally) -> str:
+    """A conversation by its tokenizer's template."""
+    assert tally.render is not None
+    for m in messages:
+        tally.roles[m["role"]] = tally.roles.get(m["role"], 0) + 1
+    return tally.render([{**m, "content": _clean(m["content"] or "", where, tally)} for m in messages])
+
+
+def _clean(text: str, where: str, tally: Tally) -> str:
+    """A text without byte order mark and halves of surrogate pairs."""
+    if text.startswith(BOM):
+        tally.note("byte order mark", where)
+        text = text.removeprefix(BOM)
+    if _SURROGATE.search(text):
         tally.note("lone surrogate", where)
-        value = mended(value)
-    return str(value)
+        text = mended(text)
+    return text
 
 
 def _missing(value: Any) -> str:

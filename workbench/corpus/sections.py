@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import pairwise
 
 LARGEST = 1 / 5  # share of a corpus from which on a document is cut into sections
 SECTIONS = 40  # about so many sections would make up the whole corpus
@@ -42,17 +43,15 @@ _CUTS = (r"\n\s*\n(?=\S)", r"\n(?=\S)", r"(?= \S)", r"\s")
 
 def _cut(text: str, size: int) -> list[str]:
     """Pieces of at least about ``size`` characters, cut where the text itself is cut."""
-    pieces, at = [], 0
+    ends, at = [], 0
     while len(text) - at > 2 * size:
         window = text[at + size // 2 : at + 2 * size]
-        ends = next((m for p in _CUTS if (m := [x.end() for x in re.finditer(p, window)])), [size])
-        end = at + size // 2 + min(ends, key=lambda e: abs(e - size // 2))
-        pieces.append(text[at:end])
-        at = end
-    out: list[str] = []
-    for piece in (*pieces, text[at:]):
-        if out and not piece.strip():  # white space alone is no section; it stays with the one before
-            out[-1] += piece
-        else:
-            out.append(piece)
-    return out
+        places = next((m for p in _CUTS if (m := [x.end() for x in re.finditer(p, window)])), [size])
+        at += size // 2 + min(places, key=lambda e: abs(e - size // 2))
+        ends.append(at)
+    cuts = [0]
+    for lo, hi in pairwise([0, *ends, len(text)]):
+        if lo and not text[lo:hi].strip():  # white space alone is no section; it stays with the one before
+            cuts.pop()
+        cuts.append(hi)
+    return [text[lo:hi] for lo, hi in pairwise(cuts)]

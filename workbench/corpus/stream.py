@@ -17,7 +17,7 @@ import numpy as np
 from sae.errors import UsageError, UserError
 from sae.files import sha256_json, write_bytes
 from workbench.config import cache_dir
-from workbench.corpus.chat import tally_for
+from workbench.corpus.chat import check_roles, encoded, tally_for
 from workbench.corpus.config import SUFFIXES, CorpusConfig
 from workbench.corpus.contract import contract_of
 from workbench.corpus.documents import digest_of, documents, local_files
@@ -36,7 +36,8 @@ class TextStream:
     ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and
     texts; ``records``: what was left out or mended (see :meth:`workbench.corpus.records.Tally.about`); ``keys`` one per
     document, equal for copies of one text; ``numbers`` of the documents in the whole corpus, where this is a part of
-    it; ``copies``: near-duplicates among them.
+    it; ``copies``: near-duplicates among them; ``is_row`` bool [n]: which tokens may be rows, where a corpus asks for
+    the words of some roles only.
     """
 
     tokens: np.ndarray
@@ -48,6 +49,7 @@ class TextStream:
     keys: tuple[str, ...] = ()
     numbers: np.ndarray | None = None
     copies: int = 0
+    is_row: np.ndarray | None = None
 
     def document(self, position: int | np.ndarray) -> np.ndarray:
         """Number of the document that a stream position lies in."""
@@ -111,12 +113,27 @@ def tokenizer_key(tokenizer: Any) -> str:
 def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int], ...]) -> TextStream:
     tally = tally_for(config, held.tokenizer)
     docs = documents(config, tally)
+    check_roles(config, tally)
     keys, copies = _keys(config, docs)
     digest = digest_of(docs)
     first = contract_of(held.tokenizer).first
-    cached = cache_dir() / f"tokens-{sha256_json([digest, held.key, first, _LAYOUT])[:32]}.npz"
-    tokens, starts = _read_cached(cached) or _tokenise(docs, held.tokenizer, first, cached)
-    return TextStream(tokens, starts, tuple(n for n, _ in docs), digest, tally.about(), first, keys, None, copies)
+    key = [digest, held.key, first, _LAYOUT]
+    if config.roles:
+        key += [list(config.roles), [getattr(t, "spans", ()) for _, t in docs]]
+    cached = cache_dir() / f"tokens-{sha256_json(key)[:32]}.npz"
+    arrays = _read_cached(cached) or _tokenise(docs, held.tokenizer, first, config.roles, cached)
+    return TextStream(
+        arrays["tokens"],
+        arrays["starts"],
+        tuple(n for n, _ in docs),
+        digest,
+        tally.about(),
+        first,
+        keys,
+        None,
+        copies,
+        arrays.get("is_row"),
+    )
 
 
 def _keys(config: CorpusConfig, docs: list[tuple[str, str]]) -> tuple[tuple[str, ...], int]:
@@ -129,32 +146,39 @@ def _keys(config: CorpusConfig, docs: list[tuple[str, str]]) -> tuple[tuple[str,
 
 
 def _tokenise(
-    docs: list[tuple[str, str]], tokenizer: Any, first: int | None, cached: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    begin, pieces, before = [] if first is None else [first], [], ""
+    docs: list[tuple[str, str]], tokenizer: Any, first: int | None, roles: tuple[str, ...], cached: Path
+) -> dict[str, np.ndarray]:
+    """``tokens`` and ``starts`` of a stream; with ``roles`` also ``is_row``."""
+    begin, pieces, before, marks = [] if first is None else [first], [], "", []
     for at in range(0, len(docs), 256):  # transformers' own result is some 50 times larger than the ids
         some = docs[at : at + 256]
-        for (name, _), ids in zip(
-            some, tokenizer([t for _, t in some], add_special_tokens=False)["input_ids"], strict=True
-        ):
-            pieces.append(np.asarray([*([] if continues(before, name) else begin), *ids], np.int32))
+        found, mine = encoded(tokenizer, [t for _, t in some], roles)
+        for i, ((name, _), ids) in enumerate(zip(some, found, strict=True)):
+            beginning = [] if continues(before, name) else begin
+            pieces.append(np.asarray([*beginning, *ids], np.int32))
+            if roles:
+                marks.append(np.concatenate([np.zeros(len(beginning), bool), mine[i]]))
             before = name
     tokens = np.concatenate(pieces)
-    starts = np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)
+    arrays = {"tokens": tokens, "starts": np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)}
+    if roles:
+        arrays["is_row"] = np.concatenate(marks)
     if len(tokens) > _WORTH_CACHING:
         buffer = io.BytesIO()
-        np.savez(buffer, tokens=tokens, starts=starts)
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take its options for the arrays' names
         with suppress(OSError, UserError):  # a full or read-only home only costs the next process some seconds
             cached.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cached, buffer.getvalue())
-    return tokens, starts
+    return arrays
 
 
-def _read_cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_cached(path: Path) -> dict[str, np.ndarray] | None:
     """A cached token stream; None where there is none or it is damaged (it is then made again)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["tokens"], arrays["starts"]
+            return {"tokens": arrays["tokens"], "starts": arrays["starts"]} | {
+                name: arrays[name] for name in arrays.files if name == "is_row"
+            }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -98,6 +98,7 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
         streams=tuple(streams),
         plan={},
         heldout_seqs=recipe.n_seq // HELDOUT_SHARE,
+        row_mask=any(c.roles for c in (recipe.corpus, *recipe.corpus.parts)),
         **{n: getattr(recipe, n) for n in names},
     )
 

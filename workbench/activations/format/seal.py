@@ -20,7 +20,15 @@ from sae.files import canonical_json, read_json
 from workbench.activations.disk import calls as disk
 from workbench.activations.format.errors import StoreIncomplete
 from workbench.activations.format.layout import Layout
-from workbench.activations.format.shard import SHARDS, SKIPPED, open_plan, open_shard, plan_datasets, shard_datasets
+from workbench.activations.format.shard import (
+    NO_DATA,
+    SHARDS,
+    SKIPPED,
+    open_plan,
+    open_shard,
+    plan_datasets,
+    shard_datasets,
+)
 from workbench.activations.format.spec import STORE_JSON, StoreSpec, read_spec
 from workbench.version import __version__
 
@@ -37,11 +45,14 @@ def write_seal(folder: Path, spec: StoreSpec, *, command: str = "") -> None:
     shards: list[dict[str, Any]] = []
     layouts: dict[str, Any] = {}
     skipped: list[int] = []
+    rows = 0
     for index in range(spec.n_shards):
         container = open_shard(folder, spec, index)
         shards.append({"name": spec.shard_name(index), "bytes": os.fstat(container.fd).st_size, "seal": container.seal})
         layouts[_key(spec, index)] = container.layout.as_json()
-        skipped += skipped_sequences(container.small("tok/flags"), spec, index)
+        flags = container.small("tok/flags")
+        skipped += skipped_sequences(flags, spec, index)
+        rows += int(((flags & NO_DATA) == 0).sum())
         container.close()
     plan = open_plan(folder, spec)
     value = {
@@ -52,7 +63,7 @@ def write_seal(folder: Path, spec: StoreSpec, *, command: str = "") -> None:
         "recipe": spec.recipe,
         "code": {"version": spec.made_by.get("workbench", __version__), "libraries": spec.made_by},
         "numbers": {
-            "rows": spec.n_rows,
+            "rows": rows,
             "shards": spec.n_shards,
             "bytes": sum(s["bytes"] for s in shards),
             "sequences": spec.n_seq,

@@ -17,7 +17,9 @@ from workbench.activations.format.spec import FORMAT, SCHEMA, STORED, StoreSpec
 PLAN = "plan.h5"
 SHARDS = "shards"
 NO_DATA = 2
-"""Bit of ``/tok/flags``: the row's token is one of ``exclude_ids``; the row is zero and never returned."""
+"""Bit of ``/tok/flags``: the row's token is one of ``exclude_ids``, or ``plan/rows`` leaves it out; the row is zero and
+never returned.
+"""
 SKIPPED = 1
 """Bit of ``/tok/flags``: the sequence had a non-finite activation and was left out; its rows are zero and never
 returned.
@@ -72,6 +74,18 @@ def token_table(spec: StoreSpec, tokens: np.ndarray, index: int) -> dict[str, np
     }
 
 
+def no_data(spec: StoreSpec, tokens: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    """Which rows on disk of some sequences are none of the store's: bool [n * rows_per_seq].
+
+    Args:
+        tokens: [n, ctx] of the sequences. rows: ``plan/rows`` of them; None where the plan has none.
+    """
+    out = np.isin(tokens[:, spec.positions], spec.exclude_ids)
+    if rows is not None:
+        out |= ~np.asarray(rows)[:, spec.positions].astype(bool)
+    return out.reshape(-1)
+
+
 def plain_folder(path: Path) -> None:
     """Refuse a link in place of one of the store's folders.
 
@@ -103,13 +117,11 @@ def open_shard(
 
 def plan_datasets(spec: StoreSpec) -> list[Dataset]:
     """All datasets of ``plan.h5``."""
-    return format.complete(
-        [
-            Dataset("plan/tokens", "<i4", (spec.n_seq, spec.ctx), 64),
-            Dataset("plan/doc_ids", "<i4", (spec.n_seq,)),
-            Dataset("plan/kinds", "|u1", (spec.n_seq,)),
-        ]
-    )
+    out = [Dataset("plan/tokens", "<i4", (spec.n_seq, spec.ctx), 64)]
+    if spec.row_mask:
+        out.append(Dataset("plan/rows", "|u1", (spec.n_seq, spec.ctx), 64))
+    out += [Dataset("plan/doc_ids", "<i4", (spec.n_seq,)), Dataset("plan/kinds", "|u1", (spec.n_seq,))]
+    return format.complete(out)
 
 
 def plan_attributes(spec: StoreSpec) -> dict[str, Any]:

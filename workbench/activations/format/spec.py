@@ -68,6 +68,7 @@ class StoreSpec(StrictConfig):
     ctx: int = Field(ge=1, le=1 << 20)
     exclude: tuple[int, ...] = (0,)
     exclude_ids: tuple[int, ...] = ()
+    row_mask: bool = False
     seqs_per_shard: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     dtype: DType = "float32"
@@ -80,11 +81,10 @@ class StoreSpec(StrictConfig):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """``exclude_ids`` is written where it says something, so stores without it keep their ids."""
-        values = handler(self)
-        if not self.exclude_ids:
-            del values["exclude_ids"]
-        return dict(values)
+        """``exclude_ids`` and ``row_mask`` are written where they say something, so stores without them keep their
+        ids.
+        """
+        return {k: v for k, v in handler(self).items() if k not in ("exclude_ids", "row_mask") or v}
 
     @model_validator(mode="after")
     def _consistent(self) -> StoreSpec:
@@ -116,7 +116,9 @@ class StoreSpec(StrictConfig):
 
     @property
     def rows_per_seq(self) -> int:
-        """Rows one sequence takes on disk; those of ``exclude_ids`` are zero there and never read."""
+        """Rows one sequence takes on disk; those that are no data (``exclude_ids``, ``plan/rows``) are zero there and
+        never read.
+        """
         return self.ctx - len(self.exclude)
 
     @property

@@ -44,7 +44,7 @@ class StreamingStore(ActivationStore):
         producer: Producer,
         *,
         capacity: int,
-        **plan: np.ndarray,
+        **plan: np.ndarray | None,
     ):
         if spec.non_finite != "refuse":
             raise UsageError(
@@ -80,6 +80,7 @@ class StreamingStore(ActivationStore):
             capacity=capacity,
             doc_ids=plan.doc_ids,
             kinds=plan.kinds,
+            rows=plan.rows,
         )
 
     def __enter__(self) -> StreamingStore:
@@ -87,7 +88,12 @@ class StreamingStore(ActivationStore):
         self._joined.__enter__()
         try:
             write_plan_if_missing(
-                self.path, self.spec, self.tokens_plan, self._more.get("doc_ids"), self._more.get("kinds")
+                self.path,
+                self.spec,
+                self.tokens_plan,
+                self._more.get("doc_ids"),
+                self._more.get("kinds"),
+                self._more.get("rows"),
             )
             self._lock = Lock(self.path / "RING")
             if not self._lock.take(exclusive=True):
@@ -131,7 +137,7 @@ class StreamingStore(ActivationStore):
     def make(self, index: int) -> None:
         """Make one shard now, if it is not there."""
         if not (self.path / SHARDS / self.spec.shard_name(index)).exists():
-            write_shard(self.path, self.spec, index, self.tokens_plan, self.producer)
+            write_shard(self.path, self.spec, index, self.tokens_plan, self.producer, rows=self._more.get("rows"))
 
     def drop(self, index: int) -> None:
         """Remove one shard."""

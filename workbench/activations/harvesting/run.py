@@ -116,6 +116,7 @@ def harvest_here(
             producer,
             doc_ids=plan.doc_ids,
             kinds=plan.kinds,
+            rows=plan.rows,
             slot=slot,
             slots=slots,
             command=command,
@@ -153,6 +154,7 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
         plan={"digest": plan.digest, "about": plan.about}
         | ({} if contract is None else {"contract": contract.model_dump(mode="json")}),
         exclude_ids=tuple(i for i in excluded if (kept == i).any()),
+        row_mask=plan.rows is not None,
         n_seq=recipe.n_seq,
         ctx=recipe.ctx,
         exclude=recipe.exclude,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.activations.format.shard import open_plan, read_blocks
+from workbench.activations.format.shard import no_data, open_plan, read_blocks
 from workbench.activations.format.spec import StoreSpec, read_spec
 from workbench.corpus.contract import TokenContract
 from workbench.corpus.look import KINDS, QUANTILES
@@ -71,8 +71,6 @@ def look_at_store(folder: Path, *, shown: int = 5, seed: int = 0) -> StoreLook:
     spec = read_spec(folder)
     found = spec.plan.get("contract")
     contract = None if found is None else TokenContract.model_validate(found)
-    rule = contract or TokenContract(excluded_ids=spec.exclude_ids, excluded_positions=spec.exclude)
-    rule = rule.model_copy(update={"excluded_positions": spec.exclude})
     chosen = np.sort(np.random.default_rng(seed).choice(spec.n_seq, min(shown, spec.n_seq), replace=False))
     plan = open_plan(folder, spec)
     kinds, documents = plan.small("plan/kinds"), plan.small("plan/doc_ids")
@@ -80,7 +78,9 @@ def look_at_store(folder: Path, *, shown: int = 5, seed: int = 0) -> StoreLook:
     blocks = -(-spec.n_seq // 64)
     for first in range(0, blocks, _BLOCKS):
         tokens = read_blocks(plan, "plan/tokens", first, min(blocks, first + _BLOCKS))
-        data = rule.is_row(tokens)
+        mask = read_blocks(plan, "plan/rows", first, min(blocks, first + _BLOCKS)) if spec.row_mask else None
+        data = np.zeros(tokens.shape, bool)
+        data[:, spec.positions] = ~no_data(spec, tokens, mask).reshape(len(tokens), -1)
         rows += int(data.sum())
         ids = np.union1d(ids, tokens)
         seen |= {row.tobytes() for row in np.ascontiguousarray(tokens)}

@@ -21,7 +21,7 @@ from workbench.activations.format.errors import ShardCorrupt, StoreIncomplete
 from workbench.activations.format.layout import Container
 from workbench.activations.format.numbers import to_float
 from workbench.activations.format.seal import Seal, read_seal, seal_digest
-from workbench.activations.format.shard import SHARDS, open_plan, plain_folder, read_blocks
+from workbench.activations.format.shard import SHARDS, no_data, open_plan, plain_folder, read_blocks
 from workbench.activations.format.spec import STORED, Source, StoreSpec, Stream, read_spec
 from workbench.activations.read.batches import MEMORY_LIMIT, THREADS, Batches, Split, make_order
 from workbench.activations.read.pool import ShardPool
@@ -120,13 +120,15 @@ class ActivationStore:
 
     @cached_property
     def _gaps(self) -> np.ndarray:
-        """Rows on disk that are no data, int64 ascending: tokens of ``exclude_ids`` at kept positions."""
-        if not self.spec.exclude_ids:
+        """Rows on disk that are no data, int64 ascending: tokens of ``exclude_ids`` at kept positions, and those that
+        ``plan/rows`` leaves out.
+        """
+        if not self.spec.exclude_ids and not self.spec.row_mask:
             return np.zeros(0, np.int64)
         r, found = self.spec.rows_per_seq, []
         for block in range(-(-self.n_seq // 64)):
-            ids = self._token_block(block)[:, self.spec.positions]
-            found.append(np.flatnonzero(np.isin(ids, self.spec.exclude_ids)) + block * 64 * r)
+            left = no_data(self.spec, self._token_block(block), self._mask_block(block))
+            found.append(np.flatnonzero(left) + block * 64 * r)
         return np.concatenate(found).astype(np.int64)
 
     def _on_disk(self, numbers: np.ndarray) -> np.ndarray:
@@ -150,11 +152,16 @@ class ActivationStore:
         """Ranges of rows as if no token had been left out, as ranges of this store's rows."""
         return [slice(int(self._first_from(s.start)), int(self._first_from(s.stop))) for s in ranges]
 
-    def is_row(self, ids: np.ndarray) -> np.ndarray:
-        """Which tokens of whole sequences [n, ctx] have a row: bool [n, ctx]."""
-        out = ~np.isin(ids, self.spec.exclude_ids)
-        out[:, list(self.spec.exclude)] = False
-        return out
+    def sequences_with_rows(self, sequences: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(token ids int32 [n, ctx] of whole sequences, which of them have a row, bool likewise)."""
+        ids = np.zeros((len(sequences), self.ctx), np.int32)
+        rows = np.zeros(ids.shape, bool)
+        for k, i in enumerate(self._sequence_number(int(i)) for i in sequences):
+            here = slice(i % 64, i % 64 + 1)
+            tokens, mask = self._token_block(i // 64)[here], self._mask_block(i // 64)
+            ids[k] = tokens
+            rows[k, self.spec.positions] = ~no_data(self.spec, tokens, None if mask is None else mask[here])
+        return ids, rows
 
     @property
     def hooks(self) -> list[str]:
@@ -385,3 +392,7 @@ class ActivationStore:
 
     def _token_block(self, block: int) -> np.ndarray:
         return read_blocks(self._open_plan(), "plan/tokens", block, block + 1)
+
+    def _mask_block(self, block: int) -> np.ndarray | None:
+        """Which tokens of a block of sequences may be rows; None where the plan does not tell."""
+        return read_blocks(self._open_plan(), "plan/rows", block, block + 1) if self.spec.row_mask else None

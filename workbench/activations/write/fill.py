@@ -142,6 +142,7 @@ def fill(
     *,
     doc_ids: np.ndarray | None = None,
     kinds: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
     slot: int = 0,
     slots: int = 1,
     command: str = "",
@@ -151,7 +152,8 @@ def fill(
     """Make the store complete, together with whoever else is at it. Returns the number of shards made here.
 
     Args:
-        tokens: [n_seq, ctx] int32, with ``doc_ids`` and ``kinds`` [n_seq].
+        tokens: [n_seq, ctx] int32, with ``doc_ids`` and ``kinds`` [n_seq]. rows: which of them may be rows, bool
+            likewise, of a store with a row mask.
         slot, slots: where to begin among the missing shards, so that workers seldom meet.
         command: what makes the store, for its seal.
         on_shard: called as ``on_shard(done, total)`` after every look at the store.
@@ -161,7 +163,7 @@ def fill(
     with check_signals() as listen, joined(folder, spec):
         producer = listening(producer, listen)
         with disk_errors(str(folder)):
-            write_plan_if_missing(folder, spec, tokens, doc_ids, kinds)
+            write_plan_if_missing(folder, spec, tokens, doc_ids, kinds, rows)
             _recheck(folder, spec)
         last_note = waited = 0.0
         while todo := missing(folder, spec):
@@ -179,7 +181,7 @@ def fill(
                 waited += _WAIT
                 continue
             index, waited = todo[0] if index is None else index, 0.0
-            made += _make(folder, spec, index, tokens, producer)
+            made += _make(folder, spec, index, tokens, producer, rows)
         if on_shard:
             on_shard(spec.n_shards, spec.n_shards)
         with disk_errors(str(folder)):
@@ -199,10 +201,12 @@ def _choose(folder: Path, spec: StoreSpec, todo: list[int], slot: int, slots: in
     return min(free, key=lambda i: (i % slots != slot, i)) if free else None
 
 
-def _make(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, producer: Producer) -> bool:
+def _make(
+    folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, producer: Producer, rows: np.ndarray | None
+) -> bool:
     for attempt in range(3):
         try:
-            return write_shard(folder, spec, index, tokens, producer)
+            return write_shard(folder, spec, index, tokens, producer, rows=rows)
         except FileNotFoundError:  # another machine held our temporary file for abandoned
             if (folder / SHARDS / spec.shard_name(index)).exists():
                 return False
@@ -215,7 +219,12 @@ def _make(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, produce
 
 
 def write_plan_if_missing(
-    folder: Path, spec: StoreSpec, tokens: np.ndarray, doc_ids: np.ndarray | None, kinds: np.ndarray | None
+    folder: Path,
+    spec: StoreSpec,
+    tokens: np.ndarray,
+    doc_ids: np.ndarray | None,
+    kinds: np.ndarray | None,
+    rows: np.ndarray | None = None,
 ) -> None:
     """Make sure ``plan.h5`` is there and right; a damaged one is set aside and written again."""
     if os.path.lexists(folder / PLAN):
@@ -226,7 +235,12 @@ def write_plan_if_missing(
             set_aside(folder, folder / PLAN)
     zeros = np.zeros(spec.n_seq, np.int32)
     write_plan(
-        folder, spec, tokens, zeros if doc_ids is None else doc_ids, zeros.astype(np.uint8) if kinds is None else kinds
+        folder,
+        spec,
+        tokens,
+        zeros if doc_ids is None else doc_ids,
+        zeros.astype(np.uint8) if kinds is None else kinds,
+        rows,
     )
 
 

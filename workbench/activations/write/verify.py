@@ -11,19 +11,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sae.errors import CorruptError, NewerSchemaError, UntrustedFile
 from workbench.activations.disk import calls as disk
 from workbench.activations.format.errors import ShardCorrupt, StoreIncomplete
-from workbench.activations.format.layout import Container
 from workbench.activations.format.seal import SEAL_JSON, Seal, read_seal
 from workbench.activations.format.shard import (
+    NO_DATA,
     PLAN,
     SHARDS,
     check_blocks,
+    no_data,
     open_plan,
     open_shard,
     plain_folder,
@@ -32,6 +33,9 @@ from workbench.activations.format.shard import (
 )
 from workbench.activations.format.spec import StoreSpec, read_spec
 from workbench.activations.write.fill import set_aside
+
+if TYPE_CHECKING:
+    from workbench.corpus import TokenPlan
 
 _PIECE = 8 * 1024 * 1024
 
@@ -122,15 +126,23 @@ def _seal(folder: Path, spec: StoreSpec, report: Report) -> Seal | None:
     return None
 
 
-def _plan(folder: Path, spec: StoreSpec, seal: Seal | None, report: Report, deep: bool) -> np.ndarray | None:
-    """Check the token plan; returns its tokens for a deep check."""
+def _plan(folder: Path, spec: StoreSpec, seal: Seal | None, report: Report, deep: bool) -> TokenPlan | None:
+    """Check the token plan; returns it for a deep check."""
     try:
         plan = open_plan(folder, spec, seal.layouts["plan"], seal.plan_seal) if seal else open_plan(folder, spec)
         if not deep:
             return None
-        tokens = read_blocks(plan, "plan/tokens", 0, plan.layout.datasets["plan/tokens"].n_blocks)
-        _compare_plan(spec, plan, tokens)
-        return tokens
+        tokens, rows = (
+            read_blocks(plan, name, 0, plan.layout.datasets[name].n_blocks) if name in plan.layout.datasets else None
+            for name in ("plan/tokens", "plan/rows")
+        )
+        assert tokens is not None
+        from workbench.corpus import TokenPlan
+
+        found = TokenPlan(tokens, plan.small("plan/doc_ids"), plan.small("plan/kinds"), rows=rows)
+        if spec.plan.get("digest") not in (None, found.digest):
+            raise ShardCorrupt(PLAN, "its tokens are not those of store.json")
+        return found
     except FileNotFoundError:
         report.missing.append(PLAN)
     except (ShardCorrupt, UntrustedFile) as e:
@@ -138,16 +150,8 @@ def _plan(folder: Path, spec: StoreSpec, seal: Seal | None, report: Report, deep
     return None
 
 
-def _compare_plan(spec: StoreSpec, plan: Container, tokens: np.ndarray) -> None:
-    from workbench.corpus import TokenPlan
-
-    digest = TokenPlan(tokens, plan.small("plan/doc_ids"), plan.small("plan/kinds")).digest
-    if spec.plan.get("digest") not in (None, digest):
-        raise ShardCorrupt(PLAN, "its tokens are not those of store.json")
-
-
 def _shard(
-    folder: Path, spec: StoreSpec, index: int, seal: Seal | None, tokens: np.ndarray | None, report: Report, deep: bool
+    folder: Path, spec: StoreSpec, index: int, seal: Seal | None, plan: TokenPlan | None, report: Report, deep: bool
 ) -> None:
     known = (seal.layout(spec, index), seal.shards[spec.shard_name(index)][1]) if seal else (None, None)
     container = open_shard(folder, spec, index, *known)
@@ -170,9 +174,14 @@ def _shard(
                     container.layout.offsets[d.name] + first * d.block_rows * row_bytes,
                 )
                 check_blocks(container, d, buffer.data[:got], first, last, digests)
-        if tokens is not None:
-            for name, values in token_table(spec, tokens, index).items():
-                if not np.array_equal(container.small(name), values):
+        if plan is not None:
+            lo, hi = spec.seqs(index)
+            table = token_table(spec, plan.tokens, index)
+            said = {name: container.small(name) for name in (*table, "tok/flags")}
+            said["tok/flags"] = (said["tok/flags"] & NO_DATA) > 0
+            table["tok/flags"] = no_data(spec, plan.tokens[lo:hi], None if plan.rows is None else plan.rows[lo:hi])
+            for name, values in table.items():
+                if not np.array_equal(said[name], values):
                     raise ShardCorrupt(container.path.name, f"{name} is not what the plan says", shard=index)
     finally:
         container.close()

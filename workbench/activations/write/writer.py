@@ -31,6 +31,7 @@ from workbench.activations.format.shard import (
     PLAN,
     SHARDS,
     SKIPPED,
+    no_data,
     plan_attributes,
     plan_datasets,
     shard_attributes,
@@ -157,15 +158,44 @@ def part_file(folder: Path, final: Path, datasets: list[Dataset], attributes: di
             part.drop()
 
 
-def write_plan(folder: Path, spec: StoreSpec, tokens: np.ndarray, doc_ids: np.ndarray, kinds: np.ndarray) -> None:
-    """Write ``plan.h5``: tokens [n_seq, ctx] with document ids and kinds [n_seq]."""
+def write_plan(
+    folder: Path,
+    spec: StoreSpec,
+    tokens: np.ndarray,
+    doc_ids: np.ndarray,
+    kinds: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> None:
+    """Write ``plan.h5``: tokens [n_seq, ctx] with document ids and kinds [n_seq], and ``rows`` [n_seq, ctx] where the
+    store's document says so.
+    """
     with part_file(folder, folder / PLAN, plan_datasets(spec), plan_attributes(spec)) as part:
         part.append("plan/tokens", tokens)
+        if spec.row_mask:
+            part.append("plan/rows", _rows_of(spec, rows))
         part.finish({"plan/doc_ids": np.asarray(doc_ids), "plan/kinds": np.asarray(kinds)})
 
 
-def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, producer: Producer) -> bool:
+def _rows_of(spec: StoreSpec, rows: np.ndarray | None) -> np.ndarray:
+    """``plan/rows`` as it is written."""
+    if rows is None or rows.shape != (spec.n_seq, spec.ctx):
+        raise ValueError(f"store {spec.id!r} has a row mask of {spec.n_seq} x {spec.ctx}, which was not given")
+    return rows.astype(np.uint8)
+
+
+def write_shard(
+    folder: Path,
+    spec: StoreSpec,
+    index: int,
+    tokens: np.ndarray,
+    producer: Producer,
+    *,
+    rows: np.ndarray | None = None,
+) -> bool:
     """Make shard ``index`` and commit it. Returns False where it was there already.
+
+    Args:
+        rows: ``plan/rows`` [n_seq, ctx], of a store that has it.
 
     Raises:
         NonFiniteActivation: NaN, infinity, or beyond the stored type. OutOfSpace: the disk is full.
@@ -173,7 +203,8 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
     seq0, seq1 = spec.seqs(index)
     small = token_table(spec, tokens, index)
     skip = np.zeros(seq1 - seq0, bool)
-    no_data = np.isin(small["tok/ids"], spec.exclude_ids)  # rows of BOS and pads: zero on disk, never read
+    chosen = _rows_of(spec, rows)[seq0:seq1] if spec.row_mask else None
+    left = no_data(spec, tokens[seq0:seq1], chosen)  # rows of BOS and pads, say: zero on disk, never read
     at = 0
     kind, mask, _ = INFINITE[spec.dtype]
     stats = {s.key: Statistics(s.width, spec.dtype) for s in spec.streams}
@@ -186,10 +217,10 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
         done = seq0
         for batch in producer(seq0, seq1):
             stored = {s.key: to_stored(batch[s.key], spec.dtype) for s in spec.streams}
-            rows = len(stored[spec.streams[0].key])
-            if (out := no_data[at : at + rows]).any():
+            n_rows = len(stored[spec.streams[0].key])
+            if (out := left[at : at + n_rows]).any():
                 stored = {key: np.where(out[:, None], values.dtype.type(0), values) for key, values in stored.items()}
-            n, at = rows // spec.rows_per_seq, at + rows
+            n, at = n_rows // spec.rows_per_seq, at + n_rows
             bad, largest = _refuse_or_mark(spec, stored, done, n)
             if bad.any():
                 stored = {key: _without(values, bad, spec.rows_per_seq) for key, values in stored.items()}
@@ -202,11 +233,9 @@ def write_shard(folder: Path, spec: StoreSpec, index: int, tokens: np.ndarray, p
             skip[done - seq0 : done - seq0 + n] = bad
             done += n
         left_out = np.repeat(skip, spec.rows_per_seq)
-        small["tok/flags"] = np.where(left_out, SKIPPED, 0).astype(np.uint8) | np.where(no_data, NO_DATA, 0).astype(
-            "u1"
-        )
+        small["tok/flags"] = np.where(left_out, SKIPPED, 0).astype(np.uint8) | np.where(left, NO_DATA, 0).astype("u1")
         small["store_json"] = np.frombuffer(spec.to_json(), np.uint8)
-        kept = int((~left_out & ~no_data).sum())
+        kept = int((~left_out & ~left).sum())
         for s in spec.streams:
             small[f"stats/{s.key}/sum"], small[f"stats/{s.key}/moments"] = stats[s.key].result(kept)
         return part.finish(small)

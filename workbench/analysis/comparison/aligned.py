@@ -63,8 +63,13 @@ class TokenSet:
 
     def sequences_with_rows(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tokens int [n, ctx] of whole sequences, which of them are rows, bool likewise)."""
-        ids = np.stack([self.store.sequence_tokens(int(i)) for i in sequences])
-        return ids, self.store.is_row(ids)
+        return self.store.sequences_with_rows(sequences)
+
+
+def rows_of_a_sequence(store: Any) -> int:
+    """Rows that a sequence has, on average where a row mask leaves some without many."""
+    spec = store.spec
+    return max(1, round(len(store) / spec.n_seq)) if spec.row_mask else int(spec.rows_per_seq)
 
 
 def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
@@ -74,7 +79,7 @@ def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
     Raises:
         UsageError: the store has no usable row.
     """
-    per_seq = store.spec.rows_per_seq
+    per_seq = rows_of_a_sequence(store)
     usable = np.setdiff1d(np.arange(store.n_seq), np.array(store.skipped, dtype=np.int64))
     wanted = len(usable) if n_tokens is None else -(-n_tokens // per_seq)
     chosen = usable[-wanted:] if wanted > 0 else usable[:0]
@@ -226,11 +231,12 @@ class Activations:
     def _same_tokens(self, store: ActivationStore) -> bool:
         key = str(store.path)
         if key not in self._stores:
-            mine = self.tokens.store
-            same = store.spec.rows_per_seq == mine.spec.rows_per_seq and len(store) > int(self.tokens.numbers[-1])
+            of = self.tokens.store.spec
+            same = store.spec.rows_per_seq == of.rows_per_seq and len(store) > int(self.tokens.numbers[-1])
             if same:
-                ids, _, pos = store.tokens(self.tokens.numbers)
-                same = bool((ids == self.tokens.ids).all() and (pos == self.tokens.pos).all())
+                theirs = store.tokens(self.tokens.numbers)
+                mine = self.tokens.ids, self.tokens.seq, self.tokens.pos
+                same = all(bool((x == y).all()) for x, y in zip(theirs, mine, strict=True))
                 same = same and not np.isin(self.tokens.sequences, np.array(store.skipped, dtype=np.int64)).any()
             self._stores[key] = same
         return self._stores[key]

@@ -9,6 +9,7 @@ has no end are left out, so a comparison says on how many of how many tokens it 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,11 @@ def spans_of(tokens: TokenSet, a: Any, b: Any) -> SpanTokens:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(f"{type(tokenizer).__name__} does not say where its tokens lie in the text.")
     sequences = tokens.sequences
-    texts = [
-        a.decode(tokens.store.sequence_tokens(int(i)), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for i in sequences
+    ids_of, rows_of = tokens.store.sequences_with_rows(sequences)
+    texts = [_decoded(a, ids) for ids in ids_of]
+    chosen = [
+        _characters(a, ids, is_row, text) if tokens.store.spec.row_mask else None
+        for ids, is_row, text in zip(ids_of, rows_of, texts, strict=True)
     ]
     read = [_read(t, texts) for t in (a, b)]
     width = [max(len(ids) for ids, _ in side) + 1 for side in read]
@@ -97,6 +100,8 @@ def spans_of(tokens: TokenSet, a: Any, b: Any) -> SpanTokens:
             grids[side][s, :begin] = contract.first or 0
             grids[side][s, begin : begin + len(ids)] = ids
             data = contract.is_row(np.concatenate([[-1] * begin, ids]).astype(np.int64))[begin:]
+            if (mine := chosen[s]) is not None:
+                data &= mine[np.asarray(end, np.int64) - 1]
             of[side] += int(data.sum())
             ends.append({e: begin + j for j, e in enumerate(end) if data[j]})  # of equal ends the last token's
         for e in sorted(ends[0].keys() & ends[1].keys()):
@@ -124,6 +129,34 @@ def spans_of(tokens: TokenSet, a: Any, b: Any) -> SpanTokens:
             )
         )
     return replace(sides[0], other=sides[1])
+
+
+def _decoded(tokenizer: Any, ids: np.ndarray) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _characters(tokenizer: Any, ids: np.ndarray, is_row: np.ndarray, text: str) -> np.ndarray:
+    """Which characters of a sequence's text belong to tokens that are rows: bool [len(text)], for stores in which whose
+    words they are decides.
+
+    Raises:
+        UsageError: the tokenizer does not decode a beginning of the sequence to a beginning of its text.
+    """
+    special = set(tokenizer.all_special_ids)
+    spoken = np.array([int(i) not in special for i in ids])
+    out = np.zeros(len(text) + 1, bool)  # one more: an empty text has a last character too
+    at = 0
+    changes = np.flatnonzero(np.diff(is_row & spoken)) + 1
+    for start, end in pairwise([0, *changes.tolist(), len(ids)]):
+        before = _decoded(tokenizer, ids[:end])
+        if not text.startswith(before):
+            raise UsageError(
+                f"{type(tokenizer).__name__} does not decode the beginning of a text to what it is in the whole, so"
+                " the words of a role cannot be found in it. Compare on a store without roles."
+            )
+        out[at : len(before)] = bool((is_row & spoken)[start])
+        at = len(before)
+    return out
 
 
 def _read(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[int]]]:

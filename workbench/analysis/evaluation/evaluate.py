@@ -65,6 +65,7 @@ def evaluate_in_model(
     *,
     hook_out: str | None = None,
     view: Callable[[int], Any] | None = None,
+    is_row: np.ndarray | None = None,
     batch: int = 16,
     n_bands: int = N_BANDS,
     seed: int = 0,
@@ -75,6 +76,7 @@ def evaluate_in_model(
     Args:
         view: what stands in for ``dictionary`` on the batch of sequences starting at a number, for codes that the
             hook's own activations do not determine (crosscoders).
+        is_row: which tokens are data, bool [n_seq, ctx]; default: by the model's contract.
         batch: sequences at a time; fewer where their logits would take more than ``LOGIT_BYTES`` (with ``view``, whose
             batches these are, always as many).
 
@@ -85,10 +87,10 @@ def evaluate_in_model(
     if tokens.ndim != 2 or len(tokens) == 0 or tokens.shape[1] < 3:
         raise UsageError(f"evaluation needs token sequences [n, ctx] with ctx >= 3, not {list(tokens.shape)}.")
     n_bands = min(n_bands, tokens.shape[1] - 2)
-    rows = torch.from_numpy(token_contract(model).is_row(tokens.numpy()))
+    rows = torch.from_numpy(token_contract(model).is_row(tokens.numpy()) if is_row is None else is_row.copy())
     rows[:, 0] = False
     if not rows[:, 1:-1].any():
-        raise UsageError("all tokens of these sequences are BOS or pads: there is nothing to score.")
+        raise UsageError("no token of these sequences is data (BOS, pads, other roles): there is nothing to score.")
     hook_out = hook_out or hook
     batch = batch if view else sequences_at_once(model, tokens.shape[1], batch)
     with torch.inference_mode():

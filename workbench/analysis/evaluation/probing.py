@@ -59,9 +59,19 @@ class Probing:
 
 
 def probe_dictionary(
-    model: Any, dictionary: Any, hook: str, tokens: np.ndarray, *, seed: int = 0, batch: int = 16
+    model: Any,
+    dictionary: Any,
+    hook: str,
+    tokens: np.ndarray,
+    *,
+    is_row: np.ndarray | None = None,
+    seed: int = 0,
+    batch: int = 16,
 ) -> Probing:
     """Probe a dictionary on labels read off ``tokens`` [n_seq, ctx] (position 0 = BOS, left out).
+
+    Args:
+        is_row: which tokens are data, bool likewise; default: by the model's contract.
 
     Raises:
         UsageError: the model has no tokenizer, so tokens cannot be read.
@@ -73,7 +83,8 @@ def probe_dictionary(
         for start in range(0, len(tokens), batch):
             with model.hooks(fwd_hooks=[(hook, lambda x, hook: caught.append(x.flatten(2)[:, 1:].flatten(0, 1)))]):
                 model(torch.as_tensor(tokens[start : start + batch], dtype=torch.int64))
-    seq, pos = np.nonzero(token_contract(model).is_row(tokens)[:, 1:])
+    rows = token_contract(model).is_row(tokens) if is_row is None else is_row
+    seq, pos = np.nonzero(rows[:, 1:])
     x = torch.cat(caught).float()[torch.from_numpy(seq * (tokens.shape[1] - 1) + pos)]
     pos = pos + 1
     vocab = displayed_vocab(model.tokenizer, int(model.cfg.d_vocab))

@@ -103,10 +103,17 @@ def evaluate_dictionary(
     from workbench.models import load_model
 
     model = load_model(name, revision) if model is None else model
-    tokens, about = heldout_tokens(workspace, reference, request, model, run)
+    tokens, is_row, about = heldout_tokens(workspace, reference, request, model, run)
     dictionary = reference.load()
     result = evaluate_in_model(
-        model, dictionary, reference.hook, tokens, hook_out=reference.hook_out, seed=request.seed, run=run
+        model,
+        dictionary,
+        reference.hook,
+        tokens,
+        hook_out=reference.hook_out,
+        is_row=is_row,
+        seed=request.seed,
+        run=run,
     )
     n_fired, n_tokens = _firing(workspace, reference, request, dictionary) or (result.n_fired, result.n_tokens)
     document = {
@@ -118,7 +125,7 @@ def evaluate_dictionary(
     if request.probing:
         from workbench.analysis.evaluation.probing import probe_dictionary
 
-        probing = probe_dictionary(model, dictionary, reference.hook, tokens, seed=request.seed)
+        probing = probe_dictionary(model, dictionary, reference.hook, tokens, is_row=is_row, seed=request.seed)
         document["probing"] = probing.summary()
     metadata = {
         "dictionary": reference.id,
@@ -174,8 +181,11 @@ def _firing(
 
 def heldout_tokens(
     workspace: Workspace, reference: DictionaryRef, request: EvaluationRequest, model: Any, run: Run = QUIET
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """(tokens [n, ctx], what they are): text no dictionary of the store was trained on.
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """(tokens [n, ctx], which of them are data, what they are): text no dictionary of the store was trained on.
+
+    Which tokens are data is said by the store's contract and the corpus' roles; None of a store that is older than
+    contracts, where the model's own decides.
 
     Raises:
         UsageError: fewer than two sequences. MissingError: neither store nor corpus is known.
@@ -201,11 +211,16 @@ def heldout_tokens(
                 [*known, (request.model, request.revision)], "give --corpus, to cut a text with the model's own"
             )
         store.check_tokenizer(getattr(model, "tokenizer", None), request.model or "the model", run)
-        return np.stack([store.sequence_tokens(i) for i in chosen]), {
-            "tokens": "held-out sequences of the store",
-            "ctx": store.ctx,
-            "n_sequences": len(chosen),
-        }
+        tokens, is_row = store.sequences_with_rows(chosen)
+        return (
+            tokens,
+            None if store.contract is None else is_row,
+            {
+                "tokens": "held-out sequences of the store",
+                "ctx": store.ctx,
+                "n_sequences": len(chosen),
+            },
+        )
     from workbench.corpus import CorpusConfig, plan_tokens
 
     if request.corpus is not None:
@@ -223,7 +238,7 @@ def heldout_tokens(
     ctx = request.ctx or (store.ctx if store is not None else 128)
     check_context(model, ctx, "the model", "--ctx")
     plan = plan_tokens(config, model.tokenizer, n_seq=request.sequences, ctx=ctx)
-    return plan.tokens, {"tokens": plan.about, "ctx": ctx, "n_sequences": len(plan.tokens)}
+    return plan.tokens, plan.is_row(), {"tokens": plan.about, "ctx": ctx, "n_sequences": len(plan.tokens)}
 
 
 def _store_or_none(workspace: Workspace, reference: DictionaryRef) -> Any:

@@ -308,7 +308,7 @@ def verify_dictionary(
     if corpus is None and reference.store_or_none(workspace) is None:
         corpus = "mini" if name in bundled() and "prose" not in name else "prose"
     request = EvaluationRequest(sequences=sequences, ctx=ctx, corpus=corpus, seed=seed)
-    tokens, _ = heldout_tokens(workspace, reference, request, loaded, run)
+    tokens, _, _ = heldout_tokens(workspace, reference, request, loaded, run)
     said = {"k": dictionary.k if dictionary.thresholds() is None else None, "claimed_l0": about.get("claimed_l0")}
     bos = about.get("prepend_bos")
     subject = Subject(

@@ -74,11 +74,17 @@ class HeldOut:
 
 
 def held_out(
-    cc: Crosscoder, snapshots: Snapshots, tokens: np.ndarray, run: Run, *, excluded: tuple[int, ...] = ()
+    cc: Crosscoder,
+    snapshots: Snapshots,
+    tokens: np.ndarray,
+    run: Run,
+    *,
+    excluded: tuple[int, ...] = (),
+    marked: np.ndarray | None = None,
 ) -> HeldOut:
     """Run all snapshots on the held-out tokens once; rows are kept where they fit into memory."""
     fits = tokens.size * cc.d_in * 2 <= CACHE_BYTES
-    rows = OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits, excluded=excluded)
+    rows = OnlineBatches(snapshots, tokens, 1, seed=0, cache=fits, excluded=excluded, marked=marked)
     out = HeldOut(tokens, rows, sparse.csr_array((0, cc.d_sae)))
     out.codes = out.encode(cc, run)
     return out
@@ -186,7 +192,14 @@ def analyse(
     )
     grams = count_ngrams(_text(recipe.corpus, tokenizer, recipe.ngram_seqs, recipe.ctx), vocab)
     assert text_plan.contract is not None
-    held = held_out(cc, snapshots, text_plan.tokens, run, excluded=text_plan.contract.excluded_ids)
+    held = held_out(
+        cc,
+        snapshots,
+        text_plan.tokens,
+        run,
+        excluded=text_plan.contract.excluded_ids,
+        marked=text_plan.rows,
+    )
     evaluation = evaluate_sources(cc, held.batches())
     norms_SF = cc.decoder_norms().numpy()
     reference = torch.from_numpy(np.maximum(ev.peak(ev.relative_norms(norms_SF)), 0)) if equal else None
@@ -320,7 +333,16 @@ def _losses(
     """The loss of every source with its reconstruction in place, written out; the columns that the table of phases
     takes over.
     """
-    table = source_losses(cc, snapshots, held.rows.rows_of, held.tokens[: recipe.loss_seqs], seed=recipe.seed, run=run)
+    chosen = slice(recipe.loss_seqs)
+    table = source_losses(
+        cc,
+        snapshots,
+        held.rows.rows_of,
+        held.tokens[chosen],
+        is_row=np.pad(held.rows.is_row, ((0, 0), (1, 0)))[chosen],
+        seed=recipe.seed,
+        run=run,
+    )
     table.insert(1, "step", table["source"].map(dict(zip((s.name for s in snapshots.sources), steps, strict=True))))
     table.to_parquet(folder / "losses.parquet", index=False)
     wide = table.pivot(index="source", columns="metric", values="value")

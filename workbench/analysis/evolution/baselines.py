@@ -123,6 +123,7 @@ def track(
             group=recipe.group,
             cache=True,
             excluded=plan.excluded,
+            marked=plan.marked,
         )
         for kind in kinds:
             config = alone_config(recipe, width)

@@ -67,6 +67,11 @@ class EvolutionPlan:
         """Ids without rows, wherever they stand in the text."""
         return () if self.text.contract is None else self.text.contract.excluded_ids
 
+    @property
+    def marked(self) -> np.ndarray | None:
+        """[n_seq, ctx] which tokens may be rows, where the text asks for the words of some roles only."""
+        return self.text.rows
+
     @cached_property
     def text(self) -> TokenPlan:
         """The training text, by the contract of its tokenizer.

@@ -177,11 +177,11 @@ class OnlineBatches:
     """Rows [batch_size, sum(D)] of all sources, computed as they are needed from tokens [n_seq, ctx] and never stored.
 
     Sequences are visited in a seeded order, a group at a time; the rows of a group are shuffled together. Position 0 is
-    left out, and so are tokens of ``excluded`` wherever they stand (see :mod:`workbench.corpus.contract`); a remainder
-    of fewer rows than a batch is left out of that group. The batch at a step is a function of the arguments and the
-    step, so training can go on anywhere. With ``cache`` rows are rounded to float16 and kept, for several epochs over a
-    small corpus. Several processes deal the sequences of a group among themselves, :data:`AT_ONCE` at a time: each runs
-    the models on its own.
+    left out, and so are tokens of ``excluded`` wherever they stand (see :mod:`workbench.corpus.contract`) and those
+    that ``marked`` [n_seq, ctx] leaves out; a remainder of fewer rows than a batch is left out of that group. The batch
+    at a step is a function of the arguments and the step, so training can go on anywhere. With ``cache`` rows are
+    rounded to float16 and kept, for several epochs over a small corpus. Several processes deal the sequences of a group
+    among themselves, :data:`AT_ONCE` at a time: each runs the models on its own.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class OnlineBatches:
         start: int = 0,
         cache: bool = False,
         excluded: Sequence[int] = (),
+        marked: np.ndarray | None = None,
     ):
         if len(tokens) < 1 or tokens.shape[1] < 2:
             raise UsageError(f"tokens of shape {tokens.shape}: at least one sequence of two tokens is needed.")
@@ -204,7 +205,10 @@ class OnlineBatches:
         self.part, self.parts = 0, 1
         inside = tokens[:, 1:]
         self.excluded = tuple(sorted(int(i) for i in set(excluded) if (inside == i).any()))
+        self.marked = marked
         self.is_row = ~np.isin(inside, self.excluded)  # [n_seq, ctx - 1]
+        if marked is not None:
+            self.is_row &= marked[:, 1:]
 
     def share(self, part: int, parts: int) -> Self:
         """The same batches as :class:`sae.rows.Share`, for the ``part``-th of ``parts`` processes."""
@@ -215,7 +219,7 @@ class OnlineBatches:
     def starting_at(self, step: int) -> Self:
         """The same batches from ``step`` on."""
         out = type(self)(self.snapshots, self.tokens, self.batch_size, seed=self.seed, group=self.group, start=step)
-        out.excluded, out.is_row = self.excluded, self.is_row
+        out.excluded, out.is_row, out.marked = self.excluded, self.is_row, self.marked
         out.cached, out.part, out.parts = self.cached, self.part, self.parts
         return out
 
@@ -224,6 +228,9 @@ class OnlineBatches:
         from workbench.models.weights import model_inputs
 
         models = model_inputs((s.model, s.revision) for s in self.snapshots.sources)
+        more: dict[str, Any] = {"excluded": list(self.excluded)} if self.excluded else {}
+        if self.marked is not None:
+            more["marked"] = hashlib.sha256(np.ascontiguousarray(self.marked, np.uint8).tobytes()).hexdigest()
         return {
             "sources": [[s.name, s.revision, s.hook] for s in self.snapshots.sources],
             "models": {i.id: i.digest for i in models},
@@ -233,7 +240,7 @@ class OnlineBatches:
             "seed": self.seed,
             "group": self.group,
             "rounded": self.cached is not None or self.snapshots.cache is not None,
-        } | ({"excluded": list(self.excluded)} if self.excluded else {})
+        } | more
 
     @property
     def groups(self) -> int:

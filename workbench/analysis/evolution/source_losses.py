@@ -50,6 +50,7 @@ def source_losses(
     rows_of: Callable[[np.ndarray], Tensor],
     tokens: np.ndarray,
     *,
+    is_row: np.ndarray | None = None,
     batch: int = 16,
     seed: int = 0,
     run: Run = QUIET,
@@ -58,7 +59,7 @@ def source_losses(
 
     Args:
         cc: a folded crosscoder. rows_of: sequences -> raw rows [n * (T - 1), D], position 0 left out. tokens: [n_seq,
-        T].
+            T]. is_row: which of them are data, bool likewise; default: by the models' contract.
     """
     n, T = tokens.shape
     codes, rebuilt = [], []
@@ -82,7 +83,15 @@ def source_losses(
     for i in run.each(range(len(snapshots)), "loss of the reconstructions", unit="source"):
         source = snapshots.sources[i]
         done = evaluate_in_model(
-            snapshots.model(i), None, source.hook, tokens, view=view(i), batch=batch, n_bands=1, seed=seed
+            snapshots.model(i),
+            None,
+            source.hook,
+            tokens,
+            view=view(i),
+            is_row=is_row,
+            batch=batch,
+            n_bands=1,
+            seed=seed,
         )
         rows = [
             {"source": source.name, "metric": m, **done.estimates[m].as_dict()}

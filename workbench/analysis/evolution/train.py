@@ -194,6 +194,7 @@ def _rows(
         group=recipe.group,
         cache=recipe.tokens > 1.1 * unique,
         excluded=first.excluded,
+        marked=first.marked,
     )
     return [], batches, snapshots.widths()
 

@@ -128,7 +128,10 @@ def store_rows(store: Any, n_tokens: int | None) -> list[slice]:
     unit = int(getattr(getattr(store, "spec", None), "rows_per_seq", 1))
     if not hasattr(store, "whole_sequences"):
         return choose_rows(len(store), n_tokens, unit=unit)
-    chosen: list[slice] = store.whole_sequences(choose_rows(store.spec.n_rows, n_tokens, unit=unit))
+    spec = store.spec
+    if n_tokens is not None and spec.row_mask:  # ranges are of rows on disk, most of which may be left out
+        n_tokens = -(-n_tokens * spec.n_rows // len(store))
+    chosen: list[slice] = store.whole_sequences(choose_rows(spec.n_rows, n_tokens, unit=unit))
     return chosen
 
 

@@ -31,7 +31,7 @@ def measure(lab: Lab) -> Finding:
     planned = find_dictionary(lab.workspace, DICTIONARY)
     model = load_model(planned.model_name)
     request = EvaluationRequest(sequences=32 if lab.quick else 96, ctx=256)
-    tokens, _ = heldout_tokens(lab.workspace, planned, request, model)
+    tokens, _, _ = heldout_tokens(lab.workspace, planned, request, model)
 
     def losses(dictionary: Any) -> tuple[np.ndarray, np.ndarray]:
         return _added_loss(evaluate_in_model(model, dictionary, planned.hook, tokens, hook_out=planned.hook_out))

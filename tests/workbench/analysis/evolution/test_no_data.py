@@ -75,6 +75,19 @@ def test_held_out_codes_of_a_bos_are_empty_and_it_is_not_measured() -> None:
     assert ((codes == 0) == (text()[:, 1:] == BOS)).all()
 
 
+def test_words_of_other_roles_are_no_rows_either() -> None:
+    marked = np.random.default_rng(0).random(text().shape) < 0.5
+    made: Any = OnlineBatches(Ids(), text(), 3, seed=3, group=8, excluded=(BOS,), marked=marked)  # type: ignore[arg-type]
+    want = sorted(float(t) for t in text()[:, 1:][marked[:, 1:]] if t != BOS)
+    epoch = len(want) // 3
+    seen = taken(made, 2 * epoch)
+    assert {x for batch in seen for x in batch} <= set(want) and len(want) - len(
+        {x for b in seen[:epoch] for x in b}
+    ) < 3
+    assert taken(made.starting_at(4), epoch) == seen[4 : 4 + epoch]
+    assert made.is_row.sum() == len(want)
+
+
 def test_a_recipe_without_a_store_follows_its_tokenizers_contract() -> None:
     plan = make_plan(EvolveRecipe(revisions=("step0", "step512"), n_seq=64, ctx=32))
     assert (
