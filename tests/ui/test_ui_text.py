@@ -50,7 +50,10 @@ def test_it_counts_what_the_recipe_would_read(made: tuple[Workspace, HarvestReci
     want = asked.numbers
     assert (found.tokens, found.rows, found.documents) == (want["tokens"], want["rows"], want["documents"])
     assert found.distinct == want["distinct_tokens"] and found.contract == asked.contract
-    assert [c["windows"] for c in found.corpora] == [20, 20] and len(found.windows) == 5
+    assert [c["windows"] for c in found.corpora] == [20, 20] and len(found.windows) == 10
+    assert [w.corpus for w in found.windows].count(0) == 5 and list(found.corpora) == want["corpora"]
+    for w in asked.windows:
+        assert ("<img" in "".join(w["tokens"])) == (w["corpus"] == 0), "five of each, each under its own name"
     assert found.rows == len(workbench.ActivationStore.open(ws.path("stores", "two")))
     windows = look_at_store(ws.path("stores", "two"), shown=40).windows
     assert [w.number for w in windows] == list(range(40)) and sum(w.heldout for w in windows) == 4
@@ -67,7 +70,13 @@ def test_the_page_shows_it_and_other_windows_are_a_link(open_page: Open, made: t
         assert value in text
     assert "a.jsonl" in text and str(ws.root.parent) not in text and "first token" in text
     shown = re.findall(r'<span class="k">window ([\d,]+)', text)
-    assert len(shown) == 5
+    assert len(shown) == 10
+    for corpus in want["corpora"]:
+        low, middle, high = corpus["tokens_per_document"]
+        for value in (corpus["rows"], corpus["tokens_there"], corpus["documents"], corpus["near_duplicates"]):
+            assert f">{value:,}<" in text, value
+        assert f"{middle:,.0f} tokens (median); {low:,.0f} to {high:,.0f} in nine of ten" in text
+        assert f"{corpus['excluded_share']:.2%} of the tokens" in text and corpus["corpus"] in text
     tokens = unescape(re.sub("<[^>]+>", "", text[text.index("wb-windows") :]))
     assert "<img src=x onerror=alert(1)>" in tokens, "as text"
     at.button(key="tx_draw").click().run()

@@ -202,11 +202,11 @@ def _own_documents(config: CorpusConfig, tally: Tally | None) -> list[tuple[str,
     """
     found = sections(list(local_documents(config, tally)))
     first = first_copies([t for _, t in found]) if config.dedupe or config.split != "all" else range(len(found))
-    return [
-        (n, t)
-        for i, (n, t) in enumerate(found)
-        if in_split(text_digest(found[int(first[i])][1]), config.split) and not (config.dedupe and first[i] != i)
-    ]
+    side = [i for i in range(len(found)) if in_split(text_digest(found[int(first[i])][1]), config.split)]
+    kept = [i for i in side if not (config.dedupe and first[i] != i)]
+    if tally is not None:
+        tally.near_copies = len(side) - len(kept)
+    return [found[i] for i in kept]
 
 
 def all_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from sae.errors import CorruptError, MissingError, UsageError, UserError
 from workbench.corpus.chat import encoded
+from workbench.corpus.lengths import lengths_of
 from workbench.corpus.records import Tally, as_document
 from workbench.hub import offline
 
@@ -183,7 +184,7 @@ def packed(
     """
     train, held = (_Packer(first, n, ctx, whole_documents) for n in (n_seq - heldout, heldout))
     marks = [_Packer(None if first is None else 0, n, ctx, whole_documents) for n in (n_seq - heldout, heldout)]
-    digest, seen = hashlib.sha256(), 0
+    digest, seen, sizes = hashlib.sha256(), 0, []
     while not (train.full and held.full) and (batch := list(islice(documents, _BATCH))):
         texts = [t[: train.width * _CHARACTERS] if whole_documents else t for _, t in batch]
         ids, mine = encoded(tokenizer, texts, roles)
@@ -198,6 +199,7 @@ def packed(
                 if roles:  # packed as the tokens are, so they lie where these do
                     marks[side is held].add(mine[i].astype(int).tolist(), seen)
             seen += 1
+            sizes.append(len(document))
     filled, short = train.filled + held.filled, train.short + held.short
     if filled < n_seq:
         why = f" ({short} were shorter than {train.width} tokens)" if short else ""
@@ -207,5 +209,7 @@ def packed(
         )
     about = {"corpus_digest": digest.hexdigest(), "documents": seen, "short_documents": short}
     about |= {"heldout_windows": heldout} if heldout else {}
+    if not whole_documents:  # else they were cut before they were tokenised
+        about |= lengths_of(np.asarray(sizes))
     rows = np.concatenate([m.tokens for m in marks]) > 0 if roles else None
     return np.concatenate([train.tokens, held.tokens]), np.concatenate([train.owners, held.owners]), about, rows

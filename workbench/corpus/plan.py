@@ -15,6 +15,7 @@ from workbench.corpus.config import CorpusConfig
 from workbench.corpus.contract import TokenContract, contract_of
 from workbench.corpus.documents import all_documents, corpus_inputs, in_split, known_by_files
 from workbench.corpus.heldout import partition, windows_in
+from workbench.corpus.lengths import lengths_of
 from workbench.corpus.mixture import mixed_windows, text_windows
 from workbench.corpus.stream import TextStream, text_stream
 from workbench.corpus.synthetic import TEXT
@@ -100,6 +101,7 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
         about |= {"heldout_windows": heldout, "heldout_documents": len(held.names)}
     if stream.copies:
         about["near_duplicates"] = stream.copies
+    about |= lengths_of(np.diff(np.append(stream.starts, len(stream.tokens))))
     parts = [mixed_windows(config, tokenizer, first=0, n=trained, length=length, stream=train)]
     if held is not None:
         more = mixed_windows(
@@ -168,8 +170,8 @@ def _mixed_plan(
         roles |= set(part.roles)
         train.append(tuple(a[:n] for a in arrays))
         held.append(tuple(a[n:] for a in arrays))
-        before += int(plan.doc_ids.max()) + 1
-        about.append({**plan.about, "windows": n + h})
+        first, before = before, before + int(plan.doc_ids.max()) + 1
+        about.append({**plan.about, "windows": n + h, "first_document": first})
     order = np.random.default_rng([config.seed, 103]).permutation(n_seq - heldout)
     tokens, docs, kinds, rows = (
         np.concatenate([np.concatenate([t[i] for t in train])[order], *(h[i] for h in held)]) for i in range(4)

@@ -37,6 +37,7 @@ class Tally:
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     roles: dict[str, int] = field(default_factory=dict)  # messages of each role, of conversations that are rendered
+    near_copies: int = 0  # documents left out because they are near-copies of an earlier one
     render: Callable[[list[dict[str, Any]]], str] | None = None
 
     def note(self, kind: str, where: str) -> None:
@@ -60,7 +61,11 @@ class Tally:
         """For a token plan: ``records`` read and counts by kind where something was left out or mended; ``roles`` of
         conversations with their messages.
         """
-        records = {"records": {"read": self.read, **dict(sorted(self.counts.items()))}} if self.counts else {}
+        records: dict[str, Any] = (
+            {"records": {"read": self.read, **dict(sorted(self.counts.items()))}} if self.counts else {}
+        )
+        if self.near_copies:
+            records["near_duplicates_left_out"] = self.near_copies
         return records | ({"roles": dict(sorted(self.roles.items()))} if self.roles else {})
 
     def lines(self) -> list[str]:

@@ -117,7 +117,7 @@ def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int],
     keys, copies = _keys(config, docs)
     digest = digest_of(docs)
     first = contract_of(held.tokenizer).first
-    key = [digest, held.key, first, _LAYOUT]
+    key: list[Any] = [digest, held.key, first, _LAYOUT]
     if config.roles:
         key += [list(config.roles), [getattr(t, "spans", ()) for _, t in docs]]
     cached = cache_dir() / f"tokens-{sha256_json(key)[:32]}.npz"
@@ -160,7 +160,10 @@ def _tokenise(
                 marks.append(np.concatenate([np.zeros(len(beginning), bool), mine[i]]))
             before = name
     tokens = np.concatenate(pieces)
-    arrays = {"tokens": tokens, "starts": np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64)}
+    arrays: dict[str, np.ndarray] = {
+        "tokens": tokens,
+        "starts": np.cumsum([0, *(len(p) for p in pieces[:-1])], dtype=np.int64),
+    }
     if roles:
         arrays["is_row"] = np.concatenate(marks)
     if len(tokens) > _WORTH_CACHING:
@@ -176,9 +179,8 @@ def _read_cached(path: Path) -> dict[str, np.ndarray] | None:
     """A cached token stream; None where there is none or it is damaged (it is then made again)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {"tokens": arrays["tokens"], "starts": arrays["starts"]} | {
-                name: arrays[name] for name in arrays.files if name == "is_row"
-            }
+            names = ["tokens", "starts", *(n for n in arrays.files if n == "is_row")]
+            return {name: np.asarray(arrays[name]) for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -147,4 +147,5 @@ def test_copies_are_left_out_or_counted(tokenizer, tmp_path):
     path = many_records(tmp_path, np.random.default_rng(0))
     assert len(documents(config(path))) == 90 and len(documents(config(path, dedupe=True))) == 60
     assert plan_tokens(config(path), tokenizer, n_seq=20, ctx=64).about["near_duplicates"] == 30
-    assert "near_duplicates" not in plan_tokens(config(path, dedupe=True), tokenizer, n_seq=20, ctx=64).about
+    about = plan_tokens(config(path, dedupe=True), tokenizer, n_seq=20, ctx=64).about
+    assert "near_duplicates" not in about and about["near_duplicates_left_out"] == 30

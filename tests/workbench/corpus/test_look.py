@@ -48,7 +48,10 @@ def test_the_document_is_that_of_the_harvest(recipe):
 
 def test_it_says_in_words_what_a_newcomer_must_know(recipe):
     out = CliRunner().invoke(app, ["text", str(recipe)])
-    for said in ("85 documents", "first token: 0", "near-copies", "null: 2", "longest context: 1,024", "window "):
+    for said in (
+        *("85 documents", "first token: 0", "near-copies", "null: 2", "longest context: 1,024", "window ", "⟦<|bos|>⟧"),
+        *("jsonl a.jsonl: 40 windows", "per document", "passes over the training text: 1", "special ids: 0 (<|bos|>)"),
+    ):
         assert said in out.stderr, said
 
 
@@ -70,4 +73,18 @@ def test_streamed_text_can_be_looked_at(tmp_path):
     values = {"id": "x", "hooks": ["L0R"], "n_seq": 20, "ctx": 32, "sources": [{"model": "mini-pythia"}]}
     values["corpus"] = {"kind": "hub", "dataset": str(folder), "packing": "documents"}
     found = look(HarvestRecipe.model_validate(values), shown=1)
-    assert found.numbers["windows_total"] == 20 and "tokens_per_document" not in found.numbers
+    assert found.numbers["windows_total"] == 20 and "tokens_per_document" not in found.numbers  # cut when tokenised
+    values["corpus"] = {"kind": "hub", "dataset": str(folder)}
+    found = look(HarvestRecipe.model_validate(values), shown=1)
+    low, middle, high = found.numbers["tokens_per_document"]
+    assert 40 < low <= middle <= high and found.numbers["corpora"][0]["documents"] == found.numbers["documents"]
+
+
+def test_ids_without_rows_are_those_of_the_recipe(recipe):
+    own = recipe.with_name("ids.toml")
+    own.write_text(recipe.read_text().replace("ctx = 32", "ctx = 32\nexclude_ids = [0, 65]"))
+    from workbench.config import read_recipe
+
+    found = look(read_recipe(HarvestRecipe, own))
+    assert found.contract.excluded_ids == (0, 65)
+    assert found.numbers["rows"] == (~np.isin(found.plan.tokens[:, 1:], (0, 65))).sum()

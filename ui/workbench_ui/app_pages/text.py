@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import streamlit as st
 
 from sae.errors import UserError
 from workbench.markup.tags import div, span
-from workbench.markup.tokens import chip, escape, number
+from workbench.markup.tokens import chip, escape
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose
 from workbench_ui.kit.index import Entry
@@ -36,16 +38,14 @@ def body() -> None:
         found = look(str(entry.path), entry.version, draw)
         st.html(panels.stats(numbers(found)))
         words = Words(entry, found)
-        left, right = st.columns(2, gap="large")
-        with left:
-            panels.heading("What is data", "the contract between the text and everything that reads the store")
-            st.html(panels.table(["", ""], rule(found, words)))
-        with right:
-            panels.heading("Where the text comes from", "one line per corpus; models read the same tokens")
-            st.html(panels.table(CORPUS, corpora(found), numeric=frozenset({1, 2, 3, 4})))
-            st.html(div("sub", models(found)))
-        panels.heading(f"{len(found.windows)} windows at random", "each token apart; struck out is what is no data")
-        st.html(div("wb-windows", *(window(w, words) for w in found.windows)))
+        panels.heading("What is data", "the contract between the text and everything that reads the store")
+        st.html(panels.table(["", ""], rule(found, words)))
+        panels.heading("Where the text comes from", "one column per corpus; models read the same tokens")
+        st.html(panels.table(["", *([escape(c["corpus"]) for c in found.corpora] or [""])], corpora(found)))
+        st.html(div("sub", models(found)))
+        for title, some in windows_of(found):
+            panels.heading(f"{len(some)} windows at random{title}", "each token apart; struck out is what is no data")
+            st.html(div("wb-windows", *(window(w, words) for w in some)))
         st.button("Others", icon=":material/casino:", key="tx_draw", on_click=state.put, kwargs={"draw": draw + 1})
 
 
@@ -95,7 +95,7 @@ def _vocab(entry: Entry) -> list[str]:
 
 def numbers(found: StoreLook) -> list[tuple[str, str, str]]:
     """The strip of statistics; what the store does not say is not shown."""
-    spec, one = found.spec, found.corpora[0] if len(found.corpora) == 1 else {}
+    spec = found.spec
     items = []
     if found.documents is not None:
         held = [c["heldout_documents"] for c in found.corpora if "heldout_documents" in c]
@@ -110,8 +110,8 @@ def numbers(found: StoreLook) -> list[tuple[str, str, str]]:
     if found.windows_of_document:
         low, middle, high = found.windows_of_document
         items.append(("Windows of a document", f"{middle:,.0f}", f"median; {low:,.0f} to {high:,.0f} in nine of ten"))
-    if one.get("passes"):
-        items.append(("Passes", f"{one['passes']}", "over the training part"))
+    if passes := [c["passes"] for c in found.corpora if "passes" in c]:
+        items.append(("Passes", f"{max(passes)}", "over the training part" + (", at most" if len(passes) > 1 else "")))
     return items
 
 
@@ -124,30 +124,68 @@ def rule(found: StoreLook, words: Words) -> list[list[str]]:
     return [[escape(name), escape(what)] for name, _, what in lines]
 
 
-CORPUS = ["corpus", "windows", "documents", "passes", "near-copies", "records"]
-
-
 def corpora(found: StoreLook) -> list[list[str]]:
-    """One row per corpus: what it is, how much of it there is, what was left out or mended."""
-    rows = []
-    for c in found.corpora:
-        config = c.get("config") or {}
-        named = [*config.get("paths", ()), config.get("dataset", "")]
-        what = " ".join(filter(None, [str(config.get("kind", "")), ", ".join(filter(None, map(str, named)))]))
-        local = bool(config.get("paths"))
-        copies = c.get("near_duplicates", 0 if local else None)
-        said = [f"{n:,} {k}" for k, n in (c.get("records") or {}).items()]
-        rows.append(
-            [
-                escape(what or "given"),
-                number(c.get("windows", found.spec.n_seq)),
-                number(c.get("documents")),
-                number(c.get("passes")),
-                number(copies),
-                escape(", ".join(said) or ("all read" if local else "–")),
-            ]
-        )
-    return rows or [["the tokens were given as they are", number(found.spec.n_seq), "–", "–", "–", "–"]]
+    """One row per fact, one column per corpus; facts that no corpus says are left out."""
+    rows = [
+        [name, *(escape(say(c)) or "–" for c in found.corpora)]
+        for name, say in FACTS
+        if any(say(c) for c in found.corpora)
+    ]
+    return rows or [["text", "the tokens were given as they are"]]
+
+
+def _number(key: str, unit: str = "") -> Callable[[dict[str, Any]], str]:
+    return lambda c: f"{c[key]:,}{unit}" if key in c else ""
+
+
+def _share(c: dict[str, Any]) -> str:
+    return f"{c['excluded_share']:.2%} of the tokens" if "excluded_share" in c else ""
+
+
+def _lengths(c: dict[str, Any]) -> str:
+    if "tokens_per_document" not in c:
+        return ""
+    low, middle, high = c["tokens_per_document"]
+    return f"{middle:,.0f} tokens (median); {low:,.0f} to {high:,.0f} in nine of ten"
+
+
+def _copies(c: dict[str, Any]) -> str:
+    if "near_duplicates_left_out" in c:
+        return f"{c['near_duplicates_left_out']:,}, left out"
+    return f"{c['near_duplicates']:,}" if "near_duplicates" in c else ""
+
+
+def _records(c: dict[str, Any]) -> str:
+    return ", ".join(f"{n:,} {k}" for k, n in c.get("records", {}).items()) or (
+        "all read" if "near_duplicates" in c else ""
+    )
+
+
+def _roles(c: dict[str, Any]) -> str:
+    return ", ".join(f"{n:,} {role}" for role, n in c.get("roles", {}).items())
+
+
+FACTS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("windows", _number("windows")),
+    ("documents", _number("documents")),
+    ("only held out", _number("heldout_documents", " documents")),
+    ("too short, left out", _number("short_documents", " documents")),
+    ("tokens of the text", _number("tokens_there")),
+    ("length of a document", _lengths),
+    ("rows", _number("rows")),
+    ("no data", _share),
+    ("passes over the training part", _number("passes")),
+    ("near-copies of an earlier document", _copies),
+    ("records", _records),
+    ("messages by role", _roles),
+)
+
+
+def windows_of(found: StoreLook) -> Iterator[tuple[str, list[Window]]]:
+    """(what the heading adds, windows) of every corpus."""
+    for number, some in groupby(sorted(found.windows, key=lambda w: (w.corpus or 0, w.number)), lambda w: w.corpus):
+        known = number is not None and len(found.corpora) > 1
+        yield (f" of {found.corpora[number]['corpus']}" if known and number is not None else ""), list(some)
 
 
 def models(found: StoreLook) -> str:

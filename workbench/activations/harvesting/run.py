@@ -280,6 +280,7 @@ def look(recipe: HarvestRecipe, *, shown: int = 5, seed: int = 0) -> TextLook:
         n_seq=recipe.n_seq,
         ctx=recipe.ctx,
         exclude=recipe.exclude,
+        exclude_ids=recipe.exclude_ids,
         longest=min(limits, default=None),
         shown=shown,
         seed=seed,

@@ -178,7 +178,7 @@ def test_a_look_counts_what_is_data(store, workspace, home):
     assert out.exit_code == 0, out.stderr
     said = json.loads(out.stdout)
     assert said["rows"] == len(store) and said["contract"] == store.spec.plan["contract"]
-    assert said["roles"] == store.spec.plan["about"]["roles"]
+    assert said["roles"] == said["corpora"][0]["roles"] == store.spec.plan["about"]["roles"]
     lines = CliRunner().invoke(app, ["text", str(home / "r.toml")]).stderr
     assert "rows of roles: the words of assistant alone" in lines and "⟦" in lines
     bad = (home / "r.toml").read_text().replace('["assistant"]', '["bot"]')
