@@ -35,7 +35,8 @@ def dataset(tmp_path_factory):
 
 def test_documents_are_cut_to_one_window_each_and_short_ones_left_out(tokenizer):
     texts = [("a", "one two three four five six"), ("b", "one"), ("c", "seven eight nine ten eleven twelve thirteen")]
-    tokens, owners, about = packed(iter(texts), tokenizer, 0, n_seq=2, ctx=5, whole_documents=True)
+    tokens, owners, about, rows = packed(iter(texts), tokenizer, 0, n_seq=2, ctx=5, whole_documents=True)
+    assert rows is None
     for row, text in zip(tokens, (texts[0][1], texts[2][1]), strict=True):
         assert row[0] == 0 and row[1:].tolist() == tokenizer(text, add_special_tokens=False)["input_ids"][:4]
     assert owners.tolist() == [0, 2] and about["short_documents"] == 1 and about["documents"] == 3
@@ -45,7 +46,7 @@ def test_a_stream_loses_no_token_and_knows_each_windows_document(tokenizer):
     texts = [(str(i), f"document number {i} says something short") for i in range(40)]
     flat = [t for _, text in texts for t in [0, *tokenizer(text, add_special_tokens=False)["input_ids"]]]
     width, n = 7, len(flat) // 7
-    tokens, owners, _ = packed(iter(texts), tokenizer, 0, n_seq=n, ctx=width + 1, whole_documents=False)
+    tokens, owners, _, _ = packed(iter(texts), tokenizer, 0, n_seq=n, ctx=width + 1, whole_documents=False)
     assert tokens[:, 1:].flatten().tolist() == flat[: n * width] and (tokens[:, 0] == 0).all()
     starts = np.cumsum([0] + [1 + len(tokenizer(t, add_special_tokens=False)["input_ids"]) for _, t in texts])
     assert owners.tolist() == [int(np.searchsorted(starts, w * width, side="right") - 1) for w in range(n)]
