@@ -37,6 +37,19 @@ SUFFIXES = {
 }
 """Files of a folder that are read, by kind of corpus."""
 
+_WHOLE = ("text", "jsonl", "parquet", "csv", "chat")
+_OF_KINDS: dict[str, tuple[str, ...]] = {
+    "text_field": ("jsonl", "parquet", "csv", "chat", "hub"),
+    "on_bad": (*_WHOLE, "hub"),
+    "epochs": (*_WHOLE, "prose", "docs", "mix"),
+    "dedupe": _WHOLE,
+    "packing": (*_WHOLE, "mini", "prose", "docs", "hub"),
+    "roles": ("chat",),
+    **dict.fromkeys(("dataset_revision", "dataset_split", "subset", "shuffle_buffer"), ("hub",)),
+}
+"""Kinds of corpus in which an option does something; in others it is refused and not ignored."""
+_OF_THE_MIX = ("split", "epochs", "seed", "heldout")
+
 
 class CorpusConfig(StrictConfig):
     """Where tokens come from. Shares are fractions of the windows; what they leave is text.
@@ -98,7 +111,16 @@ class CorpusConfig(StrictConfig):
     @model_validator(mode="before")
     @classmethod
     def _plain_text(cls, values: Any) -> Any:
-        """Anybody's text comes without synthetic windows, unless a recipe names their shares."""
+        """Anybody's text comes without synthetic windows, unless a recipe names their shares. What a part says as the
+        mix does is said once.
+        """
+        if isinstance(values, dict) and values.get("kind") == "mix" and isinstance(values.get("parts"), (list, tuple)):
+            mix = {n: values[n] for n in _OF_THE_MIX if n in values}
+            parts = [
+                {k: v for k, v in p.items() if k not in mix or v != mix[k]} if isinstance(p, dict) else p
+                for p in values["parts"]
+            ]
+            values = {**values, "parts": parts}
         if isinstance(values, dict) and (values.get("kind", "mini") != "mini" or values.get("packing") == "documents"):
             named = {"text_field": "messages"} if values.get("kind") == "chat" else {}
             return {**dict.fromkeys(_SHARES, 0.0), **named, **values}
@@ -131,8 +153,9 @@ class CorpusConfig(StrictConfig):
             raise ValueError(f"kind {self.kind!r} takes {'no paths' if self.paths else 'at least one path'}")
         if (self.kind == "hub") != bool(self.dataset):
             raise ValueError(f"kind {self.kind!r} takes {'a' if self.kind == 'hub' else 'no'} dataset")
-        if self.roles and (self.kind != "chat" or self.synthetic_share):
-            raise ValueError("roles are of a corpus of kind 'chat', and synthetic windows have none")
+        if self.roles and self.synthetic_share:
+            raise ValueError("synthetic windows have no roles; leave the shares out, or roles")
+        self._no_idle_options()
         if self.streamed and self.synthetic_share:
             raise ValueError(
                 "streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out"
@@ -140,6 +163,28 @@ class CorpusConfig(StrictConfig):
         if self.heldout == "documents" and (self.streamed or self.synthetic_share):
             raise ValueError("heldout = 'documents' is for text that is held whole, without synthetic windows")
         return self
+
+    def _no_idle_options(self) -> None:
+        """Refuse what was asked for and would do nothing.
+
+        Raises:
+            ValueError: naming the option and the kinds it is for.
+        """
+        for name, kinds in _OF_KINDS.items():
+            value, unsaid = getattr(self, name), type(self).model_fields[name].default
+            if value != unsaid and self.kind not in kinds:
+                raise ValueError(
+                    f"{name} = {value!r} does nothing in a corpus of kind {self.kind!r}; it is for {', '.join(kinds)}"
+                )
+        if self.streamed and (self.dedupe or self.epochs > 1):
+            raise ValueError(
+                "text that is packed as it is read (kind 'hub', or packing 'documents') is gone through once, and its"
+                " near-copies are not looked for: leave dedupe and epochs out"
+            )
+        for part in self.parts:
+            for name in _OF_THE_MIX:
+                if getattr(part, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} of a mix is the mix's own; set it there, not in its parts")
 
     @property
     def streamed(self) -> bool:

@@ -8,6 +8,7 @@ everything in it) is cut into sections first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,14 +18,26 @@ from sae.errors import UsageError
 from workbench.corpus.sections import continues
 from workbench.corpus.stream import TextStream
 
+AlsoHeld = Callable[[str], bool]
+
+
+def nowhere(digest: str) -> bool:
+    """No text is held out elsewhere."""
+    return False
+
 
 def windows_in(tokens: int, length: int) -> int:
     """Windows that one pass over so many tokens gives (see :func:`workbench.corpus.mixture.text_windows`)."""
     return 0 if tokens < length else max((tokens - length) // length, 1)
 
 
-def partition(stream: TextStream, heldout: int, length: int) -> tuple[TextStream, TextStream]:
+def partition(
+    stream: TextStream, heldout: int, length: int, *, also: AlsoHeld = nowhere
+) -> tuple[TextStream, TextStream]:
     """(training, held-out) parts of a stream, the latter with at least ``heldout`` windows of ``length`` tokens.
+
+    Args:
+        also: of a text's digest, whether it is held out whatever is needed here: a corpus beside this one does so.
 
     Raises:
         UsageError: the documents cannot be parted so that both sides have a window.
@@ -35,12 +48,16 @@ def partition(stream: TextStream, heldout: int, length: int) -> tuple[TextStream
     tokens = 0
     for n, i in enumerate(order):
         copy = n > 0 and stream.keys[i] == stream.keys[order[n - 1]]
-        if tokens >= (heldout + 2) * length and not copy:  # two more: a stream is cut into windows at an offset
+        if not heldout or (
+            tokens >= (heldout + 2) * length and not copy
+        ):  # two more: a stream is cut into windows at an offset
             break
         held.append(i)
         tokens += int(sizes[i])
-    chosen = np.zeros(len(sizes), bool)
-    chosen[held] = True
+    held += [i for i, digest in enumerate(stream.digests) if also(digest)]
+    keys = {stream.keys[i] for i in held}
+    chosen = np.array([key in keys for key in stream.keys], bool)
+    tokens = int(sizes[chosen].sum())
     if windows_in(tokens, length) < heldout or windows_in(int(sizes[~chosen].sum()), length) < 1:
         raise UsageError(
             f"the corpus has {len(stream.tokens):,} tokens in {len(sizes):,} documents or sections, too few to hold"
@@ -77,5 +94,6 @@ def _part(stream: TextStream, chosen: np.ndarray) -> TextStream:
         starts=starts,
         names=tuple(stream.names[i] for i in which),
         keys=tuple(stream.keys[i] for i in which),
+        digests=tuple(stream.digests[i] for i in which),
         numbers=which.astype(np.int64),
     )

@@ -9,7 +9,7 @@ read is recorded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from sae.errors import CorruptError, MissingError, UsageError, UserError
 from workbench.corpus.chat import encoded
 from workbench.corpus.lengths import lengths_of
 from workbench.corpus.records import Tally, as_document
+from workbench.corpus.sections import held_by_digest, text_digest
 from workbench.hub import offline
 
 if TYPE_CHECKING:
@@ -172,12 +173,14 @@ def packed(
     whole_documents: bool,
     heldout: int = 0,
     roles: Sequence[str] = (),
+    also: Callable[[str], bool] = lambda digest: False,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any], np.ndarray | None]:
     """Windows of a stream of documents: (tokens int32 [n_seq, ctx], number of the document each starts in int32
     [n_seq], about, which tokens are the words of ``roles`` bool [n_seq, ctx]; None without roles); ``first`` begins
     every window and every document, where there is one.
 
-    The last ``heldout`` windows come from documents of their own, every tenth by the digest of the text.
+    The last ``heldout`` windows come from documents of their own, every tenth by the digest of the text and those of
+    which ``also`` says so.
 
     Raises:
         UsageError: the documents end before ``n_seq`` windows are full.
@@ -191,9 +194,9 @@ def packed(
         for i, ((name, text), document) in enumerate(zip(batch, ids, strict=True)):
             if train.full and held.full:
                 break
-            of_text = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-            digest.update(f"{name}\0".encode() + of_text)
-            side = held if heldout and of_text[-1] * 10 < 256 else train
+            of_text = text_digest(text)
+            digest.update(f"{name}\0".encode() + bytes.fromhex(of_text))
+            side = held if also(of_text) or (heldout and held_by_digest(of_text)) else train
             if not side.full:
                 side.add(document, seen)
                 if roles:  # packed as the tokens are, so they lie where these do

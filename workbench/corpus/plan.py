@@ -14,9 +14,10 @@ from workbench.corpus.chat import check_roles, tally_for
 from workbench.corpus.config import CorpusConfig
 from workbench.corpus.contract import TokenContract, contract_of
 from workbench.corpus.documents import all_documents, corpus_inputs, in_split, known_by_files
-from workbench.corpus.heldout import partition, windows_in
+from workbench.corpus.heldout import AlsoHeld, nowhere, partition, windows_in
 from workbench.corpus.lengths import lengths_of
 from workbench.corpus.mixture import mixed_windows, text_windows
+from workbench.corpus.sections import held_by_digest
 from workbench.corpus.stream import TextStream, text_stream
 from workbench.corpus.synthetic import TEXT
 
@@ -74,8 +75,21 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
     contract = contract_of(tokenizer)
     if config.kind == "mix":
         return _mixed_plan(config, tokenizer, contract, n_seq, ctx, heldout)
+    return _plan_of_one(config, tokenizer, contract, n_seq, ctx, heldout)
+
+
+def _plan_of_one(
+    config: CorpusConfig,
+    tokenizer: Any,
+    contract: TokenContract,
+    n_seq: int,
+    ctx: int,
+    heldout: int,
+    also: AlsoHeld = nowhere,
+) -> TokenPlan:
+    """The plan of a corpus that is no mix; ``also`` says which texts another corpus of a mix holds out."""
     if config.streamed:
-        return _streamed_plan(config, tokenizer, contract, n_seq, ctx, heldout)
+        return _streamed_plan(config, tokenizer, contract, n_seq, ctx, heldout, also)
     stream = text_stream(config, tokenizer)
     begin = 0 if contract.first is None else 1
     length, trained = ctx - begin, n_seq - heldout
@@ -94,7 +108,9 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
         other = text_stream(held_config, tokenizer)
         held = replace(other, numbers=len(stream.names) + n_seq + np.arange(len(other.names)))
     elif heldout:
-        train, held = partition(stream, heldout, length)
+        train, held = partition(stream, heldout, length, also=also)
+    elif also is not nowhere:
+        train, _ = partition(stream, 0, length, also=also)
     if not ours:
         about["passes"] = _passes(config, train, trained, heldout, length)
     if held is not None:
@@ -162,10 +178,14 @@ def _mixed_plan(
     train: list[tuple[np.ndarray, ...]] = []
     held: list[tuple[np.ndarray, ...]] = []
     about, before, roles = [], 0, set[str]()
-    for part, n, h in zip(config.parts, *(w.tolist() for w in wanted), strict=True):
-        if not n + h:
-            continue
-        plan = plan_tokens(part.model_copy(update=shared), tokenizer, n_seq=n + h, ctx=ctx, heldout=h)
+    parts = [
+        (part.model_copy(update=shared), n, h)
+        for part, n, h in zip(config.parts, *(w.tolist() for w in wanted), strict=True)
+        if n + h
+    ]
+    also = _held_out_of_any(parts, tokenizer, ctx - (contract.first is not None))
+    for part, n, h in parts:
+        plan = _plan_of_one(part, tokenizer, contract, n + h, ctx, h, also)
         arrays = plan.tokens, plan.doc_ids + before, plan.kinds, _marks(plan)
         roles |= set(part.roles)
         train.append(tuple(a[:n] for a in arrays))
@@ -180,6 +200,16 @@ def _mixed_plan(
     if not roles:
         return TokenPlan(tokens, docs, kinds, whole, contract)
     return TokenPlan(tokens, docs, kinds, whole, contract.model_copy(update={"roles": tuple(sorted(roles))}), rows)
+
+
+def _held_out_of_any(parts: list[tuple[CorpusConfig, int, int]], tokenizer: Any, length: int) -> AlsoHeld:
+    """Which texts some corpus of a mix holds out, so that none of them trains on the copy that another one has."""
+    found: set[str] = set()
+    for part, _, h in parts:
+        if h and not part.streamed and part.kind != "mini":
+            found |= set(partition(text_stream(part, tokenizer), h, length)[1].digests)
+    streamed = any(h and part.streamed for part, _, h in parts)
+    return lambda digest: digest in found or (streamed and held_by_digest(digest))
 
 
 def _marks(plan: TokenPlan) -> np.ndarray:
@@ -222,7 +252,13 @@ def _files(config: CorpusConfig) -> dict[str, str]:
 
 
 def _streamed_plan(
-    config: CorpusConfig, tokenizer: Any, contract: TokenContract, n_seq: int, ctx: int, heldout: int
+    config: CorpusConfig,
+    tokenizer: Any,
+    contract: TokenContract,
+    n_seq: int,
+    ctx: int,
+    heldout: int,
+    also: AlsoHeld,
 ) -> TokenPlan:
     """A token plan of text that is read only as far as needed; the dataset's commit goes into ``about``."""
     from workbench.corpus.hub import hub_dataset, packed
@@ -238,6 +274,7 @@ def _streamed_plan(
         whole_documents=config.packing == "documents",
         heldout=heldout,
         roles=config.roles,
+        also=also,
     )
     check_roles(config, tally)
     if config.kind == "hub":

@@ -22,7 +22,7 @@ from workbench.corpus.config import SUFFIXES, CorpusConfig
 from workbench.corpus.contract import contract_of
 from workbench.corpus.documents import digest_of, documents, local_files
 from workbench.corpus.duplicates import first_copies
-from workbench.corpus.sections import continues
+from workbench.corpus.sections import continues, text_digest
 
 _LAYOUT = 2  # of a stream: rises when the same texts and tokenizer give other tokens
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
@@ -35,9 +35,9 @@ class TextStream:
 
     ``tokens`` int32 [n]; ``starts`` int64 [documents], ascending; ``names`` one per document; ``digest`` of names and
     texts; ``records``: what was left out or mended (see :meth:`workbench.corpus.records.Tally.about`); ``keys`` one per
-    document, equal for copies of one text; ``numbers`` of the documents in the whole corpus, where this is a part of
-    it; ``copies``: near-duplicates among them; ``is_row`` bool [n]: which tokens may be rows, where a corpus asks for
-    the words of some roles only.
+    document, equal for copies of one text; ``digests`` of each document's own text; ``numbers`` of the documents in the
+    whole corpus, where this is a part of it; ``copies``: near-duplicates among them; ``is_row`` bool [n]: which tokens
+    may be rows, where a corpus asks for the words of some roles only.
     """
 
     tokens: np.ndarray
@@ -50,6 +50,7 @@ class TextStream:
     numbers: np.ndarray | None = None
     copies: int = 0
     is_row: np.ndarray | None = None
+    digests: tuple[str, ...] = ()
 
     def document(self, position: int | np.ndarray) -> np.ndarray:
         """Number of the document that a stream position lies in."""
@@ -114,7 +115,7 @@ def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int],
     tally = tally_for(config, held.tokenizer)
     docs = documents(config, tally)
     check_roles(config, tally)
-    keys, copies = _keys(config, docs)
+    keys, digests, copies = _keys(config, docs)
     digest = digest_of(docs)
     first = contract_of(held.tokenizer).first
     key: list[Any] = [digest, held.key, first, _LAYOUT]
@@ -133,16 +134,19 @@ def _stream(config: CorpusConfig, held: Held, files: tuple[tuple[str, int, int],
         None,
         copies,
         arrays.get("is_row"),
+        digests,
     )
 
 
-def _keys(config: CorpusConfig, docs: list[tuple[str, str]]) -> tuple[tuple[str, ...], int]:
-    """(what each document is held out by, near-duplicates): of anybody's text the digest of the first copy's."""
+def _keys(config: CorpusConfig, docs: list[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """(what each document is held out by, its text's digest, near-duplicates): anybody's text is held out by the digest
+    of its first copy.
+    """
+    digests = tuple(text_digest(t) for _, t in docs)
     if config.kind not in SUFFIXES:
-        return tuple(hashlib.sha256(n.encode()).hexdigest() for n, _ in docs), 0
+        return tuple(hashlib.sha256(n.encode()).hexdigest() for n, _ in docs), digests, 0
     first = first_copies([t for _, t in docs])
-    digests = [hashlib.sha256(t.encode("utf-8", "replace")).hexdigest() for _, t in docs]
-    return tuple(digests[i] for i in first), int((first != np.arange(len(docs))).sum())
+    return tuple(digests[i] for i in first), digests, int((first != np.arange(len(docs))).sum())
 
 
 def _tokenise(

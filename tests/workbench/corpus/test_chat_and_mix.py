@@ -93,3 +93,54 @@ def test_a_mix_that_makes_no_sense_is_refused(two):
     ):
         with pytest.raises(ConfigError):
             config(values)
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_what_one_corpus_of_a_mix_holds_out_no_other_trains_on(packing, tmp_path):
+    """The same 100 texts in two corpora; the second has more held-out windows than the first."""
+    tokenizer, rng = read_tokenizer(data_dir() / "tokenizer"), np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice(list("abcdefgh"), 5)) for _ in range(60)) for _ in range(100)]
+    for name, order in (("a", texts), ("b", texts[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in order))
+    parts = [{"kind": "jsonl", "paths": [str(tmp_path / f"{name}.jsonl")]} for name in "ab"]
+    parts[0]["packing"] = packing
+    n, held = (400, 40) if packing == "stream" else (80, 8)
+    plan = plan_tokens(
+        config({"kind": "mix", "parts": parts, "weights": [1, 3]}), tokenizer, n_seq=n, ctx=64, heldout=held
+    )
+    grams = [
+        {tuple(r[i : i + 16]) for r in rows.tolist() for i in range(1, 48)}
+        for rows in np.split(plan.tokens, [n - held])
+    ]
+    assert len(grams[1]) > 300 and not grams[0] & grams[1]
+
+
+IDLE = [
+    ({"kind": "mini"}, {"dedupe": True}),
+    ({"kind": "mini"}, {"epochs": 4}),
+    ({"kind": "prose"}, {"on_bad": "refuse"}),
+    ({"kind": "text", "paths": ["x"]}, {"text_field": "body"}),
+    ({"kind": "text", "paths": ["x"]}, {"shuffle_buffer": 4}),
+    ({"kind": "jsonl", "paths": ["x"]}, {"subset": "en"}),
+    ({"kind": "hub", "dataset": "x"}, {"dedupe": True}),
+    ({"kind": "hub", "dataset": "x"}, {"epochs": 2}),
+    ({"kind": "text", "paths": ["x"], "packing": "documents"}, {"dedupe": True}),
+    ({"kind": "mix", "parts": [{"kind": "mini"}]}, {"dedupe": True}),
+    ({"kind": "mix", "parts": [{"kind": "mini"}]}, {"parts": [{"kind": "mini", "split": "all"}]}),
+    ({"kind": "mix", "parts": [{"kind": "mini"}]}, {"parts": [{"kind": "text", "paths": ["x"], "epochs": 3}]}),
+]
+
+
+@pytest.mark.parametrize(("values", "idle"), IDLE, ids=str)
+def test_an_option_that_would_do_nothing_is_refused(values, idle):
+    CorpusConfig.model_validate(values)
+    with pytest.raises(ConfigError, match=r"does nothing|gone through once|mix's own"):
+        parse_config(CorpusConfig, {**values, **idle}, where="x")
+
+
+def test_a_part_may_say_what_its_mix_says(two):
+    said = {"split": "all", "epochs": 2}
+    mix = parse_config(CorpusConfig, {"kind": "mix", "parts": [{**p, **said} for p in two], **said}, where="x")
+    assert mix == parse_config(CorpusConfig, {"kind": "mix", "parts": two, **said}, where="x")
+    assert CorpusConfig.model_validate(mix.model_dump()) == mix
+    CorpusConfig.model_validate({**mix.model_dump(), "split": "heldout"})  # as an evaluation cuts the text anew

@@ -185,12 +185,10 @@ def test_what_cannot_be_is_refused(talks):
         plan_tokens(config({"paths": [str(talks)], "roles": ["bot"]}), tokenizer, n_seq=4, ctx=40)
     with pytest.raises(UsageError, match="no chat template"):
         plan_tokens(config({"paths": [str(talks)], "roles": ["user"]}), tokenizer_with(None), n_seq=4, ctx=40)
-    for values in (
-        {"kind": "jsonl", "paths": ["x"], "roles": ["user"]},
-        {"paths": ["x"], "roles": ["user"], "tiled_share": 0.5},
-    ):
-        with pytest.raises(ConfigError, match="roles are of a corpus of kind 'chat'"):
-            config(values)
+    with pytest.raises(ConfigError, match=r"roles = \('user',\) does nothing .* 'jsonl'; it is for chat"):
+        config({"kind": "jsonl", "paths": ["x"], "roles": ["user"]})
+    with pytest.raises(ConfigError, match="synthetic windows have no roles"):
+        config({"paths": ["x"], "roles": ["user"], "tiled_share": 0.5})
 
 
 def test_a_side_without_a_word_of_the_role_is_refused(tmp_path):
