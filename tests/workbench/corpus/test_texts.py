@@ -37,7 +37,7 @@ def files(folder: Path, seed: int = 0) -> dict[str, dict[str, object]]:
     return {
         "text": text,
         "documents": {**records, "packing": "documents"},
-        "mix": {"kind": "mix", "parts": [text, records]},
+        "mix": {"kind": "mix", "parts": [text, records], "split": "all"},
         "hub": {"kind": "hub", "dataset": str(folder / "set")},
     }
 
