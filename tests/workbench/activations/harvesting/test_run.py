@@ -203,8 +203,10 @@ def test_the_two_verbs(recipe_file, tmp_path):
     first = invoke("harvest", recipe_file, "--workspace", ws, "--json")
     assert first.exit_code == 0, first.output
     about = json.loads(first.stdout)
-    assert about["rows"] == 60 * 15 and about["shards"] == 12 and len(about["store_id"]) == 64 and about["bytes"] > 0
     store = ws / "stores" / "text"
+    kept = len(ActivationStore.open(store))  # BOS inside the windows is none of its rows
+    assert about["rows"] == kept and 60 * 14 < kept < 60 * 15
+    assert about["shards"] == 12 and len(about["store_id"]) == 64 and about["bytes"] > 0
     before = content(store)
     assert json.loads(invoke("harvest", recipe_file, "--workspace", ws, "--json").stdout) == about
     assert json.loads(invoke("check", store, "--json").stdout)["ok"] is True
