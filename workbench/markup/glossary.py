@@ -184,6 +184,7 @@ LABELS = {  # columns of tables, names of numbers, and axes: what stands there
     "ceiling": "the same with the most that a replacement of this kind could repair",
     "of the ceiling": "repaired by partners, of what the ceiling repairs",
     "follows r": "rank correlation of the repaired share with r: whether latents that fire alike do alike",
+    "… given the token": "the same with the correlation that is left once each latent's mean per token is taken away",
     "decoders carried": "how well the map between the two spaces carries decoder rows of pairs it did not see",
     "training step": "training step of the model",
     "value of the statistic": "what was measured, with its interval; the null stands beside it",
