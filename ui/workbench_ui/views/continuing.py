@@ -158,6 +158,9 @@ def _own(root: str, id: str, version: str) -> tuple[Any, Any, Any]:
 
 def _make(found: Stream, runs: list[Any], n: int, temperature: float, seed: int) -> None:
     """A token of each in turn, until they end or are stopped; then the perplexities."""
+    import torch
+
+    torch.set_num_threads(1)  # steps of one token gain nothing from more, and wait for them where cores are busy
     texts = [found.plain, *([found.steered] if found.steered else [])]
     try:
         tokens: list[Iterator[int] | None] = [r.tokens(n, temperature=temperature, seed=seed) for r in runs]
