@@ -168,8 +168,10 @@ def _scale(t: dict[str, Tensor], hook: str | None, d_in: int, where: str) -> flo
 def read_llama_scope(folder: Path) -> NormalForm:
     """A released Llama Scope dictionary: ``hyperparams.json`` + ``checkpoints/final.safetensors``.
 
-    One scalar threshold on the scaled input's latents; the threshold is divided by the input scale when scales are
-    folded (forgetting it is what gave users ten times the paper's L0).
+    One scalar threshold, of what latents add to the reconstruction of raw rows: the release folds the scales, then the
+    decoder's norms, and found its threshold on the dictionary so folded (``post_processing.py``,
+    ``SparseAutoEncoder.from_config``, 2024-11). Taking it for one of the scaled input gives users ten times the paper's
+    L0.
     """
     where = str(folder)
     cfg = read_config(folder / "hyperparams.json")
@@ -202,8 +204,6 @@ def read_llama_scope(folder: Path) -> NormalForm:
             "original_cfg": cfg,
         },
     ).checked(where)
-    if cfg["sparsity_include_decoder_norm"]:
-        form = form.with_unit_decoders(threshold_is_weighted=True)
     if cfg["norm_activation"] == "dataset-wise":
         norms = cfg.get("dataset_average_activation_norm") or {}
         if not norms.keys() <= {"in", "out"} or "in" not in norms or not all(POSITIVE.holds(v) for v in norms.values()):
@@ -215,6 +215,9 @@ def read_llama_scope(folder: Path) -> NormalForm:
             raise CorruptError(f"{where}: a transcoder whose dataset_average_activation_norm has no 'out'.")
         root = math.sqrt(d)
         form = form.with_scales(root / float(norms["in"]), root / float(norms.get("out", norms["in"])))
+    form = replace(form, threshold=torch.full((f,), float(jump)) if jump else None)  # of the folded dictionary
+    if cfg["sparsity_include_decoder_norm"]:
+        form = form.with_unit_decoders(threshold_is_weighted=True)
     return replace(form, dtype=dtype)
 
 

@@ -42,6 +42,8 @@ def test_detection_names_the_library():
         "gemma-scope-1": "gemma-scope",
         "gemma-scope-2": "gemma-scope-2",
         "goodfire": "goodfire",
+        "llamascopium": "openmoss",
+        "lm-saes": "llama-scope",
     }
     for name in (n for n in FOLDERS if "-clt" not in n):
         (library,) = (found for prefix, found in libraries.items() if name.startswith(f"{prefix}-"))
@@ -80,15 +82,13 @@ def llama_scope_folder(folder, act="jumprelu"):
 
 @pytest.mark.parametrize("act", ["jumprelu", "topk"])
 def test_llama_scope_folds_scales_and_thresholds(tmp_path, act):
-    """Against the definition: scale the input, encode, threshold on the scaled input, decode, unscale
-    (papers' §3.3.4).
-    """
+    """Against the definition: scale the input, encode, threshold in units of raw rows, decode, unscale."""
     t, cfg = llama_scope_folder(tmp_path / "L15R-8x", act)
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(2)) * 8
     s_in, s_out = math.sqrt(6) / 20, math.sqrt(6) / 5
     z = x * s_in @ t["encoder.weight"].T + t["encoder.bias"]
     if act == "jumprelu":
-        f = z * (z > cfg["jump_relu_threshold"])
+        f = z * (z / s_in > cfg["jump_relu_threshold"])
     else:
         norm = t["decoder.weight"].norm(dim=0)
         kept = (z.relu() * norm).topk(5, dim=-1).indices

@@ -76,21 +76,23 @@ def retyped(value, rng):
 
 
 def mutate_config(path, rng):
-    """(what was done) to one key, at any depth."""
+    """(what was done, whether only a number changed) to one key, at any depth."""
     text = path.read_text()
     cfg = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
     inside = [cfg, *(v for v in cfg.values() if isinstance(v, dict) and v)]
     place = rng.choice(inside)
     key = rng.choice(sorted(place))
     kind = rng.choice(["renamed", "removed", "retyped"])
+    number = False
     if kind == "retyped":
-        place[key] = retyped(place[key], rng)
+        before, place[key] = place[key], retyped(place[key], rng)
+        number = type(before) is type(place[key]) is float  # another number, as a scaled tensor is
     else:
         value = place.pop(key)
         if kind == "renamed":
             place[rng.choice([key + "_", key.upper(), "x" + key])] = value
     path.write_text(yaml.safe_dump(cfg) if path.suffix == ".yaml" else json.dumps(cfg))
-    return f"{path.name}: {key} {kind}", False
+    return f"{path.name}: {key} {kind}", number
 
 
 def mutate_tensors(path, rng):
@@ -125,9 +127,9 @@ def attack(folder, tmp, n, seed):
         copy = tmp / "copy" / folder.name
         shutil.rmtree(tmp / "copy", ignore_errors=True)
         shutil.copytree(folder, copy)
-        configs = [p for p in copy.iterdir() if p.suffix in (".json", ".yaml")]
+        configs = [p for p in copy.rglob("*") if p.suffix in (".json", ".yaml")]
         weights = [
-            p for p in copy.iterdir() if p.suffix in (".safetensors", ".npz", ".pt", ".pth") and p.name != EXPECTED
+            p for p in copy.rglob("*") if p.suffix in (".safetensors", ".npz", ".pt", ".pth") and p.name != EXPECTED
         ]
         path = rng.choice(sorted(configs)) if configs and rng.random() < 0.6 else rng.choice(sorted(weights))
         if path.suffix in (".json", ".yaml"):

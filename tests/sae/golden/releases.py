@@ -364,6 +364,88 @@ def gemma_scope_2_clt(version: str) -> None:
         save_file(tensors, folder / "expected.safetensors")
 
 
+def llamascopium(version: str) -> None:
+    """OpenMOSS, formerly lm_saes. Its packages' own ``__init__`` import trainers and databases, so only the modules of
+    its dictionaries are; they need TransformerLens 2.
+    """
+    root = next(Path(p) / "llamascopium" for p in sys.path if (Path(p) / "llamascopium").is_dir())
+    for name, place in (("llamascopium", root), ("llamascopium.models", root / "models")):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(place)]
+    StandIns.absent += ("more_itertools", "pymongo", "gridfs", "lm_eval")
+    from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+
+    here, out = "blocks.3.hook_resid_post", "blocks.3.hook_mlp_out"
+    kinds: dict[str, dict[str, Any]] = {
+        "relu": {"act_fn": "relu", "norm_activation": "inference"},
+        "jumprelu": {"act_fn": "jumprelu", "norm_activation": "dataset-wise"},
+        "jumprelu-unweighted": {
+            "act_fn": "jumprelu", "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": False
+        },
+        "topk": {"act_fn": "topk", "top_k": K, "norm_activation": "dataset-wise"},
+        "transcoder": {
+            "act_fn": "jumprelu", "norm_activation": "dataset-wise", "hook_point_in": "blocks.3.ln2.hook_normalized",
+            "hook_point_out": out, "use_decoder_bias": True,
+        },
+        "jumprelu-bfloat16": {"act_fn": "jumprelu", "norm_activation": "dataset-wise", "dtype": torch.bfloat16},
+    }  # fmt: skip
+    for kind, options in kinds.items():
+        ends = {"hook_point_in": here, "hook_point_out": here}
+        cfg = SAEConfig(d_model=D, expansion_factor=F / D, device="cpu", **{"dtype": torch.float32} | ends | options)
+        sae = fill(SparseAutoEncoder(cfg))
+        averages = {cfg.hook_point_in: 3.0, cfg.hook_point_out: 3.0 if kind != "transcoder" else 5.0}
+        sae.set_dataset_average_activation_norm(averages)
+        folder = fresh(f"llamascopium-{version}-{kind}")
+        cfg.save_hyperparameters(folder)
+        sae.save_pretrained(folder)
+        with torch.no_grad():
+            x = sae.normalize_activations({cfg.hook_point_in: rows().to(cfg.dtype)})
+            f = sae.encode(x[cfg.hook_point_in])
+            back = sae.compute_norm_factor(rows(), hook_point=cfg.hook_point_out)
+            y = sae.denormalize_activations({cfg.hook_point_out: sae.decode(f)}, {cfg.hook_point_out: back})
+            expected(folder, f, y[cfg.hook_point_out])
+
+
+def lm_saes(version: str) -> None:
+    """OpenMOSS as Llama Scope was released: commit 384b6e8c (2024-11) of its repository, its dictionary's module alone,
+    and outputs as its own loader reads what it wrote.
+    """
+    root = next(Path(p) / "lm_saes" for p in sys.path if (Path(p) / "lm_saes" / "sae.py").is_file())
+    sys.modules["lm_saes"] = types.ModuleType("lm_saes")
+    sys.modules["lm_saes"].__path__ = [str(root)]
+    sys.modules["lm_saes.activation"] = Stand("lm_saes.activation")
+    sys.modules["lm_saes.activation.activation_store"] = Stand("lm_saes.activation.activation_store")
+    from lm_saes.config import SAEConfig
+    from lm_saes.sae import SparseAutoEncoder
+
+    average = {"in": 3.0, "out": 3.0}
+    kinds: dict[str, dict[str, Any]] = {
+        "jumprelu": {"act_fn": "jumprelu", "jump_relu_threshold": 0.5},
+        "jumprelu-unweighted": {
+            "act_fn": "jumprelu", "jump_relu_threshold": 0.5, "sparsity_include_decoder_norm": False
+        },
+        "topk": {"act_fn": "topk", "top_k": K},
+        "relu": {"act_fn": "relu", "norm_activation": "inference", "dataset_average_activation_norm": None},
+        "transcoder": {
+            "act_fn": "jumprelu", "jump_relu_threshold": 0.5, "hook_point_in": "blocks.3.ln2.hook_normalized",
+            "hook_point_out": "blocks.3.hook_mlp_out", "dataset_average_activation_norm": {"in": 3.0, "out": 5.0},
+        },
+    }  # fmt: skip
+    for kind, options in kinds.items():
+        common = {"hook_point_in": "blocks.3.hook_resid_post", "norm_activation": "dataset-wise", "d_model": D}
+        common |= {"apply_decoder_bias_to_pre_encoder": False, "expansion_factor": F // D}
+        cfg = SAEConfig(**common | {"dataset_average_activation_norm": average} | options)
+        sae = fill(SparseAutoEncoder(cfg))
+        folder = fresh(f"lm-saes-{version}-{kind}")
+        (folder / "checkpoints").mkdir()
+        cfg.save_hyperparameters(str(folder))
+        save_file(sae.get_full_state_dict(), folder / "checkpoints" / "final.safetensors")
+        back = SparseAutoEncoder.from_pretrained(str(folder))
+        with torch.no_grad():
+            f = back.encode(rows())
+            expected(folder, f, back.decode(f))
+
+
 def published(version: str) -> None:
     """Layouts published without a folder of a training library, read by SAELens' own loaders."""
     import numpy as np
@@ -427,6 +509,8 @@ MAKERS = {
     "circuit-tracer": circuit_tracer,
     "circuit-tracer-clt": circuit_tracer_clt,
     "gemma-scope-2-clt": gemma_scope_2_clt,
+    "llamascopium": llamascopium,
+    "lm-saes": lm_saes,
     "published": published,
 }
 

@@ -86,15 +86,12 @@ MISTAKES = {
     "decoders shuffled": (shuffled, {}, NONE),
 }
 QUICK = [
-    ("mini-pythia", "topk", m) for m in ("none", "both x 0.05", "encoder x 0.25", "decoder x 0.05", "decoders shuffled")
-]
-QUICK += [("mini-pythia", "topk", m) for m in ("BOS missing", "BOS too many", "no BOS", "another seed", "layer after")]
-QUICK += [
-    ("mini-pythia", "jumprelu", "both x 4"),
-    ("mini-pythia", "jumprelu", "BOS missing"),
-    ("mini-mamba", "topk", "another seed"),
-    ("mini-mamba", "topk", "decoder x 0.25"),
-    ("mini-mamba", "topk", "none"),
+    *(
+        ("mini-pythia", "topk", m)
+        for m in ("both x 0.05", "encoder x 0.25", "decoder x 0.05", "BOS too many", "no BOS")
+    ),
+    *(("mini-pythia", "jumprelu", m) for m in ("both x 4", "BOS missing")),
+    *(("mini-mamba", "topk", m) for m in ("none", "another seed")),
 ]
 ALL = [(n, k, m) for n in ("mini-pythia", "mini-mamba") for k in ("topk", "jumprelu", "l1") for m in MISTAKES]
 SLOW = [pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in QUICK]
