@@ -44,7 +44,8 @@ class Subject:
 
     ``claimed``: numbers of its manifest (``l0``, ``explained_variance``) or configuration (``claimed_l0``).
     ``bos``: whether sequences begin with a BOS token; None: as the model's tokenizer does. ``first``: whether it was
-    trained on the first token of the text, too; some libraries leave it out.
+    trained on the first token of the text, too; some libraries leave it out. ``is_row``: bool [n, ctx], which tokens of
+    the sequences are data by the text's own rules (the words of some roles); None: by the model's alone.
     """
 
     id: str
@@ -56,11 +57,20 @@ class Subject:
     claimed: dict[str, Any]
     bos: bool | None = None
     first: bool = True
+    is_row: np.ndarray | None = None
 
     @property
     def ends(self) -> tuple[str, str]:
         """Hook names of what is read and written."""
         return self.hook, self.hook_out
+
+    def rows(self, model: Any, given: np.ndarray) -> Rows:
+        """Rows of sequences, with or without their first token, where it reads and writes."""
+        return rows_at(model, given, [self.ends], self.data_of(given))[self.ends]
+
+    def data_of(self, given: np.ndarray) -> np.ndarray | None:
+        """``is_row`` of sequences that may have lost their first token."""
+        return None if self.is_row is None else self.is_row[:, -given.shape[1] :]
 
     def place(self, bos: bool, ends: tuple[str, str] | None = None) -> str:
         """Hooks, model, revision and start of the sequences, in words."""
@@ -108,14 +118,18 @@ def said(hook: str, hook_out: str) -> str:
 # --- rows and codes ----------------------------------------------------------------------------------------------
 
 
-def rows_at(model: Any, tokens: np.ndarray, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Rows]:
-    """The same tokens' rows at pairs of hooks; the first position, BOS and pads are none.
+def rows_at(
+    model: Any, tokens: np.ndarray, pairs: list[tuple[str, str]], is_row: np.ndarray | None = None
+) -> dict[tuple[str, str], Rows]:
+    """The same tokens' rows at pairs of hooks; the first position, BOS and pads are none, nor what is not ``is_row``.
 
     Raises:
         UsageError: fewer than two tokens can be scored.
     """
     kept = token_contract(model).is_row(tokens)
     kept[:, 0] = False
+    if is_row is not None:
+        kept &= is_row
     where = np.flatnonzero(kept)
     if len(where) < 2:
         raise UsageError("fewer than two tokens of these sequences can be scored; give longer or more of them.")
@@ -285,7 +299,7 @@ def hooks(subject: Subject, model: Any, given: np.ndarray, bos: bool) -> list[Tr
     """Neighbouring hooks of the same widths, read alone or as a transcoder's pair."""
     d_in, d_out = subject.dictionary.d_in, subject.dictionary.d_out
     pairs = [p for p in _neighbours(model, *subject.ends) if p != subject.ends]
-    found = rows_at(model, given, pairs) if pairs else {}
+    found = rows_at(model, given, pairs, subject.data_of(given)) if pairs else {}
     out = []
     for pair, rows in found.items():
         if (rows.x.shape[-1], rows.y.shape[-1]) == (d_in, d_out):
@@ -336,7 +350,7 @@ def revisions(subject: Subject, given: np.ndarray, bos: bool, load: Callable[[st
     own = own if own in known else known[-1] if known else None
 
     def tried(revision: str) -> Trial:
-        rows = rows_at(load(revision), given, [subject.ends])[subject.ends]
+        rows = subject.rows(load(revision), given)
         on, y = coded(subject.dictionary, rows.x)
         cause = f"it belongs to another revision of the model than {subject.revision or 'the last'}"
         return measured(rows, y, on, "revision", cause, replace(subject, revision=revision).place(bos))
@@ -407,7 +421,7 @@ def start(subject: Subject, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
 
 def _rows_with(subject: Subject, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
     """EV and L0 of all rows with a start."""
-    rows = rows_at(model, tokens if bos else tokens[:, 1:], [subject.ends])[subject.ends]
+    rows = subject.rows(model, tokens if bos else tokens[:, 1:])
     on, y = coded(subject.dictionary, rows.x)
     return measured(rows, y, on, "BOS", "", "")
 

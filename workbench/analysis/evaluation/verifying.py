@@ -27,7 +27,6 @@ from workbench.analysis.evaluation.mistakes import (
     all_trials,
     as_configured,
     coded,
-    rows_at,
 )
 from workbench.models.reading import token_contract
 from workbench.run import QUIET, Run
@@ -148,9 +147,17 @@ def verify(
     starts = token_contract(model).first is not None
     bos = starts if subject.bos is None else starts and subject.bos
     given = tokens if bos or not starts else tokens[:, 1:]
-    result = evaluate_in_model(model, subject.dictionary, subject.hook, given, hook_out=subject.hook_out, run=run)
+    result = evaluate_in_model(
+        model,
+        subject.dictionary,
+        subject.hook,
+        given,
+        hook_out=subject.hook_out,
+        is_row=subject.data_of(given),
+        run=run,
+    )
     metrics = {k: e.as_dict() for k, e in result.estimates.items()}
-    rows = rows_at(model, given, [subject.ends])[subject.ends]
+    rows = subject.rows(model, given)
     base = as_configured(subject, rows, bos)
     scales = _scales(subject.dictionary, rows)
     checks = [*_claims(subject, base.ev_all, float(metrics["l0"]["value"])), *_plain(subject, metrics, base)]
@@ -308,7 +315,7 @@ def verify_dictionary(
     if corpus is None and reference.store_or_none(workspace) is None:
         corpus = "mini" if name in bundled() and "prose" not in name else "prose"
     request = EvaluationRequest(sequences=sequences, ctx=ctx, corpus=corpus, seed=seed)
-    tokens, _, _ = heldout_tokens(workspace, reference, request, loaded, run)
+    tokens, is_row, _ = heldout_tokens(workspace, reference, request, loaded, run)
     said = {"k": dictionary.k if dictionary.thresholds() is None else None, "claimed_l0": about.get("claimed_l0")}
     bos = about.get("prepend_bos")
     subject = Subject(
@@ -321,6 +328,7 @@ def verify_dictionary(
         {k: v for k, v in {**said, **numbers}.items() if v is not None},
         bos if isinstance(bos, bool) else None,
         first=_first(about.get("seqpos_slice"), bos is not False),
+        is_row=is_row,
     )
     return verify(subject, loaded, tokens, load=lambda r: load_model(name, r), run=run)
 

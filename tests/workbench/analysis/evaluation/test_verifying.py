@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -168,3 +169,21 @@ def test_files_that_are_not_what_they_were_are_refused_before_a_model_is_loaded(
     save_file(t | {"b_enc": t["b_enc"] * 1.1}, ours.path / "sae_weights.safetensors")
     out = CliRunner().invoke(app, ["verify", "ours", "-w", str(tmp_path / "ws")])
     assert out.exit_code == 1 and "not what its manifest says: sae_weights.safetensors" in out.output
+
+
+def test_only_tokens_that_are_data_count_with_either_start(ws, right):
+    """Words of other roles, say: as a store's mask has them, also where the first token is taken away."""
+    model = load_model("mini-pythia")
+    store = workbench.ActivationStore.open(ws.path("stores", "small"))
+    tokens = np.stack([store.sequence_tokens(i) for i in range(8)])
+    is_row = np.zeros(tokens.shape, bool)
+    is_row[:, 10::3] = True
+    subject = Subject("mine", right, HOOK, HOOK, "mini-pythia", None, {}, is_row=is_row)
+    whole = replace(subject, is_row=None).rows(model, tokens)
+    kept = subject.rows(model, tokens)
+    assert len(kept.x) == min(1024, is_row.sum()) < len(whole.x)
+    _, cache = model.run_with_cache(torch.from_numpy(tokens).long(), names_filter=[HOOK])
+    assert torch.allclose(kept.x, cache[HOOK][torch.from_numpy(is_row)].detach(), atol=1e-4)
+    without = subject.rows(model, tokens[:, 1:])
+    assert len(without.x) == len(kept.x) and not torch.allclose(without.x, kept.x)
+    assert verify(subject, model, tokens).metrics["l0"]["n"] == is_row[:, 1:-1].sum()
