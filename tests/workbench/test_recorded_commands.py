@@ -17,7 +17,7 @@ from workbench.workspace import KINDS, Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-ORDER = ("stores", "dictionaries", "latents", "explanations", "matches", "circuits", "evolution", "models")
+ORDER = ("stores", "dictionaries", "latents", "explanations", "matches", "circuits", "evolution", "graphs", "models")
 
 
 def same_results():
