@@ -33,7 +33,7 @@ def check_rows(x: Tensor, d_in: int, *, where: str) -> None:
 
 
 def median_norm(x: Tensor) -> float:
-    """Median length of the rows: the yardstick for outliers, taken once from the first batch."""
+    """Median length of the rows: the reference norm for outliers, taken once from the first batch."""
     return float(torch.linalg.vector_norm(x, dim=1).median())
 
 

@@ -87,7 +87,7 @@ class Trainer:
         fused = abilities(device).fused_adam
         self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=fused)
         self.backend = arranged(pick(config.backend, self.model.enc_FD), config.products, config.compiled)
-        self.steps_done, self.rows_seen, self.yardstick = 0, 0, 0.0
+        self.steps_done, self.rows_seen, self.reference_norm = 0, 0, 0.0
         self.since_F = torch.zeros(len(self.model.enc_FD), dtype=torch.int64, device=self.model.enc_FD.device)
 
     def step(self, x: Tensor | LocalRows, keep: Tensor | None = None) -> StepReport:
@@ -168,16 +168,16 @@ class Trainer:
         return self.model.gather().folded().requires_grad_(False).eval()
 
     def _part(self, x: Tensor | LocalRows, keep: Tensor | None) -> StepRows:
-        """This process's rows of a batch; at step 0 the yardstick for outliers and the start of the model come from the
-        whole batch.
+        """This process's rows of a batch; at step 0 the reference norm for outliers and the start of the model come
+        from the whole batch.
         """
         where, first = f"training step {self.steps_done}", self.steps_done == 0
         share = (
             LocalRows.of_batch(x, keep, self.ranks).checked(self.model.row_width, where).to(self.model.enc_FD.device)
         )
         if first:
-            self.yardstick = median_norm(StepRows.of_all(share, self.ranks).gathered())
-        part = StepRows.of_all(share.without(self.yardstick, self.config.outlier_factor), self.ranks)
+            self.reference_norm = median_norm(StepRows.of_all(share, self.ranks).gathered())
+        part = StepRows.of_all(share.without(self.reference_norm, self.config.outlier_factor), self.ranks)
         if part.total == 0:
             raise ConfigError(
                 f"{where}: every row is longer than {self.config.outlier_factor:g} median norms. Raise outlier_factor"
@@ -279,7 +279,7 @@ class Trainer:
             for key, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"adam.{name}.{key}"] = self._whole(name, value)
         tensors |= {"since_F": self._whole("since_F", self.since_F), "generator": self.generator.get_state()}
-        plain = {"steps_done": self.steps_done, "rows_seen": self.rows_seen, "yardstick": self.yardstick}
+        plain = {"steps_done": self.steps_done, "rows_seen": self.rows_seen, "yardstick": self.reference_norm}
         return tensors, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -300,7 +300,7 @@ class Trainer:
                 self.optimizer.state[p] = state
         self.since_F.copy_(self._mine("since_F", tensors["since_F"]))
         self.generator.set_state(tensors["generator"])
-        self.steps_done, self.rows_seen, self.yardstick = (
+        self.steps_done, self.rows_seen, self.reference_norm = (
             int(plain["steps_done"]),
             int(plain["rows_seen"]),
             float(plain["yardstick"]),

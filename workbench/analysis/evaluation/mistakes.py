@@ -39,7 +39,7 @@ NOT_FOLDED = "a scale of its input was not folded"
 
 
 @dataclass(frozen=True)
-class Subject:
+class ConfiguredDictionary:
     """What is verified: a dictionary, where it reads and writes, and what its folder claims.
 
     ``claimed``: numbers of its manifest (``l0``, ``explained_variance``) or configuration (``claimed_l0``).
@@ -180,14 +180,14 @@ def measured(rows: Rows, y: Tensor, on: Tensor, kind: str, cause: str, setting: 
     return Trial(kind, cause, setting, ev, ev_all, float(on.double().mean()), int(rows.usual.sum()))
 
 
-def as_configured(subject: Subject, rows: Rows, bos: bool) -> Trial:
+def as_configured(subject: ConfiguredDictionary, rows: Rows, bos: bool) -> Trial:
     """The numbers of the dictionary as it is."""
     on, y = coded(subject.dictionary, rows.x)
     return measured(rows, y, on, "configuration", "", subject.place(bos))
 
 
 def all_trials(
-    subject: Subject,
+    subject: ConfiguredDictionary,
     model: Any,
     tokens: np.ndarray,
     bos: bool,
@@ -295,7 +295,7 @@ def biases(dictionary: Any, rows: Rows) -> Iterator[Trial]:
 # --- places and snapshots ----------------------------------------------------------------------------------------
 
 
-def hooks(subject: Subject, model: Any, given: np.ndarray, bos: bool) -> list[Trial]:
+def hooks(subject: ConfiguredDictionary, model: Any, given: np.ndarray, bos: bool) -> list[Trial]:
     """Neighbouring hooks of the same widths, read alone or as a transcoder's pair."""
     d_in, d_out = subject.dictionary.d_in, subject.dictionary.d_out
     pairs = [p for p in _neighbours(model, *subject.ends) if p != subject.ends]
@@ -338,7 +338,9 @@ def _fires(model: Any, hook: str) -> bool:
     return True
 
 
-def revisions(subject: Subject, given: np.ndarray, bos: bool, load: Callable[[str], Any], run: Run) -> list[Trial]:
+def revisions(
+    subject: ConfiguredDictionary, given: np.ndarray, bos: bool, load: Callable[[str], Any], run: Run
+) -> list[Trial]:
     """Other snapshots of the same model, where they lie on this machine."""
     from workbench.models import resolve_revision
     from workbench.models import revisions as known_revisions
@@ -385,7 +387,7 @@ class _Early:
         return 1 - error / of
 
 
-def start(subject: Subject, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
+def start(subject: ConfiguredDictionary, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
     """The other start of the sequences: with a BOS token, or without.
 
     The first token tells most: behind a BOS it is a row like others, without one it has nothing to attend to. Where it
@@ -419,7 +421,7 @@ def start(subject: Subject, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
     )
 
 
-def _rows_with(subject: Subject, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
+def _rows_with(subject: ConfiguredDictionary, model: Any, tokens: np.ndarray, bos: bool) -> Trial:
     """EV and L0 of all rows with a start."""
     rows = subject.rows(model, tokens if bos else tokens[:, 1:])
     on, y = coded(subject.dictionary, rows.x)
@@ -437,7 +439,7 @@ def _pieces(model: Any, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _early(
-    subject: Subject, model: Any, pieces: np.ndarray, sequence: np.ndarray, n_sequences: int, bos: bool
+    subject: ConfiguredDictionary, model: Any, pieces: np.ndarray, sequence: np.ndarray, n_sequences: int, bos: bool
 ) -> _Early:
     if bos:
         first = np.full((len(pieces), 1), token_contract(model).first, dtype=pieces.dtype)

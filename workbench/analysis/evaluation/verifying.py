@@ -21,8 +21,8 @@ from workbench.analysis.evaluation.mistakes import (
     BETTER,
     EARLY,
     NOT_FOLDED,
+    ConfiguredDictionary,
     Rows,
-    Subject,
     Trial,
     all_trials,
     as_configured,
@@ -129,7 +129,12 @@ class Verification:
 
 @torch.inference_mode()
 def verify(
-    subject: Subject, model: Any, tokens: np.ndarray, *, load: Callable[[str], Any] | None = None, run: Run = QUIET
+    subject: ConfiguredDictionary,
+    model: Any,
+    tokens: np.ndarray,
+    *,
+    load: Callable[[str], Any] | None = None,
+    run: Run = QUIET,
 ) -> Verification:
     """Measure a dictionary on ``tokens`` [n, ctx] that begin as its model's tokenizer begins them.
 
@@ -174,7 +179,7 @@ def verify(
 # --- what is expected --------------------------------------------------------------------------------------------
 
 
-def _claims(subject: Subject, ev_all: float, l0: float) -> Iterator[Check]:
+def _claims(subject: ConfiguredDictionary, ev_all: float, l0: float) -> Iterator[Check]:
     """What the folder says of its own numbers."""
     claimed = subject.claimed
     if k := subject.claimed.get("k"):
@@ -190,7 +195,7 @@ def _claims(subject: Subject, ev_all: float, l0: float) -> Iterator[Check]:
         yield Check("EV", ev_all, 1 - (1.5 * (1 - c) + 0.02), None, f"EV {c:.3f} on its own held-out text")
 
 
-def _plain(subject: Subject, metrics: dict[str, Any], base: Trial) -> Iterator[Check]:
+def _plain(subject: ConfiguredDictionary, metrics: dict[str, Any], base: Trial) -> Iterator[Check]:
     """What any dictionary must do: better than the mean row, for the rows and for the model, and, where its folder
     claims no EV, about what the worst of those in use do.
     """
@@ -230,7 +235,9 @@ def _scales(dictionary: Any, rows: Rows) -> dict[str, float]:
 # --- verdict -----------------------------------------------------------------------------------------------------
 
 
-def _cause(subject: Subject, base: Trial, trials: list[Trial], weak: bool) -> tuple[Trial | None, tuple[Trial, ...]]:
+def _cause(
+    subject: ConfiguredDictionary, base: Trial, trials: list[Trial], weak: bool
+) -> tuple[Trial | None, tuple[Trial, ...]]:
     """(the setting that repairs the numbers, the best of each other kind that repairs them as well); (None, ()): none.
 
     What is tried on all rows goes before the BOS token, which changes the first tokens only: where all rows are wrong,
@@ -255,7 +262,7 @@ def _one_end(t: Trial) -> bool:
     return t.kind == "factor" and t.cause != NOT_FOLDED
 
 
-def _repairs(subject: Subject, base: Trial, t: Trial, weak: bool) -> bool:
+def _repairs(subject: ConfiguredDictionary, base: Trial, t: Trial, weak: bool) -> bool:
     """Whether a setting leaves clearly less unexplained and agrees with what the folder claims. It must not buy that
     with a larger L0, unless the configuration's own numbers are weak; a factor that was fitted must explain most.
     """
@@ -266,7 +273,7 @@ def _repairs(subject: Subject, base: Trial, t: Trial, weak: bool) -> bool:
     return all(c.ok for c in _claims(subject, t.ev_all, t.l0))
 
 
-def _other_start(subject: Subject, t: Trial, weak: bool) -> bool:
+def _other_start(subject: ConfiguredDictionary, t: Trial, weak: bool) -> bool:
     """Whether the other start fits the first tokens better, and, where all rows are wrong, sets them right."""
     if t.unexplained > BETTER["BOS"] or t.ev_rows is None or t.l0_rows is None:
         return False
@@ -318,7 +325,7 @@ def verify_dictionary(
     tokens, is_row, _ = heldout_tokens(workspace, reference, request, loaded, run)
     said = {"k": dictionary.k if dictionary.thresholds() is None else None, "claimed_l0": about.get("claimed_l0")}
     bos = about.get("prepend_bos")
-    subject = Subject(
+    subject = ConfiguredDictionary(
         reference.id,
         dictionary,
         reference.hook,

@@ -10,7 +10,7 @@ import torch
 
 import sae
 from workbench.activations.harvesting.forward import capture
-from workbench.analysis.evaluation.mistakes import Subject
+from workbench.analysis.evaluation.mistakes import ConfiguredDictionary
 from workbench.analysis.evaluation.verifying import _first, verify
 from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.models import load_model
@@ -106,7 +106,7 @@ def test_the_mistake_that_was_made_is_named(name, kind, mistake):
     at, revision = f"{name}-s1" if other.get("model") else name, other.get("revision")
     claimed = {"topk": {"k": K}, "jumprelu": {"claimed_l0": K}, "l1": {}}[kind]
     hook = other.get("hook", HOOK)
-    subject = Subject("theirs", dictionary, hook, hook, at, revision, claimed, other.get("bos"))
+    subject = ConfiguredDictionary("theirs", dictionary, hook, hook, at, revision, claimed, other.get("bos"))
     found = verify(subject, model(at, revision), text(name, "heldout", 24), load=lambda r: model(at, r))
     named = found.cause.kind if found.cause else None if found.fits else "not established"
     if "BOS" in mistake and name == "mini-mamba":
@@ -127,7 +127,7 @@ def test_the_mistake_that_was_made_is_named(name, kind, mistake):
 def test_numbers_before_and_after_are_of_the_same_tokens():
     dictionary = copy.deepcopy(trained("mini-pythia", "topk"))
     units("both", 4)(dictionary)
-    subject = Subject("theirs", dictionary, HOOK, HOOK, "mini-pythia", None, {"k": K})
+    subject = ConfiguredDictionary("theirs", dictionary, HOOK, HOOK, "mini-pythia", None, {"k": K})
     found = verify(subject, model("mini-pythia"), text("mini-pythia", "heldout", 12))
     base, cause = found.trials[0], found.cause
     assert cause.before == base.ev and cause.n == base.n
@@ -140,7 +140,7 @@ def test_whether_the_first_token_was_trained_on():
     assert _first(None, True) and _first([None], True) and _first([0, None], False) and _first([1, None], True)
     assert not _first([1, None], False) and not _first([2, -1], True)
     dictionary = trained("mini-pythia", "topk")
-    subject = Subject("theirs", dictionary, HOOK, HOOK, "mini-pythia", None, {"k": K}, True, first=False)
+    subject = ConfiguredDictionary("theirs", dictionary, HOOK, HOOK, "mini-pythia", None, {"k": K}, True, first=False)
     found = verify(subject, model("mini-pythia"), text("mini-pythia", "heldout", 12))
     assert found.fits and "tokens 2 to 4" in next(t.setting for t in found.trials if t.kind == "BOS")
 
@@ -150,7 +150,7 @@ def test_a_bias_that_belongs_before_the_encoder_is_named():
     dictionary = copy.deepcopy(trained("mini-pythia", "jumprelu"))
     with torch.no_grad():
         dictionary.b_enc += dictionary.enc_FD @ dictionary.b_dec
-    subject = Subject("theirs", dictionary, HOOK, HOOK, "mini-pythia", None, {"claimed_l0": K})
+    subject = ConfiguredDictionary("theirs", dictionary, HOOK, HOOK, "mini-pythia", None, {"claimed_l0": K})
     found = verify(subject, model("mini-pythia"), text("mini-pythia", "heldout", 12))
     assert found.cause.kind == "bias", found.verdict
     assert "belongs before its encoder" in found.verdict and "subtracted from its input" in found.cause.setting

@@ -18,7 +18,7 @@ import workbench
 from sae.errors import UsageError
 from sae.formats import write_sparsify
 from workbench.activations import HarvestRecipe
-from workbench.analysis.evaluation.verifying import Check, Subject, verify
+from workbench.analysis.evaluation.verifying import Check, ConfiguredDictionary, verify
 from workbench.cli import app
 from workbench.dictionaries.recipe import TrainRecipe
 from workbench.models import load_model
@@ -142,7 +142,7 @@ def test_a_published_l0_is_held_against_the_measured_one(ws, right):
     model = load_model("mini-pythia")
     tokens = workbench.ActivationStore.open(ws.path("stores", "small"))
     rows = torch.tensor([tokens.sequence_tokens(i).tolist() for i in range(8)]).numpy()
-    subject = Subject("theirs", right, HOOK, HOOK, "mini-pythia", None, {"claimed_l0": 60})
+    subject = ConfiguredDictionary("theirs", right, HOOK, HOOK, "mini-pythia", None, {"claimed_l0": 60})
     found = verify(subject, model, rows)
     assert not found.fits and [c.name for c in found.checks if not c.ok] == ["L0"]
     assert verify(replace(subject, claimed={"claimed_l0": 20}), model, rows).fits
@@ -178,7 +178,7 @@ def test_only_tokens_that_are_data_count_with_either_start(ws, right):
     tokens = np.stack([store.sequence_tokens(i) for i in range(8)])
     is_row = np.zeros(tokens.shape, bool)
     is_row[:, 10::3] = True
-    subject = Subject("mine", right, HOOK, HOOK, "mini-pythia", None, {}, is_row=is_row)
+    subject = ConfiguredDictionary("mine", right, HOOK, HOOK, "mini-pythia", None, {}, is_row=is_row)
     whole = replace(subject, is_row=None).rows(model, tokens)
     kept = subject.rows(model, tokens)
     assert len(kept.x) == min(1024, is_row.sum()) < len(whole.x)
