@@ -22,7 +22,7 @@ OPTIONS = {
     "evolution_norms": {"latents": [5, 9]},
     "pair": {"latent": 3},
 }
-VERSIONS = ("v", "mv", "tv", "tfv", "mbv", "evv", "grv", "mapv", "cv")
+VERSIONS = ("v", "mv", "trv", "tfv", "mbv", "evv", "grv", "mapv", "cv")
 
 
 def link_of(ws: Workspace, kind: Kind) -> tuple[str, dict[str, str]] | None:
@@ -59,8 +59,8 @@ def test_permalink_opens_what_was_exported(name: str, open_page: Open, full: Wor
     assert versions or page in ("results",)
 
 
-# the synthetic results hold no evaluations, nulls, depths, attribution, sizes or widths
-UNSHOWN = ("mppc_chance", "mppc_depth", "evolution_attribution", "suite_summary", "evolution_emergence")
+# the synthetic results hold no evaluations, nulls, depths, attribution, sizes or widths, and no claim with a curve
+UNSHOWN = ("claim_curve", "mppc_chance", "mppc_depth", "evolution_attribution", "suite_summary", "evolution_emergence")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba
@@ -35,6 +36,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "latent_anatomy": [{"latent": 3}],
     "matched_latents": [{}, {"one_to_one": False, "n": 5}],
 }
+RELAYS = "universality.offset-follows-the-tap"  # a claim with a curve
 CASES = [(name, options) for name in KINDS for options in OPTIONS.get(name, [{}])]
 
 
@@ -53,6 +55,16 @@ def drawn_in(full: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Works
         value = {"value": 0.5 + 0.1 * len(site), "low": 0.4, "high": 0.7, "n": 9}
         with ws.create("evaluations", id, numbers=dict.fromkeys(("ev", "l0", "delta_ce", "dead_share"), value)):
             pass
+    claim = ws.path("claims", "universality.depth")
+    document = json.loads((claim / "finding.json").read_text()) | {"claim": RELAYS}
+    with ws.create(
+        "claims", RELAYS, numbers={"verdict": document["verdict"], "n": 9, "effect": document["effect"]}
+    ) as out:
+        (out / "finding.json").write_text(json.dumps(document))
+        steps = {"step": [1000, 1000, 9000, 9000], "at_plus_one": [0.6, 0.5, 0.8, 0.7], "moved": [0.5, 0.4, 0.6, 0.7]}
+        pd.DataFrame(steps | {"idle": [0.0, 0.1, 0.0, 0.1], "early": [0.1, 0.1, 0.2, 0.1]}).to_parquet(
+            out / "table.parquet"
+        )
     return ws
 
 
@@ -62,6 +74,8 @@ def made_of(ws: Workspace, name: str, options: dict[str, Any]) -> FigureData:
     source = "" if kind.many else f"{kind.source}/{ws.items(kind.source)[0].id}"
     if name in ("claim", "claims_of_paper"):
         source = "claims/universality.depth"
+    if name == "claim_curve":
+        source = f"claims/{RELAYS}"
     return build(FigureSpec(figure=name, source=source, options=options), ws)
 
 

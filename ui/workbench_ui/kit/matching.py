@@ -56,7 +56,7 @@ def chosen(width: int = 420) -> tuple[Entry, MatchRecords] | None:
         command="compare A B",
         why="A and B are two dictionaries, or two models.",
         text=lambda e: visible(e.id.replace("__", "  ×  ")),
-        clears=("i", "i2", "d", "d2", "v", "t", "tv"),
+        clears=("i", "i2", "d", "d2", "v", "tr", "trv"),
         width=width,
     )
     return None if entry is None else (entry, open_matches(str(entry.path), entry.version))

@@ -25,10 +25,13 @@ from workbench_ui.kit.commands import absolute, run_html
 log = logging.getLogger("workbench.ui")
 
 
-def not_computed(what: str, command: str, why: str = "") -> None:
-    """A panel in place of a value that does not exist: never a zero, always the command, as it runs when pasted."""
+def not_computed(what: str, command: str, why: str = "", *, state: str = "not computed") -> None:
+    """A panel in place of a value that does not exist: never a zero, always the command, as it runs when pasted.
+
+    ``state``: other words for what is an offer rather than a gap.
+    """
     run = run_html(absolute(command, data.workspace_folder()))
-    head = div("what", f"{html.escape(what)} – not computed")
+    head = div("what", f"{html.escape(what)} – {html.escape(state)}")
     st.html(div("wb-panel missing", head, div("why", html.escape(why)) if why else "", run, attrs='role="note"'))
 
 

@@ -34,6 +34,7 @@ def evidence(d: Dictionary, latent: int) -> None:
             "Card of evidence",
             f"workbench trust {d.id}",
             "Found again in other seeds, effect on the loss, its rule on near misses, …",
+            state="can be made for this dictionary",
         )
         return
     found = open_trust(str(entry.path), entry.version)

@@ -62,7 +62,7 @@ def section(m: MatchRecords) -> None:
     entry = choose_of(
         belonging(m),
         "Transplant",
-        "t",
+        "tr",
         what="Transplants",
         command=f"transplant {a} {b}",
         why="Correlation says that two latents fire alike; a transplant says whether one does the other's work.",
@@ -70,7 +70,7 @@ def section(m: MatchRecords) -> None:
     )
     if entry is None:
         return
-    check_version(entry, "t")
+    check_version(entry, "tr")
     st.html(_headline(entry))
     names = list(PREDICTOR_NAMES)
     along = (

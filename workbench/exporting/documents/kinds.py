@@ -54,7 +54,7 @@ def site(workspace: Workspace, item: Item | None, options: GalleryOptions) -> Do
         n={"latents": made.latents, "tokens": made.tokens},
         inputs=made.inputs,
         references=("topk", *of_models(made.models)),
-        permalink=f"latents?d={first.id}",
+        permalink=f"latents?d={first.id}&v={first.version}",
     )
 
 

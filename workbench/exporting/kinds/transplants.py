@@ -34,7 +34,7 @@ def _about(records: TransplantRecords, item: Item, **extra: Any) -> dict[str, An
     return {
         "inputs": [item],
         "references": ("universality", *of_models([str(m["a"]["model"]), str(m["b"]["model"])])),
-        "permalink": f"mppc?m={m['matches']}&t={item.id}{query}&tv={item.version}",
+        "permalink": f"mppc?m={m['matches']}&tr={item.id}{query}&trv={item.version}",
     }
 
 

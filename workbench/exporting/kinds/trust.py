@@ -67,9 +67,15 @@ def latent_evidence(workspace: Workspace, item: Item, options: EvidenceOptions) 
         n={"tokens": int(found.metadata["n_tokens"]), "fired": int(card["n_fired"] or 0)},
         inputs=[item],
         references=("topk", *of_models([str(found.metadata.get("model", ""))])),
-        permalink=f"latent?d={item.id}&i={options.latent}",
+        permalink=f"latent?d={item.id}&i={options.latent}{_version(workspace, item.id)}",
         alt=f"Points for {len(shown)} kinds of evidence for {name}, each beside its chance level.",
     )
+
+
+def _version(workspace: Workspace, dictionary: str) -> str:
+    """The data version of the page that shows a card: that of the latent's records; nothing without them."""
+    records = workspace.complete("latents", dictionary)
+    return f"&v={workspace.get('latents', dictionary).version}" if records else ""
 
 
 def _number(value: object) -> float:

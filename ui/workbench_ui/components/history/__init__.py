@@ -17,7 +17,7 @@ COMPLETED = {  # the keys that a page writes by itself
     "latents": ("d", "v"),
     "latent": ("d", "v", "i"),
     "probe": ("d", "v"),
-    "mppc": ("m", "mv"),
+    "mppc": ("m", "mv", "tr", "trv"),
     "pair": ("m", "mv", "d", "i", "d2", "i2"),
     "training": ("ev", "evv", "ls"),
     "induction": ("tf", "tfv", "mb", "mbv", "task", "met"),
