@@ -124,11 +124,7 @@ class MatchRecords(Result):
             MissingError: not there or not complete. CorruptError: something else, or a table is gone.
         """
         folder = Path(folder)
-        manifest = cls.read_manifest(folder)
-        for name in TABLES:
-            if not (folder / f"{name}.parquet").is_file():
-                raise CorruptError(f"{folder}/{name}.parquet is missing. Remove the folder and run: {manifest.command}")
-        return cls(folder, manifest)
+        return cls(folder, cls.read_tables(folder, TABLES))
 
     def table(self, name: str) -> pd.DataFrame:
         """One of :data:`TABLES`."""

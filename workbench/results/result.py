@@ -7,6 +7,7 @@ particular to their kind.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +45,19 @@ class Result:
                 f"{folder}: {', '.join(bad)} changed since it was written. Remove the folder and run:"
                 f" {manifest.command or f'workbench {cls.verb}'}"
             )
+        return manifest
+
+    @classmethod
+    def read_tables(cls, folder: Path, tables: Iterable[str]) -> Manifest:
+        """The manifest of a complete folder of this kind in which none of its tables (without ``.parquet``) is missing.
+
+        Raises:
+            MissingError: not there or not complete. CorruptError: another kind of result, or a table is gone.
+        """
+        manifest = cls.read_manifest(folder)
+        for name in tables:
+            if not (folder / f"{name}.parquet").is_file():
+                raise CorruptError(f"{folder}/{name}.parquet is missing. Remove the folder and run: {manifest.command}")
         return manifest
 
     @property

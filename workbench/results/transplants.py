@@ -24,7 +24,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from sae.errors import CorruptError
 from workbench.provenance import Manifest
 from workbench.results.result import Result
 
@@ -62,11 +61,7 @@ class TransplantRecords(Result):
             MissingError: not there or not complete. CorruptError: something else, or a table is gone.
         """
         folder = Path(folder)
-        manifest = cls.read_manifest(folder)
-        for name in TABLES:
-            if not (folder / f"{name}.parquet").is_file():
-                raise CorruptError(f"{folder}/{name}.parquet is missing. Remove the folder and run: {manifest.command}")
-        return cls(folder, manifest)
+        return cls(folder, cls.read_tables(folder, TABLES))
 
     def table(self, name: str) -> pd.DataFrame:
         """One of :data:`TABLES`."""

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sae.errors import CorruptError, UsageError
+from sae.errors import UsageError
 from workbench.results.result import Result
 
 WELL, MIXED, WEAK = "well supported", "mixed", "weakly supported"
@@ -180,10 +180,7 @@ class Trust(Result):
             MissingError: not there or not complete. CorruptError: another kind of result, or the table is gone.
         """
         folder = Path(folder)
-        manifest = cls.read_manifest(folder)
-        if not (folder / "cards.parquet").is_file():
-            raise CorruptError(f"{folder}/cards.parquet is missing. Remove the folder and run: {manifest.command}")
-        return cls(folder, manifest)
+        return cls(folder, cls.read_tables(folder, ("cards",)))
 
     @cached_property
     def cards(self) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from workbench.analysis.trust.directions import absorption, agreement
 from workbench.analysis.trust.found import found_again
 from workbench.analysis.trust.score import FEATURES, Weights, features_of, word_of
 from workbench.results.trust import MIXED, WEAK, WELL
+from workbench.stats import interval95
 
 PLANTED = 0.7
 ROWS, GROUP = 20_000, 100  # scored rows, and how many stand for a sequence
@@ -130,7 +131,7 @@ def area(score: Any, planted: np.ndarray, *, resamples: int = 200, seed: int = 0
         at = rng.integers(0, len(score), len(score))
         if 0 < planted[at].sum() < len(at):
             draws.append(roc_auc_score(planted[at], score[at]))
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = interval95(draws)
     return float(roc_auc_score(planted, score)), float(low), float(high)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from crosscoders.evolution import split_contrasts
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
+from workbench.stats import interval95
 
 DRAWS = 200
 MIN_GROUP = 2  # snapshots on either side of a turning point, at the least
@@ -64,7 +65,7 @@ def turns(cosine_SS: np.ndarray, rng: np.random.Generator) -> bool:
         return found
 
     S = len(cosine_SS)
-    return best(np.arange(S)) > np.quantile([best(rng.permutation(S)) for _ in range(DRAWS)], 0.975)
+    return best(np.arange(S)) > interval95([best(rng.permutation(S)) for _ in range(DRAWS)])[1]
 
 
 def measure(lab: Lab) -> Finding:

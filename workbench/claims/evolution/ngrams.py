@@ -15,6 +15,7 @@ import pandas as pd
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
 from workbench.claims.measured import NORMAL95
+from workbench.stats import interval95
 
 DRAWS = 500
 FALL = 0.9  # share of its whole fall after which a divergence counts as learnt
@@ -62,7 +63,7 @@ def with_scatter(
     spread = np.array([scatter(c[S // 2 :]) for c in columns])[:, None]
     draws = [statistic(columns + spread * rng.standard_normal(columns.shape)) for _ in range(DRAWS)]
     value = statistic(columns)
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = interval95(draws)
     return Measured(float(value), float(min(low, value - 1)), float(max(high, value + 1)), S, unit)
 
 

@@ -14,12 +14,12 @@ import pandas as pd
 
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
+from workbench.stats import interval95
 
 UNIT = "seed of the crosscoder; one training run of the model"
 TOP = 16  # latents that carry a task
 KEPT = 32  # a few dozen
 DRAWS = 200
-BOUND = 0.975  # of a null over orders of the snapshots: what an order that comes by chance stays below
 AT_THE_START = "At step 0 nothing but the token is there: latents of tokens come first whatever training does."
 
 Numbers = dict[str, Any]  # value, control, note of one seed
@@ -154,7 +154,7 @@ def dimensions(evolution: Any, seed: int) -> Numbers:
     def fall(x: np.ndarray) -> float:
         return float((min(x[0], x[-1]) - x[1:-1].min()) / d[-1])
 
-    null = np.quantile([fall(rng.permutation(d)) for _ in range(DRAWS)], BOUND)
+    null = interval95([fall(rng.permutation(d)) for _ in range(DRAWS)])[1]
     at = 1 + int(d[1:-1].argmin())
     note = f"lowest at step {evolution.phases['step'].iloc[at]}; the place depends on the crosscoder, the fall does not"
     return {"value": fall(d), "control": float(null), "note": note}

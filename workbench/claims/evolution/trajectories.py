@@ -19,11 +19,12 @@ import scipy.sparse as sp
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.evolution.probe import _rows
 from workbench.claims.lab import Lab
+from workbench.stats import interval95
 
 MATCHED = 0.5  # correlation of activity from which two latents count as the same
 FIRINGS = 30  # on the held-out text, for a latent to be matched
 LEAST = 30  # matched latents a pair of seeds needs
-DRAWS, BOUND = 200, 0.975
+DRAWS = 200
 QUARTERS = 4  # groups of firing frequency, for partners of the same frequency
 BINS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0001)  # of the correlation of activity, for the table
 
@@ -76,7 +77,7 @@ def bounds(a_NS: np.ndarray, b_NS: np.ndarray, groups: np.ndarray, rng: np.rando
     """What 97.5 % of two nulls stay below: partners of the same frequency and kind; snapshots of one side shuffled."""
     partners = [together(a_NS, b_NS[exchanged(groups, rng)]) for _ in range(DRAWS)]
     snapshots = [together(a_NS, b_NS[:, rng.permutation(b_NS.shape[1])]) for _ in range(DRAWS)]
-    return float(np.quantile(partners, BOUND)), float(np.quantile(snapshots, BOUND))
+    return interval95(partners)[1], interval95(snapshots)[1]
 
 
 def relative(evolution: Any) -> np.ndarray:

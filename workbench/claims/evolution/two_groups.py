@@ -9,6 +9,7 @@ from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.evolution.ngrams import scatter
 from workbench.claims.lab import Lab
 from workbench.claims.measured import NORMAL95
+from workbench.stats import interval95
 
 DRAWS = 100
 PEAKS = 12  # places of the peak that are tried
@@ -71,7 +72,7 @@ def dip(curves: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     null = [fall_and_rise(rng.permuted(curves, axis=1).mean(0)) for _ in range(DRAWS)]
     mean = curves.mean(0)
-    return fall_and_rise(mean), max(float(np.quantile(null, 0.975)), NORMAL95 * 2**0.5 * scatter(mean))
+    return fall_and_rise(mean), max(interval95(null)[1], NORMAL95 * 2**0.5 * scatter(mean))
 
 
 def _relative(lab: Lab, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
