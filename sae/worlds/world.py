@@ -99,12 +99,12 @@ def _directions(c: WorldConfig) -> tuple[Tensor, Tensor]:
     e = e.clone().requires_grad_(True)
     adam = torch.optim.Adam([e], lr=c.orthogonal_lr)
     for _ in range(c.orthogonal_steps):
-        e.grad = _overlap_gradient(e.detach())
+        e.grad = overlap_gradient(e.detach())
         adam.step()
     return nnf.normalize(e.detach(), dim=1), bias
 
 
-def _overlap_gradient(e: Tensor, rows: int = 2048) -> Tensor:
+def overlap_gradient(e: Tensor, rows: int = 2048) -> Tensor:
     """Gradient of sum_{i != j} (e_i . e_j)^2 + G sum_i (|e_i|^2 - 1)^2, some rows of the products at a time."""
     out = torch.empty_like(e)
     for start in range(0, len(e), rows):

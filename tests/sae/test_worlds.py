@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sae import SAEConfig, Trainer
 from sae.errors import ConfigError, UserError
 from sae.worlds import WORLDS, Scorer, World, WorldConfig, score
-from sae.worlds.world import _overlap_gradient
+from sae.worlds.world import overlap_gradient
 
 TREES = {"n_features": 96, "width": 24, "roots": 4, "depth": 2, "orthogonal_steps": 5, "p_max": 0.5, "p_min": 0.02}
 
@@ -87,7 +87,7 @@ def test_the_gradient_that_drives_directions_apart() -> None:
     dots = e @ e.t()
     loss = (dots - torch.diag(dots.diagonal())).square().sum() + 7 * (dots.diagonal() - 1).square().sum()
     loss.backward()
-    torch.testing.assert_close(_overlap_gradient(e.detach(), rows=3), e.grad)
+    torch.testing.assert_close(overlap_gradient(e.detach(), rows=3), e.grad)
     near = World(WorldConfig(**WORLDS["orthogonal"])).features_GD
     assert ((near @ near.t()) - torch.eye(64)).abs().max() < 0.02
 

@@ -64,6 +64,17 @@ def test_a_peer_that_fails_is_said_and_has_no_row(tmp_path: Path) -> None:
     assert {r["who"] for r in json.loads(done.stdout)["rows"]} == {"ours", "published"}
 
 
+def test_a_plan_times_steps_and_trains_nothing() -> None:
+    done = runner.invoke(app, ["benchmark", "synth", *TINY, "--kind", "topk", "--kind", "l1", "--plan", "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    by_kind = {r["kind"]: r for r in found["plan"]}
+    assert set(by_kind) == {"worlds and rows", "topk", "l1"} and by_kind["topk"]["step_s"] > 0
+    assert found["hours"] == pytest.approx(sum(r["hours"] for r in found["plan"]))
+    twice = runner.invoke(app, ["benchmark", "synth", *TINY, "--steps", "100000", "--kind", "topk", "--plan", "--json"])
+    assert json.loads(twice.stdout)["hours"] > 20 * found["hours"]  # 8,000 times the steps
+
+
 def test_the_weight_of_a_penalty_is_searched() -> None:
     seen = []
 

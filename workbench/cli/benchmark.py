@@ -38,6 +38,9 @@ def benchmark(
         Path | None,
         typer.Option(help="An environment with SAELens, dictionary_learning, sparsify (see benchmarks/peers.sh)."),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Time a few steps of every kind and say what all of it would take.")
+    ] = False,
     write: Annotated[Path | None, typer.Option(help="Write the table into this Markdown file.")] = None,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -76,6 +79,8 @@ def benchmark(
         raise UsageError(f"--k {budget.k} latents cannot be on of --latents {budget.latents}.")
     kinds = tuple(x for x in KINDS if not kind or x in kind)
     settings = ("few-steps",) if quick else ("defaults", "few-steps")
+    if plan:
+        return _plan(budget, settings, kinds, quiet=json_output)
     with bar("benchmark synth", budget.seeds * len(kinds) * len(settings), "run") as shown:
 
         def done(name: str) -> None:
@@ -92,6 +97,20 @@ def benchmark(
     if not json_output:
         _print(document["rows"])
     return document
+
+
+def _plan(budget: Any, settings: tuple[str, ...], kinds: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:
+    """The hours of one thread that the benchmark would take."""
+    from sae.worlds.plan import plan
+
+    rows = plan(budget, settings, kinds)
+    hours = sum(r["hours"] for r in rows)
+    if not quiet:
+        for r in rows:
+            step = f"{r['step_s'] * 1000:9.1f} ms a step" if r["step_s"] else ""
+            print(f"{r['kind']:16} {r['setting']:10} {r['hours']:9.3f} h  {step}")
+        print(f"{'together':27} {hours:9.3f} h of one thread")
+    return {"benchmark": "synth", "budget": vars(budget), "plan": rows, "hours": hours}
 
 
 def _trust(quick: bool, write: Path | None, *, quiet: bool) -> dict[str, Any]:
