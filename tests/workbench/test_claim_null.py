@@ -30,21 +30,26 @@ ORDERED = (  # what is said about the order of snapshots, and counted
     "latents-precede-induction",
     "n-gram-phase-ends",
     "n-grams-before-induction",
+    "n-grams-before-induction-over-runs",
     "previous-token-before-induction",
+    "previous-token-heads-first-over-runs",
     "trajectories-of-the-model",
     "unigram-before-bigram",
+    "unigram-before-bigram-over-runs",
 )
 UNORDERED = {  # counted, and true or false whatever the order
     "agreement-attribution-faithful",
     "attribution-beats-frequency",
     "attribution-beats-magnitude",
     "attribution-faithful",
+    "latents-vanish-without-the-skill",
     "norm-tracks-probe",
     "same-snapshot-control",
     "single-sae-gap",
     "two-groups",
     "warm-up",
 }
+EACH_ITS_OWN = {"trajectories-of-the-model"} | {name for name in ORDERED if name.endswith("-over-runs")}
 S, F, N, DRAWS = 10, 200, 1500, 100
 PERMUTATIONS = 5
 KINDS = ("token", "previous-token", "induction", "context")
@@ -102,18 +107,33 @@ def run_of(orders: list[np.ndarray]) -> Any:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latents of all seeds do the same on the held-out text; fewer draws of the nulls."""
-    from workbench.claims.evolution import axes, trajectories
+    from workbench.claims.evolution import axes, over_runs, trajectories
 
     rng = np.random.default_rng(5)
     activity = sp.csr_array(np.where(rng.random((N, F)) < 0.06, rng.random((N, F)) + 0.5, 0))
     monkeypatch.setattr(trajectories, "codes", lambda lab, seed: activity)
     monkeypatch.setattr(trajectories, "DRAWS", DRAWS)
     monkeypatch.setattr(axes, "DRAWS", 60)
+    monkeypatch.setattr(over_runs, "tables", tables)
+
+
+def tables(lab: Any) -> dict[str, pd.DataFrame]:
+    """What the snapshots of three training runs show; heads rise as latents of their kind do."""
+    found = {}
+    for seed in range(3):
+        run = lab.evolution(seed)
+        heads = {
+            column: run._norms[run.table["kind"] == kind].mean(0)
+            for column, kind in (("previous", "previous-token"), ("induction", "induction"))
+        }
+        renamed = run.phases.rename(columns={"accuracy_induction": "accuracy"})
+        found[f"r{seed}"] = renamed.assign(**heads)
+    return found
 
 
 def judged(name: str, lab: Any, own: Any) -> str:
     claim = BY_ID[f"evolution.{name}"]
-    return verdict(claim, claim.measure(own if name == "trajectories-of-the-model" else lab))
+    return verdict(claim, claim.measure(own if name in EACH_ITS_OWN else lab))
 
 
 def test_every_counted_claim_of_training_is_in_the_null_run_or_not_about_order() -> None:
@@ -124,7 +144,7 @@ def test_every_counted_claim_of_training_is_in_the_null_run_or_not_about_order()
 @pytest.mark.usefixtures("bench")
 def test_permuted_snapshots_support_no_more_than_they_may() -> None:
     """Seeds of a crosscoder share the model's one order, so all three are permuted alike; for trajectories, which are
-    compared between crosscoders, each has an order of its own.
+    compared between crosscoders, and for training runs, each has an order of its own.
     """
     rng, found = np.random.default_rng(3), []
     for _ in range(PERMUTATIONS):

@@ -172,7 +172,7 @@ def integrated_gradients(
     return (delta * total / steps).sum(1).detach()
 
 
-def _matched(
+def matched_by_frequency(
     top: npt.NDArray[np.int64],
     frequency: npt.NDArray[np.float64],
     pool: npt.NDArray[np.int64],
@@ -225,7 +225,7 @@ def rankings(
     for _ in range(draws):
         shuffled = rng.permutation(pool)
         out.append(Ranking("random", {k: shuffled[:k] for k in usable}))
-        matched = {k: _matched(best[:k], frequency, pool, rng) for k in usable}
+        matched = {k: matched_by_frequency(best[:k], frequency, pool, rng) for k in usable}
         out.append(Ranking("frequency", {k: m for k, m in matched.items() if len(m) == k}))
     return out
 

@@ -8,7 +8,7 @@ copies from its context?
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
+from workbench.claims.small_dictionaries import LATENTS, K, codes_of, rows_at, train_small
 
 MODELS = ("mini-pythia", "mini-mamba")
 SITES = ("L1R", "L2R")  # two thirds and three quarters of the way
@@ -34,7 +35,6 @@ PAIRS = (  # steps of the Transformer and of the Mamba, as near as snapshots are
     (9000, 27000),
 )
 QUICK = ((0, 0), (512, 512), (2560, 2560), (9000, 27000))
-LATENTS, K, BATCH = 512, 16, 512
 FIRINGS = 30
 SOLVED = 0.8  # of two alternatives; as everywhere a task counts as solved
 RISE = 0.05  # correlation the whole rise must reach, or there is nothing to divide
@@ -105,38 +105,6 @@ class _Text:
         self.cells = TokenCells.of(ids.reshape(-1), seq)
 
 
-def _rows(model: Any, hook: str, tokens: torch.Tensor) -> torch.Tensor:
-    """[n * (ctx - 1), D] activations without the first position."""
-    from workbench.activations.harvesting.forward import capture
-
-    return torch.cat([capture(model, part, [hook])[hook][:, 1:].flatten(0, 1).float() for part in tokens.split(32)])
-
-
-def _dictionary_codes(rows: tuple[torch.Tensor, torch.Tensor], seed: int, steps: int) -> sp.csr_array:
-    """[N, F] codes on the second rows of a dictionary trained on the first."""
-    from sae import TopKConfig, Trainer, preset
-    from workbench.analysis.latents.encoded import from_rows
-
-    train, test = rows
-    d = train.shape[1]
-    settings = preset("few-steps", d_in=d, d_sae=LATENTS, k=K)
-    config = TopKConfig(d_in=d, d_sae=LATENTS, k=K, seed=seed, **settings)
-    trainer = Trainer(config, total_steps=steps)
-
-    def batches() -> Iterator[torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield from (
-                train[i] for i in torch.randperm(len(train), generator=generator).split(BATCH) if len(i) == BATCH
-            )
-
-    for _, x in zip(range(steps), batches(), strict=False):
-        trainer.step(x)
-    values, indices = trainer.dictionary().encode_sparse(test)
-    row = np.arange(len(test))
-    return sp.csr_array(from_rows(LATENTS, row, row, row, values.numpy(), indices.numpy()).matrix().tocsr())
-
-
 def similarities(lab: Lab, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """One row per seed and pair: ``given_token``, its ``null``; and, at the last pair, ``ours`` and ``theirs``:
     the trained Transformer against the Mamba of every earlier pair, and the reverse.
@@ -149,9 +117,10 @@ def similarities(lab: Lab, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
     for m, (model, site) in enumerate(zip(MODELS, SITES, strict=True)):
         for step in dict.fromkeys(p[m] for p in pairs):
             bridge, hook = load_model(model, revision=f"step{step}"), hooks_of(site)[1]
-            rows = _rows(bridge, hook, text.train), _rows(bridge, hook, text.test)
+            train, test = rows_at(bridge, hook, text.train), rows_at(bridge, hook, text.test)
             for seed in lab.each_seed():
-                codes[m, step, seed] = sp.csr_array(_dictionary_codes(rows, seed, steps)[text.cells.rows])
+                found = codes_of(train_small(train, seed, steps), test)
+                codes[m, step, seed] = sp.csr_array(found[text.cells.rows])
     out: list[dict[str, Any]] = []
     for seed in lab.each_seed():
         for i, (ours, theirs) in enumerate(pairs):
