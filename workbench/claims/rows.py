@@ -87,5 +87,13 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "open: logarithmic against linear axes": ("axes",),
         "open: is the turning point the warm-up's end?": ("warm-up",),
         "open: do trajectories belong to the model or to the crosscoder?": ("trajectories-of-the-model",),
+        "open: is the order one run's or every run's?": (
+            "unigram-before-bigram-over-runs",
+            "n-grams-before-induction-over-runs",
+            "previous-token-heads-first-over-runs",
+        ),
+        "open: retrained without one skill, do exactly the attributed latents vanish?": (
+            "latents-vanish-without-the-skill",
+        ),
     },
 }
