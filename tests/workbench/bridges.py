@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from workbench.models.mamba import repair_mamba
+from workbench.models.recurrent import attach
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2}
 
@@ -54,7 +55,10 @@ def tiny(kind: str, seed: int = 0, scale: float = 0.1, **overrides: object) -> t
 def bridge(model: torch.nn.Module) -> TransformerBridge:
     """A bridge over a copy of `model`, repaired."""
     model = repair_mamba(copy.deepcopy(model))
-    return build_bridge_from_module(model, architecture=type(model).__name__, hf_config=model.config)
+    model.config.use_cache = False  # as `load_model` does: with a cache, hooks of recurrent layers are silent
+    made = build_bridge_from_module(model, architecture=type(model).__name__, hf_config=model.config)
+    attach(made)
+    return made
 
 
 def tokens(n: int = 3, length: int = 21, seed: int = 1) -> torch.Tensor:

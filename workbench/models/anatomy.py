@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.head import probe_tokens
+from workbench.models.recurrent.kinds import refused
 
 _ATTRIBUTE = "_measured_anatomy"
 _LENGTH = 8
@@ -30,15 +31,17 @@ _BRANCHES = {
     "M": ("hook_mlp_out", "ln2_post.hook_out", "channel_mix.hook_out"),
 }
 _MIXERS = ("attn", "mixer", "mamba", "linear_attn", "ssm", "conv", "time_mix")
-_KINDS = {  # TransformerLens' component -> what the field calls it
-    "SSMMixerBridge": "Mamba",
-    "MambaMixerBridge": "Mamba",
-    "SSM2MixerBridge": "Mamba-2",
-    "GatedDeltaNetBridge": "gated delta net",
-    "Lfm2GatedShortConvBridge": "short convolution",
-}
 _HELD = ("attn.hook_pattern", *(f"mixer.hook_{name}" for name in ("dt", "B", "C", "gate")))  # Δ fixes the decay
 _MAMBA = _HELD[1:]
+_AS_LARGE_AS_STATES = (
+    "hook_state",
+    "hook_carried",
+    "hook_write",
+    "hook_decay",
+    "hook_h",
+    "hook_ssm_write",
+    "hook_ssm_state",
+)
 _EDITED = (*_HELD, *(f"attn.hook_{name}" for name in ("v", "z")), "attn.o.hook_out", "attn.hook_out")
 
 
@@ -47,8 +50,8 @@ class Layer:
     """One block.
 
     Attributes:
-        kind: ``attention``, ``Mamba``, ``Mamba-2``, …, two joined by ``+`` where they stand side by side, ``MLP``, or
-            ``unknown`` where TransformerLens shows nothing of it.
+        kind: ``attention``, ``Mamba``, ``Mamba-2``, ``gated delta net``, …, two joined by ``+`` where they stand side
+            by side, ``MLP``, or ``unknown`` where TransformerLens shows nothing of it.
         sites: kind of site (R, A, M, TC, S) -> (input hook, output hook).
         factor: what the branches are multiplied by as they are added; None where they do not add up.
         held: hooks that hold attention patterns, norms' scales and gates. not_held: why the mixer is not linear with
@@ -58,6 +61,8 @@ class Layer:
             edited); empty where they are.
         written: hook that shows the sum of its heads through W_O, before anything else.
         neurons: hooks that show the MLP's activations after the nonlinearity, or a Mamba's x and gate.
+        not_shown: why the states of a recurrent mixer are not shown; empty where they are.
+        feed_forward: ``MLP``, ``mixture of experts``, or empty.
     """
 
     kind: str
@@ -70,6 +75,8 @@ class Layer:
     not_patched: str = "it has no attention"
     written: str = ""
     neurons: tuple[str, ...] = ()
+    not_shown: str = ""
+    feed_forward: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Anatomy:
             return next(iter(self.kinds))
         some = [f"{k} (layer{'s' * (len(at) > 1)} {', '.join(map(str, at))})" for k, at in self.kinds.items()]
         return f"{', '.join(some[:-1])} and {some[-1]}"
+
+    @property
+    def experts(self) -> list[int]:
+        """Layers whose feed-forward part is a mixture of experts."""
+        return [i for i, layer in enumerate(self.layers) if layer.feed_forward == "mixture of experts"]
 
     def why_not_held(self) -> str:
         """Why attention patterns and gates cannot be held, of the first such layer; empty where all can."""
@@ -161,15 +173,32 @@ def _kind(block: Any, mixers: list[str]) -> str:
     names = []
     for mixer in mixers:
         module = getattr(block, mixer)
-        own = type(getattr(module, "original_component", module)).__name__
-        known = next((_KINDS[c.__name__] for c in type(module).__mro__ if c.__name__ in _KINDS), None)
+        original = getattr(module, "original_component", module)
+        own = type(original).__name__
+        known = module.recurrence.kind.name if hasattr(module, "recurrence") else (refused(original) or ("",))[0]
         if mixer == "attn" or ("Attention" in own and mixer != "time_mix"):
             names.append("attention")
         elif any(word in own for word in ("MLP", "MoE", "Moe")):
             names.append("MLP")
         else:
             names.append(known or {"time_mix": "RWKV", "conv": "short convolution"}.get(mixer, own))
-    return "+".join(names) or ("MLP" if hasattr(block, "mlp") else "unknown")
+    hidden = _recurrence(block)
+    return "+".join(names) or (hidden[0] if hidden else "MLP" if hasattr(block, "mlp") else "unknown")
+
+
+def _recurrence(block: Any) -> tuple[str, str] | None:
+    """(kind, why its states are not shown) of a recurrent module anywhere in a block that shows none of it."""
+    whole = getattr(block, "original_component", block)
+    return next((found for module in whole.modules() if (found := refused(module)) is not None), None)
+
+
+def _feed_forward(block: Any) -> str:
+    """What stands behind the mixer, by its parts."""
+    whole = getattr(block, "original_component", block)
+    names = {name.rsplit(".", 1)[-1] for name, _ in whole.named_modules()}
+    if "experts" in names or any("Moe" in type(m).__name__ or "MoE" in type(m).__name__ for m in whole.modules()):
+        return "mixture of experts"
+    return "MLP" if "mlp" in block._modules or names & {"mlp", "feed_forward", "channel_mixer"} else ""
 
 
 class _Pass:
@@ -186,7 +215,8 @@ class _Pass:
         self.inputs: list[Tensor] = []
         self.generator = torch.Generator().manual_seed(0)
         tokens = probe_tokens(model, 1, _LENGTH).expand(self.n_rows, -1)
-        names = [h for h in model.hook_dict if not h.endswith(("_input", "hook_mlp_in", "hook_attn_in", "hook_result"))]
+        ends = ("_input", "hook_mlp_in", "hook_attn_in", "hook_result", *_AS_LARGE_AS_STATES)
+        names = [h for h in model.hook_dict if not h.endswith(ends)]
         handles = [b.register_forward_pre_hook(self._start, with_kwargs=True) for b in model.blocks]
         try:
             with torch.no_grad(), model.hooks(fwd_hooks=[(h, self._see(h)) for h in names]):
@@ -272,7 +302,13 @@ class _Block:
             not_patched=self._why_not_patched() if attention else "it has no attention whose parts are shown",
             written=self.at + self._written,
             neurons=self._neurons(),
+            not_shown=self._why_not_shown(),
+            feed_forward=_feed_forward(self.block),
         )
+
+    def _why_not_shown(self) -> str:
+        found = _recurrence(self.block)
+        return "" if found is None else f"the states of {found[0]} are not shown: {found[1]}"
 
     def _branches(self, mixers: list[str]) -> tuple[dict[str, str], float | None]:
         """({A, S, M: hook that shows the branch}, factor) whose sum is what the block adds to the stream."""

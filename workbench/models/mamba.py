@@ -2,8 +2,8 @@
 
 transformers reads the weights of `conv1d` and `dt_proj` instead of calling the modules, so hooks on them never fire,
 and its CPU scan keeps every state of a sequence for the backward pass. `repair_mamba` swaps the mixers of a loaded
-model in place and makes TransformerLens wrap them with every intermediate quantity hooked (`mamba_bridge.py` lists the
-hook names).
+model in place and makes TransformerLens wrap them with every intermediate quantity hooked (`mamba_bridge.py` and
+`recurrent/` list the hook names).
 
 Per layer, with u the first half of in_proj and z the second (Gu & Dao 2023, arXiv 2312.00752):
 x = SiLU(conv(u)), (Δ, B, C) = projections of x, h_t = Ā_t h_{t-1} + B̄_t x_t with Ā = exp(ΔA) and B̄ = ΔB,
@@ -12,7 +12,7 @@ y = C·h, out = out_proj((y + D x) · SiLU(z)).
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,30 +20,10 @@ from transformers.models.falcon_mamba import modeling_falcon_mamba
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-from workbench.models.mamba_states import hooked_scan
 from workbench.models.scan import selective_scan
 from workbench.models.scan_cuda import cuda_scan, cuda_scan_available
 
 ScanArguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # x, Δ, A, B, C
-
-
-class Hooks(Protocol):
-    """Where a mixer hands over its intermediate quantities; the bridge of the mixer implements it."""
-
-    wants_states: bool
-
-    def fire(self, name: str, value: Tensor) -> Tensor:
-        """The value, possibly edited."""
-
-
-class _Silent:
-    wants_states = False
-
-    def fire(self, name: str, value: Tensor) -> Tensor:
-        return value
-
-
-_SILENT = _Silent()
 
 
 class _Mixer(nn.Module):
@@ -87,28 +67,23 @@ class _SelectiveMixer(_Mixer):
         hidden_states: Tensor,
         cache_params: Any = None,
         attention_mask: Tensor | None = None,
-        hooks: Hooks = _SILENT,
         **_: Any,
     ) -> Tensor:
         """hidden_states [B,L,d_model] -> [B,L,d_model]; `attention_mask` [B,L] is zero at padding."""
         mask = None if attention_mask is None else attention_mask[:, :, None].to(hidden_states.dtype)
         u, gate = self.in_proj(_masked(hidden_states, mask)).chunk(2, -1)
-        gate = hooks.fire("gate", gate)
-        x = hooks.fire("x", _masked(self._convolve(u, cache_params), mask))
+        x = _masked(self._convolve(u, cache_params), mask)
         low_rank, B, C = self.x_proj(x).split([self.time_step_rank, self.ssm_state_size, self.ssm_state_size], -1)
         if hasattr(self, "dt_layernorm"):
             low_rank, B, C = self.dt_layernorm(low_rank), self.b_layernorm(B), self.c_layernorm(C)
-        dt = hooks.fire("dt", nn.functional.softplus(self.dt_proj(low_rank)))
-        B, C = hooks.fire("B", B), hooks.fire("C", C)
+        dt = nn.functional.softplus(self.dt_proj(low_rank))
         arguments = (x.float(), dt.float(), -torch.exp(self.A_log.float()), B.float(), C.float())
-        y = hooks.fire("y", self._scan(arguments, cache_params, hooks)) + x * self.D.float()
+        y = self._scan(arguments, cache_params) + x * self.D.float()
         return self.out_proj((y * self.act(gate)).to(hidden_states.dtype))
 
-    def _scan(self, arguments: ScanArguments, cache: Any, hooks: Hooks) -> Tensor:
+    def _scan(self, arguments: ScanArguments, cache: Any) -> Tensor:
         state = self._state(cache)
-        if hooks.wants_states:
-            y, last = hooked_scan(*arguments, state, hooks.fire)
-        elif state is None and cuda_scan_available(arguments[0]):
+        if state is None and cuda_scan_available(arguments[0]):
             y, last = cuda_scan(*arguments)
         else:
             y, last = selective_scan(*arguments, state)

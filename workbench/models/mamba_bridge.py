@@ -27,37 +27,59 @@ from transformer_lens.model_bridge.generalized_components import SSMMixerBridge
 from transformer_lens.model_bridge.supported_architectures.falcon_mamba import FalconMambaArchitectureAdapter
 from transformer_lens.model_bridge.supported_architectures.mamba import MambaArchitectureAdapter
 
-_STATE_HOOKS = ("hook_decay", "hook_write", "hook_h", "hook_ssm_write", "hook_ssm_state")
+from workbench.models.recurrent.hooks import Recurrence, RecurrentMixer
+from workbench.models.recurrent.mamba1 import Mamba1
+
+_LARGE = {"decay": ("decay",), "write": ("write", "ssm_write"), "state": ("h",), "carried": ("ssm_state",)}
 
 
-class MambaMixerBridge(SSMMixerBridge):
-    """TransformerLens' mixer bridge, over a mixer of `workbench.models.mamba`, with a hook for each quantity."""
+class MambaMixerBridge(RecurrentMixer, SSMMixerBridge):
+    """TransformerLens' mixer bridge with a hook for each quantity, and those of every recurrent layer
+    (:mod:`workbench.models.recurrent`).
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ("x", "dt", "B", "C", "decay", "write", "h", "y", "gate"):
             setattr(self, f"hook_{name}", HookPoint())
+        self.recurrence = Recurrence(Mamba1())
 
-    @property
-    def wants_states(self) -> bool:
-        """Whether a hook reads or edits decays, writes or states."""
-        return any(getattr(self, name).has_hooks() for name in _STATE_HOOKS)
+    def scan_hooks(self) -> _BothNames:
+        """Hooks of the open scan under both names."""
+        return _BothNames(self)
 
-    def fire(self, name: str, value: Tensor) -> Tensor:
-        """Hand `value` to the hook of that name."""
-        if name == "ssm_state":
-            return self._channels_first("hook_ssm_state", value)
-        value = getattr(self, f"hook_{name}")(value)
-        return self._channels_first("hook_ssm_write", value) if name == "write" else value
 
-    def _channels_first(self, hook: str, value: Tensor) -> Tensor:
-        point = getattr(self, hook)
-        return point(value.transpose(1, 2)).transpose(1, 2) if point.has_hooks() else value
+class _BothNames:
+    """The hooks of every recurrent layer, then a Mamba's own, whose states are [B,L,D,N]."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The wrapped mixer's forward pass, hooked."""
-        mixer: Any = self.original_component
-        return self.hook_out(mixer(self.hook_in(hidden_states), *args, hooks=self, **kwargs))
+    def __init__(self, mixer: MambaMixerBridge):
+        self.mixer, self.where = mixer, mixer.recurrence.where
+
+    def asks(self, name: str) -> bool:
+        """Whether a hook of either name reads or edits."""
+        own = (getattr(self.mixer, f"hook_{n}") for n in _LARGE[name])
+        return self.mixer.recurrence.asks(name) or any(point.has_hooks() for point in own)
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """The value as the hooks leave it."""
+        value = self.mixer.recurrence(name, value)
+        if name == "decay":
+            return self._own("decay", value)
+        if name == "write":
+            return self._own("ssm_write", self._own("write", value), channels_first=True)
+        if name == "state":
+            return self._own("h", value)
+        return self._own("ssm_state", value, channels_first=True) if name == "carried" else value
+
+    def _own(self, name: str, value: Tensor, channels_first: bool = False) -> Tensor:
+        """[B,L,1,N,D] as a hook on [B,L,D,N] (or [B,D,L,N]) leaves it."""
+        point = getattr(self.mixer, f"hook_{name}")
+        if not point.has_hooks():
+            return value
+        shown = value.squeeze(2)
+        back = point(shown.permute(0, 3, 1, 2) if channels_first else shown.transpose(-1, -2))
+        back = back.permute(0, 2, 3, 1) if channels_first else back.transpose(-1, -2)
+        return back[:, :, None]
 
 
 def _hook_mixers(adapter: Any) -> None:
