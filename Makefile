@@ -41,7 +41,8 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python tools/street.py --check
 
-release:
+# the wheel carries the documentation
+release: docs
 	PYTHON=$(PYTHON) bash tools/release.sh
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -54,7 +55,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
 
-# the documentation site, from docs/ and from the code, into site/; any warning is an error
+# the documentation site, from docs/ and from the code, into workbench/_site; any warning is an error
 docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet

@@ -87,7 +87,8 @@ def cli() -> str:
     """Every verb with its own help."""
     import typer
 
-    from workbench.cli import VERBS, app
+    from workbench.cli import VERBS, app, words_of
+    from workbench.markup.glossary import anchor
 
     group = typer.main.get_command(app)
     out = ["# Command line", NOTE, "Every verb takes `--help`; those that make something take `--json`.\n"]
@@ -98,6 +99,8 @@ def cli() -> str:
         out += [f"## {verb}", line, f"```\n{usage}\n```", inspect.cleandoc(command.help or "")]
         rows = [_parameter(p) for p in command.params if not getattr(p, "hidden", False)]
         out.append(_table(["option", "default", "what it does"], rows))
+        if said := [f"[{word}](../glossary.md#{anchor(word)})" for word, _ in words_of(command)]:
+            out.append(f"Words: {', '.join(said)}.")
     return "\n\n".join(out) + "\n"
 
 
@@ -241,14 +244,21 @@ def figures() -> str:
 
 def glossary() -> str:
     """The words that carry a dotted underline on the pages, and what stands in columns and along axes."""
-    from workbench.markup.glossary import LABELS, TERMS
+    from workbench.markup.glossary import LABELS, READ_ON, TERMS, anchor, pattern_lines
 
-    rows = [[f"**{word}**", meaning] for word, meaning in sorted(TERMS.items(), key=lambda x: x[0].lower())]
-    places = [[f"*{word}*", line] for word, line in sorted(LABELS.items(), key=lambda x: x[0].lower())]
+    def row(word: str, line: str) -> list[str]:
+        return [f'<span id="{anchor(word)}"></span>**{word}**', line]
+
+    words = sorted(TERMS.items(), key=lambda x: x[0].lower())
+    rows = [[*row(w, line), f"[more]({READ_ON[w]})" if w in READ_ON else ""] for w, line in words]
+    places = [row(word, line) for word, line in sorted(LABELS.items(), key=lambda x: x[0].lower())]
+    axes = [[f"*{name}*", line] for name, line in pattern_lines()]
     return (
-        f"# Glossary\n\n{NOTE}{_table(['word', 'what it means'], rows)}\n\n## Columns, numbers and axes\n\n"
+        f"# Glossary\n\n{NOTE}{_table(['word', 'what it means', ''], rows)}\n\n## Columns, numbers and axes\n\n"
         "What stands in tables, beside numbers and along axes of figures; the pages show the same lines on hover.\n\n"
-        f"{_table(['name', 'what stands there'], places)}\n"
+        f"{_table(['name', 'what stands there'], places)}\n\n## Axes that name something\n\n"
+        "A model, a metric or a latent stands in the place of the dots.\n\n"
+        f"{_table(['axis', 'what it is'], axes)}\n"
     )
 
 
@@ -266,6 +276,12 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_post_build(config: Any) -> None:
+    """MkDocs has written the site: maps of its scripts, which only people who change the theme read, are left out."""
+    for path in Path(config["site_dir"]).rglob("*.map"):
+        path.unlink()
 
 
 if __name__ == "__main__":

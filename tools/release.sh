@@ -6,6 +6,7 @@ here=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 rm -rf dist
+test -f workbench/_site/index.html || { echo "workbench/_site is missing: make docs builds it, make release does so first"; exit 1; }
 "${PYTHON:-python3}" -m venv "$work/tools"
 "$work/tools/bin/pip" install --quiet build twine
 "$work/tools/bin/python" -m build --outdir dist .
@@ -18,4 +19,6 @@ cd "$work"
 du -sh empty/lib/python3*/site-packages | sed 's/empty.*/installed/'
 "$work/empty/bin/python" -X importtime -c "import workbench" 2>&1 | tail -1
 "$work/empty/bin/workbench" --version
+du -sh empty/lib/python3*/site-packages/workbench/_site | sed 's/empty.*/documentation/'
+"$work/empty/bin/workbench" docs compare --json
 "$work/empty/bin/workbench" demo --no-ui --workspace "$work/workspace"

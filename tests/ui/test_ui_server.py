@@ -59,6 +59,19 @@ def test_headers_of_every_response(server: tuple[int, subprocess.Popen[bytes]]) 
         assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
 
 
+def test_the_documentation_is_beside_the_pages(server: tuple[int, subprocess.Popen[bytes]]) -> None:
+    """What words, columns and badges link to; its own scripts alone may run, and nothing outside it is read."""
+    port, _ = server
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/docs/glossary.html", timeout=10) as answer:
+        text, policy = answer.read().decode(), answer.headers["content-security-policy"]
+    scripts = policy.split("script-src")[1].split(";")[0]
+    assert 'id="word-twin"' in text and "'unsafe" not in scripts and "default-src 'self'" in policy
+    for path in ("/docs/../server.py", "/docs/%2e%2e/config.py", "/docs/nothing.css"):
+        with pytest.raises(urllib.error.HTTPError) as e:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10)
+        assert e.value.code == 404
+
+
 def test_very_long_address_is_refused_politely(server: tuple[int, subprocess.Popen[bytes]]) -> None:
     port, _ = server
     with pytest.raises(urllib.error.HTTPError) as e:

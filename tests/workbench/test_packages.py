@@ -90,6 +90,28 @@ def test_the_container_builds_from_what_it_copies(installed, tmp_path):
     assert built == {name for name in have if "__pycache__" not in name}
 
 
+def test_a_wheel_carries_the_documentation_that_was_built(tmp_path):
+    """What `make docs` left in ``workbench/_site``, although git ignores it, in the wheel and in the sources."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    for package in ("sae", "crosscoders", "workbench", "ui/workbench_ui", "data"):
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+    shutil.copy(ROOT / "workbench" / "version.py", tmp_path / "workbench")
+    built = tmp_path / "workbench" / "_site" / "assets"
+    built.mkdir(parents=True)
+    for name in ("../index.html", "page.js"):
+        (built / name).write_text("x")
+    for target, kind in (("wheel", "*.whl"), ("sdist", "*.tar.gz")):
+        command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(tmp_path / "dist")]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (made,) = (tmp_path / "dist").glob(kind)
+        shutil.unpack_archive(made, tmp_path / target, "zip" if target == "wheel" else "gztar")
+        found = {p.name for p in (tmp_path / target).rglob("*") if p.is_file() and "_site" in p.parts}
+        assert found == {"index.html", "page.js"}
+
+
 def test_one_version_everywhere():
     from workbench.version import __version__
 

@@ -12,9 +12,11 @@ import streamlit as st
 
 from sae.errors import UserError
 from workbench.markup import look
+from workbench.markup.glossary import link_to
 from workbench.version import __version__
 from workbench_ui.components.enhance import links
 from workbench_ui.components.history import tidy_history
+from workbench_ui.documentation import PREFIX
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.index import Index
 from workbench_ui.kit.pages import pages_for
@@ -83,4 +85,5 @@ def _css() -> str:
     return f"<style>{look()}{(HERE / 'kit' / 'theme.css').read_text(encoding='utf-8')}</style>"
 
 
+link_to(PREFIX)
 main()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workbench.serving.site import inline_scripts
+from workbench_ui.documentation import PREFIX, answer
 from workbench_ui.kit.pages import PAGES
 
 PATHS = frozenset({"/", *(f"/{page.stem}" for page in PAGES)})
@@ -34,17 +35,18 @@ def start_page() -> bytes:
     return page.replace("<head>", f"<head>\n    <script>{ROOT}</script>", 1).encode()
 
 
-def inline_script_hashes() -> str:
-    """CSP sources for the inline scripts of the start page, so that no other inline script may run."""
-    scripts = re.findall(r"<script>(.*?)</script>", start_page().decode(), flags=re.DOTALL)
+def inline_script_hashes(page: str) -> str:
+    """CSP sources for the inline scripts of a page, so that no other inline script may run."""
+    scripts = inline_scripts(page)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
 
 
+SCRIPTS = "script-src 'self' blob: "
 # 'unsafe-eval' is Streamlit's own need (its bundle compiles vega expressions); inline scripts stay blocked.
 POLICY = "; ".join(
     (
         "default-src 'self'",
-        f"script-src 'self' blob: 'unsafe-eval' {inline_script_hashes()}",
+        f"{SCRIPTS}'unsafe-eval' {inline_script_hashes(start_page().decode())}",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",
@@ -78,14 +80,25 @@ class Door:
             await self.app(scope, receive, send)
             return
 
+        shown = _own_answer(scope)
+        headers = HEADERS if scope["path"] in PATHS or not shown else _headers_of(shown)
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                ours = {name for name, _ in HEADERS}
+                ours = {name for name, _ in headers}
                 kept = [h for h in message.get("headers", []) if h[0].lower() not in ours]
-                message = {**message, "headers": [*kept, *HEADERS]}
+                message = {**message, "headers": [*kept, *headers]}
             await send(message)
 
-        await (_own_answer(scope) or self.app)(scope, receive, with_headers)
+        await (shown or self.app)(scope, receive, with_headers)
+
+
+def _headers_of(shown: Response) -> tuple[tuple[bytes, bytes], ...]:
+    """:data:`HEADERS` for a page of this program: its inline scripts may run, nothing is compiled from text."""
+    text = bytes(shown.body).decode("utf-8", "replace") if shown.media_type == "text/html" else ""
+    scripts = f"{SCRIPTS}{inline_script_hashes(text)}".rstrip()
+    policy = "; ".join(scripts if part.startswith(SCRIPTS) else part for part in POLICY.split("; "))
+    return ((b"content-security-policy", policy.encode()), *HEADERS[1:])
 
 
 def _own_answer(scope: Scope) -> Response | None:
@@ -93,6 +106,8 @@ def _own_answer(scope: Scope) -> Response | None:
     path: str = scope["path"]
     if len(scope.get("query_string", b"")) + len(scope.get("raw_path") or b"") > 16_384:
         return PlainTextResponse("This address is too long. Open the start page and go on from there.", 414)
+    if scope["method"] in ("GET", "HEAD") and path.startswith(PREFIX):
+        return answer(path.removeprefix(PREFIX)) or HTMLResponse(NOWHERE, 404)
     if scope["method"] not in ("GET", "HEAD") or path.startswith(STREAMLIT) or "." in path.rpartition("/")[2]:
         return None
     if path in PATHS:

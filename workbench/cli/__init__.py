@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from workbench.markup.glossary import used_in
 
 # verb -> (one line for --help, panel). The function is workbench.cli.<module>.<verb>; `import` lives in import_.py.
 VERBS: dict[str, tuple[str, str]] = {
@@ -17,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ui": ("Browse a workspace in the browser.", "Start here"),
     "serve": ("Answer an agent's questions about a workspace (Model Context Protocol).", "Start here"),
     "info": ("Say what a workspace holds, with its numbers.", "Start here"),
+    "docs": ("Show the documentation in the browser, offline.", "Start here"),
     "pretrain": ("Train a miniature language model, with snapshots.", "Make"),
     "harvest": ("Write a model's activations into an HDF5 store.", "Make"),
     "train": ("Train SAEs and transcoders on a store.", "Make"),
@@ -54,12 +58,32 @@ def available() -> list[str]:
     return [v for v in VERBS if importlib.util.find_spec(_module(v)) is not None]
 
 
+KNOWN = frozenset({"token", "workspace", "loss", "activation", "label"})  # every reader's, or said by their own option
+
+
+def words_of(command: TyperCommand) -> list[tuple[str, str]]:
+    """Words of the glossary that the help of a verb uses, with their lines."""
+    said = [command.help or "", *(getattr(p, "help", None) or "" for p in command.params)]
+    return [(word, line) for word, line in used_in(" ".join(" ".join(said).split())) if word not in KNOWN]
+
+
+class _Verb(TyperCommand):
+    """A verb whose help ends with what its words mean, as the pages and the documentation say it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Add the words, then print all of it."""
+        told = [f"**{word}**: {line}" for word, line in words_of(self)]
+        more = f"More on each: `workbench docs {ctx.info_name}`, `workbench docs WORD`."
+        self.epilog = "\n\n".join([*told, more])
+        super().format_help(ctx, formatter)
+
+
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="markdown"
 )
 for _name in available():
     _function = getattr(importlib.import_module(_module(_name)), "import_" if _name == "import" else _name)
-    app.command(_name, short_help=VERBS[_name][0], rich_help_panel=VERBS[_name][1])(_function)
+    app.command(_name, cls=_Verb, short_help=VERBS[_name][0], rich_help_panel=VERBS[_name][1])(_function)
 
 
 def _version(asked: bool) -> None:

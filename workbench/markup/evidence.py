@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from workbench.markup.glossary import badge, term
 from workbench.markup.tables import table
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, number
@@ -48,14 +49,13 @@ def _head(card: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             else "No word: what the score rests on was not computed."
         )
         return div("d", why)
-    css = "wb-badge good" if word == WELL else "wb-badge"
+    css = "good" if word == WELL else ""
     said = f"{100 * score:.0f} of 100 latents with such numbers stand for one planted feature, where the truth is known"
-    return div("v", span(css, escape(word)), span("d", said))
+    return div("v", badge("support", escape(word), css), span("d", said))
 
 
 def _row(f: Field, card: Mapping[str, Any], about: Mapping[str, Any], partner: Partner) -> list[str]:
-    tip = html.escape(f"{f.meaning}. {f.trap}.")
-    name = f'<span class="wb-term" tabindex="0" data-tip="{tip}">{html.escape(f.name)}</span>'
+    name = term(f.name, said=f"{f.meaning}. {f.trap}.", page="explanation/evidence.html")
     value, n = card.get(f.value), card.get(f.n)
     if value is None:
         why = (about.get("missing") or {}).get(f.needs)

@@ -1,14 +1,21 @@
 """What the field's words mean, in one sentence each: the only source of such lines.
 
 Pages put them behind a dotted underline (:func:`term`), behind headers of tables and names of numbers
-(:func:`meaning`), and below the axes of a figure (:func:`axes`); the documentation lists them all.
+(:func:`meaning`), and below the axes of a figure (:func:`axes`); ``workbench VERB --help`` ends with those its text
+uses (:func:`used_in`); the documentation lists them all, and every one of the pages is a link to its line there.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+GLOSSARY_PAGE = "glossary.html"
+_LINKS: list[str] = []  # where the documentation lies for the pages of this process; empty: words are no links
+_STANDING_ALONE: ContextVar[bool] = ContextVar("standing_alone", default=False)
 
 TERMS = {
     "latent": "One direction a dictionary has learnt, meant to stand for one thing the model knows; it fires on some"
@@ -71,6 +78,43 @@ TERMS = {
     "induction": "Copying what followed the last time: after “A B … A”, expecting “B”.",
     "label": "A short text that says on what a latent fires, by a rule or a language model, with its score.",
 }
+READ_ON = {  # where the documentation says more than a line: the page below docs/
+    "latent": "explanation/evidence.md",
+    "dictionary": "explanation/topk.md",
+    "EV": "explanation/numbers.md",
+    "L0": "explanation/numbers.md",
+    "density": "explanation/numbers.md",
+    "dead": "explanation/numbers.md",
+    "complexity": "explanation/numbers.md",
+    "influence": "how-to/graph.md",
+    "replacement": "how-to/graph.md",
+    "completeness": "how-to/graph.md",
+    "r": "explanation/mppc.md",
+    "twin": "explanation/mppc.md",
+    "MPPC": "explanation/mppc.md",
+    "chance": "explanation/mppc.md",
+    "null": "explanation/mppc.md",
+    "given the token": "explanation/mppc.md",
+    "same-token": "explanation/mppc.md",
+    "emergence": "explanation/norms.md",
+    "decoder norm": "explanation/norms.md",
+    "snapshot": "how-to/evolve.md",
+    "crosscoder": "explanation/norms.md",
+    "transcoder": "how-to/transcoder.md",
+    "token detector": "explanation/evidence.md",
+    "absorbed": "explanation/evidence.md",
+    "near miss": "explanation/evidence.md",
+    "Top-K": "explanation/topk.md",
+    "induction": "explanation/off-by-one.md",
+    "Mamba": "explanation/off-by-one.md",
+    "store": "how-to/harvest.md",
+    "workspace": "how-to/keep.md",
+    "data version": "how-to/stale.md",
+    "stale": "how-to/stale.md",
+    "verdict": "claims.md",
+    "label": "how-to/label.md",
+    "ablation": "how-to/intervene.md",
+}
 _PLACES = {  # another name a page gives to one of these
     "Complexity": "complexity",
     "Pearson r": "r",
@@ -99,7 +143,10 @@ _PLACES = {  # another name a page gives to one of these
     "low": "95 %",
     "high": "95 %",
 }
-LABELS = {  # columns of tables, names of numbers, and axes: what stands there
+LABELS = {  # columns of tables, names of numbers, badges, and axes: what stands there
+    "architecture": "how the model reads what came before: a Transformer by attention, a Mamba by a running state",
+    "model": "the language model whose inner numbers are looked at",
+    "prompts": "short texts made for one task, each with a right and a wrong next token",
     "fired on": "tokens on which the latent fires",
     "n_fired": "tokens on which the latent fires",
     "fires on": "its label, else the token on which it fires most",
@@ -209,13 +256,70 @@ _AXES = {  # labels that name a model, a metric or a latent
 }
 
 
-def meaning(label: str) -> str | None:
-    """The one line that explains a word, a column, the name of a number or an axis; None where there is none."""
+def _entry(label: str) -> str | None:
+    """The key under which a word, a column, the name of a number or an axis is explained."""
     plain = " ".join(label.split())
     for key in (plain, _PLACES.get(plain, ""), plain.lower(), _PLACES.get(plain.lower(), "")):
-        if found := TERMS.get(key) or LABELS.get(key):
-            return found
-    return next((line for pattern, line in _AXES.items() if re.fullmatch(pattern, plain)), None)
+        if key in TERMS or key in LABELS:
+            return key
+    return next((pattern for pattern in _AXES if re.fullmatch(pattern, plain)), None)
+
+
+def meaning(label: str) -> str | None:
+    """The one line that explains a word, a column, the name of a number or an axis; None where there is none."""
+    key = _entry(label)
+    return None if key is None else TERMS.get(key) or LABELS.get(key) or _AXES[key]
+
+
+def anchor(label: str) -> str | None:
+    """Where that line stands on the glossary's page; None where there is none."""
+    key = _entry(label)
+    if key is None:
+        return None
+    if key in _AXES:
+        return "axes-that-name-something"
+    return ("word-" if key in TERMS else "column-") + re.sub(r"\W+", "-", key.lower()).strip("-")
+
+
+def words() -> list[str]:
+    """Every word, column and axis that has a line."""
+    return [*TERMS, *LABELS]
+
+
+def pattern_lines() -> list[tuple[str, str]]:
+    """Axes that name a model, a metric or a latent, with … in its place, and what they mean."""
+    return [(re.sub(r"\.\+", "…", p).replace("\\", ""), line) for p, line in _AXES.items()]
+
+
+def used_in(text: str) -> list[tuple[str, str]]:
+    """Words of the glossary that a text uses, with their lines, in the order in which they first stand in it."""
+    found = []
+    for word, line in TERMS.items():
+        plain = word if word[0].isupper() or len(word) < 3 else f"(?i:{word})"
+        if len(word) > 1 and (at := re.search(rf"(?<![\w`-]){plain}(?:s|ies)?(?![\w`-])", text)):
+            found.append((at.start(), word, line))
+    return [(word, line) for _, word, line in sorted(found)]
+
+
+def link_to(site: str) -> None:
+    """From now on words of this process's pages are links into the documentation at this address."""
+    _LINKS[:] = [site]
+
+
+@contextmanager
+def standing_alone() -> Iterator[None]:
+    """Inside, words are no links: what is written here is read where the documentation does not lie beside it."""
+    token = _STANDING_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _STANDING_ALONE.reset(token)
+
+
+def explained_at(label: str, page: str = "") -> str | None:
+    """Address of a word's line in the documentation, or of ``page``; None where it has none, or words are no links."""
+    found = page or ((at := anchor(label)) and f"{GLOSSARY_PAGE}#{at}")
+    return f"{_LINKS[0]}{found}" if found and _LINKS and not _STANDING_ALONE.get() else None
 
 
 def axes(labels: Iterable[str]) -> list[tuple[str, str]]:
@@ -224,10 +328,31 @@ def axes(labels: Iterable[str]) -> list[tuple[str, str]]:
     return [(label, line) for label, line in found.items() if line]
 
 
-def term(word: str, text: str | None = None) -> str:
-    """A word as HTML with its meaning on hover, touch and focus; a word without an entry stays as it is."""
-    said = meaning(word)
+def term(word: str, text: str | None = None, *, said: str = "", page: str = "") -> str:
+    """A word as HTML with its meaning on hover, touch and focus, and a link to it where there is a site; a word without
+    an entry stays as it is. ``said`` and ``page``: another line than the glossary's, and the page that says more.
+    """
+    line = said or meaning(word)
     shown = html.escape(text if text is not None else word)
-    if said is None:
+    if line is None:
         return shown
-    return f'<span class="wb-term" tabindex="0" data-tip="{html.escape(said)}">{shown}</span>'
+    tip = f'class="wb-term" data-tip="{html.escape(line)}"'
+    if (there := explained_at(word, page)) is None:
+        return f'<span {tip} tabindex="0">{shown}</span>'
+    return f'<a {tip} href="{html.escape(there)}" target="_blank">{shown}</a>'
+
+
+def header(name: str) -> str:
+    """A column's name as HTML: a link to its line where there is a site, else as it is."""
+    shown = html.escape(name)
+    there = explained_at(name)
+    return shown if there is None else f'<a class="wb-said" href="{html.escape(there)}" target="_blank">{shown}</a>'
+
+
+def badge(word: str, text_html: str, css: str = "") -> str:
+    """A badge as HTML, with the meaning of ``word`` on hover, and a link to it where there is a site."""
+    line, there = meaning(word), explained_at(word)
+    attrs = f'class="{f"wb-badge {css}".rstrip()}"' + (f' title="{html.escape(line)}"' if line else "")
+    if there is None:
+        return f"<span {attrs}>{text_html}</span>"
+    return f'<a {attrs} href="{html.escape(there)}" target="_blank">{text_html}</a>'

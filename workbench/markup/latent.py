@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.markup.charts import legend
+from workbench.markup.glossary import badge
 from workbench.markup.tables import stats, table
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, clip, escape, number, strip, visible
@@ -68,11 +69,7 @@ def label_line(row: dict[str, Any]) -> str:
     scored = f"fits {score:.2f} of 1" if isinstance(score, float) else "not scored"
     by = "by rule" if source == "rules" else f"by {escape(clip(source, 40))}" if isinstance(source, str) else ""
     scored = f"label {by} · {scored}" if by else scored
-    return (
-        f'<span class="wb-label">{escape(clip(" ".join(label.split()), 160))} <span'
-        f' class="wb-badge" title="How well it tells tokens on which the latent fires from others">{scored}</span>'
-        "</span>"
-    )
+    return span("wb-label", escape(clip(" ".join(label.split()), 160)), " ", badge("label score", scored))
 
 
 def contexts_html(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from workbench.markup import look
 from workbench.markup.charts import histogram, logit_bars
+from workbench.markup.glossary import badge
 from workbench.markup.latent import contexts_html, label_line, neighbours_html, stats_strip
-from workbench.markup.tags import div, span
+from workbench.markup.tags import div
 from workbench.markup.tokens import escape
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def section(
     )
     return (
         f"<section{f' id={anchor}' if anchor else ''}>"
-        + div("wb-title", f"<h1>Latent {latent:,}</h1>", label_line(row), span("wb-badge", escape(records.id)))
+        + div("wb-title", f"<h1>Latent {latent:,}</h1>", label_line(row), badge("dictionary", escape(records.id)))
         + (div("note", escape(note)) if note.strip() else "")
         + stats_strip(row, records.n_tokens)
         + div("two", histogram(records.histogram(latent)), logit_bars(effects, 8) if effects is not None else "")

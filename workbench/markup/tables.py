@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from workbench.markup.glossary import meaning, term
+from workbench.markup.glossary import header, meaning, term
 from workbench.markup.tags import div
 
 
@@ -35,7 +35,7 @@ def _head(name: str, numeric: bool) -> str:
     """A header, with what stands below it where the glossary knows."""
     said = meaning(name)
     title = f' title="{html.escape(said)}"' if said else ""
-    return f'<th scope="col"{" class=num" if numeric else ""}{title}>{html.escape(name)}</th>'
+    return f'<th scope="col"{" class=num" if numeric else ""}{title}>{header(name)}</th>'
 
 
 def as_table(

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import ast
 import html
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sae.errors import UserError
 from tests.ui.synthetic import make_workspace
 from tests.ui.synthetic_results import add_all
 from workbench.exporting.figures import axis_words, build, figure_kinds
 from workbench.exporting.spec import FigureSpec
-from workbench.markup.glossary import LABELS, TERMS, meaning, term
+from workbench.markup.glossary import (
+    LABELS,
+    READ_ON,
+    TERMS,
+    anchor,
+    badge,
+    header,
+    link_to,
+    meaning,
+    pattern_lines,
+    standing_alone,
+    term,
+    used_in,
+    words,
+)
 from workbench.markup.tables import table
 from workbench.workspace import Workspace
 
@@ -100,6 +116,58 @@ def test_every_column_and_number_of_a_page_is_explained(room: str) -> None:
     assert {word: where for word, where in seen.items() if not meaning(word) and word.lower() not in PLAIN} == {}
 
 
+def test_every_badge_is_explained_and_made_in_one_place() -> None:
+    files = [p for room in ("ui/workbench_ui", "workbench") for p in (ROOT / room).rglob("*.py")]
+    by_hand = [p.name for p in files if p.name != "glossary.py" and "wb-badge" in p.read_text(encoding="utf-8")]
+    assert by_hand == []
+    asked = [
+        node.args[0]
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "badge"
+    ]
+    assert len(asked) >= 10
+    unsaid = [ast.unparse(a) for a in asked if not (isinstance(a, ast.Constant) and meaning(str(a.value)))]
+    assert unsaid == []
+
+
+def test_words_columns_and_badges_link_to_their_line_and_nothing_does_that_stands_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workbench.markup.glossary._LINKS", [])
+    assert "href" not in term("twin") + header("twin r") + badge("stale", "stale")
+    link_to("/docs/")
+    for made, at in (
+        (term("twin"), "word-twin"),
+        (header("twin r"), "column-twin-r"),
+        (badge("data version", "0123", "v"), "word-data-version"),
+        (table(["δ loss"], [["1"]]), "column-δ-loss"),
+    ):
+        assert f'href="/docs/glossary.html#{at}" target="_blank"' in made
+    assert header("nothing known") == "nothing known"
+    with standing_alone():
+        assert "href" not in term("twin") + header("twin r") + badge("stale", "stale")
+
+
+def test_every_line_of_the_pages_stands_in_the_site_under_its_anchor_once() -> None:
+    pages = runpy.run_path(str(ROOT / "tools" / "docs_pages.py"))
+    page = pages["glossary"]()
+    anchors = [anchor(word) for word in words()]
+    assert len(set(anchors)) == len(anchors)
+    assert all(page.count(f'<span id="{a}"></span>') == 1 and str(meaning(w)) in page for a, w in zip(anchors, words()))
+    assert all(line in page for _, line in pattern_lines())
+    assert set(READ_ON) <= set(TERMS) and all((ROOT / "docs" / target).is_file() for target in READ_ON.values())
+
+
+def test_help_says_what_its_words_mean_in_the_same_lines() -> None:
+    from workbench.cli import VERBS, app
+
+    assert [w for w, _ in used_in("Match twins by MPPC; a hook-like `latent`.")] == ["twin", "MPPC"]
+    said = " ".join(CliRunner().invoke(app, ["compare", "--help"]).output.split())
+    assert TERMS["MPPC"] in said and "workbench docs compare" in said and TERMS["completeness"] not in said
+    assert len(VERBS) > 20
+
+
 @pytest.fixture(scope="module")
 def ws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = make_workspace(tmp_path_factory.mktemp("glossary") / "ws", latents=16)
@@ -126,12 +194,13 @@ def test_every_axis_of_a_figure_is_explained(ws: Workspace) -> None:
     assert drawn >= 12
 
 
-def test_a_line_is_one_line_and_stands_once() -> None:
+def test_a_line_is_one_line_and_stands_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [*TERMS.values(), *LABELS.values()]
     assert all("\n" not in line and 10 < len(line) < 170 for line in lines)
     assert all(line.endswith(".") and line[0].isupper() for line in TERMS.values())
     assert not any(line.endswith(".") for line in LABELS.values())
     assert not {k.lower() for k in TERMS} & {k.lower() for k in LABELS}
+    monkeypatch.setattr("workbench.markup.glossary._LINKS", [])
     shown = table(["latent", "r", "nothing known"], [["1", "2", "3"]])
     assert shown.count("title=") == 2 and html.escape(TERMS["r"]) in shown
     assert term("<b>") == "&lt;b&gt;" and TERMS["chance"] in term("Chance, 99 %")

@@ -8,7 +8,8 @@ import streamlit as st
 
 from sae.errors import UserError
 from workbench.exporting.kinds.circuits import NAMES, OWN, metric_name
-from workbench.markup.tags import div, span
+from workbench.markup.glossary import badge
+from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.results.circuits import CircuitResult
 from workbench_ui.kit import data, panels, state
@@ -116,9 +117,9 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
     about = result.manifest.metadata
     name = next((n for a, n, _ in SIDES if a == about.get("architecture")), "Transformer")
     chips = [
-        span(f"wb-badge {name[0].lower()}", name),
-        span("wb-badge", f"{about.get('n_prompts', '?')} prompts"),
-        span("wb-badge v", escape(entry.version)),
+        badge("architecture", name, name[0].lower()),
+        badge("prompts", f"{about.get('n_prompts', '?')} prompts"),
+        badge("data version", escape(entry.version), "v"),
     ]
     st.html(div("wb-head", f"<h2>{escape(_model(entry))}</h2>", div("sub", " ".join(chips))))
     st.html(headline(result) or div("wb-panel missing", "no headline numbers"))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from workbench.markup.glossary import term
+from workbench.markup.glossary import badge, term
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, escape, number, visible
 from workbench_ui.components.enhance import page_link
@@ -305,7 +305,7 @@ def model_card(index: Index, e: Entry) -> str:
     if trained:
         facts.append(f"<b>{trained}</b> dictionaries")
     css = architecture_css(architecture)
-    title = div("k", span("", escape(e.id)), span(f"wb-badge {css}", architecture))
+    title = div("k", span("", escape(e.id)), badge("architecture", architecture, css))
     return div("wb-card", title, div("d", " · ".join(facts) or "no numbers recorded"))
 
 
@@ -323,7 +323,7 @@ def store_card(e: Entry) -> str:
     size = _value(e.numbers, "bytes")
     if size is not None:
         facts.append(f"<b>{size / 2**20:,.0f}</b> MiB")
-    title = div("k", span("", escape(e.id)), span("wb-badge v", escape(e.version)))
+    title = div("k", span("", escape(e.id)), badge("data version", escape(e.version), "v"))
     return div("wb-card", title, div("d", " · ".join(facts) or "sealed"))
 
 

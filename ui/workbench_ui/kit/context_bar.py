@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from workbench.markup.glossary import badge
 from workbench.markup.tokens import clip, escape, visible
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.index import Dictionary, Index, architecture_css
@@ -149,12 +150,12 @@ def badges(d: Dictionary) -> str:
     """Architecture, place, snapshot and data version as HTML chips."""
     css = architecture_css(d.architecture)
     chips = [
-        f'<span class="wb-badge {css}">{d.architecture}</span>',
-        f'<span class="wb-badge">{escape(d.model)}</span>',
-        f'<span class="wb-badge">{escape(d.place)}</span>',
-        f'<span class="wb-badge">{escape(d.revision)}</span>',
-        f'<span class="wb-badge v" title="data version">{html.escape(d.version)}</span>',
+        badge("architecture", d.architecture, css),
+        badge("model", escape(d.model)),
+        badge("site", escape(d.place)),
+        badge("snapshot", escape(d.revision)),
+        badge("data version", html.escape(d.version), "v"),
     ]
     if d.stale:
-        chips.append(f'<span class="wb-badge" title="{escape(d.stale)}">stale</span>')
+        chips.append(badge("stale", f'<span title="{escape(d.stale)}">stale</span>'))
     return " ".join(chips)

@@ -9,7 +9,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.markup.glossary import meaning
+from workbench.markup.glossary import explained_at, header, meaning
 from workbench.markup.tags import div, span
 from workbench_ui.components.enhance import put_link
 
@@ -62,7 +62,7 @@ def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orde
     hint = f' title="{html.escape(said)}"' if said else ""
     title = html.escape(c.title)
     if not c.sort:
-        return f'<th scope="col"{css}{hint}>{title}</th>'
+        return f'<th scope="col"{css}{hint}>{header(c.title)}</th>'
     here = c.sort == order
     turned = here and descending
     asked = put_link(
@@ -70,7 +70,16 @@ def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orde
         {keys[0]: c.sort, keys[1]: orders[1] if turned else None, "page": None},
     )
     state = f' aria-sort="{"descending" if descending else "ascending"}"' if here else ""
-    return f'<th scope="col"{css}{hint}{state}>{asked}</th>'
+    return f'<th scope="col"{css}{hint}{state}>{asked}{_why(c.title)}</th>'
+
+
+def _why(title: str) -> str:
+    """A link to what a column is, beside a header that sorts."""
+    there = explained_at(title)
+    if there is None:
+        return ""
+    said = html.escape(f"What “{title}” means")
+    return f'<a class="wb-why" href="{html.escape(there)}" target="_blank" aria-label="{said}"></a>'
 
 
 def pager(page: int, pages: int, key: str = "page", label: str = "Pages of the table") -> str:

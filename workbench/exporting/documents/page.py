@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from workbench.exporting.documents.selection import Chosen
+from workbench.markup.glossary import standing_alone
 from workbench.markup.show import section, style
 from workbench.markup.tables import table
 from workbench.markup.tags import div
@@ -26,6 +27,7 @@ def _layout() -> str:
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
+@standing_alone()
 def page(title: str, found: list[Chosen], *, contexts: int) -> str:
     """The whole document. Equal records give equal text."""
     name = clip(visible(" ".join(title.split())), 120)

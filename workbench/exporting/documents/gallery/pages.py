@@ -15,6 +15,7 @@ from workbench.exporting.documents.gallery.frame import assets, head, link, page
 from workbench.exporting.documents.gallery.latents import Partner, Shown, dictionary_pages
 from workbench.exporting.documents.gallery.results import circuit_pages, evolution_pages, match_pages
 from workbench.exporting.documents.selection import of_list
+from workbench.markup.glossary import standing_alone
 from workbench.markup.names import dictionary_words
 from workbench.markup.tables import table
 from workbench.markup.tokens import clip, escape, number
@@ -52,6 +53,7 @@ class Gallery:
     models: list[str] = field(default_factory=list)
 
 
+@standing_alone()
 def gallery(workspace: Workspace, item: Item | None, options: GalleryOptions) -> Gallery:
     """The folder of a workspace, of the dictionary ``item``, or of the list that the options name.
 
