@@ -10,6 +10,7 @@ import json
 import re
 import runpy
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def pages() -> dict[str, str]:
         "reference/recipes.md": recipes(),
         "reference/python.md": python(),
         "reference/figures.md": figures(),
+        "reference/folders.md": folders(),
         "reference/schemas.md": schema_page(),
         "glossary.md": glossary(),
         **{f"schemas/{name}.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas().items()},
@@ -239,6 +241,56 @@ def figures() -> str:
         ]
         if rows:
             out.append(_table(["option", "default", "what it does"], rows))
+    return "\n\n".join(out) + "\n"
+
+
+def folder_formats() -> dict[str, Any]:
+    """What lies in the folder of every kind of result, by kind; ``columns`` are what columns mean where no table says
+    otherwise.
+    """
+    return tomllib.loads(Path(__file__).with_name("folders.toml").read_text(encoding="utf-8"))
+
+
+def column_line(formats: dict[str, Any], table: dict[str, Any], name: str) -> str:
+    """What a column means: its table's own line, the shared one, or the glossary's; empty where none says."""
+    from workbench.markup.glossary import meaning
+
+    return str(table.get(name) or formats["columns"].get(name) or meaning(name) or "")
+
+
+def folders() -> str:
+    """Every kind of result folder: who makes it, its files, columns and keys."""
+    from workbench.provenance import SCHEMA, Manifest, numbers_schema
+    from workbench.workspace import KINDS, MADE_BY
+
+    formats = folder_formats()
+    fields = [[f"`{k}`", f.description or ""] for k, f in Manifest.model_fields.items()]
+    out = [
+        "# Result folders",
+        NOTE,
+        "A workspace is a folder of folders, `<kind>/<id>/`, each written once and whole: `manifest.json` is written"
+        " last, so a folder without it is not a result. Tables are Parquet, arrays NumPy files without pickle, texts"
+        " JSON in UTF-8; there are no time stamps and no absolute paths, so a workspace may be copied. A cell that is null was"
+        " not computed; it is never 0. What is read is never changed: a result is made anew with `--replace`, and"
+        " `workbench info --stale` names those that rest on something made again since.\n",
+        f"## manifest.json\n\nVersion {SCHEMA} of this form ([schema](../schemas/manifest.json)); a newer one is"
+        " refused by name. Its SHA-256 begins with the *data version* that pages and figures show.\n",
+        _table(["key", "what it holds"], fields),
+    ]
+    for kind in KINDS:
+        about = formats[kind]
+        made = f" Made by `workbench {MADE_BY[kind].split()[0]}`." if kind in MADE_BY else ""
+        version = f" Schema of its numbers: {numbers_schema(kind)}." if kind in MADE_BY else ""
+        out += [f"## {kind}", f"{about['about']}{made} Id: {about['id']}.{version}"]
+        files = about.get("files", {})
+        rows = [[f"`{n}`", f if isinstance(f, str) else f"{f['about']} (below)"] for n, f in files.items()]
+        out += [_table(["file", "what it holds"], rows)] if rows else []
+        for name, table in files.items():
+            if isinstance(table, dict):
+                columns = [[f"`{c}`", column_line(formats, table, c)] for c in table["columns"].split()]
+                out += [f"### {kind}: {name}", _table(["column", "what stands there"], columns)]
+        keys = [[f"`{part}.{k}`", v] for part in ("numbers", "metadata") for k, v in about.get(part, {}).items()]
+        out += [f"### {kind}: keys of its manifest", _table(["key", "what it is"], keys)] if keys else []
     return "\n\n".join(out) + "\n"
 
 
