@@ -270,8 +270,8 @@ def folders() -> str:
         NOTE,
         "A workspace is a folder of folders, `<kind>/<id>/`, each written once and whole: `manifest.json` is written"
         " last, so a folder without it is not a result. Tables are Parquet, arrays NumPy files without pickle, texts"
-        " JSON in UTF-8; there are no time stamps and no absolute paths, so a workspace may be copied. A cell that is null was"
-        " not computed; it is never 0. What is read is never changed: a result is made anew with `--replace`, and"
+        " JSON in UTF-8; no time stamps, no absolute paths, so a workspace may be copied. A cell that is null"
+        " was not computed; it is never 0. What is read is never changed: a result is made anew with `--replace`, and"
         " `workbench info --stale` names those that rest on something made again since.\n",
         f"## manifest.json\n\nVersion {SCHEMA} of this form ([schema](../schemas/manifest.json)); a newer one is"
         " refused by name. Its SHA-256 begins with the *data version* that pages and figures show.\n",
