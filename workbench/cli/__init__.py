@@ -58,7 +58,9 @@ def available() -> list[str]:
     return [v for v in VERBS if importlib.util.find_spec(_module(v)) is not None]
 
 
-KNOWN = frozenset({"token", "workspace", "loss", "activation", "label"})  # every reader's, or said by their own option
+KNOWN = frozenset(
+    {"token", "workspace", "loss", "activation", "label", "null", "chance"}
+)  # every reader's, or said by their own option
 
 
 def words_of(command: TyperCommand) -> list[tuple[str, str]]:

@@ -45,12 +45,12 @@ def circuits(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Where a model keeps and reads what it needs: total and direct effects of heads, states, writes and convolution
-    taps.
+    """Which parts of a model carry an answer from where the prompt holds it to where it is said.
 
-    Transformers: attention and causal criteria of induction heads, what each head reads by offset, head to head.
-    Mambas: state and y to logit, write profile by offset, convolution taps, channels, hidden attention. All metrics
-    with n and bootstrap intervals.
+    One part after another takes the activations of a prompt with another answer (path patching), and what that changes
+    of the answer's logit is the part's effect: through all later layers (total) or straight to the output (direct).
+    Transformers: which heads look back, how far, and which of them copy (induction). Mambas: at which token a layer
+    writes into its running state, and through which tap of its convolution. Every effect has its n and a 95 % interval.
 
     Example: `workbench circuits mini-mamba`, or `workbench circuits mini-pythia --task ioi --revision step512`
     """

@@ -47,6 +47,7 @@ ReplaceOption = Annotated[
     ),
 ]
 DEFAULT_WORKSPACE = Path("workspace")
+TEXTS = "a file or folder of yours, mini (code of Python's own library) or prose (its documentation)."
 
 
 def quiet_libraries() -> None:

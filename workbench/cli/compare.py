@@ -51,7 +51,10 @@ def compare(
 ) -> dict[str, Any]:
     """Match the latents of two dictionaries or models on the same tokens (MPPC), beside every available baseline.
 
-    A baseline that lacks what it needs is left out, and the summary says what was missing.
+    Each latent gets its best partner on the other side by Pearson correlation (r). That maximum is large by chance, and
+    both sides read the same text, so r stands beside baselines: random encoders and partners, shuffled or shifted
+    tokens, neurons, untrained models, other seeds, and what is left given the token. A baseline that lacks what it
+    needs is left out, and the summary says what was missing.
 
     Example: `workbench compare mini-pythia mini-mamba`, or `workbench compare mini-pythia.L1R-8x mini-mamba.L2R-8x
     --baselines shuffle`

@@ -41,6 +41,8 @@ def demo(
     Complete results are reused, so a second run takes seconds, and an interrupted one goes on where it stopped.
     Needs no download and about three minutes on two cores. With --model: dictionaries on three layers of that model
     and a transcoder in the middle, their records, labels, evaluations, a map and a graph.
+
+    Example: `workbench demo`, or `workbench demo --model path/to/model --text path/to/text --workspace mine`
     """
     import time
 

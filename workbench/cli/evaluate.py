@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.common import (
     DEFAULT_WORKSPACE,
+    TEXTS,
     DebugOption,
     JsonOption,
     ReplaceOption,
@@ -31,7 +32,7 @@ def evaluate(
         str | None, typer.Option(help="Another model to splice into, for example a fine-tuned one.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Another snapshot of the model.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Text to evaluate on: a file or folder, mini, or prose.")] = None,
+    corpus: Annotated[str | None, typer.Option(help=f"Text to evaluate on: {TEXTS}")] = None,
     probing: Annotated[
         bool, typer.Option("--probing", help="Also k-sparse probing and absorption on labels read off the tokens.")
     ] = False,

@@ -38,8 +38,8 @@ def evolve(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Train a crosscoder over the snapshots of a model and follow its latents: emergence, phases, attribution, with
-    their nulls.
+    """Train a crosscoder over the snapshots of a model and follow its latents: when each emerges, which phases the
+    training has, what latents do for a task; each number beside what the same gives by chance.
 
     Complete results are reused; an interrupted training goes on where it stopped. Processes that torchrun started train
     together; then the first analyses, and the others wait for it.

@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.common import (
     DEFAULT_WORKSPACE,
+    TEXTS,
     DebugOption,
     JsonOption,
     ReplaceOption,
@@ -37,7 +38,7 @@ def explain(
     tokens: Annotated[int, typer.Option(help="Rows of the store to use; 0 = all.", min=0)] = 100_000,
     corpus: Annotated[
         str | None,
-        typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose."),
+        typer.Option(help=f"Run the model on text instead of reading a store: {TEXTS}"),
     ] = None,
     ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     min_f1: Annotated[float, typer.Option(help="A rule below this F1 is no label.", min=0, max=1)] = 0.5,

@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.common import (
     DEFAULT_WORKSPACE,
+    TEXTS,
     DebugOption,
     JsonOption,
     ReplaceOption,
@@ -30,7 +31,7 @@ def features(
     store: Annotated[str | None, typer.Option(help="Store to read instead of the one the dictionary names.")] = None,
     corpus: Annotated[
         str | None,
-        typer.Option(help="Run the model on text instead of reading a store: a file or folder, mini, or prose."),
+        typer.Option(help=f"Run the model on text instead of reading a store: {TEXTS}"),
     ] = None,
     ctx: Annotated[int, typer.Option(help="Tokens per sequence with --corpus.", min=3)] = 128,
     model: Annotated[str | None, typer.Option(help="Model, where the dictionary does not name it.")] = None,

@@ -30,7 +30,8 @@ def train(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any]:
-    """Train dictionaries on a store of the workspace: every source × site × expansion × k × seed the recipe names.
+    """Train dictionaries on a store of the workspace: every source × site × expansion × k × seed the recipe names
+    (expansion: latents per dimension of what is read; k: how many of them may be on for one token).
 
     Complete dictionaries are reused; an interrupted run goes on from its last checkpoint, bit for bit on a CPU.
 

@@ -30,7 +30,10 @@ def ui(
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
-    """Browse a workspace in the browser, on this machine only (127.0.0.1). Ctrl-C ends it."""
+    """Browse a workspace in the browser, on this machine only (127.0.0.1). Ctrl-C ends it.
+
+    Example: `workbench ui --workspace workspace`
+    """
     folder = Workspace(workspace).root
     check_port(port)
     command = streamlit_command(port, open_browser=browser and sys.stderr.isatty() and not json_output)

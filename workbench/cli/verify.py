@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.common import (
     DEFAULT_WORKSPACE,
+    TEXTS,
     DebugOption,
     JsonOption,
     WorkspaceOption,
@@ -32,7 +33,7 @@ def verify(
     model: Annotated[str | None, typer.Option(help="Model it was trained on, where it does not say.")] = None,
     revision: Annotated[str | None, typer.Option(help="Snapshot of the model, where it does not say.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook name it reads, where it does not say.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Text: a file or folder, mini, or prose.")] = None,
+    corpus: Annotated[str | None, typer.Option(help=f"Text: {TEXTS}")] = None,
     seed: Annotated[int, typer.Option(help="Seed of freshly cut text.")] = 0,
     json_output: JsonOption = False,
     debug: DebugOption = False,
