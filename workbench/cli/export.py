@@ -145,7 +145,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
     key, sep, value = text.partition("=")
     if not sep or not key:
-        raise UsageError(f"--set {text!r} is not key=value.")
+        raise UsageError(f"--set {text!r} is not key=value, such as latent=17.")
     try:
         return key, json.loads(value)
     except ValueError:

@@ -60,7 +60,7 @@ def plan(
         return {"recipe": recipe, "kind": planned.kind, "sweep": rows, "rates": described.model_dump()}
     candidates = [planned.plan(layout).on(described) for layout in sweeps.layouts(planned, devices)]
     if not candidates:
-        raise UsageError(f"{devices} devices cannot be dealt evenly to this recipe; take a power of two.")
+        raise UsageError(f"{devices} devices cannot share this recipe evenly; take a power of two, such as 8.")
     document = min(
         candidates, key=lambda c: (not c["fits_in_memory"], c["seconds"] if c["fits_in_memory"] else c["memory_bytes"])
     )

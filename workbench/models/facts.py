@@ -74,7 +74,8 @@ def model_config(name: str, revision: str | None = None) -> Any:
     except (OSError, ValueError) as e:
         if entry is None:
             raise MissingError(
-                f"the configuration of {name!r} is neither in the local Hugging Face cache nor bundled"
+                f"model {name!r} is neither a folder here, nor in the local Hugging Face cache, nor one whose"
+                " configuration is bundled"
                 f" ({nearest(str(name), list(known_hub_models()))}). Fetch it once:"
                 f" {fetch_command(str(name), revision)} config.json"
             ) from e
