@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sae.config import TopKConfig as TopKConfig
     from sae.config import TrainingConfig as TrainingConfig
     from sae.config import TranscoderConfig as TranscoderConfig
+    from sae.config import WriteConfig as WriteConfig
     from sae.folder import load as load
     from sae.init import InitConfig as InitConfig
     from sae.log import TensorBoardLogger as TensorBoardLogger
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sae.threshold import to_jumprelu as to_jumprelu
     from sae.trainer import Trainer as Trainer
     from sae.transcoder import Transcoder as Transcoder
+    from sae.writes import WriteSAE as WriteSAE
 
 _HOME = {
     "TopKSAE": "sae.model",
@@ -40,7 +42,9 @@ _HOME = {
     "TopKConfig": "sae.config",
     "SAEConfig": "sae.config",
     "TranscoderConfig": "sae.config",
+    "WriteConfig": "sae.config",
     "Transcoder": "sae.transcoder",
+    "WriteSAE": "sae.writes",
     "TopK": "sae.activation",
     "Trainer": "sae.trainer",
     "train": "sae.loop",
@@ -62,6 +66,7 @@ _HOME = {
 __all__ = [
     *("SAE", "ActivationConfig", "InitConfig", "SAEConfig", "TensorBoardLogger", "ThresholdSAE", "TopK", "TopKConfig"),
     *("TopKSAE", "Trainer", "TrainingConfig", "Transcoder", "TranscoderConfig", "WandbLogger"),
+    *("WriteConfig", "WriteSAE"),
     *("evaluate", "load", "preset", "prune", "refit", "to_jumprelu", "train", "train_many"),
 ]
 

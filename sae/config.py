@@ -377,3 +377,54 @@ class TranscoderConfig(SAEConfig):
         )
         out.start = self.start
         return out
+
+
+class WriteConfig(SAEConfig):
+    """A dictionary of writes: its rows are what a recurrent layer adds to its state (see :mod:`sae.writes`).
+
+    Training rows are keys and values side by side, [B, heads * (keys + values)]; ``d_in`` is heads * keys * values.
+    """
+
+    details: OptimizerDetails = Field(
+        default_factory=lambda: OptimizerDetails(bias_rate=0.0),
+        description="particulars of the optimiser, as a table of its own",
+    )
+    start: InitConfig = Field(
+        default_factory=lambda: InitConfig(bias="zero", pre_bias=False),
+        description="how weights begin, as a table of its own",
+    )
+    heads: int = Field(1, ge=1, description="heads H of the layer")
+    keys: int = Field(16, ge=1, description="keys K of a head's state")
+    values: int = Field(16, ge=1, description="values V of a head's state")
+
+    @model_validator(mode="after")
+    def _writes(self) -> WriteConfig:
+        size = self.heads * self.keys * self.values
+        if self.d_in != size:
+            raise ConfigError(f"d_in = {self.d_in} is not heads * keys * values = {size}.")
+        if self.activation.kind not in ("topk", "norm-topk"):
+            raise ConfigError(
+                f"activation {self.activation.kind!r} does not go with writes, whose atoms stand in for one another:"
+                " use topk or norm-topk."
+            )
+        if self.start.bias != "zero" or self.start.pre_bias or self.details.bias_rate:
+            raise ConfigError(
+                "a dictionary of writes has no decoder bias, which would be of full rank. Use start.bias = 'zero',"
+                " start.pre_bias = false and details.bias_rate = 0."
+            )
+        return self
+
+    def build(self) -> SAE:
+        """An untrained :class:`sae.writes.WriteSAE`."""
+        import torch
+
+        from sae.writes import WriteSAE
+
+        out = WriteSAE(
+            (self.heads, self.keys, self.values),
+            self.d_sae,
+            self.activation.build(self.k, self.d_sae, self.d_in),
+            dtype=getattr(torch, self.dtype),
+        )
+        out.start = self.start
+        return out

@@ -27,6 +27,7 @@ _READERS: dict[tuple[str, str], Reader] = {}
 _PROVIDERS = {  # whose readers register when they are imported, by kind or by architecture
     "crosscoder": "crosscoders.folder",
     "transcoder": "sae.transcoder",
+    "write": "sae.writes",
     "topk": "sae.model",
     "jumprelu": "sae.threshold",
     "standard": "sae.threshold",

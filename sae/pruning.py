@@ -45,6 +45,8 @@ def prune(sae: SAE, batches: Iterable[Tensor], *, min_firings: int = 1, max_dens
             f"min_firings = {min_firings} must not be negative, max_density = {max_density} must be above 0 and at"
             " most 1."
         )
+    if sae.kind == "write":
+        raise UserError("a dictionary of writes is not pruned: train it with fewer latents instead.")
     measured = evaluate(sae, batches)
     dead, dense = measured.fired_F < min_firings, measured.fired_F > max_density * measured.n
     kept = (~(dead | dense)).nonzero().flatten()

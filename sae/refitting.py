@@ -40,6 +40,10 @@ def refit(sae: D, batches: Iterable[Tensor], *, ridge: float = 1.0) -> D:
         raise ConfigError(f"ridge = {ridge} must not be negative.")
     if sae.d_out != sae.d_in or sae.kind == "transcoder":
         raise ConfigError("a transcoder's decoder is not fitted to the rows it reads; train it for longer instead.")
+    if sae.kind == "write":
+        raise ConfigError(
+            "a fitted decoder has no atoms of rank one; train the dictionary of writes for longer instead."
+        )
     sums: list[_Sums] = []
     for x in batches:
         parts = list(sae.coded(x))

@@ -28,6 +28,7 @@ _HOME = {
     "steer": "workbench.verbs.measuring",
     "trust": "workbench.verbs.trusting",
     "compare": "workbench.verbs.analysing",
+    "substitute": "workbench.verbs.analysing",
     "transplant": "workbench.verbs.analysing",
     "circuits": "workbench.verbs.analysing",
     "graph": "workbench.verbs.analysing",
@@ -39,7 +40,7 @@ _HOME = {
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "steer", "train", "transplant", "trust", "verify"),
+    *("reproduce", "steer", "substitute", "train", "transplant", "trust", "verify"),
 ]
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from workbench.verbs.analysing import evolve as evolve
     from workbench.verbs.analysing import graph as graph
     from workbench.verbs.analysing import intervene as intervene
+    from workbench.verbs.analysing import substitute as substitute
     from workbench.verbs.analysing import transplant as transplant
     from workbench.verbs.making import harvest as harvest
     from workbench.verbs.making import import_dictionary as import_dictionary

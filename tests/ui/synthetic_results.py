@@ -18,6 +18,7 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
     vocab = vocab or vocabulary()
     add_matches(ws, "mini-pythia.L2R-8x", "mini-mamba.L2R-8x", vocab)
     add_transplant(ws, "mini-pythia.L2R-8x", "mini-mamba.L2R-8x")
+    add_substitution(ws, "mini-mamba.L1W-2x")
     for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
         add_circuits(ws, model, architecture, vocab, text)
     add_evolution(ws, "mini-pythia.L1R", vocab, text)
@@ -158,6 +159,30 @@ def add_transplant(ws: Workspace, a: str, b: str, *, seed: int = 0) -> None:
     about["map"] = {"n_pairs": 300, "ridge": 0.01, "cosine": 0.6}
     command = f"workbench transplant {a} {b}"
     with ws.create("transplants", f"{a}__{b}", command=command, numbers=numbers, metadata=about) as out:
+        for name, table in made.items():
+            table.to_parquet(out / f"{name}.parquet", index=False)
+
+
+def add_substitution(ws: Workspace, dictionary: str, *, seed: int = 0) -> None:
+    """A substitution in which atoms repair most and controls little; tables by the product's own code."""
+    from workbench.analysis.substitution.tables import tables_of
+
+    rng = np.random.default_rng(seed)
+    atom, rank = np.repeat(np.arange(8), 12), np.tile([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 9], 8)
+    frame = pd.DataFrame({"atom": atom, "rank": rank, "sequence": 0, "position": 3, "value": 1.0, "norm": 1.0})
+    for measure in ("kl", "next", "read"):
+        damage = rng.uniform(0.5, 1.5, len(frame))
+        frame[f"{measure}_ablated"] = damage
+        for arm, left in (("atom", 0.4), ("matched", 0.5), ("permuted", 1.0), ("random", 1.6), ("pca", 0.9)):
+            frame[f"{measure}_{arm}"] = damage * left * rng.uniform(0.5, 1.5, len(frame))
+            frame[f"cosine_{arm}"] = 0.8 if arm == "atom" else 0.1
+    frame["shift"], frame["shift_predicted"], frame["shift_product"] = 1.0, 0.9, 0.9
+    made, numbers = tables_of(frame)
+    about = {"dictionary": dictionary, "model": dictionary.split(".")[0], "revision": None, "site": "L1W"}
+    about |= {"kind": "Mamba", "shape": [1, 16, 256], "alive": 200, "n_sequences": 128, "native_moves": 0.0}
+    about["window"] = 16
+    command = f"workbench substitute {dictionary}"
+    with ws.create("substitutions", dictionary, command=command, numbers=numbers, metadata=about) as out:
         for name, table in made.items():
             table.to_parquet(out / f"{name}.parquet", index=False)
 

@@ -23,6 +23,7 @@ from workbench.markup.tokens import cell
 from workbench.results import lists
 from workbench.results.matches import MatchRecords
 from workbench.results.records import LatentRecords
+from workbench.results.substitutions import SubstitutionRecords
 from workbench.results.transplants import TransplantRecords
 from workbench.workspace import Workspace
 from workbench_ui.components.scrubber import message
@@ -132,6 +133,19 @@ def test_transplants_stand_under_their_comparison_and_with_their_pair(open_page:
         assert "In each other" in text and f'<div class="v">{best["transplant"]:.2f}</div>' in text
     none = page_text(open_page(full, "pair", m=MATCH, d=a, i=int(best["partner"]), d2=b, i2=int(best["latent"]) + 1))
     assert "In each other" not in none
+
+
+def test_substitutions_stand_under_the_circuits(open_page: Open, full: Workspace) -> None:
+    id = "mini-mamba.L1W-2x"
+    numbers_of = SubstitutionRecords.open(full.path("substitutions", id)).manifest.numbers
+    at = open_page(full, "induction", by="read")
+    text = page_text(at)
+    assert "Atoms in the place of writes" in text
+    for found in (numbers_of["win_rate"], *numbers_of["controls"].values()):
+        assert f'<div class="v">{found["win_rate"]:.2f}</div>' in text
+    drawn = [y for c in charts(at) for t in c["data"] for y in [_ys(t)]]
+    frame = figure(full, "substitution_wins", f"substitutions/{id}", measure="read").panels[0].frame
+    assert any(len(d) == len(frame) and np.allclose(d, sorted(frame["win_rate"])) for d in drawn)
 
 
 def _ys(trace: dict[str, Any]) -> list[float]:

@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("Measure a dictionary: L0, explained variance, loss recovered, …", "Analyse"),
     "compare": ("Match the latents of two dictionaries or models (MPPC), with baselines.", "Analyse"),
     "transplant": ("Put what a latent's partner writes in its place: does it do the work?", "Analyse"),
+    "substitute": ("Put an atom in the place of a recurrent layer's own write: does it do the work?", "Analyse"),
     "circuits": ("Path patching, induction and the off-by-one motif in both architectures.", "Analyse"),
     "evolve": ("Follow latents over pre-training snapshots with a crosscoder.", "Analyse"),
     "explain": ("Label latents by rule or with a language model, with scores.", "Analyse"),

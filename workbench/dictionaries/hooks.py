@@ -22,7 +22,7 @@ from sae.errors import UsageError, UserError
 from sae.files import read_json
 from sae.formats.model_kwargs import is_layernorm, is_rmsnorm
 from workbench.models.load import find_folder
-from workbench.models.sites import hooks_of, site_of, transcoder_site
+from workbench.models.sites import hooks_of, pair_site, site_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _named(read: str | None, write: str | None) -> Hooks:
         return Hooks(None, None, None)
     assert write is not None
     try:
-        site = site_of(read) if read == write else transcoder_site(read, write)
+        site = site_of(read) if read == write else pair_site(read, write)
     except UsageError:
         site = None  # a hook that is no site, such as hook_resid_pre, is fine: the hook name says where it is
     return Hooks(read, write, site)

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from workbench.activations import ActivationStore
     from workbench.provenance import Manifest
 
-_DERIVED = ("d_in", "d_out", "d_sae", "k", "seed")  # set by the recipe's own lists
+_DERIVED = ("d_in", "d_out", "d_sae", "k", "seed", "heads", "keys", "values")  # set by the recipe's own lists
 
 
 class TrainRecipe(StrictConfig):
     """Which dictionaries to train on a store: every source × site × expansion × k × seed.
 
     ``sae`` overrides fields of :class:`sae.SAEConfig` (activation, lr, k_aux, k_start, …), at transcoder sites of
-    :class:`sae.TranscoderConfig`, after ``preset`` (see :mod:`sae.presets`); widths, k and seeds come from the lists.
+    :class:`sae.TranscoderConfig`, at sites of writes (``L2W``) of :class:`sae.WriteConfig`, after ``preset`` (see
+    :mod:`sae.presets`); widths, k and seeds come from the lists.
     ``harvest`` names the harvest recipe that makes the store where it is missing; with ``evaluate`` each dictionary is
     then measured inside its model, and ``summary`` exports the figure of all of them.
     """
@@ -90,7 +91,7 @@ class TrainRecipe(StrictConfig):
 @dataclass(frozen=True)
 class Job:
     """One dictionary to be trained: its id, its place in the store, its configuration. A transcoder has two hooks:
-    input, output.
+    input, output; so has a dictionary of writes: keys, values.
     """
 
     id: str
@@ -106,29 +107,34 @@ class Job:
 
 
 def streams_by_site(store: ActivationStore, source: str) -> list[tuple[str, tuple[Any, ...]]]:
-    """(site, its streams) of one source of a store: an SAE's stream, or a transcoder's input and output."""
-    from workbench.models.sites import reads_mlp, site_of, transcoder_site
+    """(site, its streams) of one source of a store: an SAE's stream, a transcoder's input and output, or the keys and
+    values of what a recurrent layer writes.
+    """
+    from workbench.models.sites import is_write, pair_site, reads_mlp, site_of
 
     streams = [s for s in store.spec.streams if s.source == source]
     found: list[tuple[str, tuple[Any, ...]]] = []
     for stream in streams:
-        pairs = [(site, (stream, out)) for out in streams if (site := transcoder_site(stream.at, out.at))]
-        found += pairs or ([] if reads_mlp(stream.at) else [(site_of(stream.at), (stream,))])
+        pairs = [(site, (stream, out)) for out in streams if (site := pair_site(stream.at, out.at))]
+        found += pairs or ([] if reads_mlp(stream.at) or is_write(stream.at) else [(site_of(stream.at), (stream,))])
     return found
 
 
-def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: int, seed: int) -> Any:
-    """The training configuration of one dictionary.
+def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: int, seed: int, heads: int = 1) -> Any:
+    """The training configuration of one dictionary. ``heads`` of a recurrent layer: of a dictionary of its writes.
 
     Raises:
         ConfigError: a bad ``[sae]`` key or value.
     """
     from sae import SAEConfig, TranscoderConfig
     from sae.presets import merged, preset
+    from workbench.models.sites import write_site
 
     own = dict(recipe.sae)
+    if len(streams) == 2 and write_site(streams[0].at, streams[1].at):
+        return _writes_config(own, streams, expansion * row_width(streams), k, seed, heads)
     transcoder, name = len(streams) == 2, own.pop("preset", None)
-    sizes = {"d_in": streams[0].width, "d_sae": expansion * streams[0].width, "k": k}
+    sizes = {"d_in": streams[0].width, "d_sae": expansion * row_width(streams), "k": k}
     published = {} if name is None else preset(str(name), **sizes, transcoder=transcoder)
     values = {**merged(published, own), **sizes, "seed": seed}
     if transcoder:
@@ -136,6 +142,45 @@ def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: 
     if any(pattern.endswith(("TC", "*")) for pattern in recipe.sites):
         values.pop("skip", None)  # of the transcoders of the same recipe
     return parse_config(SAEConfig, values, where="[sae]")
+
+
+def row_width(streams: tuple[Any, ...]) -> int:
+    """Numbers of a row that ``expansions`` count latents for: what is read; of a write its keys and values."""
+    from workbench.models.sites import write_site
+
+    both = len(streams) == 2 and write_site(streams[0].at, streams[1].at)
+    return int(sum(s.width for s in streams) if both else streams[0].width)
+
+
+def _writes_config(own: dict[str, Any], streams: tuple[Any, ...], d_sae: int, k: int, seed: int, heads: int) -> Any:
+    """The configuration of a dictionary of writes."""
+    from sae import WriteConfig
+    from sae.presets import merged, preset
+
+    keys, values = (s.width // heads for s in streams)
+    sizes = {"d_in": heads * keys * values, "d_sae": d_sae, "k": k}
+    name = own.pop("preset", None)
+    without_bias = {"details": {"bias_rate": 0.0}, "start": {"bias": "zero", "pre_bias": False}}
+    published = merged({} if name is None else preset(str(name), **sizes), without_bias)
+    shape = {"heads": heads, "keys": keys, "values": values}
+    return parse_config(WriteConfig, {**merged(published, own), **sizes, **shape, "seed": seed}, where="[sae]")
+
+
+def heads_of(store: ActivationStore, source: str, streams: tuple[Any, ...]) -> int:
+    """Heads of the recurrent layer whose writes these streams are; 1 for any other.
+
+    Raises:
+        ConfigError: the store does not say.
+    """
+    from workbench.models.sites import write_site
+
+    if len(streams) != 2 or not write_site(streams[0].at, streams[1].at):
+        return 1
+    about = next((s.about for s in store.spec.sources if s.name == source), {})
+    told = about.get("write_heads", {}).get(streams[0].at)
+    if not told:
+        raise ConfigError(f"store {store.spec.id!r} does not say how many heads {streams[0].at} has. Harvest it again.")
+    return int(told)
 
 
 def content_of(recipe: TrainRecipe, job: Job) -> dict[str, Any]:
@@ -163,8 +208,8 @@ def recorded_content(have: Manifest, job: Job, store: ActivationStore) -> dict[s
         recipe = parse_config(TrainRecipe, have.recipe, where=have.id)
         streams = tuple(store.spec.stream(job.source, hook) for hook in job.hooks)
         numbers, about = have.numbers, have.metadata
-        sizes = int(numbers["d_sae"]) // streams[0].width, int(numbers["k"]), int(about["seed"])
-        config = config_of(recipe, streams, *sizes)
+        sizes = int(numbers["d_sae"]) // row_width(streams), int(numbers["k"]), int(about["seed"])
+        config = config_of(recipe, streams, *sizes, heads_of(store, job.source, streams))
         read = [str(about[k]) for k in ("hook_name", "hook_name_out") if about.get(k)]
     except (ConfigError, KeyError, TypeError, ValueError):
         return {"made by": have.command or "another command"}
@@ -202,7 +247,7 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
             if not fits(site, recipe):
                 continue
             for expansion, k, seed in itertools.product(recipe.expansions, recipe.ks, recipe.seeds):
-                config = config_of(recipe, streams, expansion, k, seed)
+                config = config_of(recipe, streams, expansion, k, seed, heads_of(store, source.name, streams))
                 id = dictionary_id(model_id(source.model), site, expansion, revision=source.revision, seed=seed)
                 hooks = tuple(s.hook for s in streams)
                 id += ("" if len(recipe.ks) == 1 else f".k{k}") + (f".{recipe.suffix}" if recipe.suffix else "")

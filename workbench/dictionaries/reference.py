@@ -29,19 +29,26 @@ class DictionaryRef:
     metadata: dict[str, Any]
     input: Input
 
-    def load(self, *, latents_only: bool = False) -> Any:
+    def load(self, *, latents_only: bool = False, writes: bool = False) -> Any:
         """The dictionary itself; one kept in half precision computes in float32 here, on the weights as they are.
 
         Args:
-            latents_only: whoever asks takes the latents' values and decodes nothing.
+            latents_only: whoever asks takes the latents' values and decodes nothing. writes: whoever asks knows
+                dictionaries of writes, whose rows are a layer's keys and values.
 
         Raises:
-            UsageError: one layer of a cross-layer transcoder that would be decoded: earlier layers write there, too.
+            UsageError: one layer of a cross-layer transcoder that would be decoded: earlier layers write there, too; or
+                a dictionary of writes where rows of the residual stream are expected.
         """
         import torch
 
         import sae
 
+        if self.metadata.get("kind") == "write" and not writes:
+            raise UsageError(
+                f"{self.id} is a dictionary of writes (site {self.metadata.get('site')}): it reads a recurrent layer's"
+                f" keys and values, not rows of one hook. `workbench substitute {self.id}` tries its atoms."
+            )
         if self.metadata.get("cross_layer") and not latents_only:
             about = self.metadata["cross_layer"]
             raise UsageError(

@@ -34,6 +34,7 @@ MODULES = [
             "layers",
             "maps",
             "pairs",
+            "substitutions",
             "suite",
             "transplants",
             "trust",

@@ -79,6 +79,16 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "archiveprefix": "arXiv",
         },
     ),
+    "writesae": (
+        "misc",
+        {
+            "title": "{WriteSAE}: Sparse Autoencoders for Recurrent State",
+            "author": "Young, Jack",
+            "year": "2026",
+            "eprint": "2605.12770",
+            "archiveprefix": "arXiv",
+        },
+    ),
     "mamba": (
         "misc",
         {

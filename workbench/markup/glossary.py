@@ -52,6 +52,8 @@ TERMS = {
     "hook": "The name of a place in the model at which its numbers can be read or changed.",
     "sparse autoencoder": "A dictionary that rebuilds what it reads, with few latents on at a time (SAE).",
     "transcoder": "A dictionary that reads what goes into an MLP and rebuilds what comes out of it.",
+    "write": "What a recurrent layer adds to its state at a token: a key times a value.",
+    "dictionary of writes": "A dictionary that rebuilds a recurrent layer's writes; its latents are writes, too.",
     "crosscoder": "A dictionary that reads several models or snapshots at once and shares its latents between them.",
     "Top-K": "The kind of dictionary that keeps the k largest activations of a token and sets the others to zero.",
     "store": "The activations of models on a text, kept on disk so that dictionaries can be trained on them.",

@@ -3,7 +3,8 @@
 ``L{l}R`` residual stream after block l, ``L{l}A`` attention's branch, ``L{l}M`` the MLP's, ``L{l}TC`` the MLP from its
 input to its output (a transcoder's pair), ``L{l}S`` the branch of another mixer (Mamba, delta net, short convolution).
 Which of them a layer has, and at which hooks, is measured (:mod:`workbench.models.anatomy`); A, M and S are what is
-added to the residual stream.
+added to the residual stream. ``L{l}W`` is what a recurrent layer writes into its state, its keys and values apart
+(:mod:`workbench.models.recurrent`): no part of the stream, so only what reads writes takes it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from sae.errors import UsageError
 from sae.strict import nearest
 
-_SITE = re.compile(r"L(\d+)(R|A|M|TC|S)")
+_SITE = re.compile(r"L(\d+)(R|A|M|TC|S|W)")
+_WRITE = re.compile(r"blocks\.(\d+)\.(\w+)\.recurrence\.hook_write_(key|value)")
 # kind -> (input hook, output hook) below blocks.{l}, where no model is at hand
 _HOOKS = {
     "R": ("hook_resid_post", "hook_resid_post"),
@@ -47,13 +49,19 @@ def parse_site(site: str) -> tuple[int, str]:
     """
     match = _SITE.fullmatch(site)
     if match is None:
-        raise UsageError(f"{site!r} is not a site. Sites are L<layer> and R, A, M, TC or S, for example L2R.")
+        raise UsageError(f"{site!r} is not a site. Sites are L<layer> and R, A, M, TC, S or W, for example L2R.")
     return int(match[1]), match[2]
 
 
 def hooks_of(site: str) -> tuple[str, str]:
-    """(input hook, output hook) of a site by name alone, as most models have it; :func:`site_hooks` asks the model."""
+    """(input hook, output hook) of a site by name alone, as most models have it; :func:`site_hooks` asks the model.
+
+    Raises:
+        UsageError: not a site name, or what a recurrent layer writes, whose hooks no name tells.
+    """
     layer, kind = parse_site(site)
+    if kind == "W":
+        raise UsageError(f"the hooks of {site} depend on the kind of layer. Give the dictionary's own hook names.")
     return tuple(f"blocks.{layer}.{hook}" for hook in _HOOKS[kind])  # type: ignore[return-value]
 
 
@@ -64,8 +72,28 @@ def sites(model: Any) -> list[str]:
     return [f"L{i}{kind}" for i, layer in enumerate(anatomy_of(model).layers) for kind in layer.sites]
 
 
+def write_sites(model: Any) -> dict[str, tuple[str, str]]:
+    """Site -> (hook of the keys, hook of the values) of what each recurrent layer of a loaded model writes."""
+    from workbench.models.recurrent import recurrent_layers
+
+    return {
+        f"L{layer.index}W": (layer.hook("write_key"), layer.hook("write_value")) for layer in recurrent_layers(model)
+    }
+
+
+def write_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """Hook of keys or values that a recurrent layer writes -> (heads, numbers per head), without running the model."""
+    from workbench.models.recurrent import recurrent_layers
+
+    return {
+        layer.hook(f"write_{name}"): (layer.heads, size)
+        for layer in recurrent_layers(model)
+        for name, size in (("key", layer.keys), ("value", layer.values))
+    }
+
+
 def site_hooks(model: Any, site: str) -> tuple[str, str]:
-    """(input hook, output hook) of a site of a loaded model; equal but for transcoders.
+    """(input hook, output hook) of a site of a loaded model; equal but for transcoders, and for writes (keys, values).
 
     Raises:
         UsageError: the model has no such site; the message says what that layer is and names the nearest.
@@ -74,6 +102,15 @@ def site_hooks(model: Any, site: str) -> tuple[str, str]:
 
     index, kind = parse_site(site)
     anatomy = anatomy_of(model)
+    if kind == "W":
+        writes = write_sites(model)
+        if site in writes:
+            return writes[site]
+        what = anatomy.describe() if index >= len(anatomy.layers) else anatomy.layers[index].kind
+        some = f"writes are at {', '.join(writes)}" if writes else "none of its layers has a state"
+        raise UsageError(
+            f"{getattr(model.cfg, 'model_name', 'the model')} has no site {site!r}: that is {what}; {some}."
+        )
     if index < len(anatomy.layers) and kind in anatomy.layers[index].sites:
         return anatomy.layers[index].sites[kind]
     known, name = sites(model), getattr(model.cfg, "model_name", "the model")
@@ -92,6 +129,8 @@ def site_of(hook: str) -> str:
     Raises:
         UsageError: no site has this output hook.
     """
+    if (match := _WRITE.fullmatch(hook)) is not None:
+        return f"L{match[1]}W"
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
     if match is None or match[2] not in _OUTPUTS:
         raise UsageError(
@@ -113,3 +152,21 @@ def transcoder_site(hook_in: str, hook_out: str) -> str | None:
     if not reads_mlp(hook_in) or not hook_out.startswith(f"{layer}."):
         return None
     return f"L{layer.split('.')[1]}TC" if _OUTPUTS.get(hook_out.split(".", 2)[-1]) == "M" else None
+
+
+def write_site(hook_key: str, hook_value: str) -> str | None:
+    """The site of writes with these two hooks, or None: keys and values of one layer -> ``L2W``."""
+    key, value = _WRITE.fullmatch(hook_key), _WRITE.fullmatch(hook_value)
+    if key is None or value is None or (key[1], key[2], key[3], value[3]) != (value[1], value[2], "key", "value"):
+        return None
+    return f"L{key[1]}W"
+
+
+def is_write(hook: str) -> bool:
+    """Whether a hook shows keys or values that a recurrent layer writes."""
+    return _WRITE.fullmatch(hook) is not None
+
+
+def pair_site(hook_in: str, hook_out: str) -> str | None:
+    """The site of two different hooks: a transcoder's, or a write's; None where they make none."""
+    return transcoder_site(hook_in, hook_out) or write_site(hook_in, hook_out)

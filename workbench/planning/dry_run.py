@@ -7,6 +7,7 @@ command that brings it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +75,7 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
     from workbench.activations.harvesting.forward import resolve_hooks, widths
     from workbench.activations.harvesting.run import HELDOUT_SHARE
     from workbench.models.facts import meta_model
-    from workbench.models.sites import reads_mlp, site_of
+    from workbench.models.sites import reads_mlp, site_of, write_shapes
 
     sources: list[Source] = []
     streams: list[Stream] = []
@@ -83,15 +84,16 @@ def planned_spec(recipe: HarvestRecipe) -> StoreSpec:
         if s.model not in models:
             models[s.model] = meta_model(s.model, s.revision)  # snapshots of one model have one shape
         model = models[s.model]
-        hooks = resolve_hooks(model, *recipe.hooks_of(s))
+        hooks, writes = resolve_hooks(model, *recipe.hooks_of(s)), write_shapes(model)
         for hook, at in hooks.items():
             try:
                 site_of(at)
-                width = int(model.cfg.d_model)
+                width = math.prod(writes[at]) if at in writes else int(model.cfg.d_model)
             except UserError:
                 width = int(model.cfg.d_model) if reads_mlp(at) else widths(model, 0, [at])[at]
             streams.append(Stream(key=f"h{len(streams):03d}", source=s.source, hook=hook, at=at, width=width))
-        sources.append(Source(name=s.source, model=s.model, revision=s.revision))
+        about = {"write_heads": {hook: heads for hook, (heads, _) in writes.items()}} if writes else {}
+        sources.append(Source(name=s.source, model=s.model, revision=s.revision, about=about))
     names = ("id", "n_seq", "ctx", "exclude", "seqs_per_shard", "batch_size", "dtype", "block_rows", "non_finite")
     return StoreSpec(
         sources=tuple(sources),

@@ -98,6 +98,42 @@ def transplant(
     return transplant_and_write(workspace, *pair, recipe, run=run)
 
 
+@recorded("substitute")
+def substitute(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    atoms: int = 64,
+    firings: int = 24,
+    sequences: int = 128,
+    window: int = 16,
+    seed: int = 0,
+    replace: bool = False,
+    run: Run | None = None,
+) -> Item:
+    """Do the atoms of a dictionary of writes do a recurrent layer's work? Where an atom fires, put it, scaled by its
+    code, in the place of the layer's own write, and see how far the model's predictions and the layer's later reads
+    move, beside writing nothing, another atom, a random write, and principal directions (WriteSAE, arXiv 2605.12770).
+
+    Args:
+        dictionary: id of a dictionary of site W, as ``train mini-write`` makes them. atoms: at most so many, evenly
+            over how often they fire. firings: per atom. sequences: of its store, held-out ones first. window: positions
+            that are looked at, from the write on.
+
+    Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
+        UsageError, MissingError: see :func:`workbench.analysis.substitution.run.substitute_and_write`.
+
+    Examples:
+        >>> substitute("workspace", "mini-mamba.L1W-2x").manifest.numbers["win_rate"]["win_rate"]
+    """
+    from workbench.analysis.substitution.run import SubstituteRecipe, substitute_and_write
+
+    workspace, run = opened(workspace, run, replace_results=replace)
+    recipe = SubstituteRecipe(atoms=atoms, firings=firings, sequences=sequences, window=window, seed=seed)
+    return substitute_and_write(workspace, dictionary, recipe, run=run)
+
+
 @recorded("circuits")
 def circuits(
     workspace: Workspace | str | Path,

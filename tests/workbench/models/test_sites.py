@@ -5,11 +5,23 @@ import torch
 
 from sae.errors import UsageError
 from tests.workbench.models.zoo import random_model
+from workbench.activations.harvesting.forward import capture, resolve_hooks
 from workbench.models.anatomy import anatomy_of
 from workbench.models.head import probe_tokens
 from workbench.models.load import bridge
 from workbench.models.mamba import repair_mamba
-from workbench.models.sites import hooks_of, parse_site, site_hooks, site_of, sites, transcoder_site
+from workbench.models.sites import (
+    hooks_of,
+    is_write,
+    pair_site,
+    parse_site,
+    site_hooks,
+    site_of,
+    sites,
+    transcoder_site,
+    write_site,
+    write_sites,
+)
 
 KINDS = {  # model -> the kinds of sites of its layers
     "gpt2": ["R A M TC"] * 3,
@@ -97,3 +109,28 @@ def test_heads_and_neurons_are_counted_where_they_are(loaded):
     assert (at.kind, at.heads, at.kv_heads, at.neurons) == ("attention", 6, 2, ("blocks.0.mlp.hook_post",))
     assert anatomy_of(loaded("mixtral")).layers[0].neurons == ()  # every token meets other experts
     assert anatomy_of(loaded("bamba")).describe() == "Mamba-2 (layers 0, 1, 3) and attention (layer 2)"
+
+
+@pytest.mark.parametrize(("name", "layers"), [("mamba", [0, 1, 2]), ("mamba2", [0, 1, 2]), ("olmo_hybrid", [0, 1, 2])])
+def test_sites_of_writes_are_the_keys_and_values_of_recurrent_layers(loaded, name, layers):
+    model = loaded(name)
+    assert list(write_sites(model)) == [f"L{i}W" for i in layers]
+    key, value = site_hooks(model, "L1W")
+    assert write_site(key, value) == pair_site(key, value) == "L1W" and site_of(key) == site_of(value) == "L1W"
+    assert is_write(key) and is_write(value) and write_site(value, key) is None
+    assert write_site(key, value.replace("blocks.1", "blocks.2")) is None and transcoder_site(key, value) is None
+    tokens = probe_tokens(model)
+    seen = capture(model, tokens, [key, value])
+    assert seen[key].shape[:2] == seen[value].shape[:2] == tokens.shape
+    assert list(resolve_hooks(model, ["L1W"], {})) == [key, value]
+    assert len(resolve_hooks(model, ["*W"], {})) == 2 * len(layers)
+    assert not any(is_write(h) for h in resolve_hooks(model, ["*"], {}))  # no part of the stream
+    with pytest.raises(UsageError, match=r"writes are at L0W, L1W, L2W"):
+        site_hooks(model, "L3W")
+    with pytest.raises(UsageError, match="depend on the kind of layer"):
+        hooks_of("L1W")
+
+
+def test_a_transformer_writes_into_no_state(loaded):
+    with pytest.raises(UsageError, match="none of its layers has a state"):
+        site_hooks(loaded("gpt2"), "L0W")

@@ -16,6 +16,7 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose_of
 from workbench_ui.kit.figures import chart, drawn
 from workbench_ui.kit.index import Entry
+from workbench_ui.views import substitutions
 from workbench_ui.views.circuitry import analyses, headline, metrics, prompt_html, sentences, task_of
 
 SIDES = (("transformer", "Transformer", "tf"), ("mamba", "Mamba", "mb"))
@@ -36,7 +37,15 @@ def body() -> None:
         entries = data.index().of("circuits")
         if not entries:
             panels.not_computed("Circuits", "workbench circuits mini-pythia")
-            return
+        else:
+            both_sides(entries)
+    with panels.guarded("The substitutions"):
+        substitutions.section()
+
+
+def both_sides(entries: list[Entry]) -> None:
+    """One column per architecture."""
+    with panels.guarded("The circuits"):
         task, shown, metric, shared = controls(entries)
         for entry, key in shown:
             check_version(entry, key)

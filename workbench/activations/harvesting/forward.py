@@ -24,19 +24,21 @@ class _Enough(Exception):
 def resolve_hooks(model: Any, wanted: list[str], given: dict[str, str]) -> dict[str, str]:
     """Store-level hook name -> this model's hook name, in order.
 
-    ``wanted`` entries are hook names, sites (``L2R``; a transcoder site gives its input and output) or patterns of
-    sites (``*R``: those the model has). ``given`` maps store-level names to this model's own hook names or sites.
+    ``wanted`` entries are hook names, sites (``L2R``; a transcoder site gives its input and output, a site of writes
+    its keys and values) or patterns of sites (``*R``: those the model has; only patterns that end in W mean writes).
+    ``given`` maps store-level names to this model's own hook names or sites.
 
     Raises:
         UsageError: the model has no such hook or site.
     """
     from workbench.models import site_hooks, sites
+    from workbench.models.sites import write_sites
 
     found: dict[str, str] = {}
     for name in wanted:
         target = given.get(name, name)
         if "*" in target:
-            known = sites(model)
+            known = [*sites(model), *(write_sites(model) if target.endswith("W") else ())]
             matching = [s for s in known if fnmatchcase(s, target)]
             if not matching:
                 raise UsageError(f"no site of the model matches {target!r} (it has {', '.join(known)})")

@@ -303,8 +303,12 @@ def _about(model: Any) -> dict[str, Any]:
         for k in ("architecture", "n_layers", "d_model", "d_vocab")
         if isinstance(getattr(cfg, k, None), (int, str))
     }
+    from workbench.models.sites import write_shapes
+
+    heads = {hook: heads for hook, (heads, _) in write_shapes(model).items()}
     return {
         **kept,
+        **({"write_heads": heads} if heads else {}),
         "compute_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": torch.device(next(model.parameters()).device).type,
     }

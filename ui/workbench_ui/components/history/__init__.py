@@ -20,7 +20,7 @@ COMPLETED = {  # the keys that a page writes by itself
     "mppc": ("m", "mv", "tr", "trv"),
     "pair": ("m", "mv", "d", "i", "d2", "i2"),
     "training": ("ev", "evv", "ls"),
-    "induction": ("tf", "tfv", "mb", "mbv", "task", "met"),
+    "induction": ("tf", "tfv", "mb", "mbv", "task", "met", "su", "suv"),
     "graph": ("gr", "grv"),
     "map": ("map", "mapv"),
     "export": ("f", "src", "opts", "look"),

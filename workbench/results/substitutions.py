@@ -1,0 +1,75 @@
+"""Reading substitutions: ``substitutions/<dictionary>/``, made by ``workbench substitute DICTIONARY``. Neither torch
+nor h5py is needed.
+
+At a firing of an atom of a dictionary of writes, the recurrent layer's own write is replaced by the atom scaled by
+its code (the arm ``atom``), by the atom at the write's norm (``matched``), by controls of the code's norm
+(``permuted``, ``random``, ``pca``) or by nothing (``ablated``), and the model goes on. Three distances from the clean
+run are measured: ``kl``, nats summed over the next-token distributions of the window that begins at the write;
+``next``, those of the write's own position alone; ``read``, squared distance of what the layer's later positions in the
+window read. An arm wins where it leaves less of a distance than ``ablated``. Tables (Parquet):
+
+``firings``  one row per firing tried: atom, sequence, position, rank (0: the strongest atom of its write), value
+             (of the code), norm (of the write), per arm kl_<arm>, next_<arm>, read_<arm>, cosine_<arm> with the
+             write; shift, shift_predicted, shift_product: squared change of the logits at the position as measured
+             (atom for write), in closed form, and their product
+``summary``  per arm and measure, over all firings: n, atoms, win_rate, low, high (95 % bootstrap over atoms),
+             repaired (share of all damage)
+``ranks``    the same for kl per range of ranks
+``atoms``    per atom: n, cosine, norm, win_<arm> (share won)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from workbench.provenance import Manifest
+from workbench.results.result import Result
+
+TABLES = ("firings", "summary", "ranks", "atoms")
+CONTROLS = ("permuted", "random", "pca")
+STAND_INS = ("atom", "matched", *CONTROLS)
+MEASURES = ("kl", "next", "read")
+SHOWN = {
+    "atom": "the atom that fires",
+    "matched": "the same at the write's norm",
+    "permuted": "another atom",
+    "random": "random write",
+    "pca": "principal direction",
+}
+MEASURE_NAMES = {
+    "kl": "next tokens of the window",
+    "next": "next token alone",
+    "read": "later reads",
+}
+
+
+class SubstitutionRecords(Result):
+    """One substitution; open with :meth:`open`.
+
+    ``metadata``: dictionary, model, revision, site, kind (of layer), shape (heads, keys, values), alive (atoms that
+    fire), n_sequences, native_moves (nats by which the model's own writes, put back, move it), window.
+    """
+
+    kind, noun, verb = "substitutions", "a substitution", "substitute DICTIONARY"
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        super().__init__(folder, manifest)
+        self._tables: dict[str, pd.DataFrame] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> SubstitutionRecords:
+        """Open a substitution's folder.
+
+        Raises:
+            MissingError: not there or not complete. CorruptError: something else, or a table is gone.
+        """
+        folder = Path(folder)
+        return cls(folder, cls.read_tables(folder, TABLES))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of :data:`TABLES`."""
+        if name not in self._tables:
+            self._tables[name] = pd.read_parquet(self.folder / f"{name}.parquet")
+        return self._tables[name]
