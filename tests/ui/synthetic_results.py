@@ -22,6 +22,7 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
     for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
         add_circuits(ws, model, architecture, vocab, text)
     add_evolution(ws, "mini-pythia.L1R", vocab, text)
+    add_architectures(ws, "two-architectures", vocab)
     add_map(ws, "mini-pythia.L1R-8x")
     add_labels(ws, "mini-pythia.L2R-8x", text)
     add_trust(ws, "mini-pythia.L1R-8x", text)
@@ -406,6 +407,50 @@ def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latent
         np.save(acts / "acts.npy", (255 * norms[:, None, :, None] * shape[:, :, None, :]).clip(0, 255).astype(np.uint8))
         np.save(acts / "code.npy", (255 * shape).astype(np.uint8))
         np.save(acts / "top.npy", np.full(latents, 8.0, np.float32))
+
+
+def add_architectures(ws: Workspace, id: str, vocab: list[str], *, latents: int = 90, seed: int = 0) -> None:
+    """A crosscoder over two models: what the token leaves open comes two doublings later in the second."""
+    rng = np.random.default_rng(seed)
+    steps = [0, 16, 64, 256, 1024, 8192]
+    names, K = ("mini-pythia", "mini-mamba"), len(steps)
+    left, born = rng.random(latents), rng.uniform(4, 9, latents)
+    time = np.log2(np.maximum(steps, 8))
+    curves = np.concatenate(
+        [1 / (1 + np.exp(-2 * (time - (born + 2 * m * (left > 0.6))[:, None]))) for m in range(2)], axis=1
+    )
+    about = {
+        "sources": [f"{n}/step{s}" for n in names for s in steps],
+        "models": list(names),
+        "dictionary": id,
+        "site": "L1R",
+        "architectures": [
+            {"model": n, "hook": "h", "sources": list(range(m * K, (m + 1) * K)), "steps": steps}
+            for m, n in enumerate(names)
+        ],
+    }
+    with ws.create("evolution", id, command="workbench evolve", metadata=about) as out:
+        np.save(out / "steps.npy", np.array(steps * 2))
+        for name in ("decnorm", "decnorm_raw", "own_agreement", "own_explained"):
+            np.save(out / f"{name}.npy", curves.astype(np.float32))
+        (out / "vocab.json").write_text(json.dumps(vocab))
+        index = np.arange(latents)
+        n_fired = rng.integers(40, 999, latents)
+        pd.DataFrame(
+            {"latent": index, "kind": "token", "complexity": left, "v_token": 1 - left, "n_fired": n_fired}
+        ).assign(alive=True).to_parquet(out / "latents.parquet", index=False)
+        parts = [
+            pd.DataFrame(
+                {"latent": index, "model": n, "shared": index % 5 > 0, "open": left, "agreement": 0.6}
+                | {f"emergence_{k}": 2 ** (born + 2 * m * (left > 0.6)) for k in ("own", "norm", "explained")}
+                | {"n_fired": n_fired}
+            )
+            for m, n in enumerate(names)
+        ]
+        pd.concat(parts).to_parquet(out / "architectures.parquet", index=False)
+        pd.DataFrame({"source": about["sources"], "step": steps * 2, "loss": np.linspace(6, 3, 2 * K)}).to_parquet(
+            out / "phases.parquet", index=False
+        )
 
 
 def add_map(ws: Workspace, dictionary: str, *, seed: int = 0) -> None:

@@ -30,6 +30,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "pair": [{"latent": 3}, {"latent": 5, "by": "a", "shift": 1, "direction": "ba"}],
     "mppc_distribution": [{}, {"view": "histogram"}, {"series": ["cross"], "direction": "ba"}],
     "evolution_norms": [{"latents": [5, 9]}, {}, {"latents": [2], "relative": False, "log_steps": False}],
+    "evolution_architectures": [{}, {"measure": "norm"}],
     "circuit_profile": [{}, {"scale": 9.0}],
     "decoder_map": [{}, {"colour": "dictionary"}, {"colour": "max", "points": 100}],
     "latent_contexts": [{"latent": 3}],
@@ -73,6 +74,8 @@ def made_of(ws: Workspace, name: str, options: dict[str, Any]) -> FigureData:
     """The figure of the first result it can show."""
     kind = figure_kinds()[name]
     source = "" if kind.many else f"{kind.source}/{ws.items(kind.source)[0].id}"
+    if name == "evolution_architectures":
+        source = "evolution/two-architectures"
     if name in ("claim", "claims_of_paper"):
         source = "claims/universality.depth"
     if name == "claim_curve":

@@ -28,7 +28,7 @@ VARIANT_TOKENS_PER_MINUTE = (
 
 # Shared experiments, each made once and kept in the workspace: name -> (what must be there before, seconds on one core
 # in a quick run).
-# "evolution" is one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
+# "evolution" and "architectures" are one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
 SHARED: dict[str, tuple[tuple[str, ...], float]] = {
     "demo store": ((), 40),
     "baselines store": (("demo store",), 40),
@@ -38,6 +38,7 @@ SHARED: dict[str, tuple[tuple[str, ...], float]] = {
     "comparison": (("demo dictionaries", "seed dictionaries", "baseline dictionaries"), 40),
     "transplants": (("comparison",), 150),
     "evolution": ((), 500),
+    "architectures": ((), 600),
     "circuits": ((), 15),
     "variant": ((), 1500),
 }
@@ -77,12 +78,12 @@ class Lab:
             UsageError: no such experiment.
         """
         what, _, which = name.partition(" ")
-        if what == "evolution":
-            for (
-                seed
-            ) in self.each_seed():  # one after another in one process: they run the same snapshots on the same text
-                self.evolution(seed)
-            self._made.pop("rows of snapshots", None)
+        if what in ("evolution", "architectures"):
+            # one after another in one process: they run the same snapshots on the same text
+            for seed in self.each_seed():
+                (self.evolution if what == "evolution" else self.architectures)(seed)
+            for kept in ("rows of snapshots", "rows of architectures"):
+                self._made.pop(kept, None)
         elif what == "circuits":
             model, _, revision = which.partition("@")
             self.circuits(model, revision or None)
@@ -372,3 +373,28 @@ class Lab:
             return Evolution.open(run_plan(plan, self.workspace, run=self.run("reproduce", "evolution")).path)
 
         return self.once(("evolution", seed), make)
+
+    def architectures(self, seed: int = 0) -> Any:
+        """A crosscoder over the snapshots of the bundled Transformer and the bundled Mamba, analysed."""
+
+        def make() -> Any:
+            from workbench.analysis.evolution.plan import make_plan
+            from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
+            from workbench.analysis.evolution.run import run_plan
+            from workbench.analysis.evolution.snapshots import RowCache
+            from workbench.config import read_recipe
+            from workbench.results.evolution import Evolution
+
+            size: dict[str, Any] = {"contexts": 0}  # for the browser only
+            if self.quick:
+                size |= {"tokens": 150_000, "n_seq": 1216, "refit": 32_768, "heldout_seqs": 128, "permutations": 200}
+            id = f"{'quick' if self.quick else 'claims'}-architectures.s{seed}"
+            found = read_recipe(EvolveRecipe, "mini-architectures")
+            two = tuple(s for s in found.sources if s.model in (SOURCE, "mini-mamba"))
+            recipe = found.model_copy(update={"seed": seed, "id": id, "sources": two, **size})
+            hooks = list(dict.fromkeys(s.hook for s in resolve_sources(recipe)))
+            cache = self.once("rows of architectures", lambda: RowCache(hooks) if self.quick else None)
+            plan = make_plan(recipe, cache=cache)
+            return Evolution.open(run_plan(plan, self.workspace, run=self.run("reproduce", "architectures")).path)
+
+        return self.once(("architectures", seed), make)

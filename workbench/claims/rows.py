@@ -50,6 +50,10 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "open: do similar latents do the same?": ("similar-latents-same-effects", "similarity-tells-effects"),
         "open: is off by one a law, or one relay of several?": ("off-by-one-law", "offset-follows-the-tap"),
         "open: when in training does similarity arise?": ("similarity-comes-with-copying",),
+        "open: which concepts come first in which architecture?": (
+            "same-order-in-training",
+            "context-later-in-mamba",
+        ),
     },
     "evolution": {
         "frontier against an SAE of the last snapshot": ("single-sae-gap",),

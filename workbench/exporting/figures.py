@@ -28,6 +28,7 @@ MODULES = [
     *(
         f"workbench.exporting.kinds.{name}"
         for name in (
+            "architectures",
             "circuits",
             "evolution",
             "latents",

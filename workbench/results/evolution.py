@@ -9,13 +9,15 @@ Axis letters: F latents, S snapshots in training order, K contexts per latent, T
 ===========================  ==================================================================================
 file                         content
 ===========================  ==================================================================================
-``steps.npy``                int64 [S] training steps (source positions where the sources are not snapshots)
+``steps.npy``                int64 [S] training steps (source positions where the sources are not snapshots); of
+                             several models those of one after those of the other
 ``decnorm.npy``              float32 [F, S] decoder norms in the scale the crosscoder trained in (every snapshot alike)
 ``decnorm_raw.npy``          float32 [F, S] the same in the model's own units: also follows the residual stream's growth
 ``decnorm_free.npy``         float32 [F, S] norm-free norms by latent scaling (held-out rows); NaN: the latent never
                              fired
 ``cosine.npy``               float16 [F, S, S] cosines between a latent's decoder rows; NaN: a zero row
-``latents.parquet``          a row per latent: emergence (0.1, 0.5, 0.9), peak, decay, lifespan, class, rotation,
+``latents.parquet``          a row per latent (without what supposes one training, where several models are
+                             followed): emergence (0.1, 0.5, 0.9), peak, decay, lifespan, class, rotation,
                              turning
                              point (``*_step``, missing where it does not happen), kind (taxonomy) with the numbers
                              behind it, complexity, n_fired, alive
@@ -41,6 +43,12 @@ file                         content
 ``diff.parquet``             two sources that are no snapshots of one training: a row per latent: norms, relative_norm,
                              class,
                              cosine (equal widths), nu_error, nu_reconstruction, confirmed, n_fired
+``own_agreement.npy``        float32 [F, S], several models over their training: a latent's own firings at a source
+                             against the other models' finished ones, above chance; NaN: it does not fire
+``own_explained.npy``        float32 [F, S] share of the source's variance it explains where the other models find it
+``architectures.parquet``    a row per latent and model: model, shared, open (1 - v_token), emergence_own, _norm and
+                             _explained (training step between snapshots; missing where never), agreement (at the last
+                             snapshot), n_fired
 ``act_ck/tokens.npy``        int32 [F, K, T] token ids of each latent's contexts; -1 = padding
 ``act_ck/peak.npy``          int16 [F, K] place of the context's strongest token; -1 = no such context
 ``act_ck/where.npy``         int32 [F, K, 2] (held-out sequence, position of the window's first token)
@@ -145,6 +153,33 @@ class Evolution(Result):
     def diff(self) -> pd.DataFrame | None:
         """What two sources share, latent by latent."""
         return self._table("diff", optional=True)
+
+    @cached_property
+    def architectures(self) -> pd.DataFrame | None:
+        """When each latent emerges in each model, where the sources are snapshots of several."""
+        return self._table("architectures", optional=True)
+
+    @property
+    def lines(self) -> list[tuple[str, list[int]]]:
+        """(model, its places among the sources in training order) of every model that is followed; one without a name
+        where it is a single one.
+        """
+        several = self.metadata.get("architectures")
+        if not several:
+            return [("", list(range(len(self.steps))))]
+        return [(str(m["model"]), [int(i) for i in m["sources"]]) for m in several]
+
+    @property
+    def snapshot_names(self) -> list[str]:
+        """``step 512`` of every source, with its model where several are followed."""
+        models = {i: f"{model}, " if model else "" for model, places in self.lines for i in places}
+        return [f"{models[i]}step {int(s):,}" for i, s in enumerate(self.steps)]
+
+    def own(self, kind: str = "agreement") -> np.ndarray | None:
+        """[F, S] what each source shows of each latent by itself: ``agreement`` or ``explained``."""
+        if kind not in ("agreement", "explained"):
+            raise UsageError(f"own firings have no {kind!r}; they have agreement and explained")
+        return self._array(f"own_{kind}")
 
     @cached_property
     def attribution(self) -> pd.DataFrame | None:

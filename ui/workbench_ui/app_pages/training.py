@@ -17,6 +17,7 @@ from workbench_ui.kit import panels, state
 from workbench_ui.kit.choose import check_version, choose
 from workbench_ui.kit.figures import below, chart
 from workbench_ui.kit.index import Entry
+from workbench_ui.views import architectures
 from workbench_ui.views.evolving import open_evolution, statistics_table
 
 COLUMNS = {
@@ -60,8 +61,11 @@ def body() -> None:
         check_version(entry, "ev")
         e = open_evolution(str(entry.path), entry.version)
         st.html(div("wb-head", div("sub", about(entry))))
-        panels.trap(TRAP)
+        several = len(e.lines) > 1
+        panels.trap(architectures.TRAP if several else TRAP)
         whole(entry, e)
+        if several and (first := architectures.which_first(entry, e)):
+            state.put(ls="_".join(map(str, first[:MOST])))
         latents = population(e)
         if latents:
             compare(entry, latents)
@@ -73,6 +77,12 @@ def body() -> None:
 def about(entry: Entry) -> str:
     """Whose training, where, and what was trained on it, as HTML."""
     m = entry.metadata
+    if several := m.get("architectures"):
+        names = " and ".join(f"{escape(model_name(str(x['model'])))} ({len(x['sources'])} snapshots)" for x in several)
+        return (
+            f"<b>{names}</b> on the same text · one crosscoder (<code>{escape(str(m.get('dictionary') or entry.id))}"
+            f"</code>): its {term('latent', 'latents')} are shared by all of them"
+        )
     model, site = escape(model_name(str(m.get("model") or "?"))), str(m.get("site") or "")
     where = escape(place(site)) if site else "several places"
     return (
@@ -88,7 +98,7 @@ def whole(entry: Entry, e: Evolution) -> None:
     alive = int(e.table["alive"].sum()) if "alive" in e.table else len(e.table)
     items = [
         ("Latents", f"{len(e):,}", f"{alive:,} alive"),
-        ("Snapshots", f"{len(e.steps)}", f"step {int(e.steps[0]):,} to {int(e.steps[-1]):,}"),
+        ("Snapshots", f"{len(e.steps)}", f"step {int(e.steps.min()):,} to {int(e.steps.max()):,}"),
     ]
     items += [
         (f"Class: {visible(str(k))}", f"{int(v):,}", f"{100 * v / max(1, len(e)):.1f} % of latents")
@@ -157,7 +167,9 @@ def population(e: Evolution) -> list[int]:
         height=330,
         alt="Latents with emergence, peak and class",
         column_config={
-            "norm over training": st.column_config.LineChartColumn("norm over training", width=150),
+            "norm over training": st.column_config.LineChartColumn(
+                "norm over training" if len(e.lines) == 1 else "norm, one training after the other", width=150
+            ),
             **{c: st.column_config.Column(COLUMNS[c][0], help=COLUMNS[c][1]) for c in known},
         },
     )
@@ -200,7 +212,7 @@ def one(e: Evolution, first: int) -> None:
     if not contexts:
         panels.note("This latent never fired on the held-out tokens.")
         return
-    names = [f"step {int(s):,}" for s in e.steps]
+    names = e.snapshot_names
     norms = e.norms([latent])
     scrubber(
         message(

@@ -19,13 +19,15 @@ from sae import TopKSAE
 from sae.errors import UsageError
 from sae.files import write_json
 from workbench.analysis.circuits.tasks import PromptSet, make_prompts, read_task
-from workbench.analysis.evolution import orders
+from workbench.analysis.evolution import architectures, orders
 from workbench.analysis.evolution.attribution import attribute
 from workbench.analysis.evolution.baselines import measure_gaps
 from workbench.analysis.evolution.diffing import measure_scaling
 from workbench.analysis.evolution.emergence import emergence_table
 from workbench.analysis.evolution.ngrams import Phase, count_ngrams
+from workbench.analysis.evolution.own_codes import own_codes
 from workbench.analysis.evolution.phases import language_phases, latent_phases, task_accuracies
+from workbench.analysis.evolution.rows import to_csr
 from workbench.analysis.evolution.scrubber import choose_windows, scrub
 from workbench.analysis.evolution.snapshots import OnlineBatches, Snapshots, in_training_order
 from workbench.analysis.evolution.source_losses import source_losses
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 600 * 2**20
 PROBE_LENGTH, PROBE_SEQUENCES = 24, 48
+# columns of the table of latents that suppose the snapshots of one training, in order
+IN_ONE_TRAINING = ("class", "first_relative", "emergence", "peak", "decay", "lifespan", "cos_", "turning", "projection")
 
 
 @dataclass
@@ -88,15 +92,6 @@ def held_out(
     out = HeldOut(tokens, rows, sparse.csr_array((0, cc.d_sae)))
     out.codes = out.encode(cc, run)
     return out
-
-
-def to_csr(values: torch.Tensor, indices: torch.Tensor, n_latents: int) -> sparse.csr_array:
-    """Kept latents (values, indices) [n, K] as a sparse matrix [n, F] without its zeros."""
-    n, K = values.shape
-    row = np.repeat(np.arange(n), K)
-    v = values.reshape(-1).numpy()
-    on = v > 0
-    return sparse.csr_array((v[on], (row[on], indices.reshape(-1).numpy()[on])), shape=(n, n_latents))
 
 
 @torch.no_grad()
@@ -186,7 +181,9 @@ def analyse(
     vocab = len(tokenizer)
     ordered = in_training_order(snapshots)
     equal = recipe.common_basis and len(set(cc.widths)) == 1
-    steps = np.array([s.step if ordered else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
+    lines = architectures.lines_of(snapshots.sources)
+    in_steps = ordered or bool(lines)
+    steps = np.array([s.step if in_steps else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
     text_plan = plan_tokens(
         recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=recipe.heldout_seqs, ctx=recipe.ctx
     )
@@ -206,6 +203,8 @@ def analyse(
     scaling = measure_scaling(cc, held.batches(), reference=reference)
     bos = int(text_plan.tokens[0, 0])
     table = latent_table(recipe, cc, snapshots, held, scaling, steps, grams.unigram, bos)
+    if lines:  # one order of all sources is no time
+        table = table.drop(columns=[c for c in table if c.startswith(IN_ONE_TRAINING)])
     alive = table["alive"].to_numpy()
     cosines = ev.cosine_matrices([b.numpy() for b in cc.decoder_blocks()]) if equal else None
 
@@ -237,11 +236,16 @@ def analyse(
         )
     claims: list[dict[str, Any]] = []
     diff: dict[str, Any] = {}
+    about: dict[str, Any] = {}
     if ordered:
         pooled_SF, pooled = _pooled(norms_SF, table, recipe.site, beside)
         claims += orders.class_orders(pooled_SF, pooled, n=recipe.permutations, seed=recipe.seed)
         claims += orders.latent_claims(norms_SF, table, n=recipe.permutations, seed=recipe.seed)
         claims += orders.phase_claims(phases, cosines, alive, seed=recipe.seed)
+    elif lines:
+        claims += _architectures(recipe, cc, held, norms_SF, lines, table, folder, run)
+        models = [{"model": line.model, "hook": line.hook, "sources": line.sources} for line in lines]
+        about["architectures"] = [m | {"steps": line.steps} for m, line in zip(models, lines, strict=True)]
     elif len(snapshots) == 2:
         diff, found = write_diff(cc, held.batches(), folder, common_basis=equal)
         claims += found
@@ -267,8 +271,7 @@ def analyse(
         "explained_variance": [round(v, 4) for v in evaluation.ev_S],
         "l0": round(evaluation.l0, 3),
         "alive": int(alive.sum()),
-        "initialisation": int((alive & (table["class"] == "initialisation")).sum()),
-        "emergent": int((alive & (table["class"] == "emergent")).sum()),
+        **{c: int((alive & (table["class"] == c)).sum()) for c in ("initialisation", "emergent") if "class" in table},
         "kinds": {str(k): int(v) for k, v in table["kind"].value_counts().items()},
         "found": int((statistics["verdict"] == "found").sum()),
         "claims": len(statistics),
@@ -279,12 +282,32 @@ def analyse(
             "n_loss_sequences": min(recipe.loss_seqs, len(held.tokens)),
         }
     numbers |= diff
-    return numbers, {
+    return numbers, about | {
         "tasks": [p.task for p in prompts],
         "steps": steps.tolist(),
         "n_unigram_tokens": grams.n_tokens,
         "plan": text_plan.digest,
     }
+
+
+def _architectures(
+    recipe: EvolveRecipe,
+    cc: Crosscoder,
+    held: HeldOut,
+    norms_SF: np.ndarray,
+    lines: list[architectures.Line],
+    table: pd.DataFrame,
+    folder: Path,
+    run: Run,
+) -> list[dict[str, Any]]:
+    """Each latent's curve over the training of every model, written out; the claims about which comes first where."""
+    run.say("own firings of every source")
+    own = own_codes(cc, held.batches(), architectures.last_of_others(lines, len(cc.widths)))
+    np.save(folder / "own_agreement.npy", np.ascontiguousarray(own.agreement.T))
+    np.save(folder / "own_explained.npy", np.ascontiguousarray(own.explained.T))
+    frame = architectures.architecture_table(own, norms_SF, lines, table)
+    frame.to_parquet(folder / "architectures.parquet", index=False)
+    return architectures.architecture_claims(own, norms_SF, lines, table, n=recipe.permutations, seed=recipe.seed)
 
 
 def _known_language(

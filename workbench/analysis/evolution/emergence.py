@@ -106,7 +106,8 @@ class Null:
         return {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in asdict(self).items()}
 
 
-def _null(observed: float, draws: Floats) -> Null:
+def null_of(observed: float, draws: Floats) -> Null:
+    """A statistic beside draws of it under its null; draws that are no number count as none."""
     ok = draws[np.isfinite(draws)]
     if not len(ok) or not np.isfinite(observed):
         return Null(observed, float("nan"), float("nan"), float("nan"), float("nan"), 1.0, len(ok))
@@ -126,7 +127,7 @@ def snapshot_null(
     r = ev.relative_norms(norms_SF)
     rng = np.random.default_rng(seed)
     draws = np.array([statistic(r[rng.permutation(len(r))]) for _ in range(n)])
-    return _null(statistic(r), draws)
+    return null_of(statistic(r), draws)
 
 
 def class_null(
@@ -142,7 +143,7 @@ def class_null(
     for _ in range(n):
         p = rng.permutation(pool)
         draws.append(_gap(p[: a.sum()], p[a.sum() :]))
-    return _null(_gap(e[a], e[b]), np.array(draws))
+    return null_of(_gap(e[a], e[b]), np.array(draws))
 
 
 def _gap(first: Floats, second: Floats) -> float:

@@ -27,11 +27,25 @@ _DERIVED = ("widths", "sources", "d_sae", "k", "seed")
 
 
 class SourceRecipe(StrictConfig):
-    """One source written out: a model, its revision, and the site it is read at (default: the recipe's)."""
+    """A source written out: a model, its revision, and the site it is read at (default: the recipe's); or several
+    snapshots of one model, each a source.
+    """
 
     model: str = Field(description="a bundled model, a name in the local Hugging Face cache, or a folder")
     revision: str | None = Field(None, description="snapshot of the model; the last one by default")
+    revisions: tuple[str, ...] = Field((), description="instead of revision: several, in training order")
     site: str = Field("", description="where it is read, such as L2R; default: the recipe's site")
+
+    @model_validator(mode="after")
+    def _once(self) -> SourceRecipe:
+        if self.revision is not None and self.revisions:
+            raise ValueError(f"revision = {self.revision!r} and revisions of {self.model} say the same thing twice")
+        return self
+
+    @property
+    def snapshots(self) -> tuple[str | None, ...]:
+        """Its revisions in order; None stands for the last one."""
+        return self.revisions or (self.revision,)
 
 
 class EvolveRecipe(StrictConfig):
@@ -157,7 +171,11 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
     from workbench.models.sites import hooks_of
 
     if recipe.sources:
-        named = [(s.model, resolve_revision(s.model, s.revision), s.site or recipe.site) for s in recipe.sources]
+        named = [
+            (s.model, resolve_revision(s.model, revision), s.site or recipe.site)
+            for s in recipe.sources
+            for revision in s.snapshots
+        ]
     else:
         known = recipe.revisions or _spread(tuple(revisions(recipe.model)), recipe.snapshots)
         named = [(recipe.model, resolve_revision(recipe.model, r), recipe.site) for r in known]
@@ -175,7 +193,7 @@ def resolve_sources(recipe: EvolveRecipe) -> list[Source]:
             + [str(revision)] * (revision is not None and (models == 1 or len(named) > models))
             + [site] * (sites > 1)
         )
-        match = re.fullmatch(r"step(\d+)", revision or "")
+        match = re.fullmatch(r"(?:stage1-)?step(\d+)", revision or "")
         out.append(
             Source("/".join(parts) or model, model, revision, hooks_of(site)[1], int(match[1]) if match else None)
         )

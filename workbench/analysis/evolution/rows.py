@@ -1,5 +1,5 @@
 """The rows that crosscoders of an evolution recipe train on, on their way: from an aligned store, cut up for several
-sites, the last of them remembered.
+sites, the last of them remembered; and their codes as a sparse matrix.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
 
 from sae.errors import UsageError
 from sae.rows import LocalRows
@@ -136,3 +139,12 @@ def store_batches(plan: EvolutionPlan, store: ActivationStore) -> tuple[Any, lis
     names = [there[s.model, s.revision] for s in plan.sources]
     widths = [store.width(hook, n) for n in names]
     return store.batches(hook, recipe.batch_size, seed=recipe.seed, source=names), widths
+
+
+def to_csr(values: Tensor, indices: Tensor, n_latents: int) -> sparse.csr_array:
+    """Kept latents (values, indices) [n, K] as a sparse matrix [n, F] without its zeros."""
+    n, K = values.shape
+    row = np.repeat(np.arange(n), K)
+    v = values.reshape(-1).numpy()
+    on = v > 0
+    return sparse.csr_array((v[on], (row[on], indices.reshape(-1).numpy()[on])), shape=(n, n_latents))

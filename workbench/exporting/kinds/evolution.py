@@ -78,7 +78,7 @@ class AttributionOptions(StrictConfig):
     mode: Literal["destroy", "keep"] = Field("destroy", description="destroy the first k latents, or keep only them")
 
 
-def _drawable(steps: Any) -> np.ndarray:
+def drawable(steps: Any) -> np.ndarray:
     """Steps for a log axis: 0 lies a factor of two left of the first positive step."""
     x = np.asarray(steps, dtype=np.float64)
     positive = x[x > 0]
@@ -86,8 +86,8 @@ def _drawable(steps: Any) -> np.ndarray:
 
 
 def step_ticks(steps: Any) -> tuple[tuple[float, str], ...]:
-    """Marks of a log axis of steps, with 0 where :func:`_drawable` puts it."""
-    drawn, found = _drawable(steps), np.asarray(steps)
+    """Marks of a log axis of steps, with 0 where :func:`drawable` puts it."""
+    drawn, found = drawable(steps), np.asarray(steps)
     zero = ((float(drawn[found == 0][0]), "0"),) if (found == 0).any() else ()
     positive = drawn[found > 0]
     return (*zero, *(log_ticks(float(positive.min()), float(positive.max())) if len(positive) else ()))
@@ -162,12 +162,16 @@ def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) ->
     for q in quantities:
         if q not in known:
             raise UsageError(f"quantity {q!r} is not in the phases of {item.id} ({nearest(q, known)})")
+    several = len(e.lines) > 1
+    who = pd.Series({i: model for model, places in e.lines for i in places})
+    drawn = table.assign(step=drawable(table["step"]), model=who.reindex(range(len(table))).to_numpy())
     panels = [
         Panel(
             "line",
-            pd.DataFrame({"step": _drawable(table["step"]), q: table[q].astype(float)}).dropna(),
+            drawn[["step", q, *(["model"] if several else [])]].astype({q: float}).dropna().reset_index(drop=True),
             x="step",
             y=q,
+            series="model" if several else None,
             x_label=STEP,
             y_label=words(q),
             title=words(q),
@@ -179,7 +183,7 @@ def evolution_phases(workspace: Workspace, item: Item, options: PhaseOptions) ->
     return FigureData(
         panels=panels,
         caption=f"{', '.join(words(q) for q in quantities)} over the snapshots of {run_words(e, item)}.",
-        table=table[["step", *quantities]].reset_index(drop=True),
+        table=table[[*(["source"] if several else []), "step", *quantities]].reset_index(drop=True),
         n={"snapshots": len(table), "tokens per snapshot": int(table["n"].max()) if "n" in table else 0},
         alt=f"Curves of {', '.join(quantities)} over training steps.",
         **_about(e, item),
@@ -201,7 +205,12 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
     if options.relative:
         top = np.nanmax(np.where(np.isnan(norms), -np.inf, norms), axis=1, keepdims=True)
         norms = np.divide(norms, top, out=np.full_like(norms, np.nan), where=top > 0)
-    steps = _drawable(e.steps) if options.log_steps else np.asarray(e.steps, dtype=np.float64)
+    steps = drawable(e.steps) if options.log_steps else np.asarray(e.steps, dtype=np.float64)
+    several = len(e.lines) > 1
+    if several and not options.latents:
+        raise UsageError(
+            f"{item.id} follows several models, whose latents emerge in each at another step. Name latents."
+        )
     if options.latents:
         groups = {f"latent {i}": norms[[k]] for k, i in enumerate(options.latents)}
     else:
@@ -218,7 +227,9 @@ def evolution_norms(workspace: Workspace, item: Item, options: NormOptions) -> F
     for name, part in groups.items():
         known = np.isfinite(part).sum(axis=0)
         mean = np.divide(np.nansum(part, axis=0), known, out=np.full(len(steps), np.nan), where=known > 0)
-        frames.append(pd.DataFrame({"step": steps, "norm": mean, "latents": name, "n": known}))
+        for model, at in e.lines:
+            series = f"{name}, {model_name(model)}" if several else name
+            frames.append(pd.DataFrame({"step": steps[at], "norm": mean[at], "latents": series, "n": known[at]}))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["step", "norm", "latents", "n"])
     kind = SCALES[options.kind]
     wide = frame.pivot_table(index="step", columns="latents", values="norm", sort=False).reset_index()
@@ -255,6 +266,8 @@ def evolution_emergence(workspace: Workspace, item: Item, options: EmergenceOpti
     e = Evolution.open(item.path)
     table = e.table
     column = f"emergence_{options.threshold}_step"
+    if len(e.lines) > 1:
+        raise MissingError(f"{item.id} follows several models: `workbench export evolution-architectures` draws them.")
     if column not in table:
         raise MissingError(
             f"{item.id}: emergence at {options.threshold} was not computed. Run `workbench evolve` again."
@@ -271,7 +284,7 @@ def evolution_emergence(workspace: Workspace, item: Item, options: EmergenceOpti
         .reset_index()
         .rename(columns={column: "emergence_step"})
     )
-    frame = counts.assign(step=_drawable(counts["emergence_step"]))
+    frame = counts.assign(step=drawable(counts["emergence_step"]))
     wide = counts.pivot(index="emergence_step", columns="kind", values="latents").reset_index()
     wide.columns = [str(c) for c in wide.columns]
     return FigureData(

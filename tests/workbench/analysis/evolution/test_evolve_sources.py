@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crosscoders import Crosscoder
-from sae.errors import ConfigError, UsageError
+from sae.errors import ConfigError, MissingError, UsageError
 from workbench import evolve
 from workbench.activations import ActivationStore
 from workbench.analysis.evolution.plan import make_plan
@@ -145,3 +145,26 @@ def test_decoders_that_a_penalty_shaped_are_not_fitted_anew(tmp_path):
     )
     with pytest.raises(ConfigError, match="refit = 256 replaces decoders"):
         evolve(tmp_path, recipe)
+
+
+def test_snapshots_of_two_models_are_followed_side_by_side(tmp_path):
+    from workbench.analysis.evolution.recipe import SourceRecipe
+    from workbench.exporting import FigureSpec
+    from workbench.exporting.figures import build
+
+    steps = ("step0", "step512", "step2560")
+    sources = tuple(SourceRecipe(model=m, revisions=steps) for m in ("mini-pythia", "mini-mamba"))
+    recipe = EvolveRecipe(id="two", sources=sources, common_basis=False, **TINY | {"loss_seqs": 0})
+    done = Evolution.open(evolve(tmp_path, recipe).path, verify=True)
+    assert done.steps.tolist() == [0, 512, 2560] * 2 and done.snapshot_names[4] == "mini-mamba, step 512"
+    assert done.lines == [("mini-pythia", [0, 1, 2]), ("mini-mamba", [3, 4, 5])]
+    assert done.own().shape == done.own("explained").shape == (len(done), 6)
+    assert not [c for c in done.table if c.startswith(("emergence", "class", "decay"))], "one order of both is no time"
+    assert len(done.architectures) == 2 * len(done) and done.phases["step"].tolist() == done.steps.tolist()
+    ws = Workspace(tmp_path)
+    curves = build(FigureSpec(figure="evolution_norms", source="evolution/two", options={"latents": [1]}), ws).data
+    assert set(curves["latents"]) == {"latent 1, mini-pythia", "latent 1, mini-mamba"} and len(curves) == 6
+    phases = build(FigureSpec(figure="evolution_phases", source="evolution/two", options={"quantities": ["ev"]}), ws)
+    assert set(phases.data["model"]) == {"mini-pythia", "mini-mamba"}
+    with pytest.raises(MissingError, match="follows several models"):
+        build(FigureSpec(figure="evolution_emergence", source="evolution/two"), ws)

@@ -1,0 +1,75 @@
+"""Several models over their training, side by side: which of the latents they share come first in which."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from workbench.exporting.kinds.architectures import LAG, MEASURES, emergence_by_latent
+from workbench.markup.names import model_name
+from workbench.results.evolution import Evolution
+from workbench_ui.kit import panels, state
+from workbench_ui.kit.figures import chart
+from workbench_ui.kit.index import Entry
+
+TRAP = (
+    "One training run of each model: what differs between them may be chance of that run. A decoder norm follows what"
+    " all models share and may be there before the latent is; the models' own firings do not. Late in training the"
+    " models' learning rates differ."
+)
+
+
+def which_first(entry: Entry, e: Evolution) -> list[int]:
+    """The figure and the shared latents, those first that one model has much before the other; the chosen ones."""
+    names = [str(m["model"]) for m in e.metadata["architectures"]]
+    panels.heading("Which comes first where", f"latents that {' and '.join(map(model_name, names))} share")
+    measure = (
+        st.segmented_control(
+            "Emerges by",
+            list(MEASURES),
+            required=True,
+            format_func=lambda m: MEASURES[m],
+            label_visibility="collapsed",
+            **state.tie_choice("by", list(MEASURES), "own"),
+        )
+        or "own"
+    )
+    frame = emergence_by_latent(e, measure)
+    if frame.empty:
+        panels.note("No latent is shared by all models at the end of their training.", "missing")
+        return []
+    chart("tr_architectures", "evolution_architectures", entry, {"measure": measure}, height=300)
+    return _table(frame, names)
+
+
+def _table(frame: pd.DataFrame, names: list[str]) -> list[int]:
+    """Shared latents by their lag; the rows that are chosen."""
+    first, second = next(combinations(names, 2))
+    lag = np.log2(frame[second].astype(float)) - np.log2(frame[first].astype(float))
+    view = frame[["latent", *names, "open", "part"]].assign(lag=lag)
+    view = view.reindex(view["lag"].abs().sort_values(ascending=False, kind="stable").index)
+    event = st.dataframe(
+        view,
+        key="tr_shared",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        lazy=False,
+        placeholder="never",
+        height=300,
+        alt="Shared latents with the step at which each model has them",
+        column_config={
+            **{n: st.column_config.NumberColumn(f"{model_name(n)}: step", format="%.0f") for n in names},
+            "open": st.column_config.NumberColumn(
+                "open given the token", format="%.2f", help="share of the latent's code that its token does not tell"
+            ),
+            "part": st.column_config.Column("third"),
+            "lag": st.column_config.NumberColumn(
+                f"{model_name(second)} behind", format="%+.1f", help=f"how much {LAG}; negative: earlier"
+            ),
+        },
+    )
+    return [int(view.iloc[r]["latent"]) for r in event.selection.rows if r < len(view)]
