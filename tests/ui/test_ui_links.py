@@ -60,7 +60,15 @@ def test_permalink_opens_what_was_exported(name: str, open_page: Open, full: Wor
 
 
 # the synthetic results hold no evaluations, nulls, depths, attribution, sizes or widths, and no claim with a curve
-UNSHOWN = ("claim_curve", "mppc_chance", "mppc_depth", "evolution_attribution", "suite_summary", "evolution_emergence")
+UNSHOWN = (
+    "claim_curve",
+    "mppc_chance",
+    "mppc_depth",
+    "evolution_attribution",
+    "suite_summary",
+    "evolution_emergence",
+    "massive_activations",
+)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba
 
+from tests.ui.synthetic import GROUPS, write_records
 from workbench.exporting import FigureSpec, Style, figure_kinds
 from workbench.exporting.drawing import drawing
 from workbench.exporting.figures import FigureData, Panel, build
@@ -52,8 +53,10 @@ def drawn_in(full: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Works
     (folder / "stores" / "s" / "seal.json").write_text(json.dumps({"id": "s", "kind": "stores"}))
     for id, site in (("m.L0R-8x", "L0R"), ("m.L1R-8x", "L1R"), ("m.L1A-8x", "L1A")):
         about = {"store": "s", "source": "m", "site": site, "model_name": "m", "kind": "sae"}
-        with ws.create("dictionaries", id, numbers={"d_sae": 64, "d_in": 8}, metadata=about):
+        numbers = {"d_sae": 64, "d_in": 8, "explained_variance": 0.9, "explained_variance_inliers": 0.8}
+        with ws.create("dictionaries", id, numbers=numbers, metadata=about):
             pass
+        record(ws, id)
         value = {"value": 0.5 + 0.1 * len(site), "low": 0.4, "high": 0.7, "n": 9}
         with ws.create("evaluations", id, numbers=dict.fromkeys(("ev", "l0", "delta_ce", "dead_share"), value)):
             pass
@@ -68,6 +71,16 @@ def drawn_in(full: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Works
             out / "table.parquet"
         )
     return ws
+
+
+def record(ws: Workspace, id: str) -> None:
+    """Records whose massive rows lie at two places."""
+    places = [[1, 3, 20, 0.3], [9, 4, 10, 0.1]]
+    massive = {"n": 30, "n_rows": 4000, "square_share": 0.4, "median_norm": 2.0, "limit": 20.0, "places": places}
+    massive |= {"positions": [[1, 20], [9, 10]], "tokens": [[3, 20], [4, 10]]}
+    about = {"groups": GROUPS, "n_tokens": 4000, "vocab": "vocab.json", "massive": massive}
+    with ws.create("latents", id, metadata=about) as folder:
+        write_records(folder, latents=40, contexts=20, per_group=1, n_tokens=4000)
 
 
 def made_of(ws: Workspace, name: str, options: dict[str, Any]) -> FigureData:

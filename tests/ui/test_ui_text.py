@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -125,3 +126,33 @@ def test_an_older_store_says_so(
     text = page_text(open_page(ws, "text"))
     st.cache_resource.clear()
     assert "made before there was a contract" in text and "the tokens were given as they are" in text
+
+
+def test_massive_rows_are_shown_where_they_are(
+    open_page: Open, made: tuple[Workspace, HarvestRecipe], tmp_path
+) -> None:
+    """The panel, its figure and its link appear with the first records of the store that say where massive rows are."""
+    from tests.ui.test_ui_same_figure import record
+    from workbench.exporting import FigureSpec
+    from workbench.exporting.figures import build
+
+    ws = Workspace(tmp_path / "ws")
+    shutil.copytree(made[0].path("stores", "two"), ws.path("stores", "two"))
+    assert "Massive activations" not in page_text(open_page(ws, "text"))
+    about = {"store": "two", "source": "m", "site": "L0R", "model_name": "m", "kind": "sae"}
+    numbers = {"d_sae": 64, "d_in": 8, "explained_variance": 0.925, "explained_variance_inliers": 0.877}
+    with ws.create("dictionaries", "m.L0R-8x", numbers=numbers, metadata=about):
+        pass
+    record(ws, "m.L0R-8x")
+    figure = build(FigureSpec(figure="massive_activations", source="stores/two"), ws)
+    page, _, query = figure.permalink.partition("?")
+    at = open_page(ws, page, **dict(part.split("=") for part in query.split("&")))
+    text = page_text(at)
+    assert not at.exception and "cannot be shown" not in text and "made on data version" not in text
+    for said in ("Massive activations", "30 (0.75%)", "40.0%", "1 (20), 9 (10)", "0.925", "0.877", "without them"):
+        assert said in text, said
+    assert 'href="latents?d=m.L0R-8x"' in text
+    back = page_text(open_page(ws, "latents", d="m.L0R-8x"))
+    assert "30 of 4,000 rows are massive" in back and 'href="text?st=two"' in back
+    shares = figure.panels[0].frame
+    assert shares["share"].tolist() == [0.3, 0.1] and shares["place"].str.startswith(("1: ", "9: ")).all()

@@ -113,6 +113,11 @@ def graph(
         f" influence), {n['edges']:,} of {n['edges_before']:,} edges; targets hold {n['logit_probability_covered']:.0%}"
         " of the next token's probability"
     )
+    if left := n.get("targets_unfollowed"):
+        say(
+            f"{left:,} of {n['targets']:,} latents have little influence and were not followed further back; every node"
+            " of the pruned graph was"
+        )
     if split:
         _say_split(item)
     done = result_of(item) | n

@@ -34,6 +34,7 @@ MODULES = [
             "latents",
             "layers",
             "maps",
+            "massive",
             "pairs",
             "substitutions",
             "suite",

@@ -49,6 +49,16 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "archiveprefix": "arXiv",
         },
     ),
+    "massive": (
+        "misc",
+        {
+            "title": "Massive Activations in Large Language Models",
+            "author": "Sun, Mingjie and Chen, Xinlei and Kolter, J. Zico and Liu, Zhuang",
+            "year": "2024",
+            "eprint": "2402.17762",
+            "archiveprefix": "arXiv",
+        },
+    ),
     "topk": (
         "misc",
         {

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.models.head import probe_tokens
+from workbench.models.head import norms_edited, probe_tokens
 from workbench.models.recurrent.kinds import refused
 
 _ATTRIBUTE = "_measured_anatomy"
@@ -219,7 +219,7 @@ class _Pass:
         names = [h for h in model.hook_dict if not h.endswith(ends)]
         handles = [b.register_forward_pre_hook(self._start, with_kwargs=True) for b in model.blocks]
         try:
-            with torch.no_grad(), model.hooks(fwd_hooks=[(h, self._see(h)) for h in names]):
+            with torch.no_grad(), model.hooks(fwd_hooks=[(h, self._see(h)) for h in names]), norms_edited():
                 model(tokens, use_cache=False)
         finally:
             for handle in handles:

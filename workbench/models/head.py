@@ -8,6 +8,9 @@ compared with the logits, and what was found must give the gradient that the mod
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +92,14 @@ def finished(raw: Tensor, factor: float, cap: float | None) -> Tensor:
     """Logits from :func:`raw_logits`."""
     z = raw if factor == 1.0 else raw * factor
     return z if cap is None else cap * torch.tanh(z / cap)
+
+
+@contextmanager
+def norms_edited() -> Iterator[None]:
+    """No warning that a norm is made from its edited values: that is meant (rounding differs, nothing else)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+        yield
 
 
 def probe_tokens(model: Any, rows: int = 2, length: int = 8) -> Tensor:

@@ -5,10 +5,10 @@ Transformers), `prompts.json` (example prompts as token strings with their marks
 maps, channels) and the manifest.
 
 Columns of `effects`: `analysis` (activation, ablation, head_to_logit, head_to_head, read_profile, state_to_logit,
-y_to_logit, write_profile, conv_profile, channels), `path` (total, direct, residual, first-order), `source` (corrupt,
-control, zero, mean, resample), `site`, `layer`, `unit` (head or channel, -1 = all), `receiver` (L2H3.k), `position`
-(label), `offset` (from the focus mark), `tap`, `metric`, `effect`, `low`, `high`, `n`. Effects are metric after minus
-metric before.
+y_to_logit, write_profile, conv_profile, channels; attribution: effects to first order, which on large models choose
+what is measured), `path` (total, direct, residual, first-order), `source` (corrupt, control, zero, mean, resample),
+`site`, `layer`, `unit` (head or channel, -1 = all), `receiver` (L2H3.k), `position` (label), `offset` (from the focus
+mark), `tap`, `metric`, `effect`, `low`, `high`, `n`. Effects are metric after minus metric before.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ their part of the demo, the shorter recipe is taken; a workspace that has a stor
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,13 @@ from workbench.config import read_recipe
 from workbench.corpus.config import corpus_config
 from workbench.dictionaries.recipe import TrainRecipe, jobs_of
 from workbench.run import Run
-from workbench.workspace import Workspace
+from workbench.workspace import Item, Workspace
 
 FULL, SHORT, TRAIN = "real-harvest", "real-harvest-short", "real-train"
 FORWARD_SECONDS = 480.0  # what the harvest may take of the demo's quarter of an hour
 RECORD_TOKENS, SEQUENCES = 60_000, 16
 PROMPT = "The capital of France is"
+INDUCTION_PROMPTS = 16  # a demonstration: `workbench circuits` takes 64
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,33 @@ def steps(workspace: Workspace, demo: RealDemo) -> list[_Step]:
         return [workbench.map(workspace, residual[len(residual) // 2], run=run).id]
 
     def graph(run: Run) -> list[str]:
-        return [workbench.graph(workspace, PROMPT, model=demo.model, run=run).id]
+        return _unless_refused(run, lambda: workbench.graph(workspace, PROMPT, model=demo.model, run=run))
+
+    def induction(run: Run) -> list[str]:
+        def make() -> Item:
+            return workbench.circuits(workspace, demo.model, prompts=INDUCTION_PROMPTS, control="none", run=run)
+
+        return _unless_refused(run, make)
 
     return [
-        _Step("activations", 0.45, harvest),
-        _Step("dictionaries", 0.25, train),
+        _Step("activations", 0.40, harvest),
+        _Step("dictionaries", 0.23, train),
         _Step("latent records", 0.08, features),
         _Step("labels by rule", 0.04, labels),
         _Step("evaluation", 0.10, evaluate),
         _Step("map", 0.04, map),
         _Step("graph", 0.04, graph),
+        _Step("induction", 0.07, induction),
     ]
+
+
+def _unless_refused(run: Run, make: Callable[[], Item]) -> list[str]:
+    """The id of what is made; none, and why, where the model is refused: the other steps do not need it."""
+    try:
+        return [make().id]
+    except UsageError as e:
+        run.say(f"left out: {e}")
+        return []
 
 
 def run_real_demo(workspace: Workspace, model: str, text: Path | None, run: Run) -> dict[str, Any]:

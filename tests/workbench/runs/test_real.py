@@ -80,6 +80,16 @@ def test_what_is_left_is_said_from_the_pace_of_what_ran(monkeypatch, workspace):
     assert [v["seconds"] for v in made.values()] == [100, 50, 1]
 
 
+def test_what_a_model_is_refused_is_left_out_and_said(workspace):
+    def refuse():
+        raise UsageError("circuits are analysed for attention")
+
+    said: list[str] = []
+    assert real._unless_refused(Run(say=said.append), refuse) == [] and said == [
+        "left out: circuits are analysed for attention"
+    ]
+
+
 def test_wrong_input_is_one_line(workspace, tmp_path):
     from typer.testing import CliRunner
 

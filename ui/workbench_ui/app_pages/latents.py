@@ -6,9 +6,10 @@ import numpy as np
 import streamlit as st
 
 from workbench.exporting.tables import to_csv
+from workbench.markup.tags import div
 from workbench.markup.tokens import clip, escape
 from workbench.results.records import LatentRecords
-from workbench_ui.components.enhance import enhance
+from workbench_ui.components.enhance import enhance, page_link
 from workbench_ui.kit import data, facts, listing, panels, state
 from workbench_ui.kit.context_bar import badges, browsable, context_bar
 from workbench_ui.kit.index import Dictionary
@@ -51,6 +52,7 @@ def body() -> None:
             st.html(f'<div class="wb-head"><div class="sub"><b>{len(ids):,}</b> of {of}</div></div>')
             if pages > 1:
                 st.html(pager(page, pages))
+        massive_line(d, records)
         enhance("la_enhance", puts=("o", "dir", "page"))
         if not len(ids):
             panels.note("No latent fits. Widen the filters or clear the search.", "info")
@@ -89,6 +91,17 @@ def body() -> None:
                 lambda: ((d, i) for i in ids.tolist()),
                 help="Every latent that fits the search and the filters, in this order",
             )
+
+
+def massive_line(d: Dictionary, records: LatentRecords) -> None:
+    """That some rows are massive, and the way to the page that shows where; nothing where none are."""
+    found, store = records.metadata.get("massive") or {}, str(d.about.get("store") or "")
+    if not found.get("n") or data.index().find("stores", store) is None:
+        return
+    share = f"{found['square_share']:.0%} of all squared norm"
+    held = f"{found['n']:,} of {found['n_rows']:,} rows are massive and hold {share}"
+    where = page_link("text", "Where they are", {"st": store})
+    st.html(div("sub", f"{held}; what is said here counts them. {where}"))
 
 
 WALK = (

@@ -12,8 +12,10 @@ import streamlit as st
 from sae.errors import UserError
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import chip, escape
+from workbench_ui.components.enhance import page_link
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose
+from workbench_ui.kit.figures import chart
 from workbench_ui.kit.index import Entry
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def body() -> None:
         words = Words(entry, found)
         panels.heading("What is data", "the contract between the text and everything that reads the store")
         st.html(panels.table(["", ""], rule(found, words)))
+        massive_activations(entry)
         panels.heading("Where the text comes from", "one column per corpus; models read the same tokens")
         st.html(panels.table(["", *([escape(c["corpus"]) for c in found.corpora] or [""])], corpora(found)))
         st.html(div("sub", models(found)))
@@ -132,6 +135,64 @@ def corpora(found: StoreLook) -> list[list[str]]:
         if any(say(c) for c in found.corpora)
     ]
     return rows or [["text", "the tokens were given as they are"]]
+
+
+def massive_activations(entry: Entry) -> None:
+    """Where the massive rows of every site are, what they hold, and which numbers count them; nothing where no latents
+    of the store are recorded.
+    """
+    sites = sites_of(str(data.workspace_folder()), entry.id, _recorded(entry))
+    if not sites:
+        return
+    panels.heading(
+        "Massive activations", "rows longer than ten times the median of their site; training leaves them out"
+    )
+    if not any(s["n"] for s in sites):
+        st.html(div("sub", f"None among {min(s['n_rows'] for s in sites):,} rows of {len(sites)} sites."))
+        return
+    st.html(panels.table(SITE_COLUMNS, [site_row(s) for s in sites]))
+    chart("tx_massive", "massive_activations", entry, height=340)
+    st.html(panels.table(["number", "rows it stands on"], [[escape(a), escape(b)] for a, b in POPULATIONS]))
+
+
+SITE_COLUMNS = ["site", "rows", "massive", "of all squared norm", "mostly at position", "on tokens", "EV", "EV without"]
+POPULATIONS = (
+    ("training", "without them"),
+    ("explained variance of a dictionary, of an evaluation", "given both with them and without"),
+    ("CE recovered, KL, L0, dead latents", "all rows that are data, them included"),
+    ("records: densities, histograms, contexts", "all rows that are data, them included"),
+    ("correlations of a comparison", "all rows that are data, them included; they raise the level of chance"),
+)
+
+
+def site_row(site: dict[str, Any]) -> list[str]:
+    """One site of the table, its dictionary's latents linked."""
+    at, on = site["massive"]["positions"], site["massive"]["tokens"]
+    name = escape(site["site"])
+    return [
+        page_link("latents", name, {"d": site["dictionary"]}),
+        f"{site['n_rows']:,}",
+        f"{site['n']:,} ({site['share']:.2%})",
+        f"{site['square_share']:.1%}",
+        ", ".join(f"{p} ({n:,})" for p, n in at[:3]),
+        " ".join(chip(site["words"][t]) if 0 <= t < len(site["words"]) else f"⟨{t}⟩" for t, _ in on[:3]),
+        *("–" if v is None else f"{v:.3f}" for v in (site["ev"], site["ev_inliers"])),
+    ]
+
+
+def _recorded(entry: Entry) -> tuple[str, ...]:
+    """Versions of the records that the sites are read from."""
+    return tuple(e.version for e in data.index().of("latents"))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def sites_of(root: str, store: str, versions: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What the records of a store's dictionaries say of its massive rows."""
+    from workbench.exporting.kinds.massive import massive_sites
+    from workbench.workspace import Workspace
+
+    ws = Workspace(root, create=False)
+    return massive_sites(ws, ws.get("stores", store))
 
 
 def _number(key: str, unit: str = "") -> Callable[[dict[str, Any]], str]:

@@ -9,12 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.analysis.circuits.attribution import BEST_FLOPS, EXACT_FLOPS, attribution, best, patch_flops
+from workbench.analysis.circuits.attribution import (
+    BEST_FLOPS,
+    EXACT_FLOPS,
+    PASSES,
+    PROMPTS,
+    Budget,
+    attribution,
+    best,
+    pass_flops,
+    patch_flops,
+    path_flops,
+)
 from workbench.analysis.circuits.effects import answer_metrics, interval, locate_peak
-from workbench.analysis.circuits.heads import read_profile
+from workbench.analysis.circuits.heads import inside, measure_cells, read_changes
 from workbench.analysis.circuits.mamba import mamba_parts
 from workbench.analysis.circuits.off_by_one import write_profile
-from workbench.analysis.circuits.patching import Patch, patch_effects
+from workbench.analysis.circuits.patching import Patch, Runs, patch_effects
 from workbench.analysis.circuits.paths import FrozenPaths, check_circuits, is_transformer
 from workbench.analysis.circuits.table import OFFSETS, Circuits
 from workbench.analysis.circuits.tail import Tail
@@ -39,30 +50,56 @@ def analyse(
         bar.part("clean runs")
         begin = time.perf_counter()
         tail = Tail(model, prompts.clean)  # two runs of all prompts
-        seconds_per_flop = (time.perf_counter() - begin) / (
-            2 * patch_flops(model, prompts, [Patch("resid", 0, "last")])
-        )
+        budget = _planned(found, run, (time.perf_counter() - begin) / (2 * pass_flops(model, prompts)))
         _answers(found, tail)
-        paths = FrozenPaths(model, tail)
-        parts = transformer_parts if is_transformer(model) else mamba_parts
-        for name, part in parts(found, paths).items():
+        paths, runs = FrozenPaths(model, tail), Runs(model, prompts, tail)
+        parts = transformer_parts(found, paths, budget) if is_transformer(model) else mamba_parts(found, paths)
+        for name, part in parts.items():
             bar.part(name)
             part()
         bar.part("activation patching")
-        first_order = _activation(found, run, seconds_per_flop)
+        first_order = _activation(found, runs, budget)
         bar.part("ablations")
-        _ablations(found, first_order)
+        _ablations(found, runs, budget, first_order)
     return found
+
+
+def _planned(found: Circuits, run: Run, seconds_per_flop: float) -> Budget | None:
+    """None where everything is measured exactly, or what may be; which, and how long it will take, is said."""
+    model, p = found.model, found.prompts
+    patches = [patch for some in _cells(found).values() for patch in some]
+    flops, cells = patch_flops(model, p, patches), len(patches)
+    if is_transformer(model):
+        units, middle = model.cfg.n_heads, len(model.blocks) // 2
+        reads = units * len(found.labels)
+        sent = 6 * units * middle  # two receivers, keys, values and queries of each
+        flops += float(path_flops(model, p).sum()) * (reads + 2 * units)
+        flops += sent * patch_flops(model, p, [Patch("z", middle, "last")])
+        cells += len(model.blocks) * (reads + 2 * units) + sent
+    if flops <= EXACT_FLOPS:
+        return None
+    budget = Budget(BEST_FLOPS * len(p) / PROMPTS)
+    minutes = [max(1, round(f * seconds_per_flop / 60)) for f in (flops, budget.total + PASSES * pass_flops(model, p))]
+    run.say(
+        f"measuring all {cells:,} changes of activations would take about {minutes[0]:,} min, so attribution ranks them"
+        f" and the best are measured exactly: about {minutes[1]} min"
+    )
+    return budget
 
 
 def compare_to_control(found: Circuits, control: Any, name: str) -> None:
     """Is the peak of the profile more than the untrained `control` shows anywhere? The same prompts, differences prompt
-    by prompt.
+    by prompt; where only some cells of the profile were measured, the same cells.
     """
     p, profile = found.prompts, found.arrays["profile"].astype(np.float64)
     paths = FrozenPaths(control, Tail(control, p.clean))
-    run = read_profile if is_transformer(control) else write_profile
-    other = run(control, p, paths, found.labels, metrics=("logit_diff",))["logit_diff"]
+    if is_transformer(control):
+        measured = np.isfinite(profile).any(0)
+        changes = read_changes(control, p, found.labels)
+        cells = measure_cells(paths, p, changes, "direct", ("logit_diff",), None if measured.all() else measured)
+        other = inside(cells, p, found.labels)["logit_diff"]
+    else:
+        other = write_profile(control, p, paths, found.labels, metrics=("logit_diff",))["logit_diff"]
     peak, strongest = locate_peak(profile), locate_peak(other)
     here, there = (_signed(v, at.index, at.effect.value) for v, at in ((profile, peak), (other, strongest)))
     low, high = interval((here - there)[np.isfinite(here - there)])
@@ -119,32 +156,30 @@ def _sites(model: Any) -> dict[str, Sequence[int | None]]:
     )
 
 
-def _activation(found: Circuits, run: Run, seconds_per_flop: float) -> dict[str, np.ndarray] | None:
+def _cells(found: Circuits) -> dict[str, list[Patch]]:
+    """Site -> every patch of it, by layer, unit and label."""
+    labels, layers = _labels(found), range(len(found.model.blocks))
+    return {
+        site: [Patch(site, l, label, unit) for l in layers for unit in units for label in labels]
+        for site, units in _sites(found.model).items()
+    }
+
+
+def _activation(found: Circuits, runs: Runs, budget: Budget | None) -> dict[str, np.ndarray] | None:
     """Total effects of the corrupted activation at every label, layer and site (every head in Transformers).
 
-    On a model for which that would take long: first-order effects of all, exact ones of the best (see
+    With a budget: first-order effects of all, exact ones of the best (see
     :mod:`workbench.analysis.circuits.attribution`). Returns the first-order effects, site -> [P, L, units, labels];
     None where every cell was patched.
     """
     model, p = found.model, found.prompts
     labels, layers = _labels(found), range(len(model.blocks))
-    sites = _sites(model)
-    every = {
-        site: [Patch(site, l, label, unit) for l in layers for unit in units for label in labels]
-        for site, units in sites.items()
-    }
-    flops = sum(patch_flops(model, p, patches) for patches in every.values())
+    sites, every = _sites(model), _cells(found)
     effects, chosen = None, {}
-    if flops > EXACT_FLOPS:
+    if budget is not None:
         effects = attribution(model, p, {site: units != [None] for site, units in sites.items()}, labels)
         one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in layers]) for site in sites}
-        chosen = best(effects, one, BEST_FLOPS)
-        run.say(
-            f"patching all {sum(map(len, every.values())):,} activations would take about"
-            f" {max(1, round(flops * seconds_per_flop / 60)):,} min, so attribution ranks them and the best"
-            f" {sum(int(c.sum()) for c in chosen.values())} are patched: about"
-            f" {max(1, round(BEST_FLOPS * seconds_per_flop / 60))} min"
-        )
+        chosen = best(effects, one, budget.patches)
     for site, units in sites.items():
         axes = {"layer": layers, "unit": [-1 if u is None else u for u in units], "position": labels}
         shape = tuple(len(a) for a in axes.values())
@@ -153,7 +188,7 @@ def _activation(found: Circuits, run: Run, seconds_per_flop: float) -> dict[str,
             found.add("attribution", "total", {"logit_diff": effects[site]}, axes, site=site)
         if not len(wanted):
             continue
-        values = patch_effects(model, p, [every[site][i] for i in wanted], metrics=found.metrics)
+        values = patch_effects(model, p, [every[site][i] for i in wanted], metrics=found.metrics, runs=runs)
         found.add("activation", "total", {m: _grid(v, wanted, shape) for m, v in values.items()}, axes, site=site)
     return effects
 
@@ -165,7 +200,7 @@ def _grid(values: np.ndarray, cells: np.ndarray, shape: tuple[int, ...]) -> np.n
     return out.reshape(len(values), *shape)
 
 
-def _ablations(found: Circuits, first_order: dict[str, np.ndarray] | None) -> None:
+def _ablations(found: Circuits, runs: Runs, budget: Budget | None, first_order: dict[str, np.ndarray] | None) -> None:
     """Total effects of removing each head (or mixer) at the last position; where first-order effects chose what is
     patched, of the heads they choose at that position.
     """
@@ -174,14 +209,14 @@ def _ablations(found: Circuits, first_order: dict[str, np.ndarray] | None) -> No
     patches = [Patch(site, l, "last", unit) for l in range(len(model.blocks)) for unit in units]
     axes = {"layer": range(len(model.blocks)), "unit": [-1 if u is None else u for u in units]}
     wanted = np.arange(len(patches))
-    if first_order is not None:
+    if first_order is not None and budget is not None:
         one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in axes["layer"]])}
         last = _labels(found).index("last")
         at_last = first_order[site][..., last : last + 1]
-        wanted = np.flatnonzero(best({site: at_last}, one, BEST_FLOPS / 3)[site])  # three kinds of ablation
+        wanted = np.flatnonzero(best({site: at_last}, one, budget.ablation)[site])
     for source in ("zero", "mean", "resample"):
         some = [patches[i] for i in wanted]
-        values = patch_effects(model, p, some, source=source, metrics=found.metrics)  # type: ignore[arg-type]
+        values = patch_effects(model, p, some, source=source, metrics=found.metrics, runs=runs)  # type: ignore[arg-type]
         shape = (len(model.blocks), len(axes["unit"]))
         found.add(
             "ablation", "total", {m: _grid(v, wanted, shape) for m, v in values.items()}, axes, source=source, site=site

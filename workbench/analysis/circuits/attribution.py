@@ -9,6 +9,7 @@ exactly, and both stand in the table under their own names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,69 @@ from sae.errors import UsageError
 from workbench.analysis.circuits.patching import Patch, hook_of
 from workbench.analysis.circuits.tasks import PromptSet
 
-EXACT_FLOPS = 2e13  # patching every cell exactly may take this much: minutes on two cores
-BEST_FLOPS = 4e12  # what the exact patches of the best cells may take where every cell would take more
+EXACT_FLOPS = 2e13  # measuring every cell exactly may take this much: minutes on two cores
+BEST_FLOPS = 4e12  # what the exact patches of the best cells may take where every cell would take more, …
+PROMPTS = 64  # … with so many prompts: with fewer the same cells are patched, and sooner
+PASSES = 18  # forward passes over all prompts, a backward counted as two, that all of this takes
 CHUNK = 8  # prompts whose activations are held with their gradients at a time
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the exact measurements of the cells that first-order effects choose may take together, in flops: patches of
+    activations, and shares of it for each kind of ablation, for what heads read, and for what heads send to one input
+    of one head.
+    """
+
+    patches: float
+
+    @property
+    def ablation(self) -> float:
+        """One of three kinds."""
+        return self.patches / 3
+
+    @property
+    def reads(self) -> float:
+        """All heads and positions."""
+        return self.patches / 2
+
+    @property
+    def senders(self) -> float:
+        """One of six at most: two receivers with three inputs."""
+        return self.patches / 4
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.patches + 3 * self.ablation + self.reads + 6 * self.senders
+
+
+def _behind(model: Any) -> np.ndarray:
+    """[L] parameters from each block to the last one."""
+    sizes = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
+    return np.cumsum(sizes[::-1])[::-1].astype(np.float64)
+
+
+def _head(model: Any) -> float:
+    """Multiply-adds of the unembedding at one position."""
+    return float(model.cfg.d_model) * float(model.cfg.d_vocab)
 
 
 def patch_flops(model: Any, prompts: PromptSet, patches: Sequence[Patch]) -> float:
     """Multiply-adds, times two, of patching exactly: each patch runs every prompt from its layer to the end."""
-    sizes = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
-    behind = np.cumsum(sizes[::-1])[::-1]  # parameters from each block to the last one
-    head = int(model.cfg.d_model) * int(model.cfg.d_vocab)  # once per prompt: the last position alone
-    per_prompt = sum(2.0 * (int(behind[p.layer]) * prompts.clean.shape[1] + head) for p in patches)
+    behind, tokens = _behind(model), prompts.clean.shape[1]
+    per_prompt = sum(2.0 * (behind[p.layer] * tokens + _head(model)) for p in patches)
     return float(per_prompt * len(prompts))
+
+
+def path_flops(model: Any, prompts: PromptSet) -> np.ndarray:
+    """[L] the same of one change of a layer's mixer output along the direct path: one position of every prompt."""
+    return 2.0 * len(prompts) * (_behind(model) + _head(model))
+
+
+def pass_flops(model: Any, prompts: PromptSet) -> float:
+    """The same of one forward pass of all prompts, logits at every position."""
+    return float(2.0 * prompts.clean.size * (_behind(model)[0] + _head(model)))
 
 
 def attribution(

@@ -102,7 +102,7 @@ class Peak:
     same: float
 
 
-def share_of(values: np.ndarray, cells: Sequence[int], *, seed: int = 0) -> Estimate:
+def share_of(values: np.ndarray, cells: Sequence[int], *, seed: int = 0, beyond: float = 0.0) -> Estimate:
     """Share of the summed absolute mean effects that some cells of a profile [P, ...] hold, with its interval over
     prompts.
 
@@ -114,16 +114,17 @@ def share_of(values: np.ndarray, cells: Sequence[int], *, seed: int = 0) -> Esti
 
     Args:
         cells: flat indices into the profile. NaN prompts of a cell count as none.
+        beyond: the summed absolute effects of cells that were not measured, as far as they are known.
     """
     mean, drawn = _means(values, seed)
-    size, total = np.abs(mean), np.abs(mean).sum()
+    size, total = np.abs(mean), np.abs(mean).sum() + beyond
     if not total:
         return Estimate(float("nan"), None, None, len(values), "prompts", "none")
     cells, share = list(cells), float(size[list(cells)].sum() / total)
     signed = drawn * np.sign(mean)
     with np.errstate(invalid="ignore", divide="ignore"):
-        smooth = signed[:, cells].sum(1) / signed.sum(1)
-        plain = np.abs(drawn[:, cells]).sum(1) / np.abs(drawn).sum(1)
+        smooth = signed[:, cells].sum(1) / (signed.sum(1) + beyond)
+        plain = np.abs(drawn[:, cells]).sum(1) / (np.abs(drawn).sum(1) + beyond)
     low, high = interval95(smooth)
     reflected = 2 * share - np.nanquantile(plain, 0.025)
     low, high = np.clip([min(low, share), max(high, reflected, share)], 0, 1)
@@ -141,10 +142,10 @@ def _means(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return filled.sum(0) / np.maximum(present.sum(0), 1), (weights @ filled) / np.maximum(weights @ present, 1)
 
 
-def locate_peak(values: np.ndarray, *, seed: int = 0) -> Peak:
+def locate_peak(values: np.ndarray, *, seed: int = 0, beyond: float = 0.0) -> Peak:
     """The peak of a profile [P, ...] over prompts; intervals are bootstraps over prompts of the located cell.
 
-    NaN prompts count as none.
+    NaN prompts count as none. beyond: see :func:`share_of`.
     """
     mean, drawn = _means(values, seed)
     top = int(np.abs(mean).argmax())
@@ -152,6 +153,6 @@ def locate_peak(values: np.ndarray, *, seed: int = 0) -> Peak:
     return Peak(
         index=tuple(int(i) for i in np.unravel_index(top, values.shape[1:])),
         effect=Estimate(float(mean[top]), low, high, len(values), "prompts", "bootstrap over prompts, 95 %"),
-        share=share_of(values, [top], seed=seed),
+        share=share_of(values, [top], seed=seed, beyond=beyond),
         same=float((np.abs(drawn).argmax(1) == top).mean()),
     )

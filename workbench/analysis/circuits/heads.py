@@ -49,13 +49,61 @@ def measure(
     return out
 
 
-def _z(model: Any, tokens: np.ndarray, position: Tensor) -> list[Tensor]:
-    """Head outputs [P,H,d_head] of every layer at one position per prompt."""
-    hooks = {
-        f"blocks.{l}.attn.hook_z": lambda v, rows: v[torch.arange(len(v)), position[rows]]
-        for l in range(len(model.blocks))
-    }
-    return list(collect(model, tokens, hooks).values())
+def measure_cells(
+    paths: FrozenPaths,
+    prompts: PromptSet,
+    changes: Sequence[Tensor],
+    path: Path,
+    metrics: Sequence[str],
+    chosen: np.ndarray | None = None,
+) -> Effects:
+    """Effects [P, L, *cells] of changes of mixer outputs, given layer by layer as [P, *cells, d_model]; NaN for cells
+    that are not `chosen`, bool [L, *cells].
+    """
+    n, shape = len(prompts), changes[0].shape[1:-1]
+    which = np.ones((len(changes), *shape), bool) if chosen is None else chosen
+    at = [np.flatnonzero(w) for w in which]
+    rows = [
+        (l, c.flatten(1, -2)[:, at[l]].flatten(0, 1), torch.arange(n).repeat_interleave(len(at[l])))
+        for l, c in enumerate(changes)
+        if len(at[l])
+    ]
+    found = measure(paths, prompts, rows, path, metrics)
+    out = {m: np.full((n, len(changes), int(np.prod(shape))), np.nan) for m in metrics}
+    for (l, _, _), effects in zip(rows, found, strict=True):
+        for m in metrics:
+            out[m][:, l, at[l]] = effects[m].reshape(n, -1)
+    return {m: v.reshape(n, len(changes), *shape) for m, v in out.items()}
+
+
+def head_outputs(model: Any, prompts: PromptSet, paths: FrozenPaths, version: str, label: str) -> list[Tensor]:
+    """Head outputs [P,H,d_head] of every layer at one position of one version of the prompts; `paths` keeps them."""
+    tokens = getattr(prompts, version)
+    whose = tokens.tobytes()
+    if (whose, label) not in paths.head_outputs:
+        labels = list(dict.fromkeys([label, "last", prompts.focus]))  # one pass serves all that will be asked for
+        at = [torch.as_tensor(prompts.position(name)) for name in labels]
+
+        def pick(v: Tensor, rows: slice) -> Tensor:
+            return torch.stack([v[torch.arange(len(v)), where[rows]] for where in at], 1)
+
+        names = [f"blocks.{l}.attn.hook_z" for l in range(len(model.blocks))]
+        found = list(collect(model, tokens, dict.fromkeys(names, pick)).values())
+        for i, name in enumerate(labels):
+            paths.head_outputs[whose, name] = [v[:, i] for v in found]
+    return paths.head_outputs[whose, label]
+
+
+@torch.no_grad()
+def head_changes(model: Any, prompts: PromptSet, paths: FrozenPaths, source: str, label: str) -> list[Tensor]:
+    """What each head's output at one position changes in the stream when it comes from the source prompts: of every
+    layer [P,H,d_model].
+    """
+    clean, new = (head_outputs(model, prompts, paths, version, label) for version in ("clean", source))
+    return [
+        torch.einsum("phe,hed->phd", other - z, model.blocks[l].attn.W_O)
+        for l, (z, other) in enumerate(zip(clean, new, strict=True))
+    ]
 
 
 @torch.no_grad()
@@ -69,14 +117,7 @@ def head_to_logit(
     metrics: Sequence[str] = METRICS,
 ) -> Effects:
     """Replace one head's output at the last position by its value in the source prompts: [P,L,H]."""
-    last, n = torch.as_tensor(prompts.last), len(prompts)
-    clean, new = _z(model, prompts.clean, last), _z(model, getattr(prompts, source), last)
-    rows = []
-    for l, (z, other) in enumerate(zip(clean, new, strict=True)):
-        delta = torch.einsum("phe,hed->phd", other - z, model.blocks[l].attn.W_O)
-        rows.append((l, delta.flatten(0, 1), torch.arange(n).repeat_interleave(delta.shape[1])))
-    found = measure(paths, prompts, rows, path, metrics)
-    return {m: np.stack([f[m].reshape(n, -1) for f in found], 1) for m in metrics}
+    return measure_cells(paths, prompts, head_changes(model, prompts, paths, source, "last"), path, metrics)
 
 
 @torch.no_grad()
@@ -90,9 +131,10 @@ def head_to_head(
     position: str = "B",
     source: str = "control",
     metrics: Sequence[str] = METRICS,
+    chosen: np.ndarray | None = None,
 ) -> Effects:
     """Replace one earlier head's output at `position` by its value in the source prompts, as seen by the receiver's
-    inputs alone: [P,L_r,H].
+    inputs alone: [P,L_r,H]; NaN for senders that are not `chosen`, bool [L_r,H].
 
     The path to the receiver is direct (other heads clean, MLPs follow); everything after the receiver follows. Keys and
     values belong to all query heads that share them, and so does the effect.
@@ -101,37 +143,29 @@ def head_to_head(
     if layer == 0:
         raise UsageError("heads of layer 0 have no earlier heads to receive from.")
     at, n = torch.as_tensor(prompts.position(position)), len(prompts)
-    clean, new = _z(model, prompts.clean, at), _z(model, getattr(prompts, source), at)
-    found: list[Effects] = []
-    _check_inputs(model, paths, layer, at)
-    before = answer_metrics(
-        paths.tail.logits, torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits, metrics
-    )
+    changes = head_changes(model, prompts, paths, source, position)
+    check_inputs(model, paths, layer, at)
+    answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
+    before = answer_metrics(clean, answer, wrong, clean, metrics)
+    out = {m: np.full((n, layer, changes[0].shape[1]), np.nan) for m in metrics}
+    unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
     for l in range(layer):
-        delta = torch.einsum("phe,hed->phd", new[l] - clean[l], model.blocks[l].attn.W_O)
-        n_heads = delta.shape[1]
-        index = torch.arange(n).repeat_interleave(n_heads)
-        seen = paths.carry(l, delta.flatten(0, 1), index, at=at[index], to=layer)
+        senders = np.arange(changes[l].shape[1]) if chosen is None else np.flatnonzero(chosen[l])
+        if not len(senders):
+            continue
+        index = torch.arange(n).repeat_interleave(len(senders))
+        seen = paths.carry(l, changes[l][:, senders].flatten(0, 1), index, at=at[index], to=layer)
         parts: list[Effects] = []
         for start in range(0, len(index), 256):
             i = index[start : start + 256]
             made = paths.head_inputs(layer, seen[start : start + 256], i)
-            unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
             hooks = [(f"blocks.{layer}.attn.hook_{c}", _set_head(made[c][:, h], at[i], h)) for c, h in unit.items()]
             logits = paths.tail.run(layer, i, hooks)
-            parts.append(
-                answer_metrics(
-                    logits,
-                    torch.as_tensor(prompts.answer)[i],
-                    torch.as_tensor(prompts.wrong)[i],
-                    paths.tail.logits[i],
-                    metrics,
-                )
-            )
-        found.append(
-            {m: np.concatenate([p[m] for p in parts]).reshape(n, n_heads) - before[m][:, None] for m in metrics}
-        )
-    return {m: np.stack([f[m] for f in found], 1) for m in metrics}
+            parts.append(answer_metrics(logits, answer[i], wrong[i], clean[i], metrics))
+        for m in metrics:
+            after = np.concatenate([p[m] for p in parts]).reshape(n, len(senders))
+            out[m][:, l, senders] = after - before[m][:, None]
+    return out
 
 
 def kv_head(model: Any, layer: int, head: int) -> int:
@@ -142,7 +176,7 @@ def kv_head(model: Any, layer: int, head: int) -> int:
     return head // (at.heads // at.kv_heads)
 
 
-def _check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None:
+def check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None:
     """Queries, keys and values of one position alone must be those of the whole prompt.
 
     Raises:
@@ -188,8 +222,23 @@ def read_profile(
     The Transformer's counterpart of the Mamba's write profile. Queries stay clean; NaN where a label is outside the
     prompt.
     """
+    changes = read_changes(model, prompts, labels)
+    return inside(measure_cells(paths, prompts, changes, path, metrics), prompts, labels)
+
+
+def inside(effects: Effects, prompts: PromptSet, labels: Sequence[str]) -> Effects:
+    """Effects [P,L,H,O] with NaN where a label is outside a prompt."""
+    outside = np.stack([prompts.position(label) < 0 for label in labels], 1)
+    return {m: np.where(outside[:, None, None, :], np.nan, v) for m, v in effects.items()}
+
+
+@torch.no_grad()
+def read_changes(model: Any, prompts: PromptSet, labels: Sequence[str]) -> list[Tensor]:
+    """What each head writes at the last position less, or more, when key and value at one labelled position come from
+    the corrupted run: of every layer [P,H,len(labels),d_model].
+    """
     at = torch.as_tensor(np.stack([prompts.position(label) for label in labels], 1))  # [P,O]
-    n, n_layers, rows = len(prompts), len(model.blocks), []
+    n, n_layers, changes = len(prompts), len(model.blocks), []
     names = [f"blocks.{l}.attn.hook_{k}" for l in range(n_layers) for k in ("q", "v", "attn_scores")]
     clean = collect(
         model, prompts.clean, {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names}
@@ -208,17 +257,14 @@ def read_profile(
         pattern = rows_scores.softmax(-1)  # [P,O,H,T]
         weight = pattern.gather(3, keep[:, :, None, None].expand(-1, -1, scores.shape[1], 1))  # [P,O,H,1]
         z = torch.einsum("poht,pthe->pohe", pattern, v) + weight * (v_new - v[p, keep])
-        delta = torch.einsum(
-            "pohe,hed->phod",
-            z - torch.einsum("pht,pthe->phe", scores.softmax(-1), v)[:, None],
-            model.blocks[l].attn.W_O,
+        changes.append(
+            torch.einsum(
+                "pohe,hed->phod",
+                z - torch.einsum("pht,pthe->phe", scores.softmax(-1), v)[:, None],
+                model.blocks[l].attn.W_O,
+            )
         )
-        rows.append((l, delta.flatten(0, 2), torch.arange(n).repeat_interleave(delta.shape[1] * delta.shape[2])))
-    found = measure(paths, prompts, rows, path, metrics)
-    out = {m: np.stack([f[m].reshape(n, -1, len(labels)) for f in found], 1) for m in metrics}
-    for m in metrics:
-        out[m][np.broadcast_to((at < 0).numpy()[:, None, None, :], out[m].shape)] = np.nan
-    return out
+    return changes
 
 
 def _per_query(v: Tensor, n_heads: int) -> Tensor:

@@ -35,16 +35,19 @@ def attention_scores(model: Any, prompts: PromptSet) -> dict[str, np.ndarray]:
     Tasks without the marks A and B have `previous` only.
     """
     last = prompts.clean.shape[1] - 1
-    kept: dict[str, Any] = {"previous": lambda v, r: v.diagonal(-1, 2, 3)[..., 1:].mean(-1)}
-    for name, mark in (("induction", "B"), ("duplicate", "A")):
-        if mark in prompts.marks:
-            kept[name] = lambda v, r, at=prompts.marks[mark]: v[np.arange(len(v)), :, last, at[r]]
-    n_layers = len(model.blocks)
-    out = {}
-    for name, pick in kept.items():
-        seen = collect(model, prompts.clean, {f"blocks.{l}.attn.hook_pattern": pick for l in range(n_layers)})
-        out[name] = torch.stack([seen[f"blocks.{l}.attn.hook_pattern"] for l in range(n_layers)], 1).double().numpy()
-    return out
+    marks = {
+        name: prompts.marks[mark] for name, mark in (("induction", "B"), ("duplicate", "A")) if mark in prompts.marks
+    }
+
+    def looks(v: torch.Tensor, rows: slice) -> torch.Tensor:
+        """[B, scores, H] of patterns [B, H, T, T]."""
+        at = [v[np.arange(len(v)), :, last, mark[rows]] for mark in marks.values()]
+        return torch.stack([v.diagonal(-1, 2, 3)[..., 1:].mean(-1), *at], 1)
+
+    names = [f"blocks.{l}.attn.hook_pattern" for l in range(len(model.blocks))]
+    seen = collect(model, prompts.clean, dict.fromkeys(names, looks))
+    scores = torch.stack([seen[name] for name in names], 2).double().numpy()
+    return {name: scores[:, i] for i, name in enumerate(["previous", *marks])}
 
 
 def score_table(scores: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -59,12 +62,13 @@ def by_attention(scores: np.ndarray) -> list[Head]:
     return [h for h in _ranked(mean) if mean[h] >= LOOKS]
 
 
-def by_effect(effects: np.ndarray) -> list[Head]:
+def by_effect(effects: np.ndarray, beyond: float = 0.0) -> list[Head]:
     """Heads that lower the logit difference: interval below zero, at least 0.1, and a tenth of the summed absolute
-    effects; effects [P,L,H].
+    effects; effects [P,L,H], NaN where a head was not measured, ``beyond`` being the summed absolute effects of those.
     """
-    mean, (_, high) = np.nanmean(effects, 0), interval(effects)
-    total = np.abs(mean).sum()
+    n = np.isfinite(effects).sum(0)
+    mean, (_, high) = np.where(np.isfinite(effects), effects, 0.0).sum(0) / np.maximum(n, 1), interval(effects)
+    total = np.abs(mean).sum() + beyond
     return [h for h in _ranked(-mean) if high[h] < 0 and -mean[h] >= max(SHARE * total, LEAST)]
 
 

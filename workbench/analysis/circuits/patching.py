@@ -74,6 +74,24 @@ def hook_of(model: Any, site: str, layer: int) -> tuple[str, int, int]:
     return hook, position_axis, unit_axis
 
 
+class Runs:
+    """Runs of the versions of a prompt set (`clean`, `corrupt`, `control`), each made when first asked for and kept.
+
+    Args:
+        clean: the clean run, where it is there already.
+    """
+
+    def __init__(self, model: Any, prompts: PromptSet, clean: Tail | None = None):
+        self.model, self.prompts = model, prompts
+        self._runs = {} if clean is None else {"clean": clean}
+
+    def of(self, version: str) -> Tail:
+        """The run of one version."""
+        if version not in self._runs:
+            self._runs[version] = Tail(self.model, getattr(self.prompts, version), check=not self._runs)
+        return self._runs[version]
+
+
 @torch.no_grad()
 def patch_effects(
     model: Any,
@@ -85,21 +103,23 @@ def patch_effects(
     metrics: Sequence[str] = METRICS,
     batch_rows: int = 256,
     seed: int = 0,
+    runs: Runs | None = None,
     run: Run = QUIET,
 ) -> dict[str, np.ndarray]:
     """Total effects [P, len(patches)] per metric: patched minus unpatched. NaN where a prompt has no such position.
 
     `noise` patches the clean run; `denoise` patches clean values into the corrupted run (then source must be
-    `corrupt`).
+    `corrupt`). `runs` of the same prompts are made here where the caller has none.
     """
     check_metrics(metrics)
     if source not in SOURCES:
         raise UsageError(f"source {source!r} is unknown ({nearest(source, list(SOURCES))}).")
     if direction == "denoise" and source != "corrupt":
         raise UsageError(f"denoising patches clean values into the corrupted run; source {source!r} does not apply.")
-    base, other = (prompts.clean, prompts.corrupt) if direction == "noise" else (prompts.corrupt, prompts.clean)
-    other = prompts.control if source == "control" else other
-    tail = Tail(model, base)
+    base, other = ("clean", "corrupt") if direction == "noise" else ("corrupt", "clean")
+    other = "control" if source == "control" else other
+    runs = runs or Runs(model, prompts)
+    tail = runs.of(base)
     answer, wrong = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong)
     before = answer_metrics(tail.logits, answer, wrong, tail.logits, metrics)
     result = {m: np.full((len(prompts), len(patches)), np.nan) for m in metrics}
@@ -108,7 +128,8 @@ def patch_effects(
         groups.setdefault((patch.site, patch.layer), []).append(j)
     for (site, layer), members in run.each(list(groups.items()), "patching", unit="site"):
         place = _Place(model, site, layer, [patches[j] for j in members], prompts)
-        clean, new = place.values(tail, base), place.replacements(tail, other, source, seed)
+        clean = place.values(tail)
+        new = place.replacements(runs.of(other) if source in ("corrupt", "control") else tail, source, seed)
         rows = _rows(clean, new, place.position, result, metrics, members)
         for start in range(0, len(rows), batch_rows):
             which, prompt = rows[start : start + batch_rows].unbind(1)
@@ -146,32 +167,28 @@ class _Place:
 
     def __init__(self, model: Any, site: str, layer: int, patches: list[Patch], prompts: PromptSet):
         self.hook, self.position_axis, self.unit_axis = hook_of(model, site, layer)
-        self.model, self.layer, self.patches = model, layer, patches
+        self.layer, self.patches = layer, patches
         self.position = torch.as_tensor(np.stack([prompts.position(p.position) for p in patches]))
 
-    def _read(self, tail: Tail, tokens: np.ndarray) -> Tensor:
-        """The hooked activation with positions on axis 1, [P,T,...]."""
+    def _read(self, tail: Tail) -> Tensor:
+        """The hooked activation of a run with positions on axis 1, [P,T,...]."""
         seen: list[Tensor] = []
-        hooks = [(self.hook, lambda v, hook: seen.append(v.detach().movedim(self.position_axis, 1)))]
-        if tokens is tail.tokens or np.array_equal(tokens, tail.tokens.numpy()):
-            tail.run(self.layer, torch.arange(len(tokens)), hooks)
-        else:
-            self.model.run_with_hooks(torch.as_tensor(tokens), fwd_hooks=hooks, use_cache=False)
+        tail.block(self.layer, [(self.hook, lambda v, hook: seen.append(v.detach().movedim(self.position_axis, 1)))])
         return seen[0]
 
     def _gather(self, v: Tensor) -> Tensor:
         return v[torch.arange(len(v)), self.position.clamp_min(0)]
 
-    def values(self, tail: Tail, tokens: np.ndarray) -> Tensor:
+    def values(self, tail: Tail) -> Tensor:
         """Clean values [J,P,...]."""
-        self._clean = self._gather(self._read(tail, tokens))
+        self._clean = self._gather(self._read(tail))
         return self._clean
 
-    def replacements(self, tail: Tail, tokens: np.ndarray, source: Source, seed: int) -> Tensor:
-        """What each patch puts in its place [J,P,...]."""
+    def replacements(self, other: Tail, source: Source, seed: int) -> Tensor:
+        """What each patch puts in its place [J,P,...]; corrupted and control values come from the run `other`."""
         clean, exists = self._clean, self.position >= 0
         if source in ("corrupt", "control"):
-            new = self._gather(self._read(tail, tokens))
+            new = self._gather(self._read(other))
         elif source == "zero":
             new = torch.zeros_like(clean)
         elif source == "mean":

@@ -74,6 +74,7 @@ class FrozenPaths:
     def __init__(self, model: Any, tail: Tail):
         self.model, self.tail, self.n_layers = model, tail, tail.n_layers
         self.position = tail.tokens.shape[1] - 1
+        self.head_outputs: dict[tuple[bytes, str], list[Tensor]] = {}  # (tokens, position) -> of every layer
         check_circuits(model)
         if is_mamba(model):
             self._memory = collect(model, tail.tokens.numpy(), self._mamba_hooks())
@@ -129,7 +130,7 @@ class FrozenPaths:
         seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> Hook:
-            return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[:, 0].detach()})
+            return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[:, 0]})
 
         self._one_position(layer, x, prompts, [keep(name) for name in "qkv"])
         return seen

@@ -84,9 +84,9 @@ def offset_of(label: str, found: Circuits) -> int | None:
     return next((o for o in found.offsets if label_of(found.prompts.focus, o) == label), None)
 
 
-def peak_of(profile: np.ndarray, axes: Sequence[str], found: Circuits) -> dict[str, Any]:
+def peak_of(profile: np.ndarray, axes: Sequence[str], found: Circuits, beyond: float = 0.0) -> dict[str, Any]:
     """The located peak as a JSON-ready dict; `offset` is position minus the focus mark's."""
-    peak = locate_peak(profile)
+    peak = locate_peak(profile, beyond=beyond)
     where = dict(zip(axes, peak.index, strict=True))
     label = found.labels[where.pop("position")]
     numbers = {"effect": peak.effect.as_dict(), "share": peak.share.as_dict(), "same": peak.same}

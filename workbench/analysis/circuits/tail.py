@@ -24,15 +24,18 @@ class Tail:
     """The clean run of P prompts, resumable at every block.
 
     Attributes: `inputs[l]` residual stream entering block l, [P,T,d_model]; `logits` [P,V] at the last position.
+
+    Args:
+        check: run all blocks once more, to see that nothing but blocks, norm and unembedding makes the logits; not
+            where another set of prompts was checked on the same model.
     """
 
-    def __init__(self, model: Any, tokens: np.ndarray | Tensor):
+    def __init__(self, model: Any, tokens: np.ndarray | Tensor, *, check: bool = True):
         self.model, self.n_layers, self.head = model, len(model.blocks), head_of(model)
         self.tokens = torch.as_tensor(tokens)
         self.inputs, self._kwargs, logits = block_calls(model, self.tokens)
         self.logits = logits[:, -1]
-        check = self.run(0, torch.arange(len(self.tokens)))
-        if not torch.allclose(check, self.logits, atol=1e-3, rtol=1e-3):
+        if check and not torch.allclose(self.run(0, torch.arange(len(self.tokens))), self.logits, atol=1e-3, rtol=1e-3):
             raise UsageError(
                 f"{type(model).__name__} of {model.cfg.architecture} does more than its blocks, final norm and"
                 " unembedding."
@@ -60,6 +63,11 @@ class Tail:
                 out = self.model.blocks[l](x, **self.rows_of(self._kwargs[l], prompts))
                 x = out[0] if isinstance(out, tuple) else out
             return self.to_logits(x) if every else self.to_logits(x[:, -1:])[:, 0]
+
+    def block(self, layer: int, hooks: Sequence[Hook]) -> None:
+        """One block on the clean stream of all prompts, under hooks that read; no other block runs."""
+        with torch.no_grad(), self.model.hooks(fwd_hooks=list(hooks)):
+            self.model.blocks[layer](self.inputs[layer], **self._kwargs[layer])
 
     def to_logits(self, resid: Tensor) -> Tensor:
         """Final norm and unembedding (and factor, and soft cap) of [R,T,d_model]: logits [R,T,V]."""

@@ -9,15 +9,30 @@ from typing import Any, Literal
 
 import numpy as np
 
-from workbench.analysis.circuits.heads import head_to_head, head_to_logit, kv_head, read_profile
+from workbench.analysis.circuits.attribution import Budget, best, patch_flops, path_flops
+from workbench.analysis.circuits.heads import (
+    head_changes,
+    head_to_head,
+    head_to_logit,
+    inside,
+    kv_head,
+    measure_cells,
+    read_changes,
+)
 from workbench.analysis.circuits.induction import Found, attention_scores, by_attention, by_effect, score_table
+from workbench.analysis.circuits.patching import Patch
 from workbench.analysis.circuits.paths import FrozenPaths, collect
+from workbench.analysis.circuits.slopes import path_slopes, sender_slopes, to_first_order
 from workbench.analysis.circuits.table import EXAMPLES, Circuits, peak_of
 from workbench.models.anatomy import anatomy_of
 
 
-def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable[[], None]]:
-    """Named parts, to be run in this order; each adds to `found`."""
+def transformer_parts(found: Circuits, paths: FrozenPaths, budget: Budget | None) -> dict[str, Callable[[], None]]:
+    """Named parts, to be run in this order; each adds to `found`.
+
+    With a budget, first-order effects of all heads and positions stand in the table as `attribution`, and the best are
+    measured exactly.
+    """
     model, p = found.model, found.prompts
     heads = {"layer": range(len(model.blocks)), "unit": range(model.cfg.n_heads)}
     source = "control" if "B" in p.marks else "corrupt"
@@ -36,13 +51,21 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
             found.add("head_to_logit", path, effects, heads, source=source, site="z")
 
     def reads() -> None:
-        effects = read_profile(model, p, paths, found.labels, metrics=found.metrics)
-        found.add("read_profile", "direct", effects, {**heads, "position": found.labels}, site="kv")
-        profile = effects["logit_diff"]
+        axes = {**heads, "position": found.labels}
+        changes, chosen, first = read_changes(model, p, found.labels), None, None
+        if budget is not None:
+            effects = {"logit_diff": to_first_order(changes, path_slopes(paths, p))}
+            first = inside(effects, p, found.labels)["logit_diff"]
+            found.add("attribution", "direct", {"logit_diff": first}, axes, site="kv")
+            chosen = best({"kv": first}, {"kv": path_flops(model, p)}, budget.reads)["kv"]
+        measured = inside(measure_cells(paths, p, changes, "direct", found.metrics, chosen), p, found.labels)
+        found.add("read_profile", "direct", measured, axes, site="kv")
+        profile = measured["logit_diff"]
         found.arrays["profile"] = profile.astype(np.float32)
-        found.numbers["read_peak"] = peak_of(profile, ("layer", "unit", "position"), found)
+        found.numbers["read_peak"] = peak_of(profile, ("layer", "unit", "position"), found, _beyond(first, chosen))
         at = found.labels.index(p.focus) if p.focus in found.labels else None
-        readers["effect"] = by_effect(profile[..., at]) if at is not None else []
+        beyond = 0.0 if at is None or chosen is None or first is None else _beyond(first[..., at], chosen[..., at])
+        readers["effect"] = by_effect(profile[..., at], beyond) if at is not None else []
 
     def to_head() -> None:
         scores, top = readers["scores"], [h for h in readers["effect"] if h[0] > 0][:2]
@@ -50,6 +73,17 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
         sent: list[Any] = []
         for layer, head in top:
             for inputs, position in receiving:
+                chosen = first = None
+                axes = {"layer": range(layer), "unit": heads["unit"]}
+                where = {"source": source, "site": "z", "position": position}
+                where["receiver"] = _receiver(model, layer, head, inputs)
+                if budget is not None:
+                    changes = head_changes(model, p, paths, source, position)[:layer]
+                    slopes = sender_slopes(model, p, paths, (layer, head), inputs=inputs, position=position)
+                    first = to_first_order(changes, slopes)
+                    found.add("attribution", "direct", {"logit_diff": first}, axes, **where)
+                    one = np.full(layer, patch_flops(model, p, [Patch("z", layer, "last")]))
+                    chosen = best({"z": first[..., None]}, {"z": one}, budget.senders)["z"][..., 0]
                 effects = head_to_head(
                     model,
                     p,
@@ -59,20 +93,11 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
                     position=position,
                     source=source,
                     metrics=found.metrics,  # type: ignore[arg-type]
+                    chosen=chosen,
                 )
-                axes = {"layer": range(layer), "unit": heads["unit"]}
-                found.add(
-                    "head_to_head",
-                    "total",
-                    effects,
-                    axes,
-                    source=source,
-                    site="z",
-                    position=position,
-                    receiver=_receiver(model, layer, head, inputs),
-                )
+                found.add("head_to_head", "total", effects, axes, **where)
                 if inputs == "k" and not sent:
-                    sent.append(by_effect(effects["logit_diff"]))
+                    sent.append(by_effect(effects["logit_diff"], _beyond(first, chosen)))
         if "B" in p.marks:
             induction = Found("induction", by_attention(scores["induction"]), readers["effect"])
             previous = Found("previous-token", by_attention(scores["previous"]), sent[0] if sent else [])
@@ -87,6 +112,15 @@ def transformer_parts(found: Circuits, paths: FrozenPaths) -> dict[str, Callable
         "reads by offset": reads,
         "heads to heads": to_head,
     }
+
+
+def _beyond(first: np.ndarray | None, chosen: np.ndarray | None) -> float:
+    """Summed absolute effects of the cells that were not measured, to first order [P, *cells]."""
+    if first is None or chosen is None:
+        return 0.0
+    n = np.maximum(np.isfinite(first).sum(0), 1)
+    mean = np.where(np.isfinite(first), first, 0.0).sum(0) / n
+    return float(np.abs(mean[~chosen]).sum())
 
 
 def _receiver(model: Any, layer: int, head: int, inputs: str) -> str:

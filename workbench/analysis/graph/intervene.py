@@ -23,8 +23,9 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.analysis.graph.trace import Graph, frozen_hooks, holding, norms_edited
+from workbench.analysis.graph.trace import Graph, frozen_hooks, holding
 from workbench.analysis.splice import splice
+from workbench.models.head import norms_edited
 
 MOVED = 10  # next tokens that an intervention reports
 ROWS = 32  # variants of a prompt that run together

@@ -1,17 +1,20 @@
 """Pruning of attribution graphs.
 
-Influence of a node is the sum over all paths to the target logits of products of normalised absolute edge weights;
-nodes and edges are kept until they hold the asked share of it, and what was cut away is reported.
+Nodes and edges are kept until they hold the asked share of all influence on the target logits (see
+:mod:`workbench.analysis.graph.follow`), and what was cut away is reported.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from workbench.analysis.graph.follow import MAX_NODES, NODE_SHARE, influence_of, kept_nodes, normalised
 from workbench.analysis.graph.trace import Graph
 
 
-def prune(graph: Graph, *, node_share: float = 0.8, edge_share: float = 0.98, max_nodes: int = 2000) -> Graph:
+def prune(
+    graph: Graph, *, node_share: float = NODE_SHARE, edge_share: float = 0.98, max_nodes: int = MAX_NODES
+) -> Graph:
     """Keep the most influential nodes and edges.
 
     Args:
@@ -21,16 +24,13 @@ def prune(graph: Graph, *, node_share: float = 0.8, edge_share: float = 0.98, ma
         browser.
     """
     influence = _influence(graph)
-    order = np.argsort(-influence, kind="stable")
     total = influence.sum()
-    share = np.cumsum(influence[order]) / total if total > 0 else np.ones(len(order))
-    n = min(max_nodes, int(np.searchsorted(share, node_share) + 1))
     keep = np.zeros(len(graph.nodes), bool)
-    keep[order[:n]] = True
+    keep[kept_nodes(influence, node_share, max_nodes)] = True
     keep |= np.array([node.kind == "logit" for node in graph.nodes])
     where = np.flatnonzero(keep)
     weights = graph.weights[np.ix_(where, where)].copy()
-    carried = _normalised(weights) * influence[where][:, None]
+    carried = normalised(weights) * influence[where][:, None]
     flat = np.sort(carried.ravel())[::-1]
     sums = np.cumsum(flat)
     kept_edges = 1.0
@@ -43,24 +43,10 @@ def prune(graph: Graph, *, node_share: float = 0.8, edge_share: float = 0.98, ma
     return Graph(nodes, weights, graph.hooks, graph.tokens, graph.logit_share, influence[where], kept, kept_edges)
 
 
-def _normalised(weights: np.ndarray) -> np.ndarray:
-    """Absolute weights, each target's summing to one."""
-    size = np.abs(weights)
-    total = size.sum(1, keepdims=True)
-    return np.divide(size, total, out=np.zeros_like(size), where=total > 0)
-
-
 def _influence(graph: Graph) -> np.ndarray:
-    """Influence of every node on the logits, these weighted by probability; stages are finite, so the sum over paths
-    ends.
-    """
-    normal = _normalised(graph.weights)
+    """Influence of every node on the logits, these weighted by probability."""
     start = np.array([n.value if n.kind == "logit" else 0.0 for n in graph.nodes], np.float64)
-    total, flow = start.copy(), start
-    for _ in range(len(graph.hooks) + 1):
-        flow = flow @ normal
-        total += flow
-    return total
+    return influence_of(graph.weights, start, len(graph.hooks))
 
 
 def scores(graph: Graph) -> dict[str, float]:
@@ -74,7 +60,8 @@ def scores(graph: Graph) -> dict[str, float]:
     """
     influence, kinds = _influence(graph), np.array([n.kind for n in graph.nodes])
     embedding, error = (float(influence[kinds == kind].sum()) for kind in ("embedding", "error"))
-    explained = 1.0 - _normalised(graph.weights)[:, kinds == "error"].sum(1)
+    explained = 1.0 - normalised(graph.weights)[:, kinds == "error"].sum(1)
+    influence = np.where(graph.unfollowed, 0.0, influence)  # nothing is known of what makes these
     return {
         "replacement": embedding / (embedding + error) if embedding + error else 0.0,
         "completeness": float(explained @ influence / influence.sum()) if influence.sum() else 0.0,

@@ -17,6 +17,7 @@ import pandas as pd
 from sae.errors import UsageError
 from sae.files import sha256_json, write_json
 from workbench.analysis.graph.choose import dictionaries_named, dictionaries_of
+from workbench.analysis.graph.follow import NODE_SHARE
 from workbench.analysis.graph.intervene import (
     Agreement,
     Bench,
@@ -60,7 +61,7 @@ def make_graph(
     revision: str | None = None,
     site: str = "R",
     dictionaries: Sequence[str] = (),
-    node_share: float = 0.8,
+    node_share: float = NODE_SHARE,
     edge_share: float = 0.98,
     freeze: bool = True,
     max_tokens: int = 64,
@@ -109,7 +110,7 @@ def make_graph(
     recipe |= {"split": True} if split else {}
     model = load_model(model_name, revision)
     tokens = read_prompt(model, prompt, max_tokens)
-    full, loaded = traced(workspace, model, items, tokens, site=site, freeze=freeze)
+    full, loaded = traced(workspace, model, items, tokens, site=site, freeze=freeze, node_share=node_share)
     graph = prune(full, node_share=node_share, edge_share=edge_share)
     strings = shown_tokens(model.tokenizer, tokens[0].tolist())
     vocabulary = [shown_token(model.tokenizer, n.index) if n.kind == "logit" else "" for n in graph.nodes]
@@ -127,6 +128,9 @@ def make_graph(
         "logit_probability_covered": round(graph.logit_share, 4),
         "n_tokens": int(tokens.shape[1]),
     } | {name: round(value, 4) for name, value in scores(full).items()}
+    if left := int(full.unfollowed.sum()):
+        wanted = sum(n.kind in ("latent", "logit") for n in full.nodes)
+        numbers |= {"targets": wanted, "targets_unfollowed": left}
     if full.largest_gap is not None:
         numbers["largest_gap"] = float(f"{full.largest_gap:.3g}")
     parts = (
@@ -201,12 +205,19 @@ def read_prompt(model: Any, prompt: str, max_tokens: int) -> Tensor:
 
 
 def traced(
-    workspace: Workspace, model: Any, items: Mapping[str, Item], tokens: Tensor, *, site: str, freeze: bool
+    workspace: Workspace,
+    model: Any,
+    items: Mapping[str, Item],
+    tokens: Tensor,
+    *,
+    site: str,
+    freeze: bool,
+    node_share: float,
 ) -> tuple[Graph, dict[str, Any]]:
     """(the whole graph, hook -> loaded dictionary)."""
     loaded = {hook: find_dictionary(workspace, item.path).load() for hook, item in items.items()}
     follow = trace if site == "R" else trace_transcoders
-    return follow(model, loaded, tokens, freeze=freeze), loaded
+    return follow(model, loaded, tokens, freeze=freeze, node_share=node_share), loaded
 
 
 def neuronpedia(
@@ -314,7 +325,8 @@ def traced_again(workspace: Workspace, id: str, *, max_tokens: int = 64, run: Ru
     tokens = read_prompt(model, str(about["prompt"]), max_tokens)
     items = {hook: workspace.get("dictionaries", name) for hook, name in about["dictionaries"].items()}
     site, held = str(about.get("site") or "R"), bool(recipe.get("freeze", True))
-    whole, dictionaries = traced(workspace, model, items, tokens, site=site, freeze=held)
+    share = float(recipe.get("node_share", NODE_SHARE))
+    whole, dictionaries = traced(workspace, model, items, tokens, site=site, freeze=held, node_share=share)
     found = Traced(model, dictionaries, tokens, whole, held)
     _LAST[:] = [(_key(workspace, item), found)]
     return found
@@ -353,7 +365,7 @@ def intervene_on(
         :func:`workbench.analysis.graph.intervene.parse_changes`.
     """
     recipe = workspace.get("graphs", id).manifest.recipe or {}
-    shares = float(recipe.get("node_share", 0.8)), float(recipe.get("edge_share", 0.98))
+    shares = float(recipe.get("node_share", NODE_SHARE)), float(recipe.get("edge_share", 0.98))
     found = traced_again(workspace, id, max_tokens=max_tokens, run=run)
     return touch(found, sets, swaps, check=check, freeze=freeze, shares=shares)
 
@@ -365,7 +377,7 @@ def touch(
     *,
     check: bool = False,
     freeze: bool | None = None,
-    shares: tuple[float, float] = (0.8, 0.98),
+    shares: tuple[float, float] = (NODE_SHARE, 0.98),
 ) -> Intervened:
     """Change latents of a traced graph; ``shares`` of nodes and edges, as it was pruned, say what ``check`` looks at.
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from workbench.analysis.circuits.tail import Tail
-from workbench.analysis.graph.trace import holding, norms_edited
+from workbench.analysis.graph.trace import holding
 from workbench.models.anatomy import anatomy_of
+from workbench.models.head import norms_edited
 
 CONSTANT = "constant"
 

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from workbench.analysis.graph.scores import Score, ScoreSplitter
-from workbench.analysis.graph.trace import Graph, Node, Runner, clean_run, edges_of, norms_edited, source_nodes
+from workbench.analysis.graph.trace import Graph, Node, Runner, clean_run, edges_of, source_nodes
 from workbench.models.anatomy import anatomy_of
+from workbench.models.head import norms_edited
 
 PAST = "past"  # what goes past the mixer of a layer: the residual stream and the MLP
 OTHERS = "others"  # the sum of the units that are not listed

@@ -17,9 +17,7 @@ Graphs through transcoders: :mod:`workbench.analysis.graph.transcoders`; pruning
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +27,16 @@ from torch import Tensor
 
 from sae.errors import ConfigError, UsageError, UserError
 from workbench.analysis.circuits.tail import Tail
+from workbench.analysis.graph.follow import (
+    FOLLOW_ALL_FLOPS,
+    FOLLOW_SHARE,
+    NODE_SHARE,
+    block_parameters,
+    follow,
+    target_flops,
+)
 from workbench.models.anatomy import anatomy_of
+from workbench.models.head import norms_edited
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,12 @@ class Graph:
     kept_edges: float = 1.0
     constants: np.ndarray = field(default_factory=lambda: np.zeros(0))
     totals: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    unfollowed: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        """By default every target is followed."""
+        if not len(self.unfollowed):
+            self.unfollowed = np.zeros(len(self.nodes), bool)
 
     @property
     def layers(self) -> list[int]:
@@ -83,7 +96,7 @@ class Graph:
         """
         if not len(self.totals):
             return None
-        at = [i for i, n in enumerate(self.nodes) if n.kind in ("latent", "logit")]
+        at = [i for i, n in enumerate(self.nodes) if n.kind in ("latent", "logit") and not self.unfollowed[i]]
         gap = np.abs(self.weights[at].sum(1, dtype=np.float64) + self.constants[at] - self.totals[at])
         return float(gap.max() / max(float(np.abs(self.totals[at]).max()), 1e-30))
 
@@ -106,13 +119,16 @@ def trace(
     max_logits: int = 10,
     freeze: bool = True,
     batch: int = 32,
+    node_share: float = NODE_SHARE,
+    follow_share: float | None = None,
 ) -> Graph:
     """The full graph of one prompt.
 
     Args:
         model: a TransformerBridge. dictionaries: residual hook name -> dictionary, one per layer, any order.
         tokens: [1, S] or [S]. logit_share: targets are the likeliest next tokens until they hold this probability.
-        batch: targets per backward pass.
+        batch: targets per backward pass. node_share: what pruning will keep; those nodes are all followed.
+        follow_share: share of each stage's influence whose targets are followed; None: all of them where that is quick.
 
     Raises:
         UsageError: no dictionary, an unknown hook, or a hook that is not a residual stream. ConfigError: a width that
@@ -135,9 +151,12 @@ def trace(
         hooks,
         tokens,
         lambda stage, some: {stage - 1: runner.gradients(stage, some)},
+        lambda stage: target_flops(runner.parameters(stage), tokens.shape[1]),
         logit_share=logit_share,
         max_logits=max_logits,
         batch=batch,
+        node_share=node_share,
+        follow_share=follow_share,
     )
 
 
@@ -166,14 +185,6 @@ def holding(held: Mapping[str, Tensor]) -> list[tuple[str, Callable[..., Tensor]
     ]
 
 
-@contextmanager
-def norms_edited() -> Iterator[None]:
-    """No warning that a norm is made from its edited values: that is meant (rounding differs, nothing else)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-        yield
-
-
 def connected(
     nodes: list[Node],
     parts: dict[int, Tensor],
@@ -181,29 +192,41 @@ def connected(
     hooks: list[str],
     tokens: Tensor,
     gradients: Callable[[int, list[Node]], Mapping[int, Tensor]],
+    flops: Callable[[int], float],
     *,
     logit_share: float,
     max_logits: int,
     batch: int,
+    node_share: float,
+    follow_share: float | None,
 ) -> Graph:
     """The graph of given nodes and the vectors they add, with the likeliest next tokens as targets.
 
     Args:
         logits: [V] of the next token. hooks: one per stage between embedding and logits.
         gradients: (stage, targets of it) -> earlier stage: [targets, S, D], for the stages that have edges to it.
+        flops: stage -> what one target of it takes. node_share, follow_share: see :func:`trace`.
     """
     targets, share = logit_targets(logits, logit_share, max_logits)
     p, last = logits.softmax(-1), len(hooks) + 1
     nodes = nodes + [Node("logit", last, tokens.shape[1] - 1, t, float(p[t])) for t in targets]
     at = [[i for i, n in enumerate(nodes) if n.stage == stage] for stage in range(last + 1)]
+    wanted = np.array([n.kind in ("latent", "logit") for n in nodes])
+    stages = np.array([n.stage for n in nodes])
     weights = np.zeros((len(nodes), len(nodes)), np.float32)
-    for stage in range(1, last + 1):
-        wanted = [i for i in at[stage] if nodes[i].kind in ("latent", "logit")]
-        for start in range(0, len(wanted), batch):
-            some = wanted[start : start + batch]
+
+    def fill(stage: int, targets: Sequence[int]) -> None:
+        for start in range(0, len(targets), batch):
+            some = targets[start : start + batch]
             for before, gradient in gradients(stage, [nodes[i] for i in some]).items():
                 weights[np.ix_(some, at[before])] = edges_of(gradient, at[before], nodes, parts).numpy()
-    return Graph(nodes, weights, hooks, tokens[0].tolist(), share)
+
+    if follow_share is None:
+        every = sum(flops(stage) * int(wanted[at[stage]].sum()) for stage in range(1, last + 1))
+        follow_share = 1.0 if every <= FOLLOW_ALL_FLOPS else FOLLOW_SHARE
+    start = np.array([n.value if n.kind == "logit" else 0.0 for n in nodes], np.float64)
+    followed = follow(weights, stages, wanted, start, fill, share=follow_share, node_share=node_share)
+    return Graph(nodes, weights, hooks, tokens[0].tolist(), share, unfollowed=wanted & ~followed)
 
 
 def scalar_of(targets: list[Node], read: Tensor | None, logits: Tensor, dictionary: Any) -> Tensor:
@@ -295,7 +318,7 @@ def logit_targets(logits: Tensor, share: float, most: int) -> tuple[list[int], f
     return order[:n].tolist(), float(p[order[:n]].sum())
 
 
-class _Seen(Exception):
+class Seen(Exception):
     """Raised inside a forward pass when what the targets read has been seen: no later layer runs."""
 
 
@@ -313,6 +336,12 @@ class Runner:
             self.tail: Tail | None = Tail(model, clean["tokens"])
         except UserError:
             self.tail = None
+
+    def parameters(self, stage: int) -> int:
+        """Of the blocks between a stage and the one before it."""
+        first = 0 if stage == 1 else _layer_of(self.hooks[stage - 2]) + 1
+        last = _layer_of(self.hooks[stage - 1]) if stage <= len(self.hooks) else len(self.model.blocks)
+        return block_parameters(self.model, first, last)
 
     def gradients(self, stage: int, targets: list[Node]) -> Tensor:
         """[targets, S, D]: gradient of each target (see :func:`scalar_of`) with respect to the residual stream at the
@@ -343,7 +372,7 @@ class Runner:
 
         def remember(value: Tensor, hook: Any) -> None:
             seen["x"] = value
-            raise _Seen
+            raise Seen
 
         hooks: list[tuple[str, Any]] = [(name, lambda value, hook: value.detach()) for name in self.frozen]
         hooks += also
@@ -355,7 +384,7 @@ class Runner:
                 return None, self.tail.run(start, rows, hooks, leaf, grad=True)[:, None]
             with self.model.hooks(fwd_hooks=[*hooks, (before, lambda value, hook: leaf)]):
                 return None, self.model(self.clean["tokens"].expand(len(leaf), -1))
-        except _Seen:
+        except Seen:
             return seen["x"], leaf.new_zeros(0)
 
 

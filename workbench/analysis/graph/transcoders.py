@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 
 from sae.errors import ConfigError, UsageError
+from workbench.analysis.graph.follow import NODE_SHARE, block_parameters, target_flops
 from workbench.analysis.graph.trace import (
     Graph,
     Node,
+    Seen,
     connected,
     frozen_hooks,
     holding,
     latent_nodes,
-    norms_edited,
     scalar_of,
 )
+from workbench.models.head import norms_edited
 from workbench.models.sites import site_hooks
 
 
@@ -43,13 +45,16 @@ def trace_transcoders(
     max_logits: int = 10,
     freeze: bool = True,
     batch: int = 32,
+    node_share: float = NODE_SHARE,
+    follow_share: float | None = None,
 ) -> Graph:
     """The full graph of one prompt through transcoders.
 
     Args:
         model: a TransformerBridge. transcoders: hook name of an MLP's input (``blocks.1.ln2.hook_out``) -> transcoder,
         any order.
-        tokens: [1, S] or [S]. logit_share, max_logits, batch: see :func:`workbench.analysis.graph.trace.trace`.
+        tokens: [1, S] or [S]. logit_share, max_logits, batch, node_share, follow_share: see
+            :func:`workbench.analysis.graph.trace.trace`.
 
     Raises:
         UsageError: no transcoder, or a hook the model lacks. ConfigError: a width that does not fit.
@@ -71,9 +76,12 @@ def trace_transcoders(
         reads,
         tokens,
         cut.gradients,
+        lambda stage: target_flops(block_parameters(model, 0, cut.layer(stage)), tokens.shape[1]),
         logit_share=logit_share,
         max_logits=max_logits,
         batch=batch,
+        node_share=node_share,
+        follow_share=follow_share,
     )
     if freeze and len(reads) == model.cfg.n_layers:
         graph.totals, graph.constants = cut.scalars(graph.nodes, cut.sources()), cut.scalars(graph.nodes, cut.biases())
@@ -127,14 +135,19 @@ class _Cut:
                         f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}."
                     )
 
+    def layer(self, stage: int) -> int:
+        """The last block that a target of a stage depends on."""
+        reads = list(self.transcoders)
+        return int(reads[stage - 1].split(".")[1]) if stage <= len(reads) else len(self.model.blocks)
+
     def gradients(self, stage: int, targets: list[Node]) -> dict[int, Tensor]:
         """Earlier stage -> [targets, S, D]: gradients of the targets (see
         :func:`workbench.analysis.graph.trace.scalar_of`) by embedding and MLP outputs.
         """
         leaves = [x.expand(len(targets), -1, -1).clone().requires_grad_(True) for x in self.sources()]
+        read = list(self.transcoders)[stage - 1] if stage <= len(self.transcoders) else None
         with torch.enable_grad():
-            seen, logits = self.run(leaves)
-            read = list(self.transcoders)[stage - 1] if stage <= len(self.transcoders) else None
+            seen, logits = self.run(leaves, until=read)
             scalar = scalar_of(
                 targets, None if read is None else seen[read], logits, None if read is None else self.transcoders[read]
             )
@@ -170,9 +183,9 @@ class _Cut:
                 out[i] = float(final[n.index])
         return out
 
-    def run(self, leaves: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def run(self, leaves: list[Tensor], until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """(what each transcoder reads [B, S, d_in], logits [B, S, V]) from given :meth:`sources`, the frozen values
-        held.
+        held. Behind ``until``, what a transcoder reads, nothing runs, and logits are empty.
         """
         seen: dict[str, Tensor] = {}
         hooks: list[tuple[str, Any]] = [*holding(self.held), ("hook_embed", lambda value, hook: leaves[0])]
@@ -181,6 +194,8 @@ class _Cut:
 
             def remember(value: Tensor, hook: Any, read: str = read) -> None:
                 seen[read] = value  # a hook may be called by another of its names
+                if read == until:
+                    raise Seen
 
             def replace(
                 value: Tensor, hook: Any, leaf: Tensor = leaf, read: str = read, transcoder: Any = transcoder
@@ -189,6 +204,8 @@ class _Cut:
                 return leaf if past is None else leaf + past
 
             hooks += [(read, remember), (write, replace)]
-        with norms_edited(), self.model.hooks(fwd_hooks=hooks):
-            logits = self.model(self.tokens.expand(len(leaves[0]), -1), use_cache=False)
-        return seen, logits
+        try:
+            with norms_edited(), self.model.hooks(fwd_hooks=hooks):
+                return seen, self.model(self.tokens.expand(len(leaves[0]), -1), use_cache=False)
+        except Seen:
+            return seen, leaves[0].new_zeros(0)

@@ -28,7 +28,7 @@ NAMES = {
     "y_to_logit": "Mixer outputs to the answer",
     "head_to_head": "Heads to heads",
     "activation": "Activation patching",
-    "attribution": "Activation patching, to first order",
+    "attribution": "All of them, to first order",
     "ablation": "Ablations",
 }
 

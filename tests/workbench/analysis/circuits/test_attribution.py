@@ -9,7 +9,11 @@ import torch
 from workbench.analysis.circuits import analyse as module
 from workbench.analysis.circuits.analyse import analyse
 from workbench.analysis.circuits.attribution import attribution, best, patch_flops
+from workbench.analysis.circuits.heads import head_changes, head_outputs, head_to_head, measure_cells, read_changes
 from workbench.analysis.circuits.patching import Patch, hook_of
+from workbench.analysis.circuits.paths import FrozenPaths
+from workbench.analysis.circuits.slopes import path_slopes, sender_slopes, to_first_order
+from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import make_prompts, read_task
 from workbench.models import load_model
 from workbench.run import Run
@@ -91,5 +95,64 @@ def test_a_large_model_is_ranked_first_and_says_what_it_will_take(case, monkeypa
         a, b = (t[t.analysis == kind].set_index(keys).effect for t in (everything, some))
         assert 0 < len(b) < len(a)
         np.testing.assert_allclose(b, a[b.index], atol=1e-4)
-    ranked = some[some.analysis == "attribution"]
+    ranked = some[(some.analysis == "attribution") & (some.path == "total")]
     assert len(ranked) == len(everything[(everything.analysis == "activation")])
+    if case[0] != "mini-pythia":
+        return
+    keys = [*keys, "receiver"]
+    a, b = (t[t.analysis == "read_profile"].set_index(keys).effect for t in (everything, some))
+    assert 0 < len(b) < len(a)
+    np.testing.assert_allclose(b, a[b.index], atol=1e-4)
+    peak, other = whole.numbers["read_peak"], part.numbers["read_peak"]
+    assert {k: peak[k] for k in ("layer", "unit", "position")} == {k: other[k] for k in ("layer", "unit", "position")}
+    assert other["share"]["value"] == pytest.approx(peak["share"]["value"], abs=0.1)  # the rest is known to first order
+
+
+def test_first_order_path_effects_are_the_slope_of_exact_ones():
+    model = load_model("mini-pythia")
+    p = make_prompts(read_task("induction"), 9, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=20)
+    paths, labels, h = FrozenPaths(model, Tail(model, p.clean)), ["B", "last"], 1e-3
+    changes = read_changes(model, p, labels)
+    first = to_first_order(changes, path_slopes(paths, p))
+    moved = [
+        measure_cells(paths, p, [sign * h * c for c in changes], "direct", ("logit_diff",))["logit_diff"]
+        for sign in (1, -1)
+    ]
+    want = (moved[0] - moved[1]) / (2 * h)
+    np.testing.assert_allclose(first, want, atol=0.01 * np.abs(want).max())
+    receiver = (len(model.blocks) - 1, 2)
+    for inputs, position in (("k", "B"), ("v", "B"), ("q", "last")):
+        clean, other = (head_outputs(model, p, paths, version, position) for version in ("clean", "control"))
+        changes = head_changes(model, p, paths, "control", position)[: receiver[0]]
+        slopes = sender_slopes(model, p, paths, receiver, inputs=inputs, position=position)
+        first, moved = to_first_order(changes, slopes), []
+        key = (p.control.tobytes(), position)
+        for sign in (1, -1):
+            paths.head_outputs[key] = [a + sign * 10 * h * (b - a) for a, b in zip(clean, other, strict=True)]
+            found = head_to_head(model, p, paths, receiver, inputs=inputs, position=position, metrics=("logit_diff",))
+            moved.append(found["logit_diff"])
+        paths.head_outputs[key] = other
+        want = (moved[0] - moved[1]) / (20 * h)
+        assert np.abs(want).max() > 0
+        np.testing.assert_allclose(first, want, atol=0.02 * np.abs(want).max() + 1e-4, err_msg=inputs)
+
+
+def test_chosen_senders_and_cells_alone_are_measured():
+    model = load_model("mini-pythia")
+    p = make_prompts(read_task("induction"), 8, vocab_size=model.cfg.d_vocab, tokenizer=model.tokenizer, length=20)
+    paths, receiver = FrozenPaths(model, Tail(model, p.clean)), (2, 1)
+    chosen = np.zeros((2, model.cfg.n_heads), bool)
+    chosen[1, 2] = chosen[1, 0] = True
+    every, some = (
+        head_to_head(model, p, paths, receiver, inputs="k", metrics=("logit_diff",), chosen=which)["logit_diff"]
+        for which in (None, chosen)
+    )
+    assert np.array_equal(np.isfinite(some).all(0), chosen)
+    np.testing.assert_allclose(some[:, chosen], every[:, chosen], atol=1e-5)
+    changes = read_changes(model, p, ["B"])
+    which = np.zeros((len(changes), model.cfg.n_heads, 1), bool)
+    which[2, 1] = True
+    cells = measure_cells(paths, p, changes, "direct", ("logit_diff",), which)["logit_diff"]
+    full = measure_cells(paths, p, changes, "direct", ("logit_diff",))["logit_diff"]
+    assert np.array_equal(np.isfinite(cells).all(0), which)
+    np.testing.assert_allclose(cells[:, which], full[:, which], atol=1e-5)

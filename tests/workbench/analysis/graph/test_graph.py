@@ -174,3 +174,40 @@ def test_no_block_before_the_cut_or_behind_the_target_runs(traced):
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.mark.parametrize("kind", ["R", "TC"])
+def test_following_influential_targets_changes_no_edge_and_leaves_out_no_node_that_is_kept(kind):
+    model = load_model("mini-pythia")
+    tokens = torch.randint(1, 500, (1, 7), generator=torch.Generator().manual_seed(3))
+    if kind == "R":
+        run, dictionaries = trace, random_dictionaries(model, (0, 1, 2))
+    else:
+        from tests.workbench.analysis.graph.test_graph_transcoders import READ, random_transcoder
+        from workbench.analysis.graph.transcoders import trace_transcoders
+
+        run = trace_transcoders
+        dictionaries = {READ.format(l): random_transcoder(model.cfg.d_model, l, skip=False) for l in range(3)}
+    every = run(model, dictionaries, tokens)
+    some = run(model, dictionaries, tokens, follow_share=0.5, node_share=0.5)
+    targets = np.array([n.kind in ("latent", "logit") for n in every.nodes])
+    assert (
+        not every.unfollowed.any() and 0 < some.unfollowed.sum() < targets.sum() and not some.unfollowed[~targets].any()
+    )
+    size = np.abs(every.weights).max()
+    np.testing.assert_allclose(some.weights[~some.unfollowed], every.weights[~some.unfollowed], atol=1e-5 * size)
+    assert not some.weights[some.unfollowed].any()
+    kept = prune(some, node_share=0.5)
+    left_out = {some.name(i) for i in np.flatnonzero(some.unfollowed)}
+    assert not left_out & {kept.name(i) for i in range(len(kept.nodes))}
+    assert prune(every, node_share=0.5).influence.sum() >= kept.influence.sum() - 1e-6
+
+
+def test_short_prompts_are_followed_whole_and_dear_ones_are_not(monkeypatch):
+    from workbench.analysis.graph import trace as module
+
+    model = load_model("mini-pythia")
+    tokens = torch.randint(1, 500, (1, 7), generator=torch.Generator().manual_seed(3))
+    assert not trace(model, random_dictionaries(model, (0, 1, 2)), tokens).unfollowed.any()
+    monkeypatch.setattr(module, "FOLLOW_ALL_FLOPS", 1.0)
+    assert trace(model, random_dictionaries(model, (0, 1, 2)), tokens).unfollowed.any()

@@ -32,10 +32,16 @@ def test_they_are_counted_where_they_are(store, monkeypatch):
     assert dict(map(tuple, about["tokens"])).items() <= dict(zip(*np.unique(ids[long], return_counts=True))).items()
     square = store.x.double().square().sum(1)
     assert about["square_share"] == pytest.approx(float(square[torch.from_numpy(long)].sum() / square.sum()))
+    held = {(p, t): (n, share) for p, t, n, share in about["places"]}
+    assert len(held) == min(massive.PLACES, len(np.unique(ids[long]))) and all(p == 1 for p, _ in held)
+    for (_, token), (n, share) in held.items():
+        here = torch.from_numpy(long & (ids == token))
+        assert n == int(here.sum()) and share == pytest.approx(float(square[here].sum() / square.sum()))
+    assert [s for _, s in held.values()] == sorted((s for _, s in held.values()), reverse=True)
     assert built.numbers["massive_share"] == pytest.approx(long.mean(), abs=1e-6)
 
 
 def test_a_record_without_them_says_so_too():
     plain = build_records(FakeDictionary(), FakeStore.random(), HOOK, VOCAB, n_tokens=None, window=8)
-    assert plain.metadata["massive"]["n"] == 0 and plain.metadata["massive"]["positions"] == []
+    assert plain.metadata["massive"]["n"] == 0 and plain.metadata["massive"]["places"] == []
     assert plain.numbers["massive_share"] == plain.numbers["massive_square_share"] == 0.0

@@ -23,9 +23,21 @@ COMPLETED = {  # the keys that a page writes by itself
     "induction": ("tf", "tfv", "mb", "mbv", "task", "met", "su", "suv"),
     "graph": ("gr", "grv"),
     "map": ("map", "mapv"),
+    "text": ("st", "stv"),
     "export": ("f", "src", "opts", "look"),
 }
-LASTING = ("d", "f", "m", "ev", "gr", "map", "c", "tf", "mb")  # keys that no page takes away while one stays on it
+LASTING = (
+    "d",
+    "f",
+    "m",
+    "ev",
+    "gr",
+    "map",
+    "c",
+    "tf",
+    "mb",
+    "st",
+)  # keys that no page takes away while one stays on it
 
 
 def tidy_history() -> None:

@@ -1,0 +1,99 @@
+"""First-order effects along direct paths: what a change of a mixer's output does to the answer, to first order, for all
+heads and positions from one backward pass per layer.
+
+As in :mod:`workbench.analysis.circuits.attribution`, they choose what is measured exactly on large models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.analysis.circuits.attribution import CHUNK
+from workbench.analysis.circuits.heads import check_inputs, kv_head
+from workbench.analysis.circuits.paths import FrozenPaths, Path
+from workbench.analysis.circuits.tasks import PromptSet
+
+
+def path_slopes(paths: FrozenPaths, prompts: PromptSet, path: Path = "direct") -> list[Tensor]:
+    """[P,d_model] of every layer: gradient of the logit difference by the mixer's output at the last position."""
+    index = torch.arange(len(prompts))
+
+    def difference(layer: int, delta: Tensor) -> Tensor:
+        return _difference(paths.logits(layer, delta, index, path), prompts, slice(None))
+
+    return _slopes(paths, range(paths.n_layers), difference)
+
+
+def sender_slopes(
+    model: Any, prompts: PromptSet, paths: FrozenPaths, receiver: tuple[int, int], *, inputs: str, position: str
+) -> list[Tensor]:
+    """[P,d_model] of every layer before the receiver: gradient of the logit difference by the mixer's output at
+    `position`, as seen by the receiver's inputs alone.
+    """
+    layer, head = receiver
+    at, index = torch.as_tensor(prompts.position(position)), torch.arange(len(prompts))
+    check_inputs(model, paths, layer, at)
+    unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
+    slopes = _input_slopes(paths, prompts, layer, unit, at)
+
+    def received(start: int, delta: Tensor) -> Tensor:
+        made = paths.head_inputs(layer, paths.carry(start, delta, index, at=at, to=layer), index)
+        return torch.stack([(made[c][:, h] * slopes[c]).sum() for c, h in unit.items()]).sum()
+
+    return _slopes(paths, range(layer), received)
+
+
+@torch.no_grad()
+def to_first_order(changes: Sequence[Tensor], slopes: Sequence[Tensor]) -> np.ndarray:
+    """Effects [P,L,*cells] of changes [P,*cells,d_model] with slopes [P,d_model], layer by layer."""
+    found = [
+        torch.einsum("pcd,pd->pc", c.flatten(1, -2), s).unflatten(1, c.shape[1:-1]) for c, s in zip(changes, slopes)
+    ]
+    return torch.stack(found, 1).double().numpy()
+
+
+def _slopes(paths: FrozenPaths, layers: Sequence[int], scalar: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
+    out = []
+    for l in layers:
+        delta = torch.zeros_like(paths.tail.inputs[l][:, 0]).requires_grad_(True)
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(scalar(l, delta), delta)
+        out.append(slope)
+    return out
+
+
+def _difference(logits: Tensor, prompts: PromptSet, rows: slice) -> Tensor:
+    at = torch.arange(len(logits))
+    answer, wrong = torch.as_tensor(prompts.answer)[rows], torch.as_tensor(prompts.wrong)[rows]
+    return (logits[at, answer] - logits[at, wrong]).sum()
+
+
+def _input_slopes(
+    paths: FrozenPaths, prompts: PromptSet, layer: int, unit: dict[str, int], at: Tensor
+) -> dict[str, Tensor]:
+    """Input (q, k, v) -> [P,d_head]: gradient of the logit difference by one head's input at one position."""
+    parts: dict[str, list[Tensor]] = {c: [] for c in unit}
+    for start in range(0, len(prompts), CHUNK):
+        rows = slice(start, start + CHUNK)
+        index = torch.arange(len(prompts))[rows]
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str, seen: dict[str, Tensor] = seen) -> Any:
+            def hook(value: Tensor, hook: Any) -> Tensor:
+                seen[name] = value
+                return value  # what the hook was shown may be a view that nothing reads unless it is given back
+
+            return f"blocks.{layer}.attn.hook_{name}", hook
+
+        resid = paths.tail.inputs[layer][index].clone().requires_grad_(True)
+        logits = paths.tail.run(layer, index, [keep(c) for c in unit], resid, grad=True)
+        with torch.enable_grad():
+            found = torch.autograd.grad(_difference(logits, prompts, rows), [seen[c] for c in unit])
+        for (c, h), g in zip(unit.items(), found, strict=True):
+            parts[c].append(g[torch.arange(len(index)), at[index], h])
+    return {c: torch.cat(g) for c, g in parts.items()}
