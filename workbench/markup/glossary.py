@@ -43,6 +43,7 @@ TERMS = {
     "absorbed": "Silent where its direction is in the activation, because another latent carries it there.",
     "chance": "The r that 99 of 100 unrelated latents of the same frequency stay below.",
     "activation": "How strongly a latent is on at a token; 0 where it is silent.",
+    "massive": "A row longer than ten times the median of its site: a few such tokens hold much of all squared norm.",
     "fires": "A latent fires on a token where its activation is above zero.",
     "raises": "The next token that a latent's direction makes more likely, by what it adds to the logits.",
     "lowers": "The next token that a latent's direction makes less likely.",
