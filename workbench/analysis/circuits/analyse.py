@@ -94,7 +94,7 @@ def compare_to_control(found: Circuits, control: Any, name: str) -> None:
     p, profile = found.prompts, found.arrays["profile"].astype(np.float64)
     paths = FrozenPaths(control, Tail(control, p.clean))
     if is_transformer(control):
-        measured = np.isfinite(profile).any(0)
+        measured = np.asarray(np.isfinite(profile).any(0))
         changes = read_changes(control, p, found.labels)
         cells = measure_cells(paths, p, changes, "direct", ("logit_diff",), None if measured.all() else measured)
         other = inside(cells, p, found.labels)["logit_diff"]

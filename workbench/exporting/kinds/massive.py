@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from sae.errors import MissingError
-from sae.populations import FACTOR
 from sae.strict import StrictConfig
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
@@ -88,11 +87,12 @@ def massive_activations(workspace: Workspace, item: Item, options: MassiveOption
         if most["n"]
         else " There are none."
     )
+    factor = round(max(s["massive"]["limit"] / (s["massive"]["median_norm"] or 1.0) for s in sites), 6)
     models = sorted({str(s["model"]) for s in sites})
     return FigureData(
         panels=panels,
         caption=(
-            f"Massive activations of store {item.id}: rows longer than {FACTOR:g} times the median norm of their site,"
+            f"Massive activations of store {item.id}: rows longer than {factor:g} times the median norm of their site,"
             f" as found among the rows on which latents were recorded.{said} Training leaves them out; explained"
             f" variance on held-out rows is given with and without them. Sites: {', '.join(order)}."
         ),

@@ -120,7 +120,8 @@ def test_first_order_path_effects_are_the_slope_of_exact_ones():
     ]
     want = (moved[0] - moved[1]) / (2 * h)
     np.testing.assert_allclose(first, want, atol=0.01 * np.abs(want).max())
-    receiver = (len(model.blocks) - 1, 2)
+    layer, head, _ = np.unravel_index(np.abs(first[:, 1:].mean(0)).argmax(), first[0, 1:].shape)
+    receiver, step = (int(layer) + 1, int(head)), 0.05  # one whose inputs matter: effects are far above rounding
     for inputs, position in (("k", "B"), ("v", "B"), ("q", "last")):
         clean, other = (head_outputs(model, p, paths, version, position) for version in ("clean", "control"))
         changes = head_changes(model, p, paths, "control", position)[: receiver[0]]
@@ -128,13 +129,13 @@ def test_first_order_path_effects_are_the_slope_of_exact_ones():
         first, moved = to_first_order(changes, slopes), []
         key = (p.control.tobytes(), position)
         for sign in (1, -1):
-            paths.head_outputs[key] = [a + sign * 10 * h * (b - a) for a, b in zip(clean, other, strict=True)]
+            paths.head_outputs[key] = [a + sign * step * (b - a) for a, b in zip(clean, other, strict=True)]
             found = head_to_head(model, p, paths, receiver, inputs=inputs, position=position, metrics=("logit_diff",))
             moved.append(found["logit_diff"])
         paths.head_outputs[key] = other
-        want = (moved[0] - moved[1]) / (20 * h)
-        assert np.abs(want).max() > 0
-        np.testing.assert_allclose(first, want, atol=0.02 * np.abs(want).max() + 1e-4, err_msg=inputs)
+        want = (moved[0] - moved[1]) / (2 * step)
+        assert np.abs(want).max() > 1e-3
+        np.testing.assert_allclose(first, want, atol=0.03 * np.abs(want).max() + 1e-4, err_msg=inputs)
 
 
 def test_chosen_senders_and_cells_alone_are_measured():
