@@ -153,6 +153,31 @@ for folder in sys.argv[1:]:
 """
 
 
+GRAPH = """
+import json, sys
+from circuit_tracer.frontend.graph_models import Link, Model
+document = json.load(open(sys.argv[1]))
+found = Model(**document)
+links = [Link(**link) for link in document["links"]]
+ids = {n.node_id for n in found.nodes}
+assert len(ids) == len(found.nodes) and all(l.source in ids and l.target in ids for l in links)
+print(f"{len(found.nodes)} nodes, {len(links)} links")
+"""
+
+
+def read_graph(target: Path, folder: Path) -> str:
+    """What circuit-tracer's own classes say of a graph of ours; begins with "not read" where they refuse it."""
+    import json
+
+    from tests.workbench.analysis.graph.test_graph_schema import document_of
+
+    at = folder / "graph.json"
+    at.write_text(json.dumps(document_of("transcoders")))
+    env = os.environ | {"PYTHONPATH": str(target)}
+    done = subprocess.run([sys.executable, "-c", GRAPH, str(at)], env=env, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or f"not read: {(done.stderr.strip().splitlines() or ['no answer'])[-1]}"
+
+
 def answers(peer: str, target: Path, folders: list[Path]) -> list[tuple[str, str]]:
     """(largest relative difference, whether the same latents are on) of each folder, as the peer reads it."""
     body = "\n".join(f"            {line}" for line in READ[peer].strip().splitlines())
@@ -188,6 +213,9 @@ def main(folder: Path) -> int:
             for (kind, _), (error, same) in zip(mine, found, strict=True):
                 good &= same == "yes" and float(error) <= 1e-5
                 print(f"| {peer} {version} | {kind} | {error} | {same} |")
+        said = read_graph(install(folder, "circuit-tracer"), Path(tmp))
+        good &= not said.startswith("not read")
+        print(f"| circuit-tracer {RELEASES['circuit-tracer']} | graph.json: {said} | | |")
     return 0 if good else 1
 
 

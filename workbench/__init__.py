@@ -24,6 +24,7 @@ _HOME = {
     "verify": "workbench.verbs.measuring",
     "features": "workbench.verbs.measuring",
     "explain": "workbench.verbs.measuring",
+    "score": "workbench.verbs.measuring",
     "map": "workbench.verbs.measuring",
     "steer": "workbench.verbs.measuring",
     "trust": "workbench.verbs.trusting",
@@ -40,7 +41,7 @@ _HOME = {
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "steer", "substitute", "train", "transplant", "trust", "verify"),
+    *("reproduce", "score", "steer", "substitute", "train", "transplant", "trust", "verify"),
 ]
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from workbench.verbs.measuring import explain as explain
     from workbench.verbs.measuring import features as features
     from workbench.verbs.measuring import map as map
+    from workbench.verbs.measuring import score as score
     from workbench.verbs.measuring import steer as steer
     from workbench.verbs.measuring import verify as verify
     from workbench.verbs.publishing import export as export

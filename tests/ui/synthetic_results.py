@@ -27,6 +27,8 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
     add_labels(ws, "mini-pythia.L2R-8x", text)
     add_trust(ws, "mini-pythia.L1R-8x", text)
     add_graph(ws, "mini-pythia", vocab, text)
+    add_doses(ws, "mini-pythia.L1R-8x", text)
+    add_scores(ws, "mini-pythia.L2R-8x", text)
     add_claims(ws, text)
 
 
@@ -656,6 +658,49 @@ def add_graph(ws: Workspace, model: str, vocab: list[str], text: str, *, seed: i
         "graphs", f"{model}.prompt.12345678", command="workbench graph", numbers=numbers, metadata=about
     ) as out:
         (out / "graph.json").write_text(json.dumps(document))
+
+
+def add_scores(ws: Workspace, dictionary: str, text: str) -> None:
+    """Scores of the labels by rule of six latents, judged by the rule and by a model that cannot read one scorer."""
+    from workbench.analysis.explain.scorers.run import summary
+    from workbench.results.scores import SCORERS
+
+    rng = np.random.default_rng(3)
+    for short, judge in (("rule", "the rule itself"), ("m", f"a-model {text}")):
+        rows = []
+        for latent, name in ((i, s) for i in range(6) for s in SCORERS):
+            value = float("nan") if (short, name) == ("m", "simulation") else 0.6 + 0.3 * rng.random()
+            rows.append(
+                {"latent": latent, "scorer": name, "judge": judge, "value": value, "low": value - 0.1}
+                | {"high": min(1.0, value + 0.1), "chance": 0.0 if name == "simulation" else 0.5, "n_positive": 20}
+                | {
+                    "n_negative": 20,
+                    "precision": 0.8,
+                    "recall": 0.7,
+                    "f1": 0.75,
+                    "unreadable": 40 if value != value else 0,
+                }
+            )
+        table = pd.DataFrame(rows)
+        about = {"dictionary": dictionary, "explanation": f"{dictionary}.rules", "explainer": "rules", "judge": judge}
+        with ws.create(
+            "scores", f"{dictionary}.rules.by-{short}", command=f"workbench score {dictionary}", metadata=about
+        ) as out:
+            table.to_parquet(out / "scores.parquet", index=False)
+            summary(table).to_parquet(out / "summary.parquet", index=False)
+
+
+def add_doses(ws: Workspace, dictionary: str, text: str) -> None:
+    """A dose-response that grows as such do; one amount made no continuation."""
+    amount = np.array([0.0, 1, 2, 4, 8])
+    table = pd.DataFrame({"amount": amount, "kl": 0.02 * amount**2, "logit": 1 + amount / 2})
+    table["probability"], table["perplexity"] = 0.1 + amount / 20, [8.0, 8.5, 11.0, np.nan, 90.0]
+    about = {"dictionary": dictionary, "model": dictionary.split(".")[0], "revision": None, "latents": [3], "held": []}
+    about |= {"prompt": f"def read(self): {text}", "target": f" {text}", "tokens": 20}
+    command = f"workbench steer {dictionary} 'def read(self):' --add 3=1 --dose 0,1,2,4,8 --keep"
+    numbers = {"amounts": len(table), "largest_kl": float(table["kl"].max())}
+    with ws.create("doses", f"{dictionary}.def-read.12345678", command=command, numbers=numbers, metadata=about) as out:
+        table.to_parquet(out / "doses.parquet", index=False)
 
 
 def add_claims(ws: Workspace, text: str) -> None:

@@ -20,6 +20,7 @@ from workbench.analysis.evaluation.probe import probe, push
 from workbench.dictionaries.reference import find_dictionary
 from workbench.markup.tokens import level, number
 from workbench.models import load_model
+from workbench.results.doses import DoseRecords
 from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
 from workbench_ui.kit.probing import characters
@@ -174,12 +175,32 @@ def test_a_continuation_can_be_stopped_and_bad_changes_are_said(open_page: Open,
     id = "mini-pythia.L1R-1x"
     at = open_page(real, "probe", d=id, text=TEXT, cn=100)
     at.button(key="ct_go").click().run()
+    assert "ct_go" not in {b.key for b in at.button}  # one button in one place
     at.button(key="ct_stop").click().run()
     at = continued(at)
     made = at.session_state["ct_stream"]
     assert made.stop.is_set() and len(made.plain.ids) <= 100
+    assert "ct_go" in {b.key for b in at.button} and "ct_stop" not in {b.key for b in at.button}
     assert len(made.plain.ids) == 100 or "stopped" in page_text(at)
     for bad, says in (("99999=1", "is not in the dictionary"), ("x", "LATENT=NUMBER"), ("1=2, 1=3", "changed twice")):
         at = open_page(real, "probe", d=id, text=TEXT, cch=bad)
         at.button(key="ct_go").click().run()
         assert says in page_text(at) and "ct_stream" not in at.session_state
+
+
+def test_doses_are_measured_on_the_page_and_kept(open_page: Open, real: Workspace, tmp_path: Path) -> None:
+    """The figure on the page is that of the result, and a link to it needs no model."""
+    shutil.copytree(real.root, tmp_path / "ws")
+    ws, id = Workspace(tmp_path / "ws"), "mini-pythia.L1R-1x"
+    at = open_page(ws, "probe", d=id, text=TEXT, cch="3=1", cn=5, dd="0, 4, 8")
+    at.button(key="ds_go").click().run()
+    assert not at.exception
+    (kept,) = ws.items("doses")
+    want = steer(ws, id, prompt=TEXT, add=["3=1"], dose=[0, 4, 8], tokens=5)
+    table = DoseRecords.open(kept.path).table
+    assert table["kl"].tolist() == [d.kl for d in want.doses] and table["amount"].tolist() == [0, 4, 8]
+    at = open_page(ws, "probe", d=id, ds=kept.id, dsv=kept.version)
+    assert len(at.get("plotly_chart")) == 4 and "Reading loads the language models" in page_text(at)
+    at = open_page(ws, "probe", d=id, text=TEXT)
+    at.button(key="ds_go").click().run()
+    assert "This cannot be measured" in page_text(at) and "--add LATENT=AMOUNT" in page_text(at)

@@ -36,6 +36,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "decoder_map": [{}, {"colour": "dictionary"}, {"colour": "max", "points": 100}],
     "latent_contexts": [{"latent": 3}],
     "latent_anatomy": [{"latent": 3}],
+    "explanation_scores": [{}, {"latent": 3}],
     "substitution_wins": [{}, {"measure": "read"}],
     "matched_latents": [{}, {"one_to_one": False, "n": 5}],
 }

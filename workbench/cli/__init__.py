@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "circuits": ("Path patching, induction and the off-by-one motif in both architectures.", "Analyse"),
     "evolve": ("Follow latents over pre-training snapshots with a crosscoder.", "Analyse"),
     "explain": ("Label latents by rule or with a language model, with scores.", "Analyse"),
+    "score": ("Score labels side by side: detection, near misses, fuzzing, simulation.", "Analyse"),
     "trust": ("Is this latent real? A card of evidence for each, beside chance.", "Analyse"),
     "graph": ("Attribution graph of a prompt through dictionaries.", "Analyse"),
     "steer": ("Continue a text with latents pushed or held, and measure the dose.", "Analyse"),

@@ -69,7 +69,7 @@ def explain(
 
     from workbench.verbs.measuring import explain as run
 
-    chosen = _numbers(latents)
+    chosen = numbers_of(latents)
     if estimate:
         from workbench.analysis.explain.asking import Asking, prepare, refuse_without_model
         from workbench.dictionaries.reference import find_dictionary
@@ -136,7 +136,12 @@ def explain(
     return result_of(item) | {"numbers": n}
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_of(text: str) -> list[int]:
+    """Numbers with commas between them.
+
+    Raises:
+        UsageError: something else.
+    """
     from sae.errors import UsageError
 
     if not text.strip():

@@ -61,11 +61,16 @@ def graph(
         typer.Option(
             "--set",
             help="Then change latents and run the model: NODE=0 (ablate), NODE=1.5 (set), NODE=x2 (scale), A,B=0"
-            " (several). Repeat to change more together. Nodes are called as in graph.json: LAYER_LATENT_POSITION.",
+            " (several), @NAME=0 (a group made on the page Graph). Repeat to change more together. Nodes are called as"
+            " in graph.json: LAYER_LATENT_POSITION.",
         ),
     ] = None,
     swap: Annotated[
-        list[str] | None, typer.Option(help="Then let two latents exchange their activations, A=B; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Then let two latents exchange their activations, A=B, or as many one by one, A,B=C,D; may be"
+            " repeated."
+        ),
     ] = None,
     check: Annotated[
         bool,

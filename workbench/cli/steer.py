@@ -35,6 +35,10 @@ def steer(
         ),
     ] = "",
     target: Annotated[str, typer.Option(help="With --dose: the token whose logit is followed.")] = "",
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep the doses in the workspace: a panel of the page Text probe, and a figure."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Also write every continuation and dose to this file, as JSON lines.")
     ] = None,
@@ -67,6 +71,7 @@ def steer(
         seed=seed,
         dose=[x for x in dose.split(",") if x.strip()],
         target=target,
+        keep=keep,
         run=terminal_run(),
     )
     rows = found.rows()
@@ -87,4 +92,7 @@ def steer(
             out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
         say(f"{len(rows)} lines in {out}")
-    return {"dictionary": dictionary, "prompt": prompt, "read_once": found.read_once, "rows": rows}
+    if found.kept is not None:
+        say(f"kept: {found.kept.path} (`workbench export dose-response --source doses/{found.kept.id}`)")
+    about = {"dictionary": dictionary, "prompt": prompt, "read_once": found.read_once, "rows": rows}
+    return about | ({} if found.kept is None else {"kept": found.kept.id, "path": str(found.kept.path)})

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sae.errors import UsageError
 from workbench.run import Run, opened, recorded
 from workbench.workspace import Item, Workspace
 
 if TYPE_CHECKING:
     from workbench.analysis.evaluation.steer_text import SteeredText
     from workbench.analysis.evaluation.verifying import Verification
+    from workbench.analysis.explain.endpoint import Completer
 
 
 def _id(workspace: Workspace, model: str | None, run: Run) -> str | None:
@@ -228,6 +230,72 @@ def explain(
     return ask(workspace, reference, asking, max_usd=max_usd, run=run)
 
 
+@recorded("score")
+def score(
+    workspace: Workspace | str | Path,
+    dictionary: str,
+    *,
+    explainer: str = "rules",
+    llm: str | None = None,
+    endpoint: str | None = None,
+    scorers: Sequence[str] = (),
+    latents: Sequence[int] = (),
+    sample: int = 100,
+    examples: int = 20,
+    per_minute: float = 60.0,
+    key_env: str = "OPENAI_API_KEY",
+    seed: int = 0,
+    store: str | None = None,
+    model: str | None = None,
+    hook: str | None = None,
+    replace: bool = False,
+    run: Run | None = None,
+) -> Item:
+    """Score the labels of a dictionary's latents side by side, on text they were not made from: detection, detection
+    among near misses, fuzzing, shared words, simulation (Paulo et al. 2024, arXiv 2410.13928; Bills et al. 2023).
+
+    Args:
+        explainer: whose labels: ``rules``, or the model that :func:`explain` asked. llm: who judges, at ``endpoint`` or
+            on this machine; None: the rule itself, where labels are rules. scorers: names of
+            :data:`workbench.results.scores.SCORERS`; empty = all. latents: empty = a random ``sample`` of the labelled.
+            examples: excerpts on which a latent fires, and as many silent ones.
+
+    Raises:
+        MissingError: no labels by ``explainer``. MismatchError: scores are there with another recipe or other inputs,
+            and not ``replace``. UsageError: see :mod:`workbench.analysis.explain.scorers.run`.
+
+    Examples:
+        >>> score("workspace", "mini-pythia.L1R-8x").manifest.numbers["fuzzing"]
+    """
+    from workbench.analysis.explain.endpoint import Endpoint, EndpointConfig, local_model
+    from workbench.analysis.explain.scorers.run import score_explanations
+    from workbench.dictionaries.reference import find_dictionary
+
+    workspace, run = opened(workspace, run, replace_results=replace)
+    reference = find_dictionary(
+        workspace, dictionary, store=store, model_name=_id(workspace, model, run), hook_name=hook
+    )
+    if endpoint and llm is None:
+        raise UsageError("--endpoint goes with --llm, the name of the model that judges.")
+    judge: Completer | None = None
+    if llm and endpoint:
+        judge = Endpoint(EndpointConfig(base_url=endpoint, model=llm, key_env=key_env, requests_per_minute=per_minute))
+    elif llm:
+        judge = local_model(llm)
+    return score_explanations(
+        workspace,
+        reference,
+        explainer,
+        judge,
+        scorers=scorers,
+        latents=latents,
+        sample=sample,
+        examples=examples,
+        seed=seed,
+        run=run,
+    )
+
+
 @recorded("map")
 def map(
     workspace: Workspace | str | Path,
@@ -274,16 +342,19 @@ def steer(
     seed: int = 0,
     dose: Sequence[str | float] = (),
     target: str = "",
+    keep: bool = False,
     run: Run | None = None,
 ) -> SteeredText:
-    """Continue a text with latents of a dictionary pushed or held, beside the model as it is. Nothing is written.
+    """Continue a text with latents of a dictionary pushed or held, beside the model as it is. Nothing is written but
+    with ``keep``.
 
     Args:
         add: ``LATENT=AMOUNT``, added at every position. set: ``LATENT=VALUE``, put in its place (0: ablated). tokens:
             how many are made. temperature: 0 takes the likeliest. samples: continuations of each kind, with seeds
             ``seed``, ``seed + 1``, … dose: amounts of all latents of ``add``, for which KL, a token's logit and the
             perplexity of the continuation under the unchanged model are measured. target: that token; empty: the one
-            that the largest amount raises most.
+            that the largest amount raises most. keep: write the doses to ``doses/`` of the workspace, for the page
+            *Text probe* and the figure ``dose_response``.
 
     Raises:
         MissingError: no such dictionary. UsageError: a bad change, an unknown latent, a dictionary of several hooks, a
@@ -307,5 +378,6 @@ def steer(
         seed=seed,
         dose=dose,
         target=target,
+        keep=keep,
         run=run,
     )

@@ -247,7 +247,7 @@ def node(
         st.button("Clear the choice", on_click=state.put, kwargs={"pin": None}, key="gr_clear")
     with panels.guarded("The changes"):
         mine = labels.subgraph if labels is not None else Subgraph()
-        graph_touch.controls(graph, chosen, mine.groups.get(mine.group_of(chosen) or "", []), text)
+        graph_touch.controls(graph, chosen, mine.group_of(chosen), mine.groups, text)
         graph_touch.answer(entry, graph, text)
     with panels.guarded("The latent"):
         latent_details(entry, graph.by_id[chosen])

@@ -24,6 +24,7 @@ from workbench_ui.kit.thread import bar, last_of, pin_button, remember
 from workbench_ui.views.evidence import evidence
 from workbench_ui.views.latent_table import Query, of_address, select_of
 from workbench_ui.views.lives import lives
+from workbench_ui.views.scored import scored
 
 TEXT = 400  # characters that fit into the address
 
@@ -187,6 +188,8 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
     with right:
         with panels.guarded("The evidence"):
             evidence(d, latent)
+        with panels.guarded("The scores of its label"):
+            scored(d, latent, labelled=isinstance(row.get("label"), str))
         panels.heading("Neighbours", "decoder cosine, same dictionary")
         with panels.guarded("The neighbours"):
             near = neighbours_html(records, latent, lambda other: latent_link(d, other))

@@ -17,7 +17,7 @@ from workbench_ui.kit.context_bar import badges, context_bar
 from workbench_ui.kit.index import Dictionary
 from workbench_ui.kit.probing import Probed, characters, run_probe, run_push, usual
 from workbench_ui.kit.thread import last_of, remember, words_of
-from workbench_ui.views import continuing
+from workbench_ui.views import continuing, dosing
 
 EXAMPLE = (
     "def read(self, path):\n    with open(path) as f:\n        return f.read()\n\ndef write(self, path):\n    with"
@@ -61,6 +61,10 @@ def body() -> None:
             panels.note(
                 "Reading loads the language models, which takes some seconds the first time; later it is quick."
             )
+            if state.get("ds"):  # a link to what was measured needs no model
+                with panels.guarded("Dose and response"):
+                    panels.heading("Dose and response", "measured before; read a text to measure anew")
+                    dosing.measured(d, "")
             return
         if not text.strip():
             panels.note("There is no text yet. Type one above.")
@@ -71,7 +75,9 @@ def body() -> None:
             with column, panels.guarded(f"{one.id} on this text"):
                 side(one, text, tag, breaks, at)
         with panels.guarded("The continuation"):
-            continuing.section(d, text)
+            changes, n = continuing.section(d, text)
+            with panels.guarded("Dose and response"):
+                dosing.section(d, text, changes, n)
 
 
 def text_box() -> str:

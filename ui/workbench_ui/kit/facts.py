@@ -195,13 +195,14 @@ def birth_of(d: Dictionary, latent: int) -> Birth | None:
 
 def columns(d: Dictionary) -> dict[str, np.ndarray]:
     """Per row of the records, float64: ``twin_r``, ``complexity``, ``born``, ``given`` and those of
-    :data:`EVIDENCE` where some result holds them, and ``interest`` always.
+    :data:`EVIDENCE` and ``score_<scorer>`` where some result holds them, and ``interest`` always.
     """
+    scores = tuple((str(e.path), e.version) for e in data.index().of("scores") if e.metadata.get("dictionary") == d.id)
     trust = data.index().find("trust", d.id)
     trust_key = None if trust is None else (str(trust.path), trust.version)
     births_key = tuple((e.id, e.version) for e in data.index().of("evolution"))
     assert d.records is not None
-    return _columns(str(d.records.path), d.key, _matches_key(d), births_key, trust_key, d.id)
+    return _columns(str(d.records.path), d.key, _matches_key(d), births_key, trust_key, scores, d.id)
 
 
 @st.cache_resource(show_spinner=False, max_entries=12)
@@ -211,6 +212,7 @@ def _columns(
     matches: Any,
     evolutions: tuple[tuple[str, str], ...],
     trust: tuple[str, str] | None,
+    scores: tuple[tuple[str, str], ...],
     id: str,
 ) -> dict[str, np.ndarray]:
     d = data.index().dictionaries[id]
@@ -233,6 +235,7 @@ def _columns(
         step = np.where(near, born[3], np.nan)
         found["born"] = pd.Series(step).reindex(latents).to_numpy(dtype=np.float64)
     found |= {} if trust is None else _evidence(trust[0], latents)
+    found |= _scores([folder for folder, _ in scores], latents)
     made = data.synthetic_share(d, records)
     found["interest"] = _interest(records.table, found) - (0.0 if made is None else made)
     return found
@@ -260,6 +263,23 @@ def _evidence(folder: str, latents: np.ndarray) -> dict[str, np.ndarray]:
     except (UserError, OSError, ValueError, KeyError):
         return {}  # the latent's page says what is wrong with them
     found = {name: cards[column].to_numpy(dtype=np.float64) for name, column in EVIDENCE.items()}
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+
+def _scores(folders: list[str], latents: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of labels per row of the records; of several explanations or judges the last one that scored a latent."""
+    from workbench.results.scores import ScoreRecords
+
+    found: dict[str, np.ndarray] = {}
+    for folder in folders:
+        try:
+            table = ScoreRecords.open(folder).table
+        except (UserError, OSError, ValueError, KeyError):
+            continue  # the latent's page says what is wrong with them
+        for name, part in table.groupby("scorer"):
+            values = part.set_index("latent")["value"].reindex(latents).to_numpy(dtype=np.float64)
+            before = found.get(f"score_{name}", np.full(len(latents), np.nan))
+            found[f"score_{name}"] = np.where(np.isfinite(values), values, before)
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 

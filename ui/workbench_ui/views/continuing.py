@@ -21,7 +21,7 @@ from workbench_ui.kit.index import Dictionary
 MOST = 1000  # tokens of one continuation
 EVERY = 1.0  # seconds between two looks at what is being made
 KEY = "ct_stream"
-_TURN = threading.Lock()
+TURN = threading.Lock()
 _LIVE: list[tuple[Stream, threading.Thread]] = []
 
 
@@ -39,6 +39,7 @@ class Stream:
     """Two continuations being made: ``plain``, and ``steered`` where something is changed."""
 
     changes: str
+    most: int = 0  # tokens that each may have
     plain: Text = field(default_factory=Text)
     steered: Text | None = None
     done: bool = False
@@ -46,8 +47,10 @@ class Stream:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-def section(d: Dictionary, text: str) -> None:
-    """Settings, the two buttons, and what has been made."""
+def section(d: Dictionary, text: str) -> tuple[str, int]:
+    """Settings, the button that begins or stops, and what has been made. Returns the changes and number of tokens asked
+    for.
+    """
     panels.heading(
         "Continue the text",
         "the model as it is, and with latents of the dictionary above pushed or held at every position; the text is"
@@ -75,18 +78,24 @@ def section(d: Dictionary, text: str) -> None:
             **state.tie_float("ct", 0.0, 5.0, 0.0),
         )
         seed = st.number_input("Seed", 0, 10**6, step=1, width=110, **state.tie_number("cs", 0, 10**6, 0))
-        go = st.button("Continue", icon=":material/play_arrow:", key="ct_go", type="primary", disabled=running)
-        st.button("Stop", icon=":material/stop:", key="ct_stop", disabled=not running, on_click=_stop)
+        # one place, one button: a disabled one is nearly the colour of the page
+        if running:
+            go = False
+            st.button("Stop", icon=":material/stop:", key="ct_stop", type="primary", on_click=_stop)
+        else:
+            go = st.button("Continue", icon=":material/play_arrow:", key="ct_go", type="primary")
+    asked = str(changes or ""), int(n)
     if go:
         try:
-            found = begin(d, text, str(changes or ""), int(n), float(temperature), int(seed))
+            found = begin(d, text, *asked, float(temperature), int(seed))
         except UserError as e:
             panels.problem("This cannot be continued", str(e))
-            return
+            return asked
         st.session_state[KEY] = found
         st.rerun()  # the buttons change
     if found is not None:
         st.fragment(shown, run_every=EVERY if running else None)(found, running)
+    return asked
 
 
 def _stop() -> None:
@@ -102,7 +111,7 @@ def shown(found: Stream, running: bool) -> None:
     titles = [("As it is", found.plain)] + ([(f"With {found.changes}", found.steered)] if found.steered else [])
     for column, (title, one) in zip(st.columns(len(titles), gap="large"), titles, strict=True):
         with column:
-            told = f"{len(one.ids)} tokens"
+            told = f"{len(one.ids)} tokens" if found.done else f"{len(one.ids)} of at most {found.most} tokens"
             if one.perplexity is not None:
                 told += f" · perplexity {one.perplexity:.1f} under the unchanged model"
             told += " · stopped" if found.done and found.stop.is_set() else " …" if not found.done else ""
@@ -122,19 +131,25 @@ def begin(d: Dictionary, text: str, changes: str, n: int, temperature: float, se
     from workbench.analysis.evaluation.steer_text import parse_changes
     from workbench.analysis.evaluation.steering import Steered
 
-    said = [c.strip() for c in changes.split(",") if c.strip()]
-    parsed = parse_changes([c for c in said if ":=" not in c], [c.replace(":=", "=") for c in said if ":=" in c])
-    reference, dictionary, model = _own(str(data.workspace_folder()), d.id, d.version)
+    adds, sets = said(changes)
+    parsed = parse_changes(adds, sets)
+    reference, dictionary, model = own(str(data.workspace_folder()), d.id, d.version)
     ids, _, _ = encode_text(model, text)
     at = {one_hook(reference): dictionary}
     runs = [Steered(model, at, ids), *([Steered(model, at, ids, parsed)] if parsed else [])]
     if n > runs[0].room:
         next(runs[0].tokens(n))  # refuses, and says what fits
-    found = Stream(", ".join(said), steered=Text() if parsed else None)
+    found = Stream(", ".join(c.strip() for c in changes.split(",") if c.strip()), n, steered=Text() if parsed else None)
     thread = threading.Thread(target=_make, args=(found, runs, n, temperature, seed), daemon=True)
     _LIVE.append((found, thread))
     thread.start()
     return found
+
+
+def said(changes: str) -> tuple[list[str], list[str]]:
+    """What is added and what is held, each as ``LATENT=NUMBER``, of a line such as ``17=4, 20:=0``."""
+    each = [c.strip() for c in changes.split(",") if c.strip()]
+    return [c for c in each if ":=" not in c], [c.replace(":=", "=") for c in each if ":=" in c]
 
 
 @atexit.register
@@ -146,7 +161,7 @@ def _end() -> None:
 
 
 @st.cache_resource(show_spinner="loading a model of its own …", max_entries=2)
-def _own(root: str, id: str, version: str) -> tuple[Any, Any, Any]:
+def own(root: str, id: str, version: str) -> tuple[Any, Any, Any]:
     """(reference, dictionary, model) that nothing else on the pages uses."""
     from workbench.dictionaries.reference import find_dictionary
     from workbench.models import load_model
@@ -169,7 +184,7 @@ def _make(found: Stream, runs: list[Any], n: int, temperature: float, seed: int)
                 made = tokens[k]
                 if made is None:
                     continue
-                with _TURN:
+                with TURN:
                     token = next(made, None)
                 if token is None:
                     tokens[k] = None
@@ -177,7 +192,7 @@ def _make(found: Stream, runs: list[Any], n: int, temperature: float, seed: int)
                 one.ids.append(token)
                 one.text = run.model.tokenizer.decode(one.ids, clean_up_tokenization_spaces=False)
         for one, run in zip(texts, runs, strict=True):
-            with _TURN:
+            with TURN:
                 one.perplexity = run.perplexity(one.ids)
     except (UserError, RuntimeError, ValueError) as e:
         found.error = str(e)

@@ -38,9 +38,10 @@ def by_units(entry: Entry, graph: GraphFile, chosen: str, name: Callable[[str], 
     """
     found = splits_of(entry)
     if found is None:
-        if entry.metadata.get("site") != "TC" and graph.by_id[chosen].kind in ("latent", "logit"):
+        if graph.by_id[chosen].kind in ("latent", "logit"):
             about = entry.metadata
             words = ["--model", shlex.quote(str(about.get("model") or "")), "--split"]
+            words += ["--site", "TC"] if about.get("site") == "TC" else []
             words += ["--revision", shlex.quote(str(about["revision"]))] if about.get("revision") else []
             prompt = shlex.quote(str(about.get("prompt") or ""))
             panels.not_computed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -33,11 +33,13 @@ def changes() -> list[str]:
     return [c for c in (state.get("do") or "")[:LONGEST].split(";") if c.strip()]
 
 
-def controls(graph: GraphFile, chosen: str, group: list[str], name: Callable[[str], str]) -> None:
+def controls(
+    graph: GraphFile, chosen: str, group: str | None, groups: Mapping[str, Sequence[str]], name: Callable[[str], str]
+) -> None:
     """What to do with the chosen latent, or with all of its group.
 
     Args:
-        group: the nodes of the chosen one's group, itself included; empty without one. name: id -> plain text.
+        group: the chosen one's group, None without one. groups: the nodes of every group. name: id -> plain text.
     """
     node = graph.by_id[chosen]
     if node.kind != "latent":
@@ -52,8 +54,20 @@ def controls(graph: GraphFile, chosen: str, group: list[str], name: Callable[[st
         elif way == "swap with":
             others = [n.id for n in graph.nodes if n.kind == "latent" and n.id != chosen]
             other = st.selectbox("Latent", others, format_func=name, key="gt_other", width=260) or ""
-        whole = bool(group) and st.checkbox("its whole group", key="gt_group", disabled=way == "swap with")
-        nodes = [n for n in group if n in graph.by_id and graph.by_id[n].kind == "latent"] if whole else [chosen]
+        whole = bool(group) and st.checkbox("its whole group", key="gt_group")
+        nodes = _latents(graph, groups[group]) if whole and group else [chosen]
+        if whole and way == "swap with":
+            fit = {g: _latents(graph, members) for g, members in groups.items() if g != group}
+            fit = {g: members for g, members in fit.items() if len(members) == len(nodes)}
+            chosen_group = st.selectbox(
+                "Group",
+                list(fit),
+                key="gt_other_group",
+                width=220,
+                placeholder="none of as many latents",
+                help=f"Groups of {len(nodes)} latents: activations are exchanged one by one, in the groups' order",
+            )
+            other = ",".join(fit[chosen_group]) if chosen_group in fit else ""
         said = {"ablate": "=0", "set to": f"={value:g}", "scale by": f"=x{value:g}", "swap with": f"{SWAP}{other}"}[way]
         st.button(
             "Add",
@@ -62,13 +76,18 @@ def controls(graph: GraphFile, chosen: str, group: list[str], name: Callable[[st
             type="primary",
             disabled=way == "swap with" and not other,
             on_click=_add,
-            args=(chosen + said if way == "swap with" else ",".join(nodes) + said, nodes),
+            args=(",".join(nodes) + said, nodes),
         )
+
+
+def _latents(graph: GraphFile, nodes: Sequence[str]) -> list[str]:
+    """Those of a group's nodes that can be changed."""
+    return [n for n in nodes if n in graph.by_id and graph.by_id[n].kind == "latent"]
 
 
 def _add(change: str, nodes: list[str]) -> None:
     """A new change takes the place of earlier ones of the same nodes."""
-    named = {*nodes, *change.split(SWAP)[1:]}
+    named = {*nodes, *_nodes(change)}
     kept = [c for c in changes() if not named & _nodes(c)]
     state.put(do=";".join([*kept, change]) or None)
 
@@ -143,8 +162,12 @@ def _said(change: str, graph: GraphFile, name: Callable[[str], str]) -> str:
     """``L2 #17 at “the”: ablated``."""
     if SWAP in change:
         a, _, b = change.partition(SWAP)
-        return f"{name(a)} ⇄ {name(b)}"
+        return f"{_some(a, name)} ⇄ {_some(b, name)}"
     nodes, _, value = change.partition("=")
     how = "ablated" if value == "0" else f"× {value[1:]}" if value.startswith("x") else f"held at {value}"
+    return f"{_some(nodes, name)}: {how}"
+
+
+def _some(nodes: str, name: Callable[[str], str]) -> str:
     shown = [name(n) for n in nodes.split(",")]
-    return f"{', '.join(shown[:3])}{f' and {len(shown) - 3} more' if len(shown) > 3 else ''}: {how}"
+    return f"{', '.join(shown[:3])}{f' and {len(shown) - 3} more' if len(shown) > 3 else ''}"

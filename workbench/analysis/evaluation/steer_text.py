@@ -1,19 +1,29 @@
-"""``workbench steer`` as a function: read what is asked for, continue the text with and without it, measure doses."""
+"""``workbench steer`` as a function: read what is asked for, continue the text with and without it, measure doses, and
+keep them as ``doses/<id>/`` where that is asked for.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import pandas as pd
+
 from sae.errors import UsageError
+from sae.files import sha256_json, write_bytes
 from workbench.analysis.evaluation.probe import encode_text, one_hook
 from workbench.analysis.evaluation.steering import Change, Continuation, Dose, Steered, dose_response
 from workbench.corpus.shown import shown_token
-from workbench.dictionaries.reference import find_dictionary
+from workbench.dictionaries.reference import DictionaryRef, find_dictionary
+from workbench.models.weights import model_inputs
+from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
-from workbench.workspace import Workspace
+from workbench.workspace import Item, Workspace, check_id
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class SteeredText:
     doses: list[Dose] = field(default_factory=list)
     target: str = ""
     read_once: bool = True  # whether the model went on from a running state
+    kept: Item | None = None  # the doses as a result of the workspace
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain record for each continuation and dose."""
@@ -90,19 +101,20 @@ def steer_text(
     seed: int = 0,
     dose: Sequence[str | float] = (),
     target: str = "",
+    keep: bool = False,
+    loaded: Loaded | None = None,
     run: Run = QUIET,
 ) -> SteeredText:
-    """See :func:`workbench.steer`."""
-    from workbench.models import load_model
-
+    """See :func:`workbench.steer`. ``loaded``: the dictionary and its model, where they are at hand."""
     changes = parse_changes(add, sets)
     pushed = [c.latent for c in changes if not c.replace]
     amounts = _amounts(dose)
     if amounts and not pushed:
         raise UsageError("--dose varies what --add pushes. Say which latents: --add LATENT=AMOUNT.")
-    reference = find_dictionary(workspace, dictionary)
-    hook = one_hook(reference)
-    at, model = {hook: reference.load()}, load_model(reference.model_name, reference.revision)
+    if keep and not amounts:
+        raise UsageError("--keep keeps what --dose measures. Say which amounts: --dose 0,2,4,8.")
+    found = loaded or load(workspace, dictionary)
+    model, at = found.model, {one_hook(found.reference): found.dictionary}
     ids, _, cut = encode_text(model, prompt)
     if cut:
         raise UsageError(f"the prompt is longer than a text is read ({ids.shape[1]} tokens). Shorten it.")
@@ -122,9 +134,13 @@ def steer_text(
 
         plain, changed = made(base), made(steered) if changes else []
     doses: list[Dose] = []
+    held = [c for c in changes if c.replace]
     if amounts:
-        doses, followed = dose_response(model, at, ids, pushed, amounts, target=followed, tokens=tokens, seed=seed)
-    return SteeredText(
+        with run.bar("doses", len(amounts), "amount") as bar:
+            doses, followed = dose_response(
+                model, at, ids, pushed, amounts, target=followed, tokens=tokens, seed=seed, held=held, step=bar.update
+            )
+    made_all = SteeredText(
         plain,
         changed,
         changes,
@@ -132,6 +148,71 @@ def steer_text(
         "" if followed is None else shown_token(model.tokenizer, followed),
         bool(base.reads_once),
     )
+    if not keep:
+        return made_all
+    recipe = {
+        "prompt": prompt,
+        "latents": pushed,
+        "held": [[c.latent, c.amount] for c in held],
+        "amounts": amounts,
+        "target": target,
+        "tokens": tokens,
+        "seed": seed,
+    }
+    return replace(made_all, kept=_keep(workspace, found.reference, made_all, recipe, run))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A dictionary with the model that it is read from."""
+
+    reference: DictionaryRef
+    dictionary: Any
+    model: Any
+
+
+def load(workspace: Workspace, dictionary: str) -> Loaded:
+    """See :class:`Loaded`."""
+    from workbench.models import load_model
+
+    reference = find_dictionary(workspace, dictionary)
+    return Loaded(reference, reference.load(), load_model(reference.model_name, reference.revision))
+
+
+def _keep(workspace: Workspace, reference: DictionaryRef, made: SteeredText, recipe: dict[str, Any], run: Run) -> Item:
+    """The doses as a result; one that is there with the same recipe and inputs is kept."""
+    inputs = [reference.input, *model_inputs([(reference.model_name, reference.revision)])]
+    slug = re.sub(r"[^a-z0-9]+", "-", str(recipe["prompt"]).lower()).strip("-")[:24] or "prompt"
+    id = check_id(f"{reference.id}.{slug}.{sha256_json([recipe, [i.digest for i in inputs]])[:8]}")
+    old = reusable(workspace, "doses", id, recipe=recipe, inputs=inputs, run=run)
+    if old is not None:
+        return old
+    about = {
+        "dictionary": reference.id,
+        "model": reference.model_name,
+        "revision": reference.revision,
+        "latents": recipe["latents"],
+        "held": recipe["held"],
+        "prompt": recipe["prompt"],
+        "target": made.target,
+        "tokens": recipe["tokens"],
+    }
+    numbers = {"amounts": len(made.doses), "largest_kl": max(d.kl for d in made.doses)}
+    table = pd.DataFrame([asdict(d) for d in made.doses]).astype(float)
+    with workspace.create(
+        "doses",
+        id,
+        replace=True,
+        command=_command(reference, recipe),
+        recipe=recipe,
+        inputs=inputs,
+        numbers=numbers,
+        metadata=about,
+    ) as folder:
+        table.to_parquet(folder / "doses.parquet", index=False)
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in made.rows())
+        write_bytes(folder / "steered.jsonl", lines.encode())
+    return workspace.get("doses", id)
 
 
 def _amounts(dose: Sequence[str | float]) -> list[float]:
@@ -142,3 +223,16 @@ def _amounts(dose: Sequence[str | float]) -> list[float]:
     if not all(math.isfinite(x) for x in found):
         raise UsageError(f"--dose {','.join(str(x) for x in dose)!r}: numbers with commas between them, such as 0,2,4.")
     return list(dict.fromkeys(found))
+
+
+def _command(reference: DictionaryRef, recipe: dict[str, Any]) -> str:
+    """The command that measures the same doses."""
+    words = ["workbench", "steer", reference.id]
+    for latent in recipe["latents"]:
+        words += ["--add", f"{latent}=1"]
+    for latent, value in recipe["held"]:
+        words += ["--set", f"{latent}={value:g}"]
+    words += ["--dose", ",".join(f"{a:g}" for a in recipe["amounts"]), "--tokens", str(recipe["tokens"])]
+    words += ["--target", recipe["target"]] if recipe["target"] else []
+    words += ["--seed", str(recipe["seed"])] if recipe["seed"] else []
+    return shlex.join([*words, "--keep", "--", recipe["prompt"]])

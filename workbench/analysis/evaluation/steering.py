@@ -10,7 +10,7 @@ every token instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -210,14 +210,17 @@ def dose_response(
     target: int | None = None,
     tokens: int = 0,
     seed: int = 0,
+    held: Sequence[Change] = (),
+    step: Callable[[], object] = lambda: None,
 ) -> tuple[list[Dose], int]:
     """(what each amount added to ``latents`` does after a prompt, the token that was followed).
 
     Args:
+        held: changes that hold at every amount. step: called after each amount.
         target: token whose logit is followed; None: the one that the largest amount raises most. tokens: length of the
             continuations (the likeliest ones) whose perplexity is measured; 0 = not.
     """
-    runs = {a: Steered(model, at, ids, [Change(l, a) for l in latents] if a else []) for a in amounts}
+    runs = {a: Steered(model, at, ids, [*held, *([Change(l, a) for l in latents] if a else [])]) for a in amounts}
     plain = Steered(model, at, ids).whole(ids)[-1]
     logits = {a: run.whole(ids)[-1] for a, run in runs.items()}
     if target is None:
@@ -236,4 +239,5 @@ def dose_response(
                 run.continuation(tokens, seed=seed).perplexity if tokens else None,
             )
         )
+        step()
     return found, target

@@ -191,27 +191,67 @@ def local_model(name: str) -> Completer:
     model, tokenizer = load_hf(name), load_tokenizer(name)
     if tokenizer is None:
         raise MissingError(f"{name} has no tokenizer.")
-    return _Local(name, model, tokenizer)
+    return Local(name, model, tokenizer)
 
 
-class _Local:
-    """Greedy generation with a transformers model; the chat template is used where the tokenizer has one."""
+class Local:
+    """A transformers model on this machine, greedy; the chat template is used where the tokenizer has one.
+
+    Beside :meth:`complete` it says what only who sees probabilities can say: :meth:`yes` and :meth:`levels`.
+    """
 
     def __init__(self, name: str, model: Any, tokenizer: Any):
         self.name, self._model, self._tokenizer = name, model, tokenizer
+
+    def _read(self, messages: Messages) -> Any:
+        if getattr(self._tokenizer, "chat_template", None):
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        else:
+            text = "\n\n".join(m["content"] for m in messages) + "\n\nAnswer:"
+        return self._tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
 
     def complete(self, messages: Messages, *, max_tokens: int) -> Answer:
         """One answer, deterministic."""
         import torch
 
-        if getattr(self._tokenizer, "chat_template", None):
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        else:
-            text = "\n\n".join(m["content"] for m in messages) + "\n\nAnswer:"
-        ids = self._tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        ids = self._read(messages)
         with torch.inference_mode():
             out = self._model.generate(
                 ids, max_new_tokens=max_tokens, do_sample=False, pad_token_id=self._tokenizer.pad_token_id or 0
             )
         new = out[0, ids.shape[1] :]
         return Answer(self._tokenizer.decode(new, skip_special_tokens=True), self.name, int(ids.shape[1]), len(new))
+
+    def yes(self, messages: Messages) -> Answer:
+        """ "yes" or "no", whichever is the more probable next word (over their usual spellings)."""
+        import torch
+
+        ids = self._read(messages)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids).logits[0, -1].float()
+        weight = {word: max(float(logits[t]) for t in self._firsts(word)) for word in ("yes", "no")}
+        return Answer("yes" if weight["yes"] > weight["no"] else "no", self.name, int(ids.shape[1]), 1)
+
+    def levels(self, messages: Messages, tokens: Sequence[str]) -> Answer:
+        """An activation for each of the tokens that the last message writes as lines "token<tab>unknown": the expected
+        value of the distribution over the digits after each tab, all in one pass (Bills et al. 2023; a 10 is no single
+        token of most vocabularies, so the largest is 9).
+        """
+        import torch
+
+        ids, tabs = self._read(messages[:-1])[0].tolist(), []
+        for token in tokens:
+            ids += self._ids(f"{token}\t")
+            tabs.append(len(ids) - 1)
+            ids += self._ids("unknown\n")
+        digits = torch.tensor([self._ids(str(d))[-1] for d in range(10)])
+        with torch.inference_mode():
+            logits = self._model(input_ids=torch.tensor([ids])).logits[0, tabs].float()
+        expected = torch.softmax(logits[:, digits], -1) @ torch.arange(10.0)
+        return Answer(",".join(f"{v:.4f}" for v in expected.tolist()), self.name, len(ids), len(tokens))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _firsts(self, word: str) -> set[int]:
+        return {self._ids(spelled)[0] for spelled in (word, word.capitalize(), f" {word}", f" {word.capitalize()}")}

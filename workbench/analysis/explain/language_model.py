@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,18 @@ class Notebook:
         """Whether the question has been answered."""
         return self.key(model, kind, messages) in self._known
 
-    def ask(self, completer: Completer, kind: str, latent: int, messages: Messages) -> str:
-        """The stored answer, or a new one, stored and flushed to disk."""
+    def ask(
+        self,
+        completer: Completer,
+        kind: str,
+        latent: int,
+        messages: Messages,
+        how: Callable[[], Answer] | None = None,
+    ) -> str:
+        """The stored answer, or a new one (by ``how``, where it is not a completion), stored and flushed to disk."""
         key = self.key(completer.name, kind, messages)
         if key not in self._known:
-            answer: Answer = completer.complete(messages, max_tokens=ask.MAX_TOKENS[kind])
+            answer = how() if how else completer.complete(messages, max_tokens=ask.MAX_TOKENS[kind])
             entry = {
                 "key": key,
                 "kind": kind,
@@ -122,7 +129,7 @@ def gather(
                 np.linspace(0, test.sum() - 1, min(held_out, int(test.sum()))).astype(int)
             ]
         )
-        zeros = _zero_rows(codes, active, half == 1, len(np.unique(spread)), window, rng)
+        zeros = zero_rows(codes, active, half == 1, len(np.unique(spread)), window, rng)
         cut = [
             [_excerpt(codes, active, vocab, int(r), window, top) for r in group]
             for group in ([*strongest, *others], np.unique(spread), zeros)
@@ -131,7 +138,7 @@ def gather(
     return found
 
 
-def _span(codes: Codes, row: int, window: int) -> slice:
+def span(codes: Codes, row: int, window: int) -> slice:
     """Rows of the window around a row, inside its sequence: two thirds before, one third after."""
     low, high = max(0, row - 2 * window // 3), min(codes.n_tokens, row + window // 3 + 1)
     inside = np.flatnonzero(codes.seq[low:high] == codes.seq[row])
@@ -139,7 +146,7 @@ def _span(codes: Codes, row: int, window: int) -> slice:
 
 
 def _excerpt(codes: Codes, active: np.ndarray, vocab: list[str], row: int, window: int, top: float) -> ask.Excerpt:
-    s = _span(codes, row, window)
+    s = span(codes, row, window)
     levels = np.where(active[s] > 0, np.maximum(1, np.ceil(10 * active[s] / top)), 0).astype(int)
     return ask.Excerpt(
         tuple(whole_characters([vocab[t] for t in codes.ids[s].tolist()])),
@@ -148,13 +155,13 @@ def _excerpt(codes: Codes, active: np.ndarray, vocab: list[str], row: int, windo
     )
 
 
-def _zero_rows(
+def zero_rows(
     codes: Codes, active: np.ndarray, allowed: np.ndarray, n: int, window: int, rng: np.random.Generator
 ) -> list[int]:
     """Rows whose whole window is without a firing; fewer where a dense latent leaves fewer."""
     found: list[int] = []
     for row in rng.permutation(np.flatnonzero(allowed & (active == 0)))[: 50 * n].tolist():
-        if not active[_span(codes, row, window)].any():
+        if not active[span(codes, row, window)].any():
             found.append(row)
             if len(found) == n:
                 break

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from sae.errors import UserError
 from workbench.analysis.explain.endpoint import Messages
 from workbench.analysis.explain.labels import MAX_WORDS
 
 VERSION = "1"
-MAX_TOKENS = {"explain": 80, "detect": 60, "rate": 20}
+MAX_TOKENS = {"explain": 80, "detect": 60, "rate": 20, "fuzz": 60, "simulate": 200}
 
 _SYSTEM = (
     "You study one unit of a sparse dictionary trained on a language model's activations. "
@@ -88,6 +91,92 @@ def rate_prompt(excerpts: list[Excerpt]) -> Messages:
             ),
         },
     ]
+
+
+def fits_prompt(label: str, excerpts: Sequence[str]) -> Messages:
+    """:func:`detect_prompt` of bare texts."""
+    return detect_prompt(label, [Excerpt((e,), (0,), 0.0) for e in excerpts])
+
+
+def fuzz_prompt(label: str, excerpts: Sequence[str]) -> Messages:
+    """Ask in which excerpts every token between << and >> is one that a label fits."""
+    listed = "\n".join(f"{i + 1}. {e!r}" for i, e in enumerate(excerpts))
+    return [
+        {"role": "system", "content": _SYSTEM},
+        {
+            "role": "user",
+            "content": (
+                f"A unit is described as: {label}\n\nSome tokens are marked, between << and >>. In which of these"
+                " excerpts is the unit active on every marked token? All of them, none or some may be marked"
+                f" rightly.\n{listed}\n\nAnswer with the numbers of those excerpts, separated by commas, or with the"
+                " word none. Write nothing else."
+            ),
+        },
+    ]
+
+
+def yes_prompt(label: str, excerpt: str, *, marked: bool) -> Messages:
+    """:func:`detect_prompt` or :func:`fuzz_prompt` of one excerpt, to be answered by yes or no."""
+    asked = (
+        "Is the unit active on every token marked by << and >> in this excerpt?"
+        if marked
+        else "Is the unit active on some token of this excerpt?"
+    )
+    return [
+        {"role": "system", "content": _SYSTEM},
+        {
+            "role": "user",
+            "content": f"A unit is described as: {label}\n\n{asked}\n{excerpt!r}\n\nAnswer yes or no.",
+        },
+    ]
+
+
+def simulate_prompt(label: str, tokens: Sequence[str]) -> Messages:
+    """Ask for an activation from 0 to 10 on every token; the tokens are the last lines, each with its number."""
+    listed = "\n".join(f"{i + 1}. {t!r}" for i, t in enumerate(tokens))
+    return [
+        {"role": "system", "content": _SYSTEM},
+        {
+            "role": "user",
+            "content": (
+                f"A unit is described as: {label}\n\nHow active is it on each of these {len(tokens)} tokens, read one"
+                " after another as a text? 0 is silent, 10 as active as it gets; most are 0. Answer with"
+                f" {len(tokens)} whole numbers from 0 to 10, separated by commas. Write nothing else.\n{listed}"
+            ),
+        },
+    ]
+
+
+def levels_prompt(label: str, tokens: Sequence[str]) -> Messages:
+    """The same for who shows probabilities: the last message holds the tokens as lines whose numbers are unknown, in
+    the form of Bills et al. (2023).
+    """
+    asked = (
+        f"A unit is described as: {label}\n\nIts activation on each token of a text is written as token<tab>activation,"
+        " activations go from 0 to 10, most are 0, unknown stands for one that is not known."
+    )
+    lines = "".join(f"{t}\tunknown\n" for t in tokens)
+    return [
+        {"role": "system", "content": _SYSTEM},
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": lines},
+    ]
+
+
+def read_levels(text: str, n: int) -> np.ndarray:
+    """[n] numbers from 0 to 10.
+
+    Raises:
+        UnreadableAnswer: another number of them, or something else.
+    """
+    parts = text.strip().strip("[].").split(",")
+    try:
+        found = np.array([float(x) for x in parts])
+    except ValueError:
+        found = np.zeros(0)
+    if len(found) != n or not ((found >= 0) & (found <= 10)).all():
+        raise UnreadableAnswer(f"expected {n} numbers from 0 to 10, got {text[:60]!r}.")
+    return found
 
 
 def read_detection(text: str, n: int) -> set[int]:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ from workbench.provenance import Input, write_manifest
 from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace, check_id
+
+ANSWERS = "answers.jsonl"  # every question to a language model, and its answer
 
 
 @dataclass(frozen=True)
@@ -180,16 +183,10 @@ def explain_by_model(
     )
     if old is not None:
         return old
-    folder, answers = workspace.path("explanations", id), "answers.jsonl"
-    if workspace.complete("explanations", id):  # it stays until the new labels are whole; its answers stay useful
-        before, folder = folder, workspace.next_path("explanations", id)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / answers).exists() and (before / answers).exists():
-            shutil.copyfile(before / answers, folder / answers)
-    folder.mkdir(parents=True, exist_ok=True)
-    notebook = Notebook(folder / answers)
+    folder = growing_folder(workspace, "explanations", id)
+    notebook = Notebook(folder / ANSWERS)
     table = label_by_model(materials, completer, notebook, seed=seed, run=run)
-    write_bytes(folder / "labels.parquet", _parquet(table))
+    write_bytes(folder / "labels.parquet", parquet_bytes(table))
     scored = table["label_score"].dropna()
     numbers = {
         "n_latents": len(table),
@@ -221,6 +218,21 @@ def explain_by_model(
     return workspace.get("explanations", id)
 
 
+def growing_folder(workspace: Workspace, kind: str, id: str) -> Path:
+    """The folder of a result whose answers are kept as they come, so that an interrupted run goes on: its manifest is
+    written last. A complete one stays until the new one is whole (:meth:`Workspace.take_place`); its answers stay
+    useful.
+    """
+    folder = workspace.path(kind, id)
+    if workspace.complete(kind, id):
+        before, folder = folder, workspace.next_path(kind, id)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / ANSWERS).exists() and (before / ANSWERS).exists():
+            shutil.copyfile(before / ANSWERS, folder / ANSWERS)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def materials_of(have: Encoded, latents: Sequence[int], *, seed: int = 0) -> list[Material]:
     """Excerpts for the latents that have enough firings."""
     return gather(have.codes, have.vocab, latents, seed=seed)
@@ -233,7 +245,8 @@ def inputs_of(workspace: Workspace, reference: DictionaryRef, corpus: str | None
     return [reference.input, *reference.store_inputs(workspace)]
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """A table as a Parquet file."""
     import io
 
     buffer = io.BytesIO()

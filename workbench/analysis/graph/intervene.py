@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -69,15 +70,22 @@ class Intervention:
     measured: list[float] = field(default_factory=list)
 
 
-def parse_changes(graph: Graph, sets: Sequence[str], swaps: Sequence[str] = ()) -> dict[int, float]:
+def parse_changes(
+    graph: Graph,
+    sets: Sequence[str],
+    swaps: Sequence[str] = (),
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[int, float]:
     """Node number -> the activation it is held at.
 
     Args:
         sets: ``NODE=0`` (ablate), ``NODE=1.5`` (set), ``NODE=x2`` (scale); several nodes, ``A,B,C=0``, change together.
-        swaps: ``A=B``: each takes the other's activation.
+        swaps: ``A=B``: each takes the other's activation; ``A,B=C,D`` one by one, as many on either side.
+        groups: name -> its nodes (a supernode); ``@NAME`` stands for the latents among them, wherever nodes can.
 
     Raises:
-        UsageError: no such node, one that is no latent, a value that is no number, or a node changed twice.
+        UsageError: no such node or group, one that is no latent, a value that is no number, a node changed twice, or a
+            swap of unequal numbers.
     """
     numbers = {graph.name(i): i for i in range(len(graph.nodes))}
     held: dict[int, float] = {}
@@ -91,13 +99,25 @@ def parse_changes(graph: Graph, sets: Sequence[str], swaps: Sequence[str] = ()) 
             )
         return i
 
+    def all_of(text: str) -> list[int]:
+        found: list[int] = []
+        for name in (part.strip() for part in text.split(",")):
+            if not name.startswith("@"):
+                found.append(find(name))
+            elif name[1:] not in groups:
+                raise UsageError(f"there is no group {name[1:]!r} on this graph ({nearest(name[1:], list(groups))})")
+            else:
+                members = [numbers[m] for m in groups[name[1:]] if m in numbers]
+                found += [i for i in members if graph.nodes[i].kind == "latent"]
+        return found
+
     def hold(i: int, value: float) -> None:
         if i in held:
             raise UsageError(f"{graph.name(i)} is changed twice. Say one value.")
         held[i] = value
 
     for text in sets:
-        names, sign, value = text.partition("=")
+        names, sign, value = text.rpartition("=")
         scale = value.strip().startswith("x")
         try:
             number = float(value.strip().removeprefix("x"))
@@ -105,16 +125,21 @@ def parse_changes(graph: Graph, sets: Sequence[str], swaps: Sequence[str] = ()) 
             number = math.nan
         if not sign or not math.isfinite(number):
             raise UsageError(f"--set {text!r}: say NODE=0, NODE=1.5 or NODE=x2 (several nodes: A,B=0).")
-        for name in names.split(","):
-            i = find(name)
+        for i in all_of(names):
             hold(i, graph.nodes[i].value * number if scale else number)
     for text in swaps:
         a, sign, b = text.partition("=")
         if not sign:
-            raise UsageError(f"--swap {text!r}: say two nodes, A=B.")
-        i, j = find(a), find(b)
-        hold(i, graph.nodes[j].value)
-        hold(j, graph.nodes[i].value)
+            raise UsageError(f"--swap {text!r}: say two nodes, A=B, or as many on either side, A,B=C,D.")
+        one, other = all_of(a), all_of(b)
+        if len(one) != len(other):
+            raise UsageError(
+                f"--swap {text!r}: {len(one)} latents on the left, {len(other)} on the right; they are exchanged one by"
+                " one, so name as many on either side."
+            )
+        for i, j in zip(one, other, strict=True):
+            hold(i, graph.nodes[j].value)
+            hold(j, graph.nodes[i].value)
     return held
 
 

@@ -1,8 +1,8 @@
 """``workbench graph`` as a function: choose dictionaries, trace, prune, write ``graphs/<id>/``.
 
-``graph.json`` follows the attribution-graph schema that Neuronpedia publishes (metadata, qParams, nodes, links), so a
-graph can be opened there as it is; ``edges.parquet`` holds the same links as a table (source, target, weight, layers,
-positions).
+``graph.json`` follows the attribution-graph schema that Neuronpedia publishes (version 1.0.0: metadata, qParams, nodes,
+links) and the one circuit-tracer 0.5.0 serves, so a graph can be opened in either as it is; ``edges.parquet`` holds the
+same links as a table (source, target, weight, layers, positions).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -30,6 +31,7 @@ from workbench.analysis.graph.intervene import (
 )
 from workbench.analysis.graph.prune import prune, scores
 from workbench.analysis.graph.split import split_graph
+from workbench.analysis.graph.split_transcoders import split_transcoder_graph
 from workbench.analysis.graph.trace import Graph, node_id, trace
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.corpus.records import mended
@@ -37,6 +39,7 @@ from workbench.corpus.shown import shown_token, shown_tokens
 from workbench.dictionaries.reference import find_dictionary
 from workbench.models.pointers import by_id
 from workbench.models.weights import model_inputs
+from workbench.results.labels import read_labels
 from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run
 from workbench.version import __version__
@@ -96,10 +99,10 @@ def make_graph(
     key = sha256_json([recipe, [i.digest for i in inputs]])[:8]
     id = f"{model_id(model_name)}{'@' + revision if revision else ''}.{slug}.{key}"
     inputs += model_inputs([(model_name, revision)])
-    if split and (site != "R" or not freeze):
+    if split and not freeze:
         raise UsageError(
-            "edges are split by heads and channels between residual streams, with patterns held: leave out --split, or"
-            " draw the graph with --site R and --freeze."
+            "edges are split by heads and channels with patterns held: leave out --split, or draw the graph with"
+            " --freeze."
         )
     split_there = workspace.complete("graphs", id) and bool(workspace.get("graphs", id).manifest.recipe.get("split"))
     recipe |= {"split": True} if split_there else {}
@@ -133,8 +136,9 @@ def make_graph(
         numbers |= {"targets": wanted, "targets_unfollowed": left}
     if full.largest_gap is not None:
         numbers["largest_gap"] = float(f"{full.largest_gap:.3g}")
+    split_edges = split_graph if site == "R" else split_transcoder_graph
     parts = (
-        split_graph(model, loaded, tokens, full, [graph.name(i) for i in range(len(graph.nodes))]) if split else None
+        split_edges(model, loaded, tokens, full, [graph.name(i) for i in range(len(graph.nodes))]) if split else None
     )
     if parts is not None:
         numbers |= {"split_gap": float(f"{parts.gap:.2g}"), "score_gap": float(f"{parts.score_gap:.2g}")}
@@ -230,7 +234,8 @@ def neuronpedia(
         nodes.append(
             {
                 "node_id": node_id(node, layers),
-                "feature": node.index if node.index >= 0 else None,
+                # circuit-tracer wants a number of every node: a token's place, -1 for an error (Neuronpedia takes it)
+                "feature": node.position if node.kind == "embedding" else node.index,
                 "layer": "E" if node.kind == "embedding" else str(layers[node.stage]),
                 "ctx_idx": node.position,
                 "feature_type": FEATURE_TYPES[node.kind],
@@ -367,7 +372,8 @@ def intervene_on(
     recipe = workspace.get("graphs", id).manifest.recipe or {}
     shares = float(recipe.get("node_share", NODE_SHARE)), float(recipe.get("edge_share", 0.98))
     found = traced_again(workspace, id, max_tokens=max_tokens, run=run)
-    return touch(found, sets, swaps, check=check, freeze=freeze, shares=shares)
+    groups = read_labels(workspace.root, id).subgraph.groups if "@" in "".join([*sets, *swaps]) else {}
+    return touch(found, sets, swaps, check=check, freeze=freeze, shares=shares, groups=groups)
 
 
 def touch(
@@ -378,15 +384,16 @@ def touch(
     check: bool = False,
     freeze: bool | None = None,
     shares: tuple[float, float] = (NODE_SHARE, 0.98),
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Intervened:
-    """Change latents of a traced graph; ``shares`` of nodes and edges, as it was pruned, say what ``check`` looks at.
+    """Change latents of a traced graph; ``shares`` of nodes and edges, as it was pruned, say what ``check`` looks at;
+    ``groups``: what ``@NAME`` stands for.
 
     Raises:
         UsageError: see :func:`workbench.analysis.graph.intervene.parse_changes`.
     """
     whole, held = on.whole, on.frozen if freeze is None else freeze
-    changes = parse_changes(whole, sets, swaps)
-    held = held if freeze is None else freeze
+    changes = parse_changes(whole, sets, swaps, groups)
     bench = on.bench(held)
     made = intervene(bench, whole, changes) if changes else None
     effects: list[Effect] = []

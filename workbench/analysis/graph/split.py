@@ -88,7 +88,7 @@ def split_graph(model: Any, dictionaries: dict[str, Any], tokens: Tensor, full: 
     gap = score_gap = 0.0
     splitter = _splitter(runner)
     for t, target in enumerate(full.nodes):
-        if target.kind not in ("latent", "logit") or full.name(t) not in wanted:
+        if target.kind not in ("latent", "logit") or full.name(t) not in wanted or full.unfollowed[t]:
             continue
         sources = at[target.stage - 1]
         weights = full.weights[t, sources].astype(np.float64)
@@ -122,24 +122,46 @@ def split_graph(model: Any, dictionaries: dict[str, Any], tokens: Tensor, full: 
             found = splitter.pairs(layer, head, at_key, (there[0], there[1]))
             score_gap = max(score_gap, found.gap)
             scores += [where | {"unit": names[head]} | row for row in _pairs(found, at_key)]
+    gap = check_gap(gap, full)
+    if score_gap > TOLERANCE:
+        raise UsageError(
+            f"attention scores of {model.cfg.architecture} are not products of queries and keys (gap {score_gap:.2g}),"
+            " so pairs of latents do not add up to them. Draw the graph without --split."
+        )
+    return made_split(edges, loadings, reads, scores, gap, score_gap)
+
+
+def check_gap(gap: float, full: Graph) -> float:
+    """The largest difference between an edge and its terms, over the largest edge.
+
+    Raises:
+        UsageError: it is larger than :data:`TOLERANCE`.
+    """
     largest = float(np.abs(full.weights).max()) or 1.0
     if gap > TOLERANCE * largest:
         raise UsageError(
             f"edges of this graph are not the sum of their parts (gap {gap / largest:.2g} of the largest edge):"
             " something beside heads or channels carries between positions. Draw it without --split."
         )
-    if score_gap > TOLERANCE:
-        raise UsageError(
-            f"attention scores of {model.cfg.architecture} are not products of queries and keys (gap {score_gap:.2g}),"
-            " so pairs of latents do not add up to them. Draw the graph without --split."
-        )
+    return gap / largest
+
+
+def made_split(
+    edges: list[dict[str, Any]],
+    loadings: list[dict[str, Any]],
+    reads: list[dict[str, Any]],
+    scores: list[dict[str, Any]],
+    gap: float,
+    score_gap: float,
+) -> Split:
+    """The tables of :class:`Split` from their rows."""
     columns = ["target", "layer", "unit", "value"]
     return Split(
         pd.DataFrame(edges, columns=["source", *columns]),
         pd.DataFrame(loadings, columns=columns),
         pd.DataFrame(reads, columns=["target", "layer", "unit", "position", "value"]),
         pd.DataFrame(scores, columns=SCORE_COLUMNS),
-        gap / largest,
+        gap,
         score_gap,
     )
 
@@ -152,6 +174,15 @@ def mixers(model: Any, hooks: Sequence[str], stage: int) -> Iterator[tuple[int, 
     """
     first = 0 if stage == 1 else int(hooks[stage - 2].split(".")[1]) + 1
     last = int(hooks[stage - 1].split(".")[1]) if stage <= len(hooks) else len(model.blocks) - 1
+    yield from between(model, first, last)
+
+
+def between(model: Any, first: int, last: int) -> Iterator[tuple[int, str]]:
+    """(layer, hook that shows its units' outputs) of the layers ``first`` to ``last`` that have a mixer.
+
+    Raises:
+        UsageError: a mixer of another kind.
+    """
     for layer in range(first, last + 1):
         kind = anatomy_of(model).layers[layer].kind
         hook = {"attention": "attn.hook_z", "Mamba": "mixer.hook_y"}.get(kind)

@@ -14,6 +14,7 @@ sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ def trace_transcoders(
     if unknown := [h for h in transcoders if h not in model.hook_dict]:
         raise UsageError(f"the model has no hook {unknown[0]!r}.")
     reads = sorted(transcoders, key=lambda hook: int(hook.split(".")[1]))
-    cut = _Cut(model, {hook: transcoders[hook] for hook in reads}, tokens, freeze)
-    nodes, parts = _nodes(cut)
+    cut = Cut(model, {hook: transcoders[hook] for hook in reads}, tokens, freeze)
+    nodes, parts = sources_of(cut)
     graph = connected(
         nodes,
         parts,
@@ -88,7 +89,7 @@ def trace_transcoders(
     return graph
 
 
-def _nodes(cut: _Cut) -> tuple[list[Node], dict[int, Tensor]]:
+def sources_of(cut: Cut) -> tuple[list[Node], dict[int, Tensor]]:
     """Nodes of all stages but the logits, and the vector [D] each adds to the residual stream, by node number."""
     nodes = [Node("embedding", 0, position) for position in range(cut.embedding.shape[1])]
     parts = dict(enumerate(cut.embedding[0]))
@@ -111,7 +112,7 @@ def skip_of(transcoder: Any, x: Tensor) -> Tensor | None:
     return None if past is None else torch.cat([torch.zeros_like(past[:, :1]), past[:, 1:]], 1)
 
 
-class _Cut:
+class Cut:
     """The prompt with every transcoder's MLP output a free variable at its clean value."""
 
     def __init__(self, model: Any, transcoders: dict[str, Any], tokens: Tensor, freeze: bool):
@@ -183,9 +184,11 @@ class _Cut:
                 out[i] = float(final[n.index])
         return out
 
-    def run(self, leaves: list[Tensor], until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    def run(
+        self, leaves: list[Tensor], until: str | None = None, more: Sequence[tuple[str, Any]] = ()
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """(what each transcoder reads [B, S, d_in], logits [B, S, V]) from given :meth:`sources`, the frozen values
-        held. Behind ``until``, what a transcoder reads, nothing runs, and logits are empty.
+        held; ``more`` hooks run too. Behind ``until``, what a transcoder reads, nothing runs, and logits are empty.
         """
         seen: dict[str, Tensor] = {}
         hooks: list[tuple[str, Any]] = [*holding(self.held), ("hook_embed", lambda value, hook: leaves[0])]
@@ -204,6 +207,7 @@ class _Cut:
                 return leaf if past is None else leaf + past
 
             hooks += [(read, remember), (write, replace)]
+        hooks += more
         try:
             with norms_edited(), self.model.hooks(fwd_hooks=hooks):
                 return seen, self.model(self.tokens.expand(len(leaves[0]), -1), use_cache=False)

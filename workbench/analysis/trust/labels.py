@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.correlation import Floats, Ints
+from workbench.analysis.explain.holds import Rules
 from workbench.analysis.explain.rules import STRONG
-from workbench.analysis.explain.surface import next_ids, previous_ids, surface
 from workbench.analysis.latents.encoded import Codes
 
 WINDOW = 8  # tokens up to the one at hand that near misses share
@@ -87,32 +87,6 @@ def label_scores(codes: Codes, table: pd.DataFrame, vocab: list[str], rows: np.n
         if len(hard):
             out["hard_accuracy"][i] = (said[0] / len(strong) + 1 - said[1] / len(hard)) / 2
     return LabelScores(**out, **counts)
-
-
-class Rules:
-    """Where a rule of :mod:`workbench.analysis.explain.rules` holds on rows of codes."""
-
-    def __init__(self, codes: Codes, vocab: list[str]):
-        v = len(vocab)
-        before = previous_ids(codes.ids, codes.seq, codes.pos, v)
-        self.key = {
-            "token": codes.ids.astype(np.int64),
-            "previous": before,
-            "next": next_ids(codes.ids, codes.seq, codes.pos, v),
-            "pair": before * (v + 1) + codes.ids,
-        }
-        self.where = surface(codes.ids, codes.seq, codes.pos, vocab)
-
-    def holds(self, family: str, keys: list[int], where: str) -> np.ndarray:
-        """Bool [N]. Keys of ``pair`` are ``previous * (vocabulary + 1) + token``."""
-        found = np.ones(len(self.key["token"]), bool) if family == "any" else np.isin(self.key[family], keys)
-        return found & self.where[where] if where else found
-
-
-def pair_keys(codes: Codes, vocab_size: int) -> np.ndarray:
-    """What the numbers of ``pair`` keys in a table of rules stand for, from the codes that the rules were made on."""
-    before = previous_ids(codes.ids, codes.seq, codes.pos, vocab_size)
-    return np.unique(before * (vocab_size + 1) + codes.ids)
 
 
 def _windows(codes: Codes) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from sae.errors import MissingError, UsageError, UserError
 from sae.files import read_json
 from workbench.analysis.comparison.sides import SEED_NAME, all_references
+from workbench.analysis.trust.parts import Parts
 from workbench.config import as_recipe
 from workbench.corpus import TokenPlan
 from workbench.dictionaries.recipe import TrainRecipe
@@ -40,13 +41,16 @@ class Needs:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def find_or_make(workspace: Workspace, own: DictionaryRef, *, make: bool, run: Run = QUIET) -> Needs:
-    """Find the dictionaries of :data:`ROLES`, and make those that are missing where ``make``.
+def find_or_make(
+    workspace: Workspace, own: DictionaryRef, *, make: bool, run: Run = QUIET, parts: Parts | None = None
+) -> Needs:
+    """Find the dictionaries of :data:`ROLES`, and make those that are missing where ``make``, each a part of ``parts``.
 
     Raises:
         UserError: what harvesting and training may refuse.
     """
-    needs = Needs()
+    needs, parts = Needs(), parts or Parts(run)
+    todo: list[tuple[str, str, str | None]] = []
     places: dict[str, Callable[[], tuple[str, str | None]]] = {
         "seed": lambda: (own.model_name, own.revision),
         "model_seed": lambda: _other_model(workspace, own),
@@ -59,16 +63,24 @@ def find_or_make(workspace: Workspace, own: DictionaryRef, *, make: bool, run: R
             if found is None:
                 if not make:
                     raise MissingError(f"no dictionary of {ROLES[role]} at its settings is in the workspace")
-                run.say(f"{own.id}: making a dictionary of {ROLES[role]}")
-                found = _make(workspace, own, role, model, revision, run)
-            needs.found[role] = found
+                todo.append((role, model, revision))
+            else:
+                needs.found[role] = found
         except _NotAtHand as e:
             needs.missing[role] = str(e)
         except MissingError as e:
             if make:
                 raise
             needs.missing[role] = str(e)
-    return needs
+    parts.total += len(todo)
+    for role, model, revision in todo:
+        try:
+            with parts.part(f"a dictionary of {ROLES[role]}"):
+                needs.found[role] = _make(workspace, own, role, model, revision, run)
+        except _NotAtHand as e:
+            needs.missing[role] = str(e)
+    ordered = {role: needs.found[role] for role in ROLES if role in needs.found}
+    return Needs(ordered, needs.missing)
 
 
 class _NotAtHand(UserError):

@@ -18,12 +18,15 @@ from workbench.analysis.comparison.aligned import Activations, TokenSet, choose_
 from workbench.analysis.explain.run import explain_by_rule
 from workbench.analysis.latents.encoded import Codes, encode_store, store_rows
 from workbench.analysis.trust.needs import Needs, find_or_make
+from workbench.analysis.trust.parts import Parts
 from workbench.corpus.shown import displayed_vocab
 from workbench.dictionaries.reference import DictionaryRef
 from workbench.models.weights import model_inputs
 from workbench.results.reuse import reusable
 from workbench.run import QUIET, Run, command_of
 from workbench.workspace import Item, Workspace, check_id
+
+CARD_PARTS = 5  # codes, found again, directions, effects, rules and contexts
 
 
 class TrustRecipe(StrictConfig):
@@ -69,16 +72,20 @@ def make_trust(
         )
     store = reference.store(workspace)
     tokens = held_out(store, recipe.tokens)
-    needs = find_or_make(workspace, reference, make=train, run=run)
-    rules = _rules(workspace, reference, needs, make=train, run=run)
+    parts = Parts(run)
+    parts.total = 1 + CARD_PARTS - (not train or workspace.complete("explanations", f"{reference.id}.rules"))
+    needs = find_or_make(workspace, reference, make=train, run=run, parts=parts)
+    rules = _rules(workspace, reference, needs, make=train, run=run, parts=parts)
     inputs = [reference.input, *reference.store_inputs(workspace), *(s.input for s in needs.found.values())]
     inputs += [rules.as_input()] if rules else []
     inputs += model_inputs([(reference.model_name, reference.revision)])
     id, wanted = check_id(reference.id), recipe.model_dump(mode="json")
     if (have := reusable(workspace, "trust", id, recipe=wanted, inputs=inputs, run=run)) is not None:
         return have
-    subject = _subject(workspace, reference, tokens, recipe, run)
-    table, about = _cards(subject, needs, rules)
+    with parts.part("its codes on held-out text"):
+        subject = _subject(workspace, reference, tokens, recipe, run)
+    table, about = _cards(subject, needs, rules, parts)
+    parts.sum_up()
     with workspace.create(
         "trust",
         id,
@@ -108,15 +115,17 @@ def held_out(store: Any, limit: int) -> TokenSet:
     return choose_tokens(store, min(limit, len(there) * store.spec.rows_per_seq))
 
 
-def _rules(workspace: Workspace, reference: DictionaryRef, needs: Needs, *, make: bool, run: Run) -> Item | None:
+def _rules(
+    workspace: Workspace, reference: DictionaryRef, needs: Needs, *, make: bool, run: Run, parts: Parts
+) -> Item | None:
     id = f"{reference.id}.rules"
     if not workspace.complete("explanations", id):
         if not make:
             needs.missing["label"] = "its latents have no rules yet (`workbench explain`)"
             return None
-        run.say(f"{reference.id}: labels by rule")
         command = command_of("explain", [reference.id], {}, {})
-        explain_by_rule(workspace, reference, run=Run(command=command, say=run.say, bar=run.bar))
+        with parts.part("labels by rule"):
+            explain_by_rule(workspace, reference, run=Run(command=command, say=run.say, bar=run.bar))
     item = workspace.get("explanations", id)
     if item.manifest.recipe.get("corpus"):
         needs.missing["label"] = "its rules were made on another text than its store"
@@ -138,7 +147,7 @@ def _encoded(activations: Activations, reference: DictionaryRef, run: Run, dicti
     return encode_store(dictionary or reference.load(), rows, hook, source=source, run=run)
 
 
-def _cards(s: _Subject, needs: Needs, rules: Item | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _cards(s: _Subject, needs: Needs, rules: Item | None, steps: Parts) -> tuple[pd.DataFrame, dict[str, Any]]:
     """(the table, what goes into the metadata)."""
     from workbench.analysis.trust.score import scored
 
@@ -146,11 +155,15 @@ def _cards(s: _Subject, needs: Needs, rules: Item | None) -> tuple[pd.DataFrame,
         "latent": np.arange(s.codes.n_latents, dtype=np.int32),
         "n_fired": s.codes.n_fired.astype(np.int64),
     }
-    for role in ("seed", "model_seed", "untrained"):
-        parts |= _found(s, role, needs.found.get(role))
-    parts |= _directions(s, needs)
-    effects, agreement = _effects(s, needs)
-    parts |= effects | _labels(s, rules) | _stability(s)
+    with steps.part("found again elsewhere"):
+        for role in ("seed", "model_seed", "untrained"):
+            parts |= _found(s, role, needs.found.get(role))
+    with steps.part("directions and absorption"):
+        parts |= _directions(s, needs)
+    with steps.part("effects on the loss"):
+        effects, agreement = _effects(s, needs)
+    with steps.part("rules and contexts"):
+        parts |= effects | _labels(s, rules) | _stability(s)
     table = pd.DataFrame(parts)
     score, word = scored(table)
     table["score"], table["word"] = score, pd.array(word, dtype="string")
@@ -253,7 +266,8 @@ def _effects(s: _Subject, needs: Needs) -> tuple[dict[str, Any], dict[str, Any] 
 
 
 def _labels(s: _Subject, rules: Item | None) -> dict[str, Any]:
-    from workbench.analysis.trust.labels import RATIOS, label_scores, pair_keys
+    from workbench.analysis.explain.holds import pair_keys
+    from workbench.analysis.trust.labels import RATIOS, label_scores
 
     f = s.codes.n_latents
     if rules is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -19,8 +20,11 @@ from workbench.analysis.evaluation.steer_text import parse_changes
 from workbench.analysis.evaluation.steering import Change, Steered, choose, dose_response
 from workbench.cli import app
 from workbench.dictionaries.reference import find_dictionary
+from workbench.exporting import FigureSpec
+from workbench.exporting.figures import build
 from workbench.models import load_model
 from workbench.provenance import write_manifest
+from workbench.results.doses import DoseRecords
 from workbench.workspace import Workspace
 
 PROMPT = "def __init__(self, name):\n    self."
@@ -165,3 +169,35 @@ def test_the_verb_says_and_writes_what_the_function_gives(tmp_path):
     ):
         refused = CliRunner().invoke(app, [*args[:3], *bad, "-w", str(ws.root)])
         assert refused.exit_code == 2 and says in " ".join(refused.output.split()), refused.output
+
+
+def test_what_is_held_is_held_at_every_dose(case):
+    """By hand: the splice with both changes, and at amount 0 with the held one alone."""
+    model, at, ids = case
+    doses, target = dose_response(model, at, ids, [3], [0.0, 8.0], held=[Change(9, 4.0, True)])
+    plain = torch.log_softmax(Steered(model, at, ids).whole(ids)[-1], -1)
+    for dose, changes in zip(doses, ([Change(9, 4.0, True)], [Change(9, 4.0, True), Change(3, 8.0)]), strict=True):
+        after = torch.log_softmax(Steered(model, at, ids, changes).whole(ids)[-1], -1)
+        assert dose.kl == pytest.approx(float((plain.exp() * (plain - after)).sum()), abs=1e-12)
+        assert dose.probability == pytest.approx(float(after[target].exp()))
+    assert doses[0].kl > 1e-6
+
+
+def test_kept_doses_are_a_result_with_a_figure(tmp_path):
+    ws = Workspace(tmp_path / "ws")
+    _saved(ws, random_dictionaries(load_model("mini-mamba"), (1,))[HOOK], "mini-mamba")
+    asked = {"prompt": PROMPT, "add": ["3=1"], "set": ["9=0"], "dose": [8, 0, 2], "tokens": 4}
+    made = workbench.steer(ws, "mini-mamba.L1R-1x", **asked, keep=True)
+    records = DoseRecords.open(made.kept.path)
+    assert records.table["amount"].tolist() == [0, 2, 8] and records.metadata["held"] == [[9, 0]]
+    by_amount = {d.amount: d for d in made.doses}
+    for row in records.table.to_dict("records"):
+        assert row == pytest.approx(asdict(by_amount[row["amount"]]))
+    lines = (made.kept.path / "steered.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == made.rows()
+    assert workbench.steer(ws, "mini-mamba.L1R-1x", **asked, keep=True).kept.digest == made.kept.digest
+    figure = build(FigureSpec(figure="dose_response", source=f"doses/{made.kept.id}"), ws)
+    assert len(figure.panels) == 4 and figure.panels[0].frame["kl"].tolist() == records.table["kl"].tolist()
+    assert "Latent #9 is held at 0." in figure.caption and f"dsv={made.kept.version}" in figure.permalink
+    with pytest.raises(UsageError, match="--keep keeps what --dose measures"):
+        workbench.steer(ws, "mini-mamba.L1R-1x", prompt=PROMPT, add=["3=1"], keep=True)

@@ -13,6 +13,8 @@ from sae.activation import TopK
 from sae.transcoder import Transcoder
 from tests.workbench.analysis.graph.test_graph import random_dictionaries
 from tests.workbench.bridges import bridge, tiny
+from workbench.analysis.graph.split import OTHERS, PAST
+from workbench.analysis.graph.split_transcoders import split_transcoder_graph
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.cli import app
 from workbench.models import load_model
@@ -75,6 +77,42 @@ def test_only_frozen_edges_are_shares(model, tokens):
     free, frozen = (trace_transcoders(model, dictionaries, tokens, freeze=freeze) for freeze in (False, True))
     assert free.largest_gap is None and [n.index for n in free.nodes] == [n.index for n in frozen.nodes]
     assert np.abs(free.weights - frozen.weights).max() > 1e-2
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
+def test_heads_and_what_goes_past_them_add_up_to_every_edge(model, tokens, skip):
+    """For each layer of attention that a source's output enters, in both kinds of block; a head held at zero gradient
+    by hand takes its part with it.
+    """
+    dictionaries = transcoders(16, range(3), skip=skip)
+    full = trace_transcoders(model, dictionaries, tokens, max_logits=3)
+    names = [full.name(i) for i in range(len(full.nodes))]
+    found = split_transcoder_graph(model, dictionaries, tokens, full, names)
+    size = float(np.abs(full.weights).max())
+    assert found.gap <= 1e-5 and found.scores.empty
+    whole = {(names[s], names[t]): full.weights[t, s] for t, s in zip(*full.weights.nonzero(), strict=True)}
+    sums = found.edges.groupby(["source", "target", "layer"])["value"].sum()
+    for (source, target, _layer), value in sums.items():
+        assert value == pytest.approx(whole[source, target], abs=1e-5 * size)
+    seen = set(found.edges[["source", "target"]].itertuples(index=False, name=None))
+    last = {name for name, n in zip(names, full.nodes, strict=True) if n.stage == 3}  # no attention behind it
+    assert seen == {(s, t) for (s, t) in whole if s not in last}
+    through = found.edges[~found.edges["unit"].isin([PAST, OTHERS])]
+    spread = through.groupby(["source", "target"])["layer"].nunique()
+    assert set(through["unit"]) == {"H0", "H1"} and spread.max() == 3  # an embedding's edge crosses all three layers
+    row = through[through["layer"] == 1].loc[lambda rows: rows["value"].abs().idxmax()]
+    head = int(row["unit"][1:])
+
+    def hold(value, hook):
+        value = value.clone()
+        value[:, :, head] = value[:, :, head].detach()
+        return value
+
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", hold)]):
+        without = trace_transcoders(model, dictionaries, tokens, max_logits=3)
+    s, t = names.index(row["source"]), names.index(row["target"])
+    left = float(full.weights[t, s]) - float(without.weights[t, s])
+    assert left == pytest.approx(row["value"], abs=1e-5 * size)
 
 
 def test_edge_of_one_latent_is_its_decoder_through_the_norm(tokens):

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from sae.errors import ConfigError, UsageError
 from tests.workbench.analysis.graph.test_graph import random_dictionaries
 from tests.workbench.analysis.graph.test_graph_sums import WRITE, transcoders
+from tests.workbench.analysis.graph.test_split import tokens_of_stream
 from tests.workbench.bridges import bridge, tiny
+from tests.workbench.handmade import induction_transformer
 from workbench.analysis.graph.intervene import (
     Bench,
     Effect,
@@ -126,9 +128,63 @@ def test_what_is_asked_for_is_read_or_refused(case):
         ([f"{names[0]}=nan"], [], "NODE=x2"),
         ([f"{names[0]}=0"], [f"{names[0]}={names[1]}"], "changed twice"),
         ([], [names[0]], "A=B"),
+        ([], [f"{names[0]},{names[1]}={names[1]}"], "2 latents on the left, 1 on the right"),
+        (["@none=0"], [], "no group 'none'"),
     ):
         with pytest.raises(UsageError, match=says):
             parse_changes(graph, sets, swaps)
+
+
+def test_groups_change_and_swap_as_one(case):
+    """A group stands for its latents; a swap of groups exchanges them one by one, and does what both swaps do."""
+    model, tokens, dictionaries, graph = case
+    a, b, c, d = of_stage(graph, 1)[:4]
+    n = {i: graph.name(i) for i in (a, b, c, d)}
+    groups = {"first ones": [n[a], n[b], "E_1"], "others": [n[c], n[d]]}
+    value = {i: graph.nodes[i].value for i in n}
+    assert parse_changes(graph, ["@first ones=x3"], (), groups) == {a: 3 * value[a], b: 3 * value[b]}
+    assert parse_changes(graph, [f"@others,{n[a]}=0"], (), groups) == {a: 0.0, c: 0.0, d: 0.0}
+    swapped = {a: value[c], c: value[a], b: value[d], d: value[b]}
+    assert parse_changes(graph, [], ["@first ones=@others"], groups) == swapped
+    assert parse_changes(graph, [], [f"{n[a]},{n[b]}={n[c]},{n[d]}"]) == swapped
+    together = Bench(model, dictionaries, tokens, freeze=False).run(graph, [swapped])[0]
+
+    def add(x, hook):
+        x = x.clone()
+        for i, to in swapped.items():
+            node = graph.nodes[i]
+            x[0, node.position] += (to - node.value) * dictionaries["blocks.0.hook_resid_post"].W_dec[node.index]
+        return x
+
+    with torch.no_grad():
+        by_hand = model.run_with_hooks(tokens, fwd_hooks=[("blocks.0.hook_resid_post", add)])[0, -1]
+    torch.testing.assert_close(together, by_hand, atol=2e-4, rtol=1e-4)
+
+
+def test_known_numbers_of_a_circuit_made_by_hand():
+    """… 7 3 … 7 -> 3 by induction. Without the 3 that is brought nothing is written, and all 16 tokens are equally
+    likely; without the 7 that asks, the head brings all that is there alike; with the other token gone nothing changes.
+    """
+    model = bridge(induction_transformer())
+    tokens = torch.tensor([[1, 7, 3, 5, 9, 7]])
+    dictionaries = tokens_of_stream(model, 96, 8, "blocks.0.hook_resid_post")
+    graph = trace(model, dictionaries, tokens)
+    bench = Bench(model, dictionaries, tokens, freeze=False)
+
+    def answer(sets=(), groups=None):
+        return bench.run(graph, [parse_changes(graph, sets, (), groups or {})])[0].softmax(-1)
+
+    plain = answer()
+    assert int(plain.argmax()) == 3 and float(plain[3]) > 0.7
+    torch.testing.assert_close(answer(["0_3_2=0"]), torch.full((16,), 1 / 16), atol=1e-5, rtol=0)
+    unasked = answer(["0_7_5=0"])
+    there, absent = unasked[[1, 7, 3, 5, 9]], unasked[[0, 2, 4, 6, 8]]
+    torch.testing.assert_close(there, there[:1].expand(5), atol=1e-5, rtol=0)
+    assert float(there[0]) > 2 * float(absent.max())
+    torch.testing.assert_close(answer(["0_5_3=0"]), plain, atol=1e-5, rtol=0)
+    both = {"asked and brought": ["0_3_2", "0_7_5", "E_1"]}
+    torch.testing.assert_close(answer(["@asked and brought=0"], both), answer(["0_3_2,0_7_5=0"]))
+    assert float(answer(["0_3_2=x2"])[3]) > 0.9
 
 
 def test_an_intervention_reports_the_next_token(case):

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workbench.analysis.explain.holds import pair_keys
 from workbench.analysis.latents.encoded import Codes, from_rows
-from workbench.analysis.trust.labels import label_scores, pair_keys
+from workbench.analysis.trust.labels import label_scores
 
 VOCAB = [f"w{i} " for i in range(60)]
 V = len(VOCAB)

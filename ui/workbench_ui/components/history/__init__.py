@@ -16,7 +16,7 @@ COMPLETED = {  # the keys that a page writes by itself
     "results": ("c", "cv"),
     "latents": ("d", "v"),
     "latent": ("d", "v", "i"),
-    "probe": ("d", "v"),
+    "probe": ("d", "v", "ds", "dsv"),
     "mppc": ("m", "mv", "tr", "trv"),
     "pair": ("m", "mv", "d", "i", "d2", "i2"),
     "training": ("ev", "evv", "ls"),
