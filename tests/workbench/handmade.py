@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
@@ -56,9 +58,10 @@ def induction_transformer() -> GPTNeoXForCausalLM:
 
 
 @torch.no_grad()
-def storing_mamba(offset: int) -> MambaForCausalLM:
+def storing_mamba(offset: int, lifetime: int | None = None) -> MambaForCausalLM:
     """One layer that stores (token A -> token B) `offset` positions after B, and reads it when A returns; offset 0, 1
-    or 2.
+    or 2. Less than half of a write is left after `lifetime` positions and not before (0.5 of a position beyond the
+    half-life); hardly anything is ever forgotten by default.
 
     48 channels: values (token `offset` back), keys (token `offset` + 1 back), queries (the token itself); 16 states,
     one per key.
@@ -90,7 +93,9 @@ def storing_mamba(offset: int) -> MambaForCausalLM:
     mixer.x_proj.weight[1:17, 16:32] = 0.3 * eye  # B = key
     mixer.x_proj.weight[17:33, 32:48] = 0.3 * eye  # C = query
     mixer.dt_proj.bias.fill_(0.5)
-    mixer.A_log.fill_(-9.0)  # hardly any forgetting
+    step = math.log1p(math.exp(0.5))  # softplus of the bias, the same at all positions
+    forgetting = -9.0 if lifetime is None else math.log(math.log(2) / (lifetime - 0.5) / step)
+    mixer.A_log.fill_(forgetting)
     mixer.out_proj.weight[16:32, 0:16] = 0.1 * eye  # values are the prediction
     model.lm_head.weight[:, 16:32] = eye
     return model

@@ -75,6 +75,11 @@ def circuits(
     return result_of(item) | {"numbers": manifest.numbers, "metadata": manifest.metadata}
 
 
+def _positions(half_life: dict[str, Any]) -> str:
+    """A layer's median half-life; most writes of some layers outlive their text."""
+    return "outlives the text" if half_life["median"] is None else f"{half_life['median']:.0f}"
+
+
 def summary(numbers: dict[str, Any], about: dict[str, Any]) -> list[str]:
     """The headline numbers as sentences."""
     lines = [
@@ -94,6 +99,9 @@ def summary(numbers: dict[str, Any], about: dict[str, Any]) -> list[str]:
                 f"Largest {what}: L{peak['layer']}{head} at {peak['position']}, effect {_value(peak['effect'])}, "
                 f"share of all {_percent(peak['share'])}, the same cell in {peak['same']:.0%} of resamples."
             )
+    if lives := numbers.get("half_lives"):
+        said = ", ".join(f"L{l} {_positions(n)}" for l, n in lives.items())
+        lines.append(f"Half of a write is gone after (median, in positions): {said}.")
     if "control" in numbers:
         control = numbers["control"]
         verdict = "more than" if control["exceeds"] else "not clearly more than"

@@ -1,8 +1,9 @@
 """Read a result of `workbench circuits` without a model: numpy and pandas only.
 
 A folder `circuits/<id>/` holds `effects.parquet` (every effect, one row each), `scores.parquet` (attention scores;
-Transformers), `prompts.json` (example prompts as token strings with their marks), `arrays.npz` (per-prompt profiles,
-maps, channels) and the manifest.
+layers with heads), `lifetimes.parquet` (recurrent layers: what is left of a write after `offset` positions, by
+`content` of the token; `survival`, `low`, `high`, `n` texts), `prompts.json` (example prompts as token strings with
+their marks), `arrays.npz` (per-prompt profiles, maps, channels) and the manifest.
 
 Columns of `effects`: `analysis` (activation, ablation, head_to_logit, head_to_head, read_profile, state_to_logit,
 y_to_logit, write_profile, conv_profile, channels; attribution: effects to first order, which on large models choose
@@ -57,6 +58,14 @@ class CircuitResult(Result):
     def scores(self) -> pd.DataFrame | None:
         """Attention scores per head; None for models without attention."""
         path = self.folder / "scores.parquet"
+        return pd.read_parquet(path) if path.is_file() else None
+
+    @cached_property
+    def lifetimes(self) -> pd.DataFrame | None:
+        """What is left of writes, by layer, content and offset; None for models without recurrent layers, and for
+        results of versions before there were any.
+        """
+        path = self.folder / "lifetimes.parquet"
         return pd.read_parquet(path) if path.is_file() else None
 
     @cached_property

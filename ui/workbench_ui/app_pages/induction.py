@@ -76,7 +76,7 @@ def controls(entries: list[Entry]) -> tuple[str, list[tuple[Entry, str]], str, b
         )  # a model before its seeds
         shown = []
         for architecture, name, key in SIDES:
-            group = [e for e in here if e.metadata.get("architecture") == architecture]
+            group = [e for e in here if _side_of(e) == architecture]
             if group:
                 entry = choose_of(group, name, key, what="Circuits", command="circuits MODEL", text=_model, width=250)
                 if entry is not None:
@@ -93,6 +93,12 @@ def controls(entries: list[Entry]) -> tuple[str, list[tuple[Entry, str]], str, b
         )
         shared = st.toggle("one colour scale", **state.tie_flag("shared", True)) if len(shown) > 1 else False
     return task, shown, str(metric), shared
+
+
+def _side_of(e: Entry) -> str:
+    """The column of a result: a hybrid stands with the Mambas, for its states."""
+    architecture = str(e.metadata.get("architecture"))
+    return "mamba" if architecture == "hybrid" else architecture
 
 
 def _model(e: Entry) -> str:
@@ -124,7 +130,8 @@ def _largest(entries: list[Entry], metric: str) -> float | None:
 def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: float | None) -> None:
     """One model on the task."""
     about = result.manifest.metadata
-    name = next((n for a, n, _ in SIDES if a == about.get("architecture")), "Transformer")
+    names = {"hybrid": "Hybrid", **{a: n for a, n, _ in SIDES}}
+    name = names.get(str(about.get("architecture")), "Transformer")
     chips = [
         badge("architecture", name, name[0].lower()),
         badge("prompts", f"{about.get('n_prompts', '?')} prompts"),
@@ -141,7 +148,7 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
         chart(f"in_profile_{key}", "circuit_profile", entry, scaled, height=_height("circuit_profile", entry, options))
         panels.heading("Its strongest row", "band: 95 % interval over prompts")
         chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250)
-        if name == "Mamba":
+        if name != "Transformer":
             panels.heading(NAMES["conv_profile"])
             chart(f"in_taps_{key}", "circuit_taps", entry, options, height=220)
         ranking(entry, result, metric, key)

@@ -1,4 +1,4 @@
-"""All circuit analyses of one model on one task: tables, arrays and headline numbers, for either architecture."""
+"""All circuit analyses of one model on one task: tables, arrays and headline numbers, for whatever its layers are."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from workbench.analysis.circuits.attribution import (
 )
 from workbench.analysis.circuits.effects import answer_metrics, interval, locate_peak
 from workbench.analysis.circuits.heads import inside, measure_cells, read_changes
-from workbench.analysis.circuits.mamba import mamba_parts
+from workbench.analysis.circuits.layers import attention_layers, check_circuits, heads_of, left_out, state_layers
 from workbench.analysis.circuits.off_by_one import write_profile
 from workbench.analysis.circuits.patching import Patch, Runs, patch_effects
-from workbench.analysis.circuits.paths import FrozenPaths, check_circuits, is_transformer
+from workbench.analysis.circuits.paths import FrozenPaths
+from workbench.analysis.circuits.recurrent import recurrent_parts
 from workbench.analysis.circuits.table import OFFSETS, Circuits
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.analysis.circuits.transformer import transformer_parts
+from workbench.models.anatomy import anatomy_of
 from workbench.run import QUIET, Run
 from workbench.stats import Estimate, wilson
 
@@ -45,6 +47,8 @@ def analyse(
 ) -> Circuits:
     """Everything `workbench circuits` reports."""
     check_circuits(model)
+    for layer, why in left_out(model).items():
+        run.say(f"layer {layer}: heads are left out, because {why}")
     found = Circuits(model, prompts, tuple(metrics), offsets)
     with run.bar(f"circuits of {model.cfg.model_name}", None, "part") as bar:
         bar.part("clean runs")
@@ -53,8 +57,8 @@ def analyse(
         budget = _planned(found, run, (time.perf_counter() - begin) / (2 * pass_flops(model, prompts)))
         _answers(found, tail)
         paths, runs = FrozenPaths(model, tail), Runs(model, prompts, tail)
-        parts = transformer_parts(found, paths, budget) if is_transformer(model) else mamba_parts(found, paths)
-        for name, part in parts.items():
+        parts = transformer_parts(found, paths, budget) if attention_layers(model) else {}
+        for name, part in (parts | (recurrent_parts(found, paths) if state_layers(model) else {})).items():
             bar.part(name)
             part()
         bar.part("activation patching")
@@ -69,13 +73,13 @@ def _planned(found: Circuits, run: Run, seconds_per_flop: float) -> Budget | Non
     model, p = found.model, found.prompts
     patches = [patch for some in _cells(found).values() for patch in some]
     flops, cells = patch_flops(model, p, patches), len(patches)
-    if is_transformer(model):
-        units, middle = model.cfg.n_heads, len(model.blocks) // 2
+    if attention := attention_layers(model):
+        units, middle = heads_of(model), attention[len(attention) // 2]
         reads = units * len(found.labels)
-        sent = 6 * units * middle  # two receivers, keys, values and queries of each
-        flops += float(path_flops(model, p).sum()) * (reads + 2 * units)
+        sent = 6 * units * (len(attention) // 2)  # two receivers, keys, values and queries of each
+        flops += float(path_flops(model, p)[attention].sum()) * (reads + 2 * units)
         flops += sent * patch_flops(model, p, [Patch("z", middle, "last")])
-        cells += len(model.blocks) * (reads + 2 * units) + sent
+        cells += len(attention) * (reads + 2 * units) + sent
     if flops <= EXACT_FLOPS:
         return None
     budget = Budget(BEST_FLOPS * len(p) / PROMPTS)
@@ -93,7 +97,7 @@ def compare_to_control(found: Circuits, control: Any, name: str) -> None:
     """
     p, profile = found.prompts, found.arrays["profile"].astype(np.float64)
     paths = FrozenPaths(control, Tail(control, p.clean))
-    if is_transformer(control):
+    if not state_layers(control):
         measured = np.asarray(np.isfinite(profile).any(0))
         changes = read_changes(control, p, found.labels)
         cells = measure_cells(paths, p, changes, "direct", ("logit_diff",), None if measured.all() else measured)
@@ -146,22 +150,28 @@ def _labels(found: Circuits) -> list[str]:
     return list(dict.fromkeys([*found.labels, "last"]))
 
 
-def _sites(model: Any) -> dict[str, Sequence[int | None]]:
-    """What activation patching replaces: site -> its units."""
-    sites: dict[str, Sequence[int | None]] = {"resid": [None]}
-    return sites | (
-        {"z": range(model.cfg.n_heads), "mlp": [None]}
-        if is_transformer(model)
-        else {"mixer": [None], "conv_in": [None]}
-    )
+def _sites(model: Any) -> dict[str, tuple[Sequence[int], Sequence[int | None]]]:
+    """What activation patching replaces: site -> (its layers, its units)."""
+    layers = anatomy_of(model).layers
+    attention, recurrent = attention_layers(model), [layer.index for layer in state_layers(model)]
+    # beside attention the feed-forward part is a branch of its own; a Mamba's block has its mixer alone
+    feeds = [i for i, layer in enumerate(layers) if "M" in layer.sites]
+    sites: dict[str, tuple[Sequence[int], Sequence[int | None]]] = {
+        "resid": (range(len(layers)), [None]),
+        "z": (attention, range(heads_of(model))),
+        "mlp": (feeds, [None]),
+        "mixer": (recurrent, [None]),
+        "conv_in": (recurrent, [None]),
+    }
+    return {site: (at, units) for site, (at, units) in sites.items() if at}
 
 
 def _cells(found: Circuits) -> dict[str, list[Patch]]:
     """Site -> every patch of it, by layer, unit and label."""
-    labels, layers = _labels(found), range(len(found.model.blocks))
+    labels = _labels(found)
     return {
         site: [Patch(site, l, label, unit) for l in layers for unit in units for label in labels]
-        for site, units in _sites(found.model).items()
+        for site, (layers, units) in _sites(found.model).items()
     }
 
 
@@ -173,14 +183,14 @@ def _activation(found: Circuits, runs: Runs, budget: Budget | None) -> dict[str,
     None where every cell was patched.
     """
     model, p = found.model, found.prompts
-    labels, layers = _labels(found), range(len(model.blocks))
+    labels = _labels(found)
     sites, every = _sites(model), _cells(found)
     effects, chosen = None, {}
     if budget is not None:
-        effects = attribution(model, p, {site: units != [None] for site, units in sites.items()}, labels)
-        one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in layers]) for site in sites}
+        effects = attribution(model, p, {site: (at, units != [None]) for site, (at, units) in sites.items()}, labels)
+        one = {s: np.array([patch_flops(model, p, [Patch(s, l, "last")]) for l in at]) for s, (at, _) in sites.items()}
         chosen = best(effects, one, budget.patches)
-    for site, units in sites.items():
+    for site, (layers, units) in sites.items():
         axes = {"layer": layers, "unit": [-1 if u is None else u for u in units], "position": labels}
         shape = tuple(len(a) for a in axes.values())
         wanted = np.flatnonzero(chosen[site]) if effects is not None else np.arange(len(every[site]))
@@ -204,20 +214,20 @@ def _ablations(found: Circuits, runs: Runs, budget: Budget | None, first_order: 
     """Total effects of removing each head (or mixer) at the last position; where first-order effects chose what is
     patched, of the heads they choose at that position.
     """
-    model, p = found.model, found.prompts
-    site, units = ("z", range(model.cfg.n_heads)) if is_transformer(model) else ("mixer", [None])
-    patches = [Patch(site, l, "last", unit) for l in range(len(model.blocks)) for unit in units]
-    axes = {"layer": range(len(model.blocks)), "unit": [-1 if u is None else u for u in units]}
-    wanted = np.arange(len(patches))
-    if first_order is not None and budget is not None:
-        one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in axes["layer"]])}
-        last = _labels(found).index("last")
-        at_last = first_order[site][..., last : last + 1]
-        wanted = np.flatnonzero(best({site: at_last}, one, budget.ablation)[site])
-    for source in ("zero", "mean", "resample"):
-        some = [patches[i] for i in wanted]
-        values = patch_effects(model, p, some, source=source, metrics=found.metrics, runs=runs)  # type: ignore[arg-type]
-        shape = (len(model.blocks), len(axes["unit"]))
-        found.add(
-            "ablation", "total", {m: _grid(v, wanted, shape) for m, v in values.items()}, axes, source=source, site=site
-        )
+    model, p, sites = found.model, found.prompts, _sites(found.model)
+    for site in [str(s) for s in ("z", "mixer") if s in sites]:
+        layers, units = sites[site]
+        patches = [Patch(site, l, "last", unit) for l in layers for unit in units]
+        axes = {"layer": layers, "unit": [-1 if u is None else u for u in units]}
+        wanted = np.arange(len(patches))
+        if first_order is not None and budget is not None:
+            one = {site: np.array([patch_flops(model, p, [Patch(site, l, "last")]) for l in layers])}
+            last = _labels(found).index("last")
+            at_last = first_order[site][..., last : last + 1]
+            wanted = np.flatnonzero(best({site: at_last}, one, budget.ablation)[site])
+        shape = (len(layers), len(axes["unit"]))
+        for source in ("zero", "mean", "resample"):
+            some = [patches[i] for i in wanted]
+            values = patch_effects(model, p, some, source=source, metrics=found.metrics, runs=runs)  # type: ignore[arg-type]
+            grids = {m: _grid(v, wanted, shape) for m, v in values.items()}
+            found.add("ablation", "total", grids, axes, source=source, site=site)

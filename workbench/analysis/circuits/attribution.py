@@ -86,12 +86,12 @@ def pass_flops(model: Any, prompts: PromptSet) -> float:
 
 
 def attribution(
-    model: Any, prompts: PromptSet, sites: Mapping[str, bool], labels: Sequence[str]
+    model: Any, prompts: PromptSet, sites: Mapping[str, tuple[Sequence[int], bool]], labels: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """First-order effects on the logit difference, site -> [P, L, units, labels].
 
     Args:
-        sites: site -> whether its units (heads) are told apart. labels: positions, as in patches.
+        sites: site -> (its layers, whether its units, heads, are told apart). labels: positions, as in patches.
 
     Raises:
         UsageError: an activation that the logits do not depend on, as hooked here.
@@ -105,8 +105,10 @@ def attribution(
     return {site: np.concatenate(found) for site, found in parts.items()}
 
 
-def _chunk(model: Any, prompts: PromptSet, sites: Mapping[str, bool], at: np.ndarray) -> dict[str, np.ndarray]:
-    names = {(site, l): hook_of(model, site, l) for site in sites for l in range(len(model.blocks))}
+def _chunk(
+    model: Any, prompts: PromptSet, sites: Mapping[str, tuple[Sequence[int], bool]], at: np.ndarray
+) -> dict[str, np.ndarray]:
+    names = {(site, l): hook_of(model, site, l) for site, (layers, _) in sites.items() for l in layers}
     corrupt: dict[str, Tensor] = {}
     clean: dict[str, Tensor] = {}
 
@@ -138,7 +140,9 @@ def _chunk(model: Any, prompts: PromptSet, sites: Mapping[str, bool], at: np.nda
     out: dict[str, list[np.ndarray]] = {site: [] for site in sites}
     for (site, _), (name, position_axis, _) in names.items():
         product = ((corrupt[name] - clean[name].detach()) * slope[name]).movedim(position_axis, 1)  # [P, T, …]
-        effect = product.flatten(3).sum(-1) if sites[site] and product.dim() > 3 else product.flatten(2).sum(-1, True)
+        effect = (
+            product.flatten(3).sum(-1) if sites[site][1] and product.dim() > 3 else product.flatten(2).sum(-1, True)
+        )
         chosen = effect[torch.arange(len(effect))[:, None], positions].double().numpy()  # [P, O, units]
         out[site].append(np.where(exists[..., None], chosen, np.nan).swapaxes(1, 2))
     return {site: np.stack(layers, 1) for site, layers in out.items()}

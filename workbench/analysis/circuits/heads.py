@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from workbench.analysis.circuits.effects import METRICS, answer_metrics
+from workbench.analysis.circuits.layers import attention_layers
 from workbench.analysis.circuits.paths import FrozenPaths, Path, collect
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.models.anatomy import anatomy_of
@@ -31,18 +32,18 @@ def measure(
     path: Path,
     metrics: Sequence[str],
 ) -> list[Effects]:
-    """Effects of mixer changes: each row group is (layer, delta [R,d_model], prompts [R]); one dict of [R] arrays per
-    group.
+    """Effects of mixer changes: each row group is (layer, change, prompts [R]), the change being one of the mixer's
+    output [R,d_model] or of what a recurrent mixer reads [R,H,V]; one dict of [R] arrays per group.
     """
     answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
     before = answer_metrics(clean, answer, wrong, clean, metrics)
-    out = []
+    out, size = [], paths.rows_at_once(_ROWS)
     for layer, delta, index in rows:
         parts = []
-        for start in range(0, len(index), _ROWS):
-            i = index[start : start + _ROWS]
+        for start in range(0, len(index), size):
+            i = index[start : start + size]
             after = answer_metrics(
-                paths.logits(layer, delta[start : start + _ROWS], i, path), answer[i], wrong[i], clean[i], metrics
+                paths.logits(layer, delta[start : start + size], i, path), answer[i], wrong[i], clean[i], metrics
             )
             parts.append({m: after[m] - before[m][i.numpy()] for m in metrics})
         out.append({m: np.concatenate([p[m] for p in parts]) for m in metrics})
@@ -57,27 +58,31 @@ def measure_cells(
     metrics: Sequence[str],
     chosen: np.ndarray | None = None,
 ) -> Effects:
-    """Effects [P, L, *cells] of changes of mixer outputs, given layer by layer as [P, *cells, d_model]; NaN for cells
-    that are not `chosen`, bool [L, *cells].
+    """Effects [P, L, *cells] of changes of what heads write, given attention layer by attention layer as [P, *cells,
+    d_model]; NaN for cells that are not `chosen`, bool [L, *cells].
     """
+    layers = attention_layers(paths.model)
     n, shape = len(prompts), changes[0].shape[1:-1]
     which = np.ones((len(changes), *shape), bool) if chosen is None else chosen
     at = [np.flatnonzero(w) for w in which]
     rows = [
-        (l, c.flatten(1, -2)[:, at[l]].flatten(0, 1), torch.arange(n).repeat_interleave(len(at[l])))
-        for l, c in enumerate(changes)
-        if len(at[l])
+        (layers[i], c.flatten(1, -2)[:, at[i]].flatten(0, 1), torch.arange(n).repeat_interleave(len(at[i])))
+        for i, c in enumerate(changes)
+        if len(at[i])
     ]
     found = measure(paths, prompts, rows, path, metrics)
     out = {m: np.full((n, len(changes), int(np.prod(shape))), np.nan) for m in metrics}
     for (l, _, _), effects in zip(rows, found, strict=True):
+        i = layers.index(l)
         for m in metrics:
-            out[m][:, l, at[l]] = effects[m].reshape(n, -1)
+            out[m][:, i, at[i]] = effects[m].reshape(n, -1)
     return {m: v.reshape(n, len(changes), *shape) for m, v in out.items()}
 
 
 def head_outputs(model: Any, prompts: PromptSet, paths: FrozenPaths, version: str, label: str) -> list[Tensor]:
-    """Head outputs [P,H,d_head] of every layer at one position of one version of the prompts; `paths` keeps them."""
+    """Head outputs [P,H,d_head] of every attention layer at one position of one version of the prompts; `paths` keeps
+    them.
+    """
     tokens = getattr(prompts, version)
     whose = tokens.tobytes()
     if (whose, label) not in paths.head_outputs:
@@ -87,7 +92,7 @@ def head_outputs(model: Any, prompts: PromptSet, paths: FrozenPaths, version: st
         def pick(v: Tensor, rows: slice) -> Tensor:
             return torch.stack([v[torch.arange(len(v)), where[rows]] for where in at], 1)
 
-        names = [f"blocks.{l}.attn.hook_z" for l in range(len(model.blocks))]
+        names = [f"blocks.{l}.attn.hook_z" for l in attention_layers(model)]
         found = list(collect(model, tokens, dict.fromkeys(names, pick)).values())
         for i, name in enumerate(labels):
             paths.head_outputs[whose, name] = [v[:, i] for v in found]
@@ -97,12 +102,12 @@ def head_outputs(model: Any, prompts: PromptSet, paths: FrozenPaths, version: st
 @torch.no_grad()
 def head_changes(model: Any, prompts: PromptSet, paths: FrozenPaths, source: str, label: str) -> list[Tensor]:
     """What each head's output at one position changes in the stream when it comes from the source prompts: of every
-    layer [P,H,d_model].
+    attention layer [P,H,d_model].
     """
     clean, new = (head_outputs(model, prompts, paths, version, label) for version in ("clean", source))
     return [
         torch.einsum("phe,hed->phd", other - z, model.blocks[l].attn.W_O)
-        for l, (z, other) in enumerate(zip(clean, new, strict=True))
+        for l, z, other in zip(attention_layers(model), clean, new, strict=True)
     ]
 
 
@@ -116,7 +121,7 @@ def head_to_logit(
     path: Path = "direct",
     metrics: Sequence[str] = METRICS,
 ) -> Effects:
-    """Replace one head's output at the last position by its value in the source prompts: [P,L,H]."""
+    """Replace one head's output at the last position by that of the source prompts: [P,L,H], L attention layers."""
     return measure_cells(paths, prompts, head_changes(model, prompts, paths, source, "last"), path, metrics)
 
 
@@ -134,37 +139,39 @@ def head_to_head(
     chosen: np.ndarray | None = None,
 ) -> Effects:
     """Replace one earlier head's output at `position` by its value in the source prompts, as seen by the receiver's
-    inputs alone: [P,L_r,H]; NaN for senders that are not `chosen`, bool [L_r,H].
+    inputs alone: [P,L_r,H], L_r the attention layers before the receiver's; NaN for senders that are not `chosen`,
+    bool [L_r,H].
 
     The path to the receiver is direct (other heads clean, MLPs follow); everything after the receiver follows. Keys and
     values belong to all query heads that share them, and so does the effect.
     """
     layer, head = receiver
-    if layer == 0:
-        raise UsageError("heads of layer 0 have no earlier heads to receive from.")
+    senders = [l for l in attention_layers(model) if l < layer]
+    if not senders:
+        raise UsageError(f"heads of layer {layer} have no earlier heads to receive from.")
     at, n = torch.as_tensor(prompts.position(position)), len(prompts)
     changes = head_changes(model, prompts, paths, source, position)
     check_inputs(model, paths, layer, at)
     answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
     before = answer_metrics(clean, answer, wrong, clean, metrics)
-    out = {m: np.full((n, layer, changes[0].shape[1]), np.nan) for m in metrics}
+    out = {m: np.full((n, len(senders), changes[0].shape[1]), np.nan) for m in metrics}
     unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
-    for l in range(layer):
-        senders = np.arange(changes[l].shape[1]) if chosen is None else np.flatnonzero(chosen[l])
-        if not len(senders):
+    for sender, l in enumerate(senders):
+        units = np.arange(changes[sender].shape[1]) if chosen is None else np.flatnonzero(chosen[sender])
+        if not len(units):
             continue
-        index = torch.arange(n).repeat_interleave(len(senders))
-        seen = paths.carry(l, changes[l][:, senders].flatten(0, 1), index, at=at[index], to=layer)
+        index = torch.arange(n).repeat_interleave(len(units))
+        seen = paths.carry(l, changes[sender][:, units].flatten(0, 1), index, at=at[index], to=layer)
         parts: list[Effects] = []
         for start in range(0, len(index), 256):
             i = index[start : start + 256]
-            made = paths.head_inputs(layer, seen[start : start + 256], i)
+            made = paths.head_inputs(layer, seen[start : start + 256], i, at[i])
             hooks = [(f"blocks.{layer}.attn.hook_{c}", _set_head(made[c][:, h], at[i], h)) for c, h in unit.items()]
             logits = paths.tail.run(layer, i, hooks)
             parts.append(answer_metrics(logits, answer[i], wrong[i], clean[i], metrics))
         for m in metrics:
-            after = np.concatenate([p[m] for p in parts]).reshape(n, len(senders))
-            out[m][:, l, senders] = after - before[m][:, None]
+            after = np.concatenate([p[m] for p in parts]).reshape(n, len(units))
+            out[m][:, sender, units] = after - before[m][:, None]
     return out
 
 
@@ -188,7 +195,7 @@ def check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None
         return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[index, at]})
 
     paths.tail.run(layer, index, [keep(name) for name in "qkv"])
-    made = paths.head_inputs(layer, paths.tail.inputs[layer][index, at], index)
+    made = paths.head_inputs(layer, paths.tail.inputs[layer][index, at], index, at)
     for name, value in seen.items():
         if not torch.allclose(value, made[name], atol=1e-3 * float(value.abs().max()), rtol=1e-3):
             raise UsageError(
@@ -217,7 +224,7 @@ def read_profile(
     metrics: Sequence[str] = METRICS,
 ) -> Effects:
     """What each head's last query loses when key and value at one position come from the corrupted run:
-    [P,L,H,len(labels)].
+    [P,L,H,len(labels)], L attention layers.
 
     The Transformer's counterpart of the Mamba's write profile. Queries stay clean; NaN where a label is outside the
     prompt.
@@ -238,14 +245,14 @@ def read_changes(model: Any, prompts: PromptSet, labels: Sequence[str]) -> list[
     the corrupted run: of every layer [P,H,len(labels),d_model].
     """
     at = torch.as_tensor(np.stack([prompts.position(label) for label in labels], 1))  # [P,O]
-    n, n_layers, changes = len(prompts), len(model.blocks), []
-    names = [f"blocks.{l}.attn.hook_{k}" for l in range(n_layers) for k in ("q", "v", "attn_scores")]
+    n, layers, changes = len(prompts), attention_layers(model), []
+    names = [f"blocks.{l}.attn.hook_{k}" for l in layers for k in ("q", "v", "attn_scores")]
     clean = collect(
         model, prompts.clean, {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names}
     )
-    corrupt = _cross(model, prompts.corrupt, {l: clean[f"blocks.{l}.attn.hook_q"][:, -1] for l in range(n_layers)})
+    corrupt = _cross(model, prompts.corrupt, {l: clean[f"blocks.{l}.attn.hook_q"][:, -1] for l in layers})
     p, keep = torch.arange(n)[:, None], at.clamp_min(0)
-    for l in range(n_layers):
+    for l in layers:
         scores = clean[f"blocks.{l}.attn.hook_attn_scores"]  # [P,H,T]
         v, v_cross = (_per_query(x, scores.shape[1]) for x in (clean[f"blocks.{l}.attn.hook_v"], corrupt[f"v{l}"]))
         v_new, s_new = v_cross[p, keep], corrupt[f"s{l}"].transpose(1, 2)[p, keep]  # [P,O,H,e], [P,O,H]

@@ -1,7 +1,7 @@
-"""A Mamba layer read as attention: α_ij = C_i (∏_{k=j+1..i} Ā_k) B̄_j per channel (Ali et al. 2024, arXiv 2403.01590).
+"""A recurrent layer read as attention: what each position takes of each earlier one's write, decay and erasure between
+them included (Ali et al. 2024, arXiv 2403.01590, for Mamba).
 
-With B̄_j = Δ_j B_j this is what position i receives from x_j: y_i = Σ_{j≤i} α_ij x_j. Arrays: P prompts, T positions, D
-channels.
+Arrays: P prompts, T positions, L recurrent layers.
 """
 
 from __future__ import annotations
@@ -10,52 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from workbench.analysis.circuits.paths import collect
-from workbench.analysis.circuits.states import decay_rates
-
-
-def attention_of(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """α [T,T,D] of one sequence, zero above the diagonal; dt [T,D], A [D,N], B and C [T,N]."""
-    T, D = dt.shape
-    out = dt.new_zeros(T, T, D)
-    carried = dt.new_zeros(T, D, A.shape[1])  # ∏ Ā · B̄_j of every earlier j
-    for i in range(T):
-        carried[:i] *= torch.exp(dt[i, :, None] * A)
-        carried[i] = dt[i, :, None] * B[i]
-        out[i, : i + 1] = carried[: i + 1] @ C[i]
-    return out
+from workbench.analysis.circuits.layer_runs import layer_runs
+from workbench.models.recurrent.algebra import attention, received
 
 
 @torch.no_grad()
 def hidden_attention(model: Any, tokens: np.ndarray) -> np.ndarray:
-    """Mean |α_ij| over channels, float32 [P, layers, T, T]: how strongly each position reads each earlier one."""
-    names = [f"blocks.{l}.mixer.hook_{k}" for l in range(len(model.blocks)) for k in ("dt", "B", "C")]
-    seen = collect(model, tokens, dict.fromkeys(names, lambda v, rows: v))
-    out = np.empty((len(tokens), len(model.blocks), tokens.shape[1], tokens.shape[1]), np.float32)
-    for l in range(len(model.blocks)):
-        dt, B, C = (seen[f"blocks.{l}.mixer.hook_{k}"] for k in ("dt", "B", "C"))
-        for p in range(len(tokens)):
-            out[p, l] = attention_of(dt[p], decay_rates(model, l), B[p], C[p]).abs().mean(-1).numpy()
-    return out
+    """Mean |α_ij| over heads (a Mamba's channels), float32 [P, L, T, T], in y_i = Σ_j α_ij x_j: how strongly each
+    position reads each earlier one.
+    """
+    layers = [torch.cat([attention(run.factors(rows)) for rows in run.batches()]) for run in layer_runs(model, tokens)]
+    return torch.stack(layers, 1).float().numpy()
 
 
 @torch.no_grad()
-def last_reads(model: Any, prompts_clean: np.ndarray) -> np.ndarray:
-    """Mean |α_{T-1,j} x_j| over channels, float32 [P, layers, T]: what the last position receives from
-    each position.
-    """
-    kept = {"x": lambda v, rows: v, "dt": lambda v, rows: v, "B": lambda v, rows: v, "C": lambda v, rows: v[:, -1]}
-    names = {f"blocks.{l}.mixer.hook_{k}": pick for l in range(len(model.blocks)) for k, pick in kept.items()}
-    seen = collect(model, prompts_clean, names)
-    out = []
-    for l in range(len(model.blocks)):
-        x, dt, B, C = (seen[f"blocks.{l}.mixer.hook_{k}"] for k in ("x", "dt", "B", "C"))
-        passed = dt.sum(1, keepdim=True) - dt.cumsum(1)
-        layer = []
-        for p in range(len(x)):
-            weight = torch.einsum("tdn,tn,n->td", torch.exp(passed[p, :, :, None] * decay_rates(model, l)), B[p], C[p])
-            layer.append((weight * dt[p] * x[p]).abs().mean(-1))
-        out.append(torch.stack(layer))
-    return torch.stack(out, 1).numpy()
+def last_reads(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """Mean size over values of what the last position receives from each position's write, float32 [P, L, T]."""
+    layers = []
+    for run in layer_runs(model, tokens):
+        parts = [received(run.factors(rows)).abs().mean((2, 3)) for rows in run.batches()]
+        layers.append(torch.cat(parts))
+    return torch.stack(layers, 1).float().numpy()

@@ -8,6 +8,7 @@ heads' keys. Both are reported; where they disagree the report says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 import torch
 
 from workbench.analysis.circuits.effects import interval, tidy
+from workbench.analysis.circuits.layers import attention_layers
 from workbench.analysis.circuits.paths import collect
 from workbench.analysis.circuits.tasks import PromptSet
 
@@ -29,8 +31,8 @@ Head = tuple[int, int]
 
 @torch.no_grad()
 def attention_scores(model: Any, prompts: PromptSet) -> dict[str, np.ndarray]:
-    """Attention of every head, [P,L,H]: `induction` last → B, `duplicate` last → A, `previous` mean over positions of t
-    → t-1.
+    """Attention of every head, [P,L,H], L attention layers: `induction` last → B, `duplicate` last → A, `previous` mean
+    over positions of t → t-1.
 
     Tasks without the marks A and B have `previous` only.
     """
@@ -44,32 +46,46 @@ def attention_scores(model: Any, prompts: PromptSet) -> dict[str, np.ndarray]:
         at = [v[np.arange(len(v)), :, last, mark[rows]] for mark in marks.values()]
         return torch.stack([v.diagonal(-1, 2, 3)[..., 1:].mean(-1), *at], 1)
 
-    names = [f"blocks.{l}.attn.hook_pattern" for l in range(len(model.blocks))]
+    names = [f"blocks.{l}.attn.hook_pattern" for l in attention_layers(model)]
     seen = collect(model, prompts.clean, dict.fromkeys(names, looks))
     scores = torch.stack([seen[name] for name in names], 2).double().numpy()
     return {name: scores[:, i] for i, name in enumerate(["previous", *marks])}
 
 
-def score_table(scores: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row per score, layer and head: the mean as `value`, `low`, `high`, `n` prompts."""
-    parts = [tidy(v, {"layer": range(v.shape[1]), "unit": range(v.shape[2])}, score=name) for name, v in scores.items()]
+def score_table(scores: dict[str, np.ndarray], layers: Sequence[int] | None = None) -> pd.DataFrame:
+    """One row per score, layer and head: the mean as `value`, `low`, `high`, `n` prompts. ``layers`` names the layers
+    of the scores; all in order by default.
+    """
+
+    def axes(v: np.ndarray) -> dict[str, Sequence[int]]:
+        return {"layer": range(v.shape[1]) if layers is None else layers, "unit": range(v.shape[2])}
+
+    parts = [tidy(v, axes(v), score=name) for name, v in scores.items()]
     return pd.concat(parts, ignore_index=True).rename(columns={"effect": "value"})
 
 
-def by_attention(scores: np.ndarray) -> list[Head]:
-    """Heads whose mean score is at least 0.25, strongest first; scores [P,L,H]."""
+def by_attention(scores: np.ndarray, layers: Sequence[int] | None = None) -> list[Head]:
+    """Heads whose mean score is at least 0.25, strongest first; scores [P,L,H] of ``layers`` (all in order by
+    default).
+    """
     mean = scores.mean(0)
-    return [h for h in _ranked(mean) if mean[h] >= LOOKS]
+    return _named([h for h in _ranked(mean) if mean[h] >= LOOKS], layers)
 
 
-def by_effect(effects: np.ndarray, beyond: float = 0.0) -> list[Head]:
+def by_effect(effects: np.ndarray, beyond: float = 0.0, layers: Sequence[int] | None = None) -> list[Head]:
     """Heads that lower the logit difference: interval below zero, at least 0.1, and a tenth of the summed absolute
-    effects; effects [P,L,H], NaN where a head was not measured, ``beyond`` being the summed absolute effects of those.
+    effects; effects [P,L,H] of ``layers`` (all in order by default), NaN where a head was not measured, ``beyond``
+    being the summed absolute effects of those.
     """
     n = np.isfinite(effects).sum(0)
     mean, (_, high) = np.where(np.isfinite(effects), effects, 0.0).sum(0) / np.maximum(n, 1), interval(effects)
     total = np.abs(mean).sum() + beyond
-    return [h for h in _ranked(-mean) if high[h] < 0 and -mean[h] >= max(SHARE * total, LEAST)]
+    return _named([h for h in _ranked(-mean) if high[h] < 0 and -mean[h] >= max(SHARE * total, LEAST)], layers)
+
+
+def _named(heads: list[Head], layers: Sequence[int] | None) -> list[Head]:
+    """Heads under the numbers of their layers."""
+    return heads if layers is None else [(layers[l], h) for l, h in heads]
 
 
 def _ranked(values: np.ndarray) -> list[Head]:

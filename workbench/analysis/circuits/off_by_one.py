@@ -1,14 +1,15 @@
-"""Where a Mamba writes what it will need: the effect of the write at one position, by offset from the token written
-about.
+"""Where a recurrent layer writes what it will need: the effect of the write at one position, by offset from the token
+written about.
 
-Off-by-one test of Towards Universality (arXiv 2410.06672, section 6.2): the last state is recomputed with the write
-terms (Ā_p, B̄_p x_p) of one position p taken from the run in which token B was changed. All other layers' states stay
-clean. Offset = p - position of B; the paper's mamba-130m peaks at +1. Where a model peaks is its own: found here, never
-assumed.
+Off-by-one test of Towards Universality (arXiv 2410.06672, section 6.2): the last state is recomputed with everything
+that the layer does to it at one position p (decay, erasure, write) taken from the run in which token B was changed. All
+other layers' states stay clean. Offset = p - position of B; the paper's mamba-130m peaks at +1. Where a model peaks is
+its own: found here, never assumed.
 
-By linearity of h_t = Ā_t h_{t-1} + w_t, with ' for the corrupted run and everything else clean,
+The recurrence being linear in the state, with ' for the corrupted run and everything else clean, and T_t for decay and
+erasure at t,
 
-    Δh_{T-1} = exp(A Σ_{k=p+1}^{T-1} Δ_k) · [(Ā'_p - Ā_p) h_{p-1} + (w'_p - w_p)].
+    ΔS_{T-1} = T_{T-1} ⋯ T_{p+1} [T'_p S_{p-1} + k'_p v'_pᵀ - S_p].
 """
 
 from __future__ import annotations
@@ -21,76 +22,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae.errors import UsageError
 from workbench.analysis.circuits.effects import METRICS
 from workbench.analysis.circuits.heads import Effects, measure
-from workbench.analysis.circuits.paths import FrozenPaths, Path, collect, mixed_input
-from workbench.analysis.circuits.states import decay_rates, mixer_of, y_to_resid
+from workbench.analysis.circuits.layer_runs import LayerRun, layer_runs
+from workbench.analysis.circuits.layers import state_layers
+from workbench.analysis.circuits.paths import FrozenPaths, Path
 from workbench.analysis.circuits.tasks import PromptSet
+from workbench.models.recurrent.algebra import decays, read_of, reads_from, states_after
+from workbench.models.recurrent.factors import Factors, advance, outer
 
 
 class WriteTerms:
     """What one layer's state is made of, at O positions [P,O] of P prompts, in the clean and the corrupted run."""
 
-    def __init__(self, model: Any, layer: int, positions: Tensor, clean: dict[str, Tensor], corrupt: dict[str, Tensor]):
-        self.model, self.layer, self.positions = model, layer, positions
-        self.A = decay_rates(model, layer)
-        self._clean, self._corrupt, self._hook = clean, corrupt, f"blocks.{layer}.mixer."
-        self._before = clean[self._hook + "hook_h"] * (positions > 0)[..., None, None]  # h_{p-1} [P,O,D,N]
-        dt = clean[self._hook + "hook_dt"]
-        passed = dt.sum(1, keepdim=True) - dt.cumsum(1)  # Σ_{k>p} Δ_k
-        self._survival = torch.exp(self.A * self._at(passed)[..., None])
+    def __init__(self, clean: LayerRun, corrupt: LayerRun, positions: Tensor):
+        self.layer, self.positions = clean.layer, positions
+        self._clean, self._corrupt = clean, corrupt
 
-    def _at(self, v: Tensor) -> Tensor:
-        """[P,T,...] at the chosen positions: [P,O,...]."""
-        return v[torch.arange(len(v))[:, None], self.positions.clamp_min(0)]
+    def y_changes(self, taps: Sequence[int | None] = (None,)) -> Tensor:
+        """Change of what is read at the last position [P,O,len(taps),H,V] when what is done at each position, alone, is
+        the corrupted run's; where a tap is given, when it follows from the convolution's input that many positions back
+        alone.
+        """
+        parts = []
+        for rows in self._clean.batches():
+            f, reads, before = self._kept(rows)
+            now = self._next(f, before, rows)
+            made = [self._other(tap, rows) for tap in taps]
+            changes = [read_of(reads, self._next(g, before, rows) - now) for g in made]
+            parts.append(torch.stack(changes, 2))
+        return torch.cat(parts)
 
-    def clean(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x, Δ, B at the positions, [P,O,D], [P,O,D], [P,O,N]."""
-        return tuple(self._at(self._clean[self._hook + f"hook_{k}"]) for k in ("x", "dt", "B"))  # type: ignore[return-value]
+    def by_key(self) -> Tensor:
+        """Change of what is read [P,O,H,K,V] before the sum over keys, the whole of each position being corrupted."""
+        parts = []
+        for rows in self._clean.batches():
+            f, reads, before = self._kept(rows)
+            parts.append(reads * (self._next(self._corrupt.factors(rows), before, rows) - self._next(f, before, rows)))
+        return torch.cat(parts)
 
-    def corrupted(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same in the corrupted run."""
-        return tuple(self._at(self._corrupt[self._hook + f"hook_{k}"]) for k in ("x", "dt", "B"))  # type: ignore[return-value]
+    def _kept(self, rows: slice) -> tuple[Factors, Tensor, Tensor]:
+        """(terms of the clean run, what the last read takes of each position's state, the state before it)."""
+        f, positions = self._clean.factors(rows), self.positions[rows]
+        reads = reads_from(f)[torch.arange(len(positions))[:, None], positions.clamp_min(0)]
+        return f, reads, states_after(f, positions - 1)
 
-    def with_tap(self, tap: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, if the convolution's input `tap` positions back (0 = the position itself) alone were corrupted."""
-        mixer, u, new = (
-            mixer_of(self.model, self.layer),
-            self._clean[self._hook + "conv1d.hook_in"],
-            self._corrupt[self._hook + "conv1d.hook_in"],
-        )
-        width = mixer.conv_kernel_size
-        length = u.shape[-1]
-        padded = torch.nn.functional.pad(u, (width - 1, 0))
-        out = torch.nn.functional.conv1d(padded, mixer.conv1d.weight, mixer.conv1d.bias, groups=u.shape[1])
-        shifted = torch.nn.functional.pad(new - u, (tap, 0))[..., :length]
-        changed = out + mixer.conv1d.weight[:, 0, width - 1 - tap, None] * shifted
-        return mixed_input(mixer, self._at(changed.transpose(1, 2)))[:3]
+    def _other(self, tap: int | None, rows: slice) -> Factors:
+        return self._corrupt.factors(rows) if tap is None else self._clean.with_tap(self._corrupt, tap, rows)
 
-    def state_change(self, new: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Change of the last state [P,O,D,N] when the write at each position, alone, is made of `new` x, Δ, B."""
-        x, dt, B = self.clean()
-        x_new, dt_new, B_new = new
-        write = (dt_new * x_new)[..., None] * B_new[..., None, :] - (dt * x)[..., None] * B[..., None, :]
-        decay = torch.exp(dt_new[..., None] * self.A) - torch.exp(dt[..., None] * self.A)
-        return self._survival * (decay * self._before + write)
-
-    def y_change(self, state: Tensor) -> Tensor:
-        """Change of y at the last position [P,O,D]."""
-        return torch.einsum("podn,pn->pod", state, self._clean[self._hook + "hook_C"])
-
-    def last(self, name: str) -> Tensor:
-        """C [P,N] or gate [P,D] at the last position."""
-        return self._clean[self._hook + f"hook_{name}"]
-
-    def resid_change(self, y: Tensor) -> Tensor:
-        """What a change of y [P,O,D] adds to the residual stream [P,O,d_model]."""
-        return y_to_resid(self.model, self.layer, y, self._clean[self._hook + "hook_gate"][:, None])
+    def _next(self, f: Factors, before: Tensor, rows: slice) -> Tensor:
+        """States [P,O,H,K,V] after the positions, by the terms of ``f``, from the states before."""
+        positions = self.positions[rows].clamp_min(0)
+        at = torch.arange(len(positions))[:, None], positions
+        write = outer(f.write_key[at], f.write_value[at])
+        if f.erase_key is None or f.erase_strength is None:
+            return advance(before, decays(f)[at], write)
+        return advance(before, decays(f)[at], write, f.erase_key[at], f.erase_strength[at])
 
 
 @dataclass(frozen=True)
 class ChannelEffects:
-    """Channels of one layer's write at one position, for the logit difference.
+    """Channels of one layer's write at one position, for the logit difference; D = heads × values, N keys (a Mamba's
+    states).
 
     `channels` [P,D] and `states` [P,D,N]: slope of the direct path times the change of y (first order; `states` sums to
     `channels`). `exact` [P,S]: effect of corrupting the `sizes[s]` largest channels together, in `order` of their mean
@@ -116,7 +110,9 @@ def write_profile(
     path: Path = "direct",
     metrics: Sequence[str] = METRICS,
 ) -> Effects:
-    """Effect of corrupting the write at each labelled position (`B`, `B+1`, …), layer by layer: [P,L,len(labels)]."""
+    """Effect of corrupting the write at each labelled position (`B`, `B+1`, …), layer by layer: [P,L,len(labels)], L
+    recurrent layers.
+    """
     found = _profile(model, prompts, paths, labels, path, metrics, [None])
     return {m: values[..., 0] for m, values in found.items()}
 
@@ -134,26 +130,22 @@ def conv_profile(
     """The write profile with only one tap of the layer's convolution corrupted: [P,L,len(labels),K], tap k reads k
     positions back.
 
-    Each tap starts from the clean window, so effects are of single taps and not cumulative; they need not add up.
+    Each tap starts from the clean window, so effects are of single taps and not cumulative; they need not add up. What
+    a layer takes from its input without the convolution (Δ of Mamba-2, β and decay of a delta net) stays clean.
     """
-    return _profile(model, prompts, paths, labels, path, metrics, range(mixer_of(model, 0).conv_kernel_size))
+    widths = {layer.width for layer in state_layers(model)}
+    if len(widths) > 1:
+        raise UsageError(
+            f"its convolutions have {' and '.join(map(str, sorted(widths)))} taps; a profile has one number."
+        )
+    return _profile(model, prompts, paths, labels, path, metrics, range(widths.pop()))
 
 
 def write_terms(model: Any, prompts: PromptSet, labels: Sequence[str]) -> list[WriteTerms]:
-    """The write terms of every layer at the labelled positions, from one clean and one corrupted run."""
+    """The write terms of every recurrent layer at the labelled positions, from one clean and one corrupted run."""
     positions = torch.as_tensor(np.stack([prompts.position(label) for label in labels], 1))
-    before = (positions - 1).clamp_min(0)
-    small: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    for l in range(len(model.blocks)):
-        hook = f"blocks.{l}.mixer."
-        small |= dict.fromkeys(
-            [hook + f"hook_{k}" for k in ("x", "dt", "B")] + [hook + "conv1d.hook_in"], lambda v, rows: v
-        )
-        extra |= dict.fromkeys([hook + "hook_C", hook + "hook_gate"], lambda v, rows: v[:, -1])
-        extra[hook + "hook_h"] = lambda v, rows: v[torch.arange(len(v))[:, None], before[rows]]
-    clean, corrupt = collect(model, prompts.clean, small | extra), collect(model, prompts.corrupt, small)
-    return [WriteTerms(model, l, positions, clean, corrupt) for l in range(len(model.blocks))]
+    runs = zip(layer_runs(model, prompts.clean), layer_runs(model, prompts.corrupt), strict=True)
+    return [WriteTerms(clean, corrupt, positions) for clean, corrupt in runs]
 
 
 def _profile(
@@ -170,9 +162,7 @@ def _profile(
     index = torch.arange(len(prompts)).repeat_interleave(len(labels) * len(taps))
     rows = []
     for terms in write_terms(model, prompts, labels):
-        new = [terms.corrupted() if tap is None else terms.with_tap(tap) for tap in taps]
-        change = torch.stack([terms.resid_change(terms.y_change(terms.state_change(values))) for values in new], 2)
-        rows.append((terms.layer, change.flatten(0, 2), index))
+        rows.append((terms.layer.index, terms.y_changes(taps).flatten(0, 2), index))
     found = measure(paths, prompts, rows, path, metrics)
     out = {m: np.stack([f[m].reshape(shape) for f in found], 1) for m in metrics}
     absent = np.stack([prompts.position(label) for label in labels], 1) < 0
@@ -194,36 +184,34 @@ def channel_effects(
     """Which of a layer's channels carry the write at one position: first-order share of each, and exact effects of the
     largest together.
     """
-    terms = write_terms(model, prompts, [label])[layer]
-    states = terms.state_change(terms.corrupted())[:, 0]  # [P,D,N]
-    per_state = states * terms.last("C")[:, None, :]
-    change = per_state.sum(-1)  # Δy [P,D]
-    slope = _slope(model, prompts, paths, layer)
-    mixer = mixer_of(model, layer)
-    to_metric = (slope @ mixer.out_proj.weight) * mixer.act(terms.last("gate"))  # ∂ logit_diff / ∂y [P,D]
-    channels = to_metric * change
+    terms = next(found for found in write_terms(model, prompts, [label]) if found.layer.index == layer)
+    per_key = terms.by_key()[:, 0]  # [P,H,K,V]
+    change = per_key.sum(2)  # Δy [P,H,V]
+    to_metric = _slope(prompts, paths, layer, change)  # ∂ logit_diff / ∂y [P,H,V]
+    channels = (to_metric * change).flatten(1)
     order = channels.mean(0).abs().argsort(descending=True)
     sizes = [k for k in sizes if k < len(order)] + [len(order)]
     kept = torch.stack([torch.zeros(len(order)).index_fill(0, order[:k], 1.0) for k in sizes])  # [S,D]
-    delta = terms.resid_change(change[:, None] * kept)
+    delta = (change.flatten(1)[:, None] * kept).flatten(0, 1).unflatten(-1, change.shape[1:])
     index = torch.arange(len(prompts)).repeat_interleave(len(sizes))
-    exact = measure(paths, prompts, [(layer, delta.flatten(0, 1), index)], "direct", ("logit_diff",))[0]["logit_diff"]
+    exact = measure(paths, prompts, [(layer, delta, index)], "direct", ("logit_diff",))[0]["logit_diff"]
+    states = (to_metric[:, :, None] * per_key).transpose(2, 3).flatten(1, 2)  # [P,D,N]
     return ChannelEffects(
         layer,
         label,
         channels.numpy(),
-        (to_metric[..., None] * per_state).numpy(),
+        states.numpy(),
         tuple(sizes),
         exact.reshape(len(prompts), -1),
         order.numpy(),
     )
 
 
-def _slope(model: Any, prompts: PromptSet, paths: FrozenPaths, layer: int) -> Tensor:
-    """∂ logit_diff / ∂(mixer output at the last position), along the direct path, [P,d_model]."""
+def _slope(prompts: PromptSet, paths: FrozenPaths, layer: int, like: Tensor) -> Tensor:
+    """∂ logit_diff / ∂(what the layer reads at the last position), along the direct path, [P,H,V]."""
     rows = torch.arange(len(prompts))
     with torch.enable_grad():
-        delta = torch.zeros_like(paths.final[:, -1]).requires_grad_()
-        logits = paths.logits(layer, delta, rows)
+        change = torch.zeros_like(like).requires_grad_()
+        logits = paths.logits(layer, change, rows)
         difference = logits[rows, torch.as_tensor(prompts.answer)] - logits[rows, torch.as_tensor(prompts.wrong)]
-        return torch.autograd.grad(difference.sum(), delta)[0]
+        return torch.autograd.grad(difference.sum(), change)[0]

@@ -22,6 +22,7 @@ from torch import Tensor
 from sae.errors import UsageError
 from sae.strict import nearest
 from workbench.analysis.circuits.effects import METRICS, answer_metrics, check_metrics
+from workbench.analysis.circuits.layers import state_layers
 from workbench.analysis.circuits.tail import Tail
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.models.anatomy import anatomy_of
@@ -40,12 +41,12 @@ SITES = {
     "q": ("attn.hook_q", 1, 2),
     "k": ("attn.hook_k", 1, 2),
     "v": ("attn.hook_v", 1, 2),
-    "mixer": ("mixer.hook_out", 1, 2),
-    "conv_in": ("mixer.conv1d.hook_in", 2, 1),
-    "conv_out": ("mixer.conv1d.hook_out", 2, 1),
     **{name: (f"mixer.hook_{name}", 1, 2) for name in ("x", "dt", "B", "C", "decay", "write", "h", "y", "gate")},
 }
 _BRANCHES = {"attn": "A", "mlp": "M"}
+# of every recurrent layer, whatever its kind (workbench.models.recurrent); axes of positions and units are 1 and 2
+_RECURRENT = ("mixer", "conv_in", "conv", "state", "read", "write_key", "write_value")
+_STATE_NUMBERS = 1 << 26  # numbers of states that the rows of one pass may hold together
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,23 @@ class Patch:
 
 def hook_of(model: Any, site: str, layer: int) -> tuple[str, int, int]:
     """Hook name of a site, and its axes of positions and units. Raises UsageError for a site the model lacks."""
+    if site in _RECURRENT:
+        recurrent = {found.index: found for found in state_layers(model)}
+        if layer not in recurrent:
+            raise UsageError(
+                f"layer {layer} has no state, so no site {site!r}; states are in layers {list(recurrent)}."
+            )
+        return recurrent[layer].branch if site == "mixer" else recurrent[layer].hook(site), 1, 2
     if site not in SITES:
-        raise UsageError(f"site {site!r} is unknown ({nearest(site, list(SITES))}).")
+        raise UsageError(f"site {site!r} is unknown ({nearest(site, [*SITES, *_RECURRENT])}).")
     name, position_axis, unit_axis = SITES[site]
     hook = f"blocks.{layer}.{name}"
     if site in _BRANCHES:  # what is added to the residual stream, whatever the model puts around it
         hook = anatomy_of(model).layers[layer].sites.get(_BRANCHES[site], (hook,))[0]
     if hook not in model.hook_dict:
-        have = [s for s, (n, _, _) in SITES.items() if f"blocks.0.{n}" in model.hook_dict]
-        raise UsageError(f"the model has no {hook}. Its {len(model.blocks)} layers offer the sites {', '.join(have)}.")
+        have = [s for s, (n, _, _) in SITES.items() if f"blocks.{layer}.{n}" in model.hook_dict]
+        have += _RECURRENT if layer in {found.index for found in state_layers(model)} else ()
+        raise UsageError(f"the model has no {hook}. Layer {layer} offers the sites {', '.join(have)}.")
     return hook, position_axis, unit_axis
 
 
@@ -131,8 +140,10 @@ def patch_effects(
         clean = place.values(tail)
         new = place.replacements(runs.of(other) if source in ("corrupt", "control") else tail, source, seed)
         rows = _rows(clean, new, place.position, result, metrics, members)
-        for start in range(0, len(rows), batch_rows):
-            which, prompt = rows[start : start + batch_rows].unbind(1)
+        held = clean[0, 0].numel() * tail.tokens.shape[1] if site == "state" else 1
+        size = max(1, min(batch_rows, _STATE_NUMBERS // held))
+        for start in range(0, len(rows), size):
+            which, prompt = rows[start : start + size].unbind(1)
             logits = tail.run(layer, prompt, [(place.hook, place.editor(which, prompt, new))])
             after = answer_metrics(logits, answer[prompt], wrong[prompt], tail.logits[prompt], metrics)
             for m in metrics:

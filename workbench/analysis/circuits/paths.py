@@ -17,36 +17,13 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
+from workbench.analysis.circuits.layers import attention_layers, check_circuits, left_out, state_layers
 from workbench.analysis.circuits.tail import Hook, Tail, block_calls
 from workbench.models.anatomy import anatomy_of
+from workbench.models.recurrent import states_of
 
 Path = Literal["direct", "residual"]
-
-
-def check_circuits(model: Any) -> None:
-    """Refuse a model whose mixers cannot be analysed.
-
-    Raises:
-        UsageError: neither attention nor Mamba-1 throughout, or parts of them are not what the analyses suppose.
-    """
-    anatomy, name = anatomy_of(model), model.cfg.architecture
-    if set(anatomy.kinds) not in ({"attention"}, {"Mamba"}):
-        raise UsageError(
-            f"circuits are analysed for attention and Mamba-1 mixers, not for {name}: its layers are"
-            f" {anatomy.describe()}."
-        )
-    if why := anatomy.why_not_patched() if is_transformer(model) else anatomy.why_not_held():
-        raise UsageError(f"circuits of {name} cannot be analysed ({why}).")
-
-
-def is_mamba(model: Any) -> bool:
-    """Whether every block of a bridge holds a Mamba-1 mixer (or FalconMamba's)."""
-    return set(anatomy_of(model).kinds) == {"Mamba"}
-
-
-def is_transformer(model: Any) -> bool:
-    """Whether every block of a bridge holds attention, and no other mixer."""
-    return set(anatomy_of(model).kinds) == {"attention"}
+_STATE_NUMBERS = 1 << 26  # numbers of states that the rows of one pass may hold together
 
 
 def collect(
@@ -69,116 +46,147 @@ def collect(
 
 
 class FrozenPaths:
-    """Direct paths through the clean run of P prompts."""
+    """Direct paths through the clean run of P prompts.
+
+    A block is run on one position alone. Its heads' outputs together are what they were; its recurrent mixer finds the
+    window of its convolution and the state it left there.
+    """
 
     def __init__(self, model: Any, tail: Tail):
         self.model, self.tail, self.n_layers = model, tail, tail.n_layers
         self.position = tail.tokens.shape[1] - 1
         self.head_outputs: dict[tuple[bytes, str], list[Tensor]] = {}  # (tokens, position) -> of every layer
         check_circuits(model)
-        if is_mamba(model):
-            self._memory = collect(model, tail.tokens.numpy(), self._mamba_hooks())
-            self._step = self._mamba_step
-        else:
-            self._written = [layer.written for layer in anatomy_of(model).layers]
-            self._memory = collect(model, tail.tokens.numpy(), dict.fromkeys(self._written, lambda v, rows: v))
-            self._one_token = block_calls(model, tail.tokens[:, :1])[1]
-            self._step = self._transformer_step
+        layers = anatomy_of(model).layers
+        self._written = {l: layers[l].written for l in attention_layers(model)}
+        self._written |= {l: layers[l].sites["A"][1] for l in left_out(model)}
+        self._recurrent = {layer.index: layer for layer in state_layers(model)}
+        tokens = tail.tokens.numpy()
+        self._heads = collect(model, tokens, dict.fromkeys(self._written.values(), lambda v, rows: v))
+        convolutions = [layer.hook(n) for layer in self._recurrent.values() for n in ("conv_in", "conv")]
+        self._convolution = collect(model, tokens, dict.fromkeys(convolutions, lambda v, rows: v))
+        self._remembered: dict[bytes, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._one_token = block_calls(model, tail.tokens[:, :1])[1]
         self.final = tail.inputs[-1]
         prompts = torch.arange(len(tail.tokens))
-        zero = torch.zeros_like(tail.inputs[0][:, 0])
         with torch.no_grad():
-            if not torch.allclose(self.logits(0, zero, prompts), tail.logits, atol=1e-3, rtol=1e-3):
+            self._last_output = self.carry(self.n_layers - 1, None, prompts)  # of the last block, at the last position
+            logits = self.logits(0, None, prompts)
+            if not torch.allclose(logits, tail.logits, atol=1e-3, rtol=1e-3):
                 raise UsageError(
-                    f"the blocks of {model.cfg.architecture} are not norm, mixer and MLP as expected here; no direct"
-                    " paths."
+                    f"the blocks of {model.cfg.architecture} do more than attention heads, recurrent states and what"
+                    " acts at one position alone; no direct paths."
                 )
-            self._last_output = self.carry(
-                self.n_layers - 1, zero, prompts
-            )  # the clean residual stream after the last block
 
-    def logits(self, layer: int, delta: Tensor, prompts: Tensor, path: Path = "direct") -> Tensor:
-        """Logits [R,V] when the mixer output of `layer` at the last position changes by delta [R,d_model], for prompts
-        [R].
+    def logits(self, layer: int, change: Tensor | None, prompts: Tensor, path: Path = "direct") -> Tensor:
+        """Logits [R,V] when what the mixer of ``layer`` gives at the last position changes, for prompts [R].
+
+        Args:
+            change: [R,d_model] of the mixer's output (of all heads together, through W_O), or [R,H,V] of what a
+                recurrent mixer reads from its state (``hook_y``); None changes nothing.
         """
         if path == "residual":
-            return self.tail.to_logits((self._last_output[prompts] + delta)[:, None])[:, 0]
-        return self.tail.to_logits(self.carry(layer, delta, prompts)[:, None])[:, 0]
+            moved = self._last_output[prompts] + self.branch_change(layer, change, prompts)
+            return self.tail.to_logits(moved[:, None])[:, 0]
+        return self.tail.to_logits(self.carry(layer, change, prompts)[:, None])[:, 0]
 
     def carry(
-        self, layer: int, delta: Tensor, prompts: Tensor, *, at: Tensor | None = None, to: int | None = None
+        self, layer: int, change: Tensor | None, prompts: Tensor, *, at: Tensor | None = None, to: int | None = None
     ) -> Tensor:
         """The residual stream [R,d_model] entering block `to` (by default: leaving the last), at positions `at` [R]
-        (last by default).
-
-        Other positions than the last are for Transformers: a Mamba's states are kept at the last position only.
+        (last by default; one and the same for all rows of a prompt).
         """
         at = torch.full_like(prompts, self.position) if at is None else at
-        x = self._step(layer, self.tail.inputs[layer][prompts, at], prompts, at, delta)
+        x = self._step(layer, self.tail.inputs[layer][prompts, at], prompts, at, change)
         for l in range(layer + 1, self.n_layers if to is None else to):
             x = self._step(l, x, prompts, at, None)
         return x
 
-    def _transformer_step(self, layer: int, x: Tensor, prompts: Tensor, at: Tensor, delta: Tensor | None) -> Tensor:
-        """The block on one position at a time, its heads' outputs together being what they were in the clean run."""
-        heads = self._memory[self._written[layer]][prompts, at]
-        heads = (heads if delta is None else heads + delta)[:, None]
-        return self._one_position(layer, x, prompts, [(self._written[layer], lambda value, hook: heads)])
+    def branch_change(self, layer: int, change: Tensor | None, prompts: Tensor) -> Tensor:
+        """What a change of the mixer (see :meth:`logits`) adds to the residual stream [R,d_model] through its branch
+        alone, norms behind it and factors included.
+        """
+        found = anatomy_of(self.model).layers[layer]
+        branches = [found.sites[kind][1] for kind in "AS" if kind in found.sites]
+        if change is None or not branches:
+            return torch.zeros_like(self.final[prompts, -1])
+        at = torch.full_like(prompts, self.position)
+        x = self.tail.inputs[layer][prompts, at]
+        sums = [self._sum_of(branches, layer, x, prompts, at, value) for value in (change, None)]
+        return (sums[0] - sums[1]) * (1.0 if found.factor is None else found.factor)
 
-    def head_inputs(self, layer: int, x: Tensor, prompts: Tensor) -> dict[str, Tensor]:
-        """{q, k, v: [R,heads,d_head]} that the attention of a block makes of residual streams x [R,d_model]."""
+    def _sum_of(
+        self, branches: list[str], layer: int, x: Tensor, prompts: Tensor, at: Tensor, change: Tensor | None
+    ) -> Tensor:
+        """The branches' outputs at one position, added."""
+        seen: dict[str, Tensor] = {}
+        keep = [(h, lambda value, hook, h=h: seen.update({h: value[:, 0]})) for h in branches]
+        self._step(layer, x, prompts, at, change, keep)
+        return sum(seen.values(), torch.zeros_like(x))
+
+    def _step(
+        self, layer: int, x: Tensor, prompts: Tensor, at: Tensor, change: Tensor | None, then: list[Hook] | None = None
+    ) -> Tensor:
+        """A block's output [R,d_model] of one position each."""
+        hooks: list[Hook] = []
+        read = change is not None and change.dim() == 3
+        if layer in self._written:
+            heads = self._heads[self._written[layer]][prompts, at]
+            heads = (heads if change is None or read else heads + change)[:, None]
+            hooks.append((self._written[layer], lambda value, hook: heads))
+        if layer in self._recurrent:
+            recurrent = self._recurrent[layer]
+            before, state = (v[prompts] for v in self._memory(prompts, at)[layer])
+            hooks.append((recurrent.hook("conv"), lambda value, hook: value + before[:, None]))
+            hooks.append((recurrent.hook("state"), lambda value, hook: state[:, None]))
+            if read:
+                hooks.append((recurrent.hook("y"), lambda value, hook: value + change[:, None]))  # type: ignore[index]
+            elif change is not None and layer not in self._written:
+                hooks.append((recurrent.branch, lambda value, hook: value + change[:, None]))
+        return self._one_position(layer, x, prompts, at, [*hooks, *(then or [])])
+
+    def _memory(self, prompts: Tensor, at: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """Recurrent layer -> (what earlier inputs give the convolution [P,C], state after the write [P,H,K,V]) at the
+        position of each prompt; other prompts' are at the last position.
+        """
+        position = torch.full((len(self.tail.tokens),), self.position)
+        position[prompts] = at
+        key = position.numpy().tobytes()
+        if key not in self._remembered:
+            rows, layers = torch.arange(len(position)), list(self._recurrent.values())
+            states = states_of(self.model, layers, self.tail.tokens, position[:, None])
+            found = {}
+            for layer in layers:
+                u, out = (self._convolution[layer.hook(n)][rows, position] for n in ("conv_in", "conv"))
+                bias = layer.conv_bias
+                own = u * layer.taps[:, -1] if bias is None else u * layer.taps[:, -1] + bias
+                found[layer.index] = ((out - own).detach(), states[layer.index][:, 0])
+            if len(self._remembered) > 1:  # the last position's and one more at a time
+                self._remembered.pop(list(self._remembered)[-1])
+            self._remembered[key] = found
+        return self._remembered[key]
+
+    def rows_at_once(self, most: int) -> int:
+        """Rows that one pass may hold: states of a row are held with it."""
+        largest = max((layer.heads * layer.keys * layer.values for layer in self._recurrent.values()), default=0)
+        return max(1, min(most, _STATE_NUMBERS // largest)) if largest else most
+
+    def head_inputs(self, layer: int, x: Tensor, prompts: Tensor, at: Tensor) -> dict[str, Tensor]:
+        """{q, k, v: [R,heads,d_head]} that the attention of a block makes of residual streams x [R,d_model] at
+        positions [R].
+        """
         seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> Hook:
             return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[:, 0]})
 
-        self._one_position(layer, x, prompts, [keep(name) for name in "qkv"])
+        self._one_position(layer, x, prompts, at, [keep(name) for name in "qkv"])
         return seen
 
-    def _one_position(self, layer: int, x: Tensor, prompts: Tensor, hooks: list[Hook]) -> Tensor:
+    def _one_position(self, layer: int, x: Tensor, prompts: Tensor, at: Tensor, hooks: list[Hook]) -> Tensor:
+        given = self.tail.rows_of(self._one_token[layer], prompts)
+        for name, value in self.tail.streams(layer).items():  # Zamba2 gives its blocks the embeddings once more
+            given[name] = value[prompts, at][:, None]
         with self.model.hooks(fwd_hooks=hooks):
-            out = self.model.blocks[layer](x[:, None], **self.tail.rows_of(self._one_token[layer], prompts))
+            out = self.model.blocks[layer](x[:, None], **given)
         return (out[0] if isinstance(out, tuple) else out)[:, 0]
-
-    def _mamba_hooks(self) -> dict[str, Callable[[Tensor, slice], Tensor]]:
-        hooks: dict[str, Callable[[Tensor, slice], Tensor]] = {}
-        for l in range(self.n_layers):
-            hooks[f"blocks.{l}.mixer.hook_h"] = lambda v, rows: v[:, -1]
-            hooks[f"blocks.{l}.mixer.conv1d.hook_in"] = self._window
-        return hooks
-
-    def _window(self, v: Tensor, _rows: slice) -> Tensor:
-        """The convolution inputs [B,D,≤K] that the last position sees."""
-        return v[..., max(v.shape[-1] - self._mixer(0).conv_kernel_size, 0) :]
-
-    def _mixer(self, layer: int) -> Any:
-        return self.model.blocks[layer].mixer.original_component
-
-    def _mamba_step(self, layer: int, x: Tensor, prompts: Tensor, at: Tensor, delta: Tensor | None) -> Tensor:
-        if bool((at != self.position).any()):
-            raise UsageError("a Mamba's states are kept at the last position only, so direct paths start there.")
-        block, mixer = self.model.blocks[layer], self._mixer(layer)
-        current, gate = mixer.in_proj(block.norm(x[:, None]))[:, 0].chunk(2, -1)
-        window = torch.cat(
-            [self._memory[f"blocks.{layer}.mixer.conv1d.hook_in"][prompts][..., :-1], current[..., None]], -1
-        )
-        u, C = mixed_input(mixer, convolve(mixer, window))[::3]
-        y = torch.einsum("rdn,rn->rd", self._memory[f"blocks.{layer}.mixer.hook_h"][prompts], C)
-        out = x + mixer.out_proj(((y + u * mixer.D) * mixer.act(gate))[:, None])[:, 0]
-        return out if delta is None else out + delta
-
-
-def convolve(mixer: Any, window: Tensor) -> Tensor:
-    """Convolution output, before SiLU, at the last position of a window [..., D, ≤K] of its inputs."""
-    weight = mixer.conv1d.weight[:, 0, -window.shape[-1] :]
-    out = (window * weight).sum(-1)
-    return out if mixer.conv1d.bias is None else out + mixer.conv1d.bias
-
-
-def mixed_input(mixer: Any, conv_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, Δ [..., D] and B, C [..., N] of a mixer, from the convolution's output [..., D]."""
-    x = mixer.act(conv_out)
-    low_rank, B, C = mixer.x_proj(x).split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size], -1)
-    if hasattr(mixer, "dt_layernorm"):
-        low_rank, B, C = mixer.dt_layernorm(low_rank), mixer.b_layernorm(B), mixer.c_layernorm(C)
-    return x, torch.nn.functional.softplus(mixer.dt_proj(low_rank)), B, C

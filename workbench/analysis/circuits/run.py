@@ -14,7 +14,7 @@ from sae.files import write_json
 from sae.strict import nearest
 from workbench.analysis.circuits.analyse import analyse, compare_to_control
 from workbench.analysis.circuits.effects import METRICS, check_metrics
-from workbench.analysis.circuits.paths import is_mamba
+from workbench.analysis.circuits.layers import architecture_of, attention_layers, heads_of, left_out, state_layers
 from workbench.analysis.circuits.table import EXAMPLES, OFFSETS, Circuits
 from workbench.analysis.circuits.tasks import make_prompts, read_task
 from workbench.corpus.shown import displayed_vocab
@@ -81,7 +81,7 @@ def make_circuits(
     about = {
         "model": model_name,
         "revision": revision,
-        "architecture": "mamba" if is_mamba(bridge) else "transformer",
+        "architecture": architecture_of(bridge),
         "task": config.name,
         "about": config.about,
         "focus": prompts.focus,
@@ -89,7 +89,10 @@ def make_circuits(
         "rendered": prompts.rendered,
         "length": int(prompts.clean.shape[1]),
         "n_layers": len(bridge.blocks),
-        "n_heads": 0 if is_mamba(bridge) else bridge.cfg.n_heads,
+        "n_heads": heads_of(bridge),
+        "attention_layers": attention_layers(bridge),
+        "heads_left_out": left_out(bridge),
+        "recurrent_layers": {layer.index: layer.kind for layer in state_layers(bridge)},
         "offsets": list(OFFSETS),
         "metrics": list(found.metrics),
     }
@@ -120,6 +123,8 @@ def write_result(folder: Path, found: Circuits) -> None:
     found.effects().to_parquet(folder / "effects.parquet", index=False)
     if found.scores is not None:
         found.scores.to_parquet(folder / "scores.parquet", index=False)
+    if found.lifetimes is not None:
+        found.lifetimes.to_parquet(folder / "lifetimes.parquet", index=False)
     np.savez(folder / "arrays.npz", **found.arrays)  # type: ignore[arg-type]
     write_json(folder / "prompts.json", _examples(found))
 

@@ -15,25 +15,28 @@ from torch import Tensor
 
 from workbench.analysis.circuits.attribution import CHUNK
 from workbench.analysis.circuits.heads import check_inputs, kv_head
+from workbench.analysis.circuits.layers import attention_layers
 from workbench.analysis.circuits.paths import FrozenPaths, Path
 from workbench.analysis.circuits.tasks import PromptSet
 
 
 def path_slopes(paths: FrozenPaths, prompts: PromptSet, path: Path = "direct") -> list[Tensor]:
-    """[P,d_model] of every layer: gradient of the logit difference by the mixer's output at the last position."""
+    """[P,d_model] of every attention layer: gradient of the logit difference by its heads' outputs at the last
+    position.
+    """
     index = torch.arange(len(prompts))
 
     def difference(layer: int, delta: Tensor) -> Tensor:
         return _difference(paths.logits(layer, delta, index, path), prompts, slice(None))
 
-    return _slopes(paths, range(paths.n_layers), difference)
+    return _slopes(paths, attention_layers(paths.model), difference)
 
 
 def sender_slopes(
     model: Any, prompts: PromptSet, paths: FrozenPaths, receiver: tuple[int, int], *, inputs: str, position: str
 ) -> list[Tensor]:
-    """[P,d_model] of every layer before the receiver: gradient of the logit difference by the mixer's output at
-    `position`, as seen by the receiver's inputs alone.
+    """[P,d_model] of every attention layer before the receiver: gradient of the logit difference by its heads' outputs
+    at `position`, as seen by the receiver's inputs alone.
     """
     layer, head = receiver
     at, index = torch.as_tensor(prompts.position(position)), torch.arange(len(prompts))
@@ -42,10 +45,10 @@ def sender_slopes(
     slopes = _input_slopes(paths, prompts, layer, unit, at)
 
     def received(start: int, delta: Tensor) -> Tensor:
-        made = paths.head_inputs(layer, paths.carry(start, delta, index, at=at, to=layer), index)
+        made = paths.head_inputs(layer, paths.carry(start, delta, index, at=at, to=layer), index, at)
         return torch.stack([(made[c][:, h] * slopes[c]).sum() for c, h in unit.items()]).sum()
 
-    return _slopes(paths, range(layer), received)
+    return _slopes(paths, [l for l in attention_layers(model) if l < layer], received)
 
 
 @torch.no_grad()

@@ -37,7 +37,9 @@ _FILL: dict[str, Any] = {"source": "corrupt", "site": "", "unit": -1, "receiver"
 
 @dataclass
 class Circuits:
-    """What was measured: `numbers` for the manifest, `tables` joined into one, `scores`, `arrays` by name."""
+    """What was measured: `numbers` for the manifest, `tables` joined into one, `scores`, `lifetimes`, `arrays` by
+    name.
+    """
 
     model: Any
     prompts: PromptSet
@@ -46,6 +48,7 @@ class Circuits:
     numbers: dict[str, Any] = field(default_factory=dict)
     tables: list[pd.DataFrame] = field(default_factory=list)
     scores: pd.DataFrame | None = None
+    lifetimes: pd.DataFrame | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -84,10 +87,19 @@ def offset_of(label: str, found: Circuits) -> int | None:
     return next((o for o in found.offsets if label_of(found.prompts.focus, o) == label), None)
 
 
-def peak_of(profile: np.ndarray, axes: Sequence[str], found: Circuits, beyond: float = 0.0) -> dict[str, Any]:
-    """The located peak as a JSON-ready dict; `offset` is position minus the focus mark's."""
+def peak_of(
+    profile: np.ndarray,
+    axes: Sequence[str],
+    found: Circuits,
+    beyond: float = 0.0,
+    layers: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The located peak as a JSON-ready dict; `offset` is position minus the focus mark's. ``layers`` are those of the
+    profile's axis of layers, all in order by default.
+    """
     peak = locate_peak(profile, beyond=beyond)
     where = dict(zip(axes, peak.index, strict=True))
+    where["layer"] = where["layer"] if layers is None else layers[where["layer"]]
     label = found.labels[where.pop("position")]
     numbers = {"effect": peak.effect.as_dict(), "share": peak.share.as_dict(), "same": peak.same}
     return {**where, "position": label, "offset": offset_of(label, found), **numbers}

@@ -73,6 +73,11 @@ class Tail:
         """Final norm and unembedding (and factor, and soft cap) of [R,T,d_model]: logits [R,T,V]."""
         return finished(raw_logits(self.model, resid), self.head.factor, self.head.cap)
 
+    def streams(self, layer: int) -> dict[str, Tensor]:
+        """What a block is given beside its input that is a residual stream itself, [P,T,d_model]."""
+        shape = self.inputs[layer].shape
+        return {k: v for k, v in self._kwargs[layer].items() if isinstance(v, Tensor) and v.shape == shape}
+
     def rows_of(self, value: Any, prompts: Tensor) -> Any:
         """What a block got beside the residual stream, for chosen prompts."""
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The Transformer's parts of `workbench circuits`: attention scores, heads to logit, reads by offset,
+"""The parts of attention layers in `workbench circuits`: attention scores, heads to logit, reads by offset,
 heads to heads.
 """
 
@@ -20,6 +20,7 @@ from workbench.analysis.circuits.heads import (
     read_changes,
 )
 from workbench.analysis.circuits.induction import Found, attention_scores, by_attention, by_effect, score_table
+from workbench.analysis.circuits.layers import attention_layers, heads_of
 from workbench.analysis.circuits.patching import Patch
 from workbench.analysis.circuits.paths import FrozenPaths, collect
 from workbench.analysis.circuits.slopes import path_slopes, sender_slopes, to_first_order
@@ -34,15 +35,16 @@ def transformer_parts(found: Circuits, paths: FrozenPaths, budget: Budget | None
     measured exactly.
     """
     model, p = found.model, found.prompts
-    heads = {"layer": range(len(model.blocks)), "unit": range(model.cfg.n_heads)}
+    layers = attention_layers(model)
+    heads = {"layer": layers, "unit": range(heads_of(model))}
     source = "control" if "B" in p.marks else "corrupt"
     readers: dict[str, Any] = {}
 
     def attention() -> None:
         scores = attention_scores(model, p)
-        found.scores = score_table(scores)
+        found.scores = score_table(scores, layers)
         readers["scores"] = scores
-        names = {f"blocks.{l}.attn.hook_pattern": lambda v, rows: v for l in range(len(model.blocks))}
+        names = {f"blocks.{l}.attn.hook_pattern": lambda v, rows: v for l in layers}
         found.arrays["maps"] = np.stack([v.numpy() for v in collect(model, p.clean[:EXAMPLES], names).values()], 1)
 
     def to_logit() -> None:
@@ -57,32 +59,35 @@ def transformer_parts(found: Circuits, paths: FrozenPaths, budget: Budget | None
             effects = {"logit_diff": to_first_order(changes, path_slopes(paths, p))}
             first = inside(effects, p, found.labels)["logit_diff"]
             found.add("attribution", "direct", {"logit_diff": first}, axes, site="kv")
-            chosen = best({"kv": first}, {"kv": path_flops(model, p)}, budget.reads)["kv"]
+            chosen = best({"kv": first}, {"kv": path_flops(model, p)[layers]}, budget.reads)["kv"]
         measured = inside(measure_cells(paths, p, changes, "direct", found.metrics, chosen), p, found.labels)
         found.add("read_profile", "direct", measured, axes, site="kv")
         profile = measured["logit_diff"]
         found.arrays["profile"] = profile.astype(np.float32)
-        found.numbers["read_peak"] = peak_of(profile, ("layer", "unit", "position"), found, _beyond(first, chosen))
+        found.numbers["read_peak"] = peak_of(
+            profile, ("layer", "unit", "position"), found, _beyond(first, chosen), layers
+        )
         at = found.labels.index(p.focus) if p.focus in found.labels else None
         beyond = 0.0 if at is None or chosen is None or first is None else _beyond(first[..., at], chosen[..., at])
-        readers["effect"] = by_effect(profile[..., at], beyond) if at is not None else []
+        readers["effect"] = by_effect(profile[..., at], beyond, layers) if at is not None else []
 
     def to_head() -> None:
-        scores, top = readers["scores"], [h for h in readers["effect"] if h[0] > 0][:2]
+        scores, top = readers["scores"], [h for h in readers["effect"] if h[0] > layers[0]][:2]
         receiving: list[tuple[Literal["k", "v", "q"], str]] = [("k", p.focus), ("v", p.focus), ("q", "last")]
         sent: list[Any] = []
         for layer, head in top:
             for inputs, position in receiving:
                 chosen = first = None
-                axes = {"layer": range(layer), "unit": heads["unit"]}
+                before = [l for l in layers if l < layer]
+                axes = {"layer": before, "unit": heads["unit"]}
                 where = {"source": source, "site": "z", "position": position}
                 where["receiver"] = _receiver(model, layer, head, inputs)
                 if budget is not None:
-                    changes = head_changes(model, p, paths, source, position)[:layer]
+                    changes = head_changes(model, p, paths, source, position)[: len(before)]
                     slopes = sender_slopes(model, p, paths, (layer, head), inputs=inputs, position=position)
                     first = to_first_order(changes, slopes)
                     found.add("attribution", "direct", {"logit_diff": first}, axes, **where)
-                    one = np.full(layer, patch_flops(model, p, [Patch("z", layer, "last")]))
+                    one = np.full(len(before), patch_flops(model, p, [Patch("z", layer, "last")]))
                     chosen = best({"z": first[..., None]}, {"z": one}, budget.senders)["z"][..., 0]
                 effects = head_to_head(
                     model,
@@ -97,10 +102,10 @@ def transformer_parts(found: Circuits, paths: FrozenPaths, budget: Budget | None
                 )
                 found.add("head_to_head", "total", effects, axes, **where)
                 if inputs == "k" and not sent:
-                    sent.append(by_effect(effects["logit_diff"], _beyond(first, chosen)))
+                    sent.append(by_effect(effects["logit_diff"], _beyond(first, chosen), before))
         if "B" in p.marks:
-            induction = Found("induction", by_attention(scores["induction"]), readers["effect"])
-            previous = Found("previous-token", by_attention(scores["previous"]), sent[0] if sent else [])
+            induction = Found("induction", by_attention(scores["induction"], layers), readers["effect"])
+            previous = Found("previous-token", by_attention(scores["previous"], layers), sent[0] if sent else [])
             found.numbers["induction_heads"], found.numbers["previous_token_heads"] = (
                 induction.as_dict(),
                 previous.as_dict(),

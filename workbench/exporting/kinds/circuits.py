@@ -17,7 +17,11 @@ from workbench.markup.names import model_name
 from workbench.results.circuits import CircuitResult
 from workbench.workspace import Item, Workspace
 
-OWN = {"transformer": "read_profile", "mamba": "write_profile"}  # architecture -> its profile over offsets
+OWN = {
+    "transformer": "read_profile",
+    "mamba": "write_profile",
+    "hybrid": "write_profile",
+}  # architecture -> its profile over offsets
 ONTO_ANSWER = ("head_to_logit", "state_to_logit", "y_to_logit", "activation", "attribution")
 NAMES = {
     "read_profile": "What each head reads, by offset",
@@ -127,7 +131,7 @@ def _strongest(frame: pd.DataFrame, column: str, most: int) -> list[str]:
 
 def _about(result: CircuitResult, item: Item) -> dict[str, Any]:
     about = result.manifest.metadata
-    key = "mb" if about.get("architecture") == "mamba" else "tf"
+    key = "mb" if about.get("architecture") in ("mamba", "hybrid") else "tf"
     return {
         "inputs": [item],
         "references": ("universality", *of_models([str(about.get("model", ""))])),

@@ -32,7 +32,8 @@ def case(request):
 def test_the_effect_is_the_slope_towards_the_corrupted_value(case):
     name, model, p = case
     labels, h = ["B", "last"], 1e-2
-    found = attribution(model, p, SITES[name], labels)
+    every = range(len(model.blocks))
+    found = attribution(model, p, {site: (every, by_unit) for site, by_unit in SITES[name].items()}, labels)
     rows = torch.arange(len(p))
 
     def difference(logits):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sae.errors import MissingError, UsageError
+from sae.errors import MissingError
 from tests.workbench.bridges import bridge, tiny
 from tests.workbench.handmade import induction_transformer, storing_mamba
+from tests.workbench.models.zoo import save
 from workbench.analysis.circuits.run import make_circuits
 from workbench.cli import app
 from workbench.results.circuits import CircuitResult
@@ -116,9 +117,26 @@ def test_the_untrained_snapshot_is_the_control(workspace, tmp_path) -> None:
     assert start.manifest.numbers["state_layers"]["layers"] == []
 
 
-def test_errors_are_one_line(workspace) -> None:
-    with pytest.raises(UsageError, match="Mamba2ForCausalLM"):
-        make_circuits(workspace, "m2", model=bridge(tiny("mamba2", vocab_size=100)), n_prompts=8, length=20)
+def test_errors_are_one_line(workspace, tmp_path) -> None:
+    save("recurrent_gemma", tmp_path / "rg")
+    run = CliRunner().invoke(app, ["circuits", str(tmp_path / "rg"), "--workspace", str(workspace.root)])
+    assert run.exit_code == 2 and "the states of RG-LRU are not shown" in run.output and "Traceback" not in run.output
     run = CliRunner().invoke(app, ["circuits", "mini-mamba", "--workspace", str(workspace.root), "--task", "inducton"])
     assert run.exit_code in (1, 2) and "induction" in run.output and "Traceback" not in run.output
-    assert not workspace.complete("circuits", "m2.induction")
+    assert not workspace.complete("circuits", "rg.induction")
+
+
+def test_a_hybrid_has_heads_states_and_lives_of_writes(workspace, tmp_path) -> None:
+    """Gated delta nets beside attention whose heads transformers computes: the states are analysed."""
+    save("olmo_hybrid", tmp_path / "hybrid")
+    arguments = [str(tmp_path / "hybrid"), "--workspace", str(workspace.root), "--prompts", "8", "--length", "12"]
+    run = CliRunner().invoke(app, ["circuits", *arguments, "--json"])
+    assert run.exit_code == 0, run.output
+    about = json.loads(run.stdout)["metadata"]
+    assert about["architecture"] == "hybrid" and about["recurrent_layers"]["0"] == "gated delta net"
+    assert "transformers compute attention" in about["heads_left_out"]["3"] and about["attention_layers"] == []
+    result = CircuitResult.open(workspace.get("circuits", "hybrid.induction").path)
+    assert set(result.select(analysis="write_profile").layer) == {0, 1, 2}
+    lives = result.lifetimes
+    assert set(lives.layer) == {0, 1, 2} and lives[lives.offset == 0].survival.sub(1).abs().max() < 1e-5
+    assert result.array("maps").shape == (8, 3, 12, 12)

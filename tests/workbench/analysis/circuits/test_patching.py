@@ -87,7 +87,7 @@ def test_sources_and_directions(models, prompts) -> None:
     assert np.isnan(outside).all()
     with pytest.raises(UsageError, match="denois"):
         patch_effects(model, prompts, [patch], source="zero", direction="denoise")
-    with pytest.raises(UsageError, match="offer the sites resid, attn"):
+    with pytest.raises(UsageError, match="offers the sites resid, attn"):
         patch_effects(model, prompts, [Patch("h", 0, "B")])
     with pytest.raises(UsageError, match="logit_diff"):
         patch_effects(model, prompts, [patch], metrics=("logit_dif",))
