@@ -3,14 +3,14 @@ activations.
 
     python benchmarks/race.py --peers-python /path/to/venv/bin/python
 
-The peers are no dependency of this project: install them in an environment of their own (``pip install sae-lens
-eai-sparsify dictionary-learning``) and name its interpreter; everything, ours included, then runs in one process there.
+The peers are no dependency of this project: ``benchmarks/peers.sh`` makes an environment of their own. Name its
+interpreter; everything, ours included, then runs in one process there.
 Each library takes its own whole step, optimiser and bookkeeping included, on one thread. For quality all see the same
 cached activations of the bundled models (``--store``: those of a demo store that is there already), each row once, in
 the same order, scaled alike, with the same k, warm-up and decay. Every rate of one grid is run in every library, and
 two are told of each: that of the lowest error, and that of the lowest error with at most 5 % dead latents. Ours runs
 without a choice of rate too: at its defaults, and with the preset ``few-steps``. A latent is dead that
-fires on none of the training rows.
+fires on none of the training rows. ``--real``: on a real language model's activations, see ``_race_real.py``.
 """
 
 from __future__ import annotations
@@ -24,135 +24,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import _race_real as race_real
+from _race_libraries import LIBRARIES, SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SITES = (("mini-pythia", 1), ("mini-mamba", 2))  # bundled models, layers
 ROWS, STEPS, QUICK_STEPS = 512, 300, 60  # rows of a batch, batches
 HELD_OUT_TOO = 5  # sequences of 127 rows harvested for each batch, a tenth of them held out
 RATES = (3e-3, 1e-2, 3e-2)
-SETTINGS = ("default", "few-steps")  # ours without a rate to choose: the defaults, and a preset
 DEAD = 0.05  # share of dead latents a dictionary may have
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of seeds
-Runner = tuple[
-    Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]
-]  # (step(x), reconstruct(x), dense latents(x))
-
-
-def ours(d: int, f: int, k: int, lr: float | str, steps: int, seed: int, first: Any) -> Runner:
-    from sae import TopKConfig, Trainer
-    from sae.presets import preset
-
-    own = (
-        {"default": {}, "few-steps": preset("few-steps", d_in=d, d_sae=f, k=k)}[lr]
-        if isinstance(lr, str)
-        else {"lr": lr}
-    )
-    config = TopKConfig(**{"d_in": d, "d_sae": f, "k": k, "warmup_steps": steps // 10, "seed": seed, **own})
-    trainer = Trainer(config, total_steps=steps)
-    return trainer.step, lambda x: trainer.dictionary()(x), lambda x: trainer.dictionary().encode(x)
-
-
-def saelens(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
-    import torch
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.training.sae_trainer import SAETrainer
-
-    torch.manual_seed(seed)
-    model = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=f, k=k))
-    model.b_dec.data = first.mean(0)
-    config = SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
-        total_training_samples=steps * len(first),
-        device="cpu",
-        autocast=False,
-        lr=lr,
-        lr_end=lr / 1000,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=steps // 10,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=steps // 5,
-        n_restart_cycles=1,
-        train_batch_size_samples=len(first),
-        dead_feature_window=1000,
-        feature_sampling_window=2000,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    trainer = SAETrainer(config, model, data_provider=iter(()))
-
-    def step(x: Any) -> None:
-        trainer.step(x)
-        trainer.n_training_steps += 1
-
-    return step, model, model.encode
-
-
-def sparsify(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
-    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # on the CPU its Triton decoder cannot run
-    import torch
-    from sparsify import SparseCoder, SparseCoderConfig
-
-    torch.manual_seed(seed)
-    model = SparseCoder(d, SparseCoderConfig(num_latents=f, k=k))
-    model.b_dec.data = first.mean(0)
-    adam = torch.optim.Adam(model.parameters(), lr=lr)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda s: min(1.0, (s + 1) / (steps / 10), max(0.0, (steps - s) / (steps / 5)))
-    )
-    since = torch.zeros(f, dtype=torch.long)
-
-    def step(x: Any) -> None:  # as its trainer does for optimizer="adam", auxk_alpha=1/32
-        model.set_decoder_norm_to_unit_norm()
-        out = model(x, dead_mask=since > 10_000_000)
-        (out.fvu + out.auxk_loss / 32).backward()
-        model.remove_gradient_parallel_to_decoder_directions()
-        adam.step()
-        adam.zero_grad()
-        rate.step()
-        fired = torch.zeros(f, dtype=torch.bool)
-        fired[out.latent_indices.flatten()] = True
-        since.add_(len(x))
-        since[fired] = 0
-
-    def latents(x: Any) -> Any:
-        out = model(x)
-        return torch.zeros(len(x), f).scatter(1, out.latent_indices, out.latent_acts)
-
-    return step, lambda x: model(x).sae_out, latents
-
-
-def dictionary_learning(d: int, f: int, k: int, lr: float, steps: int, seed: int, first: Any) -> Runner:
-    from dictionary_learning.trainers.top_k import TopKTrainer
-
-    trainer = TopKTrainer(
-        steps,
-        d,
-        f,
-        k,
-        layer=0,
-        lm_name="rows",
-        lr=lr,
-        warmup_steps=steps // 10,
-        decay_start=steps * 4 // 5,
-        seed=seed,
-        device="cpu",
-    )
-    counter = iter(range(10**9))
-    return lambda x: trainer.update(next(counter), x), trainer.ae, trainer.ae.encode
-
-
-LIBRARIES: dict[str, Callable[..., Runner]] = {
-    "workbench": ours,
-    "sparsify": sparsify,
-    "dictionary_learning": dictionary_learning,
-    "SAELens": saelens,
-}
 
 
 def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -> Iterator[dict[str, Any]]:
@@ -296,6 +181,17 @@ def here(args: argparse.Namespace) -> None:
         print(json.dumps(results, indent=2))
 
 
+def here_real(args: argparse.Namespace) -> None:
+    rows = []
+    for row in race_real.race(args.rows, args.only or list(LIBRARIES), args.seeds, args.threads):
+        rows.append(row)
+        print(race_real.told(row), file=sys.stderr, flush=True)
+    if args.write:
+        args.write.write_text(race_real.markdown(rows, args.steps, args.threads, os.getloadavg()[0]), encoding="utf-8")
+    if args.json:
+        print(json.dumps({"steps": args.steps, "threads": args.threads, "rows": rows}, indent=2))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -303,17 +199,23 @@ def main() -> int:
         default=os.environ.get("PEERS_PYTHON"),
         help="interpreter with the three libraries (or PEERS_PYTHON)",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, one seed")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, one seed (with --real: 40 steps)")
     parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), help="these libraries only")
     parser.add_argument(
         "--store", type=Path, help="a store of the demo's hooks; without it one is harvested for the race"
     )
+    parser.add_argument("--real", action="store_true", help="on activations of smollm2-135m instead")
+    parser.add_argument("--hook", default=race_real.HOOK, help="with --real: the residual stream")
+    parser.add_argument("--steps", type=int, default=400, help="with --real: batches of 1,024 rows")
+    parser.add_argument("--seeds", type=int, default=3, help="with --real")
+    parser.add_argument("--threads", type=int, default=1, help="with --real")
+    parser.add_argument("--write", type=Path, help="with --real: write the table into this Markdown file")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        here(args)
+        (here_real if args.real else here)(args)
         return 0
     if not args.peers_python:
         print(
@@ -323,16 +225,25 @@ def main() -> int:
         return 0
     env = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(args.threads),
         "WANDB_MODE": "disabled",
         "HF_HUB_OFFLINE": "1",
     }
-    flags = [f"--{name}" for name in ("quick", "json") if getattr(args, name)] + (
+    if args.real and args.quick:
+        args.steps, args.seeds = 40, 1
+    flags = [f"--{name}" for name in ("quick", "json", "real") if getattr(args, name)] + (
         ["--only", *args.only] if args.only else []
     )
+    for name in ("hook", "steps", "seeds", "threads") if args.real else ():
+        flags += [f"--{name}", str(getattr(args, name))]
+    if args.write:
+        flags += ["--write", str(args.write.resolve())]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.safetensors"
-        activations(args.store, QUICK_STEPS if args.quick else STEPS, rows)
+        if args.real:
+            race_real.activations(args.store, args.hook, args.steps, rows)
+        else:
+            activations(args.store, QUICK_STEPS if args.quick else STEPS, rows)
         return subprocess.call([args.peers_python, __file__, "--here", "--rows", str(rows), *flags], env=env)
 
 
