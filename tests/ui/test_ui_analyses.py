@@ -91,6 +91,7 @@ def test_screen_and_export_draw_the_same_numbers(open_page: Open, full: Workspac
             ("circuit_effects", "circuits/mini-mamba.induction", {}),
         ],
         "training": [("evolution_norms", "evolution/mini-pythia.L1R", {"latents": [5, 9], "relative": False})],
+        "states": [("state_reads", "states/mini-mamba.induction", {"layer": 1})],
     }
     for page, figures in pages.items():
         at = open_page(full, page, **({"ls": "5_9"} if page == "training" else {}))
