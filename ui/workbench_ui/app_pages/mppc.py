@@ -118,7 +118,7 @@ def layers(entry: Entry, m: MatchRecords, direction: str) -> None:
     chart("mx_heat", "mppc_layers", entry, {"direction": direction, "statistic": QUANTITIES[quantity]}, height=260)
     if len(m.table("shifts")):
         panels.heading("Token shift", "does one side come a token late?")
-        chart("mx_shift", "mppc_shift", entry, height=260)
+        chart("mx_shift", "mppc_shift", entry, height=260, later=True)
 
 
 def pairs(m: MatchRecords, direction: str) -> None:
@@ -201,7 +201,7 @@ def given_token(entry: Entry, m: MatchRecords, direction: str) -> None:
     if m.readings(direction).empty:
         return
     panels.heading("Given the token", "raw, same-token and token-conditional, for both models and every baseline")
-    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300)
+    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300, later=True)
 
 
 def baselines(m: MatchRecords, direction: str) -> None:
