@@ -57,6 +57,16 @@ def test_every_address_answers_with_a_sentence(visit: Visit, browser: Any, site:
         page.wait_for_selector(".wb-foot")
 
 
+def test_a_new_tab_asks_at_once_for_what_a_page_is_made_of(visit: Visit) -> None:
+    page = visit.open("latent?d=mini-pythia.L1R-8x&i=7")
+    named = page.evaluate("[...document.querySelectorAll('head link[href]')].map(l => l.href)")
+    asked = page.evaluate("performance.getEntriesByType('resource').map(r => r.name)")
+    scripts = {url.rpartition("/")[2] for url in asked if re.search(r"/static/js/.*\.js$", url)}
+    there = {url.rpartition("/")[2] for url in named}
+    assert len(scripts) > 60 and {n for n in scripts - there if not n.startswith("index.")} == set()
+    assert sum(n.startswith(("MaterialSymbols-", "SourceCodeVF-Upright")) for n in there) == 2
+
+
 L1 = "mini-pythia.L1R-8x"
 
 
@@ -182,7 +192,7 @@ def test_figures_below_the_fold_are_drawn_when_one_comes_near(visit: Visit) -> N
     place.scroll_into_view_if_needed()
     below.first.wait_for()
     visit.settle()
-    page.get_by_role("button", name=re.compile("→ mini-pythia")).first.click()  # another direction: it stays drawn
+    page.get_by_text("mini-mamba → mini-pythia", exact=True).first.click()  # another direction: it stays drawn
     page.wait_for_url(re.compile("way=ba"))
     visit.settle()
     assert below.count() >= 1
