@@ -160,7 +160,6 @@ LABELS = {  # columns of tables, names of numbers, badges, and axes: what stands
     "number": "a number that the program shows",
     "rows it stands on": "whether massive rows are among those it is computed on",
     "rows": "rows of activations: one for each token that counts",
-    "massive": "rows longer than ten times the median length",
     "of all squared norm": "their share of the squared lengths of all rows",
     "mostly at position": "where in the sequence most of them lie",
     "on tokens": "the tokens on which most of them lie",
