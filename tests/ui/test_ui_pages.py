@@ -26,7 +26,6 @@ PAGES = (
     "pair",
     "training",
     "induction",
-    "states",
     "map",
     "graph",
     "text",

@@ -38,7 +38,6 @@ MODULES = [
             "massive",
             "pairs",
             "scores",
-            "states",
             "substitutions",
             "suite",
             "transplants",

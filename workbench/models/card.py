@@ -23,6 +23,11 @@ from workbench.models.pretrained import inputs_of
 from workbench.workspace import Workspace
 
 SCHEMA = 1
+KINDS = {  # architecture of a recipe -> what its card calls it
+    "gpt_neox": "Pythia-shaped Transformer (GPT-NeoX, rotary positions, parallel residual)",
+    "mamba": "Mamba",
+    "olmo_hybrid": "hybrid (OLMo Hybrid: three Gated DeltaNet layers, then one of attention)",
+}
 TOLERANCE = 0.1  # nats, per mean of ten steps: other processors round differently, and early training amplifies it
 
 
@@ -122,11 +127,7 @@ def measure(folder: Path, criteria: Criteria, card: dict[str, Any], show: Callab
 def readme(card: dict[str, Any]) -> str:
     """The card for people: Markdown."""
     r = card["recipe"]
-    kind = (
-        "Pythia-shaped Transformer (GPT-NeoX, rotary positions, parallel residual)"
-        if r["architecture"] == "gpt_neox"
-        else "Mamba"
-    )
+    kind = KINDS[r["architecture"]]
     origin = (
         f"continues {r['start']!r} on the documentation of the standard library alone"
         if r["start"]
@@ -145,7 +146,7 @@ def readme(card: dict[str, Any]) -> str:
         "",
         f"Make it again: `{card['command']}`. Weights are float16; `load_model({card['name']!r})` gives float32.",
         "",
-        f"Revisions: {', '.join(f'`{s}`' for s in card.get('criteria', {}) or [card['final']])}. Training loss over the"
+        f"Revisions: {', '.join(f'`{s}`' for s in _snapshots(card))}. Training loss over the"
         " first tenth: "
         + ", ".join(
             f"{x:.2f}" for x in card["loss_curve"]["loss"][: max(len(card["loss_curve"]["loss"]) // 10, 1)][::10]
@@ -194,6 +195,12 @@ def readme(card: dict[str, Any]) -> str:
         lines += ["", card["notes"]]
     lines += ["", "## Digests (SHA-256)", ""] + [f"- `{name}` {digest}" for name, digest in card["files"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _snapshots(card: dict[str, Any]) -> list[str]:
+    """The snapshots there are, in training order."""
+    names = {name.split("/")[0] for name in card["files"] if name.endswith(".safetensors")}
+    return sorted(names, key=lambda name: int(name.removeprefix("step")))
 
 
 def finish(

@@ -39,14 +39,17 @@ class PretrainRecipe(StrictConfig):
     """Everything that decides a miniature model. Steps are batches of ``batch`` windows of ``ctx`` tokens."""
 
     name: str = Field(description="name of the model: it is written to models/NAME")
-    architecture: Literal["gpt_neox", "mamba"] = Field(
-        description="gpt_neox (a Transformer shaped like Pythia) or mamba"
+    architecture: Literal["gpt_neox", "mamba", "olmo_hybrid"] = Field(
+        description=(
+            "gpt_neox (a Transformer shaped like Pythia), mamba, or olmo_hybrid (three Gated DeltaNet layers, then one"
+            " of attention)"
+        )
     )
     d_model: int = Field(default=128, ge=8, description="width of the residual stream")
     n_layers: int = Field(default=3, ge=1, description="layers")
-    n_heads: int = Field(default=4, ge=1, description="Transformer: attention heads of a layer")
-    state_size: int = Field(default=16, ge=1, description="Mamba: state variables of a channel")
-    conv_kernel: int = Field(default=4, ge=1, description="Mamba: tokens its convolution sees")
+    n_heads: int = Field(default=4, ge=1, description="Transformer and hybrid: heads of a layer")
+    state_size: int = Field(default=16, ge=1, description="Mamba and hybrid: state variables of a channel")
+    conv_kernel: int = Field(default=4, ge=1, description="Mamba and hybrid: tokens its convolution sees")
     ctx: int = Field(default=256, ge=8, description="tokens of a window")
     batch: int = Field(default=16, ge=1, description="windows of a step")
     steps: int = Field(ge=1, description="training steps")
@@ -81,8 +84,10 @@ class PretrainRecipe(StrictConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainRecipe:
-        if self.architecture == "gpt_neox" and self.d_model % (2 * self.n_heads):
+        if self.architecture != "mamba" and self.d_model % (2 * self.n_heads):
             raise ValueError(f"d_model = {self.d_model} is not a multiple of 2 × n_heads = {2 * self.n_heads}")
+        if self.architecture == "olmo_hybrid" and self.n_layers < 2:
+            raise ValueError(f"n_layers = {self.n_layers}: a hybrid has at least 2, one of each kind")
         if list(self.kind_weights) != sorted(self.kind_weights, key=lambda row: row[0]):
             raise ValueError("kind_weights must be in the order of their first steps")
         firsts = [0, *(first for first, _ in self.cycles), self.steps]
@@ -156,6 +161,8 @@ def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
             architectures=["GPTNeoXForCausalLM"],
             **ids,
         )
+    if recipe.architecture == "olmo_hybrid":
+        return _hybrid_config(recipe, ids)
     from transformers import MambaConfig
 
     return MambaConfig(
@@ -171,17 +178,47 @@ def hf_config(recipe: PretrainRecipe, vocab: int) -> Any:
     )
 
 
+def _hybrid_config(recipe: PretrainRecipe, ids: dict[str, Any]) -> Any:
+    """OLMo Hybrid: every fourth layer attends, the others are Gated DeltaNets (Yang et al. 2024, arXiv 2412.06464)
+    with one state of ``state_size`` x ``d_model / n_heads`` per head. Gated MLPs as wide as the residual stream leave
+    it the parameters of a Mamba of this depth.
+    """
+    from transformers import OlmoHybridConfig
+
+    return OlmoHybridConfig(
+        hidden_size=recipe.d_model,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
+        intermediate_size=recipe.d_model,
+        linear_num_key_heads=recipe.n_heads,
+        linear_num_value_heads=recipe.n_heads,
+        linear_key_head_dim=recipe.state_size,
+        linear_value_head_dim=recipe.d_model // recipe.n_heads,
+        linear_conv_kernel_dim=recipe.conv_kernel,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        architectures=["OlmoHybridForCausalLM"],
+        **ids,
+    )
+
+
 def build_model(config: Any, seed: int = 0) -> nn.Module:
     """A freshly initialised float32 model of a Hugging Face configuration; the global random state is
     left as it was.
     """
-    from transformers import GPTNeoXForCausalLM, MambaForCausalLM
+    from transformers import GPTNeoXForCausalLM, MambaForCausalLM, OlmoHybridForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.model_type == "gpt_neox":
             return GPTNeoXForCausalLM(config)
-        return repair_mamba(MambaForCausalLM(config))
+        if config.model_type == "mamba":
+            return repair_mamba(MambaForCausalLM(config))
+        model = OlmoHybridForCausalLM(config)
+        for module in model.modules():
+            if isinstance(module, nn.Conv1d):  # transformers draws the taps at 0.02, which all but closes the mixer
+                module.reset_parameters()
+        return model
 
 
 def batch_at(recipe: PretrainRecipe, tokenizer: Any, step: int) -> tuple[Tensor, np.ndarray]:

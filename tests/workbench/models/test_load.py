@@ -17,7 +17,7 @@ from workbench.config import data_dir
 from workbench.models import bundled, load_hf, load_tokenizer, model_id, resolve_revision, revisions, site_hooks, sites
 from workbench.models.pretrain import PretrainRecipe, build_model, hf_config
 
-ARCHITECTURES = ("gpt_neox", "mamba")
+ARCHITECTURES = ("gpt_neox", "mamba", "olmo_hybrid")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_model_ids(folders, tmp_path):
     assert model_id(str(folders["mamba"])) == folders["mamba"].name
 
 
-@pytest.mark.parametrize("name", ["mini-pythia", "mini-mamba"])
+@pytest.mark.parametrize("name", ["mini-pythia", "mini-mamba", "mini-hybrid"])
 def test_bundled_models_load_and_put_bos_first(name):
     assert name in bundled() and {"step0", "step512"} <= set(revisions(name))
     model = load_model(name, "step512")

@@ -54,7 +54,7 @@ def _weights(run: Pretraining) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in run.model.named_parameters()}
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "mamba"])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "mamba", "olmo_hybrid"])
 def test_a_resumed_run_gives_the_same_bits(tokenizer, texts, tmp_path, architecture):
     recipe = _recipe(texts, architecture=architecture)
     whole = Pretraining(recipe, tmp_path / "whole", tokenizer)
@@ -107,6 +107,19 @@ def test_weight_decay_spares_what_it_should():
     decayed = {id(p) for p in make_optimizer(model, recipe).param_groups[0]["params"]}
     names = {n.split(".")[-2] + "." + n.split(".")[-1] for n, p in model.named_parameters() if id(p) in decayed}
     assert names == {"in_proj.weight", "x_proj.weight", "dt_proj.weight", "out_proj.weight"}
+
+
+def test_a_hybrid_is_three_delta_nets_to_one_attention_with_open_convolutions():
+    recipe = PretrainRecipe(name="x", architecture="olmo_hybrid", steps=1, d_model=32, n_layers=8, n_heads=2)
+    config = hf_config(recipe, 64)
+    assert config.layer_types == (["linear_attention"] * 3 + ["full_attention"]) * 2
+    model = build_model(config)
+    mixers = [layer.linear_attn for layer in model.model.layers if hasattr(layer, "linear_attn")]
+    assert len(mixers) == 6
+    assert {(m.num_v_heads, m.head_k_dim, m.head_v_dim) for m in mixers} == {(2, recipe.state_size, 16)}
+    for mixer in mixers:
+        taps = mixer.conv1d.weight.detach()
+        assert 0.2 < float(taps.std()) < 0.4  # uniform on +-1/2, not transformers' 0.02
 
 
 def test_learning_rate_warms_up_stays_and_falls_to_zero(texts):
@@ -181,6 +194,8 @@ def test_recipes_are_checked():
         ({"architecture": "mamba", "stepz": 3}, "did you mean 'steps'"),
         ({"architecture": "mamba", "snapshots": [0, 20]}, "outside"),
         ({"architecture": "gpt_neox", "d_model": 30}, "multiple"),
+        ({"architecture": "olmo_hybrid", "d_model": 30}, "multiple"),
+        ({"architecture": "olmo_hybrid", "n_layers": 1}, "at least 2"),
         ({"architecture": "mamba", "cycles": [[10, 1e-3]]}, "rising steps"),
         ({"architecture": "mamba", "kind_weights": [[5, 1, 1, 1], [2, 1, 1, 1]]}, "in the order"),
         ({"architecture": "mamba", "corpus": {"kind": "mini", "seeed": 1}}, "did you mean 'seed'"),
@@ -195,12 +210,14 @@ def test_bundled_recipes_share_their_batches_and_sizes_fit():
         for p in (data_dir() / "recipes").glob("mini-*.toml")
         if "architecture" in p.read_text()
     }
-    assert {"mini-pythia", "mini-mamba", "mini-pythia-s1", "mini-mamba-s1", "mini-pythia-prose"} <= set(recipes)
+    assert {"mini-pythia", "mini-mamba", "mini-hybrid", "mini-pythia-s1", "mini-mamba-s1", "mini-pythia-prose"} <= set(
+        recipes
+    )
     assert all(r.name == stem for stem, r in recipes.items())
-    a, b = recipes["mini-pythia"], recipes["mini-mamba"]
-    assert (a.corpus, a.batch, a.ctx) == (b.corpus, b.batch, b.ctx)
-    for r in (a, b):
-        assert {0, 512} <= set(r.saved_steps) and len(r.saved_steps) >= 14
+    a, b, c = (recipes[f"mini-{kind}"] for kind in ("pythia", "mamba", "hybrid"))
+    assert (a.corpus, a.batch, a.ctx) == (b.corpus, b.batch, b.ctx) == (c.corpus, c.batch, c.ctx)
+    for r, n in ((a, 14), (b, 14), (c, 8)):
+        assert {0, 512} <= set(r.saved_steps) and len(r.saved_steps) >= n
         assert 400_000 < sum(p.numel() for p in build_model(hf_config(r, 512)).parameters()) < 750_000
     assert {recipes["mini-pythia-s1"].seed, recipes["mini-mamba-s1"].seed} == {1} and recipes[
         "mini-pythia-prose"

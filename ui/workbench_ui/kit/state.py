@@ -125,9 +125,7 @@ def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any], clears
     return tie(key, asked, default, lambda v: "_".join(map(str, v)), clears)
 
 
-def tie_span(
-    key: str, lo: float, hi: float, default: tuple[float, float], clears: Sequence[str] = ()
-) -> dict[str, Any]:
+def tie_span(key: str, lo: float, hi: float, default: tuple[float, float]) -> dict[str, Any]:
     """:func:`tie` for a range of numbers within [lo, hi], written ``low_high``."""
     low, _, high = (get(key) or "").partition("_")
     try:
@@ -135,7 +133,7 @@ def tie_span(
     except ValueError:
         asked = default
     fits = lo <= asked[0] <= asked[1] <= hi
-    return tie(key, asked if fits else default, default, lambda v: f"{v[0]:g}_{v[1]:g}", clears)
+    return tie(key, asked if fits else default, default, lambda v: f"{v[0]:g}_{v[1]:g}")
 
 
 def choose(**values: Any) -> None:
