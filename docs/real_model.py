@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     ws = Workspace(args.workspace, create=False)
-    dictionaries = [d for d in ws.items("dictionaries") if ws.complete("latents", d.id)]
+    dictionaries = [d for d in ws.items("dictionaries") if "explained_variance" in d.manifest.numbers]
     named = [(id, int(i)) for id, _, i in (text.rpartition(":") for text in args.latents)] or chosen(ws, dictionaries)
     parts = [quality(ws, dictionaries), latents(ws, named), heads(ws)]
     text = "\n\n".join(p for p in parts if p)
@@ -82,6 +82,8 @@ def chosen(ws: Workspace, dictionaries: list[Item]) -> list[tuple[str, int]]:
     """(dictionary, latent) with the best labels among those that need more than the token to be explained."""
     found = []
     for d in dictionaries:
+        if not ws.complete("explanations", f"{d.id}.rules") or not ws.complete("latents", d.id):
+            continue
         table = labels(ws, d.id)
         table = table[table["complexity"] >= COMPLEX].nlargest(PER_SITE, "f1")
         found += [(float(row["f1"]), d.id, int(str(latent))) for latent, row in table.iterrows()]
@@ -89,7 +91,9 @@ def chosen(ws: Workspace, dictionaries: list[Item]) -> list[tuple[str, int]]:
 
 
 def latents(ws: Workspace, named: list[tuple[str, int]]) -> str:
-    """One row per latent."""
+    """One row per latent; nothing where none is labelled yet."""
+    if not named:
+        return ""
     rows = [
         "| latent | label by rule | F1 | fires on | contexts, **the strongest token** marked |",
         "|---|---|---|---|---|",

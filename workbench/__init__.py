@@ -35,13 +35,14 @@ _HOME = {
     "graph": "workbench.verbs.analysing",
     "intervene": "workbench.verbs.analysing",
     "evolve": "workbench.verbs.analysing",
+    "states": "workbench.verbs.analysing",
     "reproduce": "workbench.verbs.publishing",
     "export": "workbench.verbs.publishing",
 }
 __all__ = [
     *("ActivationStore", "Item", "Run", "Workspace", "__version__", "circuits", "compare", "evaluate", "evolve"),
     *("explain", "export", "features", "graph", "harvest", "import_dictionary", "intervene", "load_model", "map"),
-    *("reproduce", "score", "steer", "substitute", "train", "transplant", "trust", "verify"),
+    *("reproduce", "score", "states", "steer", "substitute", "train", "transplant", "trust", "verify"),
 ]
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from workbench.verbs.analysing import evolve as evolve
     from workbench.verbs.analysing import graph as graph
     from workbench.verbs.analysing import intervene as intervene
+    from workbench.verbs.analysing import states as states
     from workbench.verbs.analysing import substitute as substitute
     from workbench.verbs.analysing import transplant as transplant
     from workbench.verbs.making import harvest as harvest

@@ -1,5 +1,6 @@
-"""How much of a world in superposition is found: L1 against the published recipe written out, and presets that must not
-kill latents. 256 features with a hierarchy in 48 dimensions, 128 latents.
+"""How much of a world in superposition is found: L1 against the published recipe written out, JumpReLU against other
+thresholds at the start, and presets that must not kill latents. 256 features with a hierarchy in 48 dimensions, 128
+latents.
 """
 
 from __future__ import annotations
@@ -81,6 +82,18 @@ def test_l1_finds_as_much_as_the_published_recipe_and_its_warm_up_is_why() -> No
     assert found.mcc >= recipe.mcc and found.f1 >= recipe.f1 and found.l0 <= recipe.l0, (found, recipe)
     assert found.ev >= recipe.ev - 0.02
     assert found.f1 >= abrupt.f1 + 0.02 and found.f1_matched >= abrupt.f1_matched + 0.02, (found, abrupt)
+
+
+def test_thresholds_start_where_k_latents_are_on() -> None:
+    """Thresholds and windows of one, in rows of unit mean square, close most latents before they have learnt anything.
+
+    Measured at the same L0: F1 .62 and MCC .82 against .53 and .81.
+    """
+    few = preset("few-steps", d_in=D, d_sae=F, k=K)
+    found = ours("jumprelu", **few)
+    closed = ours({"kind": "jumprelu", "threshold": 1.0, "window": 1.0}, **few)
+    assert found.f1 >= closed.f1 + 0.04 and found.mcc >= closed.mcc, (found, closed)
+    assert abs(found.l0 / K - 1) <= 0.1 and abs(closed.l0 / K - 1) <= 0.1 and found.dead <= 0.02
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", pytest.param("matryoshka", marks=pytest.mark.slow)])

@@ -17,6 +17,7 @@ from tests.ui.browsing import CHROMIUM, Visit, serve
 from tests.ui.synthetic import make_workspace, remove_files, vocabulary, write_records
 from tests.ui.synthetic_results import add_all
 from workbench.workspace import Workspace
+from workbench_ui.components.near import EVERY
 
 for option in ("runner.magicEnabled", "browser.gatherUsageStats"):
     config.set_option(option, False)  # as `workbench ui` serves the pages
@@ -120,7 +121,9 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
         monkeypatch.setenv(
             "WORKBENCH_WORKSPACE", str(workspace.root if isinstance(workspace, Workspace) else workspace)
         )
-        at = AppTest.from_file(str(APP), default_timeout=60).run()
+        at = AppTest.from_file(str(APP), default_timeout=60)
+        at.session_state[EVERY] = True  # nobody scrolls here
+        at.run()
         if page != "overview" or address:
             at.switch_page(f"app_pages/{page}.py")
             for key, value in address.items():

@@ -23,6 +23,8 @@ def add_all(ws: Workspace, *, vocab: list[str] | None = None, text: str = "plain
         add_circuits(ws, model, architecture, vocab, text)
     add_evolution(ws, "mini-pythia.L1R", vocab, text)
     add_architectures(ws, "two-architectures", vocab)
+    for model, kind in (("mini-mamba", "Mamba"), ("mini-pythia", "attention")):
+        add_states(ws, model, kind, vocab, text)
     add_map(ws, "mini-pythia.L1R-8x")
     add_labels(ws, "mini-pythia.L2R-8x", text)
     add_trust(ws, "mini-pythia.L1R-8x", text)
@@ -453,6 +455,54 @@ def add_architectures(ws: Workspace, id: str, vocab: list[str], *, latents: int 
         pd.DataFrame({"source": about["sources"], "step": steps * 2, "loss": np.linspace(6, 3, 2 * K)}).to_parquet(
             out / "phases.parquet", index=False
         )
+
+
+def add_states(ws: Workspace, model: str, kind: str, vocab: list[str], text: str, *, seed: int = 0) -> None:
+    """Two texts at three snapshots in two layers; a write is read four tokens later."""
+    rng = np.random.default_rng(seed)
+    S, L, T, C, H = 3, 2, 10, 3, 2
+    i, j = np.meshgrid(np.arange(T), np.arange(T), indexing="ij")
+    arrays: dict[str, np.ndarray] = {}
+    texts = []
+    for p in range(2):
+        share = np.where(j <= i, np.exp(-0.3 * (i - j)) + 3.0 * (i - j == 4), 0.0)
+        share = np.broadcast_to(share / share.sum(1, keepdims=True), (S, L, T, T)).astype(np.float32)
+        effect = np.where(j - i == 4, 1.5, 0.0)[None, None] * np.arange(S)[:, None, None, None] * np.ones((1, L, 1, 1))
+        effect[..., -1] = np.nan
+        arrays |= {f"{p}.share": share, f"{p}.effect": effect.astype(np.float32)}
+        arrays[f"{p}.logprob"] = -rng.random((S, T - 1)).astype(np.float32)
+        for k in range(L):
+            if kind == "attention":
+                arrays[f"{p}.{k}.heads"] = np.repeat(share[:, k, None], H, axis=1).astype(np.float16)
+                continue
+            left = np.where(i + j < T, 0.9**j, np.nan)
+            arrays[f"{p}.{k}.survival"] = np.broadcast_to(left, (S, T, T)).astype(np.float16)
+            arrays[f"{p}.{k}.channels"] = rng.integers(0, 256, (S, T, C)).astype(np.int32)
+            arrays[f"{p}.{k}.weight"] = np.full((S, T, C), 0.2, np.float16)
+        ids = [int(x) for x in np.random.default_rng(p).integers(0, len(vocab), T)]
+        words = [vocab[x] for x in ids]
+        atoms: list[list[list[object]]] = [[[] for _ in range(L)] for _ in range(S)]  # no dictionary of writes
+        texts.append({"ids": ids, "tokens": [text, *words[1:]], "predicted": [words] * S, "atoms": atoms})
+    about = {
+        "model": model,
+        "revisions": ["step0", "step512", "step9000"],
+        "layers": [{"layer": k, "kind": kind} for k in range(L)],
+        "architecture": "transformer" if kind == "attention" else "recurrent",
+        "task": "induction",
+        "texts": "induction",
+        "n_texts": 2,
+        "dictionaries": {},
+    }
+    best = {"text": 0, "layer": 1, "written": 2, "reader": 6, "nats": 3.0}
+    with ws.create(
+        "states",
+        f"{model}.induction",
+        command=f"workbench states {model}",
+        metadata=about,
+        numbers={"n_texts": 2, "n_tokens": 2 * T, "n_snapshots": S, "largest_effect": best},
+    ) as out:
+        np.savez_compressed(out / "arrays.npz", **arrays)
+        (out / "texts.json").write_text(json.dumps(texts))
 
 
 def add_map(ws: Workspace, dictionary: str, *, seed: int = 0) -> None:

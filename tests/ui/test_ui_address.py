@@ -22,6 +22,7 @@ PAGES = {
     "pair": {"d": "mini-pythia.L2R-8x", "i": 5},
     "training": {},
     "induction": {},
+    "states": {},
     "graph": {},
     "map": {},
     "export": {"f": "latent_contexts", "src": "latents/mini-pythia.L1R-8x", "i": 3},

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zipfile
 from collections.abc import Callable
+from html import unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sae.errors import CorruptError, MissingError, UsageError
-from tests.ui.conftest import page_text, param
+from tests.ui.conftest import page_text, param, table_of
 from workbench.exporting import FigureSpec
 from workbench.exporting.figures import FigureData, Panel, build
 from workbench.markup.tokens import cell
@@ -52,9 +55,13 @@ def test_matches_page_agrees_with_the_tables(open_page: Open, full: Workspace) -
     text = page_text(at)
     assert f"{int(best['matched'].sum()):,}" in text and "needs another seed" in text
     assert "shared input as well as shared computation" in text and "token-conditional" in text
-    shown = at.dataframe[0].value
-    assert shown["r"].is_monotonic_decreasing and shown["r"].min() >= 0.5
-    assert len(shown) == min(300, int((best["r"] >= 0.5).sum()))
+    shown = [float(r) for r in table_of(at)["max r"]]
+    assert shown == sorted(shown, reverse=True) and min(shown) >= 0.5
+    n = int((best["r"] >= 0.5).sum())
+    assert len(shown) == min(50, n) and f"<b>{n:,}</b> latents with r between 0.5 and 1" in text
+    least = open_page(full, "mppc", po="n_fired", pdir="low first", pp=2)  # all rows are sorted, then paged
+    fired = best[best["r"] >= 0.5].sort_values("n_fired", kind="stable")["n_fired"].tolist()
+    assert [int(x.replace(",", "")) for x in table_of(least)["fired"]] == fired[50:100] != []
 
 
 def test_distribution_is_a_distribution(full: Workspace) -> None:
@@ -91,6 +98,7 @@ def test_screen_and_export_draw_the_same_numbers(open_page: Open, full: Workspac
             ("circuit_effects", "circuits/mini-mamba.induction", {}),
         ],
         "training": [("evolution_norms", "evolution/mini-pythia.L1R", {"latents": [5, 9], "relative": False})],
+        "states": [("state_reads", "states/mini-mamba.induction", {"layer": 1})],
     }
     for page, figures in pages.items():
         at = open_page(full, page, **({"ls": "5_9"} if page == "training" else {}))
@@ -120,6 +128,8 @@ def test_transplants_stand_under_their_comparison_and_with_their_pair(open_page:
     text = page_text(at)
     assert f'<div class="v">{numbers["repaired"]["median"]:.2f}</div>' in text and "partner in mini-mamba" in text
     assert f"{100 * numbers['share_of_ceiling']:.0f} %" in text
+    at.session_state["tx_pairs_box"] = True  # the box that holds all pairs is opened
+    at.run()
     table = next(t for t in at.dataframe if "transplant" in t.value.columns).value
     assert table["transplant"].is_monotonic_decreasing and len(table) == len(records.pairs)
     drawn = [numbers_of for c in charts(at) for t in c["data"] for numbers_of in [_ys(t)]]
@@ -154,18 +164,18 @@ def _ys(trace: dict[str, Any]) -> list[float]:
 
 def test_range_of_r_lists_its_latents(open_page: Open, full: Workspace) -> None:
     at = open_page(full, "mppc")
-    before = len(at.dataframe[0].value)
     at.slider(key="r").set_value((0.62, 0.9)).run()
-    r = at.dataframe[0].value["r"]
-    assert 0 < len(r) < before and r.min() >= 0.62 and r.max() <= 0.9
+    best = MatchRecords.open(full.path("matches", MATCH)).best
+    r = best.loc[(best["direction"] == "ab") & best["r"].between(0.62, 0.9), "r"].sort_values(ascending=False)
+    assert table_of(at)["max r"] == [f"{v:.3f}" for v in r[:50]] != []
     assert f"<b>{len(r)}</b> latents with r between 0.62 and 0.9" in page_text(at)
 
 
 def test_pairs_name_what_both_latents_fire_on(open_page: Open, full: Workspace) -> None:
-    row = open_page(full, "mppc").dataframe[0].value.iloc[0]
+    row = {title: cells[0] for title, cells in table_of(open_page(full, "mppc")).items()}
     for dictionary, latent, name in (
         ("dictionary", "latent", "fires on"),
-        ("partner_dictionary", "partner", "partner fires on"),
+        ("partner in", "partner", "partner fires on"),
     ):
         table = LatentRecords.open(full.path("latents", row[dictionary])).row(int(row[latent]))
         assert row[name] == (table.get("label") or cell(table["peak_text"]))
@@ -200,13 +210,13 @@ def test_pair_statistics_equal_a_direct_computation(open_page: Open, full: Works
     assert (param(at, "d"), param(at, "d2")) == (b, a)
 
 
-def test_row_of_pairs_opens_the_pair(open_page: Open, full: Workspace) -> None:
+def test_row_of_pairs_is_a_link_to_the_pair(open_page: Open, full: Workspace) -> None:
     at = open_page(full, "mppc")
-    row = at.dataframe[0].value.iloc[3]
-    at.session_state["mx_pairs"] = {"selection": {"rows": [3], "columns": [], "cells": []}}
-    at.run()
-    assert param(at, "i") == str(row["latent"]) and param(at, "i2") == str(row["partner"])
-    assert "The same tokens" in page_text(at)
+    row = {title: cells[3] for title, cells in table_of(at).items()}
+    link = re.findall(r'<tr data-row="1"><td[^>]*><a href="([^"]*)"', page_text(at))[3]
+    asked = dict(parse_qsl(urlsplit(unescape(link)).query))
+    assert link.startswith("pair?") and (asked["i"], asked["i2"]) == (row["latent"], row["partner"])
+    assert "The same tokens" in page_text(open_page(full, "pair", **asked))
 
 
 def test_circuit_peaks_are_where_they_were_planted(open_page: Open, full: Workspace) -> None:

@@ -57,6 +57,16 @@ def test_every_address_answers_with_a_sentence(visit: Visit, browser: Any, site:
         page.wait_for_selector(".wb-foot")
 
 
+def test_a_new_tab_asks_at_once_for_what_a_page_is_made_of(visit: Visit) -> None:
+    page = visit.open("latent?d=mini-pythia.L1R-8x&i=7")
+    named = page.evaluate("[...document.querySelectorAll('head link[href]')].map(l => l.href)")
+    asked = page.evaluate("performance.getEntriesByType('resource').map(r => r.name)")
+    scripts = {url.rpartition("/")[2] for url in asked if re.search(r"/static/js/.*\.js$", url)}
+    there = {url.rpartition("/")[2] for url in named}
+    assert len(scripts) > 60 and {n for n in scripts - there if not n.startswith("index.")} == set()
+    assert sum(n.startswith(("MaterialSymbols-", "SourceCodeVF-Upright")) for n in there) == 2
+
+
 L1 = "mini-pythia.L1R-8x"
 
 
@@ -117,6 +127,30 @@ def test_no_press_of_j_is_lost(visit: Visit) -> None:
     assert page.locator(".wb-title h1").inner_text() == "Latent 107"
 
 
+def test_contexts_of_the_neighbours_are_there_before_the_server_answers(visit: Visit) -> None:
+    page = visit.open(f"latent?d={L1}&i=100")
+    page.locator(".wb-title h1").click()
+    text = "() => document.querySelector('.st-key-wb_contexts .wb-ctxs').innerText"
+    looks = "() => document.querySelector('.st-key-wb_contexts .stHtml').innerHTML"
+    at_100, looked = page.evaluate(text), page.evaluate(looks)
+    both = page.evaluate(
+        f"""() => {{  // in one task of the browser, in which no answer can come
+            const press = (key) => document.body.dispatchEvent(new KeyboardEvent('keydown', {{ key, bubbles: true }}))
+            press('j')
+            const there = [({text})(), ({looks})()]
+            press('k')
+            const back = ({text})()
+            press('j')
+            return [...there, back]
+        }}"""
+    )
+    page.wait_for_url(re.compile(r"i=101\b"))
+    visit.settle()
+    assert both[0] == page.evaluate(text) != at_100 and both[2] == at_100
+    assert both[1] == page.evaluate(looks) != looked  # to the last attribute what the server then says
+    assert page.locator(".stHtml[data-other], :root[data-late]").count() == 0
+
+
 def test_the_latent_at_hand_survives_the_menu(visit: Visit) -> None:
     a, b = "mini-pythia.L2R-8x", "mini-mamba.L2R-8x"
     page = visit.open(f"latent?d={a}&i=5")
@@ -146,3 +180,19 @@ def test_commands_run_as_copied(visit: Visit, full: Workspace) -> None:
     program, *rest = shlex.split(said)
     assert Path(program).is_absolute() and Path(program).is_file()
     assert rest[-1] == str(full.root) and "features" in rest
+
+
+def test_figures_below_the_fold_are_drawn_when_one_comes_near(visit: Visit) -> None:
+    page = visit.open("mppc")
+    first = page.locator(".st-key-mx_dist_fig .main-svg").first
+    first.wait_for()
+    below = page.locator("[class*=st-key-mx_given_fig] .js-plotly-plot")
+    assert below.count() == 0  # a Plotly figure costs the browser a tenth of a second, seen or not
+    place = page.get_by_role("heading", name="Given the token").first
+    place.scroll_into_view_if_needed()
+    below.first.wait_for()
+    visit.settle()
+    page.get_by_text("mini-mamba → mini-pythia", exact=True).first.click()  # another direction: it stays drawn
+    page.wait_for_url(re.compile("way=ba"))
+    visit.settle()
+    assert below.count() >= 1

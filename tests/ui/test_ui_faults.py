@@ -24,6 +24,7 @@ RESULTS = {
     "mppc": "matches/mini-pythia.L2R-8x__mini-mamba.L2R-8x",
     "pair": "matches/mini-pythia.L2R-8x__mini-mamba.L2R-8x",
     "induction": "circuits/mini-mamba.induction",
+    "states": "states/mini-mamba.induction",
     "training": "evolution/mini-pythia.L1R",
     "graph": "graphs/mini-pythia.prompt.12345678",
     "map": "maps/mini-pythia.L1R-8x",

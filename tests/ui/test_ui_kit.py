@@ -132,6 +132,19 @@ def test_logit_bars_share_one_scale() -> None:
     assert "&lt;b&gt;" in markup and "+4" in markup and "-2" in markup and "folded" in markup
 
 
+def test_a_direct_effect_says_how_many_layers_it_leaves_out() -> None:
+    said = {n: logit_bars(LogitEffects([(1, "a", 1.0)], [], "", n)) for n in (None, 0, 1, 20)}
+    assert "no layer comes after it" in said[0] and "1 layer after it may turn" in said[1]
+    assert "20 layers after it may turn" in said[20] and "layers after it may turn" in said[None]
+
+
+def test_layers_after_a_latent_are_of_its_site(full: Workspace) -> None:
+    r = LatentRecords.open(full.path("latents", "mini-pythia.L1R-8x"))
+    assert r.logits(3).layers_after is None
+    r.metadata["model_layers"] = 6
+    assert r.logits(3).layers_after == 4
+
+
 def test_contexts_count_shown_and_available(records: LatentRecords) -> None:
     markup = contexts_html(records, 3, "All", n=2, window=8, breaks=False, vmax=float(records.row(3)["max"]))
     assert markup.count('class="ctx"') == 2 * len(VIEWS["All"])

@@ -22,7 +22,7 @@ OPTIONS = {
     "evolution_norms": {"latents": [5, 9]},
     "pair": {"latent": 3},
 }
-VERSIONS = ("v", "mv", "trv", "tfv", "mbv", "evv", "grv", "mapv", "cv", "dsv")
+VERSIONS = ("v", "mv", "trv", "tfv", "mbv", "evv", "grv", "mapv", "cv", "dsv", "stv")
 
 
 def link_of(ws: Workspace, kind: Kind) -> tuple[str, dict[str, str]] | None:
@@ -73,7 +73,15 @@ UNSHOWN = (
 
 @pytest.mark.parametrize(
     "page, key",
-    (("mppc", "m"), ("training", "ev"), ("graph", "gr"), ("map", "map"), ("results", "c"), ("induction", "mb")),
+    (
+        ("mppc", "m"),
+        ("training", "ev"),
+        ("graph", "gr"),
+        ("map", "map"),
+        ("results", "c"),
+        ("induction", "mb"),
+        ("states", "st"),
+    ),
 )
 def test_old_and_foreign_links_to_results(page: str, key: str, open_page: Open, full: Workspace) -> None:
     at = open_page(full, page)

@@ -26,6 +26,7 @@ PAGES = (
     "pair",
     "training",
     "induction",
+    "states",
     "map",
     "graph",
     "text",

@@ -32,6 +32,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "mppc_distribution": [{}, {"view": "histogram"}, {"series": ["cross"], "direction": "ba"}],
     "evolution_norms": [{"latents": [5, 9]}, {}, {"latents": [2], "relative": False, "log_steps": False}],
     "evolution_architectures": [{}, {"measure": "norm"}],
+    "state_reads": [{}, {"what": "effect", "text": 1, "layer": 0}, {"what": "survival", "snapshot": 0}],
     "circuit_profile": [{}, {"scale": 9.0}],
     "decoder_map": [{}, {"colour": "dictionary"}, {"colour": "max", "points": 100}],
     "latent_contexts": [{"latent": 3}],

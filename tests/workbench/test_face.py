@@ -26,7 +26,7 @@ from workbench.workspace import Item, Workspace
 
 VERBS = (
     *("harvest", "train", "evaluate", "features", "import_dictionary", "compare", "circuits", "evolve", "explain"),
-    *("graph", "map", "reproduce", "export", "trust", "score"),
+    *("graph", "map", "reproduce", "export", "trust", "score", "states"),
 )
 OPTIONAL = ("workbench.models.scan_cuda", "sae.backends.triton")  # need a GPU's packages
 

@@ -16,6 +16,7 @@ from workbench.markup.glossary import link_to
 from workbench.version import __version__
 from workbench_ui.components.enhance import links
 from workbench_ui.components.history import tidy_history
+from workbench_ui.components.near import forget
 from workbench_ui.documentation import PREFIX
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.index import Index
@@ -43,6 +44,7 @@ def main() -> None:
     except UserError as e:
         index, trouble = None, str(e)
     page = st.navigation(pages_for(index, HERE / "app_pages"), position="top")
+    forget(page.url_path)
     if index is None:
         panels.problem("This workspace cannot be opened", trouble)
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -27,12 +28,54 @@ ROOT = "window.__streamlit = {BACKEND_BASE_URL: location.origin, MAIN_PAGE_BASE_
 NOWHERE = Path(__file__).with_name("nowhere.html").read_text(encoding="utf-8")
 
 
+# What pages are made of, by Streamlit's names of its scripts and fonts. Its own start page asks for each only when the
+# first such element arrives, one wave of requests after the other; asked for at once they come while the page is made.
+EARLY_SCRIPTS = (
+    "Html",
+    "Selectbox",
+    "NumberInput",
+    "Button",
+    "DownloadButton",
+    "TextInput",
+    "ButtonGroup",
+    "Checkbox",
+    "BidiComponent",
+)
+EARLY_FONTS = ("MaterialSymbols-Rounded", "SourceCodeVF-Upright")
+_IMPORT = re.compile(r"""(?:from|import)\s*["']\./([\w.-]+\.js)["']""")
+
+
 @cache
 def start_page() -> bytes:
-    """Streamlit's start page under the program's own title, told where its server is."""
-    page = (Path(st.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    """Streamlit's start page under the program's own title, told where its server is and what it will need."""
+    static = Path(st.__file__).parent / "static"
+    page = (static / "index.html").read_text(encoding="utf-8")
     page = page.replace("<title>Streamlit</title>", "<title>Interpretability Workbench</title>")
+    early = "".join(
+        f"    {link}\n" for link in early_links(static) if link.split('href="')[1].split('"')[0] not in page
+    )
+    page = page.replace("</head>", f"{early}  </head>", 1)
     return page.replace("<head>", f"<head>\n    <script>{ROOT}</script>", 1).encode()
+
+
+def early_links(static: Path) -> list[str]:
+    """Links that make the browser ask for :data:`EARLY_SCRIPTS`, all they import, and :data:`EARLY_FONTS`, after what
+    Streamlit's start page itself names; a name that this Streamlit does not have is left out.
+    """
+    js, media = static / "static" / "js", static / "static" / "media"
+    found: dict[str, None] = {}
+    waiting = [path.name for name in EARLY_SCRIPTS for path in sorted(js.glob(f"{name}.*.js"))]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in found and (js / name).is_file():
+            found[name] = None
+            waiting += _IMPORT.findall((js / name).read_text(encoding="utf-8"))
+    fonts = [path.name for name in EARLY_FONTS for path in sorted(media.glob(f"{name}.*woff2"))]
+    late = 'crossorigin fetchpriority="low" />'
+    return [
+        *(f'<link rel="preload" href="./static/media/{name}" as="font" type="font/woff2" {late}' for name in fonts),
+        *(f'<link rel="modulepreload" href="./static/js/{name}" {late}' for name in found),
+    ]
 
 
 def inline_script_hashes(page: str) -> str:

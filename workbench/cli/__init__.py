@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "transplant": ("Put what a latent's partner writes in its place: does it do the work?", "Analyse"),
     "substitute": ("Put an atom in the place of a recurrent layer's own write: does it do the work?", "Analyse"),
     "circuits": ("Path patching, induction and the off-by-one motif in both architectures.", "Analyse"),
+    "states": ("What each layer keeps of each token, how long, and who reads it.", "Analyse"),
     "evolve": ("Follow latents over pre-training snapshots with a crosscoder.", "Analyse"),
     "explain": ("Label latents by rule or with a language model, with scores.", "Analyse"),
     "score": ("Score labels side by side: detection, near misses, fuzzing, simulation.", "Analyse"),

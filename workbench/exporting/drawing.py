@@ -235,7 +235,9 @@ def _heat(panel: Panel, palette: str) -> Drawing:
     if signed:
         high = max(abs(low), abs(high)) or 1.0
         low = -high
-    low, high = panel.z_range or (low, high if high > low else low + 1.0)
+    if high == low:  # one value only: its scale starts at zero, and ends nowhere a share or a correlation cannot go
+        low, high = min(0.0, low), max(0.0, high) or 1.0
+    low, high = panel.z_range or (low, high)
     few = values.shape[0] <= NUMBERED[0] and values.shape[1] <= NUMBERED[1]
     cells = Cells(
         values,

@@ -38,6 +38,7 @@ MODULES = [
             "massive",
             "pairs",
             "scores",
+            "states",
             "substitutions",
             "suite",
             "transplants",

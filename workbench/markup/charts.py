@@ -113,12 +113,25 @@ def logit_bars(effects: LogitEffects, n: int = 10) -> str:
     alt = 'role="img" aria-label="Tokens this latent promotes and suppresses most"'
     return div(
         "wb-chart",
-        _title("Direct logit effect", "what its direction alone adds to next tokens, per unit of activation"),
+        _title(
+            "Direct logit effect",
+            "what its direction alone adds to next tokens, per unit of activation" + _passed(effects),
+        ),
         div("logits", *columns, attrs=alt),
         table,
         '<details class="wb-astable"><summary>how it was computed</summary>'
         f'<div class="fn">{html.escape(note)}</div></details>',
     )
+
+
+def _passed(effects: LogitEffects) -> str:
+    """What a direct effect leaves out: the layers in between, which read the latent too."""
+    n = effects.layers_after
+    if n is None:
+        return " · layers after it may turn it into something else"
+    if n <= 0:
+        return " · no layer comes after it"
+    return f" · {n} layer{'s' if n > 1 else ''} after it may turn it into something else"
 
 
 def _percent(value: float, vmax: float) -> str:

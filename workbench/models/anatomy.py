@@ -13,6 +13,9 @@ here.
 from __future__ import annotations
 
 import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,6 +204,14 @@ def _feed_forward(block: Any) -> str:
     return "MLP" if "mlp" in block._modules or names & {"mlp", "feed_forward", "channel_mixer"} else ""
 
 
+@contextmanager
+def _edits_tried() -> Iterator[None]:
+    """No warning that an edit is not felt, or that a norm is made from edited values: that is what is asked here."""
+    with norms_edited():
+        warnings.filterwarnings("ignore", message="A hook on .* returned a modified tensor, but this attention")
+        yield
+
+
 class _Pass:
     """The forward pass: ``values[hook]`` [rows, T, …] of every hook that fired, in order."""
 
@@ -219,7 +230,7 @@ class _Pass:
         names = [h for h in model.hook_dict if not h.endswith(ends)]
         handles = [b.register_forward_pre_hook(self._start, with_kwargs=True) for b in model.blocks]
         try:
-            with torch.no_grad(), model.hooks(fwd_hooks=[(h, self._see(h)) for h in names]), norms_edited():
+            with torch.no_grad(), model.hooks(fwd_hooks=[(h, self._see(h)) for h in names]), _edits_tried():
                 model(tokens, use_cache=False)
         finally:
             for handle in handles:

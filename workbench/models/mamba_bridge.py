@@ -57,7 +57,7 @@ class _BothNames:
 
     def asks(self, name: str) -> bool:
         """Whether a hook of either name reads or edits."""
-        own = (getattr(self.mixer, f"hook_{n}") for n in _LARGE[name])
+        own = (getattr(self.mixer, f"hook_{n}") for n in _LARGE.get(name, ()))
         return self.mixer.recurrence.asks(name) or any(point.has_hooks() for point in own)
 
     def __call__(self, name: str, value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Axis letters: L latents, G groups, K slots per group, C context windows, T token
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,7 @@ class LogitEffects:
     promoted: list[tuple[int, str, float]]
     suppressed: list[tuple[int, str, float]]
     note: str  # how the final norm was handled
+    layers_after: int | None = None  # layers between the latent and the unembedding; None where nothing says
 
 
 class LatentRecords(Result):
@@ -228,7 +230,14 @@ class LatentRecords(Result):
             [(t, self.vocab[t], v) for t, v in zip(ids[s].tolist(), values[s].tolist(), strict=True) if t >= 0]
             for s in (0, 1)
         ]
-        return LogitEffects(sides[0], sides[1], str(self.metadata.get("logits", {}).get("note", "")))
+        note = str(self.metadata.get("logits", {}).get("note", ""))
+        return LogitEffects(sides[0], sides[1], note, self._layers_after())
+
+    def _layers_after(self) -> int | None:
+        """Layers of the model above the one that the latents are of."""
+        layer = re.match(r"L(\d+)", str(self.metadata.get("site") or ""))
+        layers = self.metadata.get("model_layers")
+        return layers - 1 - int(layer[1]) if layer and isinstance(layers, int) else None
 
     def neighbours(self, latent: int) -> list[tuple[int, float]] | None:
         """(latent id, decoder cosine) of the nearest latents of the same dictionary; None where not computed."""

@@ -178,6 +178,55 @@ def circuits(
     )
 
 
+@recorded("states")
+def states(
+    workspace: Workspace | str | Path,
+    model: str,
+    *,
+    text: Sequence[str] = (),
+    task: str = "induction",
+    prompts: int = 4,
+    length: int | None = None,
+    revision: Sequence[str] = (),
+    snapshots: int = 6,
+    dictionary: Sequence[str] = (),
+    seed: int = 0,
+    replace: bool = False,
+    run: Run | None = None,
+) -> Item:
+    """What every layer of a model keeps of every token, how long it lives, who reads it, and by how much later
+    predictions fall without it.
+
+    Args:
+        model: bundled, a folder, or a Hugging Face id. text: texts to follow; without one, ``prompts`` prompts of
+            ``task``, ``length`` tokens each. revision: snapshots in order; without one, ``snapshots`` of them at even
+            distances. dictionary: dictionaries of writes (site W), one per layer, whose atoms tell what was written.
+
+    Raises:
+        MismatchError: one is there with another recipe or other inputs, and not ``replace``.
+        UsageError, MissingError: an unknown model, snapshot, task or dictionary, or a layer that cannot be read.
+
+    Examples:
+        >>> states("workspace", "mini-mamba", text=["import os"]).manifest.numbers["largest_effect"]
+    """
+    from workbench.analysis.memory.run import make_states
+
+    workspace, run = opened(workspace, run, replace_results=replace)
+    return make_states(
+        workspace,
+        model,
+        texts=text,
+        task=task,
+        prompts=prompts,
+        length=length,
+        revisions=revision,
+        snapshots=snapshots,
+        dictionaries=dictionary,
+        seed=seed,
+        run=run,
+    )
+
+
 @recorded("graph")
 def graph(
     workspace: Workspace | str | Path,

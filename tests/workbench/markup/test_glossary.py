@@ -98,11 +98,15 @@ def headings(path: Path) -> Iterator[str]:
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 yield first.value
 
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = {
+        t.id: n.value for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if name in ("table", "as_table", "stats"):
-                yield from words(node.args[0])
+                yield from words(named.get(getattr(node.args[0], "id", ""), node.args[0]))
             if name == "Column" and isinstance(node.args[0], ast.Constant):
                 yield str(node.args[0].value)
         if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in ("columns", "items") for t in node.targets):

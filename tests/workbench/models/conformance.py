@@ -7,6 +7,7 @@ all architectures and prints ``docs/architectures.md``.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -259,6 +260,41 @@ def page(root: Path, names: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
+def joined(kept: str, new: str) -> str:
+    """A printed page with the architectures of another one in place of its own rows, in the zoo's order."""
+    rows: dict[str, str] = {}
+    reasons: dict[str, list[str]] = {}
+    for text in (kept, new):
+        lines = text.splitlines()
+        here = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
+        del here["architecture"]
+        rows |= here
+        reasons = {why: left for why, at in reasons.items() if (left := [n for n in at if n not in here])}
+        for line in lines:
+            if line.startswith("- "):
+                why, _, names = line.removeprefix("- ").removesuffix(").").rpartition(" (")
+                reasons.setdefault(why, []).extend(names.split(", "))
+    head = new[: new.index("| ", new.index("|---"))]
+    order = [n for n in ZOO if n in rows]
+    said = [f"- {why} ({', '.join(n for n in ZOO if n in at)})." for why, at in sorted(reasons.items())]
+    return head + "\n".join([*(rows[n] for n in order), "", "## Why refused", "", *said]) + "\n"
+
+
+def main() -> None:
+    """``conformance [NAME …]`` prints the page of some architectures, all by default; ``--into FILE`` measures them
+    again in a page that is there.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*ZOO, []], metavar="ARCHITECTURE")
+    parser.add_argument("--into", type=Path)
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sys.stdout.write(page(Path(folder), sys.argv[1:] or list(ZOO)))
+        text = page(Path(folder), args.names or list(ZOO))
+    if args.into is None:
+        sys.stdout.write(text)
+    else:
+        args.into.write_text(joined(args.into.read_text(), text))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sae.errors import UserError
-from tests.workbench.models.conformance import PROPERTIES, Case, verdict
+from tests.workbench.models.conformance import PROPERTIES, Case, joined, verdict
 from tests.workbench.models.zoo import ONE_OF_EACH_KIND, ZOO
 from workbench.cli import app
 from workbench.models import sites
@@ -32,6 +32,18 @@ def test_right_or_refused(cases, name):
     case = cases(name)
     refused = {prop: why for prop in PROPERTIES if (why := verdict(case, prop))}
     assert not set(refused) & RIGHT.get(name, {"BOS"} if name not in ("gemma3n", "falcon_40b_like") else set()), refused
+
+
+def test_a_page_takes_rows_that_were_measured_again():
+    head = "# T\n\n| architecture | layers | logits |\n|---|---|---|\n"
+    why = "\n\n## Why refused\n\n"
+    refused = f"{why}- logits: no (a) way (gpt2, bamba).\n"
+    kept = f"{head}| gpt2 | attention | – |\n| bamba | Mamba-2 (layers 0, 1) | – |{refused}"
+    new = f"{head}| bamba | Mamba-2 (layers 0, 1) | ✓ |{why}"
+    assert joined(kept, new) == (
+        f"{head}| gpt2 | attention | – |\n| bamba | Mamba-2 (layers 0, 1) | ✓ |{why}- logits: no (a) way (gpt2).\n"
+    )
+    assert joined(new, kept) == kept
 
 
 HARVEST = """id = "st"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -28,9 +27,8 @@ from workbench_ui.components.enhance import enhance, latent_link
 from workbench_ui.components.network import network
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose
-from workbench_ui.kit.commands import absolute, run_html
 from workbench_ui.kit.index import Dictionary, Entry
-from workbench_ui.views import graph_parts, graph_touch
+from workbench_ui.views import graph_making, graph_parts, graph_touch
 from workbench_ui.views.graph_drawing import Drawing, drawing, svg
 from workbench_ui.views.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph
 
@@ -79,7 +77,7 @@ def body() -> None:
                 pinned=lambda id: _pin(entry, graph, mine, id),
             )
             downloads(entry, labels, picture, n_links)
-            own_prompt(entry)
+            graph_making.own_prompt(entry)
         with right:
             node(entry, graph, chosen, labels, own)
         enhance("graph_enhance")
@@ -386,24 +384,6 @@ def downloads(entry: Entry, labels: GraphLabels | None, picture: Drawing, n_link
             help="In the schema Neuronpedia publishes; your labels are the names (clerp) of their nodes, your pins and"
             " groups its pinned nodes and supernodes",
         )
-
-
-def own_prompt(entry: Entry) -> None:
-    """The command that draws the graph of another prompt with the same model."""
-    prompt = st.text_input(
-        "Graph of a prompt of your own",
-        max_chars=300,
-        placeholder="type a text and press Enter: the command that draws its graph appears",
-        width=560,
-        **state.tie_text("ask", 300),
-    )
-    if prompt and prompt.strip():
-        words = [shlex.quote(prompt), "--model", shlex.quote(str(entry.metadata.get("model", "")))]
-        words += ["--site", "TC"] if entry.metadata.get("site") == "TC" else []
-        if entry.metadata.get("revision"):
-            words += ["--revision", shlex.quote(str(entry.metadata["revision"]))]
-        command = absolute("workbench graph " + " ".join(words[1:]), data.workspace_folder()) + f" -- {words[0]}"
-        panels.note(run_html(command) + "This page shows the graph as soon as it is there.")
 
 
 def _by_layer() -> bool:

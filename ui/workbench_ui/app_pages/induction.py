@@ -147,10 +147,10 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
         scaled = {**options, "scale": largest} if largest else options
         chart(f"in_profile_{key}", "circuit_profile", entry, scaled, height=_height("circuit_profile", entry, options))
         panels.heading("Its strongest row", "band: 95 % interval over prompts")
-        chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250)
+        chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250, later=True)
         if name != "Transformer":
             panels.heading(NAMES["conv_profile"])
-            chart(f"in_taps_{key}", "circuit_taps", entry, options, height=220)
+            chart(f"in_taps_{key}", "circuit_taps", entry, options, height=220, later=True)
         ranking(entry, result, metric, key)
     prompts(result)
 
@@ -170,7 +170,8 @@ def ranking(entry: Entry, result: CircuitResult, metric: str, key: str) -> None:
         **state.tie_choice(f"what_{key}", known, known[0]),
     )
     options: dict[str, Any] = {"metric": metric, "analysis": what}
-    chart(f"in_rank_{key}", "circuit_effects", entry, options, height=_height("circuit_effects", entry, options))
+    height = _height("circuit_effects", entry, options)
+    chart(f"in_rank_{key}", "circuit_effects", entry, options, height=height, later=True)
 
 
 def _height(figure: str, entry: Entry, options: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import streamlit as st
@@ -27,6 +28,7 @@ from workbench_ui.views.lives import lives
 from workbench_ui.views.scored import scored
 
 TEXT = 400  # characters that fit into the address
+CONTEXTS = "wb_contexts"  # the container of the contexts, which J and K fill beforehand
 
 
 def main() -> None:
@@ -54,9 +56,9 @@ def body() -> None:
         actions(d, latent)
         with panels.guarded("What else is known of it"):
             st.html(lives(d, latent))
-        anatomy(d, records, latent)
+        shown = anatomy(d, records, latent)
         enhance(here=True)
-        walk(order, latent, f"{d.id} {d.key} {name}")
+        walk(order, latent, f"{d.id} {d.key} {name}", lambda other: _contexts(shown, other), CONTEXTS)
 
 
 def order_of(d: Dictionary, records: LatentRecords) -> tuple[np.ndarray, str]:
@@ -165,7 +167,7 @@ def _random() -> None:
             state.put(i=int(random.SystemRandom().choice(alive)))
 
 
-def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
+def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> Shown:
     """Statistics, histogram and logits; below them contexts beside neighbours."""
     row = records.row(latent)
     st.html(stats_strip(row, records.n_tokens))
@@ -184,7 +186,7 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
     with left:
         with panels.guarded("Your text"):
             own_text(d, latent, float(row.get("max") or 0.0))
-        contexts(d, records, latent, float(row.get("max") or 0.0))
+        shown = contexts(d, records, latent)
     with right:
         with panels.guarded("The evidence"):
             evidence(d, latent)
@@ -198,6 +200,7 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> None:
             else:
                 st.html(near)
         provenance(d)
+    return shown
 
 
 def own_text(d: Dictionary, latent: int, vmax: float) -> None:
@@ -226,7 +229,7 @@ def own_text(d: Dictionary, latent: int, vmax: float) -> None:
         )
 
 
-def contexts(d: Dictionary, records: LatentRecords, latent: int, vmax: float) -> None:
+def contexts(d: Dictionary, records: LatentRecords, latent: int) -> Shown:
     """Contexts by group, with the controls that change how they are shown."""
     panels.heading("Contexts", "hover a token for its value")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -254,11 +257,42 @@ def contexts(d: Dictionary, records: LatentRecords, latent: int, vmax: float) ->
         more = st.toggle(
             "show more", help="20 contexts of each group instead of 5 (10 of one group)", **state.tie_flag("more")
         )
-    n = 20 if more else 5 if view == "All" else 10
-    found = data.sequence_kinds(d)
-    kinds = found.tolist() if found is not None else None
-    with panels.guarded("The contexts"):
-        st.html(contexts_html(records, latent, view, n=n, window=WINDOWS[width], breaks=breaks, vmax=vmax, kinds=kinds))
+    shown = Shown(d.id, d.key, data.results_key(), view, 20 if more else 5 if view == "All" else 10, width, breaks)
+    with panels.guarded("The contexts"), st.container(key=CONTEXTS):
+        st.html(_contexts(shown, latent))
+    return shown
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Of which dictionary contexts are shown, as of which data, and how."""
+
+    dictionary: str
+    key: str
+    results: str
+    view: str
+    n: int
+    width: str
+    breaks: bool
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _contexts(shown: Shown, latent: int) -> str:
+    """The contexts of one latent as HTML, kept: that of the neighbours is asked for before one walks there."""
+    d = data.index().dictionaries[shown.dictionary]
+    records = data.records(d)
+    assert records is not None
+    kinds = data.sequence_kinds(d)
+    return contexts_html(
+        records,
+        latent,
+        shown.view,
+        n=shown.n,
+        window=WINDOWS[shown.width],
+        breaks=shown.breaks,
+        vmax=float(records.row(latent).get("max") or 0.0),
+        kinds=kinds.tolist() if kinds is not None else None,
+    )
 
 
 def provenance(d: Dictionary) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from workbench.exporting.kinds.universality import SHOWN
 from workbench.markup.glossary import TERMS, meaning
-from workbench.markup.tags import div
+from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, visible
 from workbench.results.matches import TRAP, MatchRecords
+from workbench_ui.components.enhance import enhance, page_link
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version
 from workbench_ui.kit.figures import chart
 from workbench_ui.kit.index import Entry
 from workbench_ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_names
+from workbench_ui.kit.rows import Column, link_table, pager
 from workbench_ui.views import transplants
 
 RANGE = (0.5, 1.0)  # of r, before anything is chosen
-SHOWN_ROWS = 300
+SHOWN_ROWS = 50  # of a page of pairs
 
 
 @st.fragment(key="mppc_body")
@@ -105,7 +108,7 @@ def brushed(event: Any) -> None:
     lo, hi = sorted(round(max(-0.2, min(1.0, float(x))), 2) for x in boxes[0]["x"][:2])
     if st.session_state.get("mx_brush") != (lo, hi) and hi > lo:
         st.session_state["mx_brush"] = (lo, hi)
-        state.put(r=f"{lo:g}_{hi:g}")
+        state.put(r=f"{lo:g}_{hi:g}", **{PAGE: None})
 
 
 def layers(entry: Entry, m: MatchRecords, direction: str) -> None:
@@ -118,14 +121,16 @@ def layers(entry: Entry, m: MatchRecords, direction: str) -> None:
     chart("mx_heat", "mppc_layers", entry, {"direction": direction, "statistic": QUANTITIES[quantity]}, height=260)
     if len(m.table("shifts")):
         panels.heading("Token shift", "does one side come a token late?")
-        chart("mx_shift", "mppc_shift", entry, height=260)
+        chart("mx_shift", "mppc_shift", entry, height=260, later=True)
 
 
 def pairs(m: MatchRecords, direction: str) -> None:
     """The latents behind a range of r; a row opens the pair."""
-    panels.heading("Pairs", "choose a row to see both latents on the same tokens")
+    panels.heading("Pairs", "a row opens both latents on the same tokens; a header sorts all of them")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        lo, hi = st.slider("r from … to", -0.2, 1.0, step=0.01, width=360, **state.tie_span("r", -0.2, 1.0, RANGE))
+        lo, hi = st.slider(
+            "r from … to", -0.2, 1.0, step=0.01, width=360, **state.tie_span("r", -0.2, 1.0, RANGE, (PAGE,))
+        )
         own = sorted(m.best[m.best["direction"] == direction]["layer"].unique().tolist())
         layers = ["all", *(str(v) for v in own)]
         chosen_layer = st.selectbox(
@@ -133,54 +138,74 @@ def pairs(m: MatchRecords, direction: str) -> None:
             layers,
             format_func=lambda v: "all layers" if v == "all" else f"layer {v}",
             width=150,
-            **state.tie_choice("layer", layers, "all"),
+            **state.tie_choice("layer", layers, "all", (PAGE,)),
         )
         layer = None if chosen_layer == "all" else int(chosen_layer)
-        mutual = st.toggle("mutual only", help="Each is the other's best partner", **state.tie_flag("mutual"))
+        mutual = st.toggle(
+            "mutual only", help="Each is the other's best partner", **state.tie_flag("mutual", clears=(PAGE,))
+        )
+    order = state.get_choice(ORDER, [c for c in COLUMNS if SORTABLE[c]], "r")
+    rising = state.get(ORDER_END) == ENDS[1]
     found = rows(m, direction, lo, hi, mutual=mutual, layer=layer)
-    cut = f", the best {SHOWN_ROWS} of them below" if len(found) > SHOWN_ROWS else ""
-    st.html(div("wb-head", div("sub", f"<b>{len(found):,}</b> latents with r between {lo:g} and {hi:g}{cut}")))
+    found = found.sort_values(order, ascending=rising, kind="stable", na_position="last")
+    pages = max(1, -(-len(found) // SHOWN_ROWS))
+    page = state.get_int(PAGE, 1, pages, 1) or 1
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.html(div("wb-head", div("sub", f"<b>{len(found):,}</b> latents with r between {lo:g} and {hi:g}")))
+        if pages > 1:
+            st.html(pager(page, pages, PAGE, "Pages of the pairs"))
+    enhance("mx_enhance", puts=(ORDER, ORDER_END, PAGE))
     if found.empty:
         return
-    shown = with_names(data.index(), found.head(SHOWN_ROWS))
-    c = st.column_config
-    event = st.dataframe(
-        shown[list(COLUMNS)],
-        key="mx_pairs",
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        lazy=False,
-        placeholder="–",
-        height="content" if len(shown) <= 12 else 420,
-        alt="Latents with their best partners",
-        column_config={
-            **{name: c.Column(title, help=help) for name, (title, help) in COLUMNS.items()},
-            "fires on": c.TextColumn("fires on", width=190, help=COLUMNS["fires on"][1]),
-            "partner fires on": c.TextColumn("partner fires on", width=190, help=COLUMNS["partner fires on"][1]),
-            "r": c.ProgressColumn(
-                "max r", width=120, min_value=0.0, max_value=1.0, format="%.3f", help=COLUMNS["r"][1]
-            ),
-            "null_q99": c.NumberColumn("chance 99 %", format="%.3f", help=COLUMNS["null_q99"][1]),
-            "second_r": c.NumberColumn("second best r", format="%.3f", help=COLUMNS["second_r"][1]),
-            "n_fired": c.NumberColumn("fired", format="localized", help=COLUMNS["n_fired"][1]),
-            "n_cofire": c.NumberColumn("both fire", format="localized", help=COLUMNS["n_cofire"][1]),
-        },
+    shown = with_names(data.index(), found.iloc[(page - 1) * SHOWN_ROWS : page * SHOWN_ROWS])
+    columns = [
+        Column(title, said, name in NUMBERS, name if SORTABLE[name] else "") for name, (title, said) in COLUMNS.items()
+    ]
+    cells = [[cell_of(name, row, m) for name in COLUMNS] for row in shown.to_dict("records")]
+    st.html(
+        link_table(
+            columns,
+            cells,
+            keys=(ORDER, ORDER_END),
+            order=order,
+            descending=not rising,
+            orders=ENDS,
+            page=PAGE,
+            label="Latents with their best partners",
+        )
     )
-    picked = event.selection.rows
-    if picked and picked[0] < len(shown):
-        row = shown.iloc[picked[0]]
-        link = {"m": state.get("m"), "d": row["dictionary"], "i": int(row["latent"]), "mv": m.version}
-        link |= {"d2": row["partner_dictionary"], "i2": int(row["partner"])}
-        st.switch_page("app_pages/pair.py", query_params={k: str(v) for k, v in link.items()})
 
 
-COLUMNS = {
+ORDER, ORDER_END, PAGE = "po", "pdir", "pp"  # keys of the address: what the pairs are sorted by, from which end, page
+ENDS = ("high first", "low first")
+NUMBERS = frozenset({"latent", "r", "partner", "n_fired", "n_cofire", "null_q99", "second_r"})
+
+
+def cell_of(name: str, row: dict[str, Any], m: MatchRecords) -> str:
+    """One cell as HTML; the first one is the link to both latents on the same tokens."""
+    value = row[name]
+    if name == "latent":
+        where = {"m": m.id, "mv": m.version, "d": row["dictionary"], "i": int(value)}
+        known = not pd.isna(row["partner"])
+        where |= {"d2": row["partner_dictionary"], "i2": int(row["partner"])} if known else {}
+        return page_link("pair", f"{int(value):,}", where)
+    if name in ("fires on", "partner fires on"):
+        return span("lab", escape(value))
+    if name == "mutual":
+        return "yes" if value else "no"
+    if name in ("dictionary", "partner_dictionary"):
+        return escape(visible(str(value))) if isinstance(value, str) else "–"
+    if pd.isna(value):
+        return "–"
+    return f"{value:.3f}" if name in ("r", "null_q99", "second_r") else f"{int(value):,}"
+
+
+COLUMNS = {  # of the table of pairs, from left to right: title and what it means
+    "latent": ("latent", str(meaning("latent"))),
     "dictionary": ("dictionary", TERMS["dictionary"]),
     **{
         name: (title, str(meaning(title)))
         for name, title in (
-            ("latent", "latent"),
             ("fires on", "fires on"),
             ("r", "max r"),
             ("partner fires on", "partner fires on"),
@@ -194,6 +219,7 @@ COLUMNS = {
         )
     },
 }
+SORTABLE = {name: name in NUMBERS or name == "mutual" for name in COLUMNS}
 
 
 def given_token(entry: Entry, m: MatchRecords, direction: str) -> None:
@@ -201,7 +227,7 @@ def given_token(entry: Entry, m: MatchRecords, direction: str) -> None:
     if m.readings(direction).empty:
         return
     panels.heading("Given the token", "raw, same-token and token-conditional, for both models and every baseline")
-    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300)
+    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300, later=True)
 
 
 def baselines(m: MatchRecords, direction: str) -> None:

@@ -196,7 +196,7 @@ def compare(entry: Entry, latents: list[int]) -> None:
         relative = st.toggle("each relative to its peak", **state.tie_flag("rel"))
         steps = st.toggle("log steps", **state.tie_flag("log", True))
     options = {"latents": latents, "kind": kind or "training", "relative": relative, "log_steps": steps}
-    chart("tr_curves", "evolution_norms", entry, options)
+    chart("tr_curves", "evolution_norms", entry, options, later=True)
 
 
 def one(e: Evolution, first: int) -> None:

@@ -16,6 +16,7 @@ from sae.errors import MissingError
 from workbench.exporting.figures import FigureData, axis_words
 from workbench.markup.glossary import meaning
 from workbench.markup.tokens import cell, escape
+from workbench_ui.components.near import is_near
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.export import export_button
 from workbench_ui.kit.index import Entry
@@ -33,17 +34,30 @@ def chart(
     *,
     height: int = 320,
     brush: bool = False,
+    later: bool = False,
 ) -> Any:
     """The figure ``workbench export`` would draw, its panels below each other, with export and table below them.
 
-    With ``brush`` a range can be chosen in the first one, and Streamlit's event is returned. A figure whose numbers do
-    not exist becomes a panel that says so, and None is returned.
+    With ``brush`` a range can be chosen in the first one, and Streamlit's event is returned. A figure ``later`` on the
+    page is drawn when the reader comes near it. A figure whose numbers do not exist becomes a panel that says so, and
+    None is returned.
     """
     try:
         made = drawn(figure, entry, options or {})
     except MissingError as e:
         panels.note(escape(str(e)), "missing")
         return None
+    event = None
+    if later:
+        _later(key, made, height)
+    else:
+        event = _pictures(key, made, height, brush=brush)
+    below(key, made, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
+    return event
+
+
+def _pictures(key: str, made: FigureData, height: int, *, brush: bool = False) -> Any:
+    """Every panel as Plotly's figure; the event of the one that can be brushed."""
     alt, event = made.alt or made.caption, None
     for j, panel in enumerate(made.panels):
         one = len(made.panels) == 1
@@ -54,8 +68,15 @@ def chart(
             event = st.plotly_chart(picture, on_select="rerun", selection_mode="box", **what)
         else:
             st.plotly_chart(picture, **what)
-    below(key, made, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
     return event
+
+
+@st.fragment
+def _later(key: str, made: FigureData, height: int) -> None:
+    """The same, once the reader comes near."""
+    with panels.guarded("The figure"):
+        if is_near(key, height * len(made.panels)):
+            _pictures(key, made, height)
 
 
 def drawn(figure: str, entry: Entry, options: dict[str, Any]) -> FigureData:

@@ -91,6 +91,14 @@ PAGES: tuple[PageSpec, ...] = tuple(
             "Analyse",
             "circuits",
         ),
+        (
+            "states",
+            "What is written and read",
+            "layers",
+            "Token by token: what a state keeps, for how long, who reads it; attention beside it.",
+            "Analyse",
+            "states",
+        ),
         ("graph", "Graph", "hub", "Which latents make which, and which make the next token.", "Analyse", "graphs"),
         ("map", "Map", "scatter_plot", "Decoder directions at a glance.", "Analyse", "maps"),
         (

@@ -35,12 +35,14 @@ def link_table(
     order: str = "",
     descending: bool = True,
     orders: tuple[str, str] = ("high first", "low first"),
+    page: str = "page",
     label: str = "",
 ) -> str:
     """Rows of HTML cells, the first cell of each holding its link. ``keys`` are those of the address that a header
-    writes: the order, and which end comes first (one of ``orders``; the first is the default and stays unwritten).
+    writes: the order, and which end comes first (one of ``orders``; the first is the default and stays unwritten); it
+    removes the key ``page``, as another order starts at its first page.
     """
-    head = "".join(_header(c, keys, order, descending, orders) for c in columns)
+    head = "".join(_header(c, keys, order, descending, orders, page) for c in columns)
     body = "".join(
         '<tr data-row="1">'
         + "".join(f"<td{' class=num' if c.numeric else ''}>{cell}</td>" for c, cell in zip(columns, row, strict=True))
@@ -55,7 +57,7 @@ def link_table(
     )
 
 
-def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orders: tuple[str, str]) -> str:
+def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orders: tuple[str, str], page: str) -> str:
     css = ' class="num"' if c.numeric else ""
     css += f' style="min-width:{c.width}"' if c.width else ""
     said = c.help or meaning(c.title)
@@ -67,7 +69,7 @@ def _header(c: Column, keys: tuple[str, str], order: str, descending: bool, orde
     turned = here and descending
     asked = put_link(
         title + (span("dir", " ▼" if descending else " ▲") if here else ""),
-        {keys[0]: c.sort, keys[1]: orders[1] if turned else None, "page": None},
+        {keys[0]: c.sort, keys[1]: orders[1] if turned else None, page: None},
     )
     state = f' aria-sort="{"descending" if descending else "ascending"}"' if here else ""
     return f'<th scope="col"{css}{hint}{state}>{asked}{_why(c.title)}</th>'

@@ -125,7 +125,9 @@ def tie_range(key: str, options: Sequence[Any], default: tuple[Any, Any], clears
     return tie(key, asked, default, lambda v: "_".join(map(str, v)), clears)
 
 
-def tie_span(key: str, lo: float, hi: float, default: tuple[float, float]) -> dict[str, Any]:
+def tie_span(
+    key: str, lo: float, hi: float, default: tuple[float, float], clears: Sequence[str] = ()
+) -> dict[str, Any]:
     """:func:`tie` for a range of numbers within [lo, hi], written ``low_high``."""
     low, _, high = (get(key) or "").partition("_")
     try:
@@ -133,7 +135,7 @@ def tie_span(key: str, lo: float, hi: float, default: tuple[float, float]) -> di
     except ValueError:
         asked = default
     fits = lo <= asked[0] <= asked[1] <= hi
-    return tie(key, asked if fits else default, default, lambda v: f"{v[0]:g}_{v[1]:g}")
+    return tie(key, asked if fits else default, default, lambda v: f"{v[0]:g}_{v[1]:g}", clears)
 
 
 def choose(**values: Any) -> None:

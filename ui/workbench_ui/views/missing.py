@@ -94,6 +94,13 @@ def _analyses(index: Index) -> list[tuple[str, str, str, str, str]]:
         *compared,
         ("circuits", "circuits", "Circuits", "Induction by path patching, and Mamba's off-by-one state.", model),
         (
+            "states",
+            "states",
+            "What is written and read",
+            "Token by token: what is kept, for how long, by whom read.",
+            model,
+        ),
+        (
             "evolution",
             "evolve",
             "Evolution over training",

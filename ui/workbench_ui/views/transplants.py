@@ -85,9 +85,9 @@ def section(m: MatchRecords) -> None:
     )
     left, right = st.columns([3, 2], gap="large")
     with left:
-        chart("tx_curve", "transplant_curve", entry, {"predictor": along}, height=320)
+        chart("tx_curve", "transplant_curve", entry, {"predictor": along}, height=320, later=True)
     with right:
-        chart("tx_arms", "transplant_arms", entry, height=320)
+        chart("tx_arms", "transplant_arms", entry, height=320, later=True)
     _pairs(entry, m)
 
 
@@ -129,7 +129,9 @@ def _pairs(entry: Entry, m: MatchRecords) -> None:
     """Every pair; a row opens it."""
     records = open_transplant(str(entry.path), entry.version)
     frame = records.pairs.sort_values("transplant", ascending=False, na_position="last").reset_index(drop=True)
-    with st.expander("All pairs", key="tx_pairs_box"):
+    with st.expander("All pairs", key="tx_pairs_box", on_change="rerun") as box:
+        if not box.open:
+            return
         number_column = st.column_config.NumberColumn
         formats = {"n_sequences": "%d", "kl_ablated": "%.5f", "latent": "%d", "partner": "%d"}
         event = st.dataframe(

@@ -96,6 +96,7 @@ def make_records(
         "source": source,
         "text": corpus_name(corpus) if corpus else reference.metadata.get("store"),
         "logits_of": f"{name}@{revision}" if revision else name,
+        "model_layers": int(model.cfg.n_layers),
         **({} if decoders is None else {"cross_layer": reference.metadata["cross_layer"]}),
         **built.metadata,
     }

@@ -77,14 +77,24 @@ def run(kind: Kind, mixer: Any, x: Tensor, mask: Tensor | None, component: Recur
     projected = kind.project(mixer, _masked(x, mask), component.own)
     convolved = activate(mixer, fire("conv", convolve(mixer, fire("conv_in", projected.conv_in))))
     f = kind.factors(mixer, _masked(convolved, mask if kind.masks_convolved else None), projected, component.own)
-    fired = {name: fire(name, value) for name in SMALL if (value := getattr(f, name)) is not None}
-    edited = any(value is not getattr(f, name) for name, value in fired.items())
+    given = {name: value for name in SMALL if (value := getattr(f, name)) is not None}
+    before = {name: _version(value) for name, value in given.items()}
+    fired = {name: fire(name, value) for name, value in given.items()}
+    edited = any(
+        fired[name] is not value or (before[name] != _version(value) if before[name] is not None else fire.asks(name))
+        for name, value in given.items()
+    )
     watch = component.recurrence.watch
     if edited or watch is not None or any(fire.asks(name) for name in _LARGE):
         y = open_scan(replace(f, **fired), fire, watch)
     else:
         y = f.fused()
     return kind.finish(mixer, fire("y", y), f, component.own)
+
+
+def _version(value: Tensor) -> int | None:
+    """A number that rises where the tensor is changed in place; None where torch keeps none (inference mode)."""
+    return None if value.is_inference() else value._version
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

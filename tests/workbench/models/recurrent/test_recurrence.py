@@ -2,12 +2,14 @@
 an edit at any hook goes on from there.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
 from sae.errors import UsageError
 from tests.workbench.models.zoo import random_model
-from workbench.models.load import bridge
+from workbench.models.load import bridge, load_model
 from workbench.models.mamba import repair_mamba
 from workbench.models.recurrent import open_scan as scan_module
 from workbench.models.recurrent import recurrent_layers, states_at
@@ -247,3 +249,28 @@ def test_closed_scans_run_unless_a_hook_asks(made, monkeypatch) -> None:
         seen(model, layers[:1], (), (layers[0].hook("write_key"), lambda v, hook: v * 1.0))
     with pytest.raises(UsageError, match="no hook 'erase_key'"):
         made("mamba")[2][0].hook("erase_key")
+
+
+@pytest.mark.parametrize("mode", (torch.no_grad, torch.inference_mode))
+@pytest.mark.parametrize("name", ("write_key", "write_value", "read"))
+def test_an_edit_in_place_is_an_edit(name: str, mode: Any) -> None:
+    """The usual idiom of hooks, ``value[:, i] = 0; return value``, does what an edited copy does."""
+    model = load_model("mini-mamba")
+    layer = recurrent_layers(model)[1]
+    tokens = torch.arange(1, 13)[None]
+
+    def in_place(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        value[:, 5] = 0
+        return value
+
+    def copied(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return in_place(value.clone(), hook)
+
+    with mode():
+        usual = model(tokens, return_type="logits")
+        one, other = (
+            model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(layer.hook(name), edit)])
+            for edit in (in_place, copied)
+        )
+    torch.testing.assert_close(one, other)
+    assert float((one - usual).abs().max()) > 1e-3

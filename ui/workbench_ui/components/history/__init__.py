@@ -21,6 +21,7 @@ COMPLETED = {  # the keys that a page writes by itself
     "pair": ("m", "mv", "d", "i", "d2", "i2"),
     "training": ("ev", "evv", "ls"),
     "induction": ("tf", "tfv", "mb", "mbv", "task", "met", "su", "suv"),
+    "states": ("st", "stv"),
     "graph": ("gr", "grv"),
     "map": ("map", "mapv"),
     "text": ("st", "stv"),

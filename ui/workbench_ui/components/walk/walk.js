@@ -1,14 +1,39 @@
 export default function (component) {
   // J and K, and the buttons beside them: presses are counted here, so none is lost while the server is at work. The
-  // number changes at once; the last one asked for is fetched as soon as the answer before has come.
+  // number changes at once, and so do the contexts of a neighbour, which came along with the page; the last one asked
+  // for is fetched as soon as the answer before has come.
   const { data, setTriggerValue } = component
   const walk = (window.__workbenchWalk ||= { asked: null, flying: null })
   const { order, at } = data
   if (walk.flying === order[at] || walk.list !== data.list) { walk.flying = null; if (walk.asked === order[at] || walk.list !== data.list) walk.asked = null }
   walk.list = data.list
+  walk.painted = order[at]  // by the page itself
+  walk.ready = new Map(Object.entries(data.ready).map(([latent, html]) => [+latent, html]))
+  const own = document.querySelector(`.st-key-${data.place} .stHtml`)
+  if (own) walk.ready.set(order[at], own.innerHTML)  // to come back to before the server has answered
   const show = (latent) => {
     const title = document.querySelector('.wb-title h1')
     if (title) title.textContent = 'Latent ' + latent.toLocaleString('en-US')
+    paint(latent)
+    document.documentElement.toggleAttribute('data-late', latent !== order[at])
+  }
+  const TAGS = ['DIV', 'SPAN', 'B', 'I', 'BR'], ATTRIBUTES = ['class', 'title', 'data-v', 'data-x']
+  const taken = (node) => {  // text and plain elements; parsing alone runs and loads nothing
+    if (node.nodeType === Node.TEXT_NODE) return document.createTextNode(node.data)
+    if (!TAGS.includes(node.tagName)) return document.createTextNode(node.textContent)
+    const made = document.createElement(node.tagName)
+    for (const name of ATTRIBUTES) if (node.hasAttribute(name)) made.setAttribute(name, node.getAttribute(name))
+    made.append(...[...node.childNodes].map(taken))
+    return made
+  }
+  const paint = (latent) => {
+    const place = document.querySelector(`.st-key-${data.place} .stHtml`)
+    if (!place || walk.painted === latent) return
+    const html = (walk.ready ||= new Map()).get(latent)
+    place.toggleAttribute('data-other', html === undefined)  // what stands there is of another latent
+    if (html === undefined) return
+    walk.painted = latent
+    place.replaceChildren(...[...new DOMParser().parseFromString(html, 'text/html').body.childNodes].map(taken))
   }
   const fetch = () => {
     if (walk.asked === null || walk.flying !== null) return
@@ -51,12 +76,14 @@ export default function (component) {
   window.addEventListener('click', click, true)
   fetch()  // what was asked for while the answer came
   if (walk.asked !== null) show(walk.asked)  // the answer to an earlier press has put its own number there
+  else { document.documentElement.removeAttribute('data-late'); own?.removeAttribute('data-other') }
   if (walk.later && walk.asked === null && walk.flying === null) {
     const name = walk.later
     walk.later = null
     setTimeout(() => document.querySelector(`.st-key-${name} button`)?.click(), 150)  // when its button is of this latent
   }
   return () => {
+    document.documentElement.removeAttribute('data-late')
     window.removeEventListener('keydown', key, true)
     window.removeEventListener('click', click, true)
   }
