@@ -1,7 +1,7 @@
 """Where the off-by-one motif comes from: every recurrent layer's write profile with the short convolutions present, cut
 to the position itself, and spread out, on the task of induction.
 
-    python -m benchmarks.off_by_one [MODEL …] [--prompts 64] [--length 24]
+    python -m benchmarks.off_by_one [MODEL …] [--prompts 64] [--length 24] [--quick]
 
 One Markdown row per model, layer and convolution. MODEL is a bundled name, a folder or a model of a workspace (trained
 without some taps, say); all bundled models with recurrent layers by default.
@@ -61,7 +61,10 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--length", type=int, default=24)
+    parser.add_argument("--quick", action="store_true", help="one model, eight prompts: does it run?")
     args = parser.parse_args()
+    if args.quick:
+        args.models, args.prompts = args.models or ["mini-mamba"], 8
     print(HEAD)
     for name in args.models or bundled():
         model = load_model(name)

@@ -81,12 +81,12 @@ def first_row(page: Any) -> str:
 def test_a_header_sorts_all_rows_and_a_row_is_a_link(visit: Visit, full: Workspace) -> None:
     page = visit.open(f"latents?d={L1}")
     table = records(full).table
-    page.get_by_role("link", name="density %").click()
+    page.get_by_role("link", name=re.compile("^density %")).click()
     page.wait_for_selector("th[aria-sort=descending]")
     visit.settle()
     top = int(table.loc[table["density"].idxmax(), "latent"])
     assert first_row(page).startswith(f"{top:,}\t") and "o=density" in page.url
-    page.get_by_role("link", name="density %").click()
+    page.get_by_role("link", name=re.compile("^density %")).click()
     page.wait_for_selector("th[aria-sort=ascending]")
     visit.settle()
     fired = table[table["n_fired"] > 0]

@@ -22,7 +22,7 @@ OPTIONS = {
     "evolution_norms": {"latents": [5, 9]},
     "pair": {"latent": 3},
 }
-VERSIONS = ("v", "mv", "trv", "tfv", "mbv", "evv", "grv", "mapv", "cv", "dsv", "stv")
+VERSIONS = ("v", "mv", "trv", "tfv", "mbv", "evv", "grv", "mapv", "cv", "dsv", "stv", "suv")
 
 
 def link_of(ws: Workspace, kind: Kind) -> tuple[str, dict[str, str]] | None:

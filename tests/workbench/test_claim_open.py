@@ -262,13 +262,14 @@ class Relay:
             weight = torch.full((3, 1, 4), 0.02)
             weight[:, 0, 3 - tap] = 1.0 if copies or tap == 0 else 0.02
             conv = SimpleNamespace(weight=weight)
-            self.blocks.append(SimpleNamespace(mixer=SimpleNamespace(original_component=SimpleNamespace(conv1d=conv))))
+            self.blocks.append(SimpleNamespace(mixer=SimpleNamespace(conv1d=conv)))
 
 
 def relays_of(monkeypatch: pytest.MonkeyPatch, *, late: int = 1, in_the_tap: bool = True) -> Any:
     """A run of such Mambas and a second initialisation. Without ``in_the_tap`` writes stay where they are, whatever the
     taps.
     """
+    from workbench.analysis.circuits import states
     from workbench.analysis.circuits.table import OFFSETS
     from workbench.claims.universality import relays
 
@@ -285,6 +286,7 @@ def relays_of(monkeypatch: pytest.MonkeyPatch, *, late: int = 1, in_the_tap: boo
     monkeypatch.setattr(relays, "profile", profile)
     monkeypatch.setattr(relays, "preference", lambda model, prompts: 0.95 if model.copies else 0.5)
     monkeypatch.setattr(relays, "snapshots", lambda lab: runs)
+    monkeypatch.setattr(states, "mixer_of", lambda model, layer: model.blocks[layer].mixer)
     monkeypatch.setattr(relays, "_prompts", lambda lab: range(24))
     flat = relays.Profile(np.random.default_rng(1).normal(0, 1, (24, 2, len(OFFSETS))), OFFSETS)
     monkeypatch.setattr(relays, "profile_of", lambda lab, model="", revision=None: flat)
@@ -316,8 +318,10 @@ def test_the_offset_follows_the_tap_only_if_it_is_in_the_tap(monkeypatch: pytest
 
 
 def test_taps_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.analysis.circuits import states
     from workbench.claims.universality import relays
 
+    monkeypatch.setattr(states, "mixer_of", lambda model, layer: model.blocks[layer].mixer)
     model = Relay(True)
     before = relays.taps(model, 1).clone()
     with (

@@ -356,8 +356,10 @@ def test_figures_of_evolutions_and_circuits_are_built_from_their_tables(tmp_path
     pd.DataFrame([row | {"k": k} for k in (1, 2, 4)]).to_parquet(ws.path("evolution", "evo") / "attribution.parquet")
     for model, architecture in (("mini-pythia", "transformer"), ("mini-mamba", "mamba")):
         results.add_circuits(ws, model, architecture, vocab, "text")
+    with pytest.raises(MissingError, match="evo follows one model"):
+        build(FigureSpec(figure="evolution_architectures", source="evolution/evo"), ws)
     for name, kind in figure_kinds().items():
-        if kind.source not in ("evolution", "circuits"):
+        if kind.source not in ("evolution", "circuits") or name == "evolution_architectures":
             continue
         for item in ws.items(kind.source):
             if (name, item.id) == ("circuit_taps", "mini-pythia.induction"):  # a Transformer has no convolution

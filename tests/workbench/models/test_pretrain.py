@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_bundled_recipes_share_their_batches_and_sizes_fit():
     recipes = {
         p.stem: read_recipe(PretrainRecipe, p.stem)
         for p in (data_dir() / "recipes").glob("mini-*.toml")
-        if "architecture" in p.read_text()
+        if re.search(r"^architecture = ", p.read_text(), re.MULTILINE)
     }
     assert {"mini-pythia", "mini-mamba", "mini-hybrid", "mini-pythia-s1", "mini-mamba-s1", "mini-pythia-prose"} <= set(
         recipes

@@ -87,7 +87,7 @@ def test_a_client_finds_reads_and_compares_what_the_workspace_holds(ws: Workspac
         ("evolution", {"id": "mini-pythia.L1R", "latent": 2}),
         ("circuits", {"id": "mini-pythia.induction"}),
         ("figures", {}),
-        ("figure_data", {"figure": "evolution_phases"}),
+        ("figure_data", {"figure": "evolution_phases", "source": "evolution/mini-pythia.L1R"}),
         ("manifest", {"kind": "latents", "id": id}),
     )
     assert {t.name for t in tools.tools} == {q.__name__ for q in QUESTIONS}
@@ -112,7 +112,7 @@ def test_a_client_finds_reads_and_compares_what_the_workspace_holds(ws: Workspac
     assert {"value", "n", "verdict"} <= set(phases["statistics"][0])
     assert abs(effects["effects"][0]["effect"]) == max(abs(x["effect"]) for x in effects["effects"])
     assert "latents_page" not in figures["figures"] and figures["figures"]["evolution_phases"]["sources"]
-    drawn = build(FigureSpec(figure="evolution_phases"), ws).data
+    drawn = build(FigureSpec(figure="evolution_phases", source="evolution/mini-pythia.L1R"), ws).data
     assert table["found"] == len(drawn) and len(table["rows"]) == min(100, len(drawn))
     assert manifest["manifest"]["files"]["latents.parquet"]["sha256"]
     text = json.dumps([a.structured_content for a in answers], ensure_ascii=False)
