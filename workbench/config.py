@@ -92,6 +92,22 @@ def kind_of(values: dict[str, Any], where: str) -> str:
     )
 
 
+@cache
+def bundled_recipe(kind: str, model: str) -> str | None:
+    """The bundled recipe of a command (``evolve``) over a model: one named after the command, ``mini-`` before the
+    demo's; None where there is none.
+    """
+
+    def rank(path: Path) -> tuple[bool, bool, str]:
+        return kind not in path.stem, not path.stem.startswith("mini-"), path.stem
+
+    for path in sorted((data_dir() / "recipes").glob("*.toml"), key=rank):
+        values = read_toml(path)
+        if values.get("model") == model and kind_of(values, path.name) == kind:
+            return path.stem
+    return None
+
+
 def as_recipe(model: type[C], recipe: C | str | Path, workspace: Workspace | None = None) -> C:
     """A recipe that may be the object itself, or (``kind/id``) that of a result of the workspace; else see
     :func:`read_recipe`.

@@ -55,3 +55,10 @@ def test_recipe_not_found_names_nearest():
 
     with pytest.raises(MissingError, match="mini-train"):
         find_recipe("mini-trian")
+
+
+def test_a_model_is_offered_a_recipe_of_its_own_or_none():
+    from workbench.config import bundled_recipe
+
+    assert bundled_recipe("evolve", "mini-pythia") == "mini-evolve"
+    assert bundled_recipe("evolve", "smollm2-135m") is None and bundled_recipe("evolve", "mini-mamba") is None

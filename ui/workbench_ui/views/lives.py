@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from sae.errors import UserError
+from workbench.config import bundled_recipe
 from workbench.markup.glossary import term
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import clip, escape, number, visible
@@ -65,7 +66,11 @@ def _birth(d: Dictionary, latent: int) -> str:
     if birth is None:
         known = [e for e in data.index().of("evolution") if e.metadata.get("model") == d.model]
         if not known:
-            return _card(title, _missing("No training of this model was followed yet.", "workbench evolve mini-evolve"))
+            not_yet = "No training of this model was followed yet."
+            recipe = bundled_recipe("evolve", d.model)
+            if recipe is None:  # a bundled recipe of another model would never fill this card
+                return _card(title, div("d", f"{not_yet} It needs a recipe over several snapshots of the model."))
+            return _card(title, _missing(not_yet, f"workbench evolve {recipe}"))
         sites = {str(e.metadata.get("site")) for e in known}
         if d.site not in sites or d.revision != "final":
             return _card(
