@@ -11,8 +11,10 @@ import torch
 
 if TYPE_CHECKING:
     from sae import SAE
+    from workbench.analysis.correlation import Match
 
 LATENTS, K, BATCH = 512, 16, 512
+FIRINGS = 30  # for a latent to be matched
 
 
 def rows_at(model: Any, hook: str, tokens: torch.Tensor) -> torch.Tensor:
@@ -47,3 +49,17 @@ def codes_of(dictionary: SAE, rows: torch.Tensor) -> sp.csr_array:
     values, indices = dictionary.encode_sparse(rows)
     row = np.arange(len(rows))
     return sp.csr_array(from_rows(LATENTS, row, row, row, values.numpy(), indices.numpy()).matrix().tocsr())
+
+
+def match_with_null(a: sp.csr_array, b: sp.csr_array, cells: Any, rng: np.random.Generator) -> tuple[Match, Match]:
+    """(match of a with b by codes given the token, the same with b's tokens exchanged among their like); codes [N, F]
+    on the rows of ``cells``. Latents that fire fewer than :data:`FIRINGS` times take no part.
+    """
+    from workbench.analysis.comparison.given_token import TokenConditionalSide
+    from workbench.analysis.correlation import correlate
+
+    def side(codes: sp.csr_array) -> TokenConditionalSide:
+        return TokenConditionalSide(sp.csr_array(codes), cells, "codes given the token", FIRINGS)
+
+    ours = side(a)
+    return correlate(ours, side(b)), correlate(ours, side(b[cells.exchanged(rng)]))

@@ -50,7 +50,7 @@ from sae.files import read_json
 from sae.strict import nearest
 from workbench.provenance import Manifest
 from workbench.results.characters import whole_characters
-from workbench.results.result import Result
+from workbench.results.result import TabledResult
 
 TABLES = ("best", "baselines", "summary", "order", "nulls", "layers", "depth", "shifts")
 RAW = "raw"  # reading of a correlation of codes as they are
@@ -102,7 +102,7 @@ def cropped(s: Strip, length: int, shift: int = 0) -> Strip:
     return Strip(s.tokens[lo:hi], s.ids[lo:hi], s.acts_a[lo:hi], later, s.peak - lo, s.seq, s.start + lo)
 
 
-class MatchRecords(Result):
+class MatchRecords(TabledResult):
     """One comparison; open with :meth:`open`. Tables are read when first used.
 
     ``metadata``: a, b (each: name, model, revision, dictionaries, layers), n_tokens, min_firings, level, series,
@@ -111,31 +111,20 @@ class MatchRecords(Result):
 
     kind, noun, verb = "matches", "a comparison", "compare A B"
 
+    tables = TABLES
+
     def __init__(self, folder: Path, manifest: Manifest):
         super().__init__(folder, manifest)
-        self._tables: dict[str, pd.DataFrame] = {}
         self._codes: dict[str, tuple[NDArray, NDArray, NDArray]] = {}
-
-    @classmethod
-    def open(cls, folder: str | Path) -> MatchRecords:
-        """Open a comparison's folder.
-
-        Raises:
-            MissingError: not there or not complete. CorruptError: something else, or a table is gone.
-        """
-        folder = Path(folder)
-        return cls(folder, cls.read_tables(folder, TABLES))
 
     def table(self, name: str) -> pd.DataFrame:
         """One of :data:`TABLES`."""
         if name not in TABLES:
             raise UsageError(f"{name!r} is not a table of a comparison ({nearest(name, list(TABLES))})")
-        if name not in self._tables:
-            frame = pd.read_parquet(self.folder / f"{name}.parquet")
-            if name == "order" and "reading" not in frame:  # made before there were readings
-                frame.insert(0, "reading", RAW)
-            self._tables[name] = frame
-        return self._tables[name]
+        frame = super().table(name)
+        if name == "order" and "reading" not in frame:  # made before there were readings
+            frame.insert(0, "reading", RAW)
+        return frame
 
     @property
     def best(self) -> pd.DataFrame:

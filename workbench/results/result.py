@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+import pandas as pd
 
 from sae.errors import CorruptError, MissingError
 from workbench.provenance import MANIFEST, Manifest, check_files, manifest_digest, read_manifest
@@ -74,3 +76,32 @@ class Result:
     def metadata(self) -> dict[str, Any]:
         """What it is about, as its manifest says; each reader names the keys."""
         return self.manifest.metadata
+
+
+class TabledResult(Result):
+    """A result whose folder holds Parquet tables; each is read when it is first used.
+
+    ``tables``: their names, without ``.parquet``.
+    """
+
+    tables: ClassVar[tuple[str, ...]]
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        super().__init__(folder, manifest)
+        self._read: dict[str, pd.DataFrame] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a complete folder of this kind.
+
+        Raises:
+            MissingError: not there or not complete. CorruptError: another kind of result, or a table is gone.
+        """
+        folder = Path(folder)
+        return cls(folder, cls.read_tables(folder, cls.tables))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of :attr:`tables`. Not to be written to."""
+        if name not in self._read:
+            self._read[name] = pd.read_parquet(self.folder / f"{name}.parquet")
+        return self._read[name]

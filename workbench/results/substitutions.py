@@ -20,12 +20,7 @@ window read. An arm wins where it leaves less of a distance than ``ablated``. Ta
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pandas as pd
-
-from workbench.provenance import Manifest
-from workbench.results.result import Result
+from workbench.results.result import TabledResult
 
 TABLES = ("firings", "summary", "ranks", "atoms")
 CONTROLS = ("permuted", "random", "pca")
@@ -45,7 +40,7 @@ MEASURE_NAMES = {
 }
 
 
-class SubstitutionRecords(Result):
+class SubstitutionRecords(TabledResult):
     """One substitution; open with :meth:`open`.
 
     ``metadata``: dictionary, model, revision, site, kind (of layer), shape (heads, keys, values), alive (atoms that
@@ -53,23 +48,4 @@ class SubstitutionRecords(Result):
     """
 
     kind, noun, verb = "substitutions", "a substitution", "substitute DICTIONARY"
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        super().__init__(folder, manifest)
-        self._tables: dict[str, pd.DataFrame] = {}
-
-    @classmethod
-    def open(cls, folder: str | Path) -> SubstitutionRecords:
-        """Open a substitution's folder.
-
-        Raises:
-            MissingError: not there or not complete. CorruptError: something else, or a table is gone.
-        """
-        folder = Path(folder)
-        return cls(folder, cls.read_tables(folder, TABLES))
-
-    def table(self, name: str) -> pd.DataFrame:
-        """One of :data:`TABLES`."""
-        if name not in self._tables:
-            self._tables[name] = pd.read_parquet(self.folder / f"{name}.parquet")
-        return self._tables[name]
+    tables = TABLES

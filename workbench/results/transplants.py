@@ -20,12 +20,9 @@ worse than nothing. Tables (Parquet):
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from workbench.provenance import Manifest
-from workbench.results.result import Result
+from workbench.results.result import TabledResult
 
 TABLES = ("pairs", "summary", "curve", "order")
 REPAIRS = ("transplant", "activation", "other", "random", "ceiling")
@@ -40,7 +37,7 @@ SHOWN = {
 PREDICTOR_NAMES = {"r": "r", "r_given_token": "r given the token", "cosine": "cosine of mapped decoder rows"}
 
 
-class TransplantRecords(Result):
+class TransplantRecords(TabledResult):
     """One transplant; open with :meth:`open`.
 
     ``metadata``: a, b (each: dictionary, model, revision, layer), matches, ceiling (what it is), level, map (n_pairs,
@@ -48,26 +45,7 @@ class TransplantRecords(Result):
     """
 
     kind, noun, verb = "transplants", "a transplant", "transplant DICTIONARY_A DICTIONARY_B"
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        super().__init__(folder, manifest)
-        self._tables: dict[str, pd.DataFrame] = {}
-
-    @classmethod
-    def open(cls, folder: str | Path) -> TransplantRecords:
-        """Open a transplant's folder.
-
-        Raises:
-            MissingError: not there or not complete. CorruptError: something else, or a table is gone.
-        """
-        folder = Path(folder)
-        return cls(folder, cls.read_tables(folder, TABLES))
-
-    def table(self, name: str) -> pd.DataFrame:
-        """One of :data:`TABLES`."""
-        if name not in self._tables:
-            self._tables[name] = pd.read_parquet(self.folder / f"{name}.parquet")
-        return self._tables[name]
+    tables = TABLES
 
     @property
     def pairs(self) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import html
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import streamlit as st
 
@@ -74,3 +75,15 @@ def page_title(title: str, sub_html: str = "") -> None:
 def heading(title: str, sub_html: str = "") -> None:
     """Title of a panel or page section; ``sub_html`` is markup with every inserted value escaped."""
     st.html(div("wb-head", f"<h2>{html.escape(title)}</h2>", div("sub", sub_html)))
+
+
+def two_places(value: float | None) -> str:
+    """A number of a statistic; a dash where it was not computed."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def interval_and_n(found: dict[str, Any]) -> str:
+    """What stands below an estimate ``{low, high, n}``: its interval where it has one, and n."""
+    if found["low"] is None or found["high"] is None:
+        return f"n = {found['n']}"
+    return f"95 % {found['low']:.2f} – {found['high']:.2f}, n = {found['n']}"

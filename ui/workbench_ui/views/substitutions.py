@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from workbench.markup.tokens import escape, visible
@@ -11,6 +9,7 @@ from workbench.results.substitutions import MEASURE_NAMES, SHOWN
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose_of
 from workbench_ui.kit.figures import chart
+from workbench_ui.kit.panels import interval_and_n, two_places
 
 
 def section() -> None:
@@ -35,15 +34,15 @@ def section() -> None:
         return
     check_version(entry, "su")
     n, about = entry.numbers, entry.metadata
-    fitted = n["closed_form"]["r2"]
+    fitted, rival = n["closed_form"]["r2"], n["against_permuted"]
     st.html(
         panels.stats(
             [
-                ("Atoms win", _value(n["win_rate"]["win_rate"]), f"{_interval(n['win_rate'])} firings"),
-                *((SHOWN[arm], _value(c["win_rate"]), _interval(c)) for arm, c in n["controls"].items()),
-                ("Beats another atom", _value(n["against_permuted"]["win_rate"]), _interval(n["against_permuted"])),
-                ("Damage repaired", _value(n["win_rate"]["repaired"]), "of all nats lost with nothing written"),
-                ("Closed form", _value(fitted["value"]), "R² of the change of the logits at the write"),
+                ("Atoms win", two_places(n["win_rate"]["win_rate"]), f"{interval_and_n(n['win_rate'])} firings"),
+                *((SHOWN[arm], two_places(c["win_rate"]), interval_and_n(c)) for arm, c in n["controls"].items()),
+                ("Beats another atom", two_places(rival["win_rate"]), interval_and_n(rival)),
+                ("Damage repaired", two_places(n["win_rate"]["repaired"]), "of all nats lost with nothing written"),
+                ("Closed form", two_places(fitted["value"]), "R² of the change of the logits at the write"),
                 ("Atoms", f"{n['atoms']}", f"tried, of {about['alive']} that fire; {escape(about['kind'])} layer"),
             ]
         )
@@ -64,13 +63,3 @@ def section() -> None:
         chart("su_wins", "substitution_wins", entry, {"measure": by}, height=320)
     with right:
         chart("su_ranks", "substitution_ranks", entry, height=320)
-
-
-def _value(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _interval(found: dict[str, Any]) -> str:
-    if found["low"] is None or found["high"] is None:
-        return f"n = {found['n']}"
-    return f"95 % {found['low']:.2f} – {found['high']:.2f}, n = {found['n']}"

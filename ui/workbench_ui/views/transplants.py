@@ -15,6 +15,7 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose_of
 from workbench_ui.kit.figures import chart
 from workbench_ui.kit.index import Entry
+from workbench_ui.kit.panels import interval_and_n, two_places
 
 COLUMNS = {
     "latent": "latent",
@@ -94,7 +95,7 @@ def section(m: MatchRecords) -> None:
 def _headline(entry: Entry) -> str:
     n, about = entry.numbers, entry.metadata
     share, mapped = n.get("share_of_ceiling"), about["map"]
-    rank = n["rank_correlation"]
+    rank, firing = n["rank_correlation"], n["activation"]
     carried = (
         ("one space", "both dictionaries read the same place")
         if mapped["ridge"] is None
@@ -102,27 +103,21 @@ def _headline(entry: Entry) -> str:
     )
     return panels.stats(
         [
-            ("Repaired", _value(n["repaired"]["median"]), f"{_interval(n['repaired'])}, median"),
-            ("Firing alone", _value(n["activation"]["median"]), f"{_interval(n['activation'])}; own direction"),
-            ("Another's partner", _value(n["nulls"]["other"]["median"]), _interval(n["nulls"]["other"])),
-            ("Ceiling", _value(n["ceiling"]["median"]), escape(about["ceiling"])),
+            ("Repaired", two_places(n["repaired"]["median"]), f"{interval_and_n(n['repaired'])}, median"),
+            (
+                "Firing alone",
+                two_places(firing["median"]),
+                f"{interval_and_n(firing)}; own direction",
+            ),
+            ("Another's partner", two_places(n["nulls"]["other"]["median"]), interval_and_n(n["nulls"]["other"])),
+            ("Ceiling", two_places(n["ceiling"]["median"]), escape(about["ceiling"])),
             ("Of the ceiling", "–" if share is None else f"{100 * share:.0f} %", "median over median"),
-            ("Follows r", _value(rank["r"]["value"]), f"{_interval(rank['r'])}, rank correlation"),
-            ("… given the token", _value(rank["r_given_token"]["value"]), _interval(rank["r_given_token"])),
+            ("Follows r", two_places(rank["r"]["value"]), f"{interval_and_n(rank['r'])}, rank correlation"),
+            ("… given the token", two_places(rank["r_given_token"]["value"]), interval_and_n(rank["r_given_token"])),
             ("Decoders carried", *carried),
             ("Latents", f"{n['measured']:,}", f"measured, of {n['matched']:,} matched"),
         ]
     )
-
-
-def _value(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _interval(found: dict[str, Any]) -> str:
-    if found["low"] is None or found["high"] is None:
-        return f"n = {found['n']}"
-    return f"95 % {found['low']:.2f} – {found['high']:.2f}, n = {found['n']}"
 
 
 def _pairs(entry: Entry, m: MatchRecords) -> None:
@@ -171,7 +166,7 @@ def of_pair(m: MatchRecords, a: str, i: int, b: str, j: int) -> None:
             f"{escape(target)} #{ends[target]} taken out of its model, {escape(source)} #{ends[source]} put in: the"
             " share of the ablation's damage that is repaired",
         )
-        items = [(SHOWN[arm], _value(_known(row[arm])), _ends(row, arm)) for arm in REPAIRS]
+        items = [(SHOWN[arm], two_places(_known(row[arm])), _ends(row, arm)) for arm in REPAIRS]
         items.append(("Damage", f"{row['kl_ablated']:.2g}", f"nats per token, {int(row['n_sequences'])} sequences"))
         st.html(div("", panels.stats(items)))
 

@@ -42,55 +42,41 @@ class Excerpt:
         return "".join(self.tokens)
 
 
+def _asked(question: str) -> Messages:
+    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}]
+
+
 def explain_prompt(excerpts: list[Excerpt]) -> Messages:
     """Ask what the excerpts have in common."""
     listed = "\n".join(f"{i + 1}. {e.marked()!r}" for i, e in enumerate(excerpts))
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {
-            "role": "user",
-            "content": (
-                "Tokens on which the unit is active are written «token|level», level 1 weak to 10 strongest. The"
-                f" unit's own excerpts:\n{listed}\n\nWhat makes the unit active? Answer with one phrase of at most"
-                f" {MAX_WORDS} words on one line, and nothing else. Name the tokens or the context; do not write 'the"
-                " unit' or 'this feature'."
-            ),
-        },
-    ]
+    return _asked(
+        "Tokens on which the unit is active are written «token|level», level 1 weak to 10 strongest. The"
+        f" unit's own excerpts:\n{listed}\n\nWhat makes the unit active? Answer with one phrase of at most"
+        f" {MAX_WORDS} words on one line, and nothing else. Name the tokens or the context; do not write 'the"
+        " unit' or 'this feature'."
+    )
 
 
 def detect_prompt(label: str, excerpts: list[Excerpt]) -> Messages:
     """Ask which unmarked excerpts a label fits."""
     listed = "\n".join(f"{i + 1}. {e.plain()!r}" for i, e in enumerate(excerpts))
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {
-            "role": "user",
-            "content": (
-                f"A unit is described as: {label}\n\nIn which of these excerpts is it active on some"
-                f" token?\n{listed}\n\nAnswer with the numbers of those excerpts, separated by commas, or with the word"
-                " none. Write nothing else."
-            ),
-        },
-    ]
+    return _asked(
+        f"A unit is described as: {label}\n\nIn which of these excerpts is it active on some"
+        f" token?\n{listed}\n\nAnswer with the numbers of those excerpts, separated by commas, or with the word"
+        " none. Write nothing else."
+    )
 
 
 def rate_prompt(excerpts: list[Excerpt]) -> Messages:
     """Ask for two ratings from one to five."""
     listed = "\n".join(f"{i + 1}. {e.marked()!r}" for i, e in enumerate(excerpts))
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {
-            "role": "user",
-            "content": (
-                f"Active tokens are written «token|level».\n{listed}\n\nRate the unit twice. Monosemanticity: 1 = no"
-                " pattern, 3 = a pattern with exceptions, 5 = one clear pattern without exceptions. Complexity: 1 ="
-                " single tokens decide, 3 = a short phrase decides, 5 = only the meaning of a long context"
-                " decides.\nAnswer with the two digits separated by a comma, monosemanticity first. Write nothing"
-                " else."
-            ),
-        },
-    ]
+    return _asked(
+        f"Active tokens are written «token|level».\n{listed}\n\nRate the unit twice. Monosemanticity: 1 = no"
+        " pattern, 3 = a pattern with exceptions, 5 = one clear pattern without exceptions. Complexity: 1 ="
+        " single tokens decide, 3 = a short phrase decides, 5 = only the meaning of a long context"
+        " decides.\nAnswer with the two digits separated by a comma, monosemanticity first. Write nothing"
+        " else."
+    )
 
 
 def fits_prompt(label: str, excerpts: Sequence[str]) -> Messages:
@@ -101,18 +87,12 @@ def fits_prompt(label: str, excerpts: Sequence[str]) -> Messages:
 def fuzz_prompt(label: str, excerpts: Sequence[str]) -> Messages:
     """Ask in which excerpts every token between << and >> is one that a label fits."""
     listed = "\n".join(f"{i + 1}. {e!r}" for i, e in enumerate(excerpts))
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {
-            "role": "user",
-            "content": (
-                f"A unit is described as: {label}\n\nSome tokens are marked, between << and >>. In which of these"
-                " excerpts is the unit active on every marked token? All of them, none or some may be marked"
-                f" rightly.\n{listed}\n\nAnswer with the numbers of those excerpts, separated by commas, or with the"
-                " word none. Write nothing else."
-            ),
-        },
-    ]
+    return _asked(
+        f"A unit is described as: {label}\n\nSome tokens are marked, between << and >>. In which of these"
+        " excerpts is the unit active on every marked token? All of them, none or some may be marked"
+        f" rightly.\n{listed}\n\nAnswer with the numbers of those excerpts, separated by commas, or with the"
+        " word none. Write nothing else."
+    )
 
 
 def yes_prompt(label: str, excerpt: str, *, marked: bool) -> Messages:
@@ -122,29 +102,17 @@ def yes_prompt(label: str, excerpt: str, *, marked: bool) -> Messages:
         if marked
         else "Is the unit active on some token of this excerpt?"
     )
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {
-            "role": "user",
-            "content": f"A unit is described as: {label}\n\n{asked}\n{excerpt!r}\n\nAnswer yes or no.",
-        },
-    ]
+    return _asked(f"A unit is described as: {label}\n\n{asked}\n{excerpt!r}\n\nAnswer yes or no.")
 
 
 def simulate_prompt(label: str, tokens: Sequence[str]) -> Messages:
     """Ask for an activation from 0 to 10 on every token; the tokens are the last lines, each with its number."""
     listed = "\n".join(f"{i + 1}. {t!r}" for i, t in enumerate(tokens))
-    return [
-        {"role": "system", "content": _SYSTEM},
-        {
-            "role": "user",
-            "content": (
-                f"A unit is described as: {label}\n\nHow active is it on each of these {len(tokens)} tokens, read one"
-                " after another as a text? 0 is silent, 10 as active as it gets; most are 0. Answer with"
-                f" {len(tokens)} whole numbers from 0 to 10, separated by commas. Write nothing else.\n{listed}"
-            ),
-        },
-    ]
+    return _asked(
+        f"A unit is described as: {label}\n\nHow active is it on each of these {len(tokens)} tokens, read one"
+        " after another as a text? 0 is silent, 10 as active as it gets; most are 0. Answer with"
+        f" {len(tokens)} whole numbers from 0 to 10, separated by commas. Write nothing else.\n{listed}"
+    )
 
 
 def levels_prompt(label: str, tokens: Sequence[str]) -> Messages:
@@ -157,8 +125,7 @@ def levels_prompt(label: str, tokens: Sequence[str]) -> Messages:
     )
     lines = "".join(f"{t}\tunknown\n" for t in tokens)
     return [
-        {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": asked},
+        *_asked(asked),
         {"role": "assistant", "content": lines},
     ]
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
+from workbench.claims.copying import SOLVED, copying_prompts
 from workbench.claims.evolution.ngrams import FALL
 from workbench.claims.lab import SOURCE, Lab
 
@@ -23,7 +24,6 @@ RUNS = ("mini-pythia-r0", "mini-pythia-r1", "mini-pythia-r2", "mini-pythia-r3")
 DRAWS = 200
 HALF = 0.5  # share of its whole rise after which something is there
 LEAST = 0.25  # attention by which a head counts as looking there, as in circuits
-SOLVED = 0.8  # of two alternatives; as everywhere a task counts as solved
 
 
 def risen(curve: np.ndarray) -> int:
@@ -47,7 +47,6 @@ def observe(lab: Lab, model: str) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         from workbench.analysis.circuits.induction import attention_scores
-        from workbench.analysis.circuits.tasks import make_prompts, read_task
         from workbench.analysis.evolution.attribution import accuracies
         from workbench.analysis.evolution.ngrams import count_ngrams
         from workbench.analysis.evolution.phases import language_phases
@@ -66,8 +65,7 @@ def observe(lab: Lab, model: str) -> pd.DataFrame:
                 _text(CorpusConfig(split="heldout"), tokenizer, 48 if lab.quick else 128),
             ),
         )
-        n = 48 if lab.quick else 96
-        prompts = make_prompts(read_task("induction"), n, vocab_size=len(tokenizer), tokenizer=tokenizer, seed=2)
+        prompts = copying_prompts(lab, tokenizer)
         found = Snapshots(sources)
         table = language_phases(found, grams, held).assign(accuracy=accuracies(found, prompts))
         scores = [attention_scores(found.model(i), prompts) for i in range(len(sources))]

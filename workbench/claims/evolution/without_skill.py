@@ -19,14 +19,13 @@ import torch
 
 from workbench.analysis.evolution.attribution import matched_by_frequency
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
+from workbench.claims.copying import SOLVED, copying_prompts
 from workbench.claims.lab import SOURCE, Lab
-from workbench.claims.small_dictionaries import LATENTS, K, codes_of, rows_at, train_small
+from workbench.claims.small_dictionaries import LATENTS, K, codes_of, match_with_null, rows_at, train_small
 
 REVISION, SITE = "step1664", "L2R"  # copies, and the last layer, where its induction heads write
 WITHOUT, AGAIN, ELSE = "mini-pythia-nocopy", "mini-pythia-r2", "mini-pythia-r1"
 TOP = 32  # latents that a skill is attributed to
-FIRINGS = 30  # for a latent to be looked for
-SOLVED = 0.8  # of two alternatives; as everywhere a task counts as solved
 LEAST = 0.05  # similarity above the null that latents must have in the run with the skill, or nothing can be lost
 VANISHED = 0.5  # of its similarity above the null, for a latent to count as gone
 
@@ -103,15 +102,8 @@ def _above(a: sp.csr_array, b: sp.csr_array, cells: Any, rng: np.random.Generato
     """[F_a] each latent's largest correlation with b given the token minus that with b's tokens exchanged among their
     like; NaN for latents that fire too rarely.
     """
-    from workbench.analysis.comparison.given_token import TokenConditionalSide
-    from workbench.analysis.correlation import correlate
-
-    ours = TokenConditionalSide(a, cells, "codes given the token", FIRINGS)
-    found = []
-    for theirs in (b, b[cells.exchanged(rng)]):
-        side = TokenConditionalSide(sp.csr_array(theirs), cells, "codes given the token", FIRINGS)
-        found.append(correlate(ours, side).r)
-    return np.asarray(found[0] - found[1])
+    match, null = match_with_null(a, b, cells, rng)
+    return np.asarray(match.r - null.r)
 
 
 def measured(lab: Lab) -> pd.DataFrame:
@@ -167,15 +159,12 @@ def measured(lab: Lab) -> pd.DataFrame:
 
 def copies(lab: Lab, model: str, revision: str | None) -> float:
     """Accuracy of copying of two alternatives."""
-    from workbench.analysis.circuits.tasks import make_prompts, read_task
     from workbench.analysis.evolution.attribution import accuracies
     from workbench.analysis.evolution.snapshots import Snapshots, Source
     from workbench.models.load import load_tokenizer
     from workbench.models.sites import hooks_of
 
-    tokenizer = load_tokenizer(SOURCE)
-    n = 48 if lab.quick else 96
-    prompts = make_prompts(read_task("induction"), n, vocab_size=len(tokenizer), tokenizer=tokenizer, seed=2)
+    prompts = copying_prompts(lab, load_tokenizer(SOURCE))
     found = Snapshots([Source(model, model, revision, hooks_of(SITE)[1], None)])
     return float(accuracies(found, prompts)[0])
 

@@ -17,8 +17,9 @@ import scipy.sparse as sp
 import torch
 
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
+from workbench.claims.copying import SOLVED, copying_prompts
 from workbench.claims.lab import Lab
-from workbench.claims.small_dictionaries import LATENTS, K, codes_of, rows_at, train_small
+from workbench.claims.small_dictionaries import LATENTS, K, codes_of, match_with_null, rows_at, train_small
 
 MODELS = ("mini-pythia", "mini-mamba")
 SITES = ("L1R", "L2R")  # two thirds and three quarters of the way
@@ -35,8 +36,6 @@ PAIRS = (  # steps of the Transformer and of the Mamba, as near as snapshots are
     (9000, 27000),
 )
 QUICK = ((0, 0), (512, 512), (2560, 2560), (9000, 27000))
-FIRINGS = 30
-SOLVED = 0.8  # of two alternatives; as everywhere a task counts as solved
 RISE = 0.05  # correlation the whole rise must reach, or there is nothing to divide
 
 
@@ -70,16 +69,8 @@ def above_null(a: sp.csr_array, b: sp.csr_array, cells: Any, rng: np.random.Gene
     """(mean maximal correlation given the token, the same with tokens exchanged among their like), over latents of
     both sides; codes [N, F] on the rows of ``cells``.
     """
-    from workbench.analysis.comparison.given_token import TokenConditionalSide
-    from workbench.analysis.correlation import correlate
-
-    def side(codes: sp.csr_array) -> TokenConditionalSide:
-        return TokenConditionalSide(codes, cells, "codes given the token", FIRINGS)
-
-    ours = side(a)
     out = []
-    for theirs in (b, b[cells.exchanged(rng)]):
-        match = correlate(ours, side(sp.csr_array(theirs)))
+    for match in match_with_null(a, b, cells, rng):
         assert match.reverse is not None
         both = [r[np.isfinite(r)] for r in (match.r, match.reverse.r)]
         out.append(float(np.mean([r.mean() for r in both])) if all(map(len, both)) else float("nan"))
@@ -144,7 +135,6 @@ def similarities(lab: Lab, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
 
 def events(lab: Lab, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """One row per model and pair: accuracy of copying, distance to the bigram table and divergence from it."""
-    from workbench.analysis.circuits.tasks import make_prompts, read_task
     from workbench.analysis.evolution.attribution import accuracies
     from workbench.analysis.evolution.ngrams import count_ngrams
     from workbench.analysis.evolution.phases import language_phases
@@ -157,8 +147,7 @@ def events(lab: Lab, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
     text = plan_tokens(CorpusConfig(), tokenizer, n_seq=1500 if lab.quick else 4000, ctx=128)
     held = plan_tokens(CorpusConfig(split="heldout"), tokenizer, n_seq=48 if lab.quick else 128, ctx=128)
     grams = count_ngrams(text.tokens[text.kinds == 0], len(tokenizer))
-    n = 48 if lab.quick else 96
-    prompts = make_prompts(read_task("induction"), n, vocab_size=len(tokenizer), tokenizer=tokenizer, seed=2)
+    prompts = copying_prompts(lab, tokenizer)
     out = []
     for m, (model, site) in enumerate(zip(MODELS, SITES, strict=True)):
         steps = list(dict.fromkeys(p[m] for p in pairs))
