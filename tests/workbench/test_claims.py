@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sae.errors import MissingError, UsageError, UserError
 from workbench.claims import PAPERS, Claim, Finding, Lab, Measured, all_claims, protocol, verdict
-from workbench.claims.agreement import disagreements, results_document
+from workbench.claims.agreement import check_size, disagreements, kept_of, results_document
 from workbench.claims.base import untestable
 from workbench.claims.page import markdown
 from workbench.claims.pool import Task, run_tasks, startable, tasks_of
@@ -457,6 +457,35 @@ def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):
     (tmp_path / "RESULTS.json").write_text("{}")
     assert runner.invoke(app, [*args, "--against", str(page)]).exit_code == 1
     assert runner.invoke(app, [*args, "--against", str(tmp_path / "none.md")]).exit_code == 1
+
+
+def test_a_claim_measured_alone_joins_the_page_of_its_size_and_protocol(tmp_path):
+    args = ["reproduce", "--quick", "--seeds", "1", "-w", str(tmp_path / "ws"), "--write", str(tmp_path / "R.md")]
+    runner = CliRunner()
+    assert runner.invoke(app, [*args, "--only", VARIANTS[2]]).exit_code == 0
+    joined = runner.invoke(app, [*args, "--only", VARIANTS[0]])
+    assert joined.exit_code == 0 and "kept on the page, from earlier runs under the same protocol: 1" in joined.output
+    numbers = json.loads((tmp_path / "R.json").read_text())
+    assert [c["claim"] for c in numbers["claims"]] == [VARIANTS[0], VARIANTS[2]], "in the registry's order"
+    assert (
+        numbers["retrain"]
+        and not {*VARIANTS[::2]} & {*numbers["not_measured"]}
+        and VARIANTS[1] in (numbers["not_measured"])
+    )
+    before = (tmp_path / "R.md").read_bytes()
+    assert VARIANTS[0] in before.decode() and VARIANTS[2] in before.decode()
+    lost = runner.invoke(app, [*args, "--only", VARIANTS[0], "--seeds", "2"])
+    assert lost.exit_code == 2 and "one part of this one would replace" in lost.output
+    assert (tmp_path / "R.md").read_bytes() == before
+    # a run of all without --retrain leaves the claims that need other models, and drops the rest it did not measure
+    (tmp_path / "R.json").write_text(json.dumps(numbers | {"claims": [result(), *numbers["claims"]]}))
+    kept = kept_of(tmp_path / "R.md", {VARIANTS[0]}, seeds=1, quick=True, whole=True)
+    assert [c["claim"] for c in kept["claims"]] == [VARIANTS[2]]
+    assert kept_of(tmp_path / "R.md", (), seeds=2, quick=True, whole=True) == {"claims": []}
+    # held against by a run that trains no models, they are left out; asked for, they must be there
+    earlier = check_size(tmp_path / "R.md", seeds=1, quick=True, retrain=False)
+    assert [c["claim"] for c in earlier["claims"]] == ["llama-scope.toy"]
+    assert len(check_size(tmp_path / "R.md", seeds=1, quick=True, retrain=True)["claims"]) == 3
 
 
 # --- statistics of single claims: what they must see, and what they must not

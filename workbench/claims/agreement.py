@@ -7,14 +7,14 @@ what is compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
-from workbench.claims import protocol
+from workbench.claims import all_claims, protocol
 from workbench.claims.rules import NOT_TESTABLE
 
 ROUNDING = 1e-9  # sizes below this are rounding error, whatever they are
@@ -71,11 +71,15 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def check_size(path: Path, *, seeds: int, quick: bool, retrain: bool) -> dict[str, Any]:
-    """The results document of ``path`` (see :func:`read_results`), if it is of a run of this size.
+    """The results document of ``path`` (see :func:`read_results`), if a run of this size can be held against it.
+
+    Without ``retrain`` the claims that need models trained for them are left out of it: they can be compared only by
+    training those models again.
 
     Raises:
-        UsageError: seeds, quick or retrain differ; the message has the options to give, or the page beside it that is
-        of this size. Or the results are older than the protocol, with other verdicts on other measures.
+        UsageError: seeds or quick differ, or it has no retrained claims and ``retrain`` asks for them; the message has
+        the options to give, or the page beside it that is of this size. Or the results are older than the protocol,
+        with other verdicts on other measures.
     """
     earlier = read_results(path)
     if "protocol" not in earlier:
@@ -85,6 +89,9 @@ def check_size(path: Path, *, seeds: int, quick: bool, retrain: bool) -> dict[st
             " anew."
         )
     mine, theirs = (seeds, quick, retrain), _size(earlier)
+    if (seeds, quick, True) == theirs and not retrain:
+        anew = _trained_anew()
+        return earlier | {"claims": [c for c in earlier["claims"] if c["claim"] not in anew]}
     if mine != theirs:
         options = f"--seeds {theirs[0]}{' --quick' if theirs[1] else ''}{' --retrain' if theirs[2] else ''}"
         fitting = [
@@ -95,6 +102,42 @@ def check_size(path: Path, *, seeds: int, quick: bool, retrain: bool) -> dict[st
         other = f", or compare with {fitting[0].with_suffix('.md')}" if fitting else ""
         raise UsageError(f"those results were made with {options}; run with the same options to compare{other}.")
     return earlier
+
+
+def kept_of(path: Path, measured: Collection[str], *, seeds: int, quick: bool, whole: bool) -> dict[str, Any]:
+    """What stays of the results page at ``path`` when a run writes there that did not measure all of its claims.
+
+    A run of one claim, or of one paper, adds to the page of its own size and protocol; a run of all replaces what it
+    measures and leaves the claims that need models trained for them.
+
+    Args:
+        measured: ids of the claims that the run writes. whole: it is a run of all claims.
+
+    Returns:
+        Its document with the claims that stay; without any where there is no page, or where a whole run replaces one
+        of another size or protocol.
+
+    Raises:
+        UsageError: the run is a part, and the page is of another size or protocol: it would be lost.
+    """
+    if not path.with_suffix(".json").is_file():
+        return {"claims": []}
+    earlier = read_results(path)
+    theirs = (earlier.get("seeds"), earlier.get("quick"), earlier.get("protocol"))
+    if theirs != (seeds, quick, protocol.frozen()["digest"]):
+        if whole:
+            return {"claims": []}
+        size = f"--seeds {theirs[0]}{' --quick' if theirs[1] else ''}, protocol {str(theirs[2])[:12]}"
+        raise UsageError(
+            f"{path} holds the results of another run ({size}), which one part of this one would replace. Write to"
+            " another file, or run all."
+        )
+    stay = _trained_anew() if whole else {c["claim"] for c in earlier["claims"]}
+    return earlier | {"claims": [c for c in earlier["claims"] if c["claim"] in stay - set(measured)]}
+
+
+def _trained_anew() -> set[str]:
+    return {c.id for c in all_claims() if c.trained_anew}
 
 
 def _size(document: dict[str, Any]) -> tuple[Any, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sae.files import write_bytes, write_json
-from workbench.claims import protocol
+from workbench.claims import all_claims, protocol
+from workbench.claims.agreement import kept_of, results_document
 from workbench.claims.rows import ROWS
 from workbench.claims.rules import BY_CONSTRUCTION, MEANS, NOT_TESTABLE, SUPPORTED, VERDICTS, holm
 from workbench.workspace import Workspace
@@ -142,53 +144,69 @@ def _rows_of(paper: str, verdicts: Mapping[str, str]) -> list[str]:
 def write_page(
     path: Path,
     documents: Sequence[dict[str, Any]],
-    workspace: Workspace,
     *,
     seeds: int,
     quick: bool,
     retrain: bool = False,
     kind: str = protocol.EXPLORATORY,
-    unmeasured: Sequence[str] = (),
-) -> list[Path]:
-    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``; returns
-    all paths.
+    whole: bool = True,
+) -> tuple[list[Path], int]:
+    """Write the results page and, beside it, its numbers as JSON and one SVG per paper in ``<name>-figures/``.
+
+    Claims of a page that is there stay on it as :func:`~workbench.claims.agreement.kept_of` says.
+
+    Args:
+        whole: ``documents`` come from a run of all claims; those it lacks are then listed as not measured.
+
+    Returns:
+        All paths, and how many claims were kept.
     """
-    from workbench.claims.agreement import results_document
+    earlier = kept_of(path, {d["claim"] for d in documents}, seeds=seeds, quick=quick, whole=whole)
+    claims = {c.id: c for c in all_claims()}
+    kept = [c for c in earlier["claims"] if c["claim"] in claims]
+    if kept and earlier["kind"] != kind:
+        kind = protocol.EXPLORATORY  # a page is what its weakest part is
+    if kept:
+        order = {name: i for i, name in enumerate(claims)}
+        documents = sorted([*documents, *kept], key=lambda d: order[d["claim"]])
+    on_it = {d["claim"] for d in documents}
+    retrain = retrain or any(c in claims and claims[c].trained_anew for c in on_it)
+    unmeasured = [
+        i for i, c in claims.items() if i not in on_it and (whole or kept) and (retrain or not c.trained_anew)
+    ]
+    about: dict[str, Any] = {"seeds": seeds, "quick": quick, "retrain": retrain, "kind": kind, "unmeasured": unmeasured}
+    pictures = _pictures(path, documents)
+    name = path.name if path.is_absolute() else path.as_posix()
+    relative = {paper: f"{p.parent.name}/{p.name}" for paper, p in pictures.items()}
+    write_bytes(path, markdown(documents, **about, page=name, pictures=relative).encode())
+    numbers = path.with_suffix(".json")
+    write_json(numbers, results_document(documents, **about))
+    return [path, numbers, *pictures.values()], len(kept)
+
+
+def _pictures(path: Path, documents: Sequence[dict[str, Any]]) -> dict[str, Path]:
+    """Draw the claims of every paper that has a measured one beside the page at ``path``; paper -> SVG.
+
+    They are drawn from what stands on the page, wherever it was measured.
+    """
     from workbench.exporting.figures import build
     from workbench.exporting.render import render
     from workbench.exporting.spec import FigureSpec, Style
 
-    written, pictures = [], {}
-    for paper in dict.fromkeys(d["paper"] for d in documents):
-        if all(d["effect"].get("value") is None for d in documents if d["paper"] == paper):
-            continue  # nothing was measured: there is nothing to draw
-        first = next(d["claim"] for d in documents if d["paper"] == paper)
-        spec = FigureSpec(figure="claims_of_paper", source=f"claims/{first}", style=Style(width="double"))
-        target = path.parent / f"{path.stem.lower()}-figures" / f"{paper}.svg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(target, render(build(spec, workspace), spec.style, formats=("svg",))["svg"])
-        pictures[paper] = f"{target.parent.name}/{target.name}"
-        written.append(target)
-    name = path.name if path.is_absolute() else path.as_posix()
-    write_bytes(
-        path,
-        markdown(
-            documents,
-            seeds=seeds,
-            quick=quick,
-            retrain=retrain,
-            kind=kind,
-            unmeasured=unmeasured,
-            page=name,
-            pictures=pictures,
-        ).encode(),
-    )
-    numbers = path.with_suffix(".json")
-    write_json(
-        numbers,
-        results_document(documents, seeds=seeds, quick=quick, retrain=retrain, kind=kind, unmeasured=unmeasured),
-    )
-    return [path, numbers, *written]
+    made: dict[str, Path] = {}
+    with TemporaryDirectory() as folder:
+        workspace = Workspace(folder)
+        for d in documents:
+            with workspace.create("claims", d["claim"], command=f"workbench reproduce --only {d['claim']}") as target:
+                write_json(target / "finding.json", d)
+        for paper in dict.fromkeys(d["paper"] for d in documents if d["effect"].get("value") is not None):
+            first = next(d["claim"] for d in documents if d["paper"] == paper)
+            spec = FigureSpec(figure="claims_of_paper", source=f"claims/{first}", style=Style(width="double"))
+            target = path.parent / f"{path.stem.lower()}-figures" / f"{paper}.svg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, render(build(spec, workspace), spec.style, formats=("svg",))["svg"])
+            made[paper] = target
+    return made
 
 
 def write_bundles(folder: Path, documents: Sequence[dict[str, Any]], workspace: Workspace) -> list[Path]:

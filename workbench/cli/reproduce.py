@@ -81,13 +81,18 @@ def reproduce(
     docs/RESULTS-quick.md`
     """
     from workbench.claims import all_claims, protocol
-    from workbench.claims.agreement import check_size, disagreements, read_results
+    from workbench.claims.agreement import check_size, disagreements, kept_of, read_results
     from workbench.claims.page import shown, write_bundles, write_page
     from workbench.claims.run import document_of
     from workbench.verbs.publishing import reproduce as run
     from workbench.workspace import Workspace
 
-    earlier = None if against is None else check_size(against, seeds=seeds, quick=quick, retrain=retrain)
+    anew = retrain or only in {c.id for c in all_claims() if c.trained_anew}
+    earlier = None if against is None else check_size(against, seeds=seeds, quick=quick, retrain=anew)
+
+    whole = paper == "all" and only is None
+    if write is not None:
+        kept_of(write, (), seeds=seeds, quick=quick, whole=whole)  # a page that would be lost is refused now, not later
 
     def done(d: dict[str, Any]) -> None:
         control = shown(d["control_measured"])
@@ -114,7 +119,6 @@ def reproduce(
         run=terminal_run(),
     ).all
     documents = [document_of(item) for item in items]
-    whole = paper == "all" and only is None
     have = {d["claim"] for d in documents}
     unmeasured = [c.id for c in all_claims() if whole and c.id not in have and (retrain or not c.trained_anew)]
     if unmeasured:
@@ -122,9 +126,9 @@ def reproduce(
     seconds = time.perf_counter() - begin
     say(f"{len(documents)} claims in {seconds:.0f} s")
     if write is not None:
-        pages = write_page(
-            write, documents, home, seeds=seeds, quick=quick, retrain=retrain, kind=kind, unmeasured=unmeasured
-        )
+        pages, kept = write_page(write, documents, seeds=seeds, quick=quick, retrain=retrain, kind=kind, whole=whole)
+        if kept:
+            say(f"kept on the page, from earlier runs under the same protocol: {kept} claims")
         say(f"wrote {', '.join(map(str, pages))}")
     if bundles is not None:
         say(f"wrote {len(write_bundles(bundles, documents, home))} bundles into {bundles}")
