@@ -113,14 +113,14 @@ class CrosscoderConfig(TrainingConfig):
             )
         if activation.penalty in ("l0", "l0-target"):
             raise ConfigError(
-                f"activation.penalty = {activation.penalty!r} does not see decoder norms, by which a crosscoder's"
-                " latents are read. Use tanh-quad or tanh."
+                f"activation.penalty = {activation.penalty!r} takes no account of the decoder norms, from which a"
+                " crosscoder's results are read. Use tanh-quad or tanh."
             )
         for name in ("encoder", "bias", "pre_bias"):
             if getattr(self.start, name) != getattr(plain, name):
                 raise ConfigError(
-                    f"start.{name} = {getattr(self.start, name)!r}: a crosscoder's is {getattr(plain, name)!r}. Leave"
-                    " it out."
+                    f"start.{name} = {getattr(self.start, name)!r}: a crosscoder always starts with"
+                    f" {getattr(plain, name)!r}. Leave it out."
                 )
         if self.start.norm == "search" or (activation.kind == "topk" and self.start.norm != 1.0):
             raise ConfigError(
@@ -140,14 +140,17 @@ class CrosscoderConfig(TrainingConfig):
         if self.shared_latents + self.dedicated * len(self.widths) > self.d_sae:
             raise ConfigError(
                 f"shared_latents = {self.shared_latents} and dedicated = {self.dedicated} for {len(self.widths)}"
-                f" sources exceed d_sae = {self.d_sae}."
+                f" sources exceed d_sae = {self.d_sae}. Raise d_sae, or lower one of the two."
             )
         if self.gate == "per-source" and self.activation.kind != "jumprelu":
             raise ConfigError(f"gate = 'per-source' goes with activation = 'jumprelu', not {self.activation.kind!r}.")
         if self.gate == "own-magnitude" and self.activation.kind != "topk":
             raise ConfigError(f"gate = 'own-magnitude' goes with activation = 'topk', not {self.activation.kind!r}.")
         if self.gate == "own-magnitude" and self.bf16_preselect:
-            raise ConfigError("bf16_preselect = true ranks one code for all sources. Leave it out with own-magnitude.")
+            raise ConfigError(
+                "bf16_preselect = true chooses latents by one activation for all sources, and gate = 'own-magnitude'"
+                " has one per source. Leave one of them out."
+            )
         if self.gate != "shared" or self.activation.kind in ("l1", "jumprelu"):
             self._refuse_other_encoder(self.activation.kind if self.gate == "shared" else self.gate)
         return self

@@ -65,7 +65,10 @@ def compare(a: Crosscoder, b: Crosscoder, *, where: str) -> None:
     sae_folder.compare(a, b, where=where)
     for raw in (False, True):
         if not torch.allclose(a.decoder_norms(raw=raw), b.decoder_norms(raw=raw), rtol=1e-4, atol=1e-7):
-            raise CorruptError(f"{where}: the decoder norms changed on the way. Nothing was kept.")
+            raise CorruptError(
+                f"{where}: the form that would be saved has other decoder norms than the dictionary in memory, so"
+                " nothing was kept. Save it again; if it stays so, check memory and disk."
+            )
 
 
 def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
@@ -84,7 +87,10 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
             f"{where}/{CFG}: d_in, d_sae, k and metadata.sources (name, width) are needed ({e!r})."
         ) from e
     if sum(widths) != d_in or min(widths, default=0) < 1:
-        raise CorruptError(f"{where}/{CFG}: sources of widths {widths} do not add up to d_in = {d_in}.")
+        raise CorruptError(
+            f"{where}/{CFG}: sources of widths {widths} do not add up to d_in = {d_in}. Restore the folder from a"
+            " copy, or train it again."
+        )
     expected: dict[str, tuple[int, ...]] = {
         "W_enc": (d_in, d_sae),
         "W_dec": (d_sae, d_in),
@@ -96,7 +102,10 @@ def read(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SAE:
     if gated:
         expected["threshold"] = (d_sae,)
     elif not 1 <= k <= d_sae:
-        raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
+        raise CorruptError(
+            f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}. Restore the folder from a copy, or train it"
+            " again."
+        )
     sae_folder.check_shapes(tensors, expected, where)
     extras = sae_folder.read_tensors(Path(where) / EXTRAS)
     beside: dict[str, tuple[int, ...]] = {"source_scale": (len(widths),), "gain": (d_sae,)}

@@ -56,7 +56,7 @@ def evaluate_sources(cc: Crosscoder, batches: Iterable[Tensor]) -> SourceEvaluat
         fired += torch.bincount(indices[on], minlength=cc.d_sae).cpu()
         n += len(x)
     if n == 0:
-        raise UserError("no rows to evaluate on.")
+        raise UserError("no rows to evaluate on: the batches are empty. Give at least one row.")
     variance = square - torch.stack([p.square().sum() for p in cc.split(total)]) / n
     ev = torch.where(variance > 0, 1 - error / variance, torch.full_like(error, float("nan")))
     return SourceEvaluation(n, tuple(ev.tolist()), active / n, float((fired == 0).double().mean()), fired)

@@ -64,7 +64,10 @@ class ScalingMeter:
     def __init__(self, blocks: list[Tensor], reference: Tensor | None = None):
         self.widths = [b.shape[1] for b in blocks]
         if reference is not None and len(set(self.widths)) > 1:
-            raise ValueError(f"a common direction needs equal widths, the sources have {self.widths}")
+            raise ValueError(
+                f"a direction common to all sources needs equal widths, and these have {self.widths}: leave reference"
+                " out"
+            )
         self.blocks = [wide(b.detach()) for b in blocks]
         self.reference = None if reference is None else reference.to(self.blocks[0].device)
         F, device = blocks[0].shape[0], self.blocks[0].device

@@ -112,11 +112,14 @@ class TrainingConfig(StrictConfig):
                 " annealing)."
             )
         if self.dtype == "float64" and self.products != "float32":
-            raise ConfigError(f"products = {self.products!r} rounds what dtype = 'float64' asks for. Leave one out.")
+            raise ConfigError(
+                f"products = {self.products!r} multiplies with fewer digits than dtype = 'float64' keeps. Leave one"
+                " out."
+            )
         if self.products == "bf16" and self.bf16_preselect:
             raise ConfigError(
-                "bf16_preselect = true computes again in full precision what products = 'bf16' leaves rounded. Leave"
-                " one out."
+                "bf16_preselect = true recomputes the chosen latents in full precision, which products = 'bf16' does"
+                " not have. Leave one out."
             )
         return self
 
@@ -355,8 +358,8 @@ class TranscoderConfig(SAEConfig):
     def _not_tied(self) -> TranscoderConfig:
         if self.start.encoder == "tied":
             raise ConfigError(
-                "start.encoder = 'tied' ties what is read to what is written; a transcoder's are two places. Use"
-                " 'fitted'."
+                "start.encoder = 'tied' makes the encoder the decoder's transpose, and a transcoder reads at one"
+                " place and writes at another. Use 'fitted'."
             )
         return self
 
@@ -401,16 +404,15 @@ class WriteConfig(SAEConfig):
     def _writes(self) -> WriteConfig:
         size = self.heads * self.keys * self.values
         if self.d_in != size:
-            raise ConfigError(f"d_in = {self.d_in} is not heads * keys * values = {size}.")
+            raise ConfigError(f"d_in = {self.d_in} is not heads * keys * values = {size}. Set d_in to their product.")
         if self.activation.kind not in ("topk", "norm-topk"):
             raise ConfigError(
-                f"activation {self.activation.kind!r} does not go with writes, whose atoms stand in for one another:"
-                " use topk or norm-topk."
+                f"activation {self.activation.kind!r} does not go with a dictionary of writes. Use topk or norm-topk."
             )
         if self.start.bias != "zero" or self.start.pre_bias or self.details.bias_rate:
             raise ConfigError(
-                "a dictionary of writes has no decoder bias, which would be of full rank. Use start.bias = 'zero',"
-                " start.pre_bias = false and details.bias_rate = 0."
+                "a dictionary of writes has no decoder bias, because its reconstructions are sums of rank-one"
+                " matrices alone. Use start.bias = 'zero', start.pre_bias = false and details.bias_rate = 0."
             )
         return self
 

@@ -76,11 +76,14 @@ def read_json(path: str | Path) -> Any:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise CorruptError(
-                f"{path} has {size:,} bytes; JSON files here stay below {MAX_JSON_BYTES:,}. It is not one of ours."
+                f"{path} has {size:,} bytes; JSON files here stay below {MAX_JSON_BYTES:,}. This program did not write"
+                " it; move it away."
             )
         return parse_json(path.read_bytes(), where=str(path))
     except (FileNotFoundError, NotADirectoryError) as e:
-        raise MissingError(f"{path} does not exist.") from e
+        raise MissingError(
+            f"{path} does not exist. Check the path; a result is made again by the command that made it."
+        ) from e
 
 
 @contextmanager

@@ -52,10 +52,15 @@ def check_shapes(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]
     """Raise :class:`CorruptError` unless exactly these tensors with these shapes are there and finite."""
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if found != expected:
-        raise CorruptError(f"{where}: cfg.json promises {expected}, {WEIGHTS} holds {found}.")
+        raise CorruptError(
+            f"{where}: cfg.json says tensors of shapes {expected}, {WEIGHTS} holds {found}. Restore the folder from a"
+            " copy, or make it again."
+        )
     for name, t in tensors.items():
         if not torch.isfinite(t).all():
-            raise CorruptError(f"{where}: {name} holds NaN or infinity.")
+            raise CorruptError(
+                f"{where}: {name} holds NaN or infinity. Restore the folder from a copy, or make it again."
+            )
 
 
 def dimensions(cfg: dict[str, Any], where: str, *more: str) -> tuple[int, ...]:
@@ -83,7 +88,10 @@ def load(path: str | Path) -> Any:
     path = Path(path)
     cfg = read_json(path / CFG)
     if not isinstance(cfg, dict) or not isinstance(cfg.get("metadata", {}), dict):
-        raise CorruptError(f"{path / CFG} is not the configuration of a dictionary.")
+        raise CorruptError(
+            f"{path / CFG} is not the configuration of a dictionary: it must be one JSON object. Restore it from a"
+            " copy, or make the dictionary again."
+        )
     metadata = dict(cfg.get("metadata", {}))
     if "kind" not in metadata:  # not one of ours: SAELens' own folder may hold scales that ours never do
         from sae.formats import read, to_dictionary
@@ -177,5 +185,7 @@ def compare(a: Any, b: Any, *, where: str, rows: int = 64) -> None:
     worst = (ya - yb).norm(dim=1) / (ya - a.b_dec / a.target_scale).norm(dim=1).clamp_min(1e-30)
     if not bool((worst < tolerance).cpu().double().mean() >= 0.95):  # near-ties may swap a latent in single rows
         raise CorruptError(
-            f"{where}: the dictionary changed on the way (relative difference {worst.max():.2g}). Nothing was kept."
+            f"{where}: the form that would be saved gives other outputs than the dictionary in memory (relative"
+            f" difference {worst.max():.2g}), so nothing was kept. Save it again; if it stays so, check memory"
+            " and disk."
         )

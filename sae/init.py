@@ -31,5 +31,5 @@ class InitConfig(StrictConfig):
     @classmethod
     def _positive(cls, value: float | str) -> float | str:
         if not isinstance(value, str) and value <= 0:
-            raise ValueError("must be positive, or 'search'")
+            raise ValueError("must be a positive number, or 'search' (try several and keep the best)")
         return value

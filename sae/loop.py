@@ -111,7 +111,7 @@ class _Run:
         if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
             raise NonFiniteError(
                 f"weights or optimiser state became NaN or infinite by step {self.trainer.steps_done}: not saved."
-                " Lower lr."
+                " Lower the learning rate (lr)."
             )
         plain |= self.contract
         checkpoint.write(
@@ -234,7 +234,8 @@ def train_many(
             batch = ranks.run_everywhere(lambda: next(stream, None))
             if batch is None:
                 raise UserError(
-                    f"the batches ended after {step} of {total_steps} steps. Use fewer steps or more rows (epochs)."
+                    f"the batches ended after {step} of {total_steps} steps. Ask for fewer steps, or give more rows"
+                    " (more text, or epochs)."
                 )
             for run in runs:
                 if run.trainer.steps_done > step:

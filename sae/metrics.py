@@ -79,8 +79,11 @@ def evaluate(sae: SAE, batches: Iterable[Tensor]) -> Evaluation:
         fired += torch.bincount(indices[on], minlength=sae.d_sae).cpu()
         n += len(x)
     if n == 0:
-        raise UserError("no rows to evaluate on.")
+        raise UserError("no rows to evaluate on: the batches are empty. Give at least one row.")
     variance = square - float(total.square().sum()) / n
     if variance <= 0:
-        raise UserError("the rows to evaluate on are all the same: explained variance is not defined there.")
+        raise UserError(
+            "the rows to evaluate on are all the same: explained variance is not defined there. Give rows of other"
+            " tokens or of another hook."
+        )
     return Evaluation(n, error / variance, active / n, float((fired == 0).double().mean()), fired)

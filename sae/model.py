@@ -274,8 +274,8 @@ class SAE(nn.Module):
         mean_square = (x_BD - x_BD.mean(0)).square().mean()
         if not mean_square > TINY * x_BD.square().mean():
             raise UserError(
-                "the rows of the first batch are all the same: a constant site has nothing to learn. Choose another"
-                " hook."
+                "the rows of the first batch are all the same: there is nothing to learn. Choose another hook, or"
+                " other text."
             )
         mean_norm = self.start.scaling == "mean-norm"
         scale = x_BD.shape[1] ** 0.5 / x_BD.norm(dim=1).mean() if mean_norm else mean_square.rsqrt()
@@ -298,7 +298,8 @@ class SAE(nn.Module):
         self.measure(x)
         if not (torch.isfinite(self.scale_D).all() and torch.isfinite(self.target_scale).all()):
             raise NonFiniteError(
-                "the scale of the first batch is not finite: its rows are too large for this precision."
+                "the scale of the first batch is not finite: its rows are too large for this precision. Use dtype ="
+                " 'float32', or scale the rows down."
             )
         self.b_enc.zero_()
         norm = self.start.norm
@@ -488,7 +489,9 @@ def read_topk(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> SA
     d_in, d_sae, k = dimensions(cfg, where, "k")
     check_shapes(tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}, where)
     if not 1 <= k <= d_sae:
-        raise CorruptError(f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}.")
+        raise CorruptError(
+            f"{where}/{CFG}: k = {k} is not between 1 and d_sae = {d_sae}. Restore the file from a copy."
+        )
     sae = TopKSAE(d_in, d_sae, k, dtype=tensors["W_enc"].dtype)
     with torch.no_grad():
         sae.enc_FD.copy_(tensors["W_enc"].t())

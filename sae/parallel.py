@@ -68,7 +68,8 @@ class Ranks:
         """
         if n_latents % self.latents:
             raise ConfigError(
-                f"d_sae = {n_latents} latents cannot be dealt evenly to {self.latents} processes. Choose a multiple."
+                f"d_sae = {n_latents} latents cannot be divided evenly among {self.latents} processes. Choose a"
+                f" multiple of {self.latents}."
             )
         width = n_latents // self.latents
         return slice(self.latents_rank * width, (self.latents_rank + 1) * width)

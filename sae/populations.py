@@ -61,7 +61,7 @@ def populations(batches: Iterable[Tensor]) -> Populations:
     """
     parts = [norms(batch).cpu() for batch in batches]
     if not parts:
-        raise UserError("no rows to look for massive activations in.")
+        raise UserError("no rows to look for massive activations in: the batches are empty. Give at least one row.")
     return populations_of(torch.cat(parts))
 
 

@@ -42,8 +42,8 @@ def prune(sae: SAE, batches: Iterable[Tensor], *, min_firings: int = 1, max_dens
     """
     if min_firings < 0 or not 0 < max_density <= 1:
         raise UserError(
-            f"min_firings = {min_firings} must not be negative, max_density = {max_density} must be above 0 and at"
-            " most 1."
+            f"min_firings = {min_firings} (rarer latents go) must not be negative, max_density = {max_density} (more"
+            " frequent ones go) must be above 0 and at most 1."
         )
     if sae.kind == "write":
         raise UserError("a dictionary of writes is not pruned: train it with fewer latents instead.")
@@ -68,7 +68,8 @@ def select(sae: SAE, latents: Tensor) -> SAE:
     """
     if sae.kind == "crosscoder":
         raise UserError(
-            "latents of a crosscoder cannot be left out one by one: partitions over its sources would move."
+            "a crosscoder is not pruned: which of its latents are shared between sources is fixed by their order."
+            " Train it with a smaller d_sae instead."
         )
     whole = sae.folded()
     extra: dict[str, object] = (

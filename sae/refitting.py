@@ -39,10 +39,14 @@ def refit(sae: D, batches: Iterable[Tensor], *, ridge: float = 1.0) -> D:
     if ridge < 0:
         raise ConfigError(f"ridge = {ridge} must not be negative.")
     if sae.d_out != sae.d_in or sae.kind == "transcoder":
-        raise ConfigError("a transcoder's decoder is not fitted to the rows it reads; train it for longer instead.")
+        raise ConfigError(
+            "refitting fits the decoder to the rows a dictionary reads, and a transcoder writes others; train it for"
+            " longer instead."
+        )
     if sae.kind == "write":
         raise ConfigError(
-            "a fitted decoder has no atoms of rank one; train the dictionary of writes for longer instead."
+            "refitting gives decoder rows that are no longer rank-one matrices, which a dictionary of writes needs;"
+            " train the dictionary of writes for longer instead."
         )
     sums: list[_Sums] = []
     for x in batches:
@@ -51,7 +55,7 @@ def refit(sae: D, batches: Iterable[Tensor], *, ridge: float = 1.0) -> D:
         for one, part in zip(sums, parts, strict=True):
             one.add(*part)
     if not sums or sums[0].n == 0:
-        raise UserError("no rows to fit the decoder to.")
+        raise UserError("no rows to fit the decoder to: the batches are empty. Give at least one row.")
     out = copy.deepcopy(sae)
     blocks = out.dec_FD.split([one.x_sum.numel() for one in sums], dim=1)
     biases = [one.solve(block, ridge) for one, block in zip(sums, blocks, strict=True)]

@@ -21,7 +21,7 @@ def check_rows(x: Tensor, d_in: int, *, where: str) -> None:
             " hook."
         )
     if len(x) == 0:
-        raise ConfigError(f"{where}: an empty batch.")
+        raise ConfigError(f"{where}: an empty batch. Give at least one row [rows, {d_in}].")
     if not torch.isfinite(x.sum()):  # one cheap pass; a finite sum cannot hide NaN or infinity
         bad = (~torch.isfinite(x)).any(1).nonzero().flatten()
         if len(bad):

@@ -77,7 +77,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:
         raise MissingError(f"recipe {str(path)!r} does not exist.") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: not valid TOML: {e}") from e
+        raise ConfigError(f"{path} is not valid TOML: {e}. Mend that line.") from e
 
 
 def read_config(model: type[C], path: str | Path) -> C:

@@ -58,7 +58,7 @@ def to_jumprelu(sae: SAE, batches: Iterable[Tensor], *, k: float | None = None) 
             columns = ((wide(z[z > 0]).log() - _LOW) / _STEP).long().clamp_(0, len(counts) - 1)
             counts += torch.bincount(columns, minlength=len(counts)).cpu()
     if rows == 0:
-        raise UserError("no rows to find a threshold on.")
+        raise UserError("no rows to find a threshold on: the batches are empty. Give at least one row.")
     above = counts.flip(0).cumsum(0).flip(0)  # entries at or above each grid point
     place = int((above > target * rows).sum())  # the lowest grid point that at most target × rows entries reach
     out.threshold_F.fill_(math.exp(_LOW + place * _STEP) if place else 0.0)
@@ -98,7 +98,10 @@ def read_threshold(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) 
         if "threshold" in tensors:
             sae.threshold_F.copy_(tensors["threshold"])
     if (tensors.get("threshold", torch.zeros(1)) < 0).any():
-        raise CorruptError(f"{where}: negative thresholds; a JumpReLU latent opens above zero.")
+        raise CorruptError(
+            f"{where}: it holds negative thresholds, and a JumpReLU latent is on above a threshold of zero or more."
+            " Restore the folder from a copy, or convert it again."
+        )
     return sae
 
 

@@ -181,7 +181,9 @@ def read_transcoder(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str)
     check_shapes(tensors, expected, where)
     k = dimensions(cfg, where, "k")[2] if base == "topk" else int(cfg.get("metadata", {}).get("k") or 0)
     if base == "topk" and not 1 <= k <= d_sae:
-        raise CorruptError(f"{where}/cfg.json: k = {k} is not between 1 and d_sae = {d_sae}.")
+        raise CorruptError(
+            f"{where}/cfg.json: k = {k} is not between 1 and d_sae = {d_sae}. Restore the file from a copy."
+        )
     activation = TopK(k) if base == "topk" else Threshold(k, base)
     out = Transcoder(d_in, d_sae, activation, d_out=d_out, skip=skip, dtype=tensors["W_enc"].dtype)
     with torch.no_grad():

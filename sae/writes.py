@@ -152,7 +152,10 @@ def read_writes(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
     if not isinstance(about, dict) or not all(
         isinstance(about.get(n), int) and about[n] >= 1 for n in ("format", "heads", "keys", "values")
     ):
-        raise CorruptError(f"{where}/{CFG}: write = {about!r} must name format, heads, keys and values.")
+        raise CorruptError(
+            f"{where}/{CFG}: write = {about!r} must name format, heads, keys and values, each a whole number from 1"
+            " up. Restore the file from a copy."
+        )
     if about["format"] > FORMAT:
         raise NewerSchemaError(
             f"{where}: dictionaries of writes in format {about['format']} are newer than this program, which reads up"
@@ -161,13 +164,19 @@ def read_writes(cfg: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
     d_in, d_sae, k = dimensions(cfg, where, "k")
     shape = about["heads"], about["keys"], about["values"]
     if shape[0] * shape[1] * shape[2] != d_in or not 1 <= k <= d_sae:
-        raise CorruptError(f"{where}/{CFG}: d_in = {d_in} and k = {k} do not fit {about} and d_sae = {d_sae}.")
+        raise CorruptError(
+            f"{where}/{CFG}: d_in = {d_in} and k = {k} do not fit {about} (d_in = heads * keys * values) and d_sae ="
+            f" {d_sae} (at least k). Restore the file from a copy."
+        )
     check_shapes(tensors, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}, where)
     atoms = tensors["W_dec"].double()
     outside = (atoms - rank_one(atoms, shape)).norm(dim=1) > _RANK * atoms.norm(dim=1)
     if bool(outside.any()) or bool(tensors["b_dec"].any()):
         what = f"{int(outside.sum())} atoms are not of rank one" if bool(outside.any()) else "b_dec is not zero"
-        raise CorruptError(f"{where}: {what}, so they are no writes.")
+        raise CorruptError(
+            f"{where}: {what}, so they are no writes (rank-one matrices). Restore the folder from a copy, or train it"
+            " again."
+        )
     out = WriteSAE(shape, d_sae, TopK(k), dtype=tensors["W_enc"].dtype)
     with torch.no_grad():
         out.enc_FD.copy_(tensors["W_enc"].t())

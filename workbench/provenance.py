@@ -149,7 +149,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = _manifest_path(folder)
     values = read_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("workbench_schema"), int):
-        raise CorruptError(f"{path} is not a manifest of this program.")
+        raise CorruptError(f"{path} is not a manifest of this program. Make the result again.")
     if values["workbench_schema"] > SCHEMA:
         made = (
             (values.get("code") or {}).get("version", "unknown") if isinstance(values.get("code"), dict) else "unknown"

@@ -169,7 +169,7 @@ class Workspace:
                 with disk_errors(str(root)):
                     self.root.mkdir(parents=True, exist_ok=True)  # processes that begin together may all make it
             except FileExistsError as e:
-                raise UserError(f"{root} is a file; a workspace is a folder.") from e
+                raise UserError(f"{root} is a file; a workspace is a folder. Give another path.") from e
         if marker.exists():
             schema = read_json(marker).get("schema", 0)
             if schema > _SCHEMA:

@@ -64,7 +64,10 @@ def write_sparsify(sae: SAE, path: str | Path) -> Path:
     from safetensors.torch import save as to_bytes
 
     if not isinstance(sae, TopKSAE):
-        raise UsageError(f"sparsify knows Top-K dictionaries; this is a {type(sae).__name__}.")
+        raise UsageError(
+            f"the library sparsify holds Top-K dictionaries only; this is a {type(sae).__name__}. Use another format,"
+            " such as sae.save (SAELens)."
+        )
     out = sae.folded()
     tensors = {"encoder.weight": out.enc_FD, "encoder.bias": out.b_enc, "W_dec": out.dec_FD, "b_dec": out.b_dec}
     cfg = {

@@ -157,7 +157,9 @@ class CrossLayer:
         if self.W_skip is None:
             return y
         if x_LnD is None:
-            raise UsageError("this cross-layer transcoder has a skip connection: give the rows it read, too.")
+            raise UsageError(
+                "this cross-layer transcoder has a skip connection: give the rows it read, too: decode(codes, x)."
+            )
         return y + torch.einsum("lnd,lde->lne", x_LnD, self.W_skip)
 
     def layer(self, i: int) -> NormalForm:

@@ -92,6 +92,8 @@ def read(folder: str | Path, library: str | None = None) -> NormalForm:
     library = library or detect(folder)
     try:
         return READERS[library][1](folder)
+    except CorruptError as e:
+        raise CorruptError(f"{e} (Read as a folder of {library}; if the copy is damaged, fetch it again.)") from e
     except (
         KeyError,
         TypeError,
@@ -104,5 +106,5 @@ def read(folder: str | Path, library: str | None = None) -> NormalForm:
         what = f"{e} is missing" if isinstance(e, KeyError) else str(e).splitlines()[0]
         raise CorruptError(
             f"{folder} is not a whole {library} dictionary: its configuration or tensors are not what they should be"
-            f" ({what})."
+            f" ({what}). If the copy is damaged, fetch it again."
         ) from e

@@ -49,11 +49,14 @@ class WorldConfig(StrictConfig):
     @model_validator(mode="after")
     def _fits(self) -> WorldConfig:
         if self.p_min >= self.p_max:
-            raise ConfigError(f"p_min = {self.p_min} must be below p_max = {self.p_max}.")
+            raise ConfigError(
+                f"p_min = {self.p_min} must be below p_max = {self.p_max}: they bound how often a feature is on. Lower"
+                " p_min."
+            )
         if self.in_trees > self.n_features:
             raise ConfigError(
                 f"{self.roots} trees of depth {self.depth} with {self.branching} children each have {self.in_trees}"
-                f" features, more than n_features = {self.n_features}. Use fewer roots (0 = no hierarchy)."
+                f" features, more than n_features = {self.n_features}. Use fewer roots (0 = no trees)."
             )
         return self
 

@@ -124,7 +124,7 @@ class Scorer:
             UserError: none were.
         """
         if not self.n:
-            raise UserError("no rows to score a dictionary on.")
+            raise UserError("no rows to score a dictionary on: the batches are empty. Give at least one row.")
         latents, features = self.pairs
         real_F = self.on_G[self.nearest_F]
         share_F, share_real = self.fired_F / self.n, real_F / self.n

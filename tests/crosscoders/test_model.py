@@ -140,7 +140,7 @@ def test_tied_and_dedicated_latents_stay_what_they_are():
         ({"widths": [4, 4], "dedicated": 40, "d_sae": 64}, "exceed d_sae = 64"),
         ({"widths": [4, 4], "gate": "per-source"}, "goes with activation = 'jumprelu'"),
         ({"widths": [4, 4], "gate": "own-magnitude", "activation": "l1"}, "goes with activation = 'topk'"),
-        ({"widths": [4, 4], "gate": "own-magnitude", "bf16_preselect": True}, "Leave it out with own-magnitude"),
+        ({"widths": [4, 4], "gate": "own-magnitude", "bf16_preselect": True}, "one per source"),
     ],
 )
 def test_contradictions_are_named(values, message):
@@ -220,7 +220,7 @@ def test_a_single_setting_changes_that_of_the_preset():
         ({"activation": "topk", "window": 2.0}, "no window; it goes with jumprelu"),
         ({"activation": {"kind": "l1", "warmup": 3}, "penalty_warmup": 4}, "are one setting"),
         ({"activation": "matryoshka"}, "not known for a crosscoder"),
-        ({"activation": {"kind": "jumprelu", "penalty": "l0"}}, "does not see decoder norms"),
+        ({"activation": {"kind": "jumprelu", "penalty": "l0"}}, "takes no account of the decoder norms"),
         ({"start": {"encoder": "tied"}}, "a crosscoder's is 'fitted'"),
         ({"start": {"norm": 0.5}}, "decoder rows of topk have norm 1"),
         ({"activation": "jumprely"}, "jumprelu"),

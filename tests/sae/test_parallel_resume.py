@@ -108,7 +108,7 @@ def _go_on(process_mesh: Any, mesh: tuple[int, int], out: Path) -> None:
         ((2, 1), {}, 0, "hold NaN"),
         ((2, 1), {}, 5, "hold NaN"),
         ((1, 2), {}, 5, "hold NaN"),
-        ((1, 2), {"d_sae": 33}, None, "dealt evenly to 2 processes"),
+        ((1, 2), {"d_sae": 33}, None, "divided evenly among 2 processes"),
     ],
 )
 def test_one_bad_row_or_width_stops_all_with_the_same_words(tmp_path, mesh, change, poison, words):

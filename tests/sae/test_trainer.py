@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_model() -> N
 
 
 def test_other_bad_requests() -> None:
-    with pytest.raises(UserError, match="constant site"):
+    with pytest.raises(UserError, match="nothing to learn"):
         Trainer(TopKConfig(d_in=8, d_sae=16, k=2)).step(torch.ones(32, 8) * 5)
     with pytest.raises(ConfigError, match="k = 40 latents per row cannot be kept of d_sae = 16"):
         TopKConfig(d_in=8, d_sae=16, k=40)

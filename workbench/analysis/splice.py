@@ -94,7 +94,8 @@ def splice(
         out = str((getattr(dictionary, "metadata", None) or {}).get("hook_name_out") or name)
         if out == name and isinstance(dictionary, Transcoder):
             raise ConfigError(
-                f"the transcoder at {name} does not say where it writes. Its metadata needs hook_name_out."
+                f"the transcoder at {name} does not say where it writes. Add hook_name_out to the metadata in its"
+                " cfg.json."
             )
         for hook in {name, out}:
             if hook not in model.hook_dict:
@@ -136,7 +137,8 @@ def _hooks(
         y_edited, y, values, indices = _reconstruct(dictionary, x, edit, name)
         if y.shape != target.shape:
             raise ConfigError(
-                f"the dictionary at {name} gives rows of width {y.shape[-1]}, {out} has width {target.shape[-1]}."
+                f"the dictionary at {name} gives rows of width {y.shape[-1]}, {out} has width {target.shape[-1]}: it"
+                " is of another model or hook."
             )
         if record:
             handle.seen[name] = Seen(x.detach(), target.detach(), y.detach(), values.detach(), indices.detach())
@@ -164,7 +166,10 @@ def _reconstruct(dictionary: Any, x: Tensor, edit: Edit | None, hook: str) -> tu
     codes = values.new_zeros(*x.shape[:-1], dictionary.W_dec.shape[0]).scatter(-1, indices, values)
     edited = edit(codes, hook)
     if edited.shape != codes.shape:
-        raise ConfigError(f"the edit at {hook} returned shape {tuple(edited.shape)}, expected {tuple(codes.shape)}.")
+        raise ConfigError(
+            f"the edit at {hook} returned shape {tuple(edited.shape)}. It must return what it was given,"
+            f" {tuple(codes.shape)}, changed."
+        )
     y_edited = dictionary.decode(edited)
     return (y_edited if skip is None else y_edited + skip), y, values, indices
 

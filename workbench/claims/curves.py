@@ -143,7 +143,7 @@ def claim_curve(workspace: Workspace, item: Item, options: CurveOptions) -> Figu
     if not path.is_file():
         raise MissingError(
             f"{item.id}: nothing was measured ({document.get('note') or document['verdict']}), so there is nothing to"
-            " draw."
+            " draw. `workbench reproduce` measures it where what it needs is at hand."
         )
     curve = CURVES[item.id]
     try:

@@ -100,7 +100,7 @@ class Lab:
                 "transplants": self.transplants,
             }[name]()
         else:
-            raise UsageError(f"{name!r} is no shared experiment ({nearest(name, list(SHARED))})")
+            raise UsageError(f"{name!r} is not an experiment that claims share ({nearest(name, list(SHARED))})")
 
     def run(self, verb: str, *what: str, **options: Any) -> Run:
         """How a part of an experiment runs: recorded as the command that makes it alone.

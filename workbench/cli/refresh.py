@@ -48,8 +48,8 @@ def refresh(
         done = subprocess.run([sys.executable, "-m", "workbench", *words], stdout=sys.stderr, check=False)
         if done.returncode:
             raise UserError(
-                f"`{command}` ended with {done.returncode}; what came before it is up to date. Mend that, and run"
-                " `workbench refresh --yes` again."
+                f"`{command}` failed (exit code {done.returncode}); what came before it is up to date. Mend that, and"
+                " run `workbench refresh --yes` again."
             )
         document["ran"].append(command)
     left = stale_results(known_results(home))

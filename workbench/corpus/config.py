@@ -146,7 +146,10 @@ class CorpusConfig(StrictConfig):
         if (self.kind == "mix") != bool(self.parts):
             raise ValueError(f"kind {self.kind!r} takes {'parts' if self.kind == 'mix' else 'no parts'}")
         if self.kind == "mix" and (any(p.kind == "mix" for p in self.parts) or self.synthetic_share):
-            raise ValueError("a mix is of corpora that are no mixes, and has no synthetic windows but theirs")
+            raise ValueError(
+                "a mix is of corpora that are no mixes, and has no synthetic windows but theirs: leave tiled_share,"
+                " snippet_share and agreement_share out"
+            )
         if self.weights and (len(self.weights) != len(self.parts) or min(self.weights) <= 0):
             raise ValueError("a mix has one positive weight for each part")
         if self.kind != "hub" and (self.kind in ("mini", "prose", "docs", "mix")) == bool(self.paths):
@@ -161,7 +164,10 @@ class CorpusConfig(StrictConfig):
                 "streamed text (kind 'hub', or packing 'documents') takes no synthetic windows; leave the shares out"
             )
         if self.heldout == "documents" and (self.streamed or self.synthetic_share):
-            raise ValueError("heldout = 'documents' is for text that is held whole, without synthetic windows")
+            raise ValueError(
+                "heldout = 'documents' is for text that fits into memory (kind 'text', 'jsonl', …), without synthetic"
+                " windows (tiled_share and the like)"
+            )
         return self
 
     def _no_idle_options(self) -> None:
@@ -184,7 +190,7 @@ class CorpusConfig(StrictConfig):
         for part in self.parts:
             for name in _OF_THE_MIX:
                 if getattr(part, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} of a mix is the mix's own; set it there, not in its parts")
+                    raise ValueError(f"{name} belongs to the mix as a whole; set it there, not in its parts")
 
     @property
     def streamed(self) -> bool:

@@ -64,8 +64,8 @@ class TokenContract(StrictConfig):
         """
         if self.words and words_digest(tokenizer, self.vocabulary) != self.words:
             raise UsageError(
-                f"{who} has another tokenizer than {what} was cut with, so its ids mean other words to it. Harvest the"
-                f" text for {who}, into a store of its own."
+                f"{who} has another tokenizer than {what} was cut with, so the stored token ids are other words to it."
+                f" Harvest the text for {who}, into a store of its own."
             )
 
     def sequence(self, ids: Any) -> list[int]:
@@ -80,7 +80,7 @@ class TokenContract(StrictConfig):
         """
         ids = tokenizer(prompt_text(text), add_special_tokens=False)["input_ids"]
         if not ids:
-            raise UsageError("the text is empty.")
+            raise UsageError("the text is empty. Type or give one.")
         whole = self.sequence(ids)
         if self.longest is not None and len(whole) > self.longest:
             raise UsageError(
@@ -158,7 +158,7 @@ def _first(tokenizer: Any) -> tuple[int | None, Literal["tokenizer", "bos", "eos
     if at > 1:
         raise UsageError(
             f"the tokenizer puts {at} tokens before a text ({tokenizer.convert_ids_to_tokens(whole[:at])}); sequences"
-            " here begin with one."
+            " here begin with one at most. Use a tokenizer that adds one."
         )
     if at == 1:
         return int(whole[0]), "tokenizer"

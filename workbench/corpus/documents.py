@@ -178,10 +178,11 @@ def documents(config: CorpusConfig, tally: Tally | None = None) -> list[tuple[st
         UsageError: an empty split, or a hub corpus, which is never held whole.
     """
     if config.kind == "mix":
-        raise UsageError("a mix of corpora has windows, not documents of its own; name one of its parts.")
+        raise UsageError("a corpus of kind 'mix' has no documents of its own; name one of its parts.")
     if config.kind == "hub":
         raise UsageError(
-            f"dataset {config.dataset!r} is streamed, not held whole; this needs kind = 'text', 'jsonl' or 'parquet'."
+            f"dataset {config.dataset!r} is read piece by piece from the hub, and this needs the whole text: kind ="
+            " 'text', 'jsonl' or 'parquet'."
         )
     if config.kind in SUFFIXES:
         found = _own_documents(config, tally)

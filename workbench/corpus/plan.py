@@ -71,7 +71,10 @@ def plan_tokens(config: CorpusConfig, tokenizer: Any, *, n_seq: int, ctx: int, h
     if heldout is None:
         heldout = n_seq // HELDOUT_SHARE if config.heldout == "documents" else 0
     if n_seq < 1 or ctx < 2 or not 0 <= heldout < n_seq:
-        raise UsageError(f"a token plan needs n_seq >= 1 and ctx >= 2, not n_seq = {n_seq}, ctx = {ctx}.")
+        raise UsageError(
+            f"cutting text needs n_seq >= 1 and ctx >= 2, not n_seq = {n_seq}, ctx = {ctx}. n_seq is the number of"
+            " windows, ctx their length in tokens."
+        )
     contract = contract_of(tokenizer)
     if config.kind == "mix":
         return _mixed_plan(config, tokenizer, contract, n_seq, ctx, heldout)

@@ -180,7 +180,7 @@ def prompt_text(text: Any) -> str:
         UsageError: not a string, or nothing but white space.
     """
     if not isinstance(text, str):
-        raise UsageError(f"a prompt is a text, not {type(text).__name__}.")
+        raise UsageError(f"a prompt is a text, not {type(text).__name__}. Give a string.")
     if not text.strip():
-        raise UsageError("the text is empty.")
+        raise UsageError("the text is empty. Type or give one.")
     return mended(text)

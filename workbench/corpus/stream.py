@@ -197,7 +197,10 @@ def bos_id(tokenizer: Any) -> int:
     """
     first = contract_of(tokenizer).first
     if first is None:
-        raise UsageError("the tokenizer has neither BOS nor EOS, and this needs one to begin sequences with.")
+        raise UsageError(
+            "the tokenizer has neither a BOS nor an EOS token, and sequences here begin with one. Use a tokenizer"
+            " that has one."
+        )
     return first
 
 

@@ -74,12 +74,18 @@ def gathered(workspace: Workspace, id: str) -> CrossLayer:
     i = 0
     while i < layers:
         if not workspace.complete("dictionaries", layer_id(id, i)):
-            raise MissingError(f"dictionaries/{layer_id(id, i)} is not in {workspace.root}, so {id} is not whole.")
+            raise MissingError(
+                f"dictionaries/{layer_id(id, i)} is not in {workspace.root}, so the cross-layer transcoder {id} is not"
+                " whole. Import it again."
+            )
         item = workspace.get("dictionaries", layer_id(id, i))
         found = sae.load(item.path)
         place = found.metadata.get("cross_layer")
         if not isinstance(place, dict) or place.get("layer") != i:
-            raise UsageError(f"dictionaries/{item.id} is not layer {i} of a cross-layer transcoder.")
+            raise UsageError(
+                f"dictionaries/{item.id} is not layer {i} of a cross-layer transcoder. Import the transcoder again"
+                " with --replace."
+            )
         layers, about, dtype = int(place["n_layers"]), found.metadata, found.enc_FD.dtype
         decoders.append(all_decoders(found, item.path))
         forms.append(to_normal(found.float()))
@@ -114,7 +120,10 @@ def _ends(metadata: Sequence[dict[str, Any]]) -> dict[str, str]:
     for key, name in (("hook_name", "feature_input_hook"), ("hook_name_out", "feature_output_hook")):
         said = {re.sub(r"^blocks\.\d+\.", "", str(m.get(key) or "")) for m in metadata}
         if len(said) != 1 or said == {""}:
-            raise UsageError(f"its layers do not say one {key}, but {sorted(said)}; circuit-tracer asks for one.")
+            raise UsageError(
+                f"circuit-tracer asks for one {key}; the layers of this transcoder say {sorted(said)}. Import it again"
+                " with that option given."
+            )
         hook = said.pop()
         found[name] = _THEIRS.get(hook, hook)
     return found
@@ -132,7 +141,9 @@ def export_circuit_tracer(workspace: Workspace, ids: Sequence[str], out: Path) -
     if out.exists():
         raise UsageError(f"{out} is there already. Name a folder that is not.")
     if not out.parent.is_dir():
-        raise MissingError(f"{out.parent} is no folder, so {out.name} cannot be written into it.")
+        raise MissingError(
+            f"{out.parent} does not exist or is no folder, so {out.name} cannot be written into it. Make it first."
+        )
     whole = len(ids) == 1 and workspace.complete("dictionaries", layer_id(ids[0], 0))
     if whole and not workspace.complete("dictionaries", ids[0]):
         write_cross_layer(gathered(workspace, ids[0]), out)
@@ -145,8 +156,8 @@ def export_circuit_tracer(workspace: Workspace, ids: Sequence[str], out: Path) -
             dictionary = reference.load()
             if dictionary.kind != "transcoder":
                 raise UsageError(
-                    f"dictionaries/{id} is of kind {dictionary.kind}; circuit-tracer reads transcoders (and cross-layer"
-                    " ones)."
+                    f"dictionaries/{id} is of kind {dictionary.kind}; circuit-tracer reads transcoders (and"
+                    " cross-layer ones) only. Give one of those."
                 )
             form = to_normal(dictionary)
             ends = {k: _renamed(str(reference.metadata.get(k) or "")) for k in ("hook_name", "hook_name_out")}

@@ -152,8 +152,9 @@ def _subtracts_mean(model: str, hook: str) -> bool:
     named = f"the model {model!r}, whose norm is not known here" if model else "a model without a name"
     layer = hook.rsplit(".hook_", 1)[0]
     raise UsageError(
-        f"{hook!r} of {named}: it is behind the gain of a LayerNorm, before that of an RMSNorm. Give a"
-        f" model whose config.json is here with --model, or, for a LayerNorm, --hook {layer}.hook_out."
+        f"{hook!r} of {named}: this hook holds the rows after the norm's gain in a model with LayerNorm, before it in"
+        " one with RMSNorm, so which rows the dictionary read is not known. Give a model whose config.json is here"
+        f" with --model, or, for a LayerNorm, --hook {layer}.hook_out."
     )
 
 

@@ -175,7 +175,9 @@ def import_dictionary(
     from workbench.models.pointers import by_id
 
     if library not in (None, *READERS):
-        raise UsageError(f"library {library!r} is not read here ({nearest(str(library), list(READERS))})")
+        raise UsageError(
+            f"library {library!r} is not one of those that are read here ({nearest(str(library), list(READERS))})"
+        )
     reference = parse_reference(text)
     name = new_id(id or reference.id)
     if store is not None:
@@ -184,7 +186,9 @@ def import_dictionary(
     layered = is_cross_layer(folder)
     if layered and (library or hook):
         option = f"--library {library}" if library else f"--hook {hook}"
-        raise UsageError(f"{folder.name} is a cross-layer transcoder, whose files say that themselves: drop {option}.")
+        raise UsageError(
+            f"{folder.name} is a cross-layer transcoder, whose files say that themselves: leave {option} out."
+        )
     library = library or ("" if layered else detect(folder))
     digest = sha256_json(
         {

@@ -73,7 +73,7 @@ class TrainRecipe(StrictConfig):
     @classmethod
     def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := [k for k in value if k in _DERIVED]:
-            raise ValueError(f"{', '.join(taken)}: set by expansions, ks and seeds, not under [sae]")
+            raise ValueError(f"{', '.join(taken)}: expansions, ks and seeds set this; leave it out under [sae]")
         return value
 
     @model_validator(mode="after")
@@ -259,6 +259,7 @@ def jobs_of(recipe: TrainRecipe, store: ActivationStore) -> list[Job]:
         )
     if len({j.id for j in jobs}) != len(jobs):
         raise ConfigError(
-            f"two sources of store {recipe.store!r} give dictionaries of the same name; train them by separate recipes."
+            f"two sources of store {recipe.store!r} give dictionaries of the same name. Train them by separate"
+            " recipes, each with a suffix."
         )
     return jobs

@@ -52,8 +52,8 @@ class DictionaryRef:
         if self.metadata.get("cross_layer") and not latents_only:
             about = self.metadata["cross_layer"]
             raise UsageError(
-                f"{self.id} is layer {about['layer']} of a cross-layer transcoder of {about['n_layers']}: what its"
-                " latents write at their own layer reconstructs nothing without those of the others. `workbench"
+                f"{self.id} is layer {about['layer']} of a cross-layer transcoder of {about['n_layers']} layers: what"
+                " its latents write at their own layer reconstructs nothing without those of the others. `workbench"
                 " features` and `explain` take its latents as they are, `export --circuit-tracer` writes the whole."
             )
         if self.metadata.get("kind") == "crosscoder":

@@ -209,7 +209,10 @@ def blocks_of(hf_model: Any) -> Any:
 
     lists = [m for m in hf_model.modules() if isinstance(m, torch.nn.ModuleList)]
     if not lists:
-        raise UsageError(f"{type(hf_model).__name__} has no list of blocks, so its layers cannot be counted.")
+        raise UsageError(
+            f"{type(hf_model).__name__} has no list of blocks (a ModuleList of layers), so its layers cannot be"
+            " counted. Choose another model."
+        )
     return max(lists, key=parameter_count)
 
 

@@ -75,7 +75,10 @@ def head_of(model: Any) -> Head:
     found = vars(model).get(_ATTRIBUTE)
     if found is None:
         if getattr(model, "W_U", None) is None:
-            raise UserError(f"{type(model).__name__} has no unembedding, so direct logit effects are not defined.")
+            raise UserError(
+                f"{type(model).__name__} has no unembedding (lm_head), so what a latent does to the next token's"
+                " logits is not defined."
+            )
         found = _measure(model)
         vars(model)[_ATTRIBUTE] = found
     return found
@@ -182,7 +185,7 @@ def _after(model: Any, raw: Tensor, logits: Tensor) -> tuple[float, float | None
             return factor, cap
     raise UserError(
         f"the logits of {model.cfg.architecture} are not its final norm and unembedding, times a factor and softly"
-        " capped; direct logit effects and circuits are not defined for it."
+        " capped; direct logit effects (decoder row times unembedding) and circuits are not defined for it."
     )
 
 

@@ -73,7 +73,10 @@ def import_mamba_ssm(folder: str | Path) -> MambaForCausalLM:
     raw = read_json(path / "config.json")
     tensors = read_state_dict(path / "pytorch_model.bin")  # a pickle: only a limited child process opens it
     if _SSM not in tensors:
-        raise CorruptError(f"{path / 'pytorch_model.bin'} has no tensor {_SSM!r}: not a mamba_ssm checkpoint.")
+        raise CorruptError(
+            f"{path / 'pytorch_model.bin'} has no tensor {_SSM!r}: not a checkpoint of the library mamba_ssm. Give its"
+            " original folder."
+        )
     tensors[_HF] = tensors.pop(_SSM)
     tensors.setdefault("lm_head.weight", tensors[_HF])
     model = MambaForCausalLM(hf_config_of(raw, vocab_size=tensors[_HF].shape[0])).eval()
@@ -91,7 +94,7 @@ def hf_config_of(raw: dict[str, Any], vocab_size: int) -> MambaConfig:
     if ssm.get("layer", "Mamba1") != "Mamba1" or raw.get("attn_layer_idx"):
         raise UsageError(
             f"layer {ssm.get('layer')!r} with attention layers {raw.get('attn_layer_idx')!r} is not a plain Mamba"
-            " checkpoint."
+            " checkpoint, which is all that is read here."
         )
     if not raw.get("rms_norm", True):
         raise UsageError(

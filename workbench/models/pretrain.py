@@ -85,14 +85,17 @@ class PretrainRecipe(StrictConfig):
     @model_validator(mode="after")
     def _consistent(self) -> PretrainRecipe:
         if self.architecture != "mamba" and self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model = {self.d_model} is not a multiple of 2 × n_heads = {2 * self.n_heads}")
+            raise ValueError(
+                f"d_model = {self.d_model} is not a multiple of 2 × n_heads = {2 * self.n_heads} (rotary positions"
+                " need an even width per head)"
+            )
         if self.architecture == "olmo_hybrid" and self.n_layers < 2:
             raise ValueError(f"n_layers = {self.n_layers}: a hybrid has at least 2, one of each kind")
         if list(self.kind_weights) != sorted(self.kind_weights, key=lambda row: row[0]):
             raise ValueError("kind_weights must be in the order of their first steps")
         firsts = [0, *(first for first, _ in self.cycles), self.steps]
         if self.cycles and any(a >= b for a, b in pairwise(firsts)):
-            raise ValueError(f"cycles must begin at rising steps between 0 and steps = {self.steps}")
+            raise ValueError(f"cycles must begin at steps in ascending order, between 0 and steps = {self.steps}")
         late = [s for s in self.snapshots if s > self.steps or s < 0]
         if late:
             raise ValueError(f"snapshots {late} lie outside 0 … steps = {self.steps}")

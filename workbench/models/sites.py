@@ -49,7 +49,11 @@ def parse_site(site: str) -> tuple[int, str]:
     """
     match = _SITE.fullmatch(site)
     if match is None:
-        raise UsageError(f"{site!r} is not a site. Sites are L<layer> and R, A, M, TC, S or W, for example L2R.")
+        raise UsageError(
+            f"{site!r} is not a site. A site is L, the layer's number and what is read there: R (residual stream), A"
+            " (attention or Mamba output), M (MLP output), TC (transcoder), S (state) or W (writes into it); for"
+            " example L2R."
+        )
     return int(match[1]), match[2]
 
 

@@ -97,7 +97,7 @@ def bench(
             f"rows {rows}, d_in {d_in}, d_sae {d_sae}, k {k}, repeats {repeats}: each at least 1, k ≤ d_sae."
         )
     if unknown := set(ways) - set(WAYS):
-        raise UsageError(f"no arithmetic is called {', '.join(sorted(unknown))}: {', '.join(WAYS)}.")
+        raise UsageError(f"there is no arithmetic called {', '.join(sorted(unknown))}; choose of {', '.join(WAYS)}.")
     check_device(device, "--device")
     x = torch.randn(rows, d_in, generator=torch.Generator().manual_seed(0)).to(device)
     sizes = {"d_in": d_in, "d_sae": d_sae, "k": k}

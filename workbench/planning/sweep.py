@@ -26,7 +26,7 @@ def counts(text: str) -> list[int]:
     """
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
     if match is None or int(match[1]) < 1 or int(match[2] or match[1]) < int(match[1]):
-        raise UsageError(f"--sweep {text!r} is not a range of devices. Write 1..1024.")
+        raise UsageError(f"--sweep {text!r} is not a range of numbers of devices. Write 1..1024, for example.")
     low, high = int(match[1]), int(match[2] or match[1])
     return [n for n in (low * 2**i for i in range(40)) if n <= high]
 
@@ -109,7 +109,10 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
     fits = [r for r in rows if r["fits"]]
     if not fits:
-        raise UsageError("no number of devices in the sweep holds this recipe; there is nothing to draw.")
+        raise UsageError(
+            "no number of devices in the sweep holds this recipe; there is nothing to draw. Sweep over more devices,"
+            " or make the dictionary smaller."
+        )
     causes = list(dict.fromkeys(c for r in fits for c in r["causes"] if c != NOTHING))
     with plt.rc_context({"svg.hashsalt": "workbench", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")

@@ -52,7 +52,8 @@ def read_npz(path: str | Path, name: str) -> np.ndarray:
             shape, _, dtype = read(stream)
             if dtype.hasobject or int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
                 raise CorruptError(
-                    f"{path}: array {name!r} claims {dtype} {shape}, which its {size:,} bytes cannot be. Make it again."
+                    f"{path}: array {name!r} claims {dtype} {shape}, which its {size:,} bytes cannot hold. Run the"
+                    " command that made it again."
                 )
         with archive.open(f"{name}.npy") as stream:
             found: np.ndarray = npy.read_array(stream, allow_pickle=False)
@@ -75,14 +76,17 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     names = [e.filename for e in entries]
     if len(entries) > MAX_ENTRIES:
-        raise CorruptError(f"{path} has {len(entries):,} entries; an archive of arrays has at most {MAX_ENTRIES:,}.")
+        raise CorruptError(
+            f"{path} has {len(entries):,} entries; an archive of arrays has at most {MAX_ENTRIES:,}. This"
+            " program did not write it."
+        )
     if len(set(names)) != len(names):
-        raise CorruptError(f"{path} holds an entry twice. It is not one of ours.")
+        raise CorruptError(f"{path} holds an entry twice. This program did not write it.")
     for e in entries:
         if not e.filename.endswith(".npy") or "/" in e.filename or "\\" in e.filename or e.filename.startswith("."):
-            raise CorruptError(f"{path} holds {e.filename[:80]!r}, which is no array of ours.")
+            raise CorruptError(f"{path} holds {e.filename[:80]!r}, which is no array that this program writes.")
         if e.file_size > MAX_BYTES or e.file_size > max(SMALL, MAX_RATIO * e.compress_size):
             raise CorruptError(
-                f"{path}: {e.filename[:80]!r} claims {e.file_size:,} bytes from {e.compress_size:,}. It is not one of"
-                " ours."
+                f"{path}: {e.filename[:80]!r} claims {e.file_size:,} bytes from {e.compress_size:,}. This program did"
+                " not write it."
             )

@@ -178,7 +178,7 @@ class Evolution(Result):
     def own(self, kind: str = "agreement") -> np.ndarray | None:
         """[F, S] what each source shows of each latent by itself: ``agreement`` or ``explained``."""
         if kind not in ("agreement", "explained"):
-            raise UsageError(f"own firings have no {kind!r}; they have agreement and explained")
+            raise UsageError(f"own firings have no {kind!r}; they have 'agreement' and 'explained'.")
         return self._array(f"own_{kind}")
 
     @cached_property
@@ -200,7 +200,7 @@ class Evolution(Result):
         """Norm curves [len(latents), S]: ``training`` scale, ``raw`` units, or ``free`` of the decoder norm."""
         names = {"training": "decnorm", "raw": "decnorm_raw", "free": "decnorm_free"}
         if kind not in names:
-            raise UsageError(f"norms of kind {kind!r} do not exist; kinds are {', '.join(names)}")
+            raise UsageError(f"norms of kind {kind!r} do not exist; kinds are {', '.join(names)}.")
         array = self._array(names[kind])
         return None if array is None else np.asarray(array[self._checked(latents)])
 

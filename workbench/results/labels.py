@@ -92,9 +92,12 @@ def read_labels(root: Path, graph: str) -> GraphLabels:
         or not isinstance(values.get("workbench_schema"), int)
         or values.get("graph") != graph
     ):
-        raise CorruptError(f"{path.name} does not hold labels of {graph}.")
+        raise CorruptError(f"{path.name} does not hold labels of {graph}. Move it away to label anew.")
     if values["workbench_schema"] > SCHEMA:
-        raise CorruptError(f"{path.name} was written by a newer version of this program.")
+        raise CorruptError(
+            f"{path.name} was written by a newer version of this program. Upgrade: pip install -U"
+            " interpretability-workbench"
+        )
     return parse_config(GraphLabels, values, where=path.name)
 
 
@@ -111,7 +114,7 @@ def save_label(root: Path, graph: str, node: str, text: str, version: str) -> No
     if text:
         labels[node] = NodeLabel(text=text, version=version)
     if len(labels) > MAX_LABELS:
-        raise UsageError(f"a graph has at most {MAX_LABELS:,} labels.")
+        raise UsageError(f"a graph has at most {MAX_LABELS:,} labels. Empty one first.")
     if labels != was.labels:
         _write(root, was.model_copy(update={"labels": labels}))
 
@@ -139,9 +142,9 @@ def save_group(root: Path, graph: str, node: str, name: str, version: str) -> No
 
 def _save_subgraph(root: Path, was: GraphLabels, new: Subgraph, version: str) -> None:
     if len(new.pins) > MAX_PINS:
-        raise UsageError(f"a graph has at most {MAX_PINS:,} pinned nodes.")
+        raise UsageError(f"a graph has at most {MAX_PINS:,} pinned nodes. Unpin one first.")
     if len(new.groups) > MAX_GROUPS:
-        raise UsageError(f"a graph has at most {MAX_GROUPS:,} groups.")
+        raise UsageError(f"a graph has at most {MAX_GROUPS:,} groups. Take one apart first.")
     if new != was.subgraph:
         _write(root, was.model_copy(update={"subgraph": new.model_copy(update={"version": version})}))
 
@@ -149,7 +152,7 @@ def _save_subgraph(root: Path, was: GraphLabels, new: Subgraph, version: str) ->
 def _one_line(text: str, what: str) -> str:
     text = " ".join(text.split())
     if len(text) > MAX_LENGTH:
-        raise UsageError(f"{what} has at most {MAX_LENGTH} characters, this one {len(text)}.")
+        raise UsageError(f"{what} has at most {MAX_LENGTH} characters, this one {len(text)}. Shorten it.")
     return text
 
 

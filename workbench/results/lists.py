@@ -90,9 +90,12 @@ def read_lists(root: Path) -> tuple[dict[str, LatentList], list[tuple[str, str]]
 
 def _parse(values: Any, where: str) -> LatentList:
     if not isinstance(values, dict) or not isinstance(values.get("workbench_schema"), int):
-        raise CorruptError(f"{where} is not a list of latents.")
+        raise CorruptError(f"{where} is not a list of latents. Restore it from a copy, or move it away.")
     if values["workbench_schema"] > SCHEMA:
-        raise CorruptError(f"{where} was written by a newer version of this program.")
+        raise CorruptError(
+            f"{where} was written by a newer version of this program. Upgrade: pip install -U"
+            " interpretability-workbench"
+        )
     return parse_config(LatentList, values, where=where)
 
 
@@ -102,7 +105,10 @@ def save_list(root: Path, chosen: LatentList, id: str | None = None) -> str:
     """
     id = id or _free_id(root, chosen.name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", id) or ".." in id:
-        raise UsageError(f"{id!r} is not the name of a list.")
+        raise UsageError(
+            f"{id!r} is not a name for a list. Use up to 80 letters, digits and . _ -, beginning with a letter or"
+            " digit."
+        )
     folder = root / "lists"
     with disk_errors(str(folder)):
         folder.mkdir(exist_ok=True)
@@ -134,7 +140,7 @@ def add_to_list(root: Path, id: str, items: Sequence[ListItem]) -> LatentList:
     """
     known, _ = read_lists(root)
     if id not in known:
-        raise MissingError(f"list {id!r} is not in this workspace.")
+        raise MissingError(f"list {id!r} is not in this workspace. Choose another on the page of lists.")
     changed = known[id].with_items(items)
     save_list(root, changed, id)
     return changed

@@ -177,7 +177,7 @@ class MatchRecords(TabledResult):
         """
         indptr, row, value = self._code_arrays(dictionary)
         if not 0 <= latent < len(indptr) - 1:
-            raise UsageError(f"latent {latent} is not in {dictionary} (0–{len(indptr) - 2}).")
+            raise UsageError(f"latent {latent} is not in {dictionary}, whose latents are 0–{len(indptr) - 2}.")
         s = slice(int(indptr[latent]), int(indptr[latent + 1]))
         return row[s], value[s]
 

@@ -308,7 +308,8 @@ def _open_arrays(folder: Path) -> dict[str, np.ndarray]:
         if array.dtype != np.dtype(dtype) or array.ndim != len(shape) or array.shape != want:
             raise CorruptError(
                 f"{path} is {array.dtype}{list(array.shape)}, expected"
-                f" {dtype}{list(want) if array.ndim == len(shape) else list(shape)}."
+                f" {dtype}{list(want) if array.ndim == len(shape) else list(shape)}. Remove {folder.name} and run"
+                f" `workbench features {folder.name}` again."
             )
         arrays[name] = np.asarray(array)  # the same mapped pages; numpy's memmap class makes every slice slow
     if sizes["P"] != sizes["L"] * sizes["G"] * sizes["K"] + 1 or int(arrays["act_indptr"][-1]) != sizes["N"]:

@@ -41,7 +41,9 @@ class Result:
             raise MissingError(f"{folder} holds no {cls.noun}. `workbench {cls.verb}` makes what belongs there.")
         manifest = read_manifest(folder)
         if manifest.kind != cls.kind:
-            raise CorruptError(f"{folder} is a result of kind {manifest.kind!r}, not {cls.noun}.")
+            raise CorruptError(
+                f"{folder} is a result of kind {manifest.kind!r}, not {cls.noun}. Give a folder of that kind."
+            )
         if verify and (bad := check_files(folder, manifest)):
             raise CorruptError(
                 f"{folder}: {', '.join(bad)} changed since it was written. Remove the folder and run:"

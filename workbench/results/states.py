@@ -77,7 +77,7 @@ class States(Result):
             UsageError: there is no such text.
         """
         if not 0 <= text < len(self.texts):
-            raise UsageError(f"text {text} is not in {self.id}: it has {len(self.texts)}, counted from 0")
+            raise UsageError(f"text {text} is not in {self.id}: it has {len(self.texts)}, counted from 0.")
         return text
 
     def array(self, text: int, name: str) -> np.ndarray:

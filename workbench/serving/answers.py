@@ -39,7 +39,9 @@ def list_results(workspace: Workspace, kind: str = "") -> dict[str, Any]:
     claims, exports, lists) only those. Begin here: ids of other questions come from this one.
     """
     if kind and kind not in KINDS:
-        raise UsageError(f"{kind!r} is not a kind of result ({nearest(kind, list(KINDS))})")
+        raise UsageError(
+            f"{kind!r} is not a kind of result, such as dictionaries or matches ({nearest(kind, list(KINDS))})"
+        )
     old = stale_results(known_results(workspace))
     found: dict[str, Any] = {}
     for one in [kind] if kind else KINDS:

@@ -394,6 +394,8 @@ def _named(what: str) -> EvolveRecipe:
         return EvolveRecipe(model=what)
     if path != Path(what) and "architecture" in read_toml(path):  # the recipe a bundled model of this name is made by
         if find_folder(what) is None:
-            raise UsageError(f"{what!r} is a recipe for `workbench pretrain {what}`, and there is no such model yet.")
+            raise UsageError(
+                f"{what!r} is a recipe for `workbench pretrain {what}`, and there is no such model yet. Run that first."
+            )
         return EvolveRecipe(model=what)
     return read_recipe(EvolveRecipe, what)

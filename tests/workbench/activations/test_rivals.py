@@ -34,7 +34,7 @@ def test_another_plan_meets_a_live_writer(tmp_path):
     """Fault 19: StoreBusy while the other is at work, StoreMismatch afterwards; the store is untouched."""
     other = make_spec(block_rows=7)
     with joined(tmp_path / "s", SPEC):
-        with pytest.raises(StoreBusy, match=r"another plan.*block_rows: the store has 5, the request 7"):
+        with pytest.raises(StoreBusy, match=r"another harvest.*block_rows: the store has 5, the request 7"):
             make(tmp_path / "s", other)
     with pytest.raises(StoreMismatch, match="block_rows: the store has 5, the request 7"):
         make(tmp_path / "s", other)

@@ -182,7 +182,7 @@ def test_held_out_windows_come_from_documents_of_their_own(tokenizer, tmp_path):
     assert (plan_tokens(config, tokenizer, n_seq=30, ctx=33).tokens == plan.tokens).all()
     with pytest.raises(UsageError, match=r"too few to hold|gone through"):
         plan_tokens(config, tokenizer, n_seq=30_000, ctx=33)
-    with pytest.raises(ConfigError, match="held whole"):
+    with pytest.raises(ConfigError, match="fits into memory"):
         parse_config(CorpusConfig, corpus | {"tiled_share": 0.1}, where="r.toml")
 
 

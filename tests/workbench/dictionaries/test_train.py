@@ -180,7 +180,7 @@ def test_bad_recipes_name_the_value_and_the_remedy(small):
         jobs_of(RECIPE.model_copy(update={"sae": {"lerning_rate": 1}}), store)
     with pytest.raises(ConfigError, match="k = 999"):
         jobs_of(RECIPE.model_copy(update={"ks": (999,)}), store)
-    with pytest.raises(ValidationError, match="set by expansions"):
+    with pytest.raises(ValidationError, match="expansions, ks and seeds set this"):
         TrainRecipe(sae={"d_sae": 3})
     with pytest.raises(MissingError, match="small"):
         train_recipe(RECIPE.model_copy(update={"store": "smal"}), small)

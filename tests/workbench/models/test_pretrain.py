@@ -197,7 +197,7 @@ def test_recipes_are_checked():
         ({"architecture": "gpt_neox", "d_model": 30}, "multiple"),
         ({"architecture": "olmo_hybrid", "d_model": 30}, "multiple"),
         ({"architecture": "olmo_hybrid", "n_layers": 1}, "at least 2"),
-        ({"architecture": "mamba", "cycles": [[10, 1e-3]]}, "rising steps"),
+        ({"architecture": "mamba", "cycles": [[10, 1e-3]]}, "ascending order"),
         ({"architecture": "mamba", "kind_weights": [[5, 1, 1, 1], [2, 1, 1, 1]]}, "in the order"),
         ({"architecture": "mamba", "corpus": {"kind": "mini", "seeed": 1}}, "did you mean 'seed'"),
     ):

@@ -58,12 +58,12 @@ def test_arrays_come_back_and_a_wrong_name_is_answered_with_the_nearest(tmp_path
 ZEROS = array_bytes(np.zeros(4))
 LIE = ZEROS.replace(b"(4,)", b"(4000000000000,)").replace(b" " * 12 + b"\n", b"\n") + b" " * 0
 CRAFTED = {
-    "traversal": ([("../../outside.npy", ZEROS)], "no array of ours"),
-    "absolute": ([("/tmp/outside.npy", ZEROS)], "no array of ours"),
-    "backslash": ([("..\\outside.npy", ZEROS)], "no array of ours"),
-    "link, then through it": ([link("link", "/tmp"), ("link/outside.npy", ZEROS)], "no array of ours"),
+    "traversal": ([("../../outside.npy", ZEROS)], "no array that this program writes"),
+    "absolute": ([("/tmp/outside.npy", ZEROS)], "no array that this program writes"),
+    "backslash": ([("..\\outside.npy", ZEROS)], "no array that this program writes"),
+    "link, then through it": ([link("link", "/tmp"), ("link/outside.npy", ZEROS)], "no array that this program writes"),
     "bomb": ([("profile.npy", array_bytes(np.zeros(50_000_000, np.int8)))], "claims 50,000,128 bytes"),
-    "nested archive": ([("0.zip", b"PK")], "no array of ours"),
+    "nested archive": ([("0.zip", b"PK")], "no array that this program writes"),
     "many entries": ([(f"a{j}.npy", b"") for j in range(MAX_ENTRIES + 1)], "at most 4,096"),
     "objects": ([("profile.npy", array_bytes(np.array([{}], dtype=object)))], "claims object"),
     "header that lies": ([("profile.npy", LIE)], "cannot be"),

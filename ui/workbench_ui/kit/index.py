@@ -254,7 +254,10 @@ def _store_entry(item: Item) -> Entry:
     seal = item.path / "seal.json"
     values = read_json(seal)
     if not isinstance(values, dict):
-        raise CorruptError(f"{seal} is not the seal of a store. `workbench check {item.path}` says more.")
+        raise CorruptError(
+            f"{seal} is not the seal of a store (the list of its files and their digests, written last). `workbench"
+            f" check {item.path}` says more."
+        )
     taken = {k: values[k] for k in ("command", "numbers", "metadata") if k in values}
     manifest = parse_config(Manifest, {"kind": "stores", "id": item.id, **taken}, where=str(seal))
     return Entry("stores", item.id, item.path, manifest, sha256_file(seal)[:8])

@@ -85,7 +85,7 @@ def add_items(choice: str, items: Sequence[ListItem]) -> tuple[str, LatentList, 
     known, _ = read_lists(root)
     name = " ".join(choice.split())[:120]
     if not name:
-        raise MissingError("no list was named.")
+        raise MissingError("no list was named. Choose one on the page of lists.")
     id = choice if choice in known else next((i for i, x in known.items() if x.name == name), None)
     old = known[id] if id is not None else LatentList(name=name)
     new = old.with_items(items)

@@ -73,7 +73,7 @@ def read_foreign(path: str | Path, dataset: str, rows: slice | None = None, limi
     if answer["shape"] != shape or answer["dtype"] != about[name]["dtype"] or len(data) != nbytes:
         raise UntrustedFile(
             f"{path} gave {len(data):,} bytes of {answer['dtype']} {answer['shape']} where it had declared"
-            f" {about[name]['dtype']} {shape}."
+            f" {about[name]['dtype']} {shape}. It is damaged, or made to mislead: fetch it again from whoever made it."
         )
     return np.frombuffer(data, answer["dtype"]).reshape(shape).copy()
 
@@ -94,7 +94,10 @@ def _ask(path: Path, request: dict[str, Any], limits: Limits) -> tuple[dict[str,
             stdin=fd,
         )
     except subprocess.TimeoutExpired:
-        raise UntrustedFile(f"{path} was not read: opening it took more than {limits.wall_seconds} s.") from None
+        raise UntrustedFile(
+            f"{path} was not read: opening it took more than {limits.wall_seconds} s. Copy it to a faster disk; if it"
+            " stays so, do not trust the file."
+        ) from None
     finally:
         os.close(fd)
     line, _, data = child.stdout.partition(b"\n")
@@ -103,7 +106,7 @@ def _ask(path: Path, request: dict[str, Any], limits: Limits) -> tuple[dict[str,
     except ValueError:
         raise UntrustedFile(
             f"{path} was not read: the process that opened it ended with code {child.returncode} (its memory and time"
-            " are limited)."
+            " are limited). Fetch the file again; if it stays so, do not trust it."
         ) from None
     if not answer["ok"]:
         raise UntrustedFile(f"{path} was not read: {answer['why']}.")

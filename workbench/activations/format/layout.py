@@ -268,7 +268,7 @@ def open_container(
         if named != actual:
             raise ShardCorrupt(path.name, "its header, tokens or digests changed after it was written", shard=shard)
         if seal is not None and seal != actual.hex():
-            raise ShardCorrupt(path.name, "it is not the file that was sealed under this name", shard=shard)
+            raise ShardCorrupt(path.name, "it is not the file that seal.json lists under this name", shard=shard)
         if pages is not None and _masked(regions, layout) != _masked(_spread(pages, regions), layout):
             raise ShardCorrupt(
                 path.name, "its structure or attributes are another shard's, or another store's", shard=shard

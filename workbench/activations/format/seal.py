@@ -145,7 +145,8 @@ def read_seal(folder: Path, spec: StoreSpec) -> Seal:
         return _parse(value["metadata"], spec)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CorruptError(
-            f"{path} is not the seal of this store ({STORE_JSON} and it disagree). `workbench check` sets it aside."
+            f"{path} is not the seal of this store: the list of its files, written last, and {STORE_JSON} disagree."
+            " `workbench check` sets it aside."
         ) from e
 
 

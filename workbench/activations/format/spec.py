@@ -102,11 +102,14 @@ class StoreSpec(StrictConfig):
             or any(not 0 <= p < self.ctx for p in self.exclude)
             or len(self.exclude) >= self.ctx
         ):
-            raise ValueError(f"exclude must list distinct positions below ctx = {self.ctx} in order, and leave some")
+            raise ValueError(
+                "exclude lists positions of a sequence whose rows are not kept: distinct, in order, below ctx ="
+                f" {self.ctx}, and not all of them"
+            )
         if list(self.exclude_ids) != sorted(set(self.exclude_ids)):
-            raise ValueError("exclude_ids must list distinct token ids in order")
+            raise ValueError("exclude_ids lists token ids whose rows are not kept: distinct and in order")
         if self.heldout_seqs >= self.n_seq and self.n_seq > 1:
-            raise ValueError("heldout_seqs leaves nothing to train on")
+            raise ValueError("heldout_seqs holds out every sequence and leaves none to train on; lower it")
         return self
 
     @cached_property
@@ -210,7 +213,10 @@ class StoreSpec(StrictConfig):
             or values.get("format") != FORMAT
             or type(values.get("schema_version")) is not int
         ):
-            raise CorruptError(f"{where} does not describe an activation store of this program.")
+            raise CorruptError(
+                f"{where} does not describe an activation store of this program. Restore it from a copy, or harvest"
+                " into a new store."
+            )
         if values["schema_version"] > SCHEMA:
             made = values.get("made_by")
             version = made.get("workbench", "unknown") if isinstance(made, dict) else "unknown"
@@ -247,7 +253,9 @@ def read_spec(folder: Path) -> StoreSpec:
     with open(fd, "rb") as f:
         data = f.read(MAX_STORE_JSON + 1)
     if len(data) > MAX_STORE_JSON:
-        raise CorruptError(f"{path} has more than {MAX_STORE_JSON:,} bytes; it is not one of ours.")
+        raise CorruptError(
+            f"{path} has more than {MAX_STORE_JSON:,} bytes; this program did not write it. Restore it from a copy."
+        )
     return StoreSpec.from_json(data, where=str(path))
 
 

@@ -73,7 +73,7 @@ def capture(model: Any, tokens: torch.Tensor, names: list[str]) -> dict[str, tor
             if value.shape[:2] != tokens.shape:
                 raise UsageError(
                     f"hook {name!r} gives {tuple(value.shape)}, not one row per token of {tuple(tokens.shape)}; it"
-                    " cannot be stored."
+                    " cannot be stored. Choose a hook of shape [sequences, positions, width]."
                 )
             seen[name] = value.detach().reshape(*tokens.shape, -1)
             if len(seen) == len(names):

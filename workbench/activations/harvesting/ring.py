@@ -48,12 +48,13 @@ class StreamingStore(ActivationStore):
     ):
         if spec.non_finite != "refuse":
             raise UsageError(
-                "a stream cannot leave sequences out (non_finite = 'skip-sequence'), because the order is fixed before"
-                " they are seen."
+                "non_finite = 'skip-sequence' needs a store on disk: a stream fixes the order of its rows before the"
+                " model gives them, so it cannot leave sequences out. Leave non_finite out."
             )
         if capacity < 2:
             raise UsageError(
-                f"a stream needs room for at least 2 shards, not {capacity}: one is read while the next is made."
+                f"a stream needs room for at least 2 shards (files of rows), not {capacity}: one is read while the"
+                " next is made."
             )
         super().__init__(Path(folder), spec, None)
         self.tokens_plan, self.producer, self.capacity = tokens, producer, capacity
@@ -126,8 +127,8 @@ class StreamingStore(ActivationStore):
         window = window or self.capacity // 2
         if window > self.capacity // 2:
             raise UsageError(
-                f"window = {window} needs a ring of {2 * window} shards, this one has {self.capacity}: one window is"
-                " read while the next is made."
+                f"window = {window} shards needs room for {2 * window}, this stream has {self.capacity}: raise its"
+                " capacity, or lower window; one window is read while the next is made."
             )
         return window
 
@@ -227,7 +228,10 @@ class _Session:
                 if self.error is not None:
                     raise self.error
                 if self.closed:
-                    raise UsageError("this iteration over a stream was ended by a newer one.")
+                    raise UsageError(
+                        "a stream is read by one loop at a time, and a newer one ended this. Use the newer one, or"
+                        " give each its own stream."
+                    )
                 self.change.wait(0.5)
 
     def consumed(self, epoch: int, group: int) -> None:

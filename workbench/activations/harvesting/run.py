@@ -131,7 +131,9 @@ def prepare(recipe: HarvestRecipe, plan: TokenPlan | None = None) -> tuple[Store
     """Load the models of a recipe and make its token plan and store document: (spec, plan, models by source name)."""
     names = [s.source for s in recipe.sources]
     if len(set(names)) != len(names):
-        raise UsageError(f"two sources are called {max(names, key=names.count)!r}. Give each its own name.")
+        raise UsageError(
+            f"two sources are called {max(names, key=names.count)!r}. Give each its own name (name = '…')."
+        )
     plan = plan or _plan(recipe)
     _check_plan(recipe, plan)
     models: dict[str, Any] = {}
@@ -254,8 +256,8 @@ def _tokenizer(recipe: HarvestRecipe) -> Any:
     for model, other in tokenizers.items():
         if other.get_vocab() != tokenizer.get_vocab():
             raise UsageError(
-                f"{model!r} and {first!r} have different vocabularies; a store's sources must read the same tokens."
-                " Harvest them into two stores."
+                f"{model!r} and {first!r} have different tokenizers; all models of one store must read the same"
+                " tokens. Harvest them into two stores."
             )
     return tokenizer
 
@@ -290,7 +292,8 @@ def look(recipe: HarvestRecipe, *, shown: int = 5, seed: int = 0) -> TextLook:
 def _check_plan(recipe: HarvestRecipe, plan: TokenPlan) -> None:
     if plan.tokens.shape != (recipe.n_seq, recipe.ctx):
         raise UsageError(
-            f"the token plan has shape {plan.tokens.shape}, the recipe n_seq = {recipe.n_seq} and ctx = {recipe.ctx}"
+            f"the plan of tokens has shape {plan.tokens.shape}, the recipe n_seq = {recipe.n_seq} and ctx ="
+            f" {recipe.ctx}. Cut it with the recipe's numbers."
         )
 
 

@@ -22,11 +22,12 @@ def row_numbers(rows: slice | np.ndarray | Sequence[int], n: int) -> np.ndarray:
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise UsageError(
             f"rows must be a slice or a list of whole numbers, not {type(rows).__name__} of {numbers.dtype} with"
-            f" {numbers.ndim} dimensions"
+            f" {numbers.ndim} dimensions. Give store.read(hook, slice(0, 100)), for example."
         )
     if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
         raise UsageError(
-            f"row {int(numbers.max() if numbers.max() >= n else numbers.min())} is not in the store: it has {n:,} rows"
+            f"row {int(numbers.max() if numbers.max() >= n else numbers.min())} is not in the store: it has {n:,},"
+            " counted from 0."
         )
     return numbers.astype(np.int64)
 

@@ -302,7 +302,7 @@ class ActivationStore:
         if batch_size < 1 or start < 0 or memory_limit < 1 or threads < 1:
             raise UsageError(
                 f"batch_size = {batch_size}, start = {start}, memory_limit = {memory_limit}, threads = {threads}: all"
-                " must be positive (start may be 0)"
+                " must be positive (start may be 0)."
             )
         streams, window = self._streams(hook, source), self._window(window)
         order = make_order(
@@ -372,7 +372,9 @@ class ActivationStore:
         sources = [source] if isinstance(source, str) else list(source)
         hooks = [hook] if isinstance(hook, str) else list(hook)
         if not sources or not hooks:
-            raise UsageError("an empty list of hooks or sources was asked for")
+            raise UsageError(
+                "an empty list of hooks or sources was asked for. Name at least one, or leave the argument out for all."
+            )
         return [self.spec.stream(s, h) for s in sources for h in hooks]
 
     def _sequence_number(self, i: int) -> int:

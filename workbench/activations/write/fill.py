@@ -94,7 +94,8 @@ def _agree(folder: Path, spec: StoreSpec, alone: bool) -> None:
     except StoreMismatch as e:
         if not alone:
             raise StoreBusy(
-                f"{folder} is being filled right now by another plan; wait for it, or give this one another id. {e}"
+                f"{folder} is being filled right now by another harvest with other settings. Wait for it, or give this"
+                f" recipe another id. {e}"
             ) from e
         raise
 

@@ -132,8 +132,8 @@ def _chunk(
         gradients = torch.autograd.grad(scalar, [clean[n] for n in hooks], allow_unused=True)
     if silent := [n for n, g in zip(hooks, gradients, strict=True) if g is None]:
         raise UsageError(
-            f"{silent[0]} of {model.cfg.architecture} is shown by its hook, and the logits do not depend on it there;"
-            " it cannot be patched."
+            f"{silent[0]} of {model.cfg.architecture} cannot be patched: TransformerLens shows it at that hook, and"
+            " the logits do not depend on the shown value. Leave that site out, or choose another model."
         )
     slope = dict(zip(hooks, gradients, strict=True))
     positions, exists = torch.as_tensor(np.maximum(at, 0)), at >= 0

@@ -34,7 +34,10 @@ def convolution(model: Any, how: str) -> Iterator[None]:
         raise UsageError(f"convolution {how!r} is unknown ({nearest(how, list(SPACING))}).")
     layers = state_layers(model)
     if not layers:
-        raise UsageError(f"{model.cfg.architecture} has no recurrent layers, so no short convolutions.")
+        raise UsageError(
+            f"{model.cfg.architecture} has no recurrent layers, so no short convolutions to look at. Choose a Mamba,"
+            " or leave this analysis out."
+        )
     if how == "present":
         yield
         return

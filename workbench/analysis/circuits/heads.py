@@ -148,7 +148,10 @@ def head_to_head(
     layer, head = receiver
     senders = [l for l in attention_layers(model) if l < layer]
     if not senders:
-        raise UsageError(f"heads of layer {layer} have no earlier heads to receive from.")
+        raise UsageError(
+            f"heads of layer {layer} have no attention heads before them whose outputs they could receive. Name a"
+            " later layer."
+        )
     at, n = torch.as_tensor(prompts.position(position)), len(prompts)
     changes = head_changes(model, prompts, paths, source, position)
     check_inputs(model, paths, layer, at)
@@ -199,8 +202,9 @@ def check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None
     for name, value in seen.items():
         if not torch.allclose(value, made[name], atol=1e-3 * float(value.abs().max()), rtol=1e-3):
             raise UsageError(
-                f"attn.hook_{name} of {model.cfg.architecture} depends on the position itself; effects of heads on"
-                " heads are not defined for it."
+                f"attn.hook_{name} of {model.cfg.architecture} is not made from the values before it alone (it depends"
+                " on the position), so effects of heads on heads are not defined for this model. Leave that analysis"
+                " out."
             )
 
 

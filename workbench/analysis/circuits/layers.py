@@ -35,7 +35,7 @@ def heads_of(model: Any) -> int:
     if len(found) > 1:
         raise UsageError(
             f"the attention layers of {model.cfg.architecture} have {' and '.join(map(str, sorted(found)))} heads;"
-            " circuits are analysed where all have as many."
+            " circuits are analysed only in models whose layers all have as many."
         )
     return next(iter(found), 0)
 

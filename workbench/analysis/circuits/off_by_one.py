@@ -136,7 +136,8 @@ def conv_profile(
     widths = {layer.width for layer in state_layers(model)}
     if len(widths) > 1:
         raise UsageError(
-            f"its convolutions have {' and '.join(map(str, sorted(widths)))} taps; a profile has one number."
+            f"this model's convolutions span {' and '.join(map(str, sorted(widths)))} positions; a profile over"
+            " offsets needs one number for all layers. Leave this analysis out."
         )
     return _profile(model, prompts, paths, labels, path, metrics, range(widths.pop()))
 

@@ -124,7 +124,10 @@ def patch_effects(
     if source not in SOURCES:
         raise UsageError(f"source {source!r} is unknown ({nearest(source, list(SOURCES))}).")
     if direction == "denoise" and source != "corrupt":
-        raise UsageError(f"denoising patches clean values into the corrupted run; source {source!r} does not apply.")
+        raise UsageError(
+            f"denoising patches clean values into the corrupted run; source {source!r} does not apply. Use"
+            " source = 'corrupt', or direction = 'noise'."
+        )
     base, other = ("clean", "corrupt") if direction == "noise" else ("corrupt", "clean")
     other = "control" if source == "control" else other
     runs = runs or Runs(model, prompts)

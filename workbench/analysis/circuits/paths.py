@@ -74,8 +74,9 @@ class FrozenPaths:
             logits = self.logits(0, None, prompts)
             if not torch.allclose(logits, tail.logits, atol=1e-3, rtol=1e-3):
                 raise UsageError(
-                    f"the blocks of {model.cfg.architecture} do more than attention heads, recurrent states and what"
-                    " acts at one position alone; no direct paths."
+                    f"the blocks of {model.cfg.architecture} are more than attention, recurrent states and parts that"
+                    " act at one position alone (rebuilt from those, their logits differ), so direct paths are not"
+                    " defined for this model. Leave the analyses of paths out."
                 )
 
     def logits(self, layer: int, change: Tensor | None, prompts: Tensor, path: Path = "direct") -> Tensor:

@@ -37,8 +37,8 @@ class Tail:
         self.logits = logits[:, -1]
         if check and not torch.allclose(self.run(0, torch.arange(len(self.tokens))), self.logits, atol=1e-3, rtol=1e-3):
             raise UsageError(
-                f"{type(model).__name__} of {model.cfg.architecture} does more than its blocks, final norm and"
-                " unembedding."
+                f"{type(model).__name__} of {model.cfg.architecture} cannot be followed from block to block: blocks,"
+                " final norm and unembedding (lm_head) alone give other logits than the model. Choose another model."
             )
 
     def run(

@@ -80,7 +80,10 @@ class TaskConfig(StrictConfig):
             raise ValueError("a task of kind 'pairs' needs at least one [[pairs]]")
         known = {"A", "B"} if self.kind == "induction" else set(self.marks) or {m for p in self.pairs for m in p.marks}
         if "focus" in self.model_fields_set and self.focus not in known | {"last"}:
-            raise ValueError(f"focus {self.focus!r} is not a mark (marks: {', '.join(sorted(known)) or 'none'})")
+            raise ValueError(
+                f"focus {self.focus!r} is not a marked position of its prompts (marks:"
+                f" {', '.join(sorted(known)) or 'none'})"
+            )
         return self
 
 
@@ -126,7 +129,8 @@ class PromptSet:
         base = self.last if name == "last" else self.marks.get(name)
         if base is None or (sign and not offset.isdigit()):
             raise UsageError(
-                f"position {label!r} is unknown. Marks of task {self.task!r}: {', '.join([*self.marks, 'last'])}."
+                f"position {label!r} is unknown. Marked positions of task {self.task!r}:"
+                f" {', '.join([*self.marks, 'last'])}."
             )
         at = base + int(sign + (offset or "0"))
         return np.where((at >= 0) & (at < self.clean.shape[1]), at, -1)
@@ -200,7 +204,10 @@ def _induction(
             f"{length} distinct tokens are needed and the vocabulary has {len(tokens)}. Use a smaller length."
         )
     if length < 2 * match + start + 4:
-        raise UsageError(f"length {length} is too short for match {match}.")
+        raise UsageError(
+            f"length {length} is too short for match {match} (how many tokens the end repeats). Use a"
+            " larger length, or a smaller match."
+        )
     clean, wrong, control = np.empty((n, length), np.int64), np.empty(n, np.int64), np.empty((n, length), np.int64)
     A = rng.integers(start + match - 1, max(start + match, length // 2), n)
     for i in range(n):
@@ -237,8 +244,9 @@ def _text_prompts(task: TaskConfig, n: int, tokenizer: Any, rng: np.random.Gener
     if len(best) < min(8, n):
         lengths = {k: len(v) for k, v in sorted(balanced.items())}
         raise UsageError(
-            f"task {task.name!r}: of {rendered} prompts, this tokenizer gives only {len(best)} of one length whose"
-            f" clean and corrupted version align and whose answers differ (by length: {lengths})."
+            f"task {task.name!r}: of {rendered} prompts that were written, this tokenizer gives only {len(best)} of one"
+            " length, with as many tokens in the clean and the corrupted version and answers that begin differently (by"
+            f" length: {lengths}). Write more prompts, or use words that are single tokens."
         )
     clean, corrupt, answer, wrong = (np.array([e[k] for e in best], np.int64) for k in range(4))
     marks = {name: np.array([e[4][name] for e in best], np.int64) for name in best[0][4]}

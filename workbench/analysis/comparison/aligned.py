@@ -84,7 +84,10 @@ def choose_tokens(store: ActivationStore, n_tokens: int | None) -> TokenSet:
     wanted = len(usable) if n_tokens is None else -(-n_tokens // per_seq)
     chosen = usable[-wanted:] if wanted > 0 else usable[:0]
     if not len(chosen):
-        raise UsageError(f"{store.path.name}: {n_tokens} tokens of {len(usable)} sequences is nothing to compare on.")
+        raise UsageError(
+            f"{store.path.name}: {n_tokens} tokens of {len(usable)} sequences is nothing to compare on. Raise"
+            " --tokens, or harvest more sequences."
+        )
     numbers = store.rows_of(chosen)
     return TokenSet(store, numbers, *store.tokens(numbers))
 
@@ -181,7 +184,8 @@ class Activations:
         if self.tokens.two_readings:
             if isinstance(reference.source, list) or not isinstance(reference.hook, str):
                 raise UsageError(
-                    f"{reference.id} reads several sources; across tokenizers only single ones are compared."
+                    f"{reference.id} is a crosscoder (it reads several sources); dictionaries of models with different"
+                    " tokenizers are compared only where each reads one."
                 )
             model = self.model(reference.model_name, reference.revision)
             tokens = self.tokens.read_by(token_contract(model).words, reference.model_name)
@@ -193,8 +197,8 @@ class Activations:
                 return StoredRows(self.tokens, store), hook, reference.source
         if isinstance(reference.source, list):
             raise UsageError(
-                f"{reference.id} reads several sources, which only its own store holds. Compare on it: --store"
-                f" {reference.metadata.get('store')}"
+                f"{reference.id} is a crosscoder (it reads several sources), which only its own store holds. Compare"
+                f" on it: --store {reference.metadata.get('store')}"
             )
         from workbench.models.same_tokens import check_same_tokens
 

@@ -42,7 +42,8 @@ def rotated(codes: Any, seq: NDArray[np.integer], rng: np.random.Generator, *, a
     n = len(starts)
     if n < 2 * at_least + 1:
         raise UsageError(
-            f"a circular shift by at least {at_least} sequences needs more than {2 * at_least}; there are {n}."
+            f"the chance level pairs each text with one at least {at_least} sequences further on, which needs more"
+            f" than {2 * at_least} sequences; there are {n}. Compare on more tokens, or leave that baseline out."
         )
     by = int(starts[rng.integers(at_least, n - at_least + 1)])
     x = sp.csr_array(codes)

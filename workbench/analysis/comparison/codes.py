@@ -165,7 +165,9 @@ def _checked(x: Any, name: str) -> sp.csr_array:
     y = sp.csr_array(x)
     if y.nnz and not np.isfinite(y.data).all():
         row = int(np.searchsorted(y.indptr, np.flatnonzero(~np.isfinite(y.data))[0], side="right")) - 1
-        raise NonFiniteError(f"{name} holds a NaN or infinite code at token {row:,}.")
+        raise NonFiniteError(
+            f"{name} holds NaN or infinity at token {row:,}. Check the rows it was made from: `workbench check`."
+        )
     if not y.has_canonical_format or (y.nnz and not y.data.all()):
         y = y.copy()
         y.sum_duplicates()

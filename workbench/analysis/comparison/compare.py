@@ -183,7 +183,10 @@ def _same_text(tokens: TokenSet, a: Group, b: Group) -> TokenSet:
     contract = tokens.store.contract
     if contract is not None and contract.words != words_digest(readers[0], contract.vocabulary):
         if contract.words != words_digest(readers[1], contract.vocabulary):
-            raise UsageError(f"store {tokens.store.spec.id!r} was cut with the tokenizer of neither side.")
+            raise UsageError(
+                f"store {tokens.store.spec.id!r} holds text cut with a tokenizer that neither model has. Compare on a"
+                " store of one of the two: --store."
+            )
         found = spans_of(tokens, readers[1], readers[0])
         assert found.other is not None
         return replace(found.other, other=replace(found, other=None))

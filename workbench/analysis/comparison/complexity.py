@@ -34,7 +34,9 @@ def complexity_table(codes: Codes, vocab: int, *, min_fired: int = MIN_FIRED) ->
     """
     sequences, index = np.unique(codes.seq, return_inverse=True)
     if len(sequences) < 2:
-        raise UsageError("complexity needs at least two sequences: one half fits, the other measures.")
+        raise UsageError(
+            "complexity needs at least two sequences: one half fits, the other measures. Compare on more tokens."
+        )
     text = np.zeros((len(sequences), int(codes.pos.max()) + 1), np.int64)
     text[index, codes.pos] = codes.ids
     table = lookup_explained(codes.matrix().tocsr(), text, index, codes.pos, vocab)

@@ -93,7 +93,7 @@ def match_layers(
     kept prepared up to 2 GiB. ``only_*`` restrict the latents of a layer that take part (see :func:`even_candidates`).
     """
     if not layers_a or not layers_b:
-        raise UsageError("match_layers needs at least one layer on either side.")
+        raise UsageError("match_layers needs at least one layer of codes on either side; one list is empty.")
     held: dict[Any, Side] = {}
     size = 0
 

@@ -78,7 +78,7 @@ def pooled_candidates(matches: LayerMatches, top: int = 50) -> tuple[Ints, Float
     for i in range(n_a):
         row = [matches.pairs[i, j] for j in range(n_b)]
         if any(m.candidates is None for m in row):
-            raise UsageError("pooled_candidates needs matches made with top > 0.")
+            raise UsageError("pooled_candidates needs matches that kept their candidates. Make them with top > 0.")
         c = np.concatenate(
             [np.where(m.candidates >= 0, m.candidates + offsets_b[j], -1) for j, m in enumerate(row)],  # type: ignore[operator]
             axis=1,

@@ -40,7 +40,10 @@ class NeuronSides:
             UsageError: too few sequences to move them, or too many different tokens to hold their means.
         """
         if shifted and sum(len(ids) for ids, _ in self.batches) < 2:
-            raise UsageError("a shift by whole sequences needs at least two; there is 1")
+            raise UsageError(
+                "the chance level pairs each text with another one, which needs at least two sequences; there is 1."
+                " Compare on more tokens."
+            )
         orders = self.batches, self.halfway if shifted else self.batches
         if shifted:  # tokens that are rows in both orders
             both = [a & b for (_, a), (_, b) in zip(*orders, strict=True)]
@@ -49,7 +52,10 @@ class NeuronSides:
             cells = [_cells(order) for order in orders]
             keep = np.intersect1d(cells[0].rows, cells[1].rows)  # rows with a mean on both sides
             if len(keep) < MIN_ROWS:
-                raise UsageError(f"{len(keep):,} tokens occur in both halves of the sequences; {MIN_ROWS} are needed")
+                raise UsageError(
+                    f"{len(keep):,} tokens occur in both halves of the sequences; {MIN_ROWS} are needed. Compare on"
+                    " more tokens."
+                )
             blocks = [_given_token(m, o, c, keep) for m, o, c in zip(self.models, orders, cells, strict=True)]
         else:
             blocks = [_plain(m, o) for m, o in zip(self.models, orders, strict=True)]
@@ -84,8 +90,8 @@ def _given_token(model: Model, batches: list[Any], cells: TokenCells, keep: np.n
         need = 4 * cells.n_cells * sum(widths)
         if need > MEAN_BYTES:
             raise UsageError(
-                f"means of {sum(widths):,} neurons for {cells.n_cells // 2:,} tokens need {need / 2**30:.1f} GiB;"
-                f" at most {MEAN_BYTES / 2**30:.0f} are held (compare fewer layers)"
+                f"means of {sum(widths):,} neurons for {cells.n_cells // 2:,} tokens need {need / 2**30:.1f} GiB; at"
+                f" most {MEAN_BYTES / 2**30:.0f} are held in memory. Compare fewer layers."
             )
         sums = [torch.zeros(cells.n_cells, w) for w in widths]
         for (lo, hi), xs in zip(spans, _plain(model, batches)(which), strict=True):

@@ -63,7 +63,10 @@ class SpanTokens(TokenSet):
         for side in (self, self.other):
             if side is not None and side.words == words:
                 return side
-        raise UsageError(f"{who} has a third tokenizer; a comparison aligns two.")
+        raise UsageError(
+            f"{who} has a tokenizer that is neither model's; a comparison aligns two. Compare dictionaries of two"
+            " models."
+        )
 
 
 def spans_of(tokens: TokenSet, a: Any, b: Any) -> SpanTokens:
@@ -77,7 +80,11 @@ def spans_of(tokens: TokenSet, a: Any, b: Any) -> SpanTokens:
     """
     for tokenizer in (a, b):
         if not getattr(tokenizer, "is_fast", False):
-            raise UsageError(f"{type(tokenizer).__name__} does not say where its tokens lie in the text.")
+            raise UsageError(
+                f"{type(tokenizer).__name__} does not say where its tokens lie in the text (return_offsets_mapping of"
+                " a fast tokenizer does), so two tokenizers cannot be aligned by it. Choose a model with a"
+                " tokenizer.json."
+            )
     sequences = tokens.sequences
     ids_of, rows_of = tokens.store.sequences_with_rows(sequences)
     texts = [_decoded(a, ids) for ids in ids_of]
@@ -109,7 +116,8 @@ def spans_of(tokens: TokenSet, a: Any, b: Any) -> SpanTokens:
                 rows[side].append((s, ends[side][e]))
     if len(rows[0]) < LEAST:
         raise UsageError(
-            f"only {len(rows[0]):,} tokens of the two readings end at the same character; at least {LEAST} are needed."
+            f"only {len(rows[0]):,} tokens of the two tokenizers end at the same character of the text; at least"
+            f" {LEAST} are needed. Compare on more tokens."
         )
     sides = []
     for side, tokenizer in enumerate((a, b)):

@@ -90,7 +90,10 @@ def evaluate_in_model(
     rows = torch.from_numpy(token_contract(model).is_row(tokens.numpy()) if is_row is None else is_row.copy())
     rows[:, 0] = False
     if not rows[:, 1:-1].any():
-        raise UsageError("no token of these sequences is data (BOS, pads, other roles): there is nothing to score.")
+        raise UsageError(
+            "no token of these sequences counts: all are BOS, padding or words of other roles. Give a text, or other"
+            " roles."
+        )
     hook_out = hook_out or hook
     batch = batch if view else sequences_at_once(model, tokens.shape[1], batch)
     with torch.inference_mode():

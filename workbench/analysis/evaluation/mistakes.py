@@ -132,7 +132,10 @@ def rows_at(
         kept &= is_row
     where = np.flatnonzero(kept)
     if len(where) < 2:
-        raise UsageError("fewer than two tokens of these sequences can be scored; give longer or more of them.")
+        raise UsageError(
+            f"{len(where)} tokens of these sequences can be scored, two at least are needed. Give longer sequences, or"
+            " more of them."
+        )
     where = where[np.linspace(0, len(where) - 1, min(TRIAL_ROWS, len(where))).astype(int)]
     given = torch.as_tensor(tokens, dtype=torch.int64)
     names = sorted({h for pair in pairs for h in pair})

@@ -66,11 +66,13 @@ def encode_text(model: Any, text: str) -> tuple[torch.Tensor, list[str], int]:
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
-        raise UsageError("this model has no tokenizer, so it cannot read a text.")
+        raise UsageError(
+            "this model has no tokenizer, so it cannot read a text. Use a model folder with tokenizer.json."
+        )
     text, contract = prompt_text(text), token_contract(model)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
-        raise UsageError("the text is empty.")
+        raise UsageError("the text is empty. Type or give one.")
     kept = ids[: min(MAX_TOKENS, contract.longest or MAX_TOKENS) - int(contract.first is not None)]
     whole = contract.sequence(kept)
     cut = len(text) - len(tokenizer.decode(kept, clean_up_tokenization_spaces=False)) if len(kept) < len(ids) else 0
@@ -136,5 +138,8 @@ def one_hook(reference: DictionaryRef) -> str:
         UsageError: it reads several.
     """
     if not isinstance(reference.hook, str) or reference.metadata.get("kind") == "crosscoder":
-        raise UsageError(f"{reference.id} reads several places at once; the text probe shows dictionaries of one hook.")
+        raise UsageError(
+            f"{reference.id} is a crosscoder (it reads several places at once); the text probe shows dictionaries of"
+            " one hook."
+        )
     return reference.hook

@@ -77,7 +77,10 @@ def probe_dictionary(
         UsageError: the model has no tokenizer, so tokens cannot be read.
     """
     if getattr(model, "tokenizer", None) is None:
-        raise UsageError("probing reads labels off the tokens, and this model has no tokenizer.")
+        raise UsageError(
+            "probing asks what each token is (a digit, a space, …), and this model has no tokenizer. Use a model"
+            " folder with tokenizer.json."
+        )
     caught: list[torch.Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(tokens), batch):

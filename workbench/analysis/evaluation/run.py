@@ -80,8 +80,8 @@ def evaluate_dictionary(
     """
     if not isinstance(reference.hook, str) or isinstance(reference.source, list):
         raise UsageError(
-            f"{reference.id} reads several sources; `workbench evaluate` splices one. `workbench evolve` measures"
-            " crosscoders."
+            f"{reference.id} is a crosscoder (it reads several sources); `workbench evaluate` puts the reconstruction"
+            " of one into the model. `workbench evolve` measures crosscoders."
         )
     id = check_id(reference.id + request.suffix())
     recipe = {k: getattr(request, k) for k in request.__dataclass_fields__}
@@ -191,7 +191,7 @@ def heldout_tokens(
         UsageError: fewer than two sequences. MissingError: neither store nor corpus is known.
     """
     if request.sequences < 1:
-        raise UsageError(f"--sequences {request.sequences} is not positive.")
+        raise UsageError(f"--sequences {request.sequences} is not positive. Give 1 or more.")
     from workbench.models.limits import check_context
 
     store = _store_or_none(workspace, reference)
@@ -199,8 +199,8 @@ def heldout_tokens(
         chosen = [i for i in store.heldout if i not in set(store.skipped)][: request.sequences]
         if len(chosen) < 2:
             raise UsageError(
-                f"the store of {reference.id} holds out {len(chosen)} sequences; give --ctx or --corpus to cut fresh"
-                " ones."
+                f"the store of {reference.id} keeps {len(chosen)} sequences out of training, and two are needed; give"
+                " --ctx or --corpus to cut fresh ones."
             )
         check_context(model, store.ctx, "the model", "the store's ctx")
         if request.model:

@@ -117,9 +117,12 @@ def steer_text(
     model, at = found.model, {one_hook(found.reference): found.dictionary}
     ids, _, cut = encode_text(model, prompt)
     if cut:
-        raise UsageError(f"the prompt is longer than a text is read ({ids.shape[1]} tokens). Shorten it.")
+        raise UsageError(f"the prompt has {ids.shape[1]} tokens, more than are read here. Shorten it.")
     if target and len(model.tokenizer(target, add_special_tokens=False)["input_ids"]) != 1:
-        raise UsageError(f"--target {target!r} is not one token of this model.")
+        raise UsageError(
+            f"--target {target!r} is not one token of this model. Give a word that is (often with its space, such as '"
+            " dog')."
+        )
     followed = model.tokenizer(target, add_special_tokens=False)["input_ids"][0] if target else None
     base, steered = Steered(model, at, ids), Steered(model, at, ids, changes)
     seeds = range(seed, seed + samples)

@@ -114,7 +114,8 @@ class Steered:
         """
         if n > self.room:
             raise UsageError(
-                f"{n} more tokens do not fit: the prompt leaves {max(0, int(self.room))} of the model's positions."
+                f"{n} more tokens do not fit: the prompt leaves {max(0, int(self.room))} of the model's positions. Ask"
+                " for fewer, or shorten the prompt."
             )
         generator, end = torch.Generator().manual_seed(seed), self.model.tokenizer.eos_token_id
         ids, state = self.ids, _State(self)

@@ -148,7 +148,10 @@ def verify(
 
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or tokens.shape[1] < EARLY + 1:
-        raise UsageError(f"verify needs sequences of at least {EARLY + 1} tokens, not {list(tokens.shape)}.")
+        raise UsageError(
+            f"verify needs sequences of at least {EARLY + 1} tokens; these have the shape {list(tokens.shape)}. Give a"
+            " larger --ctx."
+        )
     starts = token_contract(model).first is not None
     bos = starts if subject.bos is None else starts and subject.bos
     given = tokens if bos or not starts else tokens[:, 1:]
@@ -316,7 +319,10 @@ def verify_dictionary(
     reference, dictionary, numbers = _found(workspace, text, library, model=model, revision=revision, hook=hook)
     _check_files(reference.path)
     if not isinstance(reference.hook, str) or isinstance(reference.source, list):
-        raise UsageError(f"{reference.id} reads several places; `workbench verify` looks at dictionaries of one hook.")
+        raise UsageError(
+            f"{reference.id} is a crosscoder (it reads several places); `workbench verify` looks at dictionaries of"
+            " one hook."
+        )
     name, about = reference.model_name, reference.metadata
     loaded = load_model(name, reference.revision)
     if corpus is None and reference.store_or_none(workspace) is None:

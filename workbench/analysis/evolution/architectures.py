@@ -153,7 +153,9 @@ def exchanged(pair: Pair, statistic: Callable[[Floats, Pair], float], *, n: int,
         ValueError: the models have no snapshots at the same steps, so that a lag may be one of the snapshots.
     """
     if not pair.matched():
-        raise ValueError(f"{pair.first.model} and {pair.second.model} have no snapshots at the same steps")
+        raise ValueError(
+            f"{pair.first.model} and {pair.second.model} have no snapshots (saved training steps) in common"
+        )
     rng, lag = np.random.default_rng(seed), pair.lag()
     draws = [statistic(np.where(rng.random(len(lag)) < 0.5, lag, -lag), pair) for _ in range(n)]
     return null_of(statistic(lag, pair), np.array(draws))

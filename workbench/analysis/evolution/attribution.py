@@ -328,8 +328,8 @@ def attribute(
     """
     if len(prompts) < 8:
         raise UsageError(
-            f"attribution needs at least 8 prompts, half to rank and half to test; task {prompts.task!r} gave"
-            f" {len(prompts)}."
+            "attribution needs at least 8 prompts, half to rank latents and half to test the ranking; task"
+            f" {prompts.task!r} gave {len(prompts)}. Ask for more prompts."
         )
     half = len(prompts) // 2
     rank, test = slice(0, half), slice(half, len(prompts))

@@ -62,7 +62,7 @@ def count_ngrams(
     """
     ids = np.asarray(tokens, dtype=np.int64)[:, first:]
     if ids.size and ids.max() >= vocab:
-        raise ValueError(f"token id {int(ids.max())} in a vocabulary of {vocab}")
+        raise ValueError(f"token id {int(ids.max())} in a vocabulary of {vocab}: the tokens are another model's")
     u, v = ids[:, :-1], ids[:, 1:]
     ok = (u >= 0) & (v >= 0)
     if not ok.any():

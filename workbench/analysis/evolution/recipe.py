@@ -138,11 +138,14 @@ class EvolveRecipe(StrictConfig):
     @model_validator(mode="after")
     def _known(self) -> EvolveRecipe:
         if taken := [k for k in self.crosscoder if k in _DERIVED]:
-            raise ValueError(f"{', '.join(taken)}: set by the recipe itself, not under [crosscoder]")
+            raise ValueError(f"{', '.join(taken)}: the recipe sets this itself; leave it out under [crosscoder]")
         if self.sources and self.revisions:
             raise ValueError("sources and revisions say the same thing twice; give one of them")
         if self.also and (self.sources or self.store):
-            raise ValueError("also follows the snapshots of one model, online: it goes with neither sources nor store")
+            raise ValueError(
+                "also = … follows more sites while the model runs, for the snapshots of one model: it goes with"
+                " neither sources nor store"
+            )
         if len({self.site, *self.also}) != 1 + len(self.also):
             raise ValueError(f"also = {list(self.also)} names a site twice, or the recipe's own site {self.site!r}")
         return self

@@ -102,7 +102,7 @@ def aligned_store(plan: EvolutionPlan, workspace: Workspace, run: Run) -> Activa
     hooks = {s.hook for s in plan.sources}
     if len(hooks) > 1:
         raise UsageError(
-            f"sources at {', '.join(sorted(hooks))}: training from a store needs one site. Leave out store to run the"
+            f"sources at {', '.join(sorted(hooks))}: a store serves one of them at a time. Leave out store to run the"
             " models instead."
         )
     if not workspace.complete("stores", recipe.store):

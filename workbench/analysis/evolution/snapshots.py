@@ -198,7 +198,10 @@ class OnlineBatches:
         marked: np.ndarray | None = None,
     ):
         if len(tokens) < 1 or tokens.shape[1] < 2:
-            raise UsageError(f"tokens of shape {tokens.shape}: at least one sequence of two tokens is needed.")
+            raise UsageError(
+                f"tokens of shape {tokens.shape}: at least one sequence of two tokens is needed. Give more text, or a"
+                " smaller ctx."
+            )
         self.snapshots, self.tokens, self.batch_size, self.seed, self.start = snapshots, tokens, batch_size, seed, start
         self.group = min(group, len(tokens))
         self.cached: dict[int, Tensor] | None = {} if cache else None
@@ -267,8 +270,8 @@ class OnlineBatches:
         rows_of_sequence = self.is_row.sum(1)
         if int(np.sort(rows_of_sequence)[: self.group].sum()) < self.batch_size:
             raise UsageError(
-                f"a batch of {self.batch_size} rows is more than a group of {self.group} sequences holds. Use a smaller"
-                " batch."
+                f"batch_size = {self.batch_size} rows is more than {self.group} sequences hold, which are read at a"
+                " time. Use a smaller batch_size."
             )
         skip, epoch = self.start, 0
         while True:

@@ -55,8 +55,8 @@ def crosscoder_config(recipe: EvolveRecipe, sources: Sequence[Source], widths: l
         config.activation.kind not in ("topk", "batchtopk") or config.shared_latents or config.dedicated
     ):
         raise ConfigError(
-            f"refit = {recipe.refit} replaces decoders that a penalty or a partition has shaped. Use it with topk or"
-            " batchtopk, all latents free."
+            f"refit = {recipe.refit} would undo what the penalty, or the split into shared and own latents, did to the"
+            " decoders. Use it with topk or batchtopk and without shared_latents or dedicated."
         )
     return config
 

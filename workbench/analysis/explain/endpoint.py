@@ -190,7 +190,7 @@ def local_model(name: str) -> Completer:
 
     model, tokenizer = load_hf(name), load_tokenizer(name)
     if tokenizer is None:
-        raise MissingError(f"{name} has no tokenizer.")
+        raise MissingError(f"{name} has no tokenizer, so it cannot be asked. Choose another with --llm.")
     return Local(name, model, tokenizer)
 
 

@@ -136,7 +136,7 @@ def choose_latents(codes: Codes, wanted: Sequence[int] | None, sample: int, seed
     """
     if wanted:
         if bad := [i for i in wanted if not 0 <= i < codes.n_latents]:
-            raise UsageError(f"latent {bad[0]} is not in the dictionary (0–{codes.n_latents - 1}).")
+            raise UsageError(f"latent {bad[0]} is not in the dictionary, whose latents are 0–{codes.n_latents - 1}.")
         return sorted(set(wanted))
     alive = np.flatnonzero(codes.n_fired >= 30)
     return sorted(np.random.default_rng(seed).permutation(alive)[:sample].tolist())

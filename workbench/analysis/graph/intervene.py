@@ -95,7 +95,8 @@ def parse_changes(
         if i is None or graph.nodes[i].kind != "latent":
             latents = [n for n, j in numbers.items() if graph.nodes[j].kind == "latent"]
             raise UsageError(
-                f"{name.strip()!r} is no latent that is active on this prompt ({nearest(name.strip(), latents)})"
+                f"{name.strip()!r} is not a node of this graph: no such latent is active on this prompt"
+                f" ({nearest(name.strip(), latents)})"
             )
         return i
 

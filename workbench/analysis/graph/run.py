@@ -101,8 +101,8 @@ def make_graph(
     inputs += model_inputs([(model_name, revision)])
     if split and not freeze:
         raise UsageError(
-            "edges are split by heads and channels with patterns held: leave out --split, or draw the graph with"
-            " --freeze."
+            "--split divides edges by attention heads and state channels, which needs attention patterns held fixed."
+            " Leave out --split, or draw the graph with --freeze."
         )
     split_there = workspace.complete("graphs", id) and bool(workspace.get("graphs", id).manifest.recipe.get("split"))
     recipe |= {"split": True} if split_there else {}
@@ -198,7 +198,9 @@ def read_prompt(model: Any, prompt: str, max_tokens: int) -> Tensor:
     from workbench.models.reading import token_contract
 
     if model.tokenizer is None:
-        raise UsageError("this model has no tokenizer, so it cannot read a prompt.")
+        raise UsageError(
+            "this model has no tokenizer, so it cannot read a prompt. Use a model folder with tokenizer.json."
+        )
     tokens = torch.tensor([token_contract(model).encode(model.tokenizer, prompt)])
     if tokens.shape[1] > max_tokens:
         raise UsageError(

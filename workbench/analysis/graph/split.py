@@ -141,7 +141,8 @@ def check_gap(gap: float, full: Graph) -> float:
     if gap > TOLERANCE * largest:
         raise UsageError(
             f"edges of this graph are not the sum of their parts (gap {gap / largest:.2g} of the largest edge):"
-            " something beside heads or channels carries between positions. Draw it without --split."
+            " something beside attention heads and state channels carries information between positions. Draw it"
+            " without --split."
         )
     return gap / largest
 
@@ -189,7 +190,10 @@ def between(model: Any, first: int, last: int) -> Iterator[tuple[int, str]]:
         if kind == "MLP":
             continue
         if hook is None or f"blocks.{layer}.{hook}" not in model.hook_dict:
-            raise UsageError(f"block {layer} ({kind}) shows neither heads nor channels of a state to split edges by.")
+            raise UsageError(
+                f"block {layer} ({kind}) shows neither attention heads nor channels of a state to split edges by. Draw"
+                " the graph without --split."
+            )
         yield layer, f"blocks.{layer}.{hook}"
 
 

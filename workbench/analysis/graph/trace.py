@@ -137,10 +137,15 @@ def trace(
     tokens = tokens.reshape(1, -1)
     hooks = sorted(dictionaries, key=_layer_of)
     if not hooks:
-        raise UsageError("a graph needs at least one dictionary on the residual stream. Train one: `workbench train`.")
+        raise UsageError(
+            "a graph needs at least one dictionary on the residual stream (a site such as L2R). Train one: `workbench"
+            " train`."
+        )
     for hook in hooks:
         if hook not in model.hook_dict:
-            raise UsageError(f"the model has no hook {hook!r}.")
+            raise UsageError(
+                f"the model has no hook {hook!r}. The dictionary is of another model, or names a wrong hook."
+            )
     clean = clean_run(model, dictionaries, hooks, tokens)
     nodes, parts = source_nodes(clean, dictionaries, hooks)
     runner = Runner(model, hooks, clean, dictionaries, freeze)
@@ -262,7 +267,8 @@ def clean_run(model: Any, dictionaries: dict[str, Any], hooks: list[str], tokens
             x = cache[hook].clone()
             if x.shape[-1] != dictionaries[hook].d_in:
                 raise ConfigError(
-                    f"the dictionary at {hook} has width {dictionaries[hook].d_in}, the hook {x.shape[-1]}."
+                    f"the dictionary at {hook} has width {dictionaries[hook].d_in}, the hook {x.shape[-1]}: it is of"
+                    " another model."
                 )
             values, indices = dictionaries[hook].encode_sparse(x)
             values[:, 0] = 0

@@ -66,7 +66,9 @@ def trace_transcoders(
             "a graph needs at least one transcoder. Train them at the sites L0TC, L1TC, …: `workbench train`."
         )
     if unknown := [h for h in transcoders if h not in model.hook_dict]:
-        raise UsageError(f"the model has no hook {unknown[0]!r}.")
+        raise UsageError(
+            f"the model has no hook {unknown[0]!r}. The transcoder is of another model, or names a wrong hook."
+        )
     reads = sorted(transcoders, key=lambda hook: int(hook.split(".")[1]))
     cut = Cut(model, {hook: transcoders[hook] for hook in reads}, tokens, freeze)
     nodes, parts = sources_of(cut)
@@ -133,7 +135,8 @@ class Cut:
             ):
                 if have.shape[-1] != width:
                     raise ConfigError(
-                        f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}."
+                        f"the transcoder at {read} has {what} = {width}, the model's width there is {have.shape[-1]}:"
+                        " it is of another model."
                     )
 
     def layer(self, stage: int) -> int:

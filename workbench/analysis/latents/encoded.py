@@ -112,9 +112,9 @@ def choose_rows(n_rows: int, n_tokens: int | None, *, unit: int = 1, piece: int 
         UsageError: the store is empty or ``n_tokens`` is not positive.
     """
     if n_rows < 1:
-        raise UsageError("the store has no rows.")
+        raise UsageError("the store has no rows. Harvest again with more sequences (n_seq).")
     if n_tokens is not None and n_tokens < 1:
-        raise UsageError(f"--tokens {n_tokens} is not positive.")
+        raise UsageError(f"--tokens {n_tokens} is not positive. Give 1 or more.")
     if n_tokens is None or n_tokens >= n_rows:
         return [slice(0, n_rows)]
     n_pieces = max(1, round(n_tokens / piece))
@@ -214,8 +214,8 @@ def encode_store(
                     values, indices, pre = codes_and_scores(dictionary, x)
                 if not bool(torch.isfinite(values).all()):
                     raise NonFiniteError(
-                        f"codes of rows {part.start}–{part.stop} of {hook} are not finite. Run `workbench check` on the"
-                        " store."
+                        f"activations of the latents at rows {part.start}–{part.stop} of {hook} are not finite. Run"
+                        " `workbench check` on the store."
                     )
                 if each_block is not None:
                     each_block(done, pre, values, indices)

@@ -101,7 +101,8 @@ def families(
     """
     if narrow.shape[1] != wide.shape[1]:
         raise UsageError(
-            f"families need one space: the dictionaries have rows of width {narrow.shape[1]} and {wide.shape[1]}."
+            "families follow latents from a narrow dictionary to a wider one of the same hook; these have rows of"
+            f" width {narrow.shape[1]} and {wide.shape[1]}."
         )
     if len(narrow) > len(wide):
         raise UsageError(f"the first dictionary ({len(narrow):,} latents) must not be the wider one ({len(wide):,}).")

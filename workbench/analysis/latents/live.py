@@ -30,7 +30,9 @@ class LiveRows:
 
     def __init__(self, model: Any, hook: str, tokens: np.ndarray, *, batch: int = 16):
         if hook not in model.hook_dict:
-            raise UsageError(f"the model has no hook {hook!r}.")
+            raise UsageError(
+                f"the model has no hook {hook!r}. The dictionary is of another model, or names a wrong hook: --hook."
+            )
         self.model, self.hook, self.batch = model, hook, batch
         self._tokens = np.asarray(tokens, np.int64)
         self.ctx = int(self._tokens.shape[1])

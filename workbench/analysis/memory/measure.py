@@ -92,7 +92,10 @@ def kept_layers(model: Any) -> list[tuple[int, str, RecurrentLayer | None]]:
             why = getattr(layer, "not_shown", "") or f"what a layer of kind {layer.kind!r} keeps is not shown"
             raise UsageError(f"layer {i} of {model.cfg.architecture} cannot be read: {why}.")
     if not found:
-        raise UsageError(f"no layer of {model.cfg.architecture} keeps anything: {anatomy_of(model).describe()}.")
+        raise UsageError(
+            f"no layer of {model.cfg.architecture} keeps anything from one position to the next:"
+            f" {anatomy_of(model).describe()}."
+        )
     return found
 
 
@@ -169,7 +172,7 @@ def _effects(model: Any, tokens: Tensor, clean: Tensor, remover: tuple[str, Any]
     if earlier > LARGEST_BEFORE or np.nanmax(np.abs(out)) < LEAST:
         raise UsageError(
             f"removing a token at {name} changes {'what came before it' if earlier > LARGEST_BEFORE else 'nothing'}:"
-            f" what {model.cfg.architecture} keeps is not read there."
+            f" what {model.cfg.architecture} keeps is not what is read there. Choose another layer or model."
         )
     return out
 
@@ -177,7 +180,10 @@ def _effects(model: Any, tokens: Tensor, clean: Tensor, remover: tuple[str, Any]
 def _of_attention(index: int, pattern: Tensor, effect: Floats) -> LayerMemory:
     share = pattern.float().mean(0)
     if not torch.allclose(share.sum(-1), torch.ones(len(share)), atol=1e-3):
-        raise UsageError(f"attention of layer {index} does not sum to 1 over what is read: its pattern is not shown.")
+        raise UsageError(
+            f"attention of layer {index} does not sum to 1 over the positions it reads, so its pattern is not shown."
+            " Choose another layer or model."
+        )
     return LayerMemory(index, "attention", share.numpy(), effect, heads=pattern.float().numpy())
 
 

@@ -46,7 +46,9 @@ def read_texts(
         made = make_prompts(config, prompts, vocab_size=size, tokenizer=tokenizer, seed=seed, length=length)
         return Texts(list(made.clean.astype(np.int64)), config.name, config.name)
     if tokenizer is None:
-        raise UsageError("this model has no tokenizer, so it cannot read a text.")
+        raise UsageError(
+            "this model has no tokenizer, so it cannot read a text. Use a model folder with tokenizer.json."
+        )
     if len(texts) > MOST_TEXTS:
         raise UsageError(f"{len(texts)} texts: at most {MOST_TEXTS} are shown together. Leave some out.")
     if empty := [t for t in texts if not t.strip()]:

@@ -51,8 +51,8 @@ def substitute_and_write(workspace: Workspace, what: str, recipe: SubstituteReci
     ref = find_dictionary(workspace, what)
     if ref.metadata.get("kind") != "write":
         raise UsageError(
-            f"{ref.id} is no dictionary of writes (site W of a recurrent layer), so nothing of it can take a write's"
-            " place. `workbench train mini-write` makes one."
+            f"{ref.id} is no dictionary of writes (site W of a recurrent layer), so its latents cannot replace what a"
+            " layer writes into its state. `workbench train mini-write` makes one."
         )
     inputs = [ref.input, *ref.store_inputs(workspace), *model_inputs([(ref.model_name, ref.revision)])]
     wanted = recipe.model_dump(mode="json")
@@ -87,12 +87,17 @@ def _measure(
     layer = layer_of(model, hooks[0])
     tokens, is_row = text_of(store, recipe.sequences)
     if recipe.window > tokens.shape[1]:
-        raise UsageError(f"window = {recipe.window} is more than the {tokens.shape[1]} positions of a sequence.")
+        raise UsageError(
+            f"window = {recipe.window} is more than the {tokens.shape[1]} positions of a sequence. Lower window."
+        )
     codes = codes_of(model, dictionary, hooks, tokens, is_row)
     alive = codes.alive(dictionary.d_sae)
     chosen = choose(codes, atoms=recipe.atoms, firings=recipe.firings, window=recipe.window, seed=recipe.seed)
     if chosen.empty:
-        raise UsageError(f"no atom of {ref.id} fires with {recipe.window} positions to come.")
+        raise UsageError(
+            f"no latent of {ref.id} fires at least {recipe.window} positions before the end of a sequence. Lower"
+            " window, or give more text."
+        )
     stand_ins = StandIns.of(dictionary, _training_writes(store, ref, dictionary), alive, recipe.seed)
     frame, moved = operate(model, layer, tokens, chosen, stand_ins, recipe, run=run)
     about = {

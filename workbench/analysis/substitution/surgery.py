@@ -47,7 +47,7 @@ def layer_of(model: Any, hook_key: str) -> RecurrentLayer:
         if layer.hook("write_key") == hook_key:
             return layer
     have = ", ".join(layer.hook("write_key") for layer in recurrent_layers(model)) or "none"
-    raise UsageError(f"the model shows no writes at {hook_key!r} (it has {have}).")
+    raise UsageError(f"the model shows nothing written into a state at {hook_key!r} (it has {have}).")
 
 
 class Place:
@@ -78,7 +78,10 @@ class Place:
         hooks = [(at, keep(name)) for name, at in names.items()]
         logits = self.tail.run(layer.index, torch.arange(len(tokens)), hooks, every=True)
         if missing := [n for n in names if n not in seen]:
-            raise UsageError(f"{layer.path} did not show its {missing[0]}, so writes cannot be replaced there.")
+            raise UsageError(
+                f"{layer.path} did not show its {missing[0]}, so what it writes into its state cannot be replaced."
+                " Choose another layer."
+            )
         self.key, self.value, self.y = seen["write_key"], seen["write_value"], seen["y"]
         self.factors = layer.factors_of(seen["in"], seen["conv"])
         self.last, self.logits = seen["last"], logits
@@ -129,8 +132,8 @@ class Place:
         moved = float(self.put(rows, positions, self.key[rows, positions], self.value[rows, positions]).kl.max())
         if not moved <= EXACT:
             raise UsageError(
-                f"putting its own writes back moves {self.layer.path} by {moved:.2g} nats, more than rounding: this"
-                " model does not run the same way twice."
+                f"putting back what {self.layer.path} wrote anyway changes the model's prediction by {moved:.2g} nats,"
+                " more than rounding, so replacements cannot be measured on this model. Choose another."
             )
         return moved
 

@@ -113,7 +113,10 @@ class Downstream:
     def __init__(self, model: Any, dictionary: Any, read: str, write: str, tokens: Tensor, is_row: Tensor):
         found = re.match(r"blocks\.(\d+)\.(.+)", write)
         if found is None or write not in model.hook_dict:
-            raise UsageError(f"{write!r} is no hook inside a block of the model, and latents are replaced in one.")
+            raise UsageError(
+                f"{write!r} is not inside a block of the model, and a transplant replaces latents inside one. Name"
+                " dictionaries of other hooks."
+            )
         layer, part = int(found[1]), found[2]
         self.tail = Tail(model, tokens)
         after = part in ("hook_resid_post", "hook_out") and layer + 1 < self.tail.n_layers

@@ -108,7 +108,8 @@ def pairs_of(codes: SharedCodes, a: str, b: str, *, min_firings: int, seed: int 
     latent = np.flatnonzero(found.partner >= 0)
     if not len(latent):
         raise UsageError(
-            f"no latent of {b} fires {min_firings} times or more on the compared tokens and has a partner."
+            f"no latent of {b} fires {min_firings} times or more on the compared tokens and has a partner. Lower"
+            " min_firings, or compare on more tokens."
         )
     latent = latent[np.argsort(-found.r[latent], kind="stable")]
     partner, fired = found.partner[latent], found.n_fired[latent]

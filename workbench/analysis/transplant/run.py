@@ -93,8 +93,8 @@ def _check(*refs: DictionaryRef) -> None:
     for ref in refs:
         if isinstance(ref.hook, list) or isinstance(ref.source, list):
             raise UsageError(
-                f"{ref.id} reads several sources, so a latent of it has no one place to be replaced in. Give a"
-                " dictionary of one source."
+                f"{ref.id} is a crosscoder (it reads several sources), so a latent of it has no one place to be"
+                " replaced in. Give a dictionary of one source."
             )
     if refs[0].id == refs[1].id:
         raise UsageError(f"{refs[0].id!r} and {refs[1].id!r} are the same dictionary. Name two.")
@@ -119,8 +119,8 @@ def comparison_of(workspace: Workspace, a: str, b: str, *, run: Run = QUIET) -> 
             without = item.id
     if without:
         raise MissingError(
-            f"{without} was made without codes, which a transplant reads. Make it again: `workbench compare {a} {b}"
-            " --replace`."
+            f"{without} was made with --no-codes, and a transplant reads the codes (which latent was how strong"
+            f" where). Make it again: `workbench compare {a} {b} --replace`."
         )
     run.say(f"no comparison holds {a} and {b}: comparing them first")
     made = Run(command=f"workbench compare {a} {b}", say=run.say, bar=run.bar, replace=run.replace)
@@ -205,7 +205,8 @@ class _Transplant:
         measured = np.flatnonzero(codes.halves == 1)
         if not len(measured):
             raise UsageError(
-                f"{self.records.id} has one sequence only; a transplant needs two halves. Compare on more."
+                f"{self.records.id} has one sequence only; a transplant fits on one half of the sequences and measures"
+                " on the other. Compare on more tokens."
             )
         at = np.unique(np.linspace(0, len(measured) - 1, min(self.recipe.pool, len(measured))).round().astype(int))
         return measured[at]

@@ -91,7 +91,7 @@ def ablation_effects(
         UsageError: ``ablations`` is not positive.
     """
     if ablations < 1:
-        raise UsageError(f"--ablations {ablations} is not positive.")
+        raise UsageError(f"--ablations {ablations} is not positive. Give 1 or more.")
     ids, keep = torch.as_tensor(np.asarray(tokens, np.int64)), torch.as_tensor(rows).clone()
     keep[:, 0] = False
     clean, firings = _clean(model, dictionary, hook, ids, keep, run)

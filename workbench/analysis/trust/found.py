@@ -54,7 +54,10 @@ def found_again(
     """
     n = len(np.unique(seq))
     if n < 3:
-        raise UsageError(f"the chance level of a match shifts whole sequences and needs at least 3; there are {n}.")
+        raise UsageError(
+            "the chance level of a match pairs each text with another one and needs at least 3 sequences; there are"
+            f" {n}. Harvest more sequences."
+        )
     a = prepare(own, "own codes", min_firings)
     match = correlate(a, prepare(other, "the other's codes", min_firings))
     edges = firing_bins(match.n_fired[np.isfinite(match.r)])

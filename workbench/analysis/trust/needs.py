@@ -220,7 +220,10 @@ def _recipe(
     was, numbers = TrainRecipe.model_validate(manifest.recipe), manifest.numbers
     sources = [s.name for s in store.spec.sources if s.model == model and s.revision == revision]
     if len(sources) != 1:
-        raise UsageError(f"store {store.spec.id} holds {len(sources)} sources of {model}; one is needed.")
+        raise UsageError(
+            f"store {store.spec.id} holds {len(sources)} sources of {model} (several snapshots of it), and a card"
+            " needs one. Harvest it alone into another store."
+        )
     seed = _seed(own)
     if other_seed:
         taken = {_seed(s) for s in all_references(workspace) if s.id.split(".s")[0] == own.id.split(".s")[0]}

@@ -67,8 +67,8 @@ def make_trust(
     """
     if not isinstance(reference.hook, str) or isinstance(reference.source, list):
         raise UsageError(
-            f"{reference.id} reads several sources; a card is about a dictionary of one. `workbench evolve` follows"
-            " latents of crosscoders."
+            f"{reference.id} is a crosscoder (it reads several sources); a card is about a dictionary of one."
+            " `workbench evolve` follows latents of crosscoders."
         )
     store = reference.store(workspace)
     tokens = held_out(store, recipe.tokens)

@@ -31,13 +31,13 @@ def massive_activations(workspace: Workspace, item: Item, options: MassiveOption
     sites = massive_sites(workspace, item)
     if not sites:
         raise MissingError(
-            f"no latents of a dictionary of store {item.id!r} are recorded, which says where its massive rows are."
-            " `workbench features DICTIONARY` does it."
+            f"where store {item.id!r} has massive rows is said by the latent records of its dictionaries, and none"
+            " are there. `workbench features DICTIONARY` does it."
         )
     if old := [s for s in sites if s["n"] and "places" not in s["massive"]]:
         raise MissingError(
-            f"the latents of {old[0]['dictionary']} were recorded before it was said what each place holds. `workbench"
-            f" features {old[0]['dictionary']} --replace` does it."
+            f"the latents of {old[0]['dictionary']} were recorded by an earlier version, which did not keep what each"
+            f" place holds. `workbench features {old[0]['dictionary']} --replace` does it."
         )
     order = [s["site"] for s in sites]
     places = _places(sites)

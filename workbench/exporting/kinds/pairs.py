@@ -184,11 +184,11 @@ def pair(workspace: Workspace, item: Item, options: PairOptions) -> FigureData:
         if not len(row) or pd.isna(row["partner"].iloc[0]):
             raise UsageError(
                 f"latent {options.latent} of {mine} has no partner in {item.id} (it fires less than"
-                f" {records.metadata['min_firings']} times). Name one with partner."
+                f" {records.metadata['min_firings']} times). Name one: --set partner=NUMBER."
             )
         other, partner = str(row["partner_dictionary"].iloc[0]), int(row["partner"].iloc[0])
     elif not other:
-        raise UsageError("a pair with a named partner needs partner_dictionary, too.")
+        raise UsageError("a named partner needs its dictionary, too: --set partner_dictionary=ID.")
     found = records.pair(mine, options.latent, other, partner, shift=options.shift)
     length = records.tokens.shape[1]
     strips = [

@@ -37,7 +37,10 @@ def explanation_scores(workspace: Workspace, item: Item, options: ScoresOptions)
     else:
         table = records.of(one).rename(columns={"value": "score"})
         if table.empty:
-            raise MissingError(f"latent {one} of {about['dictionary']} was not scored in {item.id}.")
+            raise MissingError(
+                f"latent {one} of {about['dictionary']} was not scored in {item.id}. Choose one that was, or run"
+                " `workbench score` with it."
+            )
         n = {"excerpts": int((table["n_positive"] + table["n_negative"]).max())}
         said = f"Latent #{one}, with 95 % intervals over excerpts."
     table = table.assign(

@@ -41,7 +41,9 @@ def state_reads(workspace: Workspace, item: Item, options: ReadOptions) -> Figur
     text, layers = found.checked(options.text), [int(x["layer"]) for x in found.layers]
     layer = options.layer if options.layer is not None else int(found.manifest.numbers["largest_effect"]["layer"])
     if layer not in layers:
-        raise UsageError(f"layer {layer} of {item.id} keeps nothing; {', '.join(map(str, layers))} do.")
+        raise UsageError(
+            f"layer {layer} of {item.id} keeps nothing from token to token; layers {', '.join(map(str, layers))} do."
+        )
     k, snapshots = layers.index(layer), found.snapshot_names
     if not -len(snapshots) <= options.snapshot < len(snapshots):
         raise UsageError(f"snapshot {options.snapshot} is not in {item.id}: it has {len(snapshots)}, counted from 0.")
@@ -108,7 +110,10 @@ def _values(found: States, text: int, k: int, s: int, what: str, item: Item) -> 
         return found.array(text, "effect")[s, k]
     survival = found.of_layer(text, k, "survival")
     if survival is None:
-        raise UsageError(f"{found.layers[k]['kind']} of {item.id} has no survival: what it keeps stays as it is.")
+        raise UsageError(
+            f"{found.layers[k]['kind']} of {item.id} has no survival (what is left of a token later): attention keeps"
+            " each token as it is. Choose a recurrent layer."
+        )
     T = survival.shape[1]
     written, reader = np.meshgrid(np.arange(T), np.arange(T), indexing="ij")
     return survival[s][written, np.maximum(reader - written, 0)].astype(np.float32)

@@ -189,7 +189,7 @@ def mppc_given_token(workspace: Workspace, item: Item, options: DirectionOptions
     table = records.readings(options.direction)
     if table.empty:
         why = records.metadata["missing"].get("token-conditional", "the comparison was made without token-conditional")
-        raise MissingError(f"{item.id} is not read given the token: {why}. Run: {item.manifest.command}")
+        raise MissingError(f"{item.id} has no correlation given the token: {why}. Run: {item.manifest.command}")
     frame = table.assign(sides=[SHOWN.get(s, s) for s in table["sides"]])
     mine, other = records.names(options.direction)
     given = records.metadata.get("given_token", {})

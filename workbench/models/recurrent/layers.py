@@ -69,10 +69,10 @@ class RecurrentLayer:
         returns goes on from there.
         """
         if size < 1:
-            raise UsageError(f"size = {size}: a block has at least one position.")
+            raise UsageError(f"size = {size}: a block has at least one position. Give 1 or more.")
         recurrence, before = self.component.recurrence, self.component.recurrence.watch
         if before is not None:
-            raise UsageError(f"states of {self.path} are already read in blocks.")
+            raise UsageError(f"states of {self.path} are already read in blocks. Leave the outer in_blocks first.")
         recurrence.watch = Watch(call, size)
         try:
             yield

@@ -49,7 +49,10 @@ def open_scan(f: Factors, fire: Fire, watch: Watch | None = None) -> Tensor:
     n, length, heads, keys, values = f.shape
     whole = fire.asks("state") or fire.asks("carried")
     if whole and watch is not None:
-        raise UsageError(f"states of {fire.where} are read in blocks; a hook cannot ask for all of them meanwhile.")
+        raise UsageError(
+            f"states of {fire.where} are read in blocks (in_blocks); take the hook on 'state' or 'carried' off"
+            " meanwhile."
+        )
     if whole or fire.asks("write"):
         _refuse_large(fire.where, f.write_key.element_size() * n * length * heads * keys * values)
     decay = fire("decay", f.decay())

@@ -100,7 +100,7 @@ def test_refusals(tmp_path):
     with pytest.raises(UsageError, match="skip-sequence"):
         stream(tmp_path / "b", spec=make_spec(non_finite="skip-sequence"))
     with stream(tmp_path / "s") as s:
-        with pytest.raises(UsageError, match="window = 3 needs a ring of 6 shards"):
+        with pytest.raises(UsageError, match="window = 3 shards needs room for 6"):
             s.batches("x", 7, seed=0, source="a", window=3)
         with pytest.raises(TypeError, match="cannot be sent"):
             pickle.dumps(s)

@@ -157,7 +157,7 @@ def test_a_stream_of_a_recipe(folders, harvested, tmp_path):
         ({"hooks": ["blocks.0.hook_resid_pots"]}, "did you mean 'blocks.0.hook_resid_post'"),
         ({"hooks": ["L9R"]}, "no site 'L9R'"),
         ({"hooks": []}, "names no hooks"),
-        ({"n_seq": 21}, "the token plan has shape"),
+        ({"n_seq": 21}, "the plan of tokens has shape"),
     ],
 )
 def test_bad_recipes(folders, tmp_path, changes, words):

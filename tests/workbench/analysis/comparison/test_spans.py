@@ -127,5 +127,5 @@ def test_rows_end_at_the_same_character(workspace, models):
             t.decode(x.grid[s, 1 : x.pos[i] + 1], clean_up_tokenization_spaces=False) for t, x in ((a, one), (b, two))
         ]
         assert texts[0] == texts[1]
-    with pytest.raises(UsageError, match="third tokenizer"):
+    with pytest.raises(UsageError, match="neither model's"):
         one.read_by(contract_of(load_tokenizer(models["permuted"])).words, "x")

@@ -156,7 +156,7 @@ def test_both_bundled_models_are_followed_on_the_same_tokens(tmp_path):
         assert len(drawn.data) == T * (T + 1) // 2
     with pytest.raises(UsageError, match="has no survival"):
         build(FigureSpec(figure="state_reads", source=f"states/{a.id}", options={"what": "survival"}), ws)
-    with pytest.raises(UsageError, match=r"layer 7 of .* keeps nothing; 0, 1, 2, 3 do"):
+    with pytest.raises(UsageError, match=r"layer 7 of .* keeps nothing from token to token; layers 0, 1, 2, 3 do"):
         build(FigureSpec(figure="state_reads", source=f"states/{b.id}", options={"layer": 7}), ws)
     assert b.manifest.command == (f"workbench states mini-mamba --text '{TEXT}' --revision step512 --revision step8192")
     again = workbench.states(ws, "mini-mamba", text=[TEXT], revision=["step512", "step8192"])

@@ -185,7 +185,7 @@ def test_rates_count_what_they_say():
 
 def test_a_layer_without_writes_is_refused(planted):
     model, layer, _ = planted
-    with pytest.raises(UsageError, match=r"shows no writes at 'blocks\.7"):
+    with pytest.raises(UsageError, match=r"shows nothing written into a state at 'blocks\.7"):
         layer_of(model, "blocks.7.mixer.recurrence.hook_write_key")
     assert layer_of(model, layer.hook("write_key")).index == 0
 

@@ -145,5 +145,5 @@ def test_a_crosscoder_and_a_store_without_held_out_text_are_refused(ws: Workspac
     reference.metadata["sources"] = ["a", "b"]
     from workbench.analysis.trust.run import TrustRecipe, make_trust
 
-    with pytest.raises(UsageError, match="reads several sources"):
+    with pytest.raises(UsageError, match="it reads several sources"):
         make_trust(ws, reference, TrustRecipe())
