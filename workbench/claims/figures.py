@@ -93,6 +93,7 @@ def claim(workspace: Workspace, item: Item, options: ClaimOptions) -> FigureData
     )
     return FigureData(
         panels=[Panel("points", frame, x="what", y="value", low="low", high="high", y_label=unit)],
+        explained={unit: "unit of a claim"},
         caption=(
             f"{said} Verdict: {document['verdict']}. Bars are 95 % intervals. The paper: {document['paper_number']}."
         ),

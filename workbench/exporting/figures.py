@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ import pandas as pd
 from sae.errors import MissingError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
 from workbench.exporting.spec import FigureSpec
-from workbench.markup.glossary import axes
+from workbench.markup.glossary import meaning
 from workbench.workspace import MADE_BY, Item, Workspace
 
 MODULES = [
@@ -106,6 +106,9 @@ class FigureData:
     permalink: str = ""
     alt: str = ""  # one sentence for those who cannot see it
     columns: Mapping[str, str] = field(default_factory=dict)  # column of the table -> its heading
+    explained: Mapping[str, str] = field(
+        default_factory=dict
+    )  # label of an axis -> the word of the glossary that says it
 
     @property
     def data(self) -> pd.DataFrame:
@@ -129,9 +132,18 @@ class DocumentData:
     permalink: str = ""
 
 
+def axis_labels(panels: Sequence[Panel]) -> list[tuple[str, str]]:
+    """(axis, label) of what is labelled, each once per axis, which is "x", "y" or "colour"."""
+    named = {"x": "x_label", "y": "y_label", "colour": "value_label"}
+    found = [(axis, getattr(p, name)) for axis, name in named.items() for p in panels]
+    return [(axis, label) for axis, label in dict.fromkeys(found) if label.strip()]
+
+
 def axis_words(data: FigureData) -> list[tuple[str, str]]:
-    """(label, what it means) of the axes of a figure, from the glossary."""
-    return axes(label for p in data.panels for label in (p.x_label, p.y_label, p.value_label))
+    """(label, what it means) of the axes of a figure, from the glossary; those without a line are left out."""
+    labels = dict.fromkeys(label for _, label in axis_labels(data.panels))
+    lines = {label: meaning(data.explained.get(label, label)) for label in labels}
+    return [(label, line) for label, line in lines.items() if line]
 
 
 Build = Callable[[Workspace, Any, Any], Any]

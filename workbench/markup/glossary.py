@@ -1,15 +1,15 @@
 """What the field's words mean, in one sentence each: the only source of such lines.
 
-Pages put them behind a dotted underline (:func:`term`), behind headers of tables and names of numbers
-(:func:`meaning`), and below the axes of a figure (:func:`axes`); ``workbench VERB --help`` ends with those its text
-uses (:func:`used_in`); the documentation lists them all, and every one of the pages is a link to its line there.
+Pages put them behind a dotted underline (:func:`term`), in prose and below every figure for its axes, and behind
+headers of tables and names of numbers (:func:`meaning`); ``workbench VERB --help`` ends with those its text uses
+(:func:`used_in`); the documentation lists them all, and every one of the pages is a link to its line there.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -142,6 +142,7 @@ _PLACES = {  # another name a page gives to one of these
     "ce_recovered": "recovered",
     "latents": "latent",
     "tokens": "token",
+    "latents kept alone": "latents kept",
     "value": "measured value",
     "low": "95 %",
     "high": "95 %",
@@ -270,11 +271,50 @@ LABELS = {  # columns of tables, names of numbers, badges, and axes: what stands
     "head": "an attention head of the layer",
     "layer": "which layer of the model, from 0",
     "log10 tokens": "how many tokens there are, as a power of ten",
+    "unit of a claim": "in what the claim's effect and its control are measured; the caption says how",
+    "effect, relative to the larger of effect and control": "1 is the larger of the two: claims in different units side"
+    " by side",
+    "claims": "how many statements have this verdict",
+    "correlation of activity": "how alike the two latents are in when and how strongly they fire",
+    "correlation of trajectories": "how alike the two latents' norms change over training",
+    "correlation of effects": "how alike what the two latents do to the next token is",
+    "share of the layer's own write profile": "how much of what the layer writes in all lies at that offset",
+    "share of the rise, or accuracy": "0 at the first snapshot and 1 at the last; of copying, the share done right",
+    "KL from the unchanged model, nats": "how far the next token's probabilities move from those without the change",
+    "perplexity under the unchanged model": "how surprised the model without the change is by the text; 1 at best",
+    "KL to unigram frequencies, nats": "how far predictions are from plain frequencies of tokens",
+    "KL to bigrams, nats": "how far predictions are from what the token before alone says",
+    "entropy H1": "how uncertain the next token is by plain frequencies of tokens, in nats",
+    "entropy H2": "how uncertain the next token is where the token before is known, in nats",
+    "feature dimensionality": "share of the space's dimensions that the latents use together; 1: all of them",
+    "cosine with the next snapshot": "how much a latent's direction stays as it is until the next snapshot",
+    "rank correlation": "whether what is larger in one is larger in the other: 1 always, 0 unrelated",
+    "snapshots earlier": "how many snapshots before; negative: after",
+    "area between the curves": "how much further the attribution's top latents move the metric than the control's",
+    "median maximal r": "middle over latents of r with the best partner within that layer",
+    "90 % quantile of maximal r": "the r with the best partner within that layer that 10 % of latents exceed",
+    "share with r ≥ 0.5": "share of latents whose best partner within that layer has r of a half or more",
+    "largest activation": "the strongest the latent was on any token",
+    "position: token": "where in the sequence, and on which token",
+    "share of all squared norm": "their share of the squared lengths of all rows",
+    "score": "how well the label tells where the latent fires; the caption says what chance is",
+    "rank of the atom among those of its write (1: the strongest)": "by strength among the atoms of that write",
+    "share of firings nearer to the clean run than with nothing written": "a half is no better than writing nothing",
+    "r given the token": "the correlation that is left when each latent's mean per token is taken away",
+    "cosine of mapped decoder rows": "how well the map carries the latent's direction onto its partner's",
+    "share of the ablation's damage repaired": "1: as if nothing was taken away; 0: as bad as with the latent removed",
+    "correlation, cosine or share": "each number in its own measure; all lie between 0 and 1 or -1 and 1",
+    "delta LM loss (nats)": "loss with the reconstruction in place minus without, per token",
+    "dead latents (share)": "latents that never fired on the tokens that were looked at, of all",
 }
 _AXES = {  # labels that name a model, a metric or a latent
     r"token offset from .+": "how many tokens after the marked token of the prompt: 0 is the token itself, 1 the next",
     r"written at offset from .+": "at which token after the marked one the value is written into the state",
     r"tokens by which .+ is read later": "the second model read so many tokens later than the first",
+    r"added to .+ at every position": "how much of the latents' directions is added; 0 changes nothing",
+    r"logit of “.+” less the mean": "that token's score over the mean of all tokens' scores",
+    r"probability of “.+”": "how likely the model finds that token next",
+    r"decoder norm, .+": "the length of the direction a latent writes, on the scale that is named",
     r"layer of .+": "which layer of that model, from 0",
     r"activation of .+": "how strongly that latent is on at the token",
     r"change of .+": "the metric after the change minus before",
@@ -347,12 +387,6 @@ def explained_at(label: str, page: str = "") -> str | None:
     """Address of a word's line in the documentation, or of ``page``; None where it has none, or words are no links."""
     found = page or ((at := anchor(label)) and f"{GLOSSARY_PAGE}#{at}")
     return f"{_LINKS[0]}{found}" if found and _LINKS and not _STANDING_ALONE.get() else None
-
-
-def axes(labels: Iterable[str]) -> list[tuple[str, str]]:
-    """(label, what it means) of the axes of a figure that have an explanation, each once."""
-    found = {label: meaning(label) for label in labels if label.strip()}
-    return [(label, line) for label, line in found.items() if line]
 
 
 def term(word: str, text: str | None = None, *, said: str = "", page: str = "") -> str:

@@ -19,7 +19,7 @@ from workbench.workspace import Workspace
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.commands import absolute
 from workbench_ui.kit.documents import contents, selection_form, share_buttons, try_document
-from workbench_ui.kit.figures import table
+from workbench_ui.kit.figures import axes_line, table
 from workbench_ui.kit.index import Entry
 from workbench_ui.views.options import form
 
@@ -224,6 +224,8 @@ def preview(spec: FigureSpec) -> None:
         width: Any = "stretch" if spec.style.width == "double" else 560
         st.image(f"data:image/png;base64,{picture}", width=width, alt=shown["alt"])
         st.html(div("wb-head", div("sub", escape(shown["caption"]))))
+        if shown["axes"]:
+            st.html(shown["axes"])
         with st.expander("Show as table", on_change="rerun", key="ex_table", type="compact") as box:
             if box.open:
                 made = build(spec, workspace)
@@ -271,6 +273,7 @@ def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
         "caption": files.files["caption.txt"].decode().strip(),
         "alt": made.alt or made.caption,
         "name": files.name,
+        "axes": axes_line(made.panels, made.explained),
     }
 
 

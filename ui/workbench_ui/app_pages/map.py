@@ -98,7 +98,7 @@ def layout(entry: Entry) -> None:
         else ""
     )
     st.html(div("wb-head", div("sub", escape(f"{method} {sample}"))))
-    below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}", options=options)
+    below("ma_points", points, figure="decoder_map", source=f"maps/{entry.id}", options=options, shown=[panel])
     if not (drawn.box or drawn.lasso) and drawn.points and drawn.points[0].get("customdata"):
         name, latent = drawn.points[0]["customdata"][:2]
         d = data.index().dictionaries.get(str(name))
@@ -147,11 +147,12 @@ def neighbours(entry: Entry) -> None:
     )
     frame = _read(str(entry.path), "nearest_hist", entry.version)
     if frame is not None:
-        picture = plot(replace(nearest_panel(frame), title=""), height=320)
+        panel = nearest_panel(frame)
+        picture = plot(replace(panel, title=""), height=320)
         st.plotly_chart(
             picture, key="ma_hist", config=CONFIG, alt="Cosines of nearest neighbours and of random directions"
         )
-        below("ma_near", frame)
+        below("ma_near", frame, shown=[panel])
     rows = []
     for name, n in entry.numbers.items():
         if isinstance(n, dict) and "median_nearest_cosine" in n:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ import pandas as pd
 import streamlit as st
 
 from sae.errors import MissingError
-from workbench.exporting.figures import FigureData, axis_words
-from workbench.markup.glossary import meaning
+from workbench.exporting.figures import FigureData, Panel, axis_labels
+from workbench.markup.glossary import meaning, term
+from workbench.markup.tags import div
 from workbench.markup.tokens import cell, escape
 from workbench_ui.components.near import is_near
 from workbench_ui.kit import data, panels
@@ -111,8 +113,13 @@ def below(
     figure: str = "",
     source: str = "",
     options: dict[str, Any] | None = None,
+    shown: Sequence[Panel] = (),
 ) -> None:
-    """What every chart has below it: its export, where it is one, and its numbers as a table."""
+    """What every chart has below it: what its axes mean, its export, where it is one, and its numbers as a table."""
+    if isinstance(what, FigureData):
+        shown = what.panels
+    if said := axes_line(shown, what.explained if isinstance(what, FigureData) else None):
+        st.html(said)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", key=f"wb_below_{key}"):
         if figure:
             export_button(
@@ -120,9 +127,18 @@ def below(
             )
         with st.expander("Show as table", key=f"{key}_table", on_change="rerun", type="compact") as box:
             if box.open:
-                if isinstance(what, FigureData) and (said := axis_words(what)):
-                    st.html(panels.table(["axis", "what it means"], [[escape(a), escape(w)] for a, w in said]))
                 table(what.data, what.tokens) if isinstance(what, FigureData) else table(what, tokens)
+
+
+def axes_line(shown: Sequence[Panel], explained: Mapping[str, str] | None = None) -> str:
+    """The labels of a chart's axes as HTML, each with its line of the glossary on hover and a link to it; empty where
+    nothing is labelled.
+    """
+    said: dict[str, list[str]] = {}
+    for axis, label in axis_labels(shown):
+        said.setdefault(axis, []).append(term((explained or {}).get(label, label), label))
+    line = " · ".join(f"{axis}: {', '.join(names)}" for axis, names in said.items())
+    return div("wb-head", div("sub", line)) if line else ""
 
 
 def _name(what: FigureData | pd.DataFrame, figure: str, source: str, options: dict[str, Any] | None) -> str:
