@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -58,6 +59,27 @@ def _silent(line: str) -> None:
     pass
 
 
+Maker = Callable[[str, int | None, str], AbstractContextManager[Bar]]
+_SHOWING: ContextVar[Maker] = ContextVar("showing", default=_no_bar)
+
+
+@contextmanager
+def showing(bar: Maker) -> Iterator[None]:
+    """Inside, :func:`long_step` shows its bars by ``bar``."""
+    token = _SHOWING.set(bar)
+    try:
+        yield
+    finally:
+        _SHOWING.reset(token)
+
+
+def long_step(label: str, total: int | None = None, unit: str = "it") -> AbstractContextManager[Bar]:
+    """The bar of a step that many functions take on their way and nobody hands a bar to, such as reading and cutting
+    text; silent outside :func:`showing`.
+    """
+    return _SHOWING.get()(label, total, unit)
+
+
 @dataclass(frozen=True)
 class Run:
     """What a caller may say about a run.
@@ -72,7 +94,7 @@ class Run:
 
     command: str = ""
     say: Callable[[str], None] = _silent
-    bar: Callable[[str, int | None, str], AbstractContextManager[Bar]] = _no_bar
+    bar: Maker = _no_bar
     replace: bool = False
 
     def each(self, items: Iterable[T], label: str, total: int | None = None, unit: str = "it") -> Iterator[T]:

@@ -6,6 +6,7 @@ The world of the timing is the asked one without the steps that drive its direct
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from sae.worlds.world import World, overlap_gradient
 WARM, TIMED = 2, 3  # steps
 
 
-def plan(budget: Budget, settings: tuple[str, ...], kinds: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One row per kind and setting: CPU seconds of a step, and hours of all its runs on one thread.
+def plan(
+    budget: Budget, settings: tuple[str, ...], kinds: tuple[str, ...], done: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """One row per kind and setting: CPU seconds of a step, and hours of all its runs on one thread. ``done`` is called
+    after each.
 
     Worlds and their rows, which all kinds share, have a row of their own.
     """
@@ -42,6 +46,7 @@ def plan(budget: Budget, settings: tuple[str, ...], kinds: tuple[str, ...]) -> l
             step = sorted(spent[WARM:])[TIMED // 2]
             tries = budget.tries if kind == "l1" else 1  # at most: the search ends where the L0 is near
             out.append(_row(kind, setting, step, (step * budget.steps + scoring) * tries * budget.seeds))
+            done()
     return out
 
 

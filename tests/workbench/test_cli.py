@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -22,6 +24,29 @@ def test_every_verb_of_the_table_exists():
 def test_help_teaches(verb):
     result = runner.invoke(app, [verb, "--help"])
     assert result.exit_code == 0 and "--json" in result.output and len(result.output) > 300
+
+
+def test_what_takes_long_on_the_way_is_shown_and_what_is_short_is_not(capsys, monkeypatch):
+    """Every verb shows steps that nobody hands a bar to, such as cutting text; see workbench.run.long_step."""
+    from workbench.cli import common
+    from workbench.run import long_step
+
+    @common.verb
+    def patient(seconds, json_output=False, debug=False):
+        with long_step("cutting text", 2, " characters") as shown:
+            for _ in range(2):
+                time.sleep(seconds / 2)
+                shown.update()
+
+    monkeypatch.setattr(common, "_deep_bar", functools.partial(common.bar, delay=0.2))
+    patient(0.0)
+    assert capsys.readouterr().err == ""
+    patient(0.5)
+    assert "cutting text: 100%" in capsys.readouterr().err
+    with long_step("cutting text", 1) as shown:  # outside a verb nobody is told
+        time.sleep(0.3)
+        shown.update()
+    assert capsys.readouterr().err == ""
 
 
 def test_misuse_exits_2():

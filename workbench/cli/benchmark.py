@@ -103,7 +103,8 @@ def _plan(budget: Any, settings: tuple[str, ...], kinds: tuple[str, ...], *, qui
     """The hours of one thread that the benchmark would take."""
     from sae.worlds.plan import plan
 
-    rows = plan(budget, settings, kinds)
+    with bar("benchmark synth --plan", len(settings) * len(kinds), "kind") as shown:
+        rows = plan(budget, settings, kinds, shown.update)
     hours = sum(r["hours"] for r in rows)
     if not quiet:
         for r in rows:

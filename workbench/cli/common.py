@@ -14,14 +14,14 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from workbench.run import Bar, Run
+from workbench.run import NO_BAR, Bar, Run, showing
 
 if TYPE_CHECKING:
     from workbench.planning.dry_run import Built
@@ -75,8 +75,8 @@ def say(message: str, *, style: str | None = None) -> None:
 class _Terminal:
     """A bar on stderr, drawn when the first step is done or the first part begins."""
 
-    def __init__(self, label: str, total: int | None, unit: str):
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, label: str, total: int | None, unit: str, delay: float):
+        self.label, self.total, self.unit, self.delay = label, total, unit, delay
         self.bar: Any = None
         self.begun = False
 
@@ -89,7 +89,8 @@ class _Terminal:
                 initial=initial,
                 desc=self.label,
                 unit=self.unit,
-                unit_scale=self.unit == "row",
+                unit_scale=self.unit in ("row", "B", " characters"),
+                delay=self.delay,
                 file=sys.stderr,
                 mininterval=0.5 if sys.stderr.isatty() else 15,
                 dynamic_ncols=True,
@@ -112,15 +113,23 @@ class _Terminal:
 
 
 @contextmanager
-def bar(label: str, total: int | None = None, unit: str = "it") -> Iterator[Bar]:
-    """A progress bar on stderr with the time left (silent where stderr is not a terminal, except for its last line)."""
-    shown = _Terminal(label, total, unit)
+def bar(label: str, total: int | None = None, unit: str = "it", *, delay: float = 0) -> Iterator[Bar]:
+    """A progress bar on stderr with the time left (silent where stderr is not a terminal, except for its last line).
+
+    One that is done within ``delay`` seconds is never seen.
+    """
+    shown = _Terminal(label, total, unit, delay)
     try:
         yield shown
     finally:
         if shown.bar is not None:
             shown.bar.update(int(shown.begun))
             shown.bar.close()
+
+
+def _deep_bar(label: str, total: int | None = None, unit: str = "it") -> AbstractContextManager[Bar]:
+    """How steps that nobody hands a bar to are shown: by the first of several processes, once they take two seconds."""
+    return nullcontext(NO_BAR) if process_number() else bar(label, total, unit, delay=2)
 
 
 def terminal_run(*, replace: bool = False) -> Run:
@@ -208,7 +217,7 @@ def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
         if kwargs.get("json_output"):
             sys.stdout = sys.stderr  # whatever a library prints must not spoil the document
         try:
-            with errors_as_lines(bool(kwargs.get("debug"))):
+            with errors_as_lines(bool(kwargs.get("debug"))), showing(_deep_bar):
                 result = function(*args, **kwargs)
         finally:
             sys.stdout = stdout

@@ -19,6 +19,7 @@ from workbench.corpus.installed import installed_documents, stdlib_documents
 from workbench.corpus.records import Tally, as_document, decoded, mended
 from workbench.corpus.sections import sections, text_digest
 from workbench.provenance import Input
+from workbench.run import long_step
 
 _HELDOUT_SHARE = 0.05
 _ROWS = 4096  # rows of a table held at once
@@ -201,13 +202,25 @@ def _own_documents(config: CorpusConfig, tally: Tally | None) -> list[tuple[str,
 
     With ``dedupe`` near-copies of an earlier document are left out.
     """
-    found = sections(list(local_documents(config, tally)))
+    found = sections(_read_whole(config, tally))
     first = first_copies([t for _, t in found]) if config.dedupe or config.split != "all" else range(len(found))
     side = [i for i in range(len(found)) if in_split(text_digest(found[int(first[i])][1]), config.split)]
     kept = [i for i in side if not (config.dedupe and first[i] != i)]
     if tally is not None:
         tally.near_copies = len(side) - len(kept)
     return [found[i] for i in kept]
+
+
+def _read_whole(config: CorpusConfig, tally: Tally | None) -> list[tuple[str, str]]:
+    """All of :func:`local_documents`, with a bar that goes by characters read, of the bytes that the files have."""
+    total, done, found = sum(file.stat().st_size for file, _ in local_files(config)), 0, []
+    with long_step("reading text", total, " characters") as shown:
+        for document in local_documents(config, tally):
+            found.append(document)
+            done += len(document[1])
+            shown.reach(min(done, total), total)
+        shown.reach(total, total)
+    return found
 
 
 def all_documents(config: CorpusConfig, tally: Tally | None = None) -> Iterator[tuple[str, str]]:

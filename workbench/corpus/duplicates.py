@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
+from workbench.run import long_step
+
 RUN = 16  # words
 KEPT = 8  # one run in so many is remembered, of texts long enough
 SHARE = 0.8  # of a document's remembered runs that must stand in one earlier document
@@ -23,15 +25,17 @@ def first_copies(texts: Sequence[str]) -> np.ndarray:
     """Of every text the first one it is a near-copy of, int64 [n]; its own number where there is none before it."""
     owner_of: dict[int, int] = {}
     first = np.arange(len(texts), dtype=np.int64)
-    for i, text in enumerate(texts):
-        sketch = _sketch(text)
-        owners = Counter(owner_of[g] for g in sketch if g in owner_of)
-        if owners:
-            best, n = owners.most_common(1)[0]
-            if n >= SHARE * len(sketch):
-                first[i] = best
-        for g in sketch:
-            owner_of.setdefault(g, int(first[i]))
+    with long_step("looking for copies", sum(map(len, texts)), " characters") as shown:
+        for i, text in enumerate(texts):
+            sketch = _sketch(text)
+            owners = Counter(owner_of[g] for g in sketch if g in owner_of)
+            if owners:
+                best, n = owners.most_common(1)[0]
+                if n >= SHARE * len(sketch):
+                    first[i] = best
+            for g in sketch:
+                owner_of.setdefault(g, int(first[i]))
+            shown.update(len(text))
     return first
 
 

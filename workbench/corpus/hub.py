@@ -22,6 +22,7 @@ from workbench.corpus.lengths import lengths_of
 from workbench.corpus.records import Tally, as_document
 from workbench.corpus.sections import held_by_digest, text_digest
 from workbench.hub import offline
+from workbench.run import long_step
 
 if TYPE_CHECKING:
     from workbench.corpus import CorpusConfig
@@ -188,21 +189,23 @@ def packed(
     train, held = (_Packer(first, n, ctx, whole_documents) for n in (n_seq - heldout, heldout))
     marks = [_Packer(None if first is None else 0, n, ctx, whole_documents) for n in (n_seq - heldout, heldout)]
     digest, seen, sizes = hashlib.sha256(), 0, []
-    while not (train.full and held.full) and (batch := list(islice(documents, _BATCH))):
-        texts = [t[: train.width * _CHARACTERS] if whole_documents else t for _, t in batch]
-        ids, mine = encoded(tokenizer, texts, roles)
-        for i, ((name, text), document) in enumerate(zip(batch, ids, strict=True)):
-            if train.full and held.full:
-                break
-            of_text = text_digest(text)
-            digest.update(f"{name}\0".encode() + bytes.fromhex(of_text))
-            side = held if also(of_text) or (heldout and held_by_digest(of_text)) else train
-            if not side.full:
-                side.add(document, seen)
-                if roles:  # packed as the tokens are, so they lie where these do
-                    marks[side is held].add(mine[i].astype(int).tolist(), seen)
-            seen += 1
-            sizes.append(len(document))
+    with long_step("cutting text into tokens", n_seq, "window") as shown:
+        while not (train.full and held.full) and (batch := list(islice(documents, _BATCH))):
+            texts = [t[: train.width * _CHARACTERS] if whole_documents else t for _, t in batch]
+            ids, mine = encoded(tokenizer, texts, roles)
+            for i, ((name, text), document) in enumerate(zip(batch, ids, strict=True)):
+                if train.full and held.full:
+                    break
+                of_text = text_digest(text)
+                digest.update(f"{name}\0".encode() + bytes.fromhex(of_text))
+                side = held if also(of_text) or (heldout and held_by_digest(of_text)) else train
+                if not side.full:
+                    side.add(document, seen)
+                    if roles:  # packed as the tokens are, so they lie where these do
+                        marks[side is held].add(mine[i].astype(int).tolist(), seen)
+                seen += 1
+                sizes.append(len(document))
+            shown.reach(train.filled + held.filled, n_seq)
     filled, short = train.filled + held.filled, train.short + held.short
     if filled < n_seq:
         why = f" ({short} were shorter than {train.width} tokens)" if short else ""

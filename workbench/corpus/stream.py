@@ -23,6 +23,7 @@ from workbench.corpus.contract import contract_of
 from workbench.corpus.documents import digest_of, documents, local_files
 from workbench.corpus.duplicates import first_copies
 from workbench.corpus.sections import continues, text_digest
+from workbench.run import long_step
 
 _LAYOUT = 2  # of a stream: rises when the same texts and tokenizer give other tokens
 _WORTH_CACHING = 1_000_000  # tokens; fewer are tokenised faster than they are worth a file
@@ -154,15 +155,17 @@ def _tokenise(
 ) -> dict[str, np.ndarray]:
     """``tokens`` and ``starts`` of a stream; with ``roles`` also ``is_row``."""
     begin, pieces, before, marks = [] if first is None else [first], [], "", []
-    for at in range(0, len(docs), 256):  # transformers' own result is some 50 times larger than the ids
-        some = docs[at : at + 256]
-        found, mine = encoded(tokenizer, [t for _, t in some], roles)
-        for i, ((name, _), ids) in enumerate(zip(some, found, strict=True)):
-            beginning = [] if continues(before, name) else begin
-            pieces.append(np.asarray([*beginning, *ids], np.int32))
-            if roles:
-                marks.append(np.concatenate([np.zeros(len(beginning), bool), mine[i]]))
-            before = name
+    with long_step("cutting text into tokens", sum(len(t) for _, t in docs), " characters") as shown:
+        for at in range(0, len(docs), 256):  # transformers' own result is some 50 times larger than the ids
+            some = docs[at : at + 256]
+            found, mine = encoded(tokenizer, [t for _, t in some], roles)
+            for i, ((name, _), ids) in enumerate(zip(some, found, strict=True)):
+                beginning = [] if continues(before, name) else begin
+                pieces.append(np.asarray([*beginning, *ids], np.int32))
+                if roles:
+                    marks.append(np.concatenate([np.zeros(len(beginning), bool), mine[i]]))
+                before = name
+            shown.update(sum(len(t) for _, t in some))
     tokens = np.concatenate(pieces)
     arrays: dict[str, np.ndarray] = {
         "tokens": tokens,

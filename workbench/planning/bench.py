@@ -21,7 +21,9 @@ from sae.devices import abilities, check_device, float32_products
 from sae.errors import ConfigError, UsageError
 from workbench.planning.calibrate import machine_named
 from workbench.planning.machine import machines
+from workbench.run import NO_BAR, Bar, long_step
 
+WARM = 3  # steps that are not timed: compilation and caches
 PARITY = (64, 48, 256, 8)  # rows, width, latents, k of the steps taken on both devices
 PARITY_STEPS = 5
 EV_STEPS, EV_SEEDS, EV_HELD_OUT = 150, 3, 4096  # steps, runs, and rows of the explained variance that is compared
@@ -101,6 +103,8 @@ def bench(
     check_device(device, "--device")
     x = torch.randn(rows, d_in, generator=torch.Generator().manual_seed(0)).to(device)
     sizes = {"d_in": d_in, "d_sae": d_sae, "k": k}
+    with long_step("bench", len(ways) * (2 * (repeats + WARM) + 1 + EV_SEEDS)) as shown:
+        measured = tuple(_measured(name, x, sizes, device, repeats, shown) for name in ways)
     return Bench(
         device=device,
         name=torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
@@ -108,34 +112,37 @@ def bench(
         backend=Trainer(TopKConfig(d_in=2, d_sae=2, k=1), device=device).backend.name,
         rows=rows,
         **sizes,
-        ways=tuple(_measured(name, x, sizes, device, repeats) for name in ways),
+        ways=measured,
     )
 
 
-def _measured(name: str, x: Tensor, sizes: dict[str, int], device: str, repeats: int) -> Way:
+def _measured(name: str, x: Tensor, sizes: dict[str, int], device: str, repeats: int, shown: Bar) -> Way:
     settings = WAYS[name]
     try:
         trainer = Trainer(TopKConfig(**sizes, **settings), device=device)
     except ConfigError as e:
+        shown.update(2 * (repeats + WARM) + 1 + EV_SEEDS)
         return Way(name, settings, None, refused=str(e))
-    seconds = _median(lambda: trainer.step(x), device, repeats)
+    seconds = _median(lambda: trainer.step(x), device, repeats, shown)
     weight, bias = trainer.model.enc_FD.detach(), trainer.model.b_enc.detach()
     if "bf16_preselect" in settings:
         factors, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
     else:
         factors = x
     with float32_products(trainer.config.products, x.device.type):
-        product = _median(lambda: trainer.backend.linear(factors, weight, bias), device, repeats)
+        product = _median(lambda: trainer.backend.linear(factors, weight, bias), device, repeats, shown)
     flops = 2 * x.numel() * sizes["d_sae"] / product
     peak = _described(device, settings)
+    distance = parity(device, **settings)
+    shown.update()
     measured = Measured(
         seconds_per_step=seconds,
         rows_per_second=len(x) / seconds,
         products=seconds / product,
         flops=flops,
         share_of_peak=flops / peak if peak else None,
-        parity=parity(device, **settings),
-        ev_change=ev_changes(device, **settings),
+        parity=distance,
+        ev_change=ev_changes(device, shown=shown, **settings),
     )
     return Way(name, settings, measured)
 
@@ -159,13 +166,17 @@ def parity(device: str, **settings: Any) -> float:
     return float((here - cpu).norm() / (cpu - start).norm())
 
 
-def ev_changes(device: str, **settings: Any) -> tuple[float, ...]:
+def ev_changes(device: str, *, shown: Bar = NO_BAR, **settings: Any) -> tuple[float, ...]:
     """What ``settings`` on ``device`` change of explained variance on held-out rows after :data:`EV_STEPS` steps,
     against plain PyTorch on the CPU in float32: one difference for each of :data:`EV_SEEDS` pairs of runs.
 
     The rows are made: each a few of 128 directions in 48 dimensions, and noise.
     """
-    return tuple(_ev(seed, device, settings) - _ev(seed, "cpu", {"backend": "fallback"}) for seed in range(EV_SEEDS))
+    found = []
+    for seed in range(EV_SEEDS):
+        found.append(_ev(seed, device, settings) - _ev(seed, "cpu", {"backend": "fallback"}))
+        shown.update()
+    return tuple(found)
 
 
 def _ev(seed: int, device: str, settings: dict[str, Any]) -> float:
@@ -186,15 +197,16 @@ def _ev(seed: int, device: str, settings: dict[str, Any]) -> float:
     return float(evaluate(trainer.dictionary(), [made(EV_HELD_OUT).to(device)]).ev)
 
 
-def _median(work: Callable[[], object], device: str, repeats: int) -> float:
+def _median(work: Callable[[], object], device: str, repeats: int, shown: Bar) -> float:
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.split(":")[0], lambda: None)
     took = []
-    for i in range(repeats + 3):  # three for compilation and caches
+    for i in range(repeats + WARM):
         start = time.perf_counter()
         work()
         wait()
-        if i >= 3:
+        if i >= WARM:
             took.append(time.perf_counter() - start)
+        shown.update()
     return statistics.median(took)
 
 

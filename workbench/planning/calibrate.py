@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sae.errors import UsageError
 from sae.strict import nearest, parse_config, read_toml
 from workbench.planning.machine import Machine, machines
+from workbench.run import long_step
 
 if TYPE_CHECKING:
     from workbench.activations.format.spec import StoreSpec
@@ -92,8 +93,20 @@ def this_machine(
     import psutil
     import torch
 
-    threads, stream = torch.get_num_threads(), _stream()
-    step, stretch = inside_a_step(stream)
+    threads = torch.get_num_threads()
+    with long_step("measuring this machine", 6, "part") as shown:
+        shown.part("copies")
+        stream = _stream()
+        shown.part("training steps")
+        step, stretch = inside_a_step(stream)
+        shown.part("memory")
+        held = memory(kind)
+        shown.part("operations")
+        rates = {name: rate / stretch for name, rate in operations(d_in, d_sae, k, rows).items()}
+        shown.part("disk")
+        rates |= _disk_rates(disk, store or _a_store())
+        shown.part("models")
+        rates |= _model_rates(models)
     return Machine(
         name="this machine",
         about=(
@@ -103,12 +116,10 @@ def this_machine(
         memory=float(psutil.virtual_memory().total),
         stream=stream,
         step=step,
-        **memory(kind),
+        **held,
         measured=True,
         unified=True,
-        **{name: rate / stretch for name, rate in operations(d_in, d_sae, k, rows).items()},
-        **_disk_rates(disk, store or _a_store()),
-        **_model_rates(models),
+        **rates,
     )
 
 

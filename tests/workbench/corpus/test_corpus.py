@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from workbench.corpus import (
 )
 from workbench.corpus.synthetic import agreement_window, sentence, snippet_window, tiled_window
 from workbench.models.tokenizer import read_tokenizer, train_tokenizer
+from workbench.run import showing
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,36 @@ def local(tmp_path_factory):
     for i in range(60):
         (folder / f"{i}.txt").write_text(f"text {i}: " + " ".join(rng.choice(words, 300)))
     return CorpusConfig(kind="text", paths=(str(folder),), tiled_share=0.12, snippet_share=0.28, agreement_share=0.05)
+
+
+class Shown:
+    """Bars that only remember how far they came."""
+
+    def __init__(self):
+        self.reached, self.totals = {}, {}
+
+    @contextlib.contextmanager
+    def bar(self, label, total=None, unit="it"):
+        self.totals[label] = total
+        yield SimpleNamespace(
+            update=lambda n=1: self.reached.update({label: self.reached.get(label, 0) + n}),
+            reach=lambda done, total: self.reached.update({label: done}),
+        )
+
+
+def test_reading_and_cutting_text_says_how_far_it_is(tokenizer, tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}: " + " ".join(f"w{i}{j}" for j in range(300)))
+    whole = CorpusConfig(kind="text", paths=(str(tmp_path),), split="all")
+    size = sum(p.stat().st_size for p in tmp_path.iterdir())
+    shown, packed = Shown(), Shown()
+    with showing(shown.bar):
+        plan_tokens(whole, tokenizer, n_seq=4, ctx=32)
+    assert set(shown.totals) == {"reading text", "looking for copies", "cutting text into tokens"}
+    assert shown.reached == shown.totals == dict.fromkeys(shown.totals, size)
+    with showing(packed.bar):
+        plan_tokens(whole.model_copy(update={"packing": "documents"}), tokenizer, n_seq=3, ctx=32)
+    assert packed.reached == packed.totals == {"cutting text into tokens": 3}
 
 
 def test_plan_is_a_pure_function_of_its_arguments(tokenizer, local):
