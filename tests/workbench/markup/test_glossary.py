@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import importlib
+import itertools
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +226,13 @@ def texts(node: ast.AST | None, tree: ast.Module, module: dict[str, Any]) -> set
         case ast.Constant(value=str(text)):
             return {text}
         case ast.JoinedStr(values=parts):
-            return {"".join(str(p.value) if isinstance(p, ast.Constant) else "1" for p in parts)}
+            said = [
+                texts(getattr(p, "value", p), tree, module) or {"1"}
+                if isinstance(p, ast.FormattedValue)
+                else {str(p.value)}
+                for p in parts
+            ]
+            return set(map("".join, itertools.product(*said)))
         case ast.IfExp(body=one, orelse=other):
             return texts(one, tree, module) | texts(other, tree, module)
         case ast.Dict(values=values):
@@ -260,7 +267,9 @@ def test_axes_of_a_chart_are_links_to_their_lines(monkeypatch: pytest.MonkeyPatc
     frame = pd.DataFrame({"x": [1], "y": [2]})
     panels = [Panel("line", frame, "x", "y", x_label="training step", y_label=y) for y in ("nats of it", "task metric")]
     plain = axes_line(panels, {"nats of it": "unit of a claim"})
-    assert plain.count("training step") == 1 and "href" not in plain and html.escape(LABELS["unit of a claim"]) in plain
+    assert (
+        plain.count(">training step<") == 1 and "href" not in plain and html.escape(LABELS["unit of a claim"]) in plain
+    )
     link_to("/docs/")
     linked = axes_line(panels, {"nats of it": "unit of a claim"})
     for label, at in (
