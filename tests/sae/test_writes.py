@@ -105,7 +105,7 @@ def test_what_is_no_dictionary_of_writes_is_refused(tmp_path):
         WriteConfig(d_in=SIZE, heads=2, keys=4, values=6, d_sae=8, k=1, details={"bias_rate": 1.0})
     with pytest.raises(UserError, match="fewer latents"):
         sae.prune(out, [world.batch(8)])
-    with pytest.raises(ConfigError, match="rank one"):
+    with pytest.raises(ConfigError, match="rank-one"):
         sae.refit(out, [world.batch(8)])
     folder = out.save(tmp_path / "w")
     cfg = json.loads((folder / "cfg.json").read_text())
