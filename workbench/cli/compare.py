@@ -42,7 +42,10 @@ def compare(
         str | None, typer.Option(help="Store whose tokens to compare on, where A does not name one of this workspace.")
     ] = None,
     codes: Annotated[
-        bool, typer.Option(help="Keep the codes, so that any pair can be seen on the same tokens.")
+        bool,
+        typer.Option(
+            help="Keep which latent was how strong on which token, so that any pair can be seen side by side."
+        ),
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of permutations, random encoders and bootstraps.")] = 0,
     replace: ReplaceOption = False,

@@ -22,7 +22,7 @@ from workbench.cli.common import (
 
 @verb
 def export(
-    spec: Annotated[str, typer.Argument(help="A .toml or .json spec, or the name of a bundled one.")] = "",
+    spec: Annotated[str, typer.Argument(help="A figure (--list names them), or a .toml or .json spec.")] = "",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     source: Annotated[str, typer.Option(help="Result to show, as kind/id; wins over the spec's.")] = "",
     set_: Annotated[
@@ -58,7 +58,8 @@ def export(
 
     With `--circuit-tracer` it is neither: transcoders go out in the files circuit-tracer loads.
 
-    Example: `workbench export --source dictionaries/theirs --circuit-tracer out/theirs`, or
+    Example: `workbench export --list`, then
+    `workbench export latent_anatomy --source latents/mini-pythia.L1R-8x --set latent=17 --out figure.zip`, or
     `workbench export latents_page --source latents/mini-pythia.L1R-8x --set 'latents=[3,17]'`
     """
     from sae.errors import UsageError
