@@ -3,7 +3,7 @@
     python docs/real_model.py WORKSPACE [--latents DICTIONARY:LATENT …] [--write docs/start/real-model.md]
 
 Prints, or writes between the page's two marks, what the workspace says of its dictionaries, what evaluation measured,
-latents with their label, F1 on tokens the label was not chosen on, and two contexts, and the induction heads by both
+latents with their label, F1 on tokens the label was not chosen on, and three contexts, and the induction heads by both
 criteria. Without ``--latents`` the ones with the best labels are taken that fire on more than one token, at most
 ``PER_SITE`` a site.
 """
@@ -22,7 +22,7 @@ from workbench.results.records import Context, LatentRecords
 from workbench.workspace import Item, Workspace
 
 BEGIN, END = "<!-- numbers -->", "<!-- end of numbers -->"
-LATENTS, PER_SITE, CONTEXTS, AROUND = 10, 4, 2, 8
+LATENTS, PER_SITE, CONTEXTS, AROUND = 10, 4, 3, 8
 SIGNS = "&<>|*_`[]#\\"  # what Markdown or HTML would take for their own
 COMPLEX = 0.4  # least share of a latent's variance that the token and the one before it do not explain
 

@@ -20,7 +20,7 @@ from workbench.markup.latent import VIEWS, contexts_html
 from workbench.results.records import Histogram, LatentRecords, LogitEffects
 from workbench.results.searching import END
 from workbench.workspace import Workspace
-from workbench_ui.kit import data
+from workbench_ui.kit import data, facts
 from workbench_ui.kit.context_bar import best_match, choices
 from workbench_ui.kit.index import Index, read_index, signature, step
 from workbench_ui.views import latent_table
@@ -275,3 +275,23 @@ def test_an_answer_is_kept_for_one_run_and_no_longer(open_page: Callable[..., Ap
     shutil.rmtree(ws.path("latents", "mini-mamba.L2R-8x"))
     shutil.rmtree(ws.path("dictionaries", "mini-mamba.L2R-8x"))
     assert before > sum("mini-mamba.L2R-8x" in str(e.value) for e in at.run().get("html"))
+
+
+def test_what_is_shown_first_has_fired_often_enough() -> None:
+    """A rule that fits a handful of tokens perfectly comes behind a plainer one that rests on many."""
+    table = pd.DataFrame(
+        {
+            "label": ["fits three tokens", "fits many", None],
+            "label_score": [1.0, 0.7, np.nan],
+            "n_fired": [facts.ENOUGH - 1, facts.ENOUGH, 500],
+            "density": [49 / 60_000, 50 / 60_000, 500 / 60_000],
+            "max": [3.0, 2.0, 2.0],
+            "peak_text": [" see", " also", " the"],
+        }
+    )
+    value = facts._interest(table, {"complexity": np.array([0.9, 0.5, 0.5]), "twin_r": np.array([0.9, 0.1, 0.1])})
+    assert value.argmax() == 1 and value.argmin() == 0
+    weak = facts._interest(table, {"n_strong": np.array([99, facts.ENOUGH_STRONG - 1, facts.ENOUGH_STRONG])})
+    assert weak.argmax() == 2
+    silent = facts._interest(table.assign(n_fired=[0, 50, 500]), {})
+    assert silent[0] < value[0]  # what never fired comes last of all

@@ -56,6 +56,8 @@ def stats_strip(row: dict[str, Any], n_tokens: int) -> str:
     ]
     if row.get("decoder_norm") is not None:
         items.append(("Decoder norm", number(row.get("decoder_norm")), "length of its direction"))
+    if row.get("n_massive"):
+        items.append(("Massive rows", number(row["n_massive"]), "of its firings are on them"))
     return stats([(k, v, clip(n, 34)) for k, v, n in items])
 
 

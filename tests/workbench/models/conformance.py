@@ -234,7 +234,7 @@ def page(root: Path, names: list[str]) -> str:
         "",
         "Tiny random models of real Hugging Face configurations, each property held against the model's own forward",
         "pass: ✓ right, – refused in one line (why stands below the table), ✗ wrong. Printed by",
-        "`python -m tests.workbench.models.conformance`; the same runs as a test",
+        "`python -m tests.workbench.models.conformance --into docs/architectures.md`; the same runs as a test",
         "(`tests/workbench/models/test_architectures.py`).",
         "",
         f"| architecture | layers | {' | '.join(PROPERTIES)} |",
@@ -280,20 +280,32 @@ def joined(kept: str, new: str) -> str:
     return head + "\n".join([*(rows[n] for n in order), "", "## Why refused", "", *said]) + "\n"
 
 
+def rows_of(text: str) -> set[str]:
+    """Architectures that a printed page has a row for."""
+    return {line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")}
+
+
 def main() -> None:
-    """``conformance [NAME …]`` prints the page of some architectures, all by default; ``--into FILE`` measures them
-    again in a page that is there.
+    """``conformance [NAME …]`` prints the page of some architectures, all by default; with ``--into FILE`` each is
+    written there as soon as it is measured, in place of its row, and with ``--missing`` those that have a row are left.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*ZOO, []], metavar="ARCHITECTURE")
     parser.add_argument("--into", type=Path)
+    parser.add_argument("--missing", action="store_true")
     args = parser.parse_args()
+    names = args.names or list(ZOO)
     with tempfile.TemporaryDirectory() as folder:
-        text = page(Path(folder), args.names or list(ZOO))
-    if args.into is None:
-        sys.stdout.write(text)
-    else:
-        args.into.write_text(joined(args.into.read_text(), text))
+        if args.into is None:
+            sys.stdout.write(page(Path(folder), names))
+            return
+        for name in names:
+            kept = args.into.read_text() if args.into.is_file() else ""
+            if args.missing and name in rows_of(kept):
+                continue
+            text = page(Path(folder), [name])
+            args.into.write_text(joined(kept, text) if kept else text)
+            print(next(line for line in text.splitlines() if line.startswith(f"| {name} ")), flush=True)
 
 
 if __name__ == "__main__":

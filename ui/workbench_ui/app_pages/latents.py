@@ -101,7 +101,9 @@ def massive_line(d: Dictionary, records: LatentRecords) -> None:
     share = f"{found['square_share']:.0%} of all squared norm"
     held = f"{found['n']:,} of {found['n_rows']:,} rows are massive and hold {share}"
     where = page_link("text", "Where they are", {"st": store})
-    st.html(div("sub", f"{held}; what is said here counts them. {where}"))
+    numbers = records.manifest.numbers
+    without = f" (L0 {numbers['l0']:.1f}, without them {numbers['l0_inliers']:.1f})" if "l0_inliers" in numbers else ""
+    st.html(div("sub", f"{held}; what is said here counts them{without}. {where}"))
 
 
 WALK = (

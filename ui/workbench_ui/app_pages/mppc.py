@@ -17,7 +17,7 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version
 from workbench_ui.kit.figures import chart
 from workbench_ui.kit.index import Entry
-from workbench_ui.kit.matching import QUANTITIES, SERIES, chosen, headline, rows, with_names
+from workbench_ui.kit.matching import QUANTITIES, SERIES, chosen, headline, massive_note, rows, with_names
 from workbench_ui.kit.rows import Column, link_table, pager
 from workbench_ui.views import transplants
 
@@ -42,6 +42,8 @@ def body() -> None:
             direction = choose_direction(m)
         check_version(entry, "m")
         st.html(headline(m, direction))
+        if note := massive_note(m, direction):
+            st.html(div("sub", escape(note)))
         left, right = st.columns([3, 2], gap="large")
         with left, panels.guarded("The distribution"):
             distributions(entry, m, direction)

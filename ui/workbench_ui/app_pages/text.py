@@ -160,8 +160,9 @@ POPULATIONS = (
     ("training", "without them"),
     ("explained variance of a dictionary, of an evaluation", "given both with them and without"),
     ("CE recovered, KL, L0, dead latents", "all rows that are data, them included"),
-    ("records: densities, histograms, contexts", "all rows that are data, them included"),
-    ("correlations of a comparison", "all rows that are data, them included; they raise the level of chance"),
+    ("records: densities, histograms, contexts", "all rows that are data, them included; firings on them are counted"),
+    ("L0 of records", "given both with them and without"),
+    ("correlations of a comparison, and their level of chance", "given both with them and without"),
 )
 
 

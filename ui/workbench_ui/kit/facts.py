@@ -19,6 +19,8 @@ from workbench_ui.kit import data
 from workbench_ui.kit.index import Dictionary, Entry
 from workbench_ui.kit.matching import open_matches
 
+ENOUGH = 50  # firings a latent must have before it is shown first: a rule that fits a few tokens fits them by chance
+ENOUGH_STRONG = 25  # strong ones among the tokens on which its rule is scored
 SAME = 0.5  # decoder cosine from which a crosscoder's latent is called the same direction
 
 
@@ -226,9 +228,9 @@ def _columns(
         found["twin_r"] = aligned["r"].to_numpy(dtype=np.float64)
         if "given" in aligned:
             found["given"] = aligned["given"].to_numpy(dtype=np.float64)
-    complexity = _complexity(id)
-    if complexity is not None:
-        found["complexity"] = complexity.reindex(latents).to_numpy(dtype=np.float64)
+    rules = _rules(id)
+    if rules is not None:
+        found |= {name: rules[name].reindex(latents).to_numpy(dtype=np.float64) for name in rules}
     born = births(d)
     if born is not None:
         near = born[2] >= SAME
@@ -283,22 +285,26 @@ def _scores(folders: list[str], latents: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
-def _complexity(id: str) -> pd.Series | None:
-    """The share of a latent's variance that the token and the one before leave unexplained, from the rules' labels."""
+def _rules(id: str) -> pd.DataFrame | None:
+    """By latent, of the rules' labels: ``complexity``, the share of its variance that the token and the one before
+    leave unexplained, and ``n_strong``, strong firings on the tokens its rule is scored on.
+    """
     for e in data.index().of("explanations"):
         if e.metadata.get("dictionary") == id and e.metadata.get("explainer") == "rules":
             try:
-                table = pd.read_parquet(e.path / "labels.parquet", columns=["latent", "complexity"])
+                table = pd.read_parquet(e.path / "labels.parquet").set_index("latent")
             except (OSError, ValueError, KeyError):
                 return None
-            return table.set_index("latent")["complexity"]
+            return table[[c for c in ("complexity", "n_strong") if c in table]]
     return None
 
 
 def _interest(table: pd.DataFrame, facts: dict[str, np.ndarray]) -> np.ndarray:
     """How worth looking at a latent is: well labelled, not explained by single tokens, found in another model too.
 
-    Latents of special tokens and of massive rows come last, and so do those that fire almost nowhere or everywhere.
+    Latents of special tokens and of massive rows come last, before them those that fire on fewer than ``ENOUGH``
+    tokens of the records or whose rule is scored on fewer than ``ENOUGH_STRONG`` strong firings; what fires almost
+    nowhere or everywhere loses something.
     (What fires most on text made by a program loses as much as its share of that.)
     """
     n = len(table)
@@ -313,6 +319,12 @@ def _interest(table: pd.DataFrame, facts: dict[str, np.ndarray]) -> np.ndarray:
     if "density" in table:
         density = number(table["density"].to_numpy())
         value -= np.where((density < 1e-4) | (density > 0.05), 0.5, 0.0)
+    few = np.zeros(n, bool)
+    if "n_fired" in table:
+        few |= number(table["n_fired"].to_numpy()) < ENOUGH
+    if "n_strong" in facts:
+        few |= number(facts["n_strong"]) < ENOUGH_STRONG
+    value -= np.where(few, 5.0, 0.0)
     return value - 10.0 * odd(table)
 
 

@@ -28,6 +28,8 @@ SERIES = {
     "untrained": "dictionaries of both models before training",
     "model seed": "the same architecture, initialised anew: the ceiling",
     "sae seed": "the same model, its dictionary initialised anew: the ceiling",
+    "inliers": "the best partner, on the rows that are massive on neither side",
+    "inliers shuffle": "the same with the other model's tokens permuted: chance without massive rows",
     "same-token": "the other architecture's tokens exchanged among occurrences of the same token: the token's part",
     "token-conditional": "the other architecture, both codes minus their mean per token: what the token leaves over",
     "token-conditional null": "the same with tokens exchanged: chance given the token",
@@ -95,6 +97,26 @@ def headline(m: MatchRecords, direction: str) -> str:
         ("Tokens", f"{int(m.metadata['n_tokens']):,}" if m.metadata.get("n_tokens") else "–", _tokens_note(m)),
     ]
     return panels.stats(items)
+
+
+def massive_note(m: MatchRecords, direction: str) -> str:
+    """How many of the compared rows are massive, and what correlation and chance are with them and without; nothing
+    where a comparison does not say.
+    """
+    about = m.metadata.get("massive")
+    if not isinstance(about, dict) or not about.get("of"):
+        return ""
+    if not about["n"]:
+        return f"None of the {about['of']:,} rows is massive on either side."
+    summary = m.table("summary")
+    mean = summary[summary["direction"] == direction].set_index("series")["mean"]
+
+    def both(what: str, every: str, without: str) -> str:
+        given = [f"{mean[s]:.3f}" if s in mean.index and np.isfinite(mean[s]) else "–" for s in (every, without)]
+        return f"{what} {given[0]} with them, {given[1]} without"
+
+    said = [both("mean max r", "cross", "inliers"), both("chance", "shuffle", "inliers shuffle")]
+    return f"{about['n']:,} of {about['of']:,} rows are massive on a side: {'; '.join(said)}."
 
 
 def _tokens_note(m: MatchRecords) -> str:

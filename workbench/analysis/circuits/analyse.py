@@ -53,8 +53,8 @@ def analyse(
     with run.bar(f"circuits of {model.cfg.model_name}", None, "part") as bar:
         bar.part("clean runs")
         begin = time.perf_counter()
-        tail = Tail(model, prompts.clean)  # two runs of all prompts
-        budget = _planned(found, run, (time.perf_counter() - begin) / (2 * pass_flops(model, prompts)))
+        tail = Tail(model, prompts.clean)  # a run of all prompts, and one of a few
+        budget = _planned(found, run, (time.perf_counter() - begin) / pass_flops(model, prompts))
         _answers(found, tail)
         paths, runs = FrozenPaths(model, tail), Runs(model, prompts, tail)
         parts = transformer_parts(found, paths, budget) if attention_layers(model) else {}
@@ -190,16 +190,19 @@ def _activation(found: Circuits, runs: Runs, budget: Budget | None) -> dict[str,
         effects = attribution(model, p, {site: (at, units != [None]) for site, (at, units) in sites.items()}, labels)
         one = {s: np.array([patch_flops(model, p, [Patch(s, l, "last")]) for l in at]) for s, (at, _) in sites.items()}
         chosen = best(effects, one, budget.patches)
+    wanted = {s: np.flatnonzero(chosen[s]) if chosen else np.arange(len(cells)) for s, cells in every.items()}
+    patches = [every[site][i] for site in sites for i in wanted[site]]
+    values = patch_effects(model, p, patches, metrics=found.metrics, runs=runs)
+    start = 0
     for site, (layers, units) in sites.items():
         axes = {"layer": layers, "unit": [-1 if u is None else u for u in units], "position": labels}
-        shape = tuple(len(a) for a in axes.values())
-        wanted = np.flatnonzero(chosen[site]) if effects is not None else np.arange(len(every[site]))
+        shape, stop = tuple(len(a) for a in axes.values()), start + len(wanted[site])
         if effects is not None:
             found.add("attribution", "total", {"logit_diff": effects[site]}, axes, site=site)
-        if not len(wanted):
-            continue
-        values = patch_effects(model, p, [every[site][i] for i in wanted], metrics=found.metrics, runs=runs)
-        found.add("activation", "total", {m: _grid(v, wanted, shape) for m, v in values.items()}, axes, site=site)
+        if stop > start:
+            grids = {m: _grid(v[:, start:stop], wanted[site], shape) for m, v in values.items()}
+            found.add("activation", "total", grids, axes, site=site)
+        start = stop
     return effects
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from workbench.analysis.circuits.patching import Patch, hook_of
+from workbench.analysis.circuits.tail import last_logits
 from workbench.analysis.circuits.tasks import PromptSet
 
 EXACT_FLOPS = 2e13  # measuring every cell exactly may take this much: minutes on two cores
@@ -81,8 +82,8 @@ def path_flops(model: Any, prompts: PromptSet) -> np.ndarray:
 
 
 def pass_flops(model: Any, prompts: PromptSet) -> float:
-    """The same of one forward pass of all prompts, logits at every position."""
-    return float(2.0 * prompts.clean.size * (_behind(model)[0] + _head(model)))
+    """The same of one forward pass of all prompts, logits at the last position."""
+    return float(2.0 * (prompts.clean.size * _behind(model)[0] + len(prompts) * _head(model)))
 
 
 def attribution(
@@ -123,10 +124,10 @@ def _chunk(
 
     hooks = list(dict.fromkeys(name for name, _, _ in names.values()))
     with torch.no_grad(), model.hooks(fwd_hooks=[(n, keep(corrupt, n, True)) for n in hooks]):
-        model(torch.as_tensor(prompts.corrupt), use_cache=False)
+        last_logits(model, torch.as_tensor(prompts.corrupt))
     start = ("hook_embed", lambda value, hook: value.detach().requires_grad_(True))
     with torch.enable_grad(), model.hooks(fwd_hooks=[start, *((n, keep(clean, n, False)) for n in hooks)]):
-        logits = model(torch.as_tensor(prompts.clean), use_cache=False)[:, -1]
+        logits = last_logits(model, torch.as_tensor(prompts.clean))
         rows = torch.arange(len(prompts))
         scalar = (logits[rows, torch.as_tensor(prompts.answer)] - logits[rows, torch.as_tensor(prompts.wrong)]).sum()
         gradients = torch.autograd.grad(scalar, [clean[n] for n in hooks], allow_unused=True)

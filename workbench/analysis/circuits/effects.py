@@ -6,8 +6,9 @@ answer, `kl` = KL(clean ‖ intervened) in nats. An *effect* is the metric after
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from workbench.stats import Estimate, interval95, resample_weights
 
 METRICS = ("logit_diff", "logit", "prob", "kl")
 RESAMPLES = 500
+NUMBERS = 1 << 23  # logits that are held at a time: their softmax reads them again, which is fast while they are near
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -31,27 +33,67 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(metrics)
 
 
+class Answers:
+    """The answers of P prompts, against which variants of them are measured.
+
+    Args:
+        answer, wrong: [P]. clean: logits [P,V], the reference of `kl`.
+    """
+
+    def __init__(self, answer: Tensor, wrong: Tensor, clean: Tensor, metrics: Sequence[str] = METRICS):
+        self.answer, self.wrong, self.metrics = answer, wrong, check_metrics(metrics)
+        self._clean = clean.log_softmax(-1) if "kl" in metrics else None
+        self._weight = None if self._clean is None else self._clean.exp()
+        self._at_once = max(1, NUMBERS // clean.shape[-1])
+        self._logits = clean
+
+    @cached_property
+    def before(self) -> dict[str, np.ndarray]:
+        """Metrics [P] of the clean prompts."""
+        return self.of(self._logits, torch.arange(len(self._logits)))
+
+    def of(self, logits: Tensor, prompts: Tensor) -> dict[str, np.ndarray]:
+        """Metrics [R] of logits [R,V], row r being a variant of prompt prompts[r]."""
+        return self._sliced(lambda rows: logits[rows], prompts)
+
+    def changes(self, logits: Callable[[slice], Tensor], prompts: Tensor) -> dict[str, np.ndarray]:
+        """Effects [R]: metrics less those of the clean prompts, of logits that are made, and let go, slice by slice."""
+        after = self._sliced(logits, prompts)
+        return {m: values - self.before[m][prompts.numpy()] for m, values in after.items()}
+
+    def _sliced(self, logits: Callable[[slice], Tensor], prompts: Tensor) -> dict[str, np.ndarray]:
+        parts = []
+        for start in range(0, max(len(prompts), 1), self._at_once):
+            rows = slice(start, start + self._at_once)
+            parts.append(self._of(logits(rows), prompts[rows]))
+        return {m: np.concatenate([p[m] for p in parts]) for m in self.metrics}
+
+    def _of(self, logits: Tensor, prompts: Tensor) -> dict[str, np.ndarray]:
+        rows, out = torch.arange(len(logits)), {}
+        answer, wrong = self.answer[prompts], self.wrong[prompts]
+        logprobs = logits.log_softmax(-1) if {"prob", "kl"} & set(self.metrics) else logits
+        for metric in self.metrics:
+            if metric == "logit_diff":
+                value = logits[rows, answer] - logits[rows, wrong]
+            elif metric == "logit":
+                value = logits[rows, answer]
+            elif metric == "prob":
+                value = logprobs[rows, answer].exp()
+            else:
+                assert self._clean is not None
+                assert self._weight is not None
+                value = self._clean[prompts].sub_(logprobs).mul_(self._weight[prompts]).sum(-1).clamp_min(0)
+            out[metric] = value.double().numpy()
+        return out
+
+
 def answer_metrics(
     logits: Tensor, answer: Tensor, wrong: Tensor, clean_logits: Tensor, metrics: Sequence[str] = METRICS
 ) -> dict[str, np.ndarray]:
     """Metrics of logits [R,V] at the answer position; answer, wrong [R]; clean_logits [R,V] is the
     reference of `kl`.
     """
-    rows = torch.arange(len(logits))
-    out = {}
-    logprobs = logits.log_softmax(-1) if {"prob", "kl"} & set(metrics) else logits
-    for metric in check_metrics(metrics):
-        if metric == "logit_diff":
-            value = logits[rows, answer] - logits[rows, wrong]
-        elif metric == "logit":
-            value = logits[rows, answer]
-        elif metric == "prob":
-            value = logprobs[rows, answer].exp()
-        else:
-            clean = clean_logits.log_softmax(-1)
-            value = (clean.exp() * (clean - logprobs)).sum(-1).clamp_min(0)
-        out[metric] = value.double().numpy()
-    return out
+    return Answers(answer, wrong, clean_logits, metrics).of(logits, torch.arange(len(logits)))
 
 
 def interval(values: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
-from workbench.analysis.circuits.effects import METRICS, answer_metrics
+from workbench.analysis.circuits.effects import METRICS
 from workbench.analysis.circuits.layers import attention_layers
 from workbench.analysis.circuits.paths import FrozenPaths, Path, collect
+from workbench.analysis.circuits.tail import TOKENS, Hook
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.models.anatomy import anatomy_of
 
@@ -35,17 +36,13 @@ def measure(
     """Effects of mixer changes: each row group is (layer, change, prompts [R]), the change being one of the mixer's
     output [R,d_model] or of what a recurrent mixer reads [R,H,V]; one dict of [R] arrays per group.
     """
-    answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
-    before = answer_metrics(clean, answer, wrong, clean, metrics)
-    out, size = [], paths.rows_at_once(_ROWS)
+    answers, out, size = paths.tail.answers(prompts, metrics), [], paths.rows_at_once(_ROWS)
     for layer, delta, index in rows:
         parts = []
         for start in range(0, len(index), size):
             i = index[start : start + size]
-            after = answer_metrics(
-                paths.logits(layer, delta[start : start + size], i, path), answer[i], wrong[i], clean[i], metrics
-            )
-            parts.append({m: after[m] - before[m][i.numpy()] for m in metrics})
+            stream = paths.stream(layer, delta[start : start + size], i, path)
+            parts.append(answers.changes(lambda rows, stream=stream: paths.unembedded(stream[rows]), i))  # type: ignore[misc]
         out.append({m: np.concatenate([p[m] for p in parts]) for m in metrics})
     return out
 
@@ -155,8 +152,7 @@ def head_to_head(
     at, n = torch.as_tensor(prompts.position(position)), len(prompts)
     changes = head_changes(model, prompts, paths, source, position)
     check_inputs(model, paths, layer, at)
-    answer, wrong, clean = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), paths.tail.logits
-    before = answer_metrics(clean, answer, wrong, clean, metrics)
+    answers, size = paths.tail.answers(prompts, metrics), max(1, TOKENS // paths.tail.tokens.shape[1])
     out = {m: np.full((n, len(senders), changes[0].shape[1]), np.nan) for m in metrics}
     unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
     for sender, l in enumerate(senders):
@@ -166,15 +162,14 @@ def head_to_head(
         index = torch.arange(n).repeat_interleave(len(units))
         seen = paths.carry(l, changes[sender][:, units].flatten(0, 1), index, at=at[index], to=layer)
         parts: list[Effects] = []
-        for start in range(0, len(index), 256):
-            i = index[start : start + 256]
-            made = paths.head_inputs(layer, seen[start : start + 256], i, at[i])
+        for start in range(0, len(index), size):
+            i = index[start : start + size]
+            made = paths.head_inputs(layer, seen[start : start + size], i, at[i])
             hooks = [(f"blocks.{layer}.attn.hook_{c}", _set_head(made[c][:, h], at[i], h)) for c, h in unit.items()]
             logits = paths.tail.run(layer, i, hooks)
-            parts.append(answer_metrics(logits, answer[i], wrong[i], clean[i], metrics))
+            parts.append(answers.changes(lambda rows, logits=logits: logits[rows], i))  # type: ignore[misc]
         for m in metrics:
-            after = np.concatenate([p[m] for p in parts]).reshape(n, len(units))
-            out[m][:, sender, units] = after - before[m][:, None]
+            out[m][:, sender, units] = np.concatenate([p[m] for p in parts]).reshape(n, len(units))
     return out
 
 
@@ -197,7 +192,7 @@ def check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None
     def keep(name: str) -> Any:
         return f"blocks.{layer}.attn.hook_{name}", lambda value, hook: seen.update({name: value[index, at]})
 
-    paths.tail.run(layer, index, [keep(name) for name in "qkv"])
+    paths.tail.block(layer, [keep(name) for name in "qkv"])
     made = paths.head_inputs(layer, paths.tail.inputs[layer][index, at], index, at)
     for name, value in seen.items():
         if not torch.allclose(value, made[name], atol=1e-3 * float(value.abs().max()), rtol=1e-3):
@@ -289,21 +284,20 @@ def _last_row(v: Tensor, rows: slice) -> Tensor:
 
 def _cross(model: Any, tokens: np.ndarray, queries: dict[int, Tensor]) -> dict[str, Tensor]:
     """Values, and scores of the given last queries, on other tokens: v{l} [P,T,H,e], s{l} [P,H,T]."""
-    kept: dict[str, list[Tensor]] = {f"{k}{l}": [] for l in queries for k in "vs"}
-    for start in range(0, len(tokens), 16):
-        rows = slice(start, start + 16)
-        hooks: list[Any] = []
-        for l, query in queries.items():
 
-            def set_query(v: Tensor, hook: Any, query: Tensor = query, rows: slice = rows) -> Tensor:
+    def with_queries(rows: slice) -> list[Hook]:
+        def put(query: Tensor) -> Any:
+            def edit(v: Tensor, hook: Any) -> Tensor:
                 v = v.clone()
                 v[:, -1] = query[rows]
                 return v
 
-            hooks += [(f"blocks.{l}.attn.hook_q", set_query)]
-            hooks += [(f"blocks.{l}.attn.hook_v", lambda v, hook, l=l: kept[f"v{l}"].append(v.clone()))]
-            hooks += [
-                (f"blocks.{l}.attn.hook_attn_scores", lambda v, hook, l=l: kept[f"s{l}"].append(v[:, :, -1].clone()))
-            ]
-        model.run_with_hooks(torch.as_tensor(tokens[rows]), fwd_hooks=hooks, use_cache=False)
-    return {k: torch.cat(v) for k, v in kept.items()}
+            return edit
+
+        return [(f"blocks.{l}.attn.hook_q", put(query)) for l, query in queries.items()]
+
+    names = {f"blocks.{l}.attn.hook_v": f"v{l}" for l in queries}
+    names |= {f"blocks.{l}.attn.hook_attn_scores": f"s{l}" for l in queries}
+    picks = {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names}
+    seen = collect(model, tokens, picks, edits=with_queries)
+    return {names[name]: value for name, value in seen.items()}

@@ -11,7 +11,7 @@ cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from sae.strict import nearest
-from workbench.analysis.circuits.effects import METRICS, answer_metrics, check_metrics
+from workbench.analysis.circuits.effects import METRICS, check_metrics
 from workbench.analysis.circuits.layers import state_layers
-from workbench.analysis.circuits.tail import Tail
+from workbench.analysis.circuits.tail import TOKENS, Tail
 from workbench.analysis.circuits.tasks import PromptSet
 from workbench.models.anatomy import anatomy_of
 from workbench.run import QUIET, Run
@@ -47,6 +47,7 @@ _BRANCHES = {"attn": "A", "mlp": "M"}
 # of every recurrent layer, whatever its kind (workbench.models.recurrent); axes of positions and units are 1 and 2
 _RECURRENT = ("mixer", "conv_in", "conv", "state", "read", "write_key", "write_value")
 _STATE_NUMBERS = 1 << 26  # numbers of states that the rows of one pass may hold together
+_READ_NUMBERS = 1 << 28  # numbers of activations that stay in memory once they were read
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def hook_of(model: Any, site: str, layer: int) -> tuple[str, int, int]:
 
 
 class Runs:
-    """Runs of the versions of a prompt set (`clean`, `corrupt`, `control`), each made when first asked for and kept.
+    """Runs of the versions of a prompt set (`clean`, `corrupt`, `control`), each made when first asked for and kept,
+    and what was read from them, while that is small.
 
     Args:
         clean: the clean run, where it is there already.
@@ -93,12 +95,30 @@ class Runs:
     def __init__(self, model: Any, prompts: PromptSet, clean: Tail | None = None):
         self.model, self.prompts = model, prompts
         self._runs = {} if clean is None else {"clean": clean}
+        self._read: dict[tuple[str, str], Tensor] = {}
 
     def of(self, version: str) -> Tail:
         """The run of one version."""
         if version not in self._runs:
             self._runs[version] = Tail(self.model, getattr(self.prompts, version), check=not self._runs)
         return self._runs[version]
+
+    def read(self, version: str, layer: int, hook: str, also: Sequence[str] = ()) -> Tensor:
+        """The hooked activation of one version, as hooked. `also` are hooks of the same layer that will be asked for:
+        one pass through the block reads all of them.
+        """
+        run = self.of(version)
+        if hook == f"blocks.{layer}.hook_out" and layer + 1 < run.n_layers:
+            return run.inputs[layer + 1]
+        if (version, hook) not in self._read:
+            wanted = [h for h in dict.fromkeys([hook, *also]) if (version, h) not in self._read]
+            seen: dict[str, Tensor] = {}
+            run.block(layer, [(h, lambda v, hook, h=h: seen.update({h: v.detach()})) for h in wanted])
+            for name in wanted:  # the one that is asked for first
+                if sum(v.numel() for v in self._read.values()) + seen[name].numel() <= _READ_NUMBERS:
+                    self._read[version, name] = seen[name]
+            return seen[hook]
+        return self._read[version, hook]
 
 
 @torch.no_grad()
@@ -132,25 +152,31 @@ def patch_effects(
     other = "control" if source == "control" else other
     runs = runs or Runs(model, prompts)
     tail = runs.of(base)
-    answer, wrong = torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong)
-    before = answer_metrics(tail.logits, answer, wrong, tail.logits, metrics)
+    answers, rows_at_once = tail.answers(prompts, metrics), min(batch_rows, max(1, TOKENS // tail.tokens.shape[1]))
     result = {m: np.full((len(prompts), len(patches)), np.nan) for m in metrics}
     groups: dict[tuple[str, int], list[int]] = {}
     for j, patch in enumerate(patches):
         groups.setdefault((patch.site, patch.layer), []).append(j)
-    for (site, layer), members in run.each(list(groups.items()), "patching", unit="site"):
+    hooks: dict[int, list[str]] = {}
+    for site, layer in groups:
+        hooks.setdefault(layer, []).append(hook_of(model, site, layer)[0])
+    for (site, layer), members in run.each(sorted(groups.items(), key=lambda g: g[0][1]), "patching", unit="site"):
         place = _Place(model, site, layer, [patches[j] for j in members], prompts)
-        clean = place.values(tail)
-        new = place.replacements(runs.of(other) if source in ("corrupt", "control") else tail, source, seed)
+
+        def read(version: str, place: _Place = place) -> Tensor:
+            return place.gather(runs.read(version, place.layer, place.hook, hooks[place.layer]))
+
+        clean = read(base)
+        new = place.replacements(clean, read(other) if source in ("corrupt", "control") else None, source, seed)
         rows = _rows(clean, new, place.position, result, metrics, members)
         held = clean[0, 0].numel() * tail.tokens.shape[1] if site == "state" else 1
-        size = max(1, min(batch_rows, _STATE_NUMBERS // held))
+        size = max(1, min(rows_at_once, _STATE_NUMBERS // held))
         for start in range(0, len(rows), size):
             which, prompt = rows[start : start + size].unbind(1)
-            logits = tail.run(layer, prompt, [(place.hook, place.editor(which, prompt, new))])
-            after = answer_metrics(logits, answer[prompt], wrong[prompt], tail.logits[prompt], metrics)
+            logits = place.run(tail, which, prompt, new)
+            changes = answers.changes(lambda rows, logits=logits: logits[rows], prompt)  # type: ignore[misc]
             for m in metrics:
-                result[m][prompt.numpy(), np.asarray(members)[which.numpy()]] = after[m] - before[m][prompt.numpy()]
+                result[m][prompt.numpy(), np.asarray(members)[which.numpy()]] = changes[m]
     return result
 
 
@@ -184,25 +210,16 @@ class _Place:
         self.layer, self.patches = layer, patches
         self.position = torch.as_tensor(np.stack([prompts.position(p.position) for p in patches]))
 
-    def _read(self, tail: Tail) -> Tensor:
-        """The hooked activation of a run with positions on axis 1, [P,T,...]."""
-        seen: list[Tensor] = []
-        tail.block(self.layer, [(self.hook, lambda v, hook: seen.append(v.detach().movedim(self.position_axis, 1)))])
-        return seen[0]
+    def gather(self, value: Tensor) -> Tensor:
+        """[J,P,...] of a hooked activation of all prompts."""
+        value = value.movedim(self.position_axis, 1)
+        return value[torch.arange(len(value)), self.position.clamp_min(0)]
 
-    def _gather(self, v: Tensor) -> Tensor:
-        return v[torch.arange(len(v)), self.position.clamp_min(0)]
-
-    def values(self, tail: Tail) -> Tensor:
-        """Clean values [J,P,...]."""
-        self._clean = self._gather(self._read(tail))
-        return self._clean
-
-    def replacements(self, other: Tail, source: Source, seed: int) -> Tensor:
-        """What each patch puts in its place [J,P,...]; corrupted and control values come from the run `other`."""
-        clean, exists = self._clean, self.position >= 0
-        if source in ("corrupt", "control"):
-            new = self._gather(self._read(other))
+    def replacements(self, clean: Tensor, other: Tensor | None, source: Source, seed: int) -> Tensor:
+        """What each patch puts in the place of `clean` [J,P,...]; `other` are corrupted and control values."""
+        exists = self.position >= 0
+        if other is not None:
+            new = other
         elif source == "zero":
             new = torch.zeros_like(clean)
         elif source == "mean":
@@ -224,13 +241,17 @@ class _Place:
             return (slice(None),)
         return (slice(None), slice(*patch.unit) if isinstance(patch.unit, tuple) else patch.unit)
 
-    def editor(self, patch: Tensor, prompt: Tensor, new: Tensor) -> Callable[..., Tensor]:
-        """A hook that puts row r's replacement at row r's position."""
+    def run(self, tail: Tail, patch: Tensor, prompt: Tensor, new: Tensor) -> Tensor:
+        """Logits [R,V] with row r's replacement at row r's position."""
         position, rows = self.position[patch, prompt], torch.arange(len(patch))
+        if self.hook == f"blocks.{self.layer}.hook_out" and self.layer + 1 < tail.n_layers:  # what enters the next one
+            resid = tail.inputs[self.layer + 1][prompt]
+            resid[rows, position] = new[patch, prompt]
+            return tail.run(self.layer + 1, prompt, resid=resid)
 
         def edit(value: Tensor, hook: Any) -> Tensor:
             value = value.clone()
             value.movedim(self.position_axis, 1)[rows, position] = new[patch, prompt]
             return value
 
-        return edit
+        return tail.run(self.layer, prompt, [(self.hook, edit)])

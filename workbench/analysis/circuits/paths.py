@@ -9,7 +9,8 @@ follows, is in `patching.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -26,22 +27,33 @@ Path = Literal["direct", "residual"]
 _STATE_NUMBERS = 1 << 26  # numbers of states that the rows of one pass may hold together
 
 
+class _Enough(Exception):
+    """Raised inside a forward pass when everything wanted has been seen: neither later layers nor the unembedding."""
+
+
 def collect(
-    model: Any, tokens: np.ndarray, wanted: dict[str, Callable[[Tensor, slice], Tensor]], batch: int = 16
+    model: Any,
+    tokens: np.ndarray,
+    wanted: dict[str, Callable[[Tensor, slice], Tensor]],
+    batch: int = 16,
+    edits: Callable[[slice], list[Hook]] = lambda rows: [],
 ) -> dict[str, Tensor]:
     """Run prompts [P,T] and keep `pick(value, rows)` of every wanted hook, concatenated over prompts: large activations
-    are never all held.
+    are never all held, and nothing runs behind the last of them. `edits` gives the hooks that change such rows.
     """
     kept: dict[str, list[Tensor]] = {name: [] for name in wanted}
-    for start in range(0, len(tokens), batch):
-        rows = slice(start, start + batch)
+    for start in range(0, len(tokens) if wanted else 0, batch):
+        rows, left = slice(start, start + batch), set(wanted)
 
-        def keep(value: Tensor, hook: Any, name: str, rows: slice = rows) -> None:
+        def keep(value: Tensor, hook: Any, name: str, rows: slice = rows, left: set[str] = left) -> None:
             kept[name].append(wanted[name](value, rows).clone())
+            left.discard(name)
+            if not left:
+                raise _Enough
 
         hooks = [(name, lambda value, hook, name=name, keep=keep: keep(value, hook, name)) for name in wanted]
-        with torch.no_grad():
-            model.run_with_hooks(torch.as_tensor(tokens[rows]), fwd_hooks=hooks, use_cache=False)
+        with torch.no_grad(), suppress(_Enough), model.hooks(fwd_hooks=[*edits(rows), *hooks]):
+            model(torch.as_tensor(tokens[rows]), use_cache=False)
     return {name: torch.cat(values) for name, values in kept.items()}
 
 
@@ -56,6 +68,7 @@ class FrozenPaths:
         self.model, self.tail, self.n_layers = model, tail, tail.n_layers
         self.position = tail.tokens.shape[1] - 1
         self.head_outputs: dict[tuple[bytes, str], list[Tensor]] = {}  # (tokens, position) -> of every layer
+        self.input_slopes: dict[tuple[int, bytes], dict[str, Tensor]] = {}  # (layer, answers) -> q, k, v [P,T,heads,e]
         check_circuits(model)
         layers = anatomy_of(model).layers
         self._written = {l: layers[l].written for l in attention_layers(model)}
@@ -86,21 +99,35 @@ class FrozenPaths:
             change: [R,d_model] of the mixer's output (of all heads together, through W_O), or [R,H,V] of what a
                 recurrent mixer reads from its state (``hook_y``); None changes nothing.
         """
+        return self.unembedded(self.stream(layer, change, prompts, path))
+
+    def stream(self, layer: int, change: Tensor | None, prompts: Tensor, path: Path = "direct") -> Tensor:
+        """The residual stream [R,d_model] behind the last block that :meth:`logits` unembeds."""
         if path == "residual":
-            moved = self._last_output[prompts] + self.branch_change(layer, change, prompts)
-            return self.tail.to_logits(moved[:, None])[:, 0]
-        return self.tail.to_logits(self.carry(layer, change, prompts)[:, None])[:, 0]
+            return self._last_output[prompts] + self.branch_change(layer, change, prompts)
+        return self.carry(layer, change, prompts)
+
+    def unembedded(self, stream: Tensor) -> Tensor:
+        """Logits [R,V] of the stream behind the last block."""
+        return self.tail.to_logits(stream[:, None])[:, 0]
 
     def carry(
-        self, layer: int, change: Tensor | None, prompts: Tensor, *, at: Tensor | None = None, to: int | None = None
+        self,
+        layer: int,
+        change: Tensor | None,
+        prompts: Tensor,
+        *,
+        at: Tensor | None = None,
+        to: int | None = None,
+        later: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """The residual stream [R,d_model] entering block `to` (by default: leaving the last), at positions `at` [R]
-        (last by default; one and the same for all rows of a prompt).
+        (last by default; one and the same for all rows of a prompt). `later` has changes of layers behind the first.
         """
         at = torch.full_like(prompts, self.position) if at is None else at
         x = self._step(layer, self.tail.inputs[layer][prompts, at], prompts, at, change)
         for l in range(layer + 1, self.n_layers if to is None else to):
-            x = self._step(l, x, prompts, at, None)
+            x = self._step(l, x, prompts, at, (later or {}).get(l))
         return x
 
     def branch_change(self, layer: int, change: Tensor | None, prompts: Tensor) -> Tensor:
@@ -111,10 +138,12 @@ class FrozenPaths:
         branches = [found.sites[kind][1] for kind in "AS" if kind in found.sites]
         if change is None or not branches:
             return torch.zeros_like(self.final[prompts, -1])
-        at = torch.full_like(prompts, self.position)
-        x = self.tail.inputs[layer][prompts, at]
-        sums = [self._sum_of(branches, layer, x, prompts, at, value) for value in (change, None)]
-        return (sums[0] - sums[1]) * (1.0 if found.factor is None else found.factor)
+        once, which = prompts.unique(return_inverse=True)  # what is unchanged is the same for all rows of a prompt
+        sums = []
+        for rows, value in ((prompts, change), (once, None)):
+            at = torch.full_like(rows, self.position)
+            sums.append(self._sum_of(branches, layer, self.tail.inputs[layer][rows, at], rows, at, value))
+        return (sums[0] - sums[1][which]) * (1.0 if found.factor is None else found.factor)
 
     def _sum_of(
         self, branches: list[str], layer: int, x: Tensor, prompts: Tensor, at: Tensor, change: Tensor | None

@@ -1,5 +1,5 @@
 """First-order effects along direct paths: what a change of a mixer's output does to the answer, to first order, for all
-heads and positions from one backward pass per layer.
+heads and positions from one backward pass.
 
 As in :mod:`workbench.analysis.circuits.attribution`, they choose what is measured exactly on large models.
 """
@@ -16,18 +16,17 @@ from torch import Tensor
 from workbench.analysis.circuits.attribution import CHUNK
 from workbench.analysis.circuits.heads import check_inputs, kv_head
 from workbench.analysis.circuits.layers import attention_layers
-from workbench.analysis.circuits.paths import FrozenPaths, Path
+from workbench.analysis.circuits.paths import FrozenPaths
 from workbench.analysis.circuits.tasks import PromptSet
 
 
-def path_slopes(paths: FrozenPaths, prompts: PromptSet, path: Path = "direct") -> list[Tensor]:
+def path_slopes(paths: FrozenPaths, prompts: PromptSet) -> list[Tensor]:
     """[P,d_model] of every attention layer: gradient of the logit difference by its heads' outputs at the last
-    position.
+    position, along the direct path.
     """
-    index = torch.arange(len(prompts))
 
-    def difference(layer: int, delta: Tensor) -> Tensor:
-        return _difference(paths.logits(layer, delta, index, path), prompts, slice(None))
+    def difference(stream: Tensor) -> Tensor:
+        return _difference(paths.unembedded(stream), prompts, slice(None))
 
     return _slopes(paths, attention_layers(paths.model), difference)
 
@@ -42,13 +41,14 @@ def sender_slopes(
     at, index = torch.as_tensor(prompts.position(position)), torch.arange(len(prompts))
     check_inputs(model, paths, layer, at)
     unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
-    slopes = _input_slopes(paths, prompts, layer, unit, at)
+    by_input = _input_slopes(paths, prompts, layer)
+    slopes = {c: by_input[c][index, at, h] for c, h in unit.items()}
 
-    def received(start: int, delta: Tensor) -> Tensor:
-        made = paths.head_inputs(layer, paths.carry(start, delta, index, at=at, to=layer), index, at)
+    def received(stream: Tensor) -> Tensor:
+        made = paths.head_inputs(layer, stream, index, at)
         return torch.stack([(made[c][:, h] * slopes[c]).sum() for c, h in unit.items()]).sum()
 
-    return _slopes(paths, [l for l in attention_layers(model) if l < layer], received)
+    return _slopes(paths, [l for l in attention_layers(model) if l < layer], received, at=at, to=layer)
 
 
 @torch.no_grad()
@@ -60,14 +60,24 @@ def to_first_order(changes: Sequence[Tensor], slopes: Sequence[Tensor]) -> np.nd
     return torch.stack(found, 1).double().numpy()
 
 
-def _slopes(paths: FrozenPaths, layers: Sequence[int], scalar: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
-    out = []
-    for l in layers:
-        delta = torch.zeros_like(paths.tail.inputs[l][:, 0]).requires_grad_(True)
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(scalar(l, delta), delta)
-        out.append(slope)
-    return out
+def _slopes(
+    paths: FrozenPaths,
+    layers: Sequence[int],
+    scalar: Callable[[Tensor], Tensor],
+    *,
+    at: Tensor | None = None,
+    to: int | None = None,
+) -> list[Tensor]:
+    """Gradient of a scalar of the stream that arrives, by a change at each layer: one pass, since all are taken where
+    nothing changes.
+    """
+    if not layers:
+        return []
+    zero = {l: torch.zeros_like(paths.tail.inputs[l][:, 0]).requires_grad_(True) for l in layers}
+    with torch.enable_grad():
+        index = torch.arange(len(paths.tail.tokens))
+        stream = paths.carry(layers[0], zero[layers[0]], index, at=at, to=to, later=zero)
+        return list(torch.autograd.grad(scalar(stream), [zero[l] for l in layers]))
 
 
 def _difference(logits: Tensor, prompts: PromptSet, rows: slice) -> Tensor:
@@ -76,11 +86,12 @@ def _difference(logits: Tensor, prompts: PromptSet, rows: slice) -> Tensor:
     return (logits[at, answer] - logits[at, wrong]).sum()
 
 
-def _input_slopes(
-    paths: FrozenPaths, prompts: PromptSet, layer: int, unit: dict[str, int], at: Tensor
-) -> dict[str, Tensor]:
-    """Input (q, k, v) -> [P,d_head]: gradient of the logit difference by one head's input at one position."""
-    parts: dict[str, list[Tensor]] = {c: [] for c in unit}
+def _input_slopes(paths: FrozenPaths, prompts: PromptSet, layer: int) -> dict[str, Tensor]:
+    """Input q, k, v of a layer -> [P,T,heads,d_head]: gradient of the logit difference by it; `paths` keeps them."""
+    key = (layer, prompts.answer.tobytes() + prompts.wrong.tobytes())
+    if key in paths.input_slopes:
+        return paths.input_slopes[key]
+    parts: dict[str, list[Tensor]] = {c: [] for c in "qkv"}
     for start in range(0, len(prompts), CHUNK):
         rows = slice(start, start + CHUNK)
         index = torch.arange(len(prompts))[rows]
@@ -94,9 +105,10 @@ def _input_slopes(
             return f"blocks.{layer}.attn.hook_{name}", hook
 
         resid = paths.tail.inputs[layer][index].clone().requires_grad_(True)
-        logits = paths.tail.run(layer, index, [keep(c) for c in unit], resid, grad=True)
+        logits = paths.tail.run(layer, index, [keep(c) for c in parts], resid, grad=True)
         with torch.enable_grad():
-            found = torch.autograd.grad(_difference(logits, prompts, rows), [seen[c] for c in unit])
-        for (c, h), g in zip(unit.items(), found, strict=True):
-            parts[c].append(g[torch.arange(len(index)), at[index], h])
-    return {c: torch.cat(g) for c, g in parts.items()}
+            found = torch.autograd.grad(_difference(logits, prompts, rows), [seen[c] for c in parts])
+        for c, g in zip(parts, found, strict=True):
+            parts[c].append(g)
+    paths.input_slopes[key] = {c: torch.cat(g) for c, g in parts.items()}
+    return paths.input_slopes[key]

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from sae.errors import UsageError
+from workbench.analysis.circuits.effects import Answers
+from workbench.analysis.circuits.tasks import PromptSet
 from workbench.models.head import finished, head_of, raw_logits
 
 Hook = tuple[str, Callable[..., Any]]
+CHECKED = (
+    4  # prompts that are run once more: whether blocks, norm and unembedding are all there is does not depend on one
+)
+TOKENS = 4096  # rows times positions that one pass holds: more at once are not faster, and take memory
 
 
 class Tail:
@@ -26,16 +32,16 @@ class Tail:
     Attributes: `inputs[l]` residual stream entering block l, [P,T,d_model]; `logits` [P,V] at the last position.
 
     Args:
-        check: run all blocks once more, to see that nothing but blocks, norm and unembedding makes the logits; not
-            where another set of prompts was checked on the same model.
+        check: run all blocks of a few prompts once more, to see that nothing but blocks, norm and unembedding makes
+            the logits; not where another set of prompts was checked on the same model.
     """
 
     def __init__(self, model: Any, tokens: np.ndarray | Tensor, *, check: bool = True):
         self.model, self.n_layers, self.head = model, len(model.blocks), head_of(model)
         self.tokens = torch.as_tensor(tokens)
-        self.inputs, self._kwargs, logits = block_calls(model, self.tokens)
-        self.logits = logits[:, -1]
-        if check and not torch.allclose(self.run(0, torch.arange(len(self.tokens))), self.logits, atol=1e-3, rtol=1e-3):
+        self.inputs, self._kwargs, self.logits = block_calls(model, self.tokens)
+        few = torch.arange(min(CHECKED, len(self.tokens)))
+        if check and not torch.allclose(self.run(0, few), self.logits[few], atol=1e-3, rtol=1e-3):
             raise UsageError(
                 f"{type(model).__name__} of {model.cfg.architecture} cannot be followed from block to block: blocks,"
                 " final norm and unembedding (lm_head) alone give other logits than the model. Choose another model."
@@ -63,6 +69,10 @@ class Tail:
                 out = self.model.blocks[l](x, **self.rows_of(self._kwargs[l], prompts))
                 x = out[0] if isinstance(out, tuple) else out
             return self.to_logits(x) if every else self.to_logits(x[:, -1:])[:, 0]
+
+    def answers(self, prompts: PromptSet, metrics: Sequence[str]) -> Answers:
+        """What variants of these prompts are measured against."""
+        return Answers(torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), self.logits, metrics)
 
     def block(self, layer: int, hooks: Sequence[Hook]) -> None:
         """One block on the clean stream of all prompts, under hooks that read; no other block runs."""
@@ -95,8 +105,8 @@ class Tail:
 
 @torch.no_grad()
 def block_calls(model: Any, tokens: Tensor) -> tuple[list[Tensor], list[dict[str, Any]], Tensor]:
-    """(residual stream [P,T,d_model] entering each block, what else each is given, logits [P,T,V]) of one forward
-    pass.
+    """(residual stream [P,T,d_model] entering each block, what else each is given, logits [P,V] at the last position)
+    of one forward pass.
     """
     inputs: list[Tensor] = []
     others: list[dict[str, Any]] = []
@@ -108,8 +118,23 @@ def block_calls(model: Any, tokens: Tensor) -> tuple[list[Tensor], list[dict[str
 
     handles = [block.register_forward_pre_hook(record, with_kwargs=True) for block in model.blocks]
     try:
-        logits = model(tokens, use_cache=False)
+        logits = last_logits(model, tokens)
     finally:
         for handle in handles:
             handle.remove()
     return inputs, others, logits
+
+
+def last_logits(model: Any, tokens: Tensor) -> Tensor:
+    """Logits [P,V] of a whole forward pass at the last position; no other position is unembedded."""
+
+    def last(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, -1:], *args[1:]) if args else args
+
+    unembed = getattr(model, "unembed", None)
+    handle = None if unembed is None else unembed.register_forward_pre_hook(last)
+    try:
+        return model(tokens, use_cache=False)[:, -1]
+    finally:
+        if handle is not None:
+            handle.remove()

@@ -21,6 +21,10 @@ and most of it stays when tokens are exchanged among occurrences of the same tok
     token-conditional        codes minus their mean per token, cross-fitted: what is shared beyond the token
     token-conditional null   the same with tokens exchanged: chance for the maximum over as many candidates
 
+Rows of massive activation (:mod:`sae.populations`) fire the same latents in any model and raise chance with everything
+else. Where a side has any, ``inliers`` is ``cross``, and ``inliers shuffle`` its chance, on the rows that are massive
+on neither side; every other series counts all rows.
+
 For ``cross`` the series are called just so; for the others ``untrained same-token``, ``sae seed token-conditional``, …
 ``neurons shift`` is the neurons' own chance level, by whole sequences.
 """
@@ -49,6 +53,7 @@ from workbench.analysis.comparison.neurons import neurons
 from workbench.analysis.comparison.sides import Group, model_seed_of, sae_seed_of, untrained_of
 from workbench.analysis.comparison.spans import SpanTokens, same_words, spans_of
 from workbench.analysis.latents.encoded import encode_store
+from workbench.analysis.latents.massive import Massive
 from workbench.corpus.contract import words_digest
 from workbench.results.matches import READINGS
 from workbench.run import NO_BAR, Bar
@@ -76,7 +81,8 @@ def reading(series: str, how: str) -> str:
 
 
 NEURON_READINGS = ("neurons shift", "neurons token-conditional", "neurons token-conditional null")
-ALL_SERIES = (*SERIES, *(reading(s, how) for s in READ for how in READINGS), *NEURON_READINGS)
+INLIERS = ("inliers", "inliers shuffle")  # without rows of massive activation
+ALL_SERIES = (*SERIES, *INLIERS, *(reading(s, how) for s in READ for how in READINGS), *NEURON_READINGS)
 CHAIN = ("random", "neurons", "cross", "model seed", "sae seed")  # the order the paper's claim implies
 CHAIN_GIVEN_TOKEN = (  # what training and kinship should add once the token is known
     "untrained token-conditional",
@@ -117,6 +123,7 @@ class Comparison:
     assigned: dict[str, OneToOne] = field(default_factory=dict)
     codes: dict[str, Any] = field(default_factory=dict)  # dictionary id -> encoded.Codes
     missing: dict[str, str] = field(default_factory=dict)  # series -> why it was not computed
+    massive: dict[str, Any] = field(default_factory=dict)  # rows of massive activation on either side, and on which
     given_token: dict[str, int] = field(default_factory=dict)  # tokens that can be conditioned on theirs, of how many
     groups: dict[str, Group] = field(default_factory=dict)  # skyline groups that were used, by "<series> <direction>"
 
@@ -199,6 +206,7 @@ class _Run:
         self.rows = Activations(workspace, tokens)
         self.codes: dict[str, Any] = {}
         self.densities: dict[str, np.ndarray] = {}
+        self.massive: dict[str, np.ndarray] = {}  # dictionary id -> bool [tokens]
 
     def all(self) -> Comparison:
         own_a, own_b = self._side(self.a), self._side(self.b)
@@ -207,6 +215,7 @@ class _Run:
         out = self.out = Comparison(self.a, self.b, self.recipe, self.tokens, cross)
         self._both("cross", cross)
         self._assign(cross)
+        self._inliers(own_a, own_b)
         for name in BASELINES:
             if name in self.recipe.baselines:
                 getattr(self, "_" + name.replace(" ", "_").replace("-", "_"))(own_a, own_b)
@@ -227,6 +236,7 @@ class _Run:
             if s.id not in self.codes:
                 rows, hook, source = self.rows.rows(s)
                 self.codes[s.id] = encode_store(s.load(latents_only=True), rows, hook, source=source)
+                self.massive[s.id] = Massive.of(rows, hook, [slice(0, len(rows))], source=source).rows
                 self.bar.part(f"codes of {s.id}")
         return {i: sp.csr_array(self.codes[s.id].matrix().tocsr()) for i, s in enumerate(group.references)}
 
@@ -241,6 +251,24 @@ class _Run:
         have = np.flatnonzero(forward.partner >= 0)
         back.partner[forward.partner[have]], back.r[forward.partner[have]] = have, forward.r[have]
         self.out.assigned = {"ab": forward, "ba": back}
+
+    def _inliers(self, a: dict, b: dict) -> None:
+        """The match and its chance on the rows that are massive on neither side."""
+        on = {s.id: self.massive[s.id] for g in (self.a, self.b) for s in g.references}
+        massive = np.any(list(on.values()), axis=0)
+        self.out.massive = {
+            "n": int(massive.sum()),
+            "of": len(massive),
+            "dictionaries": {id: int(found.sum()) for id, found in on.items()},
+        }
+        if not massive.any() or massive.all():
+            return
+        a, b = ({i: x[~massive] for i, x in side.items()} for side in (a, b))
+        self._both("inliers", self._match(a, b))
+        if "shuffle" in self.recipe.baselines:
+            order = self._rng("inliers shuffle").integers(0, 2**63)
+            b = {i: permuted(x, np.random.default_rng(order)) for i, x in b.items()}
+            self._both("inliers shuffle", self._match(a, b))
 
     def _even(self, a: dict, b: dict) -> None:
         only_a, only_b = even_candidates(self.out.cross, seed=self.recipe.seed)

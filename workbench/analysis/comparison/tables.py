@@ -353,6 +353,8 @@ def write_comparison(workspace: Workspace, c: Comparison, vocab: list[str], *, c
         "min_firings": c.recipe.min_firings,
         "level": c.recipe.level,
         "given_token": c.given_token,
+        "population": "all rows that are data, massive ones included; series inliers are without them",
+        "massive": c.massive,
         "series": [s for s in ALL_SERIES if any((d, s) in c.series for d in DIRECTIONS)],
         "missing": c.missing,
         "skylines": {k: [s.id for s in g.references] for k, g in c.groups.items()},

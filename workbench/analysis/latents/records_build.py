@@ -21,7 +21,7 @@ from workbench.analysis.latents import contexts as ctx
 from workbench.analysis.latents.encoded import Codes, Rows, encode_store, store_rows
 from workbench.analysis.latents.histogram import log_histogram, moments
 from workbench.analysis.latents.logits import Readout, direct_logit_effects
-from workbench.analysis.latents.massive import massive_rows
+from workbench.analysis.latents.massive import Massive
 from workbench.analysis.latents.neighbours import nearest
 from workbench.results.records import GROUPS, N_LOGITS, N_NEIGHBOURS
 from workbench.run import QUIET, Run
@@ -105,9 +105,11 @@ def build_records(
         about_logits = {"computed": True, "final_norm_folded": read.folded, "note": note}
     n = codes.n_tokens
     fired = codes.n_fired
-    massive = massive_rows(store, hook, rows, codes.ids, codes.pos, source=source) if isinstance(hook, str) else None
+    there = Massive.of(store, hook, rows, source=source) if isinstance(hook, str) else None
+    massive = None if there is None else there.about(codes.ids, codes.pos)
+    on_massive = None if there is None else there.firings(codes)
     return BuiltRecords(
-        table=_table(codes, W_dec, arrays, vocab),
+        table=_table(codes, W_dec, arrays, vocab, on_massive),
         arrays=arrays,
         vocab=list(vocab),
         metadata={
@@ -122,7 +124,7 @@ def build_records(
             "logits": about_logits,
             "moments": "over the tokens on which the latent fires",
             "neighbours": "decoder cosine",
-            "population": "all rows, massive ones included",
+            "population": "all rows, massive ones included; n_massive counts a latent's firings on those",
             **({} if massive is None else {"massive": massive}),
         },
         numbers={
@@ -134,8 +136,9 @@ def build_records(
             "n_contexts": len(built.contexts_tok),
             **(
                 {}
-                if massive is None
+                if massive is None or on_massive is None
                 else {
+                    "l0_inliers": round(float((fired - on_massive).sum()) / max(n - massive["n"], 1), 4),
                     "massive_share": round(massive["n"] / massive["n_rows"], 6),
                     "massive_square_share": round(massive["square_share"], 6),
                 }
@@ -162,8 +165,16 @@ def ranked_tokens(ids: np.ndarray, vocab: int, known: int | None = None) -> tupl
     return None, ""
 
 
-def _table(codes: Codes, W_dec: torch.Tensor, arrays: dict[str, np.ndarray], vocab: Sequence[str]) -> pd.DataFrame:
-    """One row per latent; NaN or a null token where a value is not defined."""
+def _table(
+    codes: Codes,
+    W_dec: torch.Tensor,
+    arrays: dict[str, np.ndarray],
+    vocab: Sequence[str],
+    on_massive: np.ndarray | None,
+) -> pd.DataFrame:
+    """One row per latent; NaN or a null token where a value is not defined. `on_massive`: [F] firings on massive rows,
+    where that is known.
+    """
     m = moments(codes)
     fired = m.n > 0
     peak_row = _peak_rows(codes)
@@ -182,6 +193,7 @@ def _table(codes: Codes, W_dec: torch.Tensor, arrays: dict[str, np.ndarray], voc
         "peak_token": peak_token,
         "peak_text": pd.array([vocab[t] if t >= 0 else None for t in peak_token.tolist()], dtype="string"),
         "decoder_norm": W_dec.norm(dim=1).numpy(),
+        **({} if on_massive is None else {"n_massive": on_massive.astype(np.int64)}),
         "nearest": arrays["nbr_cos_id"][:, 0],
         "nearest_cos": arrays["nbr_cos_val"][:, 0],
     }

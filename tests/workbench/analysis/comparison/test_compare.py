@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,10 @@ from sae import TopKSAE
 from sae.errors import CorruptError, MissingError, UsageError
 from workbench import Run
 from workbench.activations import ActivationStore, HarvestRecipe, harvest
-from workbench.analysis.comparison.compare import CompareRecipe
+from workbench.analysis.comparison.compare import CompareRecipe, compare
 from workbench.analysis.comparison.run import compare_and_write, parts_of
 from workbench.analysis.comparison.sides import find_group
+from workbench.analysis.comparison.tables import tables
 from workbench.cli import app
 from workbench.exporting import FigureSpec, figure_kinds
 from workbench.exporting.figures import build
@@ -189,6 +191,46 @@ def test_every_baseline_is_there_or_says_why(records: MatchRecords) -> None:
     shifts = records.table("shifts")
     assert shifts.groupby("direction")["mean"].idxmax().map(shifts["shift"]).eq(0).all() and len(shifts) == 10
     assert records.metadata["skylines"]["sae seed ab"] == ["mini-pythia.L0R-1x.s1", "mini-pythia.L1R-1x.s1"]
+
+
+def test_with_massive_rows_correlation_and_chance_are_given_without_them_too(
+    workspace: Workspace, records: MatchRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert records.metadata["massive"] == {
+        "n": 0,
+        "of": records.metadata["n_tokens"],
+        "dictionaries": dict.fromkeys(
+            [*records.metadata["a"]["dictionaries"], *records.metadata["b"]["dictionaries"]], 0
+        ),
+    }
+    seen: list[np.ndarray] = []
+
+    class Every9th:  # the second side's are others than the first one's
+        def __init__(self, n: int):
+            self.rows = np.arange(n) % 9 == len(seen)
+            seen.append(self.rows)
+
+        @classmethod
+        def of(cls, rows: Any, hook: Any, ranges: Any, *, source: Any = None) -> Every9th:
+            return cls(len(rows))
+
+    monkeypatch.setattr("workbench.analysis.comparison.compare.Massive", Every9th)
+    ids = "mini-pythia.L1R-1x", "mini-mamba.L0R-1x"
+    recipe = RECIPE.model_copy(update={"baselines": ("shuffle",), "shifts": (), "codes": False})
+    found = compare(workspace, *(find_group(workspace, id) for id in ids), recipe)
+    kept = ~np.any(seen, axis=0)
+    assert found.massive["n"] == (~kept).sum() and list(found.massive["dictionaries"]) == list(ids)
+    x, y = (dense(workspace, id, records)[kept] for id in ids)
+    with np.errstate(all="ignore"):
+        r = np.corrcoef(x, y, rowvar=False)[:F, F:]
+    r[:, (y > 0).sum(0) < RECIPE.min_firings] = np.nan
+    alive = (x > 0).sum(0) >= RECIPE.min_firings
+    inliers = found.series["ab", "inliers"][0].r
+    np.testing.assert_allclose(inliers[alive], np.nanmax(r[alive], axis=1), atol=1e-6)
+    every, chance = found.series["ab", "cross"][0].r, found.series["ab", "inliers shuffle"][0].r
+    assert np.abs(every - inliers)[alive].max() > 1e-3 and np.nanmean(chance) < np.nanmean(inliers)
+    summary = tables(found)["summary"].set_index(["direction", "series"])["n"]
+    assert summary["ab", "inliers"] == summary["ab", "inliers shuffle"] == np.isfinite(inliers).sum()
 
 
 def test_pairs_and_strips_are_on_the_same_tokens(workspace: Workspace, records: MatchRecords) -> None:

@@ -39,6 +39,10 @@ def test_they_are_counted_where_they_are(store, monkeypatch):
         assert n == int(here.sum()) and share == pytest.approx(float(square[here].sum() / square.sum()))
     assert [s for _, s in held.values()] == sorted((s for _, s in held.values()), reverse=True)
     assert built.numbers["massive_share"] == pytest.approx(long.mean(), abs=1e-6)
+    active = np.asarray(built.codes.matrix().toarray() > 0)
+    assert built.table["n_massive"].tolist() == active[long].sum(0).tolist() and active[long].any()
+    assert built.numbers["l0_inliers"] == pytest.approx(active[~long].sum() / (~long).sum(), abs=1e-4)
+    assert built.numbers["l0"] == pytest.approx(active.mean(0).sum(), abs=1e-4)
 
 
 def test_a_record_without_them_says_so_too():
