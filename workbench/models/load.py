@@ -166,6 +166,7 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
+    from workbench.models.quiet_norms import quiet_norms
     from workbench.models.recurrent import attach
 
     architecture = (hf_model.config.architectures or [type(hf_model).__name__])[0]
@@ -180,6 +181,7 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
             hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
         )
         attach(model)
+        quiet_norms(model)
         close = said is None or _same(_logits(model), said)
     except Exception as e:  # whatever a library meets in a configuration it was not made for
         raise UsageError(_NO_BRIDGE.format(architecture, f"{type(e).__name__}: {str(e).splitlines()[0][:160]}")) from e

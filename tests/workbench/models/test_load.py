@@ -237,3 +237,27 @@ def test_a_bridge_that_computes_something_else_is_refused(monkeypatch):
     monkeypatch.setattr(load, "_logits", lambda model: true(model) + (model is hf_model))
     with pytest.raises(UsageError, match="its logits are not those of transformers"):
         load.bridge(hf_model)
+
+
+@pytest.mark.parametrize("name", ["mini-pythia", "mini-hybrid"])
+def test_norms_skip_what_nobody_hears_and_are_the_same_bit_for_bit(name):
+    from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
+
+    model = load_model(name)
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, NormalizationBridge)}
+    assert norms and all("forward" in vars(m) for m in norms.values())
+    tokens = torch.arange(3, 35)[None]
+    hook = next(n for n in model.hook_dict if n.endswith("hook_scale"))
+    with torch.inference_mode():
+        quiet = model(tokens, return_type="logits")
+        seen = []
+        heard = model.run_with_hooks(
+            tokens, return_type="logits", fwd_hooks=[(hook, lambda value, hook: seen.append(value.clone()))]
+        )
+        edited = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(hook, lambda value, hook: 2 * value)])
+        for norm in norms.values():
+            del vars(norm)["forward"]
+        theirs = model(tokens, return_type="logits")
+    assert torch.equal(quiet, theirs) and torch.equal(heard, theirs)
+    assert len(seen) == 1 and float(seen[0].min()) > 0, "a hook on the scale still sees it"
+    assert not torch.allclose(edited, theirs), "and an edit of it is still felt"
