@@ -83,7 +83,9 @@ class Walk:
         for i in range(n):
             a = self.h5.h5a.open(thing.id, index=i)
             if a.get_storage_size() > self.limits["attribute"]:
-                raise Refused(f"an attribute of {name} has {a.get_storage_size():,} bytes")
+                raise Refused(
+                    f"an attribute of {name} has {a.get_storage_size():,} bytes (limit {self.limits['attribute']:,})"
+                )
 
     def dataset(self, d: Any, name: str) -> None:
         """Refuse a dataset that reads elsewhere, needs foreign code, or grows when read."""
@@ -98,15 +100,17 @@ class Walk:
         self.attributes(d, name)
         for i in range(plist.get_nfilters()):
             if plist.get_filter(i)[0] not in FILTERS:
-                raise Refused(f"{name} needs filter {plist.get_filter(i)[0]}; known are {', '.join(FILTERS.values())}")
+                raise Refused(
+                    f"{name} is compressed by HDF5 filter {plist.get_filter(i)[0]}; known are {', '.join(FILTERS.values())}"
+                )
         declared, stored = int(d.id.get_space().get_simple_extent_npoints()) * d.dtype.itemsize, d.id.get_storage_size()
         if declared > self.limits["declared"] or declared > 50 * stored:
-            raise Refused(f"{name} declares {declared:,} bytes and stores {stored:,}")
+            raise Refused(f"{name} declares {declared:,} bytes and stores {stored:,}: reading it may fill the memory")
         chunk = d.dtype.itemsize
         for side in d.chunks or ():
             chunk *= side
         if chunk > self.limits["chunk"]:
-            raise Refused(f"{name} has chunks of {chunk:,} bytes")
+            raise Refused(f"{name} has chunks of {chunk:,} bytes (limit {self.limits['chunk']:,})")
         self.datasets.append({"name": name, "dtype": d.dtype.str, "shape": list(d.shape), "bytes": declared})
 
 
