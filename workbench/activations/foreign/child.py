@@ -101,7 +101,8 @@ class Walk:
         for i in range(plist.get_nfilters()):
             if plist.get_filter(i)[0] not in FILTERS:
                 raise Refused(
-                    f"{name} is compressed by HDF5 filter {plist.get_filter(i)[0]}; known are {', '.join(FILTERS.values())}"
+                    f"{name} is compressed by HDF5 filter {plist.get_filter(i)[0]}; known are"
+                    f" {', '.join(FILTERS.values())}"
                 )
         declared, stored = int(d.id.get_space().get_simple_extent_npoints()) * d.dtype.itemsize, d.id.get_storage_size()
         if declared > self.limits["declared"] or declared > 50 * stored:
