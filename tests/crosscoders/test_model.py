@@ -221,7 +221,7 @@ def test_a_single_setting_changes_that_of_the_preset():
         ({"activation": {"kind": "l1", "warmup": 3}, "penalty_warmup": 4}, "are one setting"),
         ({"activation": "matryoshka"}, "not known for a crosscoder"),
         ({"activation": {"kind": "jumprelu", "penalty": "l0"}}, "takes no account of the decoder norms"),
-        ({"start": {"encoder": "tied"}}, "a crosscoder's is 'fitted'"),
+        ({"start": {"encoder": "tied"}}, "always starts with 'fitted'"),
         ({"start": {"norm": 0.5}}, "decoder rows of topk have norm 1"),
         ({"activation": "jumprely"}, "jumprelu"),
     ],

@@ -116,7 +116,7 @@ def _edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"d_sae": 47}, "promises"),
+        ({"d_sae": 47}, "cfg.json says"),
         ({"k": 49}, "k = 49"),
         ({"architecture": "gated"}, "'gated'"),
         ({"k": None}, "whole numbers"),

@@ -109,5 +109,5 @@ def test_exact_resume_and_bad_folders(tmp_path):
     path = whole.dictionary().save(tmp_path / "t")
     cfg = json.loads((path / "cfg.json").read_text())
     (path / "cfg.json").write_text(json.dumps(cfg | {"d_out": 11}))
-    with pytest.raises(CorruptError, match="promises"):
+    with pytest.raises(CorruptError, match=r"cfg\.json says"):
         sae.load(path)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -73,43 +74,48 @@ def say(message: str, *, style: str | None = None) -> None:
 
 
 class _Terminal:
-    """A bar on stderr, drawn when the first step is done or the first part begins."""
+    """A bar on stderr, drawn when the first step is done or the first part begins, and not before ``delay`` seconds."""
 
     def __init__(self, label: str, total: int | None, unit: str, delay: float):
         self.label, self.total, self.unit, self.delay = label, total, unit, delay
         self.bar: Any = None
+        self.began, self.done, self.initial = time.time(), 0, 0
         self.begun = False
 
-    def _open(self, initial: int = 0) -> Any:
-        if self.bar is None:
+    def _at(self, done: int) -> None:
+        self.done = done
+        if self.bar is None and time.time() >= self.began + self.delay:
             from tqdm import tqdm
 
             self.bar = tqdm(
                 total=self.total,
-                initial=initial,
+                initial=self.initial,
                 desc=self.label,
                 unit=self.unit,
-                unit_scale=self.unit in ("row", "B", " characters"),
-                delay=self.delay,
+                unit_scale=self.unit in ("row", " characters"),
                 file=sys.stderr,
                 mininterval=0.5 if sys.stderr.isatty() else 15,
                 dynamic_ncols=True,
             )
-        return self.bar
+            if self.delay:
+                self.bar.start_t = self.began  # what was done unseen counts for the time that is left
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
 
     def update(self, n: int = 1) -> None:
-        self._open().update(n)
+        self._at(self.done + n)
 
     def reach(self, done: int, total: int) -> None:
         self.total = total
-        bar = self._open(done)
-        bar.update(done - bar.n)
+        if self.bar is None and not self.delay:
+            self.initial = done  # what an earlier run did says nothing of the speed of this one
+        self._at(done)
 
     def part(self, name: str) -> None:
-        bar = self._open()
-        bar.update(int(self.begun))  # the one before is done when the next begins
+        self._at(self.done + int(self.begun))  # the one before is done when the next begins
         self.begun = True
-        bar.set_postfix_str(name, refresh=False)
+        if self.bar is not None:
+            self.bar.set_postfix_str(name, refresh=False)
 
 
 @contextmanager
@@ -123,7 +129,7 @@ def bar(label: str, total: int | None = None, unit: str = "it", *, delay: float 
         yield shown
     finally:
         if shown.bar is not None:
-            shown.bar.update(int(shown.begun))
+            shown.update(int(shown.begun))
             shown.bar.close()
 
 

@@ -97,7 +97,7 @@ def test_refusals_name_the_remedy(dataset, tokenizer):
         plan_tokens(here, tokenizer, n_seq=1000, ctx=48)
     with pytest.raises(MissingError, match="does not exist"):
         plan_tokens(hub.model_copy(update={"dataset": "/nowhere/at/all"}), tokenizer, n_seq=1, ctx=8)
-    with pytest.raises(UsageError, match="streamed"):
+    with pytest.raises(UsageError, match="piece by piece"):
         documents(hub)
     with pytest.raises(ConfigError, match="synthetic"):
         parse_config(CorpusConfig, {"kind": "hub", "dataset": "a/b", "tiled_share": 0.5}, where="x")

@@ -66,7 +66,7 @@ CRAFTED = {
     "nested archive": ([("0.zip", b"PK")], "no array that this program writes"),
     "many entries": ([(f"a{j}.npy", b"") for j in range(MAX_ENTRIES + 1)], "at most 4,096"),
     "objects": ([("profile.npy", array_bytes(np.array([{}], dtype=object)))], "claims object"),
-    "header that lies": ([("profile.npy", LIE)], "cannot be"),
+    "header that lies": ([("profile.npy", LIE)], "cannot hold"),
     "not an array": ([("profile.npy", b"hello")], "not a whole archive"),
 }
 
