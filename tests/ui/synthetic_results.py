@@ -178,7 +178,14 @@ def add_substitution(ws: Workspace, dictionary: str, *, seed: int = 0) -> None:
     for measure in ("kl", "next", "read"):
         damage = rng.uniform(0.5, 1.5, len(frame))
         frame[f"{measure}_ablated"] = damage
-        for arm, left in (("atom", 0.4), ("matched", 0.5), ("permuted", 1.0), ("random", 1.6), ("pca", 0.9)):
+        for arm, left in (
+            ("atom", 0.4),
+            ("matched", 0.5),
+            ("whole", 0.1),
+            ("permuted", 1.0),
+            ("random", 1.6),
+            ("pca", 0.9),
+        ):
             frame[f"{measure}_{arm}"] = damage * left * rng.uniform(0.5, 1.5, len(frame))
             frame[f"cosine_{arm}"] = 0.8 if arm == "atom" else 0.1
     frame["shift"], frame["shift_predicted"], frame["shift_product"] = 1.0, 0.9, 0.9

@@ -35,6 +35,14 @@ def steer(
         ),
     ] = "",
     target: Annotated[str, typer.Option(help="With --dose: the token whose logit is followed.")] = "",
+    texts: Annotated[
+        int,
+        typer.Option(
+            help="Measure --dose after so many held-out texts of the dictionary's store instead of after the prompt:"
+            " means with 95 % intervals.",
+            min=0,
+        ),
+    ] = 0,
     keep: Annotated[
         bool,
         typer.Option("--keep", help="Keep the doses in the workspace: a panel of the page Text probe, and a figure."),
@@ -71,6 +79,7 @@ def steer(
         seed=seed,
         dose=[x for x in dose.split(",") if x.strip()],
         target=target,
+        texts=texts,
         keep=keep,
         run=terminal_run(),
     )
@@ -84,8 +93,8 @@ def steer(
         if row["kind"] == "dose":
             fit = "" if row["perplexity"] is None else f"  perplexity {row['perplexity']:9.3g}"
             say(
-                f"{row['amount']:>+9.3g}  KL {row['kl']:8.4f}  {row['target']!r}: logit {row['logit']:+7.3f},"
-                f" {row['probability']:7.2%}{fit}"
+                f"{row['amount']:>+9.3g}  KL {row['kl']:8.4f}{_between(row)}  {row['target']!r}: logit"
+                f" {row['logit']:+7.3f}, {row['probability']:7.2%}{fit}"
             )
     if out is not None:
         with disk_errors(str(out)):
@@ -96,3 +105,8 @@ def steer(
         say(f"kept: {found.kept.path} (`workbench export dose-response --source doses/{found.kept.id}`)")
     about = {"dictionary": dictionary, "prompt": prompt, "read_once": found.read_once, "rows": rows}
     return about | ({} if found.kept is None else {"kept": found.kept.id, "path": str(found.kept.path)})
+
+
+def _between(row: dict[str, Any]) -> str:
+    """The interval of a mean over texts."""
+    return "" if row.get("kl_low") is None else f" [{row['kl_low']:.4f}, {row['kl_high']:.4f}]"

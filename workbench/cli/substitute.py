@@ -62,7 +62,7 @@ def substitute(
         f" {_shown(n['cosine'])}). How often each is nearer to the clean run than writing nothing, over"
         f" {about['window']} next-token distributions:"
     )
-    for arm, found in {"atom": n["win_rate"], "matched": n["matched"], **n["controls"]}.items():
+    for arm, found in {"atom": n["win_rate"], "matched": n["matched"], "whole": n["whole"], **n["controls"]}.items():
         say(
             f"  {SHOWN[arm]:28} {_shown(found['win_rate'])} [{_shown(found['low'])}, {_shown(found['high'])}]  repairs"
             f" {_shown(found['repaired'])} of the damage  n {found['n']}"

@@ -4,7 +4,9 @@ residual stream, and which of its parts can be read, held and patched.
 One short forward pass of a few rows says it all. Every block is given the same residual stream x in all rows (with some
 noise, so that nothing is zero by chance): rows differ in one block at a time. Row 0 is left alone; rows 1 and 2 get
 x + v and x + 2v with everything that decides where information goes held at row 0's values (what is left is linear, or
-it is not); each further row edits one kind of hook (the block's output answers, or the edit is not felt).
+it is not); row 3 gets x + v with what convolutions give held as well (of a recurrent mixer nothing may be left: the
+nonlinearity behind its convolution enters by its gradient); each further row edits one kind of hook (the block's output
+answers, or the edit is not felt).
 
 Names of architectures decide nothing. What cannot be established is refused by whoever needs it, with the reason given
 here.
@@ -23,19 +25,27 @@ import torch
 from torch import Tensor
 
 from workbench.models.head import norms_edited, probe_tokens
+from workbench.models.recurrent.hooks import MIXERS
 from workbench.models.recurrent.kinds import refused
 
 _ATTRIBUTE = "_measured_anatomy"
 _LENGTH = 8
 # the hooks that may show a branch as it is added to the residual stream, the first that adds up counts
 _BRANCHES = {
-    "A": ("hook_attn_out", "ln1_post.hook_out"),
+    "A": ("hook_attn_out", "ln1_post.hook_out", "attn.hook_out"),
     "S": ("hook_mixer_out", *(f"{m}.hook_out" for m in ("mixer", "mamba", "linear_attn", "ssm", "conv", "time_mix"))),
     "M": ("hook_mlp_out", "ln2_post.hook_out", "channel_mix.hook_out"),
 }
 _MIXERS = ("attn", "mixer", "mamba", "linear_attn", "ssm", "conv", "time_mix")
-_HELD = ("attn.hook_pattern", *(f"mixer.hook_{name}" for name in ("dt", "B", "C", "gate")))  # Δ fixes the decay
-_MAMBA = _HELD[1:]
+_MAMBA = tuple(f"mixer.hook_{name}" for name in ("dt", "B", "C", "gate"))  # Δ fixes the decay
+_STATES = tuple(  # the same of every kind of recurrent layer (workbench.models.recurrent)
+    f"{m}.recurrence.hook_{name}"
+    for m in MIXERS
+    for name in ("strength", "log_decay", "read", "write_key", "erase_key", "erase_strength", "gain")
+)
+_CONVOLVED = ".recurrence.hook_conv"
+_GATES = ("attn.hook_q_gate", "attn.hook_gate")  # what a head's output is multiplied by, before the sigmoid
+_HELD = ("attn.hook_pattern", *_GATES, *_MAMBA, *_STATES)
 _AS_LARGE_AS_STATES = (
     "hook_state",
     "hook_carried",
@@ -45,7 +55,7 @@ _AS_LARGE_AS_STATES = (
     "hook_ssm_write",
     "hook_ssm_state",
 )
-_EDITED = (*_HELD, *(f"attn.hook_{name}" for name in ("v", "z")), "attn.o.hook_out", "attn.hook_out")
+_EDITED = (*(f"attn.hook_{name}" for name in ("pattern", "v", "z")), "attn.o.hook_out", "attn.hook_out")
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Layer:
         heads, kv_heads: 0 without attention. not_patched: why the parts of its attention are not what an analysis of
             heads supposes (pattern = softmax of the scores, output of a head = pattern · values, all of them read and
             edited); empty where they are.
+        query_rows: heads that the hook of queries shows: twice as many where each query stands before its gate.
+        gated: hook of what a head's output is multiplied by, before the sigmoid; empty without.
         written: hook that shows the sum of its heads through W_O, before anything else.
         neurons: hooks that show the MLP's activations after the nonlinearity, or a Mamba's x and gate.
         not_shown: why the states of a recurrent mixer are not shown; empty where they are.
@@ -76,6 +88,8 @@ class Layer:
     heads: int = 0
     kv_heads: int = 0
     not_patched: str = "it has no attention"
+    query_rows: int = 0
+    gated: str = ""
     written: str = ""
     neurons: tuple[str, ...] = ()
     not_shown: str = ""
@@ -215,13 +229,13 @@ def _edits_tried() -> Iterator[None]:
 class _Pass:
     """The forward pass: ``values[hook]`` [rows, T, …] of every hook that fired, in order."""
 
-    CLEAN, ONE, TWO = 0, 1, 2
+    CLEAN, ONE, TWO, FIXED = 0, 1, 2, 3
 
     def __init__(self, model: Any, edit: bool):
         self.edited = edit
         outputs = tuple(dict.fromkeys(n for names in _BRANCHES.values() for n in names))
-        self.row = {name: 3 + i for i, name in enumerate((*_EDITED, *outputs))}
-        self.n_rows = 3 + len(self.row)
+        self.row = {name: 4 + i for i, name in enumerate((*_EDITED, *outputs))}
+        self.n_rows = 4 + len(self.row)
         self.values: dict[str, Tensor] = {}
         self.inputs: list[Tensor] = []
         self.generator = torch.Generator().manual_seed(0)
@@ -248,6 +262,7 @@ class _Pass:
         x = clean.repeat(len(x), *[1] * (x.dim() - 1))
         x[self.ONE] += move
         x[self.TWO] += 2 * move
+        x[self.FIXED] += move
         self.inputs.append(clean)
         return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
 
@@ -259,6 +274,7 @@ class _Pass:
     def _see(self, name: str) -> Any:
         part = name.split(".", 2)[-1] if name.startswith("blocks.") else name
         holds = part in _HELD or name.endswith("hook_scale")
+        fixes = holds or name.endswith(_CONVOLVED)
 
         def hook(value: Any, hook: Any = None) -> Tensor | None:
             if not isinstance(value, Tensor) or value.dim() < 2:
@@ -273,9 +289,11 @@ class _Pass:
             new = rows.clone()
             if holds:
                 new[self.ONE], new[self.TWO] = rows[self.CLEAN], rows[self.CLEAN]
+            if fixes:
+                new[self.FIXED] = rows[self.CLEAN]
             if part in self.row:
                 new[self.row[part]] += self._noise(rows[self.row[part]])
-            return new.reshape(value.shape) if holds or part in self.row else None
+            return new.reshape(value.shape) if fixes or part in self.row else None
 
         return hook
 
@@ -289,7 +307,7 @@ class _Block:
         self.values = {h[len(self.at) :]: v for h, v in seen.values.items() if h.startswith(self.at)}
         exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
         self.tolerance = 1e-3 if exact else 5e-2
-        self._written = ""
+        self._written = self._gated = ""
 
     def layer(self) -> Layer:
         mixers = [m for m in _MIXERS if f"{m}.hook_out" in self.values]
@@ -301,21 +319,30 @@ class _Block:
         order = [k for k in ("R", "A", "M", "TC", "S") if k in sites]
         attention = "attn" in mixers and "attn.hook_pattern" in self.values
         pattern = self.values.get("attn.hook_pattern")
-        v = self.values.get("attn.hook_v")
+        q, v = self.values.get("attn.hook_q"), self.values.get("attn.hook_v")
+        not_patched = self._why_not_patched() if attention else "it has no attention whose parts are shown"
         return Layer(
             kind=kind,
             sites={k: (self.at + sites[k][0], self.at + sites[k][1]) for k in order},
             factor=factor,
-            held=tuple(self.at + h for h in self.values if h in _HELD or h.endswith("hook_scale")),
+            held=self._held(),
             not_held=self._why_not_held(kind, branches),
             heads=int(pattern.shape[1]) if attention and pattern is not None else 0,
             kv_heads=int(v.shape[2]) if attention and v is not None and v.dim() == 4 else 0,
-            not_patched=self._why_not_patched() if attention else "it has no attention whose parts are shown",
+            not_patched=not_patched,
+            query_rows=int(q.shape[2]) if attention and q is not None and q.dim() == 4 else 0,
+            gated=self._gated and self.at + self._gated,
             written=self.at + self._written,
             neurons=self._neurons(),
             not_shown=self._why_not_shown(),
             feed_forward=_feed_forward(self.block),
         )
+
+    def _held(self) -> tuple[str, ...]:
+        """All that is held; what a Mamba's own hooks hold is not held twice."""
+        own = all(h in self.values for h in _MAMBA)
+        names = [h for h in self.values if (h in _HELD and not (own and h in _STATES)) or h.endswith("hook_scale")]
+        return tuple(self.at + h for h in names)
 
     def _why_not_shown(self) -> str:
         found = _recurrence(self.block)
@@ -335,11 +362,13 @@ class _Block:
         }
         found = {role: hooks for role, hooks in found.items() if hooks}
         added = out[:1].float() - into.float()
-        for chosen in itertools.product(*found.values()):
-            total = sum((self.values[h][:1].float() for h in chosen), torch.zeros_like(added))
-            factor = float((total * added).sum() / total.square().sum().clamp_min(1e-30))
-            if chosen and (total * factor - added).abs().max() <= self.tolerance * added.abs().max():
-                return dict(zip(found, chosen, strict=True)), 1.0 if abs(factor - 1) < 1e-4 else factor
+        # all of them, or those that are left when some end inside the block (Zamba2's attention feeds its mixer)
+        for roles in (r for size in range(len(found), 0, -1) for r in itertools.combinations(found, size)):
+            for chosen in itertools.product(*(found[role] for role in roles)):
+                total = sum((self.values[h][:1].float() for h in chosen), torch.zeros_like(added))
+                factor = float((total * added).sum() / total.square().sum().clamp_min(1e-30))
+                if (total * factor - added).abs().max() <= self.tolerance * added.abs().max():
+                    return dict(zip(roles, chosen, strict=True)), 1.0 if abs(factor - 1) < 1e-4 else factor
         return {}, None
 
     def _felt(self, hook: str, branch: str = "hook_resid_post") -> bool:
@@ -366,15 +395,23 @@ class _Block:
             return self.failed
         if kind == "unknown" or not branches:
             return "TransformerLens does not show its parts"
-        if kind == "Mamba":
-            lost = [h for h in _MAMBA if h not in self.values]  # where they fire, this program's own mixer fires them
-            return f"{lost[0]} does not fire" if lost else ""
         if "attn.hook_pattern" in self.values and not self._felt("attn.hook_pattern"):
             return (
                 "edits at attn.hook_pattern are not felt, because TransformerLens lets transformers compute attention"
             )
-        for role in set(branches) - {"M"}:
-            clean, one, two = (self.values[branches[role]][i].float() for i in (0, 1, 2))
+        if "attn.hook_out" in self.values and "A" not in branches:
+            return "what its attention writes goes into its other mixer, through norms that are not shown"
+        convolved = [h for h in self.values if h.endswith(_CONVOLVED)]
+        if "S" in branches and convolved:
+            clean, _, two, fixed = (self.values[branches["S"]][i].float() for i in range(4))
+            if (fixed - clean).abs().max() > self.tolerance * (two - clean).abs().max():
+                return f"{kind} is not held by the hooks of its gates, norms and factors"
+        linear = [
+            *convolved,
+            *(h for role, h in branches.items() if role == "A" or (role == "S" and not convolved and kind != "MLP")),
+        ]
+        for h in linear:
+            clean, one, two = (self.values[h][i].float() for i in range(3))
             if ((two - clean) - 2 * (one - clean)).abs().max() > self.tolerance * (two - clean).abs().max():
                 return f"{kind} is not linear with attention patterns, norms and gates held"
         return ""
@@ -395,8 +432,13 @@ class _Block:
         if not _near(scores.softmax(-1), pattern, self.tolerance):
             return "its pattern is not the softmax of its scores"
         values = v.repeat_interleave(pattern.shape[0] // v.shape[1], 1)
-        if not _near(torch.einsum("hqk,khe->qhe", pattern, values), z, self.tolerance):
+        read = torch.einsum("hqk,khe->qhe", pattern, values)
+        gates = {n: self.values[n][0].float().sigmoid().reshape(z.shape) for n in _GATES if n in self.values}
+        self._gated = next((n for n, gate in gates.items() if _near(read * gate, z, self.tolerance)), "")
+        if not self._gated and not _near(read, z, self.tolerance):
             return "a head's output is not its pattern times the values"
+        if got["q"].shape[2] not in (len(pattern), len(pattern) * (1 + bool(self._gated))):  # type: ignore[union-attr]
+            return "its queries are not one row per head"
         written = torch.einsum("qhe,hed->qd", z, self.block.attn.W_O.detach().float())
         bias = getattr(self.block.attn, "b_O", None)
         written = written if bias is None else written + bias.detach().float()

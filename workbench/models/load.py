@@ -166,6 +166,8 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
+    from workbench.models import attention
+    from workbench.models.parts import name_parts
     from workbench.models.quiet_norms import quiet_norms
     from workbench.models.recurrent import attach
 
@@ -180,7 +182,9 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
         model = build_bridge_from_module(
             hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
         )
+        name_parts(model)
         attach(model)
+        attention.attach(model)
         quiet_norms(model)
         close = said is None or _same(_logits(model), said)
     except Exception as e:  # whatever a library meets in a configuration it was not made for

@@ -4,7 +4,9 @@ Neither torch nor h5py is needed.
 ``doses.parquet`` has one row per amount that was added to the latents at every position of one prompt: ``amount``,
 ``kl`` (nats, from the unchanged model's next-token distribution to the steered one), ``logit`` (of the followed token
 less the mean logit), ``probability`` (of that token) and ``perplexity`` (of the steered continuation under the
-unchanged model; null where none was made). ``steered.jsonl`` has the same rows and the continuations.
+unchanged model; null where none was made). Where metadata ``texts`` is not 0 they are means over so many held-out texts
+(of the perplexity the geometric one) with ``<number>_low`` and ``<number>_high``, 95 % bootstrap over texts.
+``steered.jsonl`` has the same rows and the continuations.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ class DoseRecords(Result):
     """One dose-response; open with :meth:`open`.
 
     ``metadata``: dictionary, model, revision, latents (those whose amount varies), held (pairs of a latent and the
-    value it is held at), prompt, target (the followed token), tokens (made after the prompt).
+    value it is held at), prompt, target (the followed token), tokens (made after the prompt), texts.
     """
 
     kind, noun = "doses", "a dose-response"

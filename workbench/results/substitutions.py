@@ -2,11 +2,12 @@
 nor h5py is needed.
 
 At a firing of an atom of a dictionary of writes, the recurrent layer's own write is replaced by the atom scaled by
-its code (the arm ``atom``), by the atom at the write's norm (``matched``), by controls of the code's norm
-(``permuted``, ``random``, ``pca``) or by nothing (``ablated``), and the model goes on. Three distances from the clean
-run are measured: ``kl``, nats summed over the next-token distributions of the window that begins at the write;
-``next``, those of the write's own position alone; ``read``, squared distance of what the layer's later positions in the
-window read. An arm wins where it leaves less of a distance than ``ablated``. Tables (Parquet):
+its code (the arm ``atom``), by the atom at the write's norm (``matched``), by the sum of all atoms of the write
+(``whole``; no longer of rank one), by controls of the code's norm (``permuted``, ``random``, ``pca``) or by nothing
+(``ablated``), and the model goes on. Three distances from the clean run are measured: ``kl``, nats summed over the
+next-token distributions of the window that begins at the write; ``next``, those of the write's own position alone;
+``read``, squared distance of what the layer's later positions in the window read. An arm wins where it leaves less of a
+distance than ``ablated``. Tables (Parquet):
 
 ``firings``  one row per firing tried: atom, sequence, position, rank (0: the strongest atom of its write), value
              (of the code), norm (of the write), per arm kl_<arm>, next_<arm>, read_<arm>, cosine_<arm> with the
@@ -24,11 +25,12 @@ from workbench.results.result import TabledResult
 
 TABLES = ("firings", "summary", "ranks", "atoms")
 CONTROLS = ("permuted", "random", "pca")
-STAND_INS = ("atom", "matched", *CONTROLS)
+STAND_INS = ("atom", "matched", "whole", *CONTROLS)
 MEASURES = ("kl", "next", "read")
 SHOWN = {
     "atom": "the atom that fires",
     "matched": "the same at the write's norm",
+    "whole": "all atoms of the write",
     "permuted": "another atom",
     "random": "random write",
     "pca": "principal direction",

@@ -24,6 +24,8 @@ from workbench.workspace import Item, Workspace
 HARVEST, TRAIN, EVOLVE = "demo-harvest", "demo-train", "demo-evolve"
 MODELS = ("mini-pythia", "mini-mamba")
 PROMPT = "def __init__(self"  # one prediction, followed through all layers
+TEXT = "def read(self, size):\n    return self.read(size)"  # what each layer keeps of it
+SNAPSHOTS = 4
 COMPARED, PROMPTS = 50_000, 32  # tokens and prompts: a demonstration, not a measurement
 
 
@@ -47,6 +49,7 @@ def steps() -> list[Step]:
         Step("circuits", _circuits),
         Step("evolution", _evolve),
         Step("graph", _graph),
+        Step("states", _states),
     ]
 
 
@@ -107,6 +110,24 @@ def _evolve(workspace: Workspace, run: Run) -> list[str]:
 
 def _graph(workspace: Workspace, run: Run) -> list[str]:
     return [workbench.graph(workspace, PROMPT, model=MODELS[0], run=run).id]
+
+
+def _states(workspace: Workspace, run: Run) -> list[str]:
+    from workbench.analysis.memory.run import read_texts
+    from workbench.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(MODELS[0])  # the models share it
+    read = read_texts(tokenizer, [TEXT], task="", prompts=1, length=None, seed=0, size=len(tokenizer))
+    return [
+        _kept(
+            "states",
+            f"{name}.{read.name}",
+            partial(workbench.states, workspace, name, text=[TEXT], snapshots=SNAPSHOTS, run=run),
+            workspace,
+            run,
+        )
+        for name in MODELS
+    ]
 
 
 def _kept(kind: str, id: str, make: Callable[[], Item], workspace: Workspace, run: Run) -> str:

@@ -342,6 +342,7 @@ def steer(
     seed: int = 0,
     dose: Sequence[str | float] = (),
     target: str = "",
+    texts: int = 0,
     keep: bool = False,
     run: Run | None = None,
 ) -> SteeredText:
@@ -353,8 +354,9 @@ def steer(
             how many are made. temperature: 0 takes the likeliest. samples: continuations of each kind, with seeds
             ``seed``, ``seed + 1``, … dose: amounts of all latents of ``add``, for which KL, a token's logit and the
             perplexity of the continuation under the unchanged model are measured. target: that token; empty: the one
-            that the largest amount raises most. keep: write the doses to ``doses/`` of the workspace, for the page
-            *Text probe* and the figure ``dose_response``.
+            that the largest amount raises most. texts: measure doses after so many held-out texts of the dictionary's
+            store instead of after the prompt, as means with 95 % intervals. keep: write the doses to ``doses/`` of the
+            workspace, for the page *Text probe* and the figure ``dose_response``.
 
     Raises:
         MissingError: no such dictionary. UsageError: a bad change, an unknown latent, a dictionary of several hooks, a
@@ -378,6 +380,7 @@ def steer(
         seed=seed,
         dose=dose,
         target=target,
+        texts=texts,
         keep=keep,
         run=run,
     )

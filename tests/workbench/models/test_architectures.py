@@ -15,8 +15,8 @@ RIGHT = {  # of the five that always run, what must not be refused
     "llama_gqa": set(PROPERTIES),
     "gpt2": set(PROPERTIES),
     "gemma2": set(PROPERTIES),
-    "bamba": set(PROPERTIES) - {"transcoder graph"},
-    "qwen3_next": set(PROPERTIES) - {"transcoder graph"},
+    "bamba": set(PROPERTIES),
+    "qwen3_next": set(PROPERTIES),
 }
 
 

@@ -53,7 +53,8 @@ def by_units(entry: Entry, graph: GraphFile, chosen: str, name: Callable[[str], 
     loads = found.loadings[found.loadings["target"] == chosen]
     if loads.empty:
         return
-    kind = "channels of the state" if loads["unit"].str.startswith("C").any() else "heads"
+    letters = set(loads["unit"].str[0])
+    kind = "channels of the state" if "C" in letters else "heads" if "H" in letters else "heads of the state"
     panels.heading(f"By {kind}", "what all sources send to this node through each; the sum is all that makes it")
     reads = found.reads[found.reads["target"] == chosen]
     rows = [_unit(row, reads, graph) for row in _order(loads)]

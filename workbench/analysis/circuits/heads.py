@@ -154,7 +154,7 @@ def head_to_head(
     check_inputs(model, paths, layer, at)
     answers, size = paths.tail.answers(prompts, metrics), max(1, TOKENS // paths.tail.tokens.shape[1])
     out = {m: np.full((n, len(senders), changes[0].shape[1]), np.nan) for m in metrics}
-    unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
+    unit = input_rows(model, layer, head, inputs)
     for sender, l in enumerate(senders):
         units = np.arange(changes[sender].shape[1]) if chosen is None else np.flatnonzero(chosen[sender])
         if not len(units):
@@ -179,6 +179,15 @@ def kv_head(model: Any, layer: int, head: int) -> int:
     """
     at = anatomy_of(model).layers[layer]
     return head // (at.heads // at.kv_heads)
+
+
+def input_rows(model: Any, layer: int, head: int, inputs: Sequence[str]) -> dict[str, int]:
+    """Input (q, k, v) -> the row of its hook that a query head reads; where a head's output is gated and the gate is
+    projected with the query, the query's row alone.
+    """
+    at = anatomy_of(model).layers[layer]
+    query, shared = head * (at.query_rows // at.heads), kv_head(model, layer, head)
+    return {c: query if c == "q" else shared for c in inputs}
 
 
 def check_inputs(model: Any, paths: FrozenPaths, layer: int, at: Tensor) -> None:
@@ -246,9 +255,9 @@ def read_changes(model: Any, prompts: PromptSet, labels: Sequence[str]) -> list[
     at = torch.as_tensor(np.stack([prompts.position(label) for label in labels], 1))  # [P,O]
     n, layers, changes = len(prompts), attention_layers(model), []
     names = [f"blocks.{l}.attn.hook_{k}" for l in layers for k in ("q", "v", "attn_scores")]
-    clean = collect(
-        model, prompts.clean, {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names}
-    )
+    gated = {l: name for l in layers if (name := anatomy_of(model).layers[l].gated)}
+    picks: dict[str, Any] = {name: _last_row if "scores" in name else (lambda v, rows: v) for name in names}
+    clean = collect(model, prompts.clean, picks | dict.fromkeys(gated.values(), lambda v, rows: v[:, -1]))
     corrupt = _cross(model, prompts.corrupt, {l: clean[f"blocks.{l}.attn.hook_q"][:, -1] for l in layers})
     p, keep = torch.arange(n)[:, None], at.clamp_min(0)
     for l in layers:
@@ -263,13 +272,10 @@ def read_changes(model: Any, prompts: PromptSet, labels: Sequence[str]) -> list[
         pattern = rows_scores.softmax(-1)  # [P,O,H,T]
         weight = pattern.gather(3, keep[:, :, None, None].expand(-1, -1, scores.shape[1], 1))  # [P,O,H,1]
         z = torch.einsum("poht,pthe->pohe", pattern, v) + weight * (v_new - v[p, keep])
-        changes.append(
-            torch.einsum(
-                "pohe,hed->phod",
-                z - torch.einsum("pht,pthe->phe", scores.softmax(-1), v)[:, None],
-                model.blocks[l].attn.W_O,
-            )
-        )
+        change = z - torch.einsum("pht,pthe->phe", scores.softmax(-1), v)[:, None]
+        if l in gated:
+            change = change * clean[gated[l]].sigmoid().reshape(n, 1, *change.shape[2:])
+        changes.append(torch.einsum("pohe,hed->phod", change, model.blocks[l].attn.W_O))
     return changes
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.analysis.circuits.attribution import CHUNK
-from workbench.analysis.circuits.heads import check_inputs, kv_head
+from workbench.analysis.circuits.heads import check_inputs, input_rows
 from workbench.analysis.circuits.layers import attention_layers
 from workbench.analysis.circuits.paths import FrozenPaths
 from workbench.analysis.circuits.tasks import PromptSet
@@ -40,7 +40,7 @@ def sender_slopes(
     layer, head = receiver
     at, index = torch.as_tensor(prompts.position(position)), torch.arange(len(prompts))
     check_inputs(model, paths, layer, at)
-    unit = {c: head if c == "q" else kv_head(model, layer, head) for c in inputs}
+    unit = input_rows(model, layer, head, inputs)
     by_input = _input_slopes(paths, prompts, layer)
     slopes = {c: by_input[c][index, at, h] for c, h in unit.items()}
 

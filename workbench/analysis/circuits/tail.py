@@ -6,6 +6,7 @@ a block receives beside the residual stream (masks, rotary angles) is taken from
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -63,16 +64,26 @@ class Tail:
         `resid` [R,T,d_model] replaces the clean input of the block. Hooks and splices that are open already stay; with
         `grad` gradients flow back to what they put in. With `every` logits [R,T,V] of all positions come back.
         """
-        x = self.inputs[layer][prompts] if resid is None else resid
         with torch.set_grad_enabled(grad), self.model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext():
-            for l in range(layer, self.n_layers):
-                out = self.model.blocks[l](x, **self.rows_of(self._kwargs[l], prompts))
-                x = out[0] if isinstance(out, tuple) else out
+            x = self._blocks(layer, prompts, resid)
             return self.to_logits(x) if every else self.to_logits(x[:, -1:])[:, 0]
 
     def answers(self, prompts: PromptSet, metrics: Sequence[str]) -> Answers:
         """What variants of these prompts are measured against."""
         return Answers(torch.as_tensor(prompts.answer), torch.as_tensor(prompts.wrong), self.logits, metrics)
+
+    @torch.no_grad()
+    def stream(self, layer: int, prompts: Tensor, hooks: Sequence[Hook] = ()) -> Tensor:
+        """The residual stream [R,T,d_model] that leaves the last block, as :meth:`run` makes it."""
+        with self.model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext():
+            return self._blocks(layer, prompts, None)
+
+    def _blocks(self, layer: int, prompts: Tensor, resid: Tensor | None) -> Tensor:
+        x = self.inputs[layer][prompts] if resid is None else resid
+        for l in range(layer, self.n_layers):
+            out = self.model.blocks[l](x, **self.rows_of(self._kwargs[l], prompts))
+            x = out[0] if isinstance(out, tuple) else out
+        return x
 
     def block(self, layer: int, hooks: Sequence[Hook]) -> None:
         """One block on the clean stream of all prompts, under hooks that read; no other block runs."""
@@ -103,6 +114,11 @@ class Tail:
         return value
 
 
+def _named(block: Any) -> list[str]:
+    """The parameters of a block's own forward pass, in order."""
+    return list(inspect.signature(getattr(block, "original_component", block).forward).parameters)
+
+
 @torch.no_grad()
 def block_calls(model: Any, tokens: Tensor) -> tuple[list[Tensor], list[dict[str, Any]], Tensor]:
     """(residual stream [P,T,d_model] entering each block, what else each is given, logits [P,V] at the last position)
@@ -111,9 +127,10 @@ def block_calls(model: Any, tokens: Tensor) -> tuple[list[Tensor], list[dict[str
     inputs: list[Tensor] = []
     others: list[dict[str, Any]] = []
 
-    def record(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs.append((args[0] if args else kwargs["hidden_states"]).detach())
-        plain = {k: v for k, v in kwargs.items() if v is None or isinstance(v, (Tensor, tuple, bool))}
+        kwargs = dict(zip(_named(block)[1:], args[1:])) | kwargs  # Zamba2 hands its blocks more by place
+        plain = {k: v for k, v in kwargs.items() if v is None or isinstance(v, (Tensor, tuple, int))}
         others.append({k: v for k, v in plain.items() if k != "hidden_states"})
 
     handles = [block.register_forward_pre_hook(record, with_kwargs=True) for block in model.blocks]

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
 from sae.errors import UsageError
 from sae.files import sha256_json, write_bytes
 from workbench.analysis.evaluation.probe import encode_text, one_hook
-from workbench.analysis.evaluation.steering import Change, Continuation, Dose, Steered, dose_response
+from workbench.analysis.evaluation.steering import Change, Continuation, Dose, Steered, dose_response, over_texts
 from workbench.corpus.shown import shown_token
 from workbench.dictionaries.reference import DictionaryRef, find_dictionary
 from workbench.models.weights import model_inputs
@@ -61,6 +63,7 @@ class SteeredText:
                 "logit": d.logit,
                 "probability": d.probability,
                 "perplexity": d.perplexity,
+                **{k: v for k, v in asdict(d).items() if k.endswith(("_low", "_high")) and v is not None},
             }
             for d in self.doses
         ]
@@ -101,6 +104,7 @@ def steer_text(
     seed: int = 0,
     dose: Sequence[str | float] = (),
     target: str = "",
+    texts: int = 0,
     keep: bool = False,
     loaded: Loaded | None = None,
     run: Run = QUIET,
@@ -111,6 +115,8 @@ def steer_text(
     amounts = _amounts(dose)
     if amounts and not pushed:
         raise UsageError("--dose varies what --add pushes. Say which latents: --add LATENT=AMOUNT.")
+    if texts and not amounts:
+        raise UsageError("--texts says after how many texts --dose measures. Say which amounts: --dose 0,2,4,8.")
     if keep and not amounts:
         raise UsageError("--keep keeps what --dose measures. Say which amounts: --dose 0,2,4,8.")
     found = loaded or load(workspace, dictionary)
@@ -139,10 +145,28 @@ def steer_text(
     doses: list[Dose] = []
     held = [c for c in changes if c.replace]
     if amounts:
-        with run.bar("doses", len(amounts), "amount") as bar:
-            doses, followed = dose_response(
-                model, at, ids, pushed, amounts, target=followed, tokens=tokens, seed=seed, held=held, step=bar.update
-            )
+        after = _heldout(workspace, found.reference, texts, seed) if texts else [ids]
+        with run.bar("doses", len(amounts) * len(after), "amount") as bar:
+
+            def measured(text: torch.Tensor, target: int | None, tokens: int) -> tuple[list[Dose], int]:
+                return dose_response(
+                    model,
+                    at,
+                    text,
+                    pushed,
+                    amounts,
+                    target=target,
+                    tokens=tokens,
+                    seed=seed,
+                    held=held,
+                    step=bar.update,
+                )
+
+            if texts:  # the token is one for all of them: that which is raised most after the prompt
+                followed = dose_response(model, at, ids, pushed, amounts, target=followed, seed=seed, held=held)[1]
+                doses = over_texts([measured(text, followed, tokens)[0] for text in after], seed=seed)
+            else:
+                doses, followed = measured(ids, followed, tokens)
     made_all = SteeredText(
         plain,
         changed,
@@ -160,9 +184,28 @@ def steer_text(
         "amounts": amounts,
         "target": target,
         "tokens": tokens,
+        "texts": texts,
         "seed": seed,
     }
     return replace(made_all, kept=_keep(workspace, found.reference, made_all, recipe, run))
+
+
+def _heldout(workspace: Workspace, reference: DictionaryRef, n: int, seed: int) -> list[torch.Tensor]:
+    """The beginnings [1, S] of so many held-out sequences of the dictionary's store, each cut somewhere.
+
+    Raises:
+        MissingError: the store is not there. UsageError: it holds fewer.
+    """
+    store = reference.store(workspace)
+    usable = np.setdiff1d(np.arange(store.n_seq), np.array(store.skipped, np.int64))[-store.n_seq // 10 :]
+    if n > len(usable):
+        raise UsageError(f"--texts {n}: the store of {reference.id} has {len(usable)} held-out sequences.")
+    rng = np.random.default_rng([seed, 13])
+    made = []
+    for seq in np.sort(rng.choice(usable, n, replace=False)):
+        ids = torch.as_tensor(store.sequence_tokens(int(seq)).astype(np.int64))[None]
+        made.append(ids[:, : int(rng.integers(min(8, ids.shape[1]), min(64, ids.shape[1]) + 1))])
+    return made
 
 
 @dataclass(frozen=True)
@@ -199,9 +242,11 @@ def _keep(workspace: Workspace, reference: DictionaryRef, made: SteeredText, rec
         "prompt": recipe["prompt"],
         "target": made.target,
         "tokens": recipe["tokens"],
+        "texts": recipe["texts"],
     }
     numbers = {"amounts": len(made.doses), "largest_kl": max(d.kl for d in made.doses)}
     table = pd.DataFrame([asdict(d) for d in made.doses]).astype(float)
+    table = table[[c for c in table if not c.endswith(("_low", "_high")) or table[c].notna().any()]]
     with workspace.create(
         "doses",
         id,
@@ -237,5 +282,6 @@ def _command(reference: DictionaryRef, recipe: dict[str, Any]) -> str:
         words += ["--set", f"{latent}={value:g}"]
     words += ["--dose", ",".join(f"{a:g}" for a in recipe["amounts"]), "--tokens", str(recipe["tokens"])]
     words += ["--target", recipe["target"]] if recipe["target"] else []
+    words += ["--texts", str(recipe["texts"])] if recipe["texts"] else []
     words += ["--seed", str(recipe["seed"])] if recipe["seed"] else []
     return shlex.join([*words, "--keep", "--", recipe["prompt"]])

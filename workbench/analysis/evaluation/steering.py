@@ -15,13 +15,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sae.errors import UsageError
 from workbench.analysis.splice import Edit, clamp, splice, steer
 from workbench.models.reading import token_contract
+from workbench.stats import interval95, resample_weights
 
+DOSE_MEASURES = ("kl", "logit", "probability", "perplexity")
 STATES = ("past_key_values", "cache_params")  # what Hugging Face's models call their running state
 SAME = 1e-3  # largest difference of logits between a running state and a whole pass, relative to the largest logit
 
@@ -48,7 +51,8 @@ class Continuation:
 @dataclass(frozen=True)
 class Dose:
     """One strength of a push, on the prompt's next token: what it does to the distribution and to one token, and what
-    the model without it thinks of the continuation.
+    the model without it thinks of the continuation. Over several texts the means of these, with 95 % bootstrap
+    intervals over texts.
     """
 
     amount: float
@@ -56,6 +60,14 @@ class Dose:
     logit: float  # of the target token less the mean logit
     probability: float  # of the target token
     perplexity: float | None
+    kl_low: float | None = None
+    kl_high: float | None = None
+    logit_low: float | None = None
+    logit_high: float | None = None
+    probability_low: float | None = None
+    probability_high: float | None = None
+    perplexity_low: float | None = None
+    perplexity_high: float | None = None
 
 
 def edit_of(changes: Sequence[Change]) -> Edit | None:
@@ -242,3 +254,24 @@ def dose_response(
         )
         step()
     return found, target
+
+
+def over_texts(of_texts: Sequence[Sequence[Dose]], *, seed: int = 0) -> list[Dose]:
+    """Means over texts of doses of the same amounts, with 95 % bootstrap intervals over texts; of the perplexity the
+    geometric mean, over the texts that were continued.
+    """
+    found = []
+    for doses in zip(*of_texts, strict=True):
+        numbers: dict[str, float | None] = {}
+        for name in DOSE_MEASURES:
+            values = np.array([v for d in doses if (v := getattr(d, name)) is not None], float)
+            if not len(values):
+                numbers[name] = None
+                continue
+            values = np.log(values) if name == "perplexity" else values
+            draws = resample_weights(len(values), seed=seed) @ values / len(values)
+            ends: list[float] = [float(values.mean()), *interval95(draws)]
+            ends = [float(np.exp(v)) for v in ends] if name == "perplexity" else ends
+            numbers |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        found.append(Dose(amount=doses[0].amount, **numbers))  # type: ignore[arg-type]
+    return found

@@ -65,20 +65,21 @@ class ScoreSplitter:
         """
         heads = anatomy_of(self.model).layers[layer]
         shared = head // max(1, heads.heads // max(1, heads.kv_heads))
+        query = head * max(1, heads.query_rows // max(1, heads.heads))
         names = [[*some, CONSTANT] for some in parts]
         x = self.tail.inputs[layer][0]
         rest = [x[p] - sum(some.values(), torch.zeros_like(x[p])) for p, some in zip(at, parts, strict=True)]
         stacks = [torch.stack([torch.zeros_like(r), *some.values(), r]) for some, r in zip(parts, rest, strict=True)]
         images = [
             self._image(layer, p, stack)[kind][:, p, h]
-            for p, stack, kind, h in zip(at, stacks, ("q", "k"), (head, shared), strict=True)
+            for p, stack, kind, h in zip(at, stacks, ("q", "k"), (query, shared), strict=True)
         ]
         own = []
         for image in images:
             linear = image[1:] - image[:1]
             linear[-1] += image[0]  # the projection's own constants
             own.append(linear.double())
-        product, score, pattern = self._product(layer, head, shared, at)
+        product, score, pattern = self._product(layer, head, (query, shared), at)
         return Score(names[0], names[1], np.asarray(own[0] @ product @ own[1].T), score, pattern)
 
     def _image(self, layer: int, position: int, rows: Tensor) -> dict[str, Tensor]:
@@ -91,7 +92,9 @@ class ScoreSplitter:
         )
         return seen
 
-    def _product(self, layer: int, head: int, shared: int, at: tuple[int, int]) -> tuple[Tensor, float, float]:
+    def _product(
+        self, layer: int, head: int, rows: tuple[int, int], at: tuple[int, int]
+    ) -> tuple[Tensor, float, float]:
         """(M [d_head, d_head] with score = q^T M k at these positions, the model's own score, its pattern)."""
         seen: dict[str, Tensor] = {}
         self._until_scores(
@@ -103,14 +106,14 @@ class ScoreSplitter:
 
         def basis(value: Tensor, hook: Any) -> Tensor:
             value = value.clone()
-            value[:, at[1], shared] = torch.eye(width).to(value)
+            value[:, at[1], rows[1]] = torch.eye(width).to(value)
             return value
 
         with torch.enable_grad():
             resid = self.tail.inputs[layer].repeat(width, 1, 1)
             self._until_scores(layer, resid, [("q", lambda v, hook: leaf), ("k", basis)], seen, grad=True)
             (found,) = torch.autograd.grad(seen["scores"][:, head, at[0], at[1]].sum(), leaf)
-        return found[:, at[0], head].T.double(), score, pattern
+        return found[:, at[0], rows[0]].T.double(), score, pattern
 
     def _until_scores(
         self, layer: int, resid: Tensor, hooks: list[tuple[str, Any]], seen: dict[str, Tensor], *, grad: bool = False

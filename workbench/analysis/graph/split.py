@@ -1,14 +1,14 @@
-"""Edges of a residual-stream graph taken apart: by attention head, or by the channels of a Mamba's state.
+"""Edges of a residual-stream graph taken apart: by attention head, or by the channels or heads of a state.
 
 With attention patterns, norms, Δ, B, C and gates held, what lies between two hooks is linear but for MLPs and the SiLU
 behind a convolution, which enter by their gradient. So for each layer in between an edge is a sum,
 
     edge = sum over units of (what goes through the unit) + what goes past the layer's mixer,
 
-a unit being a head (its output, pattern · values) or a channel of the state (its output, y_t = sum_s alpha_ts x_s, the
-layer's hidden attention; Ali et al. 2024, arXiv 2403.01590). Each term is a gradient of its own: of the target by the
-unit's output, carried back through this unit alone; and of the target with all units' outputs held. That the terms add
-up to the edge is measured, not assumed.
+a unit being a head (its output, pattern · values), or a channel of a Mamba's state or a head of another (its output,
+y_t = sum_s alpha_ts x_s, the layer's hidden attention; Ali et al. 2024, arXiv 2403.01590). Each term is a gradient of
+its own: of the target by the unit's output, carried back through this unit alone; and of the target with all units'
+outputs held. That the terms add up to the edge is measured, not assumed.
 
 The loading of a unit on a node is the sum of what all sources send to it through the unit.
 """
@@ -29,6 +29,7 @@ from workbench.analysis.graph.scores import Score, ScoreSplitter
 from workbench.analysis.graph.trace import Graph, Node, Runner, clean_run, edges_of, source_nodes
 from workbench.models.anatomy import anatomy_of
 from workbench.models.head import norms_edited
+from workbench.models.recurrent import recurrent_layers
 
 PAST = "past"  # what goes past the mixer of a layer: the residual stream and the MLP
 OTHERS = "others"  # the sum of the units that are not listed
@@ -42,7 +43,8 @@ class Split:
     """Tables of a graph's split.
 
     Attributes:
-        edges: source, target, layer, unit (``H3``: a head; ``C17``: a channel; :data:`PAST`; :data:`OTHERS`), value.
+        edges: source, target, layer, unit (``H3``: a head; ``C17``: a channel, ``S2``: a head of a state; :data:`PAST`;
+            :data:`OTHERS`), value.
             The values of one edge and layer add up to the edge.
         loadings: target, layer, unit, value; over all sources, kept or not.
         reads: target, layer, unit, position (of the sources), value: where the units with the largest loadings bring it
@@ -94,11 +96,12 @@ def split_graph(model: Any, dictionaries: dict[str, Any], tokens: Tensor, full: 
         weights = full.weights[t, sources].astype(np.float64)
         shown = [k for k, i in enumerate(sources) if full.name(i) in wanted and weights[k] != 0]
         positions = np.array([nodes[i].position for i in sources])
-        for layer, hook in mixers(model, full.hooks, target.stage):
-            units, past = _through(runner, target, hook)
+        for mixer in mixers(model, full.hooks, target.stage):
+            layer = mixer.layer
+            units, past = _through(runner, target, mixer)
             values = np.vstack([_edges(units, sources, nodes, parts), _edges(past, sources, nodes, parts)])
             gap = max(gap, float(np.abs(values.sum(0) - weights).max()))
-            names = [*(f"{'H' if 'attn' in hook else 'C'}{u}" for u in range(len(units))), PAST]
+            names = mixer.names()
             for k in shown:
                 where = {"source": full.name(sources[k]), "target": full.name(t), "layer": layer}
                 edges += [where | row for row in listed(names, values[:, k])]
@@ -111,7 +114,7 @@ def split_graph(model: Any, dictionaries: dict[str, Any], tokens: Tensor, full: 
                     for p, v in enumerate(by_position)
                     if v != 0
                 ]
-            if splitter is None or "attn" not in hook or layer != _first_block(full.hooks, target.stage):
+            if splitter is None or mixer.letter != "H" or layer != _first_block(full.hooks, target.stage):
                 continue
             read = np.stack([np.bincount(positions, weights=v, minlength=tokens.shape[1]) for v in values[:-1]])
             head = int(np.abs(values[:-1].sum(1)).argmax())
@@ -167,8 +170,34 @@ def made_split(
     )
 
 
-def mixers(model: Any, hooks: Sequence[str], stage: int) -> Iterator[tuple[int, str]]:
-    """(layer, hook that shows its units' outputs) of the layers between a stage and the one before it.
+@dataclass(frozen=True)
+class Mixer:
+    """What passes between positions in one layer.
+
+    Attributes:
+        hook: shows its units' outputs [B, T, …]. letter: H for heads of attention, C for channels of a Mamba's state, S
+            for heads of another state. units: how many. axis: of the hook's value, along which they lie.
+    """
+
+    layer: int
+    hook: str
+    letter: str
+    units: int
+    axis: int = 2
+
+    def names(self) -> list[str]:
+        """The units, and what goes past them."""
+        return [*(f"{self.letter}{u}" for u in range(self.units)), PAST]
+
+    def own(self, value: Tensor) -> Tensor:
+        """Of row u of a value [units, T, …] the part of unit u alone, zeros elsewhere."""
+        out, rows = torch.zeros_like(value), torch.arange(self.units)
+        out.movedim(self.axis, 1)[rows, rows] = value.movedim(self.axis, 1)[rows, rows]
+        return out
+
+
+def mixers(model: Any, hooks: Sequence[str], stage: int) -> Iterator[Mixer]:
+    """The mixers of the layers between a stage and the one before it.
 
     Raises:
         UsageError: a mixer of another kind.
@@ -178,23 +207,29 @@ def mixers(model: Any, hooks: Sequence[str], stage: int) -> Iterator[tuple[int, 
     yield from between(model, first, last)
 
 
-def between(model: Any, first: int, last: int) -> Iterator[tuple[int, str]]:
-    """(layer, hook that shows its units' outputs) of the layers ``first`` to ``last`` that have a mixer.
+def between(model: Any, first: int, last: int) -> Iterator[Mixer]:
+    """The mixers of the layers ``first`` to ``last`` that have one.
 
     Raises:
-        UsageError: a mixer of another kind.
+        UsageError: a mixer that shows no units, or two in one block.
     """
-    for layer in range(first, last + 1):
-        kind = anatomy_of(model).layers[layer].kind
-        hook = {"attention": "attn.hook_z", "Mamba": "mixer.hook_y"}.get(kind)
-        if kind == "MLP":
+    states = {layer.index: layer for layer in recurrent_layers(model)}
+    for i in range(first, last + 1):
+        layer, state = anatomy_of(model).layers[i], states.get(i)
+        if layer.kind == "MLP":
             continue
-        if hook is None or f"blocks.{layer}.{hook}" not in model.hook_dict:
+        if layer.kind == "attention" and f"blocks.{i}.attn.hook_z" in model.hook_dict:
+            yield Mixer(i, f"blocks.{i}.attn.hook_z", "H", layer.heads)
+        elif layer.kind == "Mamba" and state is not None:
+            own = f"{state.path}.hook_y" in model.hook_dict  # [B, T, channels]; elsewhere [B, T, 1, channels]
+            yield Mixer(i, f"{state.path}.hook_y" if own else state.hook("y"), "C", state.values, 2 if own else 3)
+        elif state is not None and layer.kind == state.kind:
+            yield Mixer(i, state.hook("y"), "S", state.heads)
+        else:
             raise UsageError(
-                f"block {layer} ({kind}) shows neither attention heads nor channels of a state to split edges by. Draw"
-                " the graph without --split."
+                f"block {i} ({layer.kind}) shows neither attention heads nor channels of a state to split edges by."
+                " Draw the graph without --split."
             )
-        yield layer, f"blocks.{layer}.{hook}"
 
 
 def listed(names: Sequence[str], values: np.ndarray, most: int = LISTED) -> list[dict[str, Any]]:
@@ -236,7 +271,7 @@ def _pairs(found: Score, at: tuple[int, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _through(runner: Runner, target: Node, hook: str) -> tuple[Tensor, Tensor]:
+def _through(runner: Runner, target: Node, mixer: Mixer) -> tuple[Tensor, Tensor]:
     """(gradients [units, S, D] of a target by the stage before it, through each unit alone; [1, S, D] past all)."""
     seen: dict[str, Tensor] = {}
 
@@ -244,26 +279,15 @@ def _through(runner: Runner, target: Node, hook: str) -> tuple[Tensor, Tensor]:
         seen["z"] = value
         return value  # what the hook was shown may be a view that nothing reads unless it is given back
 
-    size = _units(runner, hook)
+    size, hook = mixer.units, mixer.hook
     leaf, scalar = runner.scalar(target.stage, [target] * size, [(hook, remember)])
     z = seen["z"]
     with norms_edited():
         (by_output,) = torch.autograd.grad(scalar, z, retain_graph=True)
-        own = torch.zeros_like(by_output)
-        rows = torch.arange(size)
-        own[rows, :, rows] = by_output[rows, :, rows]
-        (units,) = torch.autograd.grad(z, leaf, grad_outputs=own)
+        (units,) = torch.autograd.grad(z, leaf, grad_outputs=mixer.own(by_output))
     leaf, scalar = runner.scalar(target.stage, [target], [(hook, lambda value, hook: value.detach())])
     (past,) = torch.autograd.grad(scalar, leaf)
     return units.detach(), past.detach()
-
-
-def _units(runner: Runner, hook: str) -> int:
-    """How many heads or channels a hook shows."""
-    layer = int(hook.split(".")[1])
-    if "attn" in hook:
-        return int(anatomy_of(runner.model).layers[layer].heads)
-    return int(runner.model.blocks[layer].mixer.intermediate_size)
 
 
 def _edges(gradient: Tensor, sources: list[int], nodes: list[Node], parts: dict[int, Tensor]) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Edges of a graph through transcoders taken apart by attention head.
+"""Edges of a graph through transcoders taken apart by attention head, or by the channels of a Mamba's state.
 
-Between an MLP's output (or the embedding) and a later transcoder lie one or more layers of attention. With patterns and
-norms held the map is linear, every other MLP's output being a source of its own, so for each of these layers an edge is
-the sum of what goes through each head and what goes past the layer's attention (:mod:`workbench.analysis.graph.split`,
-where the terms are explained). A layer that the source's output does not enter carries nothing of it and is not listed.
+Between an MLP's output (or the embedding) and a later transcoder lie one or more layers of attention or a Mamba. With
+patterns, norms and gates held the map is linear (but for the SiLU behind a convolution, which enters by its gradient),
+every other MLP's output being a source of its own, so for each of these layers an edge is the sum of what goes through
+each head or channel and what goes past the layer's mixer (:mod:`workbench.analysis.graph.split`, where the terms are
+explained). A layer that the source's output does not enter carries nothing of it and is not listed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.analysis.graph.split import LISTED, PAST, Split, between, check_gap, listed, made_split
+from workbench.analysis.graph.split import LISTED, Mixer, Split, between, check_gap, listed, made_split
 from workbench.analysis.graph.trace import Graph, Node, edges_of, scalar_of
 from workbench.analysis.graph.transcoders import Cut, sources_of
-from workbench.models.anatomy import anatomy_of
 from workbench.models.head import norms_edited
 
 
@@ -49,8 +49,9 @@ def split_transcoder_graph(
         last = (
             int(full.hooks[target.stage - 1].split(".")[1]) if target.stage <= len(full.hooks) else model.cfg.n_layers
         )
-        for layer, hook in between(model, 0, min(last, model.cfg.n_layers - 1)):
-            units, past = _through(cut, target, hook)
+        for mixer in between(model, 0, min(last, model.cfg.n_layers - 1)):
+            layer = mixer.layer
+            units, past = _through(cut, target, mixer)
             stages = [s for s in range(target.stage) if first_layer[s] <= layer]
             sources = [i for s in stages for i in at[s]]
             values = np.hstack(
@@ -61,7 +62,7 @@ def split_transcoder_graph(
             )
             weights = full.weights[t, sources].astype(np.float64)
             gap = max(gap, float(np.abs(values.sum(0) - weights).max()))
-            called = [*(f"H{u}" for u in range(len(values) - 1)), PAST]
+            called = mixer.names()
             where = {"target": names[t], "layer": layer}
             for k, i in enumerate(sources):
                 if names[i] in wanted and weights[k] != 0:
@@ -78,11 +79,11 @@ def split_transcoder_graph(
     return made_split(edges, loadings, reads, [], check_gap(gap, full), 0.0)
 
 
-def _through(cut: Cut, target: Node, hook: str) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Stage -> gradients of a target by its sources: [heads, S, D] through each head alone, [1, S, D] past all."""
+def _through(cut: Cut, target: Node, mixer: Mixer) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Stage -> gradients of a target by its sources: [units, S, D] through each unit alone, [1, S, D] past all."""
     read = list(cut.transcoders)[target.stage - 1] if target.stage <= len(cut.transcoders) else None
     dictionary = None if read is None else cut.transcoders[read]
-    heads = int(anatomy_of(cut.model).layers[int(hook.split(".")[1])].heads)
+    size, hook = mixer.units, mixer.hook
 
     def run(copies: int, edit: Any) -> tuple[list[Tensor], Tensor]:
         leaves = [x.expand(copies, -1, -1).clone().requires_grad_(True) for x in cut.sources()]
@@ -96,17 +97,14 @@ def _through(cut: Cut, target: Node, hook: str) -> tuple[dict[int, Tensor], dict
         kept["z"] = value
         return value  # what the hook was shown may be a view that nothing reads unless it is given back
 
-    leaves, scalar = run(heads, remember)
+    leaves, scalar = run(size, remember)
     with norms_edited():
         (by_output,) = torch.autograd.grad(scalar, kept["z"], retain_graph=True, allow_unused=True)
-        rows = torch.arange(heads)
-        own = torch.zeros_like(kept["z"])
-        if by_output is not None:  # None: the target does not read this layer
-            own[rows, :, rows] = by_output[rows, :, rows]
+        own = torch.zeros_like(kept["z"]) if by_output is None else mixer.own(by_output)  # None: it is not read
         units = torch.autograd.grad(kept["z"], leaves[: target.stage], grad_outputs=own, allow_unused=True)
     leaves, scalar = run(1, lambda value, hook: value.detach())
     past = torch.autograd.grad(scalar, leaves[: target.stage], allow_unused=True)
-    return _filled(units, leaves, heads), _filled(past, leaves, 1)
+    return _filled(units, leaves, size), _filled(past, leaves, 1)
 
 
 def _filled(gradients: tuple[Tensor | None, ...], leaves: list[Tensor], rows: int) -> dict[int, Tensor]:

@@ -34,6 +34,7 @@ from workbench.analysis.graph.trace import (
     scalar_of,
 )
 from workbench.models.head import norms_edited
+from workbench.models.recurrent import recurrent_layers
 from workbench.models.sites import site_hooks
 
 
@@ -86,7 +87,8 @@ def trace_transcoders(
         node_share=node_share,
         follow_share=follow_share,
     )
-    if freeze and len(reads) == model.cfg.n_layers:
+    linear = not any(layer.curved for layer in recurrent_layers(model))
+    if freeze and linear and len(reads) == model.cfg.n_layers:
         graph.totals, graph.constants = cut.scalars(graph.nodes, cut.sources()), cut.scalars(graph.nodes, cut.biases())
     return graph
 

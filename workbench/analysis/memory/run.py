@@ -93,7 +93,7 @@ def make_states(
     Raises:
         UsageError, MissingError: an unknown model, snapshot, task or dictionary; a layer that cannot be read.
     """
-    from workbench.analysis.memory.measure import text_memory
+    from workbench.analysis.memory.measure import text_memories
     from workbench.models.load import load_model, load_tokenizer, model_id
     from workbench.models.pointers import by_id
 
@@ -118,7 +118,7 @@ def make_states(
     for revision in run.each(found, "states", unit="snapshot"):
         model = first if revision == found[-1] else load_model(model_name, revision)
         own = {layer: d for layer, (d, at) in writes.items() if at == revision}  # of another snapshot, other atoms
-        memories.append([text_memory(model, i, dictionaries=own) for i in read.ids])
+        memories.append(text_memories(model, read.ids, dictionaries=own))
     kinds = [{"layer": m.layer, "kind": m.kind} for m in memories[0][0].layers]
     about = {
         "model": model_name,

@@ -15,13 +15,14 @@ from sae.errors import UsageError
 from sae.strict import StrictConfig
 from sae.writes import WriteSAE
 from workbench.analysis.comparison.aligned import choose_tokens
-from workbench.analysis.substitution.firings import BLOCK, choose, codes_of
+from workbench.analysis.substitution.firings import BLOCK, Codes, choose, codes_of
 from workbench.analysis.substitution.stand_ins import ARMS, PCA_ROWS, Factors, StandIns, norms
-from workbench.analysis.substitution.surgery import Place, centred, layer_of
+from workbench.analysis.substitution.surgery import Outcome, Place, centred, layer_of
 from workbench.analysis.substitution.tables import tables_of
 from workbench.dictionaries.reference import DictionaryRef, find_dictionary
 from workbench.models.weights import model_inputs
 from workbench.results.reuse import reusable
+from workbench.results.substitutions import MEASURES
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
 
@@ -99,7 +100,7 @@ def _measure(
             " window, or give more text."
         )
     stand_ins = StandIns.of(dictionary, _training_writes(store, ref, dictionary), alive, recipe.seed)
-    frame, moved = operate(model, layer, tokens, chosen, stand_ins, recipe, run=run)
+    frame, moved = operate(model, layer, tokens, chosen, codes, stand_ins, recipe, run=run)
     about = {
         "dictionary": ref.id,
         "model": ref.model_name,
@@ -142,6 +143,7 @@ def operate(
     layer: Any,
     tokens: NDArray[np.int64],
     chosen: pd.DataFrame,
+    codes: Codes,
     stand_ins: StandIns,
     recipe: SubstituteRecipe,
     *,
@@ -162,7 +164,7 @@ def operate(
                 rows = torch.tensor(some["sequence"].to_numpy() - lo)
                 positions = torch.tensor(some["position"].to_numpy())
                 moved = moved or place.check(rows, positions)
-                parts.append(_tried(place, rows, positions, some, stand_ins, rng))
+                parts.append(_tried(place, rows, positions, some, codes, stand_ins, rng))
                 bar.update(len(some))
     return pd.concat(parts, ignore_index=True), moved
 
@@ -177,6 +179,7 @@ def _tried(
     rows: torch.Tensor,
     positions: torch.Tensor,
     firings: pd.DataFrame,
+    every: Codes,
     stand_ins: StandIns,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
@@ -185,16 +188,15 @@ def _tried(
     atoms = torch.tensor(firings["atom"].to_numpy())
     codes = torch.tensor(firings["value"].to_numpy())
     out = firings.assign(norm=norms(native).numpy())
+    where = firings["sequence"].to_numpy(), firings["position"].to_numpy()
+    whole = stand_ins.whole(every.values[where], every.indices[where])
+    out = out.assign(**_distances("whole", place.put_writes(rows, positions, whole)))
+    dots = torch.einsum("nhkv,nhk,nhv->n", whole, *native)
+    out["cosine_whole"] = (dots / (whole.flatten(1).norm(dim=1) * norms(native)).clamp_min(1e-30)).double().numpy()
     for arm in ARMS:
         key, value = stand_ins.instead(arm, *native, atoms, codes, rng)
         found = place.put(rows, positions, key, value)
-        out = out.assign(
-            **{
-                f"kl_{arm}": found.kl.double().numpy(),
-                f"next_{arm}": found.next.double().numpy(),
-                f"read_{arm}": found.read.double().numpy(),
-            }
-        )
+        out = out.assign(**_distances(arm, found))
         if arm != "ablated":
             out[f"cosine_{arm}"] = _cosine(native, (key, value))
         if arm == "atom":
@@ -206,6 +208,10 @@ def _tried(
                 shift_product=(measured * predicted).sum(1).numpy(),
             )
     return out
+
+
+def _distances(arm: str, found: Outcome) -> dict[str, NDArray[np.float64]]:
+    return {f"{n}_{arm}": getattr(found, n).double().numpy() for n in MEASURES}
 
 
 def _cosine(a: Factors, b: Factors) -> NDArray[np.float64]:

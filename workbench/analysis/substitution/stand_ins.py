@@ -60,6 +60,11 @@ class StandIns:
             new = self.components[0][best], sign * self.components[1][best]
         return new[0], norm * new[1]
 
+    def whole(self, values: Tensor, indices: Tensor) -> Tensor:
+        """[n, H, K, V]: all atoms of a code [n, k] together, what the dictionary makes of the write."""
+        keys, content = self.atoms[0][indices], self.atoms[1][indices]
+        return torch.einsum("nc,nchk,nchv->nhkv", values, keys, content)
+
 
 def norms(factors: Factors) -> Tensor:
     """[n] Frobenius norms over all heads: those of the state."""

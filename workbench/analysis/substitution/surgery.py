@@ -7,7 +7,7 @@ layer's later reads y, and the next-token distributions from t on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from workbench.analysis.circuits.tail import Tail
 from workbench.models.recurrent import RecurrentLayer, recurrent_layers
 from workbench.models.recurrent.kind import silent
 
+MOST_NUMBERS = 1 << 26  # of all writes of the rows that run together
 EXACT = 1e-4  # nats: how far the model may move when its own writes are put in the place of themselves
 
 
@@ -87,9 +88,22 @@ class Place:
         self.last, self.logits = seen["last"], logits
         self.log_p = logits.float().log_softmax(-1)
 
-    @torch.no_grad()
     def put(self, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> Outcome:
         """Replace the writes of sequences ``rows`` [R] at ``positions`` [R] by key [R, H, K] times value [R, H, V]."""
+        return self._replaced(rows, positions, {"write_key": key, "write_value": value})
+
+    def put_writes(self, rows: Tensor, positions: Tensor, writes: Tensor) -> Outcome:
+        """Replace them by matrices [R, H, K, V] of any rank, a few rows at a time: all writes of a row are held."""
+        size = max(1, MOST_NUMBERS // (self.tokens.shape[1] * writes[0].numel()))
+        parts = [
+            self._replaced(r, p, {"write": w})
+            for r, p, w in zip(rows.split(size), positions.split(size), writes.split(size), strict=True)
+        ]
+        return Outcome(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Outcome)))
+
+    @torch.no_grad()
+    def _replaced(self, rows: Tensor, positions: Tensor, new: dict[str, Tensor]) -> Outcome:
+        """What follows when hooks of the layer show other values [R, ...] at the positions."""
         each = torch.arange(len(rows))
         seen: dict[str, Tensor] = {}
 
@@ -104,11 +118,8 @@ class Place:
         def keep(value: Tensor, hook: Any = None) -> None:
             seen["y"] = value.detach()
 
-        hooks = [
-            (self.layer.hook("write_key"), instead(key)),
-            (self.layer.hook("write_value"), instead(value)),
-            (self.layer.hook("y"), keep),
-        ]
+        hooks = [(self.layer.hook(name), instead(value)) for name, value in new.items()]
+        hooks.append((self.layer.hook("y"), keep))
         logits = self.tail.run(self.layer.index, rows, hooks, every=True)
         log_q, log_p = logits.float().log_softmax(-1), self.log_p[rows]
         kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0)  # [R, T]

@@ -28,10 +28,12 @@ def tables_of(frame: pd.DataFrame, *, seed: int = 0) -> tuple[dict[str, pd.DataF
         ]
     )
     atoms = _atoms(frame)
+    whole = frame.groupby(["sequence", "position"])["cosine_whole"].first()
     by_arm = {m: summary[summary["measure"] == m].set_index("arm") for m in MEASURES}
     numbers = {
         "win_rate": _plain(by_arm["kl"].loc["atom"]),
         "matched": _plain(by_arm["kl"].loc["matched"]),
+        "whole": _plain(by_arm["kl"].loc["whole"]),
         "controls": {arm: _plain(by_arm["kl"].loc[arm]) for arm in CONTROLS},
         "leading": {arm: _plain(pd.Series(rates(leading, arm, "kl", seed))) for arm in STAND_INS},
         "next_token": {arm: _plain(by_arm["next"].loc[arm]) for arm in STAND_INS},
@@ -41,6 +43,7 @@ def tables_of(frame: pd.DataFrame, *, seed: int = 0) -> tuple[dict[str, pd.DataF
         "atoms": int(frame["atom"].nunique()),
         "mean_over_atoms": _number(float(atoms["win_atom"].mean())) if len(atoms) else None,
         "cosine": _number(float(frame["cosine_atom"].median())),
+        "cosine_whole": _number(float(whole.median())),
         "closed_form": closed_form(frame, seed=seed),
     }
     return {"firings": frame, "summary": summary, "ranks": ranks, "atoms": atoms}, numbers

@@ -30,11 +30,15 @@ def dose_response(workspace: Workspace, item: Item, options: DoseOptions) -> Fig
         ("probability", f"probability of “{token}”", "its probability"),
         ("perplexity", "perplexity under the unchanged model", "perplexity"),
     ]
-    panels = [
-        Panel("line", part, x="amount", y=column, x_label=amount, y_label=label, title=title)
-        for column, label, title in measured
-        if len(part := frame[["amount", column]].dropna())
-    ]
+    texts = int(about.get("texts") or 0)
+    panels = []
+    for column, label, title in measured:
+        ends = [f"{column}_{end}" for end in ("low", "high")] if texts else []
+        if len(part := frame[["amount", column, *ends]].dropna()):
+            low, high = ends or (None, None)
+            what = {"x": "amount", "y": column, "low": low, "high": high, "x_label": amount, "y_label": label}
+            panels.append(Panel("line", part, title=title, **what))  # type: ignore[arg-type]
+    frame = frame.dropna(axis=1, how="all")
     held = "".join(f" Latent #{i} is held at {value:g}." for i, value in about["held"])
     prompt = visible(about["prompt"])
     quoted = prompt if len(prompt) <= SHOWN else "…" + prompt[-SHOWN:]
@@ -45,14 +49,20 @@ def dose_response(workspace: Workspace, item: Item, options: DoseOptions) -> Fig
         if about["tokens"]
         else ""
     )
+    where = (
+        f"{texts} held-out texts, each cut somewhere: means (of the perplexity the geometric one) with 95 % bootstrap"
+        " intervals over texts"
+        if texts
+        else f"one prompt, “{quoted}”"
+    )
     return FigureData(
         panels=panels,
         caption=(
-            f"Dose and response of {latents} of {about['dictionary']} after one prompt, “{quoted}”. KL and the logit of"
+            f"Dose and response of {latents} of {about['dictionary']} after {where}. KL and the logit of"
             f" “{token}” are of the next token.{held}{made}"
         ),
         table=frame,
-        n={"prompts": 1, "amounts": len(frame)},
+        n={"texts": texts, "amounts": len(frame)} if texts else {"prompts": 1, "amounts": len(frame)},
         inputs=[item],
         references=of_models([str(about["model"])]),
         permalink=f"probe?d={about['dictionary']}&ds={item.id}&dsv={item.version}",

@@ -12,6 +12,7 @@ A layer with H heads keeps a state S [H, K, V] per head (K keys, V values) and, 
 | Mamba, FalconMamba, Jamba | 1, states, channels | B | Δ x | exp(Δ A), each entry's own | C | arXiv 2312.00752 |
 | Mamba-2 | heads, states, head dim | B | Δ x | exp(Δ A), one per head | C | arXiv 2405.21060 |
 | gated delta net | value heads, key and value dim | k/‖k‖ | β v | α, one per head | q/‖q‖/√K | arXiv 2412.06464 |
+| short convolution | 1, 1, channels | 1 | what it gives | 0 | 1 | LFM2 |
 
 Hooks below ``blocks.{l}.{mixer}.recurrence.`` (``RecurrentLayer.hook(name)`` gives the whole name; B sequences, T
 positions, C channels of the convolution; keys that several heads share stand once per head):
@@ -24,6 +25,10 @@ positions, C channels of the convolution; keys that several heads share stand on
     hook_erase_key         [B,T,H,K]     c        gated delta nets alone; an edit of a write leaves them as they are
     hook_erase_strength    [B,T,H]       e = β
     hook_y                 [B,T,H,V]     y, before skip connection, gate and norm
+    hook_strength          [B,T,H]       how much of its content a write takes in: Δ ([B,T,V] in a Mamba), β; in a short
+                                         convolution its first gate [B,T,V]
+    hook_log_decay         [B,T,H]       logarithm of D: gated delta nets alone (elsewhere Δ decides it)
+    hook_gain              like y        what y and the skip connection are multiplied by, gate and norm together
     hook_decay             [B,T,H,1,1]   D, or [B,T,1,K,V] in a Mamba
     hook_write             [B,T,H,K,V]   k vᵀ
     hook_state             [B,T,H,K,V]   S after the write, before edits are carried on: an edited entry is set

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.recurrent.factors import Factors, Projected
-from workbench.models.recurrent.kind import Own, has, single
+from workbench.models.recurrent.kind import Own, gained, has, single
 
 _LAYOUTS = (
     ("in_proj_qkvz", "in_proj_ba", "norm", "out_proj"),
@@ -63,7 +63,7 @@ class GatedDeltaNet:
             "log_decay",
             -torch.exp(single(mixer.A_log)) * torch.nn.functional.softplus(single(a) + single(mixer.dt_bias)),
         )
-        beta, value = single(beta), single(v)
+        beta, value = own("strength", single(beta)), single(v)
         query, key = (l2norm(single(p).repeat_interleave(heads // p.shape[2], 2), dim=-1, eps=1e-6) for p in (q, k))
 
         def fused() -> Tensor:
@@ -86,7 +86,7 @@ class GatedDeltaNet:
         """Gated norm and output projection."""
         y, gate = own("recurrence_out", y.to(f.gate.dtype)), own("gate_input", f.gate)
         norm, project = (mixer.o_norm, mixer.o_proj) if has(mixer, "o_norm") else (mixer.norm, mixer.out_proj)
-        y = norm(y.flatten(0, 2), gate.flatten(0, 2)).reshape(y.shape)
+        y = gained(own, y, lambda y: norm(y.flatten(0, 2), gate.flatten(0, 2)).reshape(y.shape))
         return project(y.flatten(2))
 
     def _split(self, mixer: Any, made: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from workbench.models.recurrent.factors import SMALL
-from workbench.models.recurrent.kind import Kind, activate, convolve
+from workbench.models.recurrent.kind import Kind, Own, activate, convolve
 from workbench.models.recurrent.kinds import kind_of
 from workbench.models.recurrent.open_scan import Watch, open_scan
 
-MIXERS = ("mixer", "mamba", "linear_attn", "ssm")  # TransformerLens' names for a block's recurrent mixer
+MIXERS = ("mixer", "mamba", "linear_attn", "ssm", "conv")  # TransformerLens' names for a block's recurrent mixer
 _LARGE = ("decay", "write", "state", "carried")
-_NAMES = ("conv_in", "conv", *SMALL, "y", *_LARGE)
+_OWN = ("strength", "log_decay", "gain")  # of a kind's own formulas
+_NAMES = ("conv_in", "conv", *SMALL, "y", *_OWN, *_LARGE)
+_ERASING = ("erase_key", "erase_strength", "log_decay")  # hooks of gated delta nets alone
 # share of the largest output by which this program's pass may differ from the module's own, in single precision or not
 _SAME, _SAME_HALF = 1e-3, 5e-2
 _PROBE = 5
@@ -29,7 +31,7 @@ class Recurrence(nn.Module):
         super().__init__()
         self.kind = kind
         self.watch: Watch | None = None
-        names = [n for n in _NAMES if kind.name == "gated delta net" or not n.startswith("erase")]
+        names = [n for n in _NAMES if kind.name == "gated delta net" or n not in _ERASING]
         for name in names:
             self.add_module(f"hook_{name}", HookPoint())
 
@@ -55,20 +57,43 @@ class RecurrentMixer:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """[B,T,d_model] -> [B,T,d_model]; the component's own pass where a cache continues a text."""
-        if kwargs.get("cache_params") is not None or getattr(self, "eager_scan", False):
+        cached = any(kwargs.get(name) is not None for name in ("cache_params", "past_key_values"))
+        if cached or getattr(self, "eager_scan", False):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         x = args[0] if args else kwargs["hidden_states"]
         mask = kwargs.get("attention_mask")
         return self.hook_out(run(self.recurrence.kind, self.original_component, self.hook_in(x), mask, self))  # type: ignore[attr-defined]
 
-    def own(self, name: str, value: Tensor) -> Tensor:
-        """The value as the component's own hook of that name leaves it, where it has one."""
-        point = self._modules.get(f"hook_{name}")  # type: ignore[attr-defined]
-        return point(value) if isinstance(point, HookPoint) else value
+    @property
+    def own(self) -> Own:
+        """What a kind's formulas hand their values to."""
+        return _Own(self)
 
     def scan_hooks(self) -> Any:
         """What the open scan hands its values to."""
         return self.recurrence
+
+
+class _Own:
+    """Hooks of a component's own names, and the recurrence's of :data:`_OWN`."""
+
+    def __init__(self, component: RecurrentMixer):
+        self.component = component
+
+    def _points(self, name: str) -> list[HookPoint]:
+        own = self.component._modules.get(f"hook_{name}")  # type: ignore[attr-defined]
+        ours = self.component.recurrence._modules.get(f"hook_{name}") if name in _OWN else None
+        return [point for point in (own, ours) if isinstance(point, HookPoint)]
+
+    def asks(self, name: str) -> bool:
+        """Whether one of the hooks of that name reads or edits."""
+        return any(point.has_hooks() for point in self._points(name))
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """The value as they leave it."""
+        for point in self._points(name):
+            value = point(value)
+        return value
 
 
 def run(kind: Kind, mixer: Any, x: Tensor, mask: Tensor | None, component: RecurrentMixer) -> Tensor:

@@ -11,7 +11,15 @@ from transformers.activations import ACT2FN
 
 from workbench.models.recurrent.factors import Factors, Projected
 
-Own = Callable[[str, Tensor], Tensor]  # a hook of the mixer's own names (TransformerLens'), where it has one
+
+class Own(Protocol):
+    """Hooks of a mixer's own names (TransformerLens'), and those of what is held to make a layer linear."""
+
+    def asks(self, name: str) -> bool:
+        """Whether a hook of that name reads or edits."""
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """The value as the hooks of that name leave it; itself where there is none."""
 
 
 class Kind(Protocol):
@@ -36,19 +44,43 @@ class Kind(Protocol):
         """The layer's output [B,T,d_model] of what was read [B,T,H,V], the skip connection not yet added."""
 
 
-def silent(_name: str, value: Tensor) -> Tensor:
+class _Silent:
     """No hooks."""
-    return value
+
+    def asks(self, name: str) -> bool:
+        return False
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        return value
+
+
+silent = _Silent()
+_NOTHING = 1e-20  # stands for a zero that is divided by; of no weight in the norm of what it is among
+
+
+def gained(own: Own, y: Tensor, made: Callable[[Tensor], Tensor]) -> Tensor:
+    """``made(y)``, which is y times something entry by entry (a gate, the scale of a norm): hook ``gain`` shows and
+    edits by what.
+    """
+    if not own.asks("gain"):
+        return made(y)
+    safe = torch.where(y == 0, torch.full_like(y, _NOTHING), y)
+    return y * own("gain", made(safe) / safe)
 
 
 def convolve(mixer: Any, u: Tensor) -> Tensor:
     """The causal convolution of u [B,T,C], as a call of the module, so that hooks on it fire."""
-    return mixer.conv1d(u.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2)
+    return convolution_of(mixer)(u.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2)
+
+
+def convolution_of(mixer: Any) -> Any:
+    """The module of its causal convolution."""
+    return mixer.conv1d if has(mixer, "conv1d") else mixer.conv
 
 
 def activate(mixer: Any, v: Tensor) -> Tensor:
-    """The nonlinearity behind the convolution."""
-    act = getattr(mixer, "act", None) or ACT2FN[mixer.activation]
+    """The nonlinearity behind the convolution, where there is one."""
+    act = getattr(mixer, "act", None) or ACT2FN[getattr(mixer, "activation", "linear")]
     return act(v)
 
 

@@ -8,8 +8,9 @@ from workbench.models.recurrent.gated_deltanet import GatedDeltaNet
 from workbench.models.recurrent.kind import Kind, has
 from workbench.models.recurrent.mamba1 import Mamba1
 from workbench.models.recurrent.mamba2 import Mamba2
+from workbench.models.recurrent.short_convolution import ShortConvolution
 
-KINDS: tuple[Kind, ...] = (Mamba1(), Mamba2(), GatedDeltaNet())
+KINDS: tuple[Kind, ...] = (Mamba1(), Mamba2(), GatedDeltaNet(), ShortConvolution())
 
 _REFUSED = (  # parts of a module -> its kind, and what its state is that the hooks here do not show
     (("rg_lru", "linear_x"), "RG-LRU", "its state is one number per channel that gates write without key and value"),

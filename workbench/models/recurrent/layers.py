@@ -14,7 +14,7 @@ from torch import Tensor
 from sae.errors import UsageError
 from workbench.models.recurrent.factors import Factors
 from workbench.models.recurrent.hooks import MIXERS
-from workbench.models.recurrent.kind import activate, silent
+from workbench.models.recurrent.kind import activate, convolution_of, silent
 from workbench.models.recurrent.open_scan import Watch
 
 
@@ -23,7 +23,8 @@ class RecurrentLayer:
     """One recurrent layer.
 
     Attributes:
-        index: its block. kind: ``Mamba``, ``Mamba-2`` or ``gated delta net``. path: ``blocks.3.linear_attn``.
+        index: its block. kind: ``Mamba``, ``Mamba-2``, ``gated delta net`` or ``short convolution``. path:
+            ``blocks.3.linear_attn``.
         heads, keys, values: H, K, V of its state. width: taps of its convolution.
     """
 
@@ -54,14 +55,20 @@ class RecurrentLayer:
         return "hook_erase_key" in self.component.recurrence._modules
 
     @property
+    def curved(self) -> bool:
+        """Whether a nonlinearity stands behind its convolution: what it gives is then no sum of what it reads."""
+        mixer = self.component.original_component
+        return getattr(mixer, "act", None) is not None or getattr(mixer, "activation", None) is not None
+
+    @property
     def taps(self) -> Tensor:
         """[C, width] weights of its convolution; the last column reads the position itself."""
-        return self.component.original_component.conv1d.weight[:, 0]
+        return convolution_of(self.component.original_component).weight[:, 0]
 
     @property
     def conv_bias(self) -> Tensor | None:
         """[C] what its convolution adds; None without."""
-        return self.component.original_component.conv1d.bias
+        return convolution_of(self.component.original_component).bias
 
     @contextmanager
     def in_blocks(self, call: Callable[[int, Tensor], Tensor | None], size: int = 32) -> Iterator[None]:
@@ -97,7 +104,7 @@ def recurrent_layers(model: Any) -> list[RecurrentLayer]:
                 continue
             kind, mixer = component.recurrence.kind, component.original_component
             heads, keys, values = kind.shape(mixer)
-            width = int(mixer.conv1d.weight.shape[-1])
+            width = int(convolution_of(mixer).weight.shape[-1])
             path = f"blocks.{i}.{name}"
             found.append(RecurrentLayer(i, kind.name, path, heads, keys, values, width, component))
     return found

@@ -47,7 +47,7 @@ class Mamba1:
         low_rank, B, C = mixer.x_proj(x).split([mixer.time_step_rank, states, states], -1)
         if has(mixer, "dt_layernorm"):
             low_rank, B, C = mixer.dt_layernorm(low_rank), mixer.b_layernorm(B), mixer.c_layernorm(C)
-        dt = own("dt", torch.nn.functional.softplus(mixer.dt_proj(low_rank)))
+        dt = own("strength", own("dt", torch.nn.functional.softplus(mixer.dt_proj(low_rank))))
         B, C = own("B", B), own("C", C)
         x, dt, B, C = single(x), single(dt), single(B), single(C)
         A = -torch.exp(single(mixer.A_log))
@@ -70,4 +70,4 @@ class Mamba1:
     def finish(self, mixer: Any, y: Tensor, f: Factors, own: Own) -> Tensor:
         """Skip connection, gate and output projection; hook ``y`` of the mixer fires."""
         y = own("y", y[:, :, 0]) + f.skip[:, :, 0]  # type: ignore[index]
-        return mixer.out_proj((y * mixer.act(f.gate)).to(f.gate.dtype))
+        return mixer.out_proj((y * own("gain", mixer.act(f.gate))).to(f.gate.dtype))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.recurrent.factors import Factors, Projected
-from workbench.models.recurrent.kind import Own, has, single
+from workbench.models.recurrent.kind import Own, gained, has, single
 
 
 class Mamba2:
@@ -50,7 +50,7 @@ class Mamba2:
         raw = projected.rest[0]
         low, high = mixer.time_step_limit
         dt = torch.nn.functional.softplus(raw + mixer.dt_bias.to(raw.dtype)).clamp(low, high)
-        A, dt = -torch.exp(single(mixer.A_log)), single(dt)
+        A, dt = -torch.exp(single(mixer.A_log)), own("strength", single(dt))
 
         def fused() -> Tensor:
             return mamba2_chunk_scan(x, dt, A, B, C, chunk_size=mixer.chunk_size)
@@ -72,9 +72,9 @@ class Mamba2:
     def finish(self, mixer: Any, y: Tensor, f: Factors, own: Own) -> Tensor:
         """Skip connection, gated norm (Falcon-H1 may leave it out) and output projection."""
         y, dtype = (y + f.skip).flatten(2), f.gate.dtype  # type: ignore[operator]
-        y = (
-            y * torch.nn.functional.silu(f.gate)
-            if getattr(mixer, "mamba_rms_norm", True) is False
-            else mixer.norm(y, f.gate)
-        )
-        return mixer.out_proj(y.to(dtype))
+
+        def normed(y: Tensor) -> Tensor:
+            plain = getattr(mixer, "mamba_rms_norm", True) is False
+            return y * torch.nn.functional.silu(f.gate) if plain else mixer.norm(y, f.gate)
+
+        return mixer.out_proj(gained(own, y, normed).to(dtype))

@@ -127,16 +127,17 @@ def test_errors_are_one_line(workspace, tmp_path) -> None:
 
 
 def test_a_hybrid_has_heads_states_and_lives_of_writes(workspace, tmp_path) -> None:
-    """Gated delta nets beside attention whose heads transformers computes: the states are analysed."""
+    """Gated delta nets beside attention that transformers computes: states and heads are analysed."""
     save("olmo_hybrid", tmp_path / "hybrid")
     arguments = [str(tmp_path / "hybrid"), "--workspace", str(workspace.root), "--prompts", "8", "--length", "12"]
     run = CliRunner().invoke(app, ["circuits", *arguments, "--json"])
     assert run.exit_code == 0, run.output
     about = json.loads(run.stdout)["metadata"]
     assert about["architecture"] == "hybrid" and about["recurrent_layers"]["0"] == "gated delta net"
-    assert "transformers compute attention" in about["heads_left_out"]["3"] and about["attention_layers"] == []
+    assert about["heads_left_out"] == {} and about["attention_layers"] == [3]
     result = CircuitResult.open(workspace.get("circuits", "hybrid.induction").path)
     assert set(result.select(analysis="write_profile").layer) == {0, 1, 2}
     lives = result.lifetimes
     assert set(lives.layer) == {0, 1, 2} and lives[lives.offset == 0].survival.sub(1).abs().max() < 1e-5
-    assert result.array("maps").shape == (8, 3, 12, 12)
+    assert set(result.select(analysis="head_to_logit").layer) == {3}
+    assert result.array("maps").shape == (8, 1, 6, 12, 12) and result.array("state_maps").shape == (8, 3, 12, 12)

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,11 +16,12 @@ from typer.testing import CliRunner
 import workbench
 from sae.errors import UsageError
 from tests.workbench.analysis.graph.test_graph import random_dictionaries
+from workbench.analysis.evaluation import steer_text as steer_text_module
 from workbench.analysis.evaluation.probe import encode_text, push
 from workbench.analysis.evaluation.steer_text import parse_changes
-from workbench.analysis.evaluation.steering import Change, Steered, choose, dose_response
+from workbench.analysis.evaluation.steering import Change, Dose, Steered, choose, dose_response, over_texts
 from workbench.cli import app
-from workbench.dictionaries.reference import find_dictionary
+from workbench.dictionaries.reference import DictionaryRef, find_dictionary
 from workbench.exporting import FigureSpec
 from workbench.exporting.figures import build
 from workbench.models import load_model
@@ -183,6 +185,52 @@ def test_what_is_held_is_held_at_every_dose(case):
     assert doses[0].kl > 1e-6
 
 
+def test_doses_after_several_texts_are_means_with_intervals(tmp_path, monkeypatch):
+    made = [
+        [Dose(0.0, 0.0, 1.0, 0.1, 2.0), Dose(4.0, k, 2.0 + k, 0.2, p)] for k, p in ((1.0, 2.0), (2.0, 8.0), (3.0, None))
+    ]
+    none, some = over_texts(made)
+    assert (none.amount, none.kl, none.kl_low, none.kl_high) == (0.0, 0.0, 0.0, 0.0)
+    assert some.kl == pytest.approx(2) and 1 <= some.kl_low < 2 < some.kl_high <= 3
+    assert some.logit == pytest.approx(4) and some.perplexity == pytest.approx(4)  # geometric, of those that went on
+    assert 2 <= some.perplexity_low < 4 < some.perplexity_high <= 8
+    assert over_texts([[Dose(1.0, 0.5, 0.0, 0.1, None)]])[0].perplexity is None
+
+    ws = Workspace(tmp_path / "ws")
+    _saved(ws, random_dictionaries(load_model("mini-pythia"), (1,))[HOOK], "mini-pythia")
+    texts = [torch.randint(1, 500, (1, n), generator=torch.Generator().manual_seed(n)) for n in (9, 12, 15)]
+
+    class Store:
+        n_seq, skipped = 40, ()
+
+        def sequence_tokens(self, i):
+            return np.arange(100) % 500 + i
+
+    monkeypatch.setattr(DictionaryRef, "store", lambda self, workspace: Store())
+    found = steer_text_module._heldout(ws, find_dictionary(ws, "mini-pythia.L1R-1x"), 4, 0)
+    assert len(found) == 4 and all(int(t[0, 0]) >= 36 and 8 <= t.shape[1] <= 64 for t in found)  # the last tenth
+    with pytest.raises(UsageError, match=r"--texts 5: the store of mini-pythia\.L1R-1x has 4 held-out sequences"):
+        steer_text_module._heldout(ws, find_dictionary(ws, "mini-pythia.L1R-1x"), 5, 0)
+    monkeypatch.setattr(steer_text_module, "_heldout", lambda *a: texts)
+    asked = {"prompt": PROMPT, "add": ["3=1"], "dose": [0, 8], "tokens": 3, "texts": 3}
+    kept = workbench.steer(ws, "mini-pythia.L1R-1x", **asked, keep=True)
+    each = [
+        dose_response(load_model("mini-pythia"), {HOOK: _of(ws)}, t, [3], [0.0, 8.0], target=None)[0][1].kl
+        for t in texts
+    ]
+    assert kept.doses[1].kl == pytest.approx(sum(each) / 3, rel=1e-4)
+    assert kept.doses[1].kl_low == pytest.approx(min(each), rel=1e-4)  # 3 texts: the lowest draw is one of them
+    figure = build(FigureSpec(figure="dose_response", source=f"doses/{kept.kept.id}"), ws)
+    assert figure.n == {"texts": 3, "amounts": 2} and "3 held-out texts" in figure.caption
+    assert figure.panels[0].low == "kl_low" and "--texts 3" in kept.kept.manifest.command
+    with pytest.raises(UsageError, match="--texts says after how many texts --dose measures"):
+        workbench.steer(ws, "mini-pythia.L1R-1x", prompt=PROMPT, add=["3=1"], texts=3)
+
+
+def _of(ws):
+    return find_dictionary(ws, "mini-pythia.L1R-1x").load()
+
+
 def test_kept_doses_are_a_result_with_a_figure(tmp_path):
     ws = Workspace(tmp_path / "ws")
     _saved(ws, random_dictionaries(load_model("mini-mamba"), (1,))[HOOK], "mini-mamba")
@@ -192,7 +240,7 @@ def test_kept_doses_are_a_result_with_a_figure(tmp_path):
     assert records.table["amount"].tolist() == [0, 2, 8] and records.metadata["held"] == [[9, 0]]
     by_amount = {d.amount: d for d in made.doses}
     for row in records.table.to_dict("records"):
-        assert row == pytest.approx(asdict(by_amount[row["amount"]]))
+        assert row == pytest.approx({k: v for k, v in asdict(by_amount[row["amount"]]).items() if v is not None})
     lines = (made.kept.path / "steered.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == made.rows()
     assert workbench.steer(ws, "mini-mamba.L1R-1x", **asked, keep=True).kept.digest == made.kept.digest

@@ -7,17 +7,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from sae.activation import TopK
 from sae.transcoder import Transcoder
 from tests.workbench.analysis.graph.test_graph import random_dictionaries
 from tests.workbench.bridges import bridge, tiny
+from tests.workbench.models.zoo import ZOO, perturbed
 from workbench.analysis.graph.split import OTHERS, PAST
 from workbench.analysis.graph.split_transcoders import split_transcoder_graph
 from workbench.analysis.graph.transcoders import trace_transcoders
 from workbench.cli import app
-from workbench.models import load_model
+from workbench.models import load, load_model
+from workbench.models.anatomy import anatomy_of
+from workbench.models.mamba import repair_mamba
 from workbench.provenance import write_manifest
 from workbench.workspace import Workspace
 
@@ -110,6 +114,52 @@ def test_heads_and_what_goes_past_them_add_up_to_every_edge(model, tokens, skip)
 
     with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", hold)]):
         without = trace_transcoders(model, dictionaries, tokens, max_logits=3)
+    s, t = names.index(row["source"]), names.index(row["target"])
+    left = float(full.weights[t, s]) - float(without.weights[t, s])
+    assert left == pytest.approx(row["value"], abs=1e-5 * size)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_channels_of_a_mamba_and_what_goes_past_them_add_up_to_every_edge(tokens):
+    """Jamba's layers are Mambas and attention, with an MLP each: channels of a state and heads in one graph."""
+    config = ZOO["jamba"]()
+    config.num_experts = 1
+    torch.manual_seed(0)
+    hf = perturbed(AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    model = load.bridge(repair_mamba(hf), name="jamba")
+    layers = anatomy_of(model).layers
+    assert [layer.kind for layer in layers] == ["Mamba", "attention", "Mamba", "attention"]
+    dictionaries = {}
+    for i in (0, 3):
+        made = Transcoder(48, 24, TopK(3))
+        for p in made.parameters():
+            p.data = 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+        dictionaries[layers[i].sites["TC"][0]] = made.requires_grad_(False)
+    full = trace_transcoders(model, dictionaries, tokens, max_logits=2)
+    names = [full.name(i) for i in range(len(full.nodes))]
+    found = split_transcoder_graph(model, dictionaries, tokens, full, names)
+    size = float(np.abs(full.weights).max())
+    assert found.gap <= 1e-5
+    whole = {(names[s], names[t]): full.weights[t, s] for t, s in zip(*full.weights.nonzero(), strict=True)}
+    for (source, target, _layer), value in found.edges.groupby(["source", "target", "layer"])["value"].sum().items():
+        assert value == pytest.approx(whole[source, target], abs=1e-5 * size)
+    units = found.edges[~found.edges["unit"].isin([PAST, OTHERS])]
+    assert {(layer, unit[0]) for layer, unit in zip(units["layer"], units["unit"], strict=True)} == {
+        (0, "C"),
+        (1, "H"),
+        (2, "C"),
+        (3, "H"),
+    }
+    row = units[units["layer"] == 2].loc[lambda rows: rows["value"].abs().idxmax()]
+    channel = int(row["unit"][1:])
+
+    def hold(value, hook):
+        value = value.clone()
+        value[:, :, :, channel] = value[:, :, :, channel].detach()
+        return value
+
+    with model.hooks(fwd_hooks=[("blocks.2.mixer.recurrence.hook_y", hold)]):
+        without = trace_transcoders(model, dictionaries, tokens, max_logits=2)
     s, t = names.index(row["source"]), names.index(row["target"])
     left = float(full.weights[t, s]) - float(without.weights[t, s])
     assert left == pytest.approx(row["value"], abs=1e-5 * size)

@@ -67,7 +67,7 @@ def tried(planted, **changes):
     chosen = choose(codes, atoms=recipe.atoms, firings=recipe.firings, window=WINDOW, seed=recipe.seed)
     key, value = (capture(model, torch.from_numpy(text), [h])[h].unflatten(-1, (layer.heads, -1)) for h in hooks)
     stand_ins = StandIns.of(made, outer(key, value).flatten(0, 1), codes.alive(VOCAB), 0)
-    return codes, chosen, *operate(model, layer, text, chosen, stand_ins, recipe)
+    return codes, chosen, *operate(model, layer, text, chosen, codes, stand_ins, recipe)
 
 
 def test_the_right_atom_wins_everywhere_and_a_random_write_does_not(planted):
@@ -79,6 +79,8 @@ def test_the_right_atom_wins_everywhere_and_a_random_write_does_not(planted):
     assert ours["win_rate"] == 1.0 and ours["repaired"] > 0.999 and ours["n"] >= 40
     assert controls["random"]["win_rate"] < 0.5 and controls["permuted"]["win_rate"] < 0.6
     assert numbers["reads"]["atom"]["win_rate"] == 1.0 and numbers["reads"]["random"]["win_rate"] < 0.2
+    assert numbers["whole"]["win_rate"] == 1.0 and numbers["cosine_whole"] > 0.9999  # one atom is all there is
+    assert numbers["whole"]["repaired"] == pytest.approx(ours["repaired"], abs=1e-4)
     assert numbers["against_permuted"]["win_rate"] > 0.95 and numbers["mean_over_atoms"] == 1.0
     assert numbers["leading"]["atom"]["n"] == ours["n"] and numbers["matched"]["win_rate"] == 1.0
     text = tokens(12, LENGTH).numpy()
@@ -93,10 +95,13 @@ def test_what_is_put_in_has_the_codes_norm_and_every_atom_another_stand_in(plant
     value = torch.randn(9, layer.heads, layer.values, generator=g)
     alive = torch.arange(VOCAB) % 3 > 0
     stand_ins = StandIns.of(made, outer(key, value), alive, 0)
-    for arm in STAND_INS:
+    for arm in (a for a in STAND_INS if a != "whole"):
         codes = torch.linspace(0.5, 2, 9)
         new = stand_ins.instead(arm, key, value, torch.arange(9), codes, np.random.default_rng(0))
         torch.testing.assert_close(norms(new), norms((key, value)) if arm == "matched" else codes)
+    which, size = torch.randint(0, VOCAB, (9, 3), generator=g), torch.rand(9, 3, generator=g)
+    dense = torch.zeros(9, VOCAB).scatter_add_(1, which, size)
+    torch.testing.assert_close(stand_ins.whole(size, which).flatten(1), dense @ made.W_dec)
     order = permuted(alive, 3)
     assert (order[alive] != torch.arange(VOCAB)[alive]).all() and (order[~alive] == torch.arange(VOCAB)[~alive]).all()
     assert sorted(order.tolist()) == list(range(VOCAB)) and alive[order[alive]].all()

@@ -11,9 +11,11 @@ from sae.errors import UsageError
 from tests.workbench.models.zoo import random_model
 from workbench.models.load import bridge, load_model
 from workbench.models.mamba import repair_mamba
+from workbench.models.recurrent import hooks as hooks_module
 from workbench.models.recurrent import open_scan as scan_module
 from workbench.models.recurrent import recurrent_layers, states_at
 from workbench.models.recurrent.algebra import attention, half_life, received, states_after, survival
+from workbench.models.recurrent.kind import activate
 
 KINDS = {  # architecture of the zoo -> its recurrent layers
     "mamba": {0: "Mamba", 1: "Mamba", 2: "Mamba"},
@@ -21,12 +23,13 @@ KINDS = {  # architecture of the zoo -> its recurrent layers
     "jamba": {0: "Mamba", 2: "Mamba"},
     "mamba2": {0: "Mamba-2", 1: "Mamba-2", 2: "Mamba-2"},
     "bamba": {0: "Mamba-2", 1: "Mamba-2", 3: "Mamba-2"},
-    "zamba2": {0: "Mamba-2", 2: "Mamba-2"},  # TransformerLens hides the mixers of the others
+    "zamba2": {0: "Mamba-2", 1: "Mamba-2", 2: "Mamba-2", 3: "Mamba-2"},
     "nemotron_h": {0: "Mamba-2"},
     "falcon_h1": {0: "Mamba-2", 1: "Mamba-2", 2: "Mamba-2"},
     "qwen3_next": {0: "gated delta net", 1: "gated delta net", 2: "gated delta net"},
     "qwen3_5": {0: "gated delta net", 1: "gated delta net", 2: "gated delta net"},
     "olmo_hybrid": {0: "gated delta net", 1: "gated delta net", 2: "gated delta net"},
+    "lfm2": {0: "short convolution", 2: "short convolution"},
 }
 ONE_OF_EACH = ("mamba", "mamba2", "qwen3_5")
 SMALL = ("conv_in", "conv", "read", "write_key", "write_value", "decay", "y")
@@ -274,3 +277,48 @@ def test_an_edit_in_place_is_an_edit(name: str, mode: Any) -> None:
         )
     torch.testing.assert_close(one, other)
     assert float((one - usual).abs().max()) > 1e-3
+
+
+HELD = ("strength", "log_decay", "read", "write_key", "erase_key", "erase_strength", "gain")
+
+
+@pytest.mark.parametrize("name", ["jamba", "bamba", "qwen3_5", "olmo_hybrid", "lfm2", "nemotron_h"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_layer_is_linear_in_what_its_convolution_gives_when_its_factors_are_held(made, name) -> None:
+    """Held at one text's values, the layer's output on another text is an affine map of what its convolution gives,
+    and the hooks that hold change nothing on the text they come from.
+    """
+    _, model, layers = made(name)
+    layer = layers[0]
+    names = [layer.hook(n) for n in HELD if f"hook_{n}" in layer.component.recurrence._modules]
+    first, other = torch.randint(1, 500, (2, 1, T), generator=torch.Generator().manual_seed(5))
+    kept, plain = {}, {}
+
+    def keep(into, name):
+        return lambda v, hook: into.update({name: v.detach().clone()})
+
+    with torch.no_grad():
+        with model.hooks(fwd_hooks=[(n, keep(kept, n)) for n in [*names, layer.branch, layer.hook("conv")]]):
+            clean = model(first, use_cache=False)
+        hold = [(n, lambda v, hook: kept[hook.name]) for n in names]
+        with model.hooks(fwd_hooks=hold):
+            torch.testing.assert_close(model(first, use_cache=False), clean, atol=2e-5, rtol=1e-4)
+        with model.hooks(fwd_hooks=[(layer.hook("conv"), keep(plain, "conv"))]):
+            model(other, use_cache=False)
+        outs = []
+        act = layer.component.original_component
+        behind = (lambda v: activate(act, v)) if layer.kind != "short convolution" else (lambda v: v)
+        start, end = behind(kept[layer.hook("conv")]), behind(plain["conv"])
+        for share in (0.0, 0.5, 1.0):  # of the way from one text's content to the other's, behind the nonlinearity
+            seen = {}
+
+            def mixed(mixer, v, share=share):
+                return start + share * (end - start)
+
+            with pytest.MonkeyPatch.context() as patch, model.hooks(fwd_hooks=[*hold, (layer.branch, keep(seen, "y"))]):
+                patch.setattr(hooks_module, "activate", lambda m, v: mixed(m, v) if m is act else activate(m, v))
+                model(first, use_cache=False)
+            outs.append(seen["y"])
+        torch.testing.assert_close(outs[0], kept[layer.branch], atol=2e-5, rtol=1e-4)
+        assert (outs[2] - outs[0]).abs().max() > 1e-3
+        torch.testing.assert_close(outs[1], (outs[0] + outs[2]) / 2, atol=2e-5, rtol=1e-4)
