@@ -37,7 +37,9 @@ def main() -> None:
     ws = Workspace(args.workspace, create=False)
     dictionaries = [d for d in ws.items("dictionaries") if "explained_variance" in d.manifest.numbers]
     named = [(id, int(i)) for id, _, i in (text.rpartition(":") for text in args.latents)] or chosen(ws, dictionaries)
-    parts = [quality(ws, dictionaries), latents(ws, named), heads(ws)]
+    how = "Chosen by hand among latents with a good label" if args.latents else "Those with the best labels"
+    about = f"{how} (`n`: strong firings on the tokens that F1 is measured on)."
+    parts = [quality(ws, dictionaries), about if named else "", latents(ws, named), heads(ws)]
     text = "\n\n".join(p for p in parts if p)
     if args.write is None:
         print(text)
@@ -95,15 +97,18 @@ def latents(ws: Workspace, named: list[tuple[str, int]]) -> str:
     if not named:
         return ""
     rows = [
-        "| latent | label by rule | F1 | fires on | contexts, **the strongest token** marked |",
-        "|---|---|---|---|---|",
+        "| latent | label by rule | F1 | n | fires on | contexts, **the strongest token** marked |",
+        "|---|---|---|---|---|---|",
     ]
     for id, latent in named:
         records, table = LatentRecords.open(ws.get("latents", id).path), labels(ws, id)
+        if latent not in table.index:
+            raise SystemExit(f"latent {latent} of {id} has no label by rule, so it cannot be listed with one.")
         row = table.loc[latent]
         shown = "<br>".join(_context(c) for c in records.contexts(latent, "top", CONTEXTS))
+        density = records.row(latent)["density"]
         rows.append(
-            f"| {id} #{latent} | {_plain(str(row['label']))} | {row['f1']:.2f} | {records.row(latent)['density']:.2%} |"
+            f"| {id} #{latent} | {_plain(str(row['label']))} | {row['f1']:.2f} | {row['n_strong']:,} | {density:.2%} |"
             f" {shown} |"
         )
     return "\n".join(rows)
@@ -111,7 +116,10 @@ def latents(ws: Workspace, named: list[tuple[str, int]]) -> str:
 
 def _context(c: Context) -> str:
     before, after = c.tokens[max(0, c.peak - AROUND) : c.peak], c.tokens[c.peak + 1 : c.peak + 1 + AROUND // 2]
-    return f"…{_plain(''.join(before))}**{_plain(c.tokens[c.peak])}**{_plain(''.join(after))}…"
+    word = _plain(c.tokens[c.peak])
+    inside = word.strip()  # what begins or ends with a space is not set in bold
+    marked = word.replace(inside, f"**{inside}**", 1) if inside else f"**{visible(word)}**"
+    return f"…{_plain(''.join(before))}{marked}{_plain(''.join(after))}…"
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def take(site: str, pages: list[str], args: argparse.Namespace) -> int:
                 )
                 for name in pages:
                     path, act = SCENES.get(name, (name, None))
-                    stem = name.partition("?")[0]
+                    stem = re.sub(r"[^\w.]+", "-", name).strip("-")
                     page.goto(f"{site}/{'' if path == 'overview' else path}")
                     _settle(page)
                     if act is not None:
