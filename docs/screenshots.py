@@ -4,6 +4,12 @@ Starts ``workbench ui`` on a free port, opens each page in Chromium, waits until
 ``OUT/<page>-<theme>-<width>.png``. Pages are also taken in use (:data:`SCENES`): a range brushed, a text read and
 steered, a node chosen, a link made on other data, a search without results. Nothing is written into the workspace.
 Exits 1 where a page shows an exception, asks another host for anything, or logs an error.
+
+The first picture of the README is ``docs/images/latent.png``, from a workspace of ``make demo-real``; commands to copy
+are left out of it, since they name a folder of the machine it was taken on:
+
+    python docs/screenshots.py WORKSPACE OUT --only "latent?d=smollm2-135m.L15R-8x&i=2050" \\
+        --theme light --width 1440 --height 1360 --hide .run
 """
 
 from __future__ import annotations
@@ -110,6 +116,7 @@ def main() -> int:
     parser.add_argument("--theme", nargs="*", default=["light", "dark"], choices=["light", "dark"])
     parser.add_argument("--width", nargs="*", type=int, default=[1440, 1024])
     parser.add_argument("--height", type=int, default=0, help="pixels; 0 takes the whole page")
+    parser.add_argument("--hide", nargs="*", default=[], metavar="CSS", help="elements that are left out")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     args = parser.parse_args()
     index = read_index(args.workspace)
@@ -175,6 +182,8 @@ def take(site: str, pages: list[str], args: argparse.Namespace) -> int:
                     if act is not None:
                         act(page)
                         _settle(page)
+                    for hidden in args.hide:
+                        page.locator(hidden).evaluate_all("all => all.forEach(e => e.style.display = 'none')")
                     if not args.height:
                         tall = page.evaluate(
                             "Math.max(...[...document.querySelectorAll('section, .stMain')].map(e => e.scrollHeight))"

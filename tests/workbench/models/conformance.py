@@ -268,16 +268,20 @@ def page(root: Path, names: list[str]) -> str:
     ]
     reasons: dict[str, list[str]] = {}
     for name in names:
-        case, marks, kinds = Case(name, root), [], "–"
+        case, marks, kinds, refused = Case(name, root), [], "–", {}
         for prop in PROPERTIES:
             try:
-                why = verdict(case, prop)
+                why = verdict(case, prop).replace(str(root) + "/", "")
                 if why:
-                    reasons.setdefault(f"{prop}: {why.replace(str(root) + '/', '')}", []).append(name)
+                    refused[prop] = why
                 marks.append("–" if why else "✓")
             except Exception as e:
                 print(f"{name} {prop}: {type(e).__name__}: {e}", file=sys.stderr)
                 marks.append("✗")
+        if len(refused) == len(PROPERTIES) and len(set(refused.values())) == 1:  # the model itself
+            refused = {"all": refused["logits"]}
+        for prop, why in refused.items():
+            reasons.setdefault(f"{prop}: {why}", []).append(name)
         if "model" in vars(case):
             kinds = anatomy_of(case.model).describe()
         lines.append(f"| {name} | {kinds} | {' | '.join(marks)} |")
