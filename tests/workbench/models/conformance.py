@@ -253,41 +253,52 @@ def verdict(case: Case, name: str) -> str:
     return said
 
 
-def page(root: Path, names: list[str]) -> str:
+def measured(case: Case) -> dict[str, str | Exception]:
+    """Property -> "" where it holds, what it is refused with, or the error that is wrong."""
+    found: dict[str, str | Exception] = {}
+    for prop in PROPERTIES:
+        try:
+            found[prop] = verdict(case, prop)
+        except Exception as e:
+            found[prop] = e
+    return found
+
+
+def page(cases: list[tuple[Case, dict[str, str | Exception]]]) -> str:
     """``docs/architectures.md``: a row per architecture, ✓ right, – refused (why stands below), ✗ wrong."""
     lines = [
         "# What works on which architecture",
         "",
         "Tiny random models of real Hugging Face configurations, each property held against the model's own forward",
-        "pass: ✓ right, – refused in one line (why stands below the table), ✗ wrong. Printed by",
-        "`python -m tests.workbench.models.conformance --into docs/architectures.md`; the same runs as a test",
-        "(`tests/workbench/models/test_architectures.py`).",
+        "pass: ✓ right, – refused in one line (why stands below the table), ✗ wrong. Written by",
+        "`python -m tests.workbench.models.conformance --into docs/architectures.md`, and by the test that runs the same",
+        "(`tests/workbench/models/test_architectures.py`) where `ARCHITECTURES_PAGE` names the file.",
         "",
         f"| architecture | layers | {' | '.join(PROPERTIES)} |",
         f"|---|---|{'---|' * len(PROPERTIES)}",
     ]
     reasons: dict[str, list[str]] = {}
-    for name in names:
-        case, marks, kinds, refused = Case(name, root), [], "–", {}
-        for prop in PROPERTIES:
-            try:
-                why = verdict(case, prop).replace(str(root) + "/", "")
-                if why:
-                    refused[prop] = why
-                marks.append("–" if why else "✓")
-            except Exception as e:
-                print(f"{name} {prop}: {type(e).__name__}: {e}", file=sys.stderr)
-                marks.append("✗")
+    for case, found in cases:
+        refused = {p: why.replace(f"{case.folder.parent}/", "") for p, why in found.items() if isinstance(why, str)}
+        marks = ["✗" if p not in refused else "–" if refused[p] else "✓" for p in PROPERTIES]
+        refused = {p: why for p, why in refused.items() if why}
         if len(refused) == len(PROPERTIES) and len(set(refused.values())) == 1:  # the model itself
             refused = {"all": refused["logits"]}
         for prop, why in refused.items():
-            reasons.setdefault(f"{prop}: {why}", []).append(name)
-        if "model" in vars(case):
-            kinds = anatomy_of(case.model).describe()
-        lines.append(f"| {name} | {kinds} | {' | '.join(marks)} |")
+            reasons.setdefault(f"{prop}: {why}", []).append(case.name)
+        for prop, error in found.items():
+            if isinstance(error, Exception):
+                print(f"{case.name} {prop}: {type(error).__name__}: {error}", file=sys.stderr)
+        kinds = anatomy_of(case.model).describe() if "model" in vars(case) else "–"
+        lines.append(f"| {case.name} | {kinds} | {' | '.join(marks)} |")
     lines += ["", "## Why refused", ""]
     lines += [f"- {why.rstrip('.')} ({', '.join(at)})." for why, at in sorted(reasons.items())]
     return "\n".join(lines) + "\n"
+
+
+def put(into: Path, text: str) -> None:
+    """Write rows into a page, in place of those of the same architectures; a page that is not there begins."""
+    into.write_text(joined(into.read_text(), text) if into.is_file() else text)
 
 
 def joined(kept: str, new: str) -> str:
@@ -327,14 +338,15 @@ def main() -> None:
     names = args.names or list(ZOO)
     with tempfile.TemporaryDirectory() as folder:
         if args.into is None:
-            sys.stdout.write(page(Path(folder), names))
+            cases = [Case(name, Path(folder)) for name in names]
+            sys.stdout.write(page([(case, measured(case)) for case in cases]))
             return
         for name in names:
-            kept = args.into.read_text() if args.into.is_file() else ""
-            if args.missing and name in rows_of(kept):
+            if args.missing and args.into.is_file() and name in rows_of(args.into.read_text()):
                 continue
-            text = page(Path(folder), [name])
-            args.into.write_text(joined(kept, text) if kept else text)
+            case = Case(name, Path(folder))
+            text = page([(case, measured(case))])
+            put(args.into, text)
             print(next(line for line in text.splitlines() if line.startswith(f"| {name} ")), flush=True)
 
 
