@@ -271,7 +271,7 @@ def page(cases: list[tuple[Case, dict[str, str | Exception]]]) -> str:
         "",
         "Tiny random models of real Hugging Face configurations, each property held against the model's own forward",
         "pass: ✓ right, – refused in one line (why stands below the table), ✗ wrong. Written by",
-        "`python -m tests.workbench.models.conformance --into docs/architectures.md`, and by the test that runs the same",
+        "`python -m tests.workbench.models.conformance --into docs/architectures.md`, and by the test of the same",
         "(`tests/workbench/models/test_architectures.py`) where `ARCHITECTURES_PAGE` names the file.",
         "",
         f"| architecture | layers | {' | '.join(PROPERTIES)} |",
