@@ -159,7 +159,7 @@ SITE_COLUMNS = ["site", "rows", "massive", "of all squared norm", "mostly at pos
 POPULATIONS = (
     ("training", "without them"),
     ("explained variance of a dictionary, of an evaluation", "given both with them and without"),
-    ("CE recovered, KL, L0, dead latents", "all rows that are data, them included"),
+    ("CE recovered, KL, L0, dead latents of an evaluation", "all rows that are data, them included"),
     ("records: densities, histograms, contexts", "all rows that are data, them included; firings on them are counted"),
     ("L0 of records", "given both with them and without"),
     ("correlations of a comparison, and their level of chance", "given both with them and without"),
