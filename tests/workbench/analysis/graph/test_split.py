@@ -29,7 +29,7 @@ def names(graph):
     return [graph.name(i) for i in range(len(graph.nodes))]
 
 
-@pytest.fixture(scope="module", params=["mini-pythia", "mini-mamba"])
+@pytest.fixture(scope="module", params=["mini-pythia", "mini-mamba", "mini-hybrid"])
 def case(request):
     model = load_model(request.param)
     tokens = torch.randint(1, 500, (1, 7), generator=torch.Generator().manual_seed(3))
@@ -63,7 +63,8 @@ def test_a_head_or_channel_that_is_held_takes_its_part_with_it(case):
     rows = found.edges[~found.edges["unit"].isin([PAST, OTHERS]) & (found.edges["layer"] == 2)]
     row = rows.loc[rows["value"].abs().idxmax()]
     unit, kind = int(row["unit"][1:]), row["unit"][0]
-    hook = f"blocks.2.{'attn.hook_z' if kind == 'H' else 'mixer.hook_y'}"
+    shown = {"H": "attn.hook_z", "C": "mixer.hook_y", "S": "linear_attn.recurrence.hook_y"}
+    hook = f"blocks.2.{shown[kind]}"
 
     def hold(value, hook):
         value = value.clone()
@@ -162,7 +163,7 @@ def test_units_beyond_the_list_are_summed():
 def test_scores_that_are_no_products_are_refused(case, monkeypatch):
     model, dictionaries, tokens, full, kept, found = case
     if found.scores.empty:
-        pytest.skip("a Mamba has no scores")
+        pytest.skip("states have no scores")
     made = ScoreSplitter.pairs
 
     def capped(self, *args):
