@@ -1,6 +1,7 @@
 """Reading what ``workbench graph --split`` puts beside a graph: edges by heads or channels, scores by pairs.
 
-``splits.parquet``    source, target, layer, unit (``H3`` head, ``C17`` channel, ``past`` the mixer, ``others``), value:
+``splits.parquet``    source, target, layer, unit (``H3`` head, ``C17`` channel, ``S2`` head of a state,
+                      ``past`` the mixer, ``others``), value:
                       the values of one edge and layer add up to the edge
 ``loadings.parquet``  target, layer, unit, value: over all sources, kept or not
 ``reads.parquet``     target, layer, unit, position, value: where the units with the largest loadings bring it from

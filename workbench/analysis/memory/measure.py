@@ -30,7 +30,7 @@ from sae.errors import UsageError
 from workbench.analysis.circuits.tail import Tail
 from workbench.models.anatomy import anatomy_of
 from workbench.models.recurrent import Factors, RecurrentLayer, recurrent_layers
-from workbench.models.recurrent.algebra import received, survival
+from workbench.models.recurrent.algebra import received_and_survival
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -41,7 +41,7 @@ AT_ONCE = 64  # rows of a pass in which one write each is removed
 MOST_NUMBERS = 1 << 25  # of logits that are held at once
 NEAR = 1e-4  # of the largest entry of the stream before the norm: less is rounding
 LARGEST_BEFORE = 1e-3  # nats that removing a write may change before it was made: rounding
-LEAST = 1e-5  # nats below which no removal at all has an effect
+LEAST = 1e-6  # of the largest entry of the stream: less than that no removal moves anything
 MOST_TOKENS = 128
 
 
@@ -155,9 +155,9 @@ def _of_one_length(model: Any, kept: list[Kept], tokens: Tensor, dictionaries: d
             layers.append([_of_attention(i, p, e) for p, e in zip(patterns, effect, strict=True)])
             continue
         f = state.factors_of(seen[f"{state.path}.hook_in"], seen[state.hook("conv")])
-        reads = torch.stack([received(f, t) for t in range(f.shape[1])], 1)  # [P, reader, written, H, V]
+        reads, lives = received_and_survival(f)
         effect = _effects(tail, clean, i, state.hook("y"), _Unread(reads))
-        layers.append(_of_state(i, kind, f, reads, effect, dictionaries.get(i)))
+        layers.append(_of_state(i, kind, f, reads, lives, effect, dictionaries.get(i)))
     best = logits.argmax(-1).numpy()
     return [
         TextMemory(ids.numpy(), clean[p].numpy(), best[p], [of[p] for of in layers]) for p, ids in enumerate(tokens)
@@ -210,12 +210,14 @@ def _effects(tail: Tail, clean: Tensor, index: int, name: str, remove: Callable[
     out: Floats = np.zeros((P * T, T), np.float32)
     out[:, -1] = np.nan
     last = tail.stream(tail.n_layers - 1, torch.arange(P))[:, :-1]
-    near = NEAR * last.abs().amax()
+    size, felt = float(last.abs().amax()), 0.0
     places, after = torch.arange(P * T), torch.arange(T - 1)
     for text, written in zip((places // T).split(AT_ONCE), (places % T).split(AT_ONCE), strict=True):
         hook = (name, lambda value, hook, text=text, written=written: remove(value, text, written))
         stream = tail.stream(index, text, [hook])[:, :-1]
-        moved = (after >= written[:, None]) | ((stream - last[text]).abs().amax(-1) > near)
+        change = (stream - last[text]).abs().amax(-1)
+        felt = max(felt, float(change.max()))
+        moved = (after >= written[:, None]) | (change > NEAR * size)
         row, reader = moved.nonzero(as_tuple=True)
         for some in torch.arange(len(row)).split(max(1, MOST_NUMBERS // int(tail.model.cfg.d_vocab))):
             r, i = row[some], reader[some]
@@ -224,7 +226,7 @@ def _effects(tail: Tail, clean: Tensor, index: int, name: str, remove: Callable[
             out[(text * T + written)[r].numpy(), i.numpy()] = (clean[text[r], i] - found).numpy()
     out = out.reshape(P, T, T)
     earlier = np.abs(np.tril(out[:, :, :-1], -1)).max(initial=0)
-    if earlier > LARGEST_BEFORE or (np.nanmax(np.abs(out), axis=(1, 2)) < LEAST).any():
+    if earlier > LARGEST_BEFORE or felt <= LEAST * size:
         raise UsageError(
             f"removing a token at {name} changes {'what came before it' if earlier > LARGEST_BEFORE else 'nothing'}:"
             f" what {tail.model.cfg.architecture} keeps is not what is read there. Choose another layer or model."
@@ -242,8 +244,10 @@ def _of_attention(index: int, pattern: Tensor, effect: Floats) -> LayerMemory:
     return LayerMemory(index, "attention", share.numpy(), effect, heads=pattern.float().numpy())
 
 
-def _of_state(index: int, kind: str, f: Factors, reads: Tensor, effect: Floats, dictionary: Any) -> list[LayerMemory]:
-    """By text; ``reads`` [P, reader, written, H, V]."""
+def _of_state(
+    index: int, kind: str, f: Factors, reads: Tensor, lives: Tensor, effect: Floats, dictionary: Any
+) -> list[LayerMemory]:
+    """By text; ``reads`` [P, reader, written, H, V], ``lives`` [P, written, offset]."""
     norms = reads.flatten(3).norm(dim=-1)  # [P, reader, written]
     total = norms.sum(-1, keepdim=True)
     share = norms / torch.where(total > 0, total, torch.ones_like(total))
@@ -251,14 +255,13 @@ def _of_state(index: int, kind: str, f: Factors, reads: Tensor, effect: Floats, 
     whole = square.sum(-1, keepdim=True)
     top = square.topk(min(CHANNELS, square.shape[-1]), dim=-1)
     weight = top.values / torch.where(whole > 0, whole, torch.ones_like(whole))
-    left = survival(f)
     return [
         LayerMemory(
             index,
             kind,
             share[p].float().numpy(),
             effect[p],
-            survival=left[p].float().numpy(),
+            survival=lives[p].float().numpy(),
             channels=top.indices[p].numpy().astype(np.int32),
             weight=weight[p].float().numpy(),
             atoms=[] if dictionary is None else _atoms(dictionary, f, p),

@@ -6,6 +6,8 @@ sequences, T positions, H heads, K keys, V values; R is 1 where a head decays as
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -87,21 +89,45 @@ def survival(f: Factors, longest: int | None = None) -> Tensor:
     """[B,T,1+longest]: what is left of each position's write after 0, 1, 2, … more positions, as a share of its norm
     (Frobenius, over all heads); NaN behind the end, and where nothing was written.
     """
-    n, length, heads, keys, _ = f.shape
+    n, length = f.shape[:2]
     longest = length - 1 if longest is None else min(longest, length - 1)
-    decay = decays(f)
-    width = decay.shape[-1]
-    left = f.write_key[..., None].expand(n, length, heads, keys, width).clone()  # a head that decays as one keeps v
-    value = f.write_value if width > 1 else f.write_value.norm(dim=-1, keepdim=True)
     out = f.write_key.new_full((n, length, 1 + longest), float("nan"))
-    whole = _size(left, value)
-    for ahead in range(1 + longest):
-        some = slice(0, length - ahead)
-        if ahead:
-            moved = [transition(f, left[:, t], t + ahead, decay) for t in range(length - ahead)]
-            left = torch.stack(moved, 1)
-        out[:, some, ahead] = _size(left, value[:, some]) / whole[:, some]
+    whole: Tensor | None = None
+    for ahead, left in _carried(f, longest):
+        value = f.write_value if left.shape[-1] > 1 else f.write_value.norm(dim=-1, keepdim=True)
+        size = _size(left, value[:, : length - ahead])
+        whole = size if whole is None else whole
+        out[:, : length - ahead, ahead] = size / whole[:, : length - ahead]
     return out
+
+
+def received_and_survival(f: Factors) -> tuple[Tensor, Tensor]:
+    """(what every position reads of every write [B, reader, written, H, V], zeros before the write; :func:`survival`)
+    in one pass.
+    """
+    n, length, heads, _, values = f.shape
+    reads = f.write_value.new_zeros(n, length, length, heads, values)
+    lives = f.write_key.new_full((n, length, length), float("nan"))
+    whole: Tensor | None = None
+    for ahead, left in _carried(f, length - 1):
+        written = torch.arange(length - ahead)
+        value = f.write_value[:, : length - ahead]
+        reads[:, written + ahead, written] = torch.einsum("bthk,bthkr->bthr", f.read[:, ahead:], left) * value
+        size = _size(left, value if left.shape[-1] > 1 else value.norm(dim=-1, keepdim=True))
+        whole = size if whole is None else whole
+        lives[:, : length - ahead, ahead] = size / whole[:, : length - ahead]
+    return reads, lives
+
+
+def _carried(f: Factors, longest: int) -> Iterator[tuple[int, Tensor]]:
+    """(positions ahead, keys [B,T-ahead,H,K,R] that are left of the writes that have as many to come)."""
+    decay = decays(f)
+    left = f.write_key[..., None].expand(*f.write_key.shape, decay.shape[-1])  # a head that decays as one keeps v
+    yield 0, left
+    for ahead in range(1, 1 + longest):
+        erase = (None, None) if f.erase_key is None else (f.erase_key[:, ahead:], f.erase_strength[:, ahead:])  # type: ignore[index]
+        left = advance(left[:, :-1], decay[:, ahead:], None, *erase)
+        yield ahead, left
 
 
 def _size(keys: Tensor, value: Tensor) -> Tensor:

@@ -14,7 +14,14 @@ from workbench.models.mamba import repair_mamba
 from workbench.models.recurrent import hooks as hooks_module
 from workbench.models.recurrent import open_scan as scan_module
 from workbench.models.recurrent import recurrent_layers, states_at
-from workbench.models.recurrent.algebra import attention, half_life, received, states_after, survival
+from workbench.models.recurrent.algebra import (
+    attention,
+    half_life,
+    received,
+    received_and_survival,
+    states_after,
+    survival,
+)
 from workbench.models.recurrent.kind import activate
 
 KINDS = {  # architecture of the zoo -> its recurrent layers
@@ -218,6 +225,10 @@ def test_sums_over_writes_are_exact(made, name) -> None:
         maps = attention(f)
         assert maps.shape == (2, T, T) and bool((maps.triu(1) == 0).all()) and float(maps.diagonal(0, 1, 2).min()) > 0
         left = survival(f, longest=6)
+        reads, lives = received_and_survival(f)
+        for at in (0, 7, T - 1):
+            torch.testing.assert_close(reads[:, at], received(f, at), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(lives[:, :, :7], left, equal_nan=True)
     assert left.shape == (2, T, 7) and bool((left[:, :, 0] - 1).abs().max() < 1e-5)
     assert bool(left[:, -3:, 3:].isnan().all()) and not bool(left[:, :-6].isnan().any())
     # brute force: the write at 4 alone, carried by the model itself
