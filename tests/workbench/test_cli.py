@@ -54,6 +54,16 @@ def test_misuse_exits_2():
     assert runner.invoke(app, ["info", "--nope"]).exit_code == 2
 
 
+def test_info_shows_estimates_and_says_nothing_where_nothing_is(tmp_path):
+    from workbench.workspace import Workspace
+
+    numbers = {"ev": {"value": 0.625, "low": 0.5, "high": 0.75, "n": 9}, "missing": {}}
+    with Workspace(tmp_path / "ws").create("evaluations", "d", command="workbench evaluate d", numbers=numbers):
+        pass
+    lines = runner.invoke(app, ["info", str(tmp_path / "ws")]).output.splitlines()
+    assert lines[1].split()[2:5] == ["explained", "variance", "L0"] and lines[2].split()[2:4] == ["0.625", "–"]
+
+
 def test_info_on_an_empty_and_a_missing_workspace(tmp_path):
     from workbench.workspace import Workspace
 

@@ -61,9 +61,9 @@ def harvest(
         signal.signal(signal.SIGTERM, before)
     about = describe_store(item.path)
     if not json_output:
-        n = about["numbers"]
+        n, hooks, files = about["numbers"], len(about["metadata"]["streams"]), about["numbers"]["shards"]
         say(
-            f"{item.path}: {n['rows']:,} rows of {len(about['metadata']['streams'])} streams in {n['shards']} shards,"
+            f"{item.path}: {n['rows']:,} rows, {hooks} hook{'s' * (hooks != 1)}, {files} file{'s' * (files != 1)},"
             f" {n['bytes'] / 1e6:,.1f} MB"
         )
     return {

@@ -15,6 +15,20 @@ SHOWN = {
     "stores": ("rows", "shards", "bytes"),
     "dictionaries": ("d_sae", "k", "explained_variance", "l0", "dead_share", "n_heldout"),
     "latents": ("n_latents", "l0", "dead_share", "ultra_dense_share", "n_tokens"),
+    "evaluations": ("ev", "l0", "delta_ce", "ce_recovered_zero", "kl", "dead_share"),
+}
+TITLES = {
+    "d_sae": "latents",
+    "n_latents": "latents",
+    "l0": "L0",
+    "ev": "explained variance",
+    "delta_ce": "Δ loss, nats",
+    "ce_recovered_zero": "loss recovered",
+    "kl": "KL, nats",
+    "ultra_dense_share": "share on > 10 % of tokens",
+    "n_heldout": "held-out rows",
+    "n_tokens": "tokens",
+    "heldout_loss": "held-out loss",
 }
 
 
@@ -106,21 +120,24 @@ def _print(document: dict[str, Any], directory: Path) -> None:
         items = document[kind]
         columns = (
             SHOWN.get(kind)
-            or tuple(
-                sorted({k for i in items for k, v in i.get("numbers", {}).items() if isinstance(v, (int, float))})
-            )[:6]
+            or tuple(sorted({k for i in items for k, v in i.get("numbers", {}).items() if _is_number(v)}))[:6]
         )
         table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("id", no_wrap=True)
         table.add_column("version")
         for c in columns:
-            table.add_column(c.replace("_", " "), justify="right")
+            table.add_column(TITLES.get(c, c.replace("_", " ")), justify="right")
         for item in items:
             numbers = item.get("numbers", {})
             shown = f"{item['id']}  (stale)" if "stale" in item else item["id"]
             table.add_row(shown, str(item.get("version", "")), *(_number(numbers.get(c)) for c in columns))
         console.print(table)
         console.print()
+
+
+def _is_number(value: Any) -> bool:
+    """A number, or an estimate with its interval."""
+    return isinstance(value.get("value") if isinstance(value, dict) else value, (int, float))
 
 
 def _number(value: Any) -> str:

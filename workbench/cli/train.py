@@ -56,7 +56,7 @@ def train(
     done = [{"id": item.id, "version": item.version, **item.manifest.numbers} for item in items]
     for d in done:
         say(
-            f"{d['id']}: EV {d['explained_variance']:.3f} at L0 {d['l0']:.1f} (n = {d['n_heldout']:,} held-out rows),"
-            f" dead {d['dead_share']:.1%}"
+            f"{d['id']}: explained variance {d['explained_variance']:.3f}, L0 {d['l0']:.1f} (n = {d['n_heldout']:,}"
+            f" held-out rows), dead {d['dead_share']:.1%}"
         )
     return {"workspace": str(workspace), "dictionaries": done}

@@ -31,7 +31,7 @@ def evaluate_all(recipe: TrainRecipe, workspace: Workspace, ids: Sequence[str], 
         )
         n = item.manifest.numbers
         ev, l0, delta = (n[k]["value"] for k in ("ev", "l0", "delta_ce"))
-        run.say(f"{id}: EV {ev:.3f}, L0 {l0:.1f}, delta LM loss {delta:.3f} nats")
+        run.say(f"{id}, put into the model: explained variance {ev:.3f}, L0 {l0:.1f}, loss {delta:+.3f} nats")
 
 
 def export_summary(recipe: TrainRecipe, workspace: Workspace, run: Run) -> None:
