@@ -4,6 +4,7 @@ the effect is there, and in which it is not.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -328,3 +329,35 @@ def test_every_claim_says_what_one_of_its_n_is() -> None:
     for claim in BY_ID.values():
         made = describe(claim, Finding(Measured.of([1.0, 2.0, 3.0]), Measured.of([0.0, 0.1, 0.2])))
         assert made["control"] and made["unit"] and made["n"] == 3, claim.id
+
+
+RATE_OF = {1024: 4e-3, 4096: 2e-3}  # 0.001 * sqrt(16384 / latents)
+OWN_RATES = {"llama-scope.topk-frontier": {4e-3, 1e-2}, "llama-scope.k-annealing": {4e-3}}
+
+
+@pytest.mark.parametrize(
+    "claim", ["geometry", "jumprelu-conversion", "norm-selection", "wider-better", "topk-frontier", "k-annealing"]
+)
+def test_defaults_of_the_program_do_not_reach_a_claims_dictionaries(claim: str, monkeypatch: Any) -> None:
+    """Every dictionary a claim trains says rate, memories of Adam and relative rates itself, at the values that the
+    published results were measured with.
+    """
+    seen = []
+    bench = Bench()
+    trained = bench.train
+
+    def train(config: Any, **how: Any) -> Any:
+        seen.append(config)
+        return trained(config, **how)
+
+    monkeypatch.setattr(bench, "train", train)
+    monkeypatch.setattr("workbench.claims.llama_scope.jumprelu_conversion.to_jumprelu", lambda *_: 1 / 0)
+    with contextlib.suppress(ZeroDivisionError):
+        BY_ID[f"llama-scope.{claim}"].measure(bench)
+    assert seen
+    for config in seen:
+        own = config.details
+        assert (config.beta1, config.beta2, own.encoder_rate, own.bias_rate) == (0.9, 0.999, 1, 1)
+        assert {"lr", "beta1", "beta2", "details"} <= config.model_fields_set
+        assert config.lr in OWN_RATES.get(f"llama-scope.{claim}", {RATE_OF[config.d_sae]})
+        assert (config.warmup_steps, config.decay_share, config.k_aux) in ((100, 0.2, None), (100, 0.2, 0))

@@ -9,6 +9,7 @@ from sae import SAEConfig, TopKConfig
 from sae.config import ActivationConfig
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.recipe import plain
 
 NEAR = 0.7
 OTHER = 500  # added to the seed of the L1 dictionary: arms that share a start share directions
@@ -22,9 +23,9 @@ def measure(lab: Lab) -> Finding:
     d, best, drawn, near = x.shape[1], [], [], []
     root = torch.linalg.cholesky(torch.cov(x.T.double()) + 1e-6 * torch.eye(d, dtype=torch.float64)).float()
     for seed in lab.each_seed():
-        a = lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)).W_dec
+        a = lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed, **plain(1024))).W_dec
         l1 = ActivationConfig(kind="l1", coefficient=2.0, warmup=lab.steps // 10)
-        b = lab.train(SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed + OTHER, lr=None, activation=l1)).W_dec
+        b = lab.train(SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed + OTHER, activation=l1, **plain(1024))).W_dec
         like_data = torch.randn(len(a), d, generator=torch.Generator().manual_seed(seed)) @ root.T
         cosines = _best(a, b)
         best.append(float(cosines.mean()))

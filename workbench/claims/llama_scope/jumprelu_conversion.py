@@ -9,6 +9,7 @@ import pandas as pd
 from sae import TopKConfig, to_jumprelu
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.recipe import plain
 
 # What the bundled models' own dictionaries are given. One that is still far from trained overshoots where many latents
 # fire at once.
@@ -20,7 +21,7 @@ def measure(lab: Lab) -> Finding:
     """Held-out L0 relative to k, and the change of EV; control: the threshold doubled."""
     d, k, rows = lab.heldout().shape[1], 16, []
     for seed in lab.each_seed():
-        topk = lab.train(TopKConfig(d_in=d, d_sae=1024, k=k, seed=seed), steps=max(STEPS, lab.steps))
+        topk = lab.train(TopKConfig(d_in=d, d_sae=1024, k=k, seed=seed, **plain(1024)), steps=max(STEPS, lab.steps))
         jump = to_jumprelu(topk, itertools.islice(iter(lab.rows(seed=100 + seed, batch=4096)), 8))
         before, after = lab.score(topk), lab.score(jump)
         jump.threshold_F.mul_(2)

@@ -11,6 +11,7 @@ from sae import SAEConfig
 from sae.config import ActivationConfig, InitConfig
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.recipe import plain
 
 WIDTH, K, STEPS = 1024, 16, 600  # as many steps as the bundled models' own dictionaries are given
 ANNEALING = 0.1  # share of the steps in which k falls, as in the paper
@@ -28,7 +29,8 @@ def _arm(lab: Lab, k_start: int, seed: int, k: int = K) -> dict[str, float]:
     d, steps = lab.heldout().shape[1], max(STEPS, lab.steps)
     log: list[dict[str, float]] = []
     config = SAEConfig(
-        d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=RATE, activation=ActivationConfig(kind="norm-topk"), start=START,
+        d_in=d, d_sae=WIDTH, k=k, seed=seed, activation=ActivationConfig(kind="norm-topk"), start=START,
+        **plain(WIDTH, RATE),
         k_start=k_start, k_anneal_share=ANNEALING, k_aux=0, revive=False, dead_after=WINDOW,
     )  # fmt: skip
     made = lab.train(config, steps=steps, log=log)

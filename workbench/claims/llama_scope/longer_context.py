@@ -10,6 +10,7 @@ import torch
 
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import SITE, SOURCE, Lab
+from workbench.claims.recipe import plain
 
 if TYPE_CHECKING:
     from workbench.analysis.evaluation.evaluate import Evaluation
@@ -59,7 +60,7 @@ def _of_first_positions(lab: Lab) -> Any:
     _, seq, pos = store.tokens(np.arange(len(store)))
     rows = np.flatnonzero((pos <= SHORT) & ~np.isin(seq, list(held)))
     x = store.read(SITE, rows, SOURCE)
-    trainer = Trainer(TopKConfig(d_in=x.shape[1], d_sae=1024, k=16, seed=0), total_steps=lab.steps)
+    trainer = Trainer(TopKConfig(d_in=x.shape[1], d_sae=1024, k=16, seed=0, **plain(1024)), total_steps=lab.steps)
     g = torch.Generator().manual_seed(0)
     for _ in range(lab.steps):
         trainer.step(x[torch.randint(len(x), (1024,), generator=g)])

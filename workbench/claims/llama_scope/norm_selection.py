@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from sae import SAEConfig, TopKConfig
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.recipe import plain
 
 
 def measure(lab: Lab) -> Finding:
@@ -14,9 +17,10 @@ def measure(lab: Lab) -> Finding:
     d = lab.heldout().shape[1]
     rows = []
     for seed in lab.each_seed():
-        unit = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=16, seed=seed)))
-        free = lab.score(lab.train(SAEConfig(d_in=d, d_sae=1024, k=16, seed=seed, lr=None, activation="norm-topk")))
-        half = lab.score(lab.train(TopKConfig(d_in=d, d_sae=1024, k=8, seed=seed)))
+        own: dict[str, Any] = {"d_in": d, "d_sae": 1024, "k": 16, "seed": seed} | plain(1024)
+        unit = lab.score(lab.train(TopKConfig(**own)))
+        free = lab.score(lab.train(SAEConfig(**own, activation="norm-topk")))
+        half = lab.score(lab.train(TopKConfig(**own | {"k": 8})))
         rows.append({"seed": seed, "unit": unit["ev"], "by_norm": free["ev"], "half_k": half["ev"]})
     table = pd.DataFrame(rows)
     return Finding(

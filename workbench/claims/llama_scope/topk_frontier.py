@@ -11,6 +11,7 @@ from sae import SAEConfig, TopKConfig
 from sae.config import ActivationConfig
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.recipe import plain
 
 KS, PENALTIES = (8, 16, 32, 64), (0.5, 1.0, 2.0, 4.0)
 RATES = (4e-3, 1e-2)  # both arms are given the better of these at every point: what suits one of them must not decide
@@ -26,11 +27,13 @@ def _points(lab: Lab) -> tuple[pd.DataFrame, dict[int, dict[Any, Any]]]:
         for seed in lab.each_seed():
             for lr in RATES:
                 configs: list[tuple[str, float, Any]] = [
-                    ("topk", k, TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed, lr=lr)) for k in KS
+                    ("topk", k, TopKConfig(d_in=d, d_sae=WIDTH, k=k, seed=seed, **plain(WIDTH, lr))) for k in KS
                 ]
                 for c in PENALTIES:
                     l1 = ActivationConfig(kind="l1", coefficient=c, warmup=lab.steps // 10)
-                    configs.append(("l1", c, SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed, lr=lr)))
+                    configs.append(
+                        ("l1", c, SAEConfig(d_in=d, d_sae=WIDTH, k=16, activation=l1, seed=seed, **plain(WIDTH, lr)))
+                    )
                 for arm, knob, config in configs:
                     made[seed][arm, knob, lr] = lab.train(config)
                     rows.append(

@@ -11,6 +11,7 @@ import torch
 from sae import TopKConfig
 from workbench.claims.base import Claim, Finding, Measured, Rule
 from workbench.claims.lab import Lab
+from workbench.claims.recipe import plain
 
 WIDTHS = (1024, 4096)  # 8x and 32x, as in the paper
 STEPS = {False: 1953, True: 600}  # of 1,024 rows; by quick: two million rows, near the plateau of both
@@ -23,7 +24,7 @@ def _table(lab: Lab) -> pd.DataFrame:
         d, rows = lab.heldout().shape[1], []
         for f in WIDTHS:
             for s in lab.each_seed():
-                made = lab.train(TopKConfig(d_in=d, d_sae=f, k=16, seed=s), steps=STEPS[lab.quick])
+                made = lab.train(TopKConfig(d_in=d, d_sae=f, k=16, seed=s, **plain(f)), steps=STEPS[lab.quick])
                 fired = torch.stack([(made.encode(x) > 0).sum(0) for x in lab.heldout().split(2048)]).sum(0)
                 density = fired / len(lab.heldout())
                 frequency = float(density[density > 0].log10().median())
