@@ -41,7 +41,7 @@ def test_keyboard(visit: Visit) -> None:
     heading(page, "Latent 8")
     page.keyboard.press("k")
     heading(page, "Latent 7")
-    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K", "P", "E"]
+    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K", "P", "L", "E"]
     page.keyboard.press("p")
     page.wait_for_url(re.compile("p=mini-pythia"))
     page.keyboard.press("j")

@@ -5,7 +5,9 @@ by its download.
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import zlib
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -28,8 +30,8 @@ from workbench.results.labels import (
     with_labels,
 )
 from workbench.workspace import KINDS, Workspace
-from workbench_ui.views.graph_drawing import NAMED, drawing, svg
-from workbench_ui.views.graphs import parse_graph
+from workbench_ui.views.graph_drawing import NAMED, drawing, pdf, svg
+from workbench_ui.views.graphs import open_graph, parse_graph
 
 Open = Callable[..., AppTest]
 GRAPH = "mini-pythia.prompt.12345678"
@@ -224,6 +226,22 @@ def test_only_layers_that_exist_are_drawn_and_names_fit(full: Workspace, monkeyp
     picture = svg(found, 10, "t", "n").decode()
     assert "&lt;b&gt;" in picture and "<b>" not in picture and "stroke-dasharray" in picture
     ElementTree.fromstring(picture)
+
+
+def test_the_graph_as_pdf_is_the_same_drawing(full: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors for LaTeX: as many curves as links are drawn, the same bytes each time, every name as text."""
+    monkeypatch.setenv("WORKBENCH_WORKSPACE", str(full.root))
+    found = drawing(open_graph(str(full.path("graphs", GRAPH)), "x"), {})
+
+    def curves(made: bytes) -> int:
+        parts = [zlib.decompress(x) for x in re.findall(rb"FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", made, re.S)]
+        return sum(len(re.findall(rb" c$", part, re.M)) for part in parts)
+
+    whole, none = pdf(found, len(found.links), "t", "n"), pdf(found, 0, "t", "n")
+    assert whole.startswith(b"%PDF") and whole == pdf(found, len(found.links), "t", "n")
+    assert len(found.links) > 3 and curves(whole) - curves(none) == len(found.links)
+    width, height = map(float, re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", whole).groups())  # type: ignore[union-attr]
+    assert (width, height) == pytest.approx((found.width * 0.75, (found.height + 44) * 0.75), abs=1)
 
 
 def test_labels_of_other_data_are_named_as_such(open_page: Open, copy: Workspace, node: str) -> None:

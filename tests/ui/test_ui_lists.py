@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,32 @@ def test_latent_page_adds_one_and_keeps_its_note(open_page: Open, copy: Workspac
     at = fill(open_page(copy, "latent", d=L1, i=4), id, "four")
     assert [(x.latent, x.note) for x in lists.read_lists(copy.root)[0][id].items] == [(3, "kept"), (4, "four")]
     assert at.text_area(key="al_note").value == ""  # the next latent does not inherit it
+
+
+def test_the_list_used_last_is_one_click_away(open_page: Open, copy: Workspace) -> None:
+    id = lists.save_list(copy.root, LatentList(name="mine"))
+    at = open_page(copy, "latent", d=L1, i=3)
+    assert "wb_list_again" not in {b.key for b in at.button}  # none was used yet
+    at = fill(at, id, "three")
+    at.query_params["i"] = "4"
+    at = at.run()
+    assert at.button(key="wb_list_again").label == "Add to mine"
+    at = at.button(key="wb_list_again").click().run()
+    assert [(x.latent, x.note) for x in lists.read_lists(copy.root)[0][id].items] == [(3, "three"), (4, "")]
+    assert [t.value for t in at.toast] == ["Latent 4 added to mine"]
+    lists.delete_list(copy.root, id)
+    assert "wb_list_again" not in {b.key for b in at.run().button}
+
+
+def test_a_latent_of_a_list_is_a_link_that_opens_in_a_new_tab(open_page: Open, copy: Workspace) -> None:
+    version = copy.get("latents", L1).version
+    id = lists.save_list(copy.root, LatentList(name="mine", items=(item(7), item(2, dictionary="gone"))))
+    at = open_page(copy, "lists", list=id)
+    links = at.dataframe[0].value["latent"].tolist()
+    assert links == [f"/latent?d={L1}&v={version}&i=7", "/latent?d=gone&i=2"]
+    query = dict(parse_qsl(urlsplit(links[0]).query))
+    assert "Latent 7</h1>" in page_text(open_page(copy, "latent", **query))
+    assert "is not in this workspace" in page_text(open_page(copy, "latent", d="gone", i=2))
 
 
 def test_latents_page_adds_all_that_fit_in_their_order(open_page: Open, copy: Workspace) -> None:

@@ -9,21 +9,26 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sae.errors import UsageError
+from tests.ui import test_ui_same_figure as same
 from tests.ui.conftest import page_text, param
 from tests.ui.synthetic import GROUPS, write_records
 from workbench import steer
 from workbench.analysis.evaluation.probe import probe, push
 from workbench.dictionaries.reference import find_dictionary
-from workbench.markup.tokens import level, number
+from workbench.exporting import FigureSpec, bundle
+from workbench.exporting.figures import build
+from workbench.markup.tokens import cell, level, number
 from workbench.models import load_model
+from workbench.results.characters import cells_of
 from workbench.results.doses import DoseRecords
 from workbench.results.records import LatentRecords
 from workbench.workspace import Workspace
-from workbench_ui.kit.probing import characters
 
 Open = Callable[..., AppTest]
 TEXT = "def read(self, path):\n    return open(path"
@@ -136,11 +141,52 @@ def test_a_token_says_what_fires_on_it_in_both_models(open_page: Open, real: Wor
 def test_bytes_of_one_character_are_one_cell() -> None:
     text = "a 👩 b é"
     pieces = ["<bos>", "a", " ", "\ufffd", "\ufffd", "\ufffd", "\ufffd", " b", " ", "\ufffd", "\ufffd"]
-    found = characters(pieces, text)
+    found = cells_of(pieces, text)
     assert [w for w, _ in found] == ["<bos>", "a", " ", "👩", " b", " ", "é"]
     assert [p for _, p in found if len(p) > 1] == [[3, 4, 5, 6], [9, 10]]
     assert "".join(w for w, _ in found[1:]) == text
-    assert characters(["x", "\ufffd", "y"], "other") == [("x", [0]), ("\ufffd", [1]), ("y", [2])]
+    assert cells_of(["x", "\ufffd", "y"], "other") == [("x", [0]), ("\ufffd", [1]), ("y", [2])]
+
+
+def test_what_is_read_and_the_change_of_a_push_are_figures(open_page: Open, real: Workspace) -> None:
+    """Export on the page is a figure of the program: its numbers are the page's, and its link leads back there."""
+    id = "mini-mamba.L1R-1x"
+    model, dictionary, planned = computed(real, id)
+    found = probe(model, dictionary, planned, TEXT)
+    fires = {i: v for i, v, _ in found.latents(64)}
+    at = open_page(real, "probe", d=id, text=TEXT)
+    assert {b.proto.label for b in at.get("download_button")} >= {"Export what fires"}
+    made = build(FigureSpec(figure="text_latents", source=f"dictionaries/{id}", options={"text": TEXT, "n": 5}), real)
+    assert [p.title for p in made.panels] == [f"#{i} at {number(v)}" for i, v, _ in found.latents(5)]
+    for _, row in made.table.iterrows():
+        assert row["activation"] == pytest.approx(fires[row["latent"]], rel=1e-3)
+    for panel in made.panels:
+        latent = int(panel.frame["latent"].iloc[0])
+        assert panel.frame["activation"].tolist() == pytest.approx(found.activations(latent), rel=1e-3)
+        assert "".join(panel.frame["token"][1:]) == TEXT
+    one = {"text": TEXT, "token": 3}
+    here = build(FigureSpec(figure="text_latents", source=f"dictionaries/{id}", options=one), real)
+    assert set(here.table["latent"]) == {int(i) for i, v in zip(found.indices[3], found.values[3], strict=True) if v}
+    push_by = {"text": TEXT, "latent": latent, "factor": 2.0}
+    steered = build(FigureSpec(figure="steered_next_token", source=f"dictionaries/{id}", options=push_by), real)
+    want = push(model, dictionary, planned, TEXT, latent, 2 * fires[latent])
+    rows = steered.table.set_index("token")
+    for token, before, after in zip(want.tokens, want.before, want.after, strict=True):
+        assert rows.loc[cell(token, 18), "without"] == pytest.approx(before, rel=1e-3)
+        assert rows.loc[cell(token, 18), "with"] == pytest.approx(after, rel=1e-3)
+    assert steered.table["change"].abs().is_monotonic_decreasing and f"{want.kl:.3g} nats" in steered.caption
+    same.test_screen_and_paper_agree(steered)
+    for figure in (made, here, steered):
+        link = urlsplit(figure.permalink)
+        query = dict(parse_qsl(link.query))
+        page = page_text(open_page(real, link.path, **query))
+        assert "cannot be shown" not in page and "made on data version" not in page
+    assert f"latent {latent} pushed by" in page and "latents fire here" not in page
+    spec = FigureSpec(figure="text_latents", source=f"dictionaries/{id}", options=one)
+    assert bundle(spec, real).zip == bundle(spec, real).zip
+    for bad, says in (({"text": "   "}, "the text is empty"), ({"text": "a", "token": 99}, "token 99 is not in")):
+        with pytest.raises(UsageError, match=says):
+            build(FigureSpec(figure="text_latents", source=f"dictionaries/{id}", options=bad), real)
 
 
 def continued(at: AppTest) -> AppTest:

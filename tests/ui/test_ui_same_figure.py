@@ -20,12 +20,13 @@ from workbench.exporting import FigureSpec, Style, figure_kinds
 from workbench.exporting.drawing import drawing
 from workbench.exporting.figures import FigureData, Panel, build
 from workbench.exporting.palette import GROUND, RAMP
-from workbench.exporting.render import DASH, TALLEST, _settings, draw
+from workbench.exporting.render import DASH, TALLEST, draw, settings
 from workbench.markup import look
 from workbench.workspace import Workspace
 from workbench_ui.kit.plotting import plot
 
-KINDS = [name for name, kind in figure_kinds().items() if not kind.document]
+# those that run a model are held in test_ui_probe, where there is one
+KINDS = [name for name, kind in figure_kinds().items() if not (kind.document or kind.live)]
 # options beside the defaults, so that every renderer meets every way a figure can look
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "pair": [{"latent": 3}, {"latent": 5, "by": "a", "shift": 1, "direction": "ba"}],
@@ -105,7 +106,7 @@ def made(request: pytest.FixtureRequest, drawn_in: Workspace) -> FigureData:
 
 def paper(made: FigureData) -> Iterator[tuple[Any, Panel]]:
     """matplotlib's axes of every panel that is no strip of text."""
-    with _settings(Style()):
+    with settings(Style()):
         figure = draw(made, Style())
         figure.canvas.draw()
         assert figure.get_size_inches()[1] <= TALLEST
@@ -223,7 +224,7 @@ def test_every_kind_was_compared(drawn_in: Workspace) -> None:
 def test_no_figure_is_taller_than_a_page(drawn_in: Workspace) -> None:
     for name, options in CASES:
         for width in ("single", "double"):
-            with _settings(Style(width=width)):
+            with settings(Style(width=width)):
                 figure = draw(made_of(drawn_in, name, options), Style(width=width))
             assert figure.get_size_inches()[1] <= TALLEST, (name, width)
 

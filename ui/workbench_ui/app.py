@@ -78,7 +78,10 @@ def _stale(index: Index) -> None:
 
 def _keys(page: str) -> str:
     """The keyboard map of a page."""
-    keys = {"latent": (("J", "next"), ("K", "previous"), ("P", "pin"), ("E", "export")), "export": (("E", "download"),)}
+    keys = {
+        "latent": (("J", "next"), ("K", "previous"), ("P", "pin"), ("L", "into the last list"), ("E", "export")),
+        "export": (("E", "download"),),
+    }
     return "".join(f"<span><kbd>{key}</kbd> {does}</span>" for key, does in keys.get(page, ()))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -42,29 +43,49 @@ EARLY_SCRIPTS = (
     "BidiComponent",
 )
 EARLY_FONTS = ("MaterialSymbols-Rounded", "SourceCodeVF-Upright")
+# What draws charts: five megabytes, which take the browser longer than all the rest of a page. A page with charts asks
+# for it at once; on the others it is read once they rest, so that it is there when the reader goes on to such a page.
+CHARTS = ("PlotlyChart",)
+WITH_CHARTS = frozenset(f"/{stem}" for stem in ("mppc", "training", "induction", "states", "map", "results"))
+AHEAD = """addEventListener('load', () => {
+  let quiet = 0
+  const look = setInterval(() => {
+    const busy = !document.querySelector('.wb-foot') || document.querySelector('[data-test-script-state=running]')
+    quiet = busy ? 0 : quiet + 1
+    if (quiet < 4) return
+    clearInterval(look)
+    NAMES.forEach((name) => import(`/static/js/${name}`).catch(() => {}))
+  }, 250)
+})"""
 _IMPORT = re.compile(r"""(?:from|import)\s*["']\./([\w.-]+\.js)["']""")
 
 
 @cache
-def start_page() -> bytes:
-    """Streamlit's start page under the program's own title, told where its server is and what it will need."""
+def start_page(charts: bool = False) -> bytes:
+    """Streamlit's start page under the program's own title, told where its server is and what it will need, at once or
+    later; of a page with ``charts`` what draws them is needed at once.
+    """
     static = Path(st.__file__).parent / "static"
     page = (static / "index.html").read_text(encoding="utf-8")
     page = page.replace("<title>Streamlit</title>", "<title>Interpretability Workbench</title>")
     early = "".join(
-        f"    {link}\n" for link in early_links(static) if link.split('href="')[1].split('"')[0] not in page
+        f"    {link}\n" for link in early_links(static, charts) if link.split('href="')[1].split('"')[0] not in page
     )
     page = page.replace("</head>", f"{early}  </head>", 1)
-    return page.replace("<head>", f"<head>\n    <script>{ROOT}</script>", 1).encode()
+    names = [path.name for name in CHARTS for path in sorted((static / "static" / "js").glob(f"{name}.*.js"))]
+    scripts = f"<script>{ROOT}</script>\n    <script>{AHEAD.replace('NAMES', json.dumps(names))}</script>"
+    return page.replace("<head>", f"<head>\n    {scripts}", 1).encode()
 
 
-def early_links(static: Path) -> list[str]:
-    """Links that make the browser ask for :data:`EARLY_SCRIPTS`, all they import, and :data:`EARLY_FONTS`, after what
-    Streamlit's start page itself names; a name that this Streamlit does not have is left out.
+def early_links(static: Path, charts: bool = False) -> list[str]:
+    """Links that make the browser ask for :data:`EARLY_SCRIPTS` (and :data:`CHARTS`), all they import, and
+    :data:`EARLY_FONTS`, after what Streamlit's start page itself names; a name that this Streamlit does not have is
+    left out.
     """
     js, media = static / "static" / "js", static / "static" / "media"
     found: dict[str, None] = {}
-    waiting = [path.name for name in EARLY_SCRIPTS for path in sorted(js.glob(f"{name}.*.js"))]
+    wanted = (*EARLY_SCRIPTS, *(CHARTS if charts else ()))
+    waiting = [path.name for name in wanted for path in sorted(js.glob(f"{name}.*.js"))]
     while waiting:
         name = waiting.pop(0)
         if name not in found and (js / name).is_file():
@@ -154,7 +175,7 @@ def _own_answer(scope: Scope) -> Response | None:
     if scope["method"] not in ("GET", "HEAD") or path.startswith(STREAMLIT) or "." in path.rpartition("/")[2]:
         return None
     if path in PATHS:
-        return Response(start_page(), media_type="text/html", headers={"cache-control": "no-cache"})
+        return Response(start_page(path in WITH_CHARTS), media_type="text/html", headers={"cache-control": "no-cache"})
     if path.rstrip("/") in PATHS:
         query = scope.get("query_string", b"").decode("latin-1")
         return RedirectResponse(f"{path.rstrip('/')}?{query}" if query else path.rstrip("/"))

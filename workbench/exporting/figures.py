@@ -47,6 +47,7 @@ MODULES = [
         )
     ),
     "workbench.exporting.documents.kinds",
+    "workbench.analysis.evaluation.reading_figures",
     "workbench.claims.curves",
     "workbench.claims.figures",
 ]
@@ -151,7 +152,10 @@ Build = Callable[[Workspace, Any, Any], Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A registered figure or document: which kind of result it shows, its options, and the function."""
+    """A registered figure or document: which kind of result it shows, its options, and the function.
+
+    One that is ``live`` runs the language model; all others read what is on disk.
+    """
 
     name: str
     source: str  # a kind of the workspace
@@ -160,13 +164,20 @@ class Kind:
     title: str
     many: bool = False  # may show several results at once: without a source its function is given None
     document: bool = False
+    live: bool = False
 
 
 _KINDS: dict[str, Kind] = {}
 
 
 def figure(
-    name: str, *, source: str, options: type[StrictConfig], many: bool = False, document: bool = False
+    name: str,
+    *,
+    source: str,
+    options: type[StrictConfig],
+    many: bool = False,
+    document: bool = False,
+    live: bool = False,
 ) -> Callable[[Build], Build]:
     """Register a function ``(workspace, item, options) -> FigureData`` (or ``DocumentData``) of results of kind
     ``source``.
@@ -174,7 +185,7 @@ def figure(
 
     def add(build: Build) -> Build:
         title = (build.__doc__ or name).strip().splitlines()[0].rstrip(".")
-        _KINDS[name] = Kind(name, source, options, build, title, many, document)
+        _KINDS[name] = Kind(name, source, options, build, title, many, document, live)
         return build
 
     return add

@@ -57,7 +57,10 @@ def _face(family: str) -> Any:
 
 
 @contextmanager
-def _settings(style: Style) -> Iterator[None]:
+def settings(style: Style) -> Iterator[None]:
+    """matplotlib's own defaults with ``style`` and nothing of the user's, for whatever is drawn inside; one thread at a
+    time.
+    """
     import matplotlib as mpl
 
     with _LOCK, mpl.rc_context():
@@ -88,7 +91,7 @@ def _settings(style: Style) -> Iterator[None]:
 
 def render(data: FigureData, style: Style, *, formats: Sequence[str] = FORMATS, stamp: str = "") -> dict[str, bytes]:
     """The figure in each format: ``{"pdf": bytes, …}``. ``stamp`` (one line) goes into the files' metadata."""
-    with _settings(style):
+    with settings(style):
         figure = draw(data, style)
         out = {}
         for name in formats:

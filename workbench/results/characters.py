@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 _BYTES = re.compile(r"(?:<[0-9A-F]{2}>)+")
+_NEXT = re.compile(r"(?:<[0-9A-F]{2}>)+$")
 
 
 def whole_characters(tokens: Sequence[str]) -> list[str]:
@@ -40,6 +41,41 @@ def whole_characters(tokens: Sequence[str]) -> list[str]:
 def joined(tokens: Sequence[str]) -> str:
     """The tokens as one text, without a seam."""
     return _BYTES.sub(_decoded, "".join(tokens))
+
+
+def cells_of(tokens: Sequence[str], text: str) -> list[tuple[str, list[int]]]:
+    """The displayed tokens of ``text`` as one sees it: (what stands there, indices), those together that make one
+    character only together. Where the pieces do not add up to the text (a tokenizer that changes it), every token
+    stays by itself.
+    """
+    out: list[tuple[str, list[int]]] = []
+    open_: list[int] = []  # tokens of a character that is not complete yet
+    rest = text
+
+    def close(whole: str) -> None:
+        out.extend([(whole, list(open_))] if whole else [(tokens[k], [k]) for k in open_])
+        open_.clear()
+
+    for t, token in enumerate(tokens):
+        if not rest.startswith(token) and ("\ufffd" in token or _BYTES.fullmatch(token)):
+            open_.append(t)
+            continue
+        done = token if rest.startswith(token) else _NEXT.sub("", token)  # without what begins the next character
+        here = bool(done) and rest.startswith(done)
+        if open_ and "\ufffd" in tokens[open_[0]]:  # what a decoder puts in place of bytes: it is what stands before
+            until = rest.find(done)
+            close(rest[: max(0, until)])
+            rest = rest[max(0, until) :]
+            here = bool(done) and rest.startswith(done)
+        if open_ and here and not done.isascii():  # bytes were shown, and the character stands with its last token
+            open_.append(t)
+            close(done)
+        else:
+            close("")
+            out.append((done if here else token, [t]))
+        rest = rest.removeprefix(done) if here else rest
+    close(rest if open_ and "\ufffd" in tokens[open_[0]] else "")
+    return out
 
 
 def _decoded(run: re.Match[str]) -> str:

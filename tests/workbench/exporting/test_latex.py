@@ -71,7 +71,7 @@ def tables_of(ws: Workspace) -> dict[str, str]:
     """The table of every figure of every result that the workspace can show."""
     out = {}
     for name, kind in figure_kinds().items():
-        for item in [] if kind.document else ws.items(kind.source):
+        for item in [] if kind.document or kind.live else ws.items(kind.source):
             if (name, item.id) == ("circuit_taps", "mini-pythia.induction"):  # a Transformer has no convolution
                 continue
             options = {"dictionary": "mini-pythia.L2R-8x", "latent": 1} if name == "pair" else {}
@@ -91,7 +91,7 @@ def test_tables_of_every_figure_compile_and_fit(tmp_path: Path) -> None:
     synthetic_results.add_all(ws, vocab=synthetic.vocabulary(hostile=True), text="_&%$ 👩\u200d🔬 NaN \\frac{a")
     tables = tables_of(ws)
     shown = {name.split()[0] for name in tables}
-    assert shown >= {n for n, k in figure_kinds().items() if not k.document} - {
+    assert shown >= {n for n, k in figure_kinds().items() if not (k.document or k.live)} - {
         "mppc_chance",
         "mppc_depth",
         "evolution_attribution",

@@ -10,7 +10,7 @@ from tests.workbench.fakes import FakeDictionary, FakeStore
 from workbench.analysis.latents.records_build import build_records
 from workbench.corpus.shown import shown_token, shown_tokens
 from workbench.provenance import write_manifest
-from workbench.results.characters import joined, whole_characters
+from workbench.results.characters import cells_of, joined, whole_characters
 from workbench.results.records import LatentRecords
 
 TEXT = "Über 中文 and 🎉 ★ ñ"
@@ -59,3 +59,17 @@ def test_contexts_and_snippets_of_records_are_text(tmp_path):
     whole = [c for c in found if [47, 48, 49] in [c.ids[i : i + 3] for i in range(len(c.ids))]]
     assert whole and all("日" in c.tokens and len(c.tokens) == len(c.ids) for c in whole)
     assert any("日" in s for s in records.snippets(3, 8, 4))
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece], ids=["byte-level", "byte fallback"])
+def test_tokens_of_a_text_become_the_cells_one_sees(make):
+    tokenizer = make()
+    shown = shown_tokens(tokenizer, tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    found = cells_of(shown, TEXT)
+    assert [i for _, places in found for i in places] == list(range(len(shown)))
+    assert not any(word.startswith("<") for word, _ in found) and any(len(places) > 1 for _, places in found)
+    if make is byte_level:
+        assert "".join(word for word, _ in found) == TEXT
+    literal = "<E4> and <E4>"
+    assert cells_of(["<E4>", " and ", "<E4>"], literal) == [("<E4>", [0]), (" and ", [1]), ("<E4>", [2])]
+    assert cells_of(["<E4>", "x"], "x") == [("<E4>", [0]), ("x", [1])]  # bytes that make up nothing stay as they are

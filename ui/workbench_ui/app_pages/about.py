@@ -17,6 +17,7 @@ KEYS = (
     ("J", "next latent"),
     ("K", "previous latent"),
     ("P", "pin the latent, or unpin it"),
+    ("L", "put the latent into the list used last"),
     ("E", "export; on the export page: download"),
 )
 

@@ -22,6 +22,7 @@ from workbench_ui.kit.documents import contents, selection_form, share_buttons, 
 from workbench_ui.kit.figures import axes_line, table
 from workbench_ui.kit.index import Entry
 from workbench_ui.views.options import form
+from workbench_ui.views.thumbnails import gallery
 
 
 @st.fragment(key="export_body")
@@ -41,6 +42,13 @@ def body() -> None:
             panels.not_computed(
                 "Anything to export", "workbench demo", "Figures are drawn from the results of this workspace."
             )
+            return
+        views = ["one figure", "all figures"]
+        view = st.segmented_control(
+            "View", views, required=True, label_visibility="collapsed", **state.tie_choice("view", views, views[0])
+        )
+        if view == views[1]:
+            gallery(list(usable.values()))
             return
         kind, source = choose(usable)
         if kind.document:

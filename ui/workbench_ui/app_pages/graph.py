@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import streamlit as st
 
@@ -29,7 +30,7 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose
 from workbench_ui.kit.index import Dictionary, Entry
 from workbench_ui.views import graph_making, graph_parts, graph_touch
-from workbench_ui.views.graph_drawing import Drawing, drawing, svg
+from workbench_ui.views.graph_drawing import Drawing, drawing, pdf, svg
 from workbench_ui.views.graphs import GraphFile, GraphNode, describe, dictionary_of, neighbours_of, open_graph
 
 
@@ -358,21 +359,22 @@ def downloads(entry: Entry, labels: GraphLabels | None, picture: Drawing, n_link
             json.dumps(with_labels(read_json(path), labels, entry.version), indent=2, ensure_ascii=False) + "\n"
         ).encode()
 
-    def drawn() -> bytes:
+    def drawn(how: Callable[[Drawing, int, str, str], bytes]) -> bytes:
         made = f"graphs/{entry.id}@{entry.version}"
-        return svg(picture, n_links, f"Attribution graph of “{visible(str(entry.metadata.get('prompt') or ''))}”", made)
+        return how(picture, n_links, f"Attribution graph of “{visible(str(entry.metadata.get('prompt') or ''))}”", made)
 
     with st.container(horizontal=True, gap="small"):
-        st.download_button(
-            "Figure as SVG",
-            drawn,
-            file_name=f"{entry.id}.svg",
-            mime="image/svg+xml",
-            icon=":material/download:",
-            on_click="ignore",
-            key="gr_svg",
-            help="What is drawn above, as vectors on white, with its legend",
-        )
+        for name, how, mime in (("SVG", svg, "image/svg+xml"), ("PDF", pdf, "application/pdf")):
+            st.download_button(
+                f"Figure as {name}",
+                partial(drawn, how),
+                file_name=f"{entry.id}.{name.lower()}",
+                mime=mime,
+                icon=":material/download:",
+                on_click="ignore",
+                key=f"gr_{name.lower()}",
+                help="What is drawn above, as vectors on white, with its legend",
+            )
         st.download_button(
             "Graph as JSON",
             content,

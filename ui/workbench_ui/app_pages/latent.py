@@ -12,6 +12,7 @@ from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, WINDOWS, contexts_html, label_line, neighbours_html, stats_strip
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, number, strip
+from workbench.results.characters import cells_of
 from workbench.results.records import LatentRecords
 from workbench_ui.components.enhance import enhance, latent_link
 from workbench_ui.components.walk import walk
@@ -19,8 +20,8 @@ from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.context_bar import badges, browsable, context_bar
 from workbench_ui.kit.documents import share_buttons
 from workbench_ui.kit.index import Dictionary
-from workbench_ui.kit.listing import add_button
-from workbench_ui.kit.probing import characters, run_probe
+from workbench_ui.kit.listing import add_button, again_button
+from workbench_ui.kit.probing import run_probe
 from workbench_ui.kit.thread import bar, last_of, pin_button, remember
 from workbench_ui.views.evidence import evidence
 from workbench_ui.views.latent_table import Query, of_address, select_of
@@ -134,6 +135,7 @@ def actions(d: Dictionary, latent: int) -> None:
     with st.container(horizontal=True, gap="small"):
         pin_button(d, latent)
         add_button("Add to list", 1, lambda: [(d, latent)], what=f"Latent {latent:,}")
+        again_button(lambda: [(d, latent)], what=f"Latent {latent:,}")
         if d.entry is not None and st.button(
             "Steer with it",
             icon=":material/edit_note:",
@@ -218,7 +220,7 @@ def own_text(d: Dictionary, latent: int, vmax: float) -> None:
     found = run_probe(d, str(text)).probe
     acts = found.activations(latent)
     top = max(acts, default=0.0)
-    cells = characters(found.tokens, str(text))
+    cells = cells_of(found.tokens, str(text))
     merged = [max(acts[t] for t in places) for _, places in cells]
     row = strip([w for w, _ in cells], merged, max(vmax, top), peak=merged.index(top) if top > 0 else None)
     share = f" · {100 * top / vmax:.0f} % of its largest" if vmax and top > 0 else ""

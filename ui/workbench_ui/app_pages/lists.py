@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -106,7 +107,7 @@ def show(id: str, chosen: LatentList) -> None:
                 "no.": j,
                 "open": False,
                 "dictionary": visible(x.dictionary),
-                "latent": x.latent,
+                "latent": _address(x, d),
                 "fires on": words.get((x.dictionary, x.latent), "") if d is not None and d.version == x.version else "",
                 "note": visible(x.note),
                 "data": now,
@@ -135,7 +136,10 @@ def show(id: str, chosen: LatentList) -> None:
                 "no.": st.column_config.NumberColumn(
                     "no.", format="%d", width=56, help="Type another number to move the latent there"
                 ),
-                "open": st.column_config.CheckboxColumn("open", width=60, help="Tick to open the latent"),
+                "open": st.column_config.CheckboxColumn("open", width=60, help="Tick to open the latent here"),
+                "latent": st.column_config.LinkColumn(
+                    "latent", display_text=r"[?&]i=(\d+)", width=80, help="Its number; a click opens it in a new tab"
+                ),
                 "fires on": st.column_config.TextColumn(
                     "fires on", width=210, help="Its label, else the token on which it fires most"
                 ),
@@ -167,6 +171,11 @@ def show(id: str, chosen: LatentList) -> None:
         with st.popover("Delete", icon=":material/delete:"):
             st.caption("Removes the file from the workspace.")
             st.button("Delete this list", on_click=_delete, args=(id,), key="li_delete")
+
+
+def _address(x: ListItem, d: Dictionary | None) -> str:
+    """The page of a latent; of one whose dictionary is gone, the page that says so."""
+    return "/latent?" + urlencode(state.link(d, i=x.latent) if d is not None else {"d": x.dictionary, "i": x.latent})
 
 
 def _fires_on(chosen: LatentList) -> dict[tuple[str, int], str]:

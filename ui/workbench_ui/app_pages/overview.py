@@ -129,7 +129,7 @@ def search(index: Index) -> None:
             div(
                 "wb-ways",
                 page_link("latents", "I know SAEs: the table →"),
-                page_link("export", "I need a figure: the gallery →"),
+                page_link("export", "I need a figure: the gallery →", {"view": "all figures"}),
             )
         )
     if (text or "").strip():

@@ -11,11 +11,13 @@ import streamlit as st
 from sae.errors import UserError
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import cell, chip, escape, level, number, strip, visible
+from workbench.results.characters import cells_of
 from workbench_ui.components.enhance import enhance, latent_link, put_link
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.context_bar import badges, context_bar
+from workbench_ui.kit.export import export_button
 from workbench_ui.kit.index import Dictionary
-from workbench_ui.kit.probing import Probed, characters, run_probe, run_push, usual
+from workbench_ui.kit.probing import Probed, run_probe, run_push, usual
 from workbench_ui.kit.thread import last_of, remember, words_of
 from workbench_ui.views import continuing, dosing
 
@@ -137,7 +139,7 @@ def tokens_row(d: Dictionary, text: str) -> int | None:
             found = run_probe(d, text)
         except UserError:
             return None  # the dictionary's own panel says why, once
-        cells = characters(found.probe.tokens, text)
+        cells = cells_of(found.probe.tokens, text)
         at = state.get_int("at", 0, len(cells) - 1)
         links = []
         for j, (word, _) in enumerate(cells):
@@ -171,27 +173,34 @@ def side(d: Dictionary, text: str, tag: str, breaks: bool, at: int | None) -> No
         st.html(token_table(d, found, text, at, here))
     else:
         st.html(strongest(d, found, text, asked, breaks))
+    options = {"text": text} | ({} if at is None else {"token": at})
+    export_button(
+        "text_latents",
+        f"dictionaries/{d.id}",
+        options,
+        key=f"pr_export_{tag}",
+        label="Export what fires",
+        type="tertiary",
+    )
     if steering(d, found, text, tag, here[0][0] if here else asked) is None:
         st.html(next_token(found))
 
 
 def on_token(d: Dictionary, found: Probed, text: str, at: int) -> list[tuple[int, float, float | None]]:
     """(latent, activation, share of its maximum) of what fires on a token, the largest share first."""
-    cells = characters(found.probe.tokens, text)
+    from workbench.analysis.evaluation.probe import by_share, fires_on
+
+    cells = cells_of(found.probe.tokens, text)
     if at >= len(cells):
         return []
-    best: dict[int, float] = {}
-    for t in cells[at][1]:
-        for latent, value in zip(found.probe.indices[t].tolist(), found.probe.values[t].tolist(), strict=True):
-            if value > best.get(latent, 0.0):
-                best[latent] = value
-    rows = [(i, v, v / usual(d, i).maximum if usual(d, i).maximum > 0 else None) for i, v in best.items()]
-    return sorted(rows, key=lambda x: (-(x[2] or 0.0), -x[1]))
+    scale = {i: usual(d, i).maximum for i, _ in fires_on(found.probe, cells[at][1])}
+    rows = by_share(fires_on(found.probe, cells[at][1]), scale.__getitem__)
+    return [(i, v, v / scale[i] if scale[i] > 0 else None) for i, v in rows]
 
 
 def token_table(d: Dictionary, found: Probed, text: str, at: int, here: list[tuple[int, float, float | None]]) -> str:
     """What fires on one token: latent, label, activation, share of its largest activation anywhere."""
-    cells = characters(found.probe.tokens, text)
+    cells = cells_of(found.probe.tokens, text)
     word = chip(cells[at][0]) if at < len(cells) else "–"
     title = div("g", f"On {word}", span("", f"{len(here)} latents fire here, largest share of their maximum first"))
     if not here:
@@ -216,17 +225,19 @@ def token_table(d: Dictionary, found: Probed, text: str, at: int, here: list[tup
 
 def strongest(d: Dictionary, found: Probed, text: str, asked: int | None, breaks: bool) -> str:
     """The latent one came with, then the strongest by the share of their own maximum, each with its strip."""
-    every = found.probe.latents(10_000)
-    scale = {i: usual(d, i).maximum for i, _, _ in every}
-    latents = sorted(every, key=lambda x: -(x[1] / scale[x[0]] if scale[x[0]] > 0 else x[1]))[:SHOWN]
+    from workbench.analysis.evaluation.probe import by_share, fires_on
+
+    every = fires_on(found.probe, range(len(found.probe.tokens)))
+    scale = {i: usual(d, i).maximum for i, _ in every}
+    latents = by_share(every, scale.__getitem__)[:SHOWN]
     rows = []
-    if asked is not None and asked not in {latent for latent, _, _ in latents}:
+    if asked is not None and asked not in {latent for latent, _ in latents}:
         top = max(found.probe.activations(asked), default=0.0)
         rows += [div("g", "The latent you came with"), _strip(d, found, text, asked, top, breaks)]
     by = "by share of their own maximum" if any(scale.values()) else "by activation"
     about = f"{len(latents)} of {len(every)} that fire, {by} · n = {len(found.probe.tokens)} tokens"
     rows.append(div("g", "Strongest latents", span("", about)))
-    rows += [_strip(d, found, text, latent, value, breaks) for latent, value, _ in latents]
+    rows += [_strip(d, found, text, latent, value, breaks) for latent, value in latents]
     if not latents:
         return div("wb-panel info", "No latent fires on this text.")
     return div("wb-ctxs", *rows)
@@ -239,7 +250,7 @@ def _strip(d: Dictionary, found: Probed, text: str, latent: int, value: float, b
     name = latent_link(d, latent) if d.records else f"#{latent}"
     told = words_of(d, latent, 40)
     acts = found.probe.activations(latent)
-    cells = characters(found.probe.tokens, text)
+    cells = cells_of(found.probe.tokens, text)
     merged = [max(acts[t] for t in places) for _, places in cells]
     where = merged.index(max(merged)) if value > 0 and merged else None
     shown = strip([word for word, _ in cells], merged, vmax, peak=where, breaks=breaks)
@@ -317,6 +328,14 @@ def steering(d: Dictionary, found: Probed, text: str, tag: str, asked: int | Non
             rows,
             numeric=frozenset({1, 2, 3}),
         )
+    )
+    export_button(
+        "steered_next_token",
+        f"dictionaries/{d.id}",
+        {"text": text, "latent": latent, "factor": factor},
+        key=f"pr_steered_{tag}",
+        label="Export the change",
+        type="tertiary",
     )
     return latent
 

@@ -49,36 +49,47 @@ def chart(
     except MissingError as e:
         panels.note(escape(str(e)), "missing")
         return None
-    event = None
+    event, asked = None, _asked(figure, entry, options or {})
     if later:
-        _later(key, made, height)
+        _later(key, asked, made, height)
     else:
-        event = _pictures(key, made, height, brush=brush)
+        event = _pictures(key, asked, made, height, brush=brush)
     below(key, made, figure=figure, source=f"{entry.kind}/{entry.id}", options=options)
     return event
 
 
-def _pictures(key: str, made: FigureData, height: int, *, brush: bool = False) -> Any:
+Asked = tuple[str, str, str, str, str]  # workspace, result, its data version, figure, options
+
+
+def _pictures(key: str, asked: Asked, made: FigureData, height: int, *, brush: bool = False) -> Any:
     """Every panel as Plotly's figure; the event of the one that can be brushed."""
     alt, event = made.alt or made.caption, None
-    for j, panel in enumerate(made.panels):
-        one = len(made.panels) == 1
-        picture = plot(replace(panel, title="") if one else panel, height=height)
+    for j in range(len(made.panels)):
         what: dict[str, Any] = {"key": f"{key}_fig{j or ''}", "config": CONFIG, "alt": alt}
         if brush and j == 0:
-            picture.update_layout(dragmode="select", selectdirection="h")
+            picture = _picture(*asked, j, height, brush=True)
             event = st.plotly_chart(picture, on_select="rerun", selection_mode="box", **what)
         else:
-            st.plotly_chart(picture, **what)
+            st.plotly_chart(_picture(*asked, j, height), **what)
     return event
 
 
+@st.cache_resource(show_spinner=False, max_entries=200)
+def _picture(
+    root: str, source: str, version: str, figure: str, options: str, j: int, height: int, brush: bool = False
+) -> Any:
+    """One panel as Plotly's figure, kept for all sessions; not to be changed."""
+    made = _built(root, source, version, figure, options)
+    picture = plot(replace(made.panels[j], title="") if len(made.panels) == 1 else made.panels[j], height=height)
+    return picture.update_layout(dragmode="select", selectdirection="h") if brush else picture
+
+
 @st.fragment
-def _later(key: str, made: FigureData, height: int) -> None:
+def _later(key: str, asked: Asked, made: FigureData, height: int) -> None:
     """The same, once the reader comes near."""
     with panels.guarded("The figure"):
         if is_near(key, height * len(made.panels)):
-            _pictures(key, made, height)
+            _pictures(key, asked, made, height)
 
 
 def drawn(figure: str, entry: Entry, options: dict[str, Any]) -> FigureData:
@@ -87,13 +98,13 @@ def drawn(figure: str, entry: Entry, options: dict[str, Any]) -> FigureData:
     Raises:
         UserError: its numbers do not exist or cannot be read.
     """
-    return _built(
-        str(data.workspace_folder()),
-        f"{entry.kind}/{entry.id}",
-        entry.version,
-        figure,
-        json.dumps(options, sort_keys=True),
-    )
+    return _built(*_asked(figure, entry, options))
+
+
+def _asked(figure: str, entry: Entry, options: dict[str, Any]) -> Asked:
+    """What names a figure of a result, for caches."""
+    said = json.dumps(options, sort_keys=True)
+    return str(data.workspace_folder()), f"{entry.kind}/{entry.id}", entry.version, figure, said
 
 
 @st.cache_resource(show_spinner=False, max_entries=200)

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from sae.errors import MissingError, UserError
-from workbench.markup.tokens import escape, markdown, visible
+from workbench.markup.tokens import clip, escape, markdown, visible
 from workbench.results.lists import MAX_ITEMS, LatentList, ListItem, read_lists, save_list
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.index import Dictionary
@@ -53,16 +53,48 @@ def add_button(label: str, n: int, latents: Latents, *, what: str = "", help: st
             panels.note(escape(refused), "warn")
 
 
+def again_button(latents: Latents, *, what: str) -> None:
+    """One click, or the key L: into the list that was used last in this session; nothing before one was."""
+    last = st.session_state.get("last_list")
+    known, _ = data.lists()
+    if last in known:
+        st.button(
+            f"Add to {markdown(clip(visible(known[last].name), 28))}",
+            icon=":material/bookmark_add:",
+            key="wb_list_again",
+            shortcut="L",
+            help="Into the list you used last, without a note",
+            on_click=_add_again,
+            args=(what, latents, last),
+        )
+
+
+def _add_again(what: str, latents: Latents, id: str) -> None:
+    try:
+        _put(what, latents, id, "")
+    except (UserError, OSError) as e:
+        st.toast(markdown(str(e)))
+
+
 def _add(what: str, latents: Latents) -> None:
     """Write the chosen latents into the chosen list, all in one file or none; the note is for these and is emptied."""
     choice, note = str(st.session_state.get("al_list") or ""), str(st.session_state.get("al_note") or "")
     try:
-        items = [ListItem(dictionary=d.id, latent=i, version=d.version, note=note[:2000]) for d, i in latents()]
-        id, chosen, there = add_items(choice, items)
+        _put(what, latents, choice, note)
     except (UserError, OSError) as e:
         st.session_state["al_refused"] = str(e)
         return
     st.session_state["al_note"] = ""
+
+
+def _put(what: str, latents: Latents, choice: str, note: str) -> None:
+    """Into the list of that id or name, said aloud; it is the one used last from now on.
+
+    Raises:
+        UserError, OSError: nothing is written.
+    """
+    items = [ListItem(dictionary=d.id, latent=i, version=d.version, note=note[:2000]) for d, i in latents()]
+    id, chosen, there = add_items(choice, items)
     st.session_state["last_list"] = id
     already = (
         ""

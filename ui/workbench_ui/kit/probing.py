@@ -55,35 +55,6 @@ def usual(d: Dictionary, latent: int) -> Usual:
     return Usual(float(row.get("max") or 0.0), peak if isinstance(peak, str) else None)
 
 
-def characters(tokens: list[str], text: str) -> list[tuple[str, list[int]]]:
-    """A text's tokens with those merged that make one character only together (bytes of an emoji): (text, indices).
-
-    Where the pieces do not add up to the text (a tokenizer that changes it), every token stays by itself.
-    """
-    out: list[tuple[str, list[int]]] = []
-    rest, t = text, 0
-    while t < len(tokens):
-        token = tokens[t]
-        if "\ufffd" not in token or rest.startswith(token):
-            out.append((token, [t]))
-            if rest.startswith(token):
-                rest = rest[len(token) :]
-            t += 1
-            continue
-        end = t
-        while end < len(tokens) and "\ufffd" in tokens[end]:
-            end += 1
-        until = rest.find(tokens[end]) if end < len(tokens) else len(rest)
-        whole = rest[:until] if until > 0 else ""
-        if not whole:
-            out += [(tokens[k], [k]) for k in range(t, end)]
-        else:
-            out.append((whole, list(range(t, end))))
-            rest = rest[until:]
-        t = end
-    return out
-
-
 def run_push(d: Dictionary, text: str, latent: int, amount: float) -> Steered:
     """The next-token distribution with one latent pushed."""
     from workbench.analysis.evaluation.probe import push

@@ -199,8 +199,22 @@ def _outputs(graph: GraphFile) -> bool:
 
 def curve(a: Dot, b: Dot) -> str:
     """The path of a link, from the upper edge of its source to the lower edge of its target."""
+    (x, y), (_, high), (_, low), (to, end) = bent(a, b)
+    return f"M{x} {y}C{x} {high:.1f} {to} {low:.1f} {to} {end}"
+
+
+def bent(a: Dot, b: Dot) -> list[tuple[float, float]]:
+    """The same path as the four points of a cubic Bézier curve."""
     bend = max(14.0, abs(a.y - b.y) / 2.4)
-    return f"M{a.x} {a.y - 5}C{a.x} {a.y - 5 - bend:.1f} {b.x} {b.y + 5 + bend:.1f} {b.x} {b.y + 5}"
+    return [(a.x, a.y - 5), (a.x, a.y - 5 - bend), (b.x, b.y + 5 + bend), (b.x, b.y + 5)]
+
+
+def links_line(found: Drawing, n_links: int) -> str:
+    """What the links of a file mean."""
+    return (
+        "links: solid blue raises, dashed orange lowers; thicker is stronger;"
+        f" {min(n_links, len(found.links)):,} of {len(found.links):,} drawn"
+    )
 
 
 def _mark(d: Dot) -> str:
@@ -250,8 +264,95 @@ def svg(found: Drawing, n_links: int, title: str, note: str) -> bytes:
             out.append(_mark(Dot("", kind, x + 4, bottom + 12, "", "", False)))
             out.append(f'<text x="{x + 14}" y="{bottom + 16}">{name}</text>')
             x += 32 + 6.4 * len(name)
-    out.append(
-        f'<text x="8" y="{bottom + 36}" fill="#566373">links: solid blue raises, dashed orange lowers; thicker is'
-        f" stronger; {min(n_links, len(found.links)):,} of {len(found.links):,} drawn</text></svg>"
-    )
+    out.append(f'<text x="8" y="{bottom + 36}" fill="#566373">{links_line(found, n_links)}</text></svg>')
     return "".join(out).encode()
+
+
+PIXEL = 72 / 96  # points of a file for paper
+
+
+def pdf(found: Drawing, n_links: int, title: str, note: str) -> bytes:
+    """The same as :func:`svg` in the format that LaTeX includes: vectors, embedded type, the same bytes every time."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
+    from matplotlib.path import Path
+
+    from workbench.exporting.render import settings
+    from workbench.exporting.render import visible as printable
+    from workbench.exporting.spec import Style
+
+    high = found.height + 44
+    ink, soft = "#18212b", "#566373"
+    with settings(Style()):
+        figure = Figure(figsize=(found.width / 96, high / 96))
+        FigureCanvasAgg(figure)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set_xlim(0, found.width)
+        ax.set_ylim(high, 0)
+        ax.set_axis_off()
+
+        def write(x: float, y: float, text: str, colour: str = ink, family: str = "DejaVu Sans") -> None:
+            ax.text(
+                x,
+                y,
+                printable(text, family),
+                fontsize=(11 if family == "DejaVu Sans" else 10.5) * PIXEL,
+                family=family,
+                color=colour,
+                va="baseline",
+                parse_math=False,
+            )
+
+        def mark(d: Dot) -> None:
+            edge = {"edgecolor": ink if d.pinned else "none", "linewidth": 2 * PIXEL, "facecolor": COLOURS[d.kind]}
+            x, y = d.x, d.y
+            corners = {
+                "embedding": [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
+                "error": [(0, -6), (6, 0), (0, 6), (-6, 0)],
+                "logit": [(0, -6), (6, 5), (-6, 5)],
+            }.get(d.kind)
+            if d.kind == "group":
+                box = "round,pad=0,rounding_size=4"
+                ax.add_patch(FancyBboxPatch((x - 6, y - 5), 12, 10, boxstyle=box, zorder=3, **edge))
+            elif corners is not None:
+                ax.add_patch(Polygon([(x + a, y + b) for a, b in corners], zorder=3, **edge))
+            else:
+                ax.add_patch(PathPatch(Path.circle((x, y), 5), zorder=3, **edge))
+
+        for y, name in found.rows:
+            ax.plot([0, found.width], [y, y], color="#e2e6ea", linewidth=PIXEL, zorder=1)
+            write(4, y - 6, name, soft)
+        strongest = max((abs(w) for _, _, w in found.links), default=1.0) or 1.0
+        moves = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
+        for s, t, w in reversed(found.links[:n_links]):
+            ax.add_patch(
+                PathPatch(
+                    Path(bent(found.dots[s], found.dots[t]), moves),
+                    facecolor="none",
+                    edgecolor="#0072b2" if w > 0 else "#b34700",
+                    alpha=0.5,
+                    linewidth=(0.5 + 3 * abs(w) / strongest) * PIXEL,
+                    linestyle="-" if w > 0 else (0, (5, 3)),
+                    zorder=2,
+                )
+            )
+        for d in found.dots:
+            mark(d)
+            if d.name:
+                write(d.x + 10, d.y + 4, d.name)
+        for x, token in found.columns:
+            write(x + 2, found.height - 6, token, family="DejaVu Sans Mono")
+        x = 8.0
+        for kind, name in LEGEND:
+            if kind in {d.kind for d in found.dots}:
+                mark(Dot("", kind, x + 4, found.height + 12, "", "", False))
+                write(x + 14, found.height + 16, name)
+                x += 32 + 6.4 * len(name)
+        write(8, found.height + 36, links_line(found, n_links), soft)
+        sink = io.BytesIO()
+        about = {"CreationDate": None, "ModDate": None, "Title": title, "Keywords": note}
+        figure.savefig(sink, format="pdf", metadata=about)
+    return sink.getvalue()

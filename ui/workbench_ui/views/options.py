@@ -86,6 +86,9 @@ def _widget(name: str, field: FieldInfo, key: str, default: Any) -> Any:
         )
         parts = [p.strip() for p in (text or "").split(",") if p.strip()]
         return [int(p) for p in parts if p.isdecimal() and len(p) < 10] if number else parts
+    longest = next((m.max_length for m in field.metadata if getattr(m, "max_length", None) is not None), 200)
+    if kind is str and longest > 400:  # a text with lines
+        return st.text_area(label, value=str(default or ""), key=key, max_chars=longest, height=96, width=460)
     if kind is str:
         return st.text_input(label, value=str(default or ""), key=key, max_chars=200, width=220)
     return default

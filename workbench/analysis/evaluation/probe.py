@@ -7,6 +7,7 @@ one latent on every position of the error-preserving splice, so nothing but that
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,23 @@ class Probe:
     def activations(self, latent: int) -> list[float]:
         """The latent's activation on every token."""
         return np.where(self.indices == latent, self.values, 0.0).max(1, initial=0.0).tolist()
+
+
+def fires_on(found: Probe, tokens: Iterable[int]) -> list[tuple[int, float]]:
+    """(latent, largest activation) of what fires on some tokens of a text."""
+    best: dict[int, float] = {}
+    for t in tokens:
+        for latent, value in zip(found.indices[t].tolist(), found.values[t].tolist(), strict=True):
+            if value > best.get(latent, 0.0):
+                best[latent] = value
+    return list(best.items())
+
+
+def by_share(latents: Iterable[tuple[int, float]], maximum: Callable[[int], float]) -> list[tuple[int, float]]:
+    """Latents with their activations, that nearest to its own ``maximum`` first; by activation where that is 0."""
+    known = [(latent, value, maximum(latent)) for latent, value in latents]
+    ranked = sorted(known, key=lambda x: (x[2] <= 0, -(x[1] / x[2] if x[2] > 0 else x[1]), -x[1]))
+    return [(latent, value) for latent, value, _ in ranked]
 
 
 @dataclass(frozen=True)

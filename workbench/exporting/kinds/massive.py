@@ -14,7 +14,6 @@ from sae.strict import StrictConfig
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
 from workbench.markup.tokens import visible
-from workbench.models.sites import parse_site
 from workbench.results.records import LatentRecords
 from workbench.workspace import Item, Workspace
 
@@ -120,6 +119,8 @@ def massive_sites(workspace: Workspace, item: Item) -> list[dict[str, Any]]:
     rows (``massive``), ``words`` (token id -> text), and explained variance as training measured it, with and without
     them.
     """
+    from workbench.models.sites import parse_site  # how models are loaded comes with it
+
     found: dict[str, dict[str, Any]] = {}
     for dictionary in workspace.items("dictionaries"):
         about, numbers = dictionary.manifest.metadata, dictionary.manifest.numbers

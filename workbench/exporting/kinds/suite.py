@@ -13,7 +13,6 @@ from sae.errors import MissingError
 from sae.strict import StrictConfig
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
-from workbench.models.sites import parse_site
 from workbench.workspace import Item, Workspace
 
 METRICS = {"ev": "explained variance", "l0": "L0 (latents per token)", "delta_ce": "delta LM loss (nats)"}
@@ -84,6 +83,8 @@ def suite_summary(workspace: Workspace, item: Item, options: SuiteOptions) -> Fi
 def _row(dictionary: Item, evaluation: Item) -> dict[str, Any]:
     """One dictionary's numbers with their intervals."""
     about, numbers = dictionary.manifest.metadata, evaluation.manifest.numbers
+    from workbench.models.sites import parse_site  # how models are loaded comes with it
+
     layer, kind = parse_site(str(about["site"]))
     size = dictionary.manifest.numbers
     row: dict[str, Any] = {"dictionary": dictionary.id, "model": str(about["source"]), "site": kind, "layer": layer}
