@@ -12,6 +12,7 @@ from workbench.markup.glossary import badge
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.results.circuits import CircuitResult
+from workbench_ui.components.near import when_near
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version, choose_of
 from workbench_ui.kit.figures import chart, drawn
@@ -39,8 +40,8 @@ def body() -> None:
             panels.not_computed("Circuits", "workbench circuits mini-pythia")
         else:
             both_sides(entries)
-    with panels.guarded("The substitutions"):
-        substitutions.section()
+    if data.index().of("substitutions"):
+        when_near("in_substitutions", 560, "The substitutions", substitutions.section)
 
 
 def both_sides(entries: list[Entry]) -> None:
@@ -146,13 +147,23 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
         options = {"metric": metric}
         scaled = {**options, "scale": largest} if largest else options
         chart(f"in_profile_{key}", "circuit_profile", entry, scaled, height=_height("circuit_profile", entry, options))
-        panels.heading("Its strongest row", "band: 95 % interval over prompts")
-        chart(f"in_curve_{key}", "circuit_curve", entry, options, height=250, later=True)
+        when_near(f"in_curve_{key}", 340, "The strongest row", lambda: strongest_row(entry, metric, key))
         if name != "Transformer":
-            panels.heading(NAMES["conv_profile"])
-            chart(f"in_taps_{key}", "circuit_taps", entry, options, height=220, later=True)
-        ranking(entry, result, metric, key)
-    prompts(result)
+            when_near(f"in_taps_{key}", 310, "The convolution", lambda: taps(entry, metric, key))
+        when_near(f"in_rank_{key}", 400, "The single effects", lambda: ranking(entry, result, metric, key))
+    when_near(f"in_prompts_{key}", 300, "The example prompts", lambda: prompts(result))
+
+
+def strongest_row(entry: Entry, metric: str, key: str) -> None:
+    """Effects of the row that holds the strongest one, offset by offset."""
+    panels.heading("Its strongest row", "band: 95 % interval over prompts")
+    chart(f"in_curve_{key}", "circuit_curve", entry, {"metric": metric}, height=250)
+
+
+def taps(entry: Entry, metric: str, key: str) -> None:
+    """Effects of the convolution's taps."""
+    panels.heading(NAMES["conv_profile"])
+    chart(f"in_taps_{key}", "circuit_taps", entry, {"metric": metric}, height=220)
 
 
 def ranking(entry: Entry, result: CircuitResult, metric: str, key: str) -> None:
@@ -171,7 +182,7 @@ def ranking(entry: Entry, result: CircuitResult, metric: str, key: str) -> None:
     )
     options: dict[str, Any] = {"metric": metric, "analysis": what}
     height = _height("circuit_effects", entry, options)
-    chart(f"in_rank_{key}", "circuit_effects", entry, options, height=height, later=True)
+    chart(f"in_rank_{key}", "circuit_effects", entry, options, height=height)
 
 
 def _height(figure: str, entry: Entry, options: dict[str, Any]) -> int:
@@ -182,11 +193,10 @@ def _height(figure: str, entry: Entry, options: dict[str, Any]) -> int:
 
 def prompts(result: CircuitResult) -> None:
     """Example prompts with their marks."""
-    with panels.guarded("The example prompts"):
-        found = result.prompts[:3]
-        if found:
-            panels.heading("Example prompts", "marked: where the analysis looks")
-            st.html("".join(prompt_html(p) for p in found))
+    found = result.prompts[:3]
+    if found:
+        panels.heading("Example prompts", "marked: where the analysis looks")
+        st.html("".join(prompt_html(p) for p in found))
 
 
 body()

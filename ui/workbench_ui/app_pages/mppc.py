@@ -13,6 +13,7 @@ from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape, visible
 from workbench.results.matches import TRAP, MatchRecords
 from workbench_ui.components.enhance import enhance, page_link
+from workbench_ui.components.near import when_near
 from workbench_ui.kit import data, panels, state
 from workbench_ui.kit.choose import check_version
 from workbench_ui.kit.figures import chart
@@ -49,14 +50,10 @@ def body() -> None:
             distributions(entry, m, direction)
         with right, panels.guarded("The layers"):
             layers(entry, m, direction)
-        with panels.guarded("The table of pairs"):
-            pairs(m, direction)
-        with panels.guarded("The transplants"):
-            transplants.section(m)
-        with panels.guarded("What the token leaves"):
-            given_token(entry, m, direction)
-        with panels.guarded("The baselines"):
-            baselines(m, direction)
+        when_near("mx_pairs", 800, "The table of pairs", lambda: pairs(m, direction))
+        when_near("mx_transplants", 560, "The transplants", lambda: transplants.section(m))
+        when_near("mx_token", 400, "What the token leaves", lambda: given_token(entry, m, direction))
+        when_near("mx_baselines", 300, "The baselines", lambda: baselines(m, direction))
 
 
 def choose_direction(m: MatchRecords) -> str:
@@ -229,7 +226,7 @@ def given_token(entry: Entry, m: MatchRecords, direction: str) -> None:
     if m.readings(direction).empty:
         return
     panels.heading("Given the token", "raw, same-token and token-conditional, for both models and every baseline")
-    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300, later=True)
+    chart("mx_given", "mppc_given_token", entry, {"direction": direction}, height=300)
 
 
 def baselines(m: MatchRecords, direction: str) -> None:

@@ -60,6 +60,6 @@ def section() -> None:
     )
     left, right = st.columns(2, gap="large")
     with left:
-        chart("su_wins", "substitution_wins", entry, {"measure": by}, height=320, later=True)
+        chart("su_wins", "substitution_wins", entry, {"measure": by}, height=320)
     with right:
-        chart("su_ranks", "substitution_ranks", entry, height=320, later=True)
+        chart("su_ranks", "substitution_ranks", entry, height=320)

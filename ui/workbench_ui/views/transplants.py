@@ -86,9 +86,9 @@ def section(m: MatchRecords) -> None:
     )
     left, right = st.columns([3, 2], gap="large")
     with left:
-        chart("tx_curve", "transplant_curve", entry, {"predictor": along}, height=320, later=True)
+        chart("tx_curve", "transplant_curve", entry, {"predictor": along}, height=320)
     with right:
-        chart("tx_arms", "transplant_arms", entry, height=320, later=True)
+        chart("tx_arms", "transplant_arms", entry, height=320)
     _pairs(entry, m)
 
 
