@@ -194,14 +194,15 @@ def anatomy(d: Dictionary, records: LatentRecords, latent: int) -> Shown:
             evidence(d, latent)
         with panels.guarded("The scores of its label"):
             scored(d, latent, labelled=isinstance(row.get("label"), str))
-        panels.heading("Neighbours", "decoder cosine, same dictionary")
-        with panels.guarded("The neighbours"):
-            near = neighbours_html(records, latent, lambda other: latent_link(d, other))
-            if near is None:
-                panels.not_computed("Neighbours", f"workbench features {d.id}")
-            else:
-                st.html(near)
-        provenance(d)
+        with st.container(key="wb_beside"):  # goes along while one reads the contexts
+            panels.heading("Neighbours", "decoder cosine, same dictionary")
+            with panels.guarded("The neighbours"):
+                near = neighbours_html(records, latent, lambda other: latent_link(d, other))
+                if near is None:
+                    panels.not_computed("Neighbours", f"workbench features {d.id}")
+                else:
+                    st.html(near)
+            provenance(d)
     return shown
 
 

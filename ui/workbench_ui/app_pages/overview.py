@@ -60,11 +60,14 @@ def opening(index: Index) -> str:
         here = (
             f"This workspace, <b>{escape(index.root.name)}</b>, holds {len(index.dictionaries)} of them for {models}."
         )
+    compared = bool(found["transformers"] and found["mambas"])
+    does = ["Transformers are compared with " + term("Mamba", "Mambas")] if compared else []
+    does += ["models are followed through their training"] if index.of("evolution") else []
+    shown = f"Here {' and '.join(does)}. " if does else ""
     return (
-        "And does another architecture learn the same? "
+        f"{'And does another architecture learn the same? ' if compared else ''}"
         f"A {term('dictionary')} splits a model's inner state into some thousand {term('latent', 'latents')}, each"
-        f" meant to stand for one thing. Here Transformers are compared with"
-        f" {term('Mamba', 'Mambas')} and followed through their training. {here}"
+        f" meant to stand for one thing. {shown}{here}"
     )
 
 
@@ -93,7 +96,8 @@ def cards(index: Index) -> None:
 def own_text(index: Index) -> None:
     """Card 5: a text of one's own, token by token in both models."""
     able = bool(index.of("dictionaries"))
-    st.html(card(5, "Your own text", div("d", "Click a word and see what fires there, in both models side by side.")))
+    beside = ", in both models side by side" if len(people(index)["models"]) > 1 else ""
+    st.html(card(5, "Your own text", div("d", f"Click a word and see what fires there{beside}.")))
     text = st.text_input(
         "Your own text",
         key="ov_text",

@@ -79,7 +79,7 @@ def heading(title: str, sub_html: str = "") -> None:
 
 def two_places(value: float | None) -> str:
     """A number of a statistic; a dash where it was not computed."""
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no minus before 0.00
 
 
 def interval_and_n(found: dict[str, Any]) -> str:

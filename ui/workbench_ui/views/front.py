@@ -13,6 +13,7 @@ import numpy as np
 import streamlit as st
 
 from sae.errors import UserError
+from workbench.config import bundled_recipe
 from workbench.markup.glossary import term
 from workbench.markup.tags import div, span
 from workbench.markup.tokens import escape
@@ -25,8 +26,10 @@ from workbench_ui.kit.thread import short, words_of
 from workbench_ui.views.evolving import open_evolution
 from workbench_ui.views.findings import open_claim
 from workbench_ui.views.latent_table import snippet
+from workbench_ui.views.missing import of_the_miniatures
 
 MOST = 24  # dictionaries that are looked through for the first card
+HALF = 0.5  # of the prompts right: below it, what pushes towards the answer is not what solves the task
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,14 @@ def being_born(index: Index) -> str:
             div("d", told),
             div("go", page_link("training", "play the training →", {"ev": e.id, "ls": latent})),
         )
-    return waits(3, title, "One dictionary over many snapshots of a model's training.", "workbench evolve mini-evolve")
+    models = list(dict.fromkeys(d.model for d in index.dictionaries.values()))
+    recipe = next((found for m in models if (found := bundled_recipe("evolve", m))), None)
+    if models and recipe is None:  # a bundled recipe of another model would tell nothing about these
+        names = " or ".join(escape(m) for m in models[:2])
+        needs = f"No training of {names} was followed yet. It needs a recipe over several snapshots of the model."
+        return card(3, title, div("d", needs))
+    about = "One dictionary over many snapshots of a model's training."
+    return waits(3, title, about, f"workbench evolve {recipe or 'mini-evolve'}")
 
 
 def _model(e: Entry) -> str:
@@ -197,6 +207,8 @@ def who_copies(index: Index) -> str:
         n, name = e.numbers, str(e.metadata.get("model") or e.id.rpartition(".")[0])
         right = (n.get("accuracy") or {}).get("value") if isinstance(n.get("accuracy"), dict) else None
         score = f" ({100 * right:.0f} % right answers)" if isinstance(right, int | float) else ""
+        if isinstance(right, int | float) and right < HALF:
+            score = f", which is not enough: {100 * right:.0f} % right answers"
         heads, write = n.get("induction_heads"), n.get("write_peak")
         if isinstance(heads, dict) and heads.get("effect"):
             who = ", ".join(f"layer {a} head {h}" for a, h in heads["effect"][:3])
@@ -222,6 +234,9 @@ def the_papers(index: Index) -> str:
     """Card 6."""
     title = "Do three papers’ findings hold?"
     entries = index.of("claims")
+    if not entries and index.dictionaries and not of_the_miniatures(index):
+        elsewhere = "They are measured on the small models that come with the program, in a workspace of their own."
+        return card(6, title, div("d", elsewhere))
     if not entries:
         return waits(
             6,

@@ -25,6 +25,11 @@ def verb_exists(verb: str) -> bool:
     return (Path(workbench.__file__).parent / "cli" / f"{verb}.py").is_file()
 
 
+def of_the_miniatures(index: Index) -> bool:
+    """Whether the dictionaries are of the models that come with the program."""
+    return any(d.model.startswith("mini-") for d in index.dictionaries.values())
+
+
 def gaps(index: Index) -> list[Gap]:
     """Everything missing, in the order in which it is made; only commands that exist."""
     dictionaries = list(index.dictionaries.values())
@@ -36,7 +41,7 @@ def gaps(index: Index) -> list[Gap]:
                 "workbench demo",
             )
         ]
-    own = any(d.model.startswith("mini-") for d in dictionaries)
+    own = of_the_miniatures(index)
     found = [
         (verb, what, why, arguments)
         for kind, verb, what, why, arguments in _analyses(index)
