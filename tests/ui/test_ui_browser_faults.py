@@ -188,9 +188,10 @@ def test_figures_below_the_fold_are_drawn_when_one_comes_near(visit: Visit) -> N
     first.wait_for()
     below = page.locator("[class*=st-key-mx_given_fig] .js-plotly-plot")
     assert below.count() == 0  # a Plotly figure costs the browser a tenth of a second, seen or not
-    place = page.get_by_role("heading", name="Given the token").first
-    place.scroll_into_view_if_needed()
+    assert page.get_by_role("heading", name="Given the token").count() == 0  # nor does its section cost anything yet
+    page.locator(".st-key-mx_token_near").scroll_into_view_if_needed()
     below.first.wait_for()
+    assert page.get_by_role("heading", name="Given the token").count() == 1
     visit.settle()
     page.get_by_text("mini-mamba → mini-pythia", exact=True).first.click()  # another direction: it stays drawn
     page.wait_for_url(re.compile("way=ba"))
