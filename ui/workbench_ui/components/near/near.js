@@ -5,7 +5,9 @@ export default function (component) {
   // said at once; so they stand in line, and the first says it again until it has been drawn, that is, until it is gone.
   const { parentElement, setTriggerValue } = component
   const line = (window.__workbenchNear ||= [])
-  const me = { timer: 0, say: () => { setTriggerValue('near', true); me.timer = setTimeout(me.say, 3000) } }
+  const busy = () => document.querySelector('[data-test-script-state=running]')
+  const me = { timer: 0, say: () => { setTriggerValue('near', true); me.wait() } }
+  me.wait = () => { me.timer = setTimeout(() => busy() ? me.wait() : me.say(), 800) }
   const place = parentElement.host || parentElement
   const root = place.closest('[data-testid=stMain]')
   let waiting = 0, asked = false
@@ -22,7 +24,7 @@ export default function (component) {
   }
   const later = () => {
     clearTimeout(waiting)
-    waiting = setTimeout(() => document.querySelector('[data-test-script-state=running]') ? later() : ask(), 600)
+    waiting = setTimeout(() => busy() ? later() : ask(), 600)
   }
   const watches = [watched('0px', ask), watched('300px 0px', later)]
   const stop = () => { watches.forEach((w) => w.disconnect()); clearTimeout(waiting) }
