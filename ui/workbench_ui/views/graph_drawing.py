@@ -307,13 +307,18 @@ def pdf(found: Drawing, n_links: int, title: str, note: str) -> bytes:
             )
 
         def mark(d: Dot) -> None:
-            edge = {"edgecolor": ink if d.pinned else "none", "linewidth": 2 * PIXEL, "facecolor": COLOURS[d.kind]}
+            edge: dict[str, Any] = {
+                "edgecolor": ink if d.pinned else "none",
+                "linewidth": 2 * PIXEL,
+                "facecolor": COLOURS[d.kind],
+            }
             x, y = d.x, d.y
-            corners = {
+            shapes: dict[str, list[tuple[float, float]]] = {
                 "embedding": [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
                 "error": [(0, -6), (6, 0), (0, 6), (-6, 0)],
                 "logit": [(0, -6), (6, 5), (-6, 5)],
-            }.get(d.kind)
+            }
+            corners = shapes.get(d.kind)
             if d.kind == "group":
                 box = "round,pad=0,rounding_size=4"
                 ax.add_patch(FancyBboxPatch((x - 6, y - 5), 12, 10, boxstyle=box, zorder=3, **edge))

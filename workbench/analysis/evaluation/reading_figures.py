@@ -133,7 +133,7 @@ def steered_next_token(workspace: Workspace, item: Item, options: SteerOptions) 
     moved = push(model, dictionary, reference, options.text, options.latent, amount, n=MOVED)
     order = sorted(zip(moved.tokens, moved.before, moved.after, strict=True), key=lambda x: -abs(x[2] - x[1]))
     names = _told_apart([cell(token, 18) for token, _, _ in order])
-    before, after = ([_digits(x[k]) for x in order] for k in (1, 2))
+    before, after = [_digits(b) for _, b, _ in order], [_digits(a) for _, _, a in order]
     sides = [("without", before), ("with the push", after)]
     frame = pd.DataFrame(
         [
