@@ -13,7 +13,7 @@ from workbench.results.substitutions import MEASURE_NAMES, SHOWN, SubstitutionRe
 from workbench.workspace import Item, Workspace
 
 HEADINGS = {"win_rate": "wins", "low": "95 % from", "high": "to", "n": "firings", "repaired": "of the damage repaired"}
-LABEL = "share of firings nearer to the clean run\nthan with nothing written"
+LABEL = "share of firings nearer to the clean run than with nothing written"
 
 
 class WinsOptions(StrictConfig):
