@@ -274,6 +274,7 @@ def use(page: Any, site: str, times: int) -> list[tuple[str, float, float, str]]
         (f"page change, slowest ({slowest})", changes[slowest], 600, "ms"),
         ("page change, Matches", changes["mppc"], 600, "ms"),
         ("page change, Graph", changes["graph"], 600, "ms"),
+        ("page change, Induction", changes["induction"], 600, "ms"),
     ]
 
 

@@ -14,6 +14,7 @@ from workbench.exporting import FigureSpec
 from workbench.exporting.figures import Kind, figure_kinds, make
 from workbench.workspace import Workspace
 from workbench_ui.kit.pages import PAGES
+from workbench_ui.views import thumbnails
 
 Open = Callable[..., AppTest]
 OPTIONS = {
@@ -106,3 +107,34 @@ def test_export_shows_the_figure_of_the_address(open_page: Callable[..., AppTest
     at.run()
     assert at.selectbox(key="ex_figure").value == "latent_contexts"
     assert at.selectbox(key="ex_source").value == "mini-pythia.L2R-8x"
+
+
+def test_the_gallery_leads_to_every_figure(open_page: Open, full: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card for each figure the workspace can show, with its picture in small, or with why there is none."""
+    drawn: list[str] = []
+
+    def small(root: str, version: str, figure: str, sources: tuple[str, ...]) -> tuple[bytes, str] | str:
+        drawn.append(figure)
+        return "not here"
+
+    real = thumbnails._thumbnail
+    monkeypatch.setattr(thumbnails, "_thumbnail", small)
+    text = page_text(open_page(full, "export", view="all figures"))
+    shown = {n: k for n, k in figure_kinds().items() if full.items(k.source)}
+    assert len(shown) > 20 and all(f'href="export?f={name}"' in text for name in shown)
+    assert set(drawn) == {n for n, k in shown.items() if not (k.document or k.live)}  # nothing runs a model for it
+    assert "runs the language model" in text and "files to open" in text
+    found = real(str(full.root), "v", "latent_densities", ("latents/mini-pythia.L1R-8x",))
+    assert isinstance(found, tuple) and found[0].startswith(b"\x89PNG") and "densities" in found[1]
+    why = real(str(full.root), "v", "evolution_architectures", ("evolution/mini-pythia.L1R",))
+    assert isinstance(why, str) and "follows one model" in why
+
+
+def test_the_front_door_offers_what_fits_the_models_at_hand(
+    open_page: Open, minimal: Workspace, full: Workspace
+) -> None:
+    """No recipe of another model, no claims about other models in this workspace."""
+    text = page_text(open_page(minimal))
+    assert "needs a recipe over several snapshots" in text and "come with the program" in text
+    assert "mini-evolve" not in text and "reproduce all" not in text and "Transformers are compared" not in text
+    assert "Transformers are compared" in page_text(open_page(full))
