@@ -361,3 +361,31 @@ def test_defaults_of_the_program_do_not_reach_a_claims_dictionaries(claim: str, 
         assert {"lr", "beta1", "beta2", "details"} <= config.model_fields_set
         assert config.lr in OWN_RATES.get(f"llama-scope.{claim}", {RATE_OF[config.d_sae]})
         assert (config.warmup_steps, config.decay_share, config.k_aux) in ((100, 0.2, None), (100, 0.2, 0))
+
+
+def test_nor_the_dictionary_of_first_positions(monkeypatch: Any) -> None:
+    from workbench.claims.llama_scope.longer_context import _of_first_positions
+
+    class Store:
+        heldout = ()
+
+        def __len__(self) -> int:
+            return 8
+
+        def tokens(self, rows: Any) -> Any:
+            return rows, np.zeros(8), np.zeros(8)
+
+        def read(self, *_: Any) -> torch.Tensor:
+            return torch.zeros(8, 4)
+
+    seen = []
+
+    def trainer(config: Any, **_: Any) -> Any:
+        seen.append(config)
+        return SimpleNamespace(step=lambda x: None, dictionary=lambda: None)
+
+    monkeypatch.setattr("sae.Trainer", trainer)
+    _of_first_positions(SimpleNamespace(store=Store, steps=1))
+    (config,) = seen
+    assert (config.lr, config.beta1, config.beta2) == (4e-3, 0.9, 0.999)
+    assert {"lr", "beta1", "beta2", "details"} <= config.model_fields_set
