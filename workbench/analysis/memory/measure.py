@@ -127,7 +127,7 @@ def text_memories(model: Any, texts: Sequence[Ids], *, dictionaries: dict[int, A
     together: list[list[int]] = []
     for length in dict.fromkeys(map(len, texts)):
         at = [i for i, ids in enumerate(texts) if len(ids) == length]
-        size = max(1, MOST_READS // (length * length * widest))
+        size = max(1, min(MOST_READS // (length * length * widest), MOST_NUMBERS // (length * int(model.cfg.d_vocab))))
         together += [at[start : start + size] for start in range(0, len(at), size)]
     found: dict[int, TextMemory] = {}
     for at in together:
