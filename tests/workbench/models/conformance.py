@@ -297,8 +297,12 @@ def page(cases: list[tuple[Case, dict[str, str | Exception]]]) -> str:
 
 
 def put(into: Path, text: str) -> None:
-    """Write rows into a page, in place of those of the same architectures; a page that is not there begins."""
-    into.write_text(joined(into.read_text(), text) if into.is_file() else text)
+    """Write rows into a page, in place of those of the same architectures; a page that is not there begins. What it
+    lacks is named at its end.
+    """
+    text = joined(into.read_text(), text) if into.is_file() else text
+    left = [name for name in ZOO if name not in rows_of(text)]
+    into.write_text(text + (f"\nNot measured yet: {', '.join(left)}.\n" if left else ""))
 
 
 def joined(kept: str, new: str) -> str:

@@ -54,6 +54,16 @@ def test_a_page_takes_rows_that_were_measured_again():
     assert joined(new, kept) == kept
 
 
+def test_a_page_names_what_it_lacks(tmp_path):
+    into = tmp_path / "page.md"
+    head = "# T\n\n| architecture | layers | logits |\n|---|---|---|\n"
+    for name in ZOO:
+        put(into, f"{head}| {name} | attention | ✓ |\n\n## Why refused\n\n")
+        assert f"| {name} | attention | ✓ |" in into.read_text()
+        assert ("Not measured yet" in into.read_text()) == (name != list(ZOO)[-1])
+    assert into.read_text().count("| ✓ |") == len(ZOO)
+
+
 HARVEST = """id = "st"
 hooks = [{hooks}]
 n_seq = 40
