@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from sae import presets
-from sae.config import ActivationConfig, InitConfig, TrainingConfig, completed, settings_of
+from sae.config import ActivationConfig, InitConfig, TrainingConfig, settings_of
 from sae.errors import ConfigError
 from sae.strict import StrictConfig, nearest
 
@@ -101,9 +101,7 @@ class CrosscoderConfig(TrainingConfig):
 
     @classmethod
     def of_checkpoint(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if _RENAMED.keys() & values.keys():
-            return dict(cls.model_validate(values).model_dump(mode="json"))
-        return completed(values)
+        return dict(cls.model_validate(values).model_dump(mode="json")) if _RENAMED.keys() & values.keys() else values
 
     @model_validator(mode="after")
     def _activation(self) -> CrosscoderConfig:

@@ -182,7 +182,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "batchtopk": ("decay", "prefixes"),
     "matryoshka": ("decay", "prefixes"),
     "l1": ("coefficient", "warmup"),
-    "jumprelu": ("coefficient", "warmup", "penalty", "window", "threshold", "threshold_by", "threshold_lr"),
+    "jumprelu": ("coefficient", "warmup", "penalty", "window", "threshold", "threshold_lr"),
 }
 # penalty -> coefficient, window and threshold on rows of length sqrt(d). Those of the L0 penalties see no scale but
 # that of the rows: the window is relative to what a latent is worth where k of equal size make up a row, sqrt(d / k),
@@ -193,7 +193,6 @@ _JUMPS: dict[str, tuple[float, float, float | None]] = {
     "l0": (3e-3, 0.084, None),
     "l0-target": (1.0, 0.084, None),
 }
-NARROW = 0.016  # the same of thresholds learnt by value
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
@@ -238,20 +237,13 @@ class ActivationConfig(StrictConfig):
     window: float | None = Field(
         None,
         gt=0,
-        description="jumprelu: width of the straight-through window; None = 0.084 (by value 0.016) * sqrt(d_in / k)"
-        " (l0), 4 (tanh)",
+        description="jumprelu: width of the straight-through window; None = 0.084 * sqrt(d_in / k) (l0), 4 (tanh)",
     )
     threshold: float | None = Field(
         None, gt=0, description="jumprelu: threshold at the start; None = where k latents are on (l0), 0.1 (tanh)"
     )
-    threshold_by: Literal["factor", "value"] | None = Field(
-        None,
-        description=(
-            "jumprelu: learn logarithms of thresholds, or thresholds themselves, with decoder norms free; None = factor"
-        ),
-    )
     threshold_lr: float | None = Field(
-        None, gt=0, description="jumprelu: learning rate of thresholds relative to lr; None = 2 (l0, by factor), 1"
+        None, gt=0, description="jumprelu: learning rate of log thresholds relative to lr; None = 2 (l0), 1"
     )
 
     @model_validator(mode="after")
@@ -285,27 +277,17 @@ class ActivationConfig(StrictConfig):
             return L1(k, coefficient=2.0 if self.coefficient is None else self.coefficient, warmup=self.warmup)
         penalty = self.penalty or "l0-target"
         coefficient, window, threshold = _JUMPS[penalty]
-        by_value = self.threshold_by == "value"
         if penalty.startswith("l0"):
-            window = (NARROW if by_value else window) * math.sqrt(width / k)
+            window *= math.sqrt(width / k)
         return JumpReLU(
             k,
             coefficient=coefficient if self.coefficient is None else self.coefficient,
             warmup=self.warmup or 0,
             window=self.window or window,
             threshold=self.threshold or threshold,
-            threshold_rate=self.threshold_lr or (2.0 if penalty.startswith("l0") and not by_value else 1.0),
+            threshold_rate=self.threshold_lr or (2.0 if penalty.startswith("l0") else 1.0),
             penalty=penalty,
-            threshold_by=self.threshold_by or "factor",
         )
-
-
-def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a checkpoint, with the settings of an activation that are younger than it at what they were then."""
-    activation = values.get("activation")
-    if not isinstance(activation, dict):
-        return values
-    return values | {"activation": {"threshold_by": None} | activation}
 
 
 class SAEConfig(TopKConfig):
@@ -328,10 +310,6 @@ class SAEConfig(TopKConfig):
     @classmethod
     def _by_name(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
-
-    @classmethod
-    def of_checkpoint(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return completed(values)
 
     @model_validator(mode="after")
     def _together(self) -> SAEConfig:

@@ -75,13 +75,11 @@ class L1(Threshold):
 
 @dataclass(frozen=True)
 class JumpReLU(L1):
-    """Learnt thresholds: ``threshold`` at the start (None: where k latents of the first rows are on), at
-    ``threshold_rate`` times the learning rate.
+    """Learnt thresholds: ``threshold`` at the start (None: where k latents of the first rows are on), their logarithms
+    at ``threshold_rate`` times the learning rate.
 
-    ``threshold_by``: "factor" learns their logarithms; decoders keep unit norm under the L0 penalties, which do not see
-    their length. "value" learns the thresholds themselves, projected to zero and above, and leaves decoder norms free:
-    a latent's threshold may then lie anywhere relative to the length of what it writes. ``window`` is the width of the
-    straight-through window, ``penalty`` one of those in the module docstring.
+    ``window`` is the width of the straight-through window, ``penalty`` one of those in the module docstring. Decoders
+    keep unit norm under the L0 penalties, which do not see their length.
     """
 
     architecture: str = "jumprelu"
@@ -92,31 +90,22 @@ class JumpReLU(L1):
     threshold: float | None = 0.1
     threshold_rate: float = 1.0
     penalty: Penalty = "tanh-quad"
-    threshold_by: Literal["factor", "value"] = "factor"
 
     @property
     def unit_decoders(self) -> bool:  # type: ignore[override]
-        return self.penalty.startswith("l0") and self.threshold_by == "factor"
+        return self.penalty.startswith("l0")
 
     def attach(self, model: Weights) -> None:
         super().attach(model)
-        start = self.first / self.threshold_rate if self.threshold_by == "value" else 0.0
-        model.log_threshold_F = nn.Parameter(torch.full((model.d_sae,), start, dtype=model.enc_FD.dtype))
-
-    @property
-    def first(self) -> float:
-        """Thresholds before any row was seen."""
-        return 1.0 if self.threshold is None else self.threshold
+        model.log_threshold_F = nn.Parameter(torch.zeros(model.d_sae, dtype=model.enc_FD.dtype))
 
     def thresholds(self, model: Weights) -> Tensor | None:
         return self.learnt(model)
 
     def learnt(self, model: Weights) -> Tensor:
         """[F] thresholds in training scale, with gradients."""
-        moved = self.threshold_rate * model.log_threshold_F
-        if self.threshold_by == "factor":
-            return self.first * torch.exp(moved)
-        return moved + (moved.clamp_min(0) - moved).detach()  # one below zero keeps its gradient, and can come back
+        first = 1.0 if self.threshold is None else self.threshold
+        return first * torch.exp(self.threshold_rate * model.log_threshold_F)
 
     @torch.no_grad()
     def begin(self, model: Weights, z_BF: Tensor) -> None:
@@ -131,9 +120,7 @@ class JumpReLU(L1):
     @torch.no_grad()
     def raise_thresholds(self, model: Weights, factor: float) -> None:
         """Multiply those that come from the rows by a factor, as their encoders are."""
-        if self.threshold is None and self.threshold_by == "value":
-            model.log_threshold_F.mul_(factor)
-        elif self.threshold is None:
+        if self.threshold is None:
             model.log_threshold_F.add_(math.log(factor) / self.threshold_rate)
 
     def reconstruct(self, model: Weights, x_BD: Tensor, plan: StepPlan, target_BD: Tensor) -> Reconstruction:

@@ -5,11 +5,6 @@ kills latents: a latent that seldom fires moves far at every firing, and the dec
 once. So the moments forget sooner, encoders are slower than decoders, and the bias is slower still
 (``benchmarks/race.py`` has the figures, for 1,024 latents).
 
-``faithful``: a JumpReLU dictionary in a few hundred to a few thousand steps whose latents fire where a feature is, and
-nowhere else. Thresholds are learnt by value behind free decoder norms, from near zero; gradients are shortened to one
-length, so that Adam's long memory of the first ones, which are far larger, does not still the later ones.
-``workbench benchmark synth`` has the figures.
-
 Of published recipes, where paper and code of one work disagree there is a preset for each.
 
 Llama Scope (arXiv 2410.20526): selection by z_i n_i with free decoder norms, no pre-encoder bias, scale sqrt(d) over
@@ -46,13 +41,7 @@ _LLAMA_SCOPE: dict[str, Any] = {
 }
 _START = {"scaling": "mean-norm", "encoder": "tied", "bias": "zero", "pre_bias": False}
 _FEW_STEPS: dict[str, Any] = {"beta1": 0.5, "beta2": 0.95, "details": {"encoder_rate": 0.6, "bias_rate": 0.1}}
-_FAITHFUL: dict[str, Any] = {
-    "lr": None,
-    "activation": {"kind": "jumprelu", "threshold_by": "value", "threshold": 0.01},
-    "details": {"clip": 1e-3},
-}
-FAITHFUL = "faithful"
-NAMES = ("few-steps", FAITHFUL, "llama-scope-paper", "llama-scope-code")
+NAMES = ("few-steps", "llama-scope-paper", "llama-scope-code")
 
 
 def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False) -> dict[str, Any]:
@@ -67,8 +56,6 @@ def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False
     """
     if name not in NAMES:
         raise ConfigError(f"preset {name!r} does not exist ({nearest(name, list(NAMES))})")
-    if name == FAITHFUL:
-        return _FAITHFUL | {"start": {"norm": 0.3, "encoder": "fitted" if transcoder else "tied"}}
     if name == "few-steps":
         return _FEW_STEPS | {"lr": min(0.01, 2.5 * TopKConfig(d_in=d_in, d_sae=d_sae, k=k).peak_lr)}
     paper = name == "llama-scope-paper"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.config import SAEConfig
 from sae.model import SAE
-from sae.presets import FAITHFUL, preset
+from sae.presets import preset
 from sae.trainer import Trainer
 from sae.worlds.config import WORLDS, WorldConfig
 from sae.worlds.scoring import Score, score
@@ -75,15 +75,9 @@ def config_of(kind: str, setting: str, d_in: int, budget: Budget, seed: int, wei
     own: dict[str, Any] = {"lr": None}
     if setting != "defaults":
         own = preset(setting, d_in=d_in, d_sae=budget.latents, k=budget.k)
-    activation: dict[str, Any] = own["activation"] if setting == FAITHFUL else {"kind": kind}
-    activation = activation | ({} if weight is None else {"coefficient": weight})
+    activation: dict[str, Any] = {"kind": kind} | ({} if weight is None else {"coefficient": weight})
     sizes = {"d_in": d_in, "d_sae": budget.latents, "k": budget.k, "seed": seed}
     return SAEConfig(**{**own, **sizes, "activation": activation})
-
-
-def pairs(kinds: tuple[str, ...], settings: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(kind, setting) of every row of ours; a preset that says its kind goes with that one alone."""
-    return [(kind, s) for kind in kinds for s in settings if s != FAITHFUL or kind == "jumprelu"]
 
 
 def trained(config: SAEConfig, pool: Pool) -> tuple[SAE, float]:
@@ -156,7 +150,7 @@ def _told(x: float) -> float | None:
 
 def run(
     budget: Budget,
-    settings: tuple[str, ...] = ("defaults", "few-steps", FAITHFUL),
+    settings: tuple[str, ...] = ("defaults", "few-steps"),
     kinds: tuple[str, ...] = KINDS,
     done: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Any]]:
@@ -165,9 +159,10 @@ def run(
     for seed in range(budget.seeds):
         world = World(budget.of(seed))
         pool = Pool(world, budget, seed)
-        for kind, setting in pairs(kinds, settings):
-            found.setdefault((kind, setting), []).append(ours(kind, setting, world, pool, seed))
-            done(f"{kind}, {setting}")
+        for kind in kinds:
+            for setting in settings:
+                found.setdefault((kind, setting), []).append(ours(kind, setting, world, pool, seed))
+                done(f"{kind}, {setting}")
     return [
         row("ours", kind, budget, [s for s, _ in runs], [t for _, t in runs], setting=setting)
         for (kind, setting), runs in found.items()

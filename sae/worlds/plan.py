@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sae.trainer import Trainer
-from sae.worlds.benchmark import POOL, Budget, config_of, pairs
+from sae.worlds.benchmark import POOL, Budget, config_of
 from sae.worlds.world import World, overlap_gradient
 
 WARM, TIMED = 2, 3  # steps
@@ -35,17 +35,18 @@ def plan(
     drawing = (time.thread_time() - begin) / WARM / budget.batch * min(POOL, budget.steps * budget.batch)
     scoring = (time.thread_time() - begin) / WARM / budget.batch * budget.scored
     out = [_row("worlds and rows", "", 0.0, (making + drawing) * budget.seeds)]
-    for kind, setting in pairs(kinds, settings):
-        trainer = Trainer(config_of(kind, setting, c.width, budget, 0), total_steps=budget.steps)
-        spent = []
-        for n in range(WARM + TIMED):
-            begin = time.thread_time()
-            trainer.step(batches[n % WARM])
-            spent.append(time.thread_time() - begin)
-        step = sorted(spent[WARM:])[TIMED // 2]
-        tries = budget.tries if kind == "l1" else 1  # at most: the search ends where the L0 is near
-        out.append(_row(kind, setting, step, (step * budget.steps + scoring) * tries * budget.seeds))
-        done()
+    for kind in kinds:
+        for setting in settings:
+            trainer = Trainer(config_of(kind, setting, c.width, budget, 0), total_steps=budget.steps)
+            spent = []
+            for n in range(WARM + TIMED):
+                begin = time.thread_time()
+                trainer.step(batches[n % WARM])
+                spent.append(time.thread_time() - begin)
+            step = sorted(spent[WARM:])[TIMED // 2]
+            tries = budget.tries if kind == "l1" else 1  # at most: the search ends where the L0 is near
+            out.append(_row(kind, setting, step, (step * budget.steps + scoring) * tries * budget.seeds))
+            done()
     return out
 
 

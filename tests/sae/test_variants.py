@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as nnf
 
 import sae
-from crosscoders.config import CrosscoderConfig
 from sae import SAEConfig, Trainer
 from sae.backends import pick
 from sae.encode import StepPlan
@@ -28,7 +27,6 @@ KINDS = {
     "tanh": {"kind": "jumprelu", "penalty": "tanh", "window": 1.5, "threshold_lr": 1.0},
     "l0": {"kind": "jumprelu", "penalty": "l0", "coefficient": 0.2, "window": 1.5},
     "l0-target": {"kind": "jumprelu", "penalty": "l0-target", "window": 1.5},
-    "l0-target by value": {"kind": "jumprelu", "threshold_by": "value", "threshold": 0.3, "window": 1.5},
 }
 
 
@@ -60,11 +58,7 @@ def oracle(m, x, target, kind):
     if kind == "l1":
         f = z.relu()
         return f @ m.dec_FD + m.b_dec, act.coefficient * (f * n).sum(1).mean() / D
-    if kind == "l0-target by value":
-        assert torch.allclose(m.thresholds(), torch.full_like(m.b_enc, 0.3)) and not act.unit_decoders
-        t = act.threshold_rate * m.log_threshold_F
-    else:
-        t = (act.threshold or 1.0) * torch.exp(act.threshold_rate * m.log_threshold_F)
+    t = (act.threshold or 1.0) * torch.exp(act.threshold_rate * m.log_threshold_F)
     near = ((z - t).abs() < act.window / 2).to(z.dtype)
     shift = -(t * (t / act.window).detach()) * near * (z > 0)  # what autograd differentiates with respect to t
     f = z * (z > t) + (shift - shift.detach())
@@ -76,7 +70,7 @@ def oracle(m, x, target, kind):
         "tanh": p.sum() / D,
         "l0": fired.sum(),
         "l0-target": (fired.sum() / K - 1).square(),
-    }[kind.removesuffix(" by value")]
+    }[kind]
     return f @ m.dec_FD + m.b_dec, act.coefficient * penalty
 
 
@@ -117,7 +111,6 @@ TRAINED = KINDS | {
     "tanh": {"kind": "jumprelu", "penalty": "tanh", "coefficient": 0.2},
     "l0": {"kind": "jumprelu", "penalty": "l0", "coefficient": 0.02},
     "l0-target": "jumprelu",
-    "l0-target by value": {"kind": "jumprelu", "threshold_by": "value"},
 }
 
 
@@ -142,19 +135,6 @@ def test_it_learns_planted_directions_and_is_the_same_after_folding_and_loading(
         assert torch.equal(loaded(x), folded(x)) and torch.equal(loaded.encode(x), folded.encode(x))
     norms = folded.W_dec.norm(dim=1)
     assert torch.allclose(norms, torch.ones_like(norms), atol=1e-4)  # a latent's activation is the length it adds
-
-
-def test_a_threshold_below_zero_is_zero_and_comes_back():
-    m = model("l0-target by value")
-    with torch.no_grad():
-        m.log_threshold_F.fill_(-0.1)
-    x = torch.randn(B, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    assert torch.equal(m.thresholds(), torch.zeros_like(m.b_enc))
-    assert torch.equal(m.encode(x) > 0, m.pre_activations(x) > 0)
-    plan = StepPlan(K, pick("auto", m.enc_FD), m.activation.selection_weights(m))
-    penalty = m.reconstruct(x, plan, x)[4]
-    (slope,) = torch.autograd.grad(penalty, [m.log_threshold_F])
-    assert (slope < 0).any() and (slope <= 0).all()  # far too many are on: thresholds rise
 
 
 def test_l0_target_reaches_its_target():
@@ -206,10 +186,3 @@ def test_top_k_converts_and_threshold_kinds_say_that_they_need_not():
 def test_contradictions_are_errors_with_a_remedy(values, message):
     with pytest.raises(ConfigError, match=message):
         parse_config(SAEConfig, values, where="[sae]")
-
-
-@pytest.mark.parametrize("config", [SAEConfig(activation="jumprelu"), CrosscoderConfig(activation="jumprelu")])
-def test_a_checkpoint_from_before_a_setting_of_the_activation_goes_on(config):
-    today = config.model_dump(mode="json")
-    older = today | {"activation": {k: v for k, v in today["activation"].items() if k != "threshold_by"}}
-    assert older != today and config.of_checkpoint(older) == today == config.of_checkpoint(today)

@@ -57,10 +57,9 @@ def benchmark(
     from dataclasses import replace
 
     from sae.errors import UsageError
-    from sae.presets import FAITHFUL
     from sae.strict import nearest
     from sae.worlds import WORLDS
-    from sae.worlds.benchmark import KINDS, QUICK, Budget, pairs, run
+    from sae.worlds.benchmark import KINDS, QUICK, Budget, run
     from sae.worlds.published import published
     from workbench.runs.peers import peer_rows
 
@@ -79,10 +78,10 @@ def benchmark(
     if budget.k > budget.latents:
         raise UsageError(f"--k {budget.k} latents cannot be on of --latents {budget.latents}.")
     kinds = tuple(x for x in KINDS if not kind or x in kind)
-    settings = ("few-steps", FAITHFUL) if quick else ("defaults", "few-steps", FAITHFUL)
+    settings = ("few-steps",) if quick else ("defaults", "few-steps")
     if plan:
         return _plan(budget, settings, kinds, quiet=json_output)
-    with bar("benchmark synth", budget.seeds * len(pairs(kinds, settings)), "run") as shown:
+    with bar("benchmark synth", budget.seeds * len(kinds) * len(settings), "run") as shown:
 
         def done(name: str) -> None:
             shown.update()
@@ -102,10 +101,9 @@ def benchmark(
 
 def _plan(budget: Any, settings: tuple[str, ...], kinds: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:
     """The hours of one thread that the benchmark would take."""
-    from sae.worlds.benchmark import pairs
     from sae.worlds.plan import plan
 
-    with bar("benchmark synth --plan", len(pairs(kinds, settings)), "kind") as shown:
+    with bar("benchmark synth --plan", len(settings) * len(kinds), "kind") as shown:
         rows = plan(budget, settings, kinds, shown.update)
     hours = sum(r["hours"] for r in rows)
     if not quiet:
