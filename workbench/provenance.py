@@ -25,7 +25,7 @@ from workbench.version import __version__
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-NUMBERS: dict[str, int] = {}
+NUMBERS: dict[str, int] = {"substitutions": 2}  # 2: all atoms of a write are an arm of their own
 """Schema of the numbers of a kind of result, 1 where it is not listed. It rises when the same recipe gives other
 numbers: results of an older one are then not taken for new ones, whatever the version that made them."""
 _LIBRARIES = ("torch", "numpy", "h5py", "transformers", "transformer-lens", "scipy", "safetensors")

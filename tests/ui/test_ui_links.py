@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sae.errors import UserError
+from sae.errors import MissingError, UserError
 from tests.ui.conftest import page_text, param
 from workbench.exporting import FigureSpec
 from workbench.exporting.figures import Kind, figure_kinds, make
@@ -113,9 +113,9 @@ def test_the_gallery_leads_to_every_figure(open_page: Open, full: Workspace, mon
     """A card for each figure the workspace can show, with its picture in small, or with why there is none."""
     drawn: list[str] = []
 
-    def small(root: str, version: str, figure: str, sources: tuple[str, ...]) -> tuple[bytes, str] | str:
+    def small(root: str, version: str, figure: str, sources: tuple[str, ...]) -> tuple[bytes, str]:
         drawn.append(figure)
-        return "not here"
+        raise MissingError("not here")
 
     real = thumbnails._thumbnail
     monkeypatch.setattr(thumbnails, "_thumbnail", small)
@@ -123,11 +123,13 @@ def test_the_gallery_leads_to_every_figure(open_page: Open, full: Workspace, mon
     shown = {n: k for n, k in figure_kinds().items() if full.items(k.source)}
     assert len(shown) > 20 and all(f'href="export?f={name}"' in text for name in shown)
     assert set(drawn) == {n for n, k in shown.items() if not (k.document or k.live)}  # nothing runs a model for it
-    assert "runs the language model" in text and "files to open" in text
+    assert "runs the language model" in text and "files to open" in text and "not here" in text
+    headings = [f"{k.source[0].upper()}{k.source[1:]}" for k in shown.values()]
+    assert all(text.count(f"<h2>{h}</h2>") == 1 for h in set(headings)), "figures of one kind of result stand together"
     found = real(str(full.root), "v", "latent_densities", ("latents/mini-pythia.L1R-8x",))
     assert isinstance(found, tuple) and found[0].startswith(b"\x89PNG") and "densities" in found[1]
-    why = real(str(full.root), "v", "evolution_architectures", ("evolution/mini-pythia.L1R",))
-    assert isinstance(why, str) and "follows one model" in why
+    with pytest.raises(UserError, match="follows one model"):  # raised, so not kept: what is missing may come
+        real(str(full.root), "v", "evolution_architectures", ("evolution/mini-pythia.L1R",))
 
 
 def test_the_front_door_offers_what_fits_the_models_at_hand(

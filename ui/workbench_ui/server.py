@@ -46,7 +46,7 @@ EARLY_FONTS = ("MaterialSymbols-Rounded", "SourceCodeVF-Upright")
 # What draws charts: five megabytes, which take the browser longer than all the rest of a page. A page with charts asks
 # for it at once; on the others it is read once they rest, so that it is there when the reader goes on to such a page.
 CHARTS = ("PlotlyChart",)
-WITH_CHARTS = frozenset(f"/{stem}" for stem in ("mppc", "training", "induction", "states", "map", "results"))
+WITH_CHARTS = frozenset(f"/{stem}" for stem in ("mppc", "training", "induction", "states", "map", "results", "text"))
 AHEAD = """addEventListener('load', () => {
   let quiet = 0
   const look = setInterval(() => {

@@ -98,7 +98,8 @@ class _Terminal:
                 dynamic_ncols=True,
             )
             if self.delay:
-                self.bar.start_t = self.began  # what was done unseen counts for the time that is left
+                # what was done unseen counts for the speed, and so for the time that is left
+                self.bar.start_t = self.bar.last_print_t = self.began
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
 

@@ -18,7 +18,7 @@ import io
 import json
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from sae.errors import MissingError
 from sae.files import read_json, sha256_json
 from workbench.exporting.figures import DocumentData, FigureData, make
 from workbench.exporting.references import bibtex
-from workbench.exporting.render import render
+from workbench.exporting.render import FORMATS, render
 from workbench.exporting.spec import FigureSpec
 from workbench.exporting.tables import to_csv, to_latex, to_latex_figure, to_parquet
 from workbench.markup.text import visible
@@ -116,8 +116,12 @@ def bundle(spec: FigureSpec, workspace: Workspace) -> Bundle:
     return bundle_of(make(spec, workspace), spec, workspace)
 
 
-def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Workspace) -> Bundle:
-    """:func:`bundle` of a figure or document that is already built."""
+def bundle_of(
+    data: FigureData | DocumentData, spec: FigureSpec, workspace: Workspace, *, formats: Sequence[str] = FORMATS
+) -> Bundle:
+    """:func:`bundle` of a figure or document that is already built; ``formats``: of its picture, where fewer than all
+    are looked at.
+    """
     spec, version = _identity(data, spec)
     name = f"{spec.figure}__{version}"
     files = dict(data.files) if isinstance(data, DocumentData) else {"data.csv": to_csv(data.data, data.tokens)}
@@ -127,7 +131,7 @@ def bundle_of(data: FigureData | DocumentData, spec: FigureSpec, workspace: Work
     stamp = f"workbench {provenance['code']['version']} {name} data {provenance['data_sha256']}"
     caption = _caption(data, spec, version) + (f" Stale: {visible('; '.join(stale))}." if stale else "")
     if isinstance(data, FigureData):
-        files |= _figure_files(data, spec, name, caption, provenance, stamp)
+        files |= _figure_files(data, spec, name, caption, provenance, stamp, formats)
     text = {
         "refs.bib": bibtex(data.references, comment=stamp),
         "caption.txt": caption + "\n",
@@ -152,7 +156,13 @@ def _identity(data: FigureData | DocumentData, spec: FigureSpec) -> tuple[Figure
 
 
 def _figure_files(
-    data: FigureData, spec: FigureSpec, name: str, caption: str, provenance: dict[str, Any], stamp: str
+    data: FigureData,
+    spec: FigureSpec,
+    name: str,
+    caption: str,
+    provenance: dict[str, Any],
+    stamp: str,
+    formats: Sequence[str],
 ) -> dict[str, bytes]:
     """The picture in every format and how to include it, the data as Parquet, the LaTeX table."""
     label = f"{spec.figure}-{provenance['version']}".replace("_", "-")
@@ -160,7 +170,7 @@ def _figure_files(
         "figure.tex": to_latex_figure(
             "figure.pdf", caption=caption, label=label, wide=spec.style.inches > 5, comment=stamp
         ).encode(),
-        **{f"figure.{k}": v for k, v in render(data, spec.style, stamp=stamp).items()},
+        **{f"figure.{k}": v for k, v in render(data, spec.style, formats=formats, stamp=stamp).items()},
         "data.parquet": to_parquet(data.data, {"export": name, "provenance": json.dumps(provenance, sort_keys=True)}),
         "table.tex": to_latex(data.table, caption=caption, label=label, headings=data.columns, comment=stamp).encode(),
     }

@@ -67,8 +67,9 @@ LINKED = 1500  # characters of options or style that go into the address
 ORDER = ("latents", "matches", "circuits", "evolution", "maps", "claims", "evaluations")  # as people look for figures
 
 
-def _place(kind: Kind) -> tuple[int, bool, str]:
-    return ORDER.index(kind.source) if kind.source in ORDER else len(ORDER), kind.document, kind.name
+def _place(kind: Kind) -> tuple[int, str, bool, str]:
+    known = ORDER.index(kind.source) if kind.source in ORDER else len(ORDER)
+    return known, kind.source, kind.document, kind.name
 
 
 def _titled(kind: Kind) -> str:
@@ -275,7 +276,7 @@ def _preview(root: str, version: str, spec_json: str) -> dict[str, Any]:
     spec = FigureSpec.model_validate_json(spec_json)
     workspace = Workspace(root, create=False)
     made = build(spec, workspace)
-    files = bundle_of(made, spec, workspace)
+    files = bundle_of(made, spec, workspace, formats=("png",))  # the others when they are downloaded
     return {
         "png": files.files["figure.png"],
         "caption": files.files["caption.txt"].decode().strip(),

@@ -19,7 +19,7 @@ from workbench_ui.kit.figures import chart, drawn
 from workbench_ui.kit.index import Entry
 from workbench_ui.views import substitutions
 from workbench_ui.views.circuitry import analyses, headline, metrics, prompt_html, sentences, task_of
-from workbench_ui.views.front import HALF
+from workbench_ui.views.front import HALF, right_answers
 
 SIDES = (("transformer", "Transformer", "tf"), ("mamba", "Mamba", "mb"))
 ABOUT = {
@@ -141,9 +141,8 @@ def side(entry: Entry, result: CircuitResult, metric: str, key: str, largest: fl
     ]
     st.html(div("wb-head", f"<h2>{escape(_model(entry))}</h2>", div("sub", " ".join(chips))))
     st.html(headline(result) or div("wb-panel missing", "no headline numbers"))
-    right = result.manifest.numbers.get("accuracy")
-    right = right.get("value") if isinstance(right, dict) else None
-    if isinstance(right, int | float) and right < HALF:
+    right = right_answers(result.manifest.numbers)
+    if right is not None and right < HALF:
         panels.trap(
             f"The model gives the right answer on {100 * right:.0f} % of the prompts: what follows pushes towards the"
             " answer, and is not enough to solve the task."

@@ -76,7 +76,9 @@ def measured(d: Dictionary, text: str) -> None:
     if entry is None:
         return
     check_version(entry, "ds")
-    if entry.metadata["prompt"] != text:
+    if texts := entry.metadata.get("texts"):
+        panels.note(f"Means over {texts} held-out texts, not over what is read here; bands are 95 % intervals.")
+    elif entry.metadata["prompt"] != text:
         prompt = escape(panels.clip(visible(entry.metadata["prompt"]), 200))
         panels.note(f"Measured after {'another' if text else 'this'} text: <code>{prompt}</code>")
     chart("ds_chart", "dose_response", entry, height=HEIGHT)
@@ -85,7 +87,9 @@ def measured(d: Dictionary, text: str) -> None:
 def _said(entry: Entry) -> str:
     about = entry.metadata
     latents = ", ".join(f"#{i}" for i in about["latents"])
-    return visible(f"{latents} after “{panels.clip(about['prompt'][-40:], 40)}”, {entry.numbers['amounts']} amounts")
+    texts = about.get("texts")
+    where = f"on {texts} held-out texts" if texts else f"after “{panels.clip(about['prompt'][-40:], 40)}”"
+    return visible(f"{latents} {where}, {entry.numbers['amounts']} amounts")
 
 
 def _measure(d: Dictionary, text: str, changes: str, amounts: str, target: str, n: int) -> str:

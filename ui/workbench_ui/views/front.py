@@ -197,6 +197,13 @@ def _model(e: Entry) -> str:
     return f"{e.metadata.get('model') or e.id} {e.metadata.get('site') or ''}".strip()
 
 
+def right_answers(numbers: dict[str, Any]) -> float | None:
+    """Share of the prompts of a circuit at which the model gives the right answer; None where it was not measured."""
+    said = numbers.get("accuracy")
+    right = said.get("value") if isinstance(said, dict) else None
+    return float(right) if isinstance(right, int | float) else None
+
+
 def who_copies(index: Index) -> str:
     """Card 4."""
     title = "Who copies? Induction"
@@ -205,9 +212,9 @@ def who_copies(index: Index) -> str:
         if not e.id.endswith(".induction"):
             continue
         n, name = e.numbers, str(e.metadata.get("model") or e.id.rpartition(".")[0])
-        right = (n.get("accuracy") or {}).get("value") if isinstance(n.get("accuracy"), dict) else None
-        score = f" ({100 * right:.0f} % right answers)" if isinstance(right, int | float) else ""
-        if isinstance(right, int | float) and right < HALF:
+        right = right_answers(n)
+        score = f" ({100 * right:.0f} % right answers)" if right is not None else ""
+        if right is not None and right < HALF:
             score = f", which is not enough: {100 * right:.0f} % right answers"
         heads, write = n.get("induction_heads"), n.get("write_peak")
         if isinstance(heads, dict) and heads.get("effect"):

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import streamlit as st
 
-from sae.errors import UserError
+from sae.errors import MissingError, UserError
 from workbench.exporting import FigureSpec, Style
 from workbench.exporting.figures import Kind, build
 from workbench.exporting.render import render
@@ -15,7 +15,7 @@ from workbench.markup.tags import div
 from workbench.markup.tokens import clip, escape
 from workbench.workspace import Workspace
 from workbench_ui.components.enhance import page_link
-from workbench_ui.components.near import is_near
+from workbench_ui.components.near import when_near
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.index import Entry
 
@@ -36,20 +36,25 @@ def gallery(kinds: list[Kind]) -> None:
                     _picture(kind)
 
 
-@st.fragment
 def _picture(kind: Kind) -> None:
     """The figure in small; in words where there is none to draw beforehand."""
     if kind.document:
         _say("files to open, send or upload")
     elif kind.live:
         _say("runs the language model, so it is drawn when you open it")
-    elif is_near(f"thumb_{kind.name}", HEIGHT):
-        entries = data.index().of(kind.source)[:TRIED]
-        found = _thumbnail(str(data.workspace_folder()), ".".join(e.version for e in entries), kind.name, _ids(entries))
-        if isinstance(found, str):
-            _say(found)
-        else:
-            st.image(f"data:image/png;base64,{base64.b64encode(found[0]).decode()}", width="stretch", alt=found[1])
+    else:
+        when_near(f"thumb_{kind.name}", HEIGHT, "The picture", lambda: _drawn(kind))
+
+
+def _drawn(kind: Kind) -> None:
+    entries = data.index().of(kind.source)[:TRIED]
+    version = ".".join(e.version for e in entries)
+    try:
+        png, words = _thumbnail(str(data.workspace_folder()), version, kind.name, _ids(entries))
+    except UserError as e:
+        _say(str(e))
+        return
+    st.image(f"data:image/png;base64,{base64.b64encode(png).decode()}", width="stretch", alt=words)
 
 
 def _say(text: str) -> None:
@@ -61,13 +66,19 @@ def _ids(entries: list[Entry]) -> tuple[str, ...]:
 
 
 @st.cache_data(show_spinner=False, max_entries=120)
-def _thumbnail(root: str, version: str, figure: str, sources: tuple[str, ...]) -> tuple[bytes, str] | str:
-    """PNG and words of the first result that can be shown as it comes; why not, where none can."""
-    workspace, why = Workspace(root, create=False), "no result to draw it from"
+def _thumbnail(root: str, version: str, figure: str, sources: tuple[str, ...]) -> tuple[bytes, str]:
+    """PNG and words of the first result that can be shown as it comes.
+
+    Raises:
+        UserError: none can be, and why not. It is raised and not returned, so that it is not kept: another result may
+        be what was missing.
+    """
+    workspace = Workspace(root, create=False)
+    why: UserError = MissingError("no result to draw it from")
     for source in sources:
         try:
             made = build(FigureSpec(figure=figure, source=source), workspace)
             return render(made, Style(dpi=90), formats=("png",))["png"], made.alt or made.caption
         except UserError as e:
-            why = str(e)
-    return why
+            why = e
+    raise why

@@ -197,7 +197,7 @@ def _heldout(workspace: Workspace, reference: DictionaryRef, n: int, seed: int) 
         MissingError: the store is not there. UsageError: it holds fewer.
     """
     store = reference.store(workspace)
-    usable = np.setdiff1d(np.arange(store.n_seq), np.array(store.skipped, np.int64))[-store.n_seq // 10 :]
+    usable = np.setdiff1d(np.array(store.heldout, np.int64), np.array(store.skipped, np.int64))
     if n > len(usable):
         raise UsageError(f"--texts {n}: the store of {reference.id} has {len(usable)} held-out sequences.")
     rng = np.random.default_rng([seed, 13])

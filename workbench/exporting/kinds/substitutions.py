@@ -55,13 +55,13 @@ def substitution_wins(workspace: Workspace, item: Item, options: WinsOptions) ->
         caption=(
             f"Substitution ({_who(records)}), by {MEASURE_NAMES[options.measure]} over {records.metadata['window']}"
             " positions: share of firings at which what is put in leaves the model nearer to its clean run than"
-            " writing nothing. The atom is scaled by its code; controls have the same norm. 95 % bootstrap intervals"
-            " over atoms."
+            " writing nothing. The atom is scaled by its code; controls have the same norm; all atoms of the write"
+            " are the dictionary's reconstruction, with its own. 95 % bootstrap intervals over atoms."
         ),
         table=frame[["arm", "n", "atoms", "win_rate", "low", "high", "repaired"]],
         n={"firings": int(item.manifest.numbers["firings"]), "atoms": int(item.manifest.numbers["atoms"])},
         columns=HEADINGS,
-        alt="Win rates of the atom, another atom, a random write and a principal direction, with intervals.",
+        alt=f"Win rates with intervals of: {', '.join(frame['arm'])}.",
         **_about(records, item, f"&by={options.measure}"),
     )
 

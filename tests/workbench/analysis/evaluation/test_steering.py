@@ -201,14 +201,14 @@ def test_doses_after_several_texts_are_means_with_intervals(tmp_path, monkeypatc
     texts = [torch.randint(1, 500, (1, n), generator=torch.Generator().manual_seed(n)) for n in (9, 12, 15)]
 
     class Store:
-        n_seq, skipped = 40, ()
+        n_seq, heldout, skipped = 40, range(35, 40), (3, 37)  # 37 is held out and holds no text to go on with
 
         def sequence_tokens(self, i):
             return np.arange(100) % 500 + i
 
     monkeypatch.setattr(DictionaryRef, "store", lambda self, workspace: Store())
     found = steer_text_module._heldout(ws, find_dictionary(ws, "mini-pythia.L1R-1x"), 4, 0)
-    assert len(found) == 4 and all(int(t[0, 0]) >= 36 and 8 <= t.shape[1] <= 64 for t in found)  # the last tenth
+    assert [int(t[0, 0]) for t in found] == [35, 36, 38, 39] and all(8 <= t.shape[1] <= 64 for t in found)
     with pytest.raises(UsageError, match=r"--texts 5: the store of mini-pythia\.L1R-1x has 4 held-out sequences"):
         steer_text_module._heldout(ws, find_dictionary(ws, "mini-pythia.L1R-1x"), 5, 0)
     monkeypatch.setattr(steer_text_module, "_heldout", lambda *a: texts)
