@@ -32,7 +32,6 @@ def prepare(workspace: Path, dictionary: str, sequences: int, out: Path) -> dict
     """Write what the other environment needs: the dictionary's folder, the model's, and held-out tokens."""
     import numpy as np
 
-    from workbench.activations import ActivationStore
     from workbench.dictionaries.reference import find_dictionary
     from workbench.models.load import load_hf, load_tokenizer
     from workbench.workspace import Workspace
@@ -42,8 +41,8 @@ def prepare(workspace: Path, dictionary: str, sequences: int, out: Path) -> dict
     found.load().save(out / "dictionary")
     load_hf(found.model_name).save_pretrained(out / "model")
     load_tokenizer(found.model_name).save_pretrained(out / "model")
-    store = ActivationStore.open(next(iter(ws.items("stores"))).path)
-    chosen = list(store.heldout)[:sequences]
+    store = found.store(ws)
+    chosen = [i for i in store.heldout if i not in set(store.skipped)][:sequences]
     np.save(out / "tokens.npy", np.stack([store.sequence_tokens(i) for i in chosen]).astype(np.int64))
     return {
         "dictionary": str(out / "dictionary"),
@@ -52,6 +51,7 @@ def prepare(workspace: Path, dictionary: str, sequences: int, out: Path) -> dict
         "hook": found.hook,
         "name": found.model_name,
         "id": dictionary,
+        "sequences": len(chosen),
     }
 
 
@@ -119,7 +119,7 @@ def main() -> int:
     if done.returncode:
         return done.returncode
     document = json.loads(done.stdout.strip().splitlines()[-1])
-    document |= {"id": job["id"], "model": job["name"], "hook": job["hook"], "sequences": args.sequences}
+    document |= {"id": job["id"], "model": job["name"], "hook": job["hook"], "sequences": job["sequences"]}
     print(f"{'':44} {'ours':>12} {'SAELens':>12} {'difference':>10}")
     for row in document["rows"]:
         print(told(row))

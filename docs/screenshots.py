@@ -2,8 +2,8 @@
 
 Starts ``workbench ui`` on a free port, opens each page in Chromium, waits until nothing loads any more, and writes
 ``OUT/<page and query>-<theme>-<width>.png``. Pages are also taken in use (:data:`SCENES`): a range brushed, a text
-read and steered, a node chosen, a link made on other data, a search without results. Nothing is written into the workspace.
-Exits 1 where a page shows an exception, asks another host for anything, or logs an error.
+read and steered, a node chosen, a link made on other data, a search without results. Nothing is written into the
+workspace. Exits 1 where a page shows an exception, asks another host for anything, or logs an error.
 
 The first picture of the README is ``docs/images/latent.png``, from a workspace of ``make demo-real``; commands to copy
 are left out of it, since they name a folder of the machine it was taken on:

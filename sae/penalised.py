@@ -112,9 +112,12 @@ class JumpReLU(L1):
         """Thresholds where k latents are on per row, as a batch Top-K would have it.
 
         Far more would have to be closed before any of them has learnt something; of far fewer most would never open.
+        They lie midway between the last pre-activation that is on and the next: on one of the two, rounding would
+        decide whether it is on, and two machines would train apart from the first step.
         """
         if self.threshold is None:  # every process sees all of these rows
-            level = kth_largest(z_BF.clamp_min(0).flatten(), self.k * len(z_BF) * model.ranks.data, model.ranks)
+            scores, on = z_BF.clamp_min(0).flatten(), self.k * len(z_BF) * model.ranks.data
+            level = (kth_largest(scores, on, model.ranks) + kth_largest(scores, on + 1, model.ranks)) / 2
             self.raise_thresholds(model, float(level.clamp_min(1e-6)))
 
     @torch.no_grad()

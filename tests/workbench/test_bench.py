@@ -84,7 +84,7 @@ def test_what_is_not_there_is_refused():
         bench("tpu", **SMALL)
     with pytest.raises(UsageError, match="k 4"):
         bench("cpu", **{**SMALL, "d_sae": 2})
-    with pytest.raises(UsageError, match="fp8: float32, tf32"):
+    with pytest.raises(UsageError, match="fp8; choose of float32, tf32"):
         bench("cpu", **SMALL, ways=("fp8",))
     if not torch.cuda.is_available():
         with pytest.raises(MissingError, match="cuda"):

@@ -25,7 +25,8 @@ def quiet_norms(model: Any) -> None:
 
 def _heard(hook: Any) -> bool:
     """Whether anything is registered at a hook point, by TransformerLens' ways or by torch's."""
-    return bool(hook.fwd_hooks or hook.bwd_hooks or hook._forward_hooks or hook._backward_hooks)
+    torchs = (hook._forward_hooks, hook._forward_pre_hooks, hook._backward_hooks, hook._backward_pre_hooks)
+    return bool(hook.fwd_hooks or hook.bwd_hooks or any(torchs))
 
 
 def _forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:

@@ -90,7 +90,8 @@ class Brute:
 
 def close(a: np.ndarray, b: np.ndarray, what: str) -> None:
     gap, size = float(np.abs(a - b).max()), float(np.abs(b).max())
-    assert gap <= 2e-3 * size + 2e-5, f"{what}: off by {gap:.2e} of {size:.2e}"  # 2e-5: single precision of the logits
+    # 2e-5: single precision of the logits; where an effect is zero, the two ways differ by up to 1.0e-5 (Qwen3.5)
+    assert gap <= 2e-3 * size + 2e-5, f"{what}: off by {gap:.2e} of {size:.2e}"
 
 
 def heads_are_brute_force(brute: Brute, paths: FrozenPaths) -> None:

@@ -111,7 +111,8 @@ class Runs:
         if hook == f"blocks.{layer}.hook_out" and layer + 1 < run.n_layers:
             return run.inputs[layer + 1]
         if (version, hook) not in self._read:
-            wanted = [h for h in dict.fromkeys([hook, *also]) if (version, h) not in self._read]
+            next_input = f"blocks.{layer}.hook_out" if layer + 1 < run.n_layers else ""  # never asked of the cache
+            wanted = [h for h in dict.fromkeys([hook, *also]) if (version, h) not in self._read and h != next_input]
             seen: dict[str, Tensor] = {}
             run.block(layer, [(h, lambda v, hook, h=h: seen.update({h: v.detach()})) for h in wanted])
             for name in wanted:  # the one that is asked for first

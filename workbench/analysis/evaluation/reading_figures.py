@@ -91,7 +91,7 @@ def text_latents(workspace: Workspace, item: Item, options: TextOptions) -> Figu
                 y="latent",
                 value="activation",
                 centre="centre",
-                top=max(top, value),
+                top=_digits(max(top, value)),  # a pass of the model may differ in the last bit from the one before
                 title=clip(title, 90),
             )
         )

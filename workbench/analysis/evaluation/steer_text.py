@@ -163,7 +163,8 @@ def steer_text(
                 )
 
             if texts:  # the token is one for all of them: that which is raised most after the prompt
-                followed = dose_response(model, at, ids, pushed, amounts, target=followed, seed=seed, held=held)[1]
+                if followed is None:
+                    followed = dose_response(model, at, ids, pushed, amounts, target=None, seed=seed, held=held)[1]
                 doses = over_texts([measured(text, followed, tokens)[0] for text in after], seed=seed)
             else:
                 doses, followed = measured(ids, followed, tokens)

@@ -258,13 +258,15 @@ def dose_response(
 
 def over_texts(of_texts: Sequence[Sequence[Dose]], *, seed: int = 0) -> list[Dose]:
     """Means over texts of doses of the same amounts, with 95 % bootstrap intervals over texts; of the perplexity the
-    geometric mean, over the texts that were continued.
+    geometric mean, over the texts that were continued at every amount, so that a curve is of the same texts.
     """
     found = []
+    continued = [all(d.perplexity is not None for d in doses) for doses in of_texts]
     for doses in zip(*of_texts, strict=True):
         numbers: dict[str, float | None] = {}
         for name in DOSE_MEASURES:
-            values = np.array([v for d in doses if (v := getattr(d, name)) is not None], float)
+            of = [d for d, on in zip(doses, continued, strict=True) if on or name != "perplexity"]
+            values = np.array([v for d in of if (v := getattr(d, name)) is not None], float)
             if not len(values):
                 numbers[name] = None
                 continue

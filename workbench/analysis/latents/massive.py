@@ -31,7 +31,9 @@ class Massive:
 
     @classmethod
     def of(cls, store: Rows, hook: Any, rows: Sequence[slice], *, source: Any = None) -> Massive:
-        """Of the ranges ``rows``, by what a dictionary reads there."""
+        """Of the ranges ``rows``, by what a dictionary reads there; rows of skipped sequences, which hold NaN, are left
+        out as they are of the codes.
+        """
         lengths = torch.cat(
             [
                 norms(store.read(hook, rows=slice(at, min(at + MAX_BLOCK, part.stop)), source=source)).cpu()
@@ -39,6 +41,7 @@ class Massive:
                 for at in range(part.start, part.stop, MAX_BLOCK)
             ]
         )
+        lengths = lengths[torch.isfinite(lengths)]
         found = populations_of(lengths)
         return cls((lengths > found.limit).numpy(), lengths.numpy(), found)
 

@@ -39,7 +39,7 @@ CHANNELS = 4  # of a write are kept, the strongest
 MOST_READS = 1 << 25  # numbers of what is read of every write that are held at once
 AT_ONCE = 64  # rows of a pass in which one write each is removed
 MOST_NUMBERS = 1 << 25  # of logits that are held at once
-NEAR = 1e-4  # of the largest entry of the stream before the norm: less is rounding
+NEAR = 1e-4  # of the largest entry of the stream at that position before the norm: less is rounding
 LARGEST_BEFORE = 1e-3  # nats that removing a write may change before it was made: rounding
 LEAST = 1e-6  # of the largest entry of the stream: less than that no removal moves anything
 MOST_TOKENS = 128
@@ -217,7 +217,7 @@ def _effects(tail: Tail, clean: Tensor, index: int, name: str, remove: Callable[
         stream = tail.stream(index, text, [hook])[:, :-1]
         change = (stream - last[text]).abs().amax(-1)
         felt = max(felt, float(change.max()))
-        moved = (after >= written[:, None]) | (change > NEAR * size)
+        moved = (after >= written[:, None]) | (change > NEAR * last[text].abs().amax(-1))
         row, reader = moved.nonzero(as_tuple=True)
         for some in torch.arange(len(row)).split(max(1, MOST_NUMBERS // int(tail.model.cfg.d_vocab))):
             r, i = row[some], reader[some]

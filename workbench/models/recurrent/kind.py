@@ -55,7 +55,7 @@ class _Silent:
 
 
 silent = _Silent()
-_NOTHING = 1e-20  # stands for a zero that is divided by; of no weight in the norm of what it is among
+_NOTHING = 1e-20  # stands for a zero that is divided by; of no weight in the norm of what it is among ...
 
 
 def gained(own: Own, y: Tensor, made: Callable[[Tensor], Tensor]) -> Tensor:
@@ -64,7 +64,8 @@ def gained(own: Own, y: Tensor, made: Callable[[Tensor], Tensor]) -> Tensor:
     """
     if not own.asks("gain"):
         return made(y)
-    safe = torch.where(y == 0, torch.full_like(y, _NOTHING), y)
+    least = max(_NOTHING, torch.finfo(y.dtype).tiny)  # ... and no zero itself in half precision
+    safe = torch.where(y == 0, torch.full_like(y, least), y)
     return y * own("gain", made(safe) / safe)
 
 

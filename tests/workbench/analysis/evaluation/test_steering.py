@@ -187,12 +187,14 @@ def test_what_is_held_is_held_at_every_dose(case):
 
 def test_doses_after_several_texts_are_means_with_intervals(tmp_path, monkeypatch):
     made = [
-        [Dose(0.0, 0.0, 1.0, 0.1, 2.0), Dose(4.0, k, 2.0 + k, 0.2, p)] for k, p in ((1.0, 2.0), (2.0, 8.0), (3.0, None))
+        [Dose(0.0, 0.0, 1.0, 0.1, start), Dose(4.0, k, 2.0 + k, 0.2, p)]
+        for k, start, p in ((1.0, 2.0, 2.0), (2.0, 2.0, 8.0), (3.0, 500.0, None))
     ]
     none, some = over_texts(made)
     assert (none.amount, none.kl, none.kl_low, none.kl_high) == (0.0, 0.0, 0.0, 0.0)
     assert some.kl == pytest.approx(2) and 1 <= some.kl_low < 2 < some.kl_high <= 3
     assert some.logit == pytest.approx(4) and some.perplexity == pytest.approx(4)  # geometric, of those that went on
+    assert none.perplexity == pytest.approx(2), "a text that ended at one amount is left out at all of them"
     assert 2 <= some.perplexity_low < 4 < some.perplexity_high <= 8
     assert over_texts([[Dose(1.0, 0.5, 0.0, 0.1, None)]])[0].perplexity is None
 

@@ -124,7 +124,7 @@ def test_what_is_put_in_is_found_and_what_is_destroyed_is_not():
 def test_two_models_without_snapshots_at_equal_steps_are_not_exchanged():
     late = Line("b", "h", LINES[1].sources, tuple(4 * s for s in STEPS))
     a = made_pair()
-    with pytest.raises(ValueError, match="no snapshots"):
+    with pytest.raises(ValueError, match=r"no snapshots .* in common"):
         arch.exchanged(Pair(LINES[0], late, a.curves, a.open_F, a.n_fired), arch.overall, n=5, seed=0)
     own = OwnCodes(np.ones((2 * K, 60)), np.ones((2 * K, 60)), np.full(60, 99), 999)
     table = pd.DataFrame({"v_token": np.linspace(0, 1, 60), "n_fired": 99})

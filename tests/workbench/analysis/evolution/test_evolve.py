@@ -150,7 +150,7 @@ def test_sources_and_recipes_that_cannot_be_meant(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown key 'revision' \(did you mean 'revisions'"):
         read_recipe(EvolveRecipe, tmp_path / "typo.toml")
     (tmp_path / "twice.toml").write_text("[crosscoder]\nd_sae = 4\n")
-    with pytest.raises(ConfigError, match="d_sae: set by the recipe itself"):
+    with pytest.raises(ConfigError, match="d_sae: the recipe sets this itself"):
         read_recipe(EvolveRecipe, tmp_path / "twice.toml")
     pair = EvolveRecipe(sources=({"model": "mini-pythia"}, {"model": "mini-mamba"}), site="L2R")
     assert [s.name for s in resolve_sources(pair)] == ["mini-pythia", "mini-mamba"]

@@ -49,3 +49,11 @@ def test_a_record_without_them_says_so_too():
     plain = build_records(FakeDictionary(), FakeStore.random(), HOOK, VOCAB, n_tokens=None, window=8)
     assert plain.metadata["massive"]["n"] == 0 and plain.metadata["massive"]["places"] == []
     assert plain.numbers["massive_share"] == plain.numbers["massive_square_share"] == 0.0
+
+
+def test_rows_of_a_skipped_sequence_are_none_of_the_record(store):
+    whole = massive.Massive.of(store, HOOK, [slice(64, len(store))])
+    store.x[:64] = float("nan")  # as a store gives a sequence that was left out
+    found = massive.Massive.of(store, HOOK, [slice(0, len(store))])
+    assert found.found == whole.found and found.found.n_massive > 5
+    assert np.array_equal(found.rows, whole.rows) and np.array_equal(found.lengths, whole.lengths)

@@ -47,5 +47,5 @@ def test_a_latent_that_fires_too_seldom_has_no_number() -> None:
 
 def test_too_few_sequences_for_a_chance_level_are_refused() -> None:
     own = _codes(np.random.default_rng(2), np.array([200] * 4))
-    with pytest.raises(UsageError, match=r"at least 3; there are 2"):
+    with pytest.raises(UsageError, match=r"at least 3 sequences; there are 2"):
         found_again(own, own, np.arange(N) // (N // 2), min_firings=20)
