@@ -157,3 +157,23 @@ def test_pages_import_without_torch() -> None:
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "ui")])}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=False).returncode == 0
+
+
+def test_small_scripts_come_from_memory_as_streamlit_sends_them(server: tuple[int, subprocess.Popen[bytes]]) -> None:
+    import streamlit
+
+    from workbench_ui.server import LARGEST_ASSET, asset
+
+    port, _ = server
+    static = Path(streamlit.__file__).parent / "static" / "static"
+    sizes = {p: p.stat().st_size for p in (static / "js").glob("*.js")}
+    small, large = min(sizes, key=lambda p: sizes[p]), max(sizes, key=lambda p: sizes[p])
+    assert sizes[large] > LARGEST_ASSET and asset(f"/static/js/{large.name}") is None
+    for path in ("/static/js/nothing.js", "/static/../index.html", "/static/js/../index.html", "/"):
+        assert asset(path) is None, path
+    for file in (small, large):  # one from memory, one from Streamlit: the same but for dates and marks
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/static/js/{file.name}", timeout=30) as answer:
+            assert answer.read() == file.read_bytes()
+            assert answer.headers.get_content_type() == "application/javascript"
+            assert set(answer.headers["cache-control"].split(", ")) == {"public", "immutable", "max-age=31536000"}
+            assert "'unsafe-eval'" in answer.headers["content-security-policy"]

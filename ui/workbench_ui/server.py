@@ -57,6 +57,9 @@ AHEAD = """addEventListener('load', () => {
     for (const name of NAMES) import(`/static/js/${name}`).catch(() => {})
   }, 250)
 })"""
+ASSETS = {".js": "application/javascript", ".css": "text/css", ".woff2": "font/woff2", ".ttf": "font/ttf"}
+LARGEST_ASSET = 1 << 19  # bytes
+FOREVER = "public, immutable, max-age=31536000"  # as Streamlit says of them: their names hold their digests
 _IMPORT = re.compile(r"""(?:from|import)\s*["']\./([\w.-]+\.js)["']""")
 
 
@@ -97,6 +100,29 @@ def early_links(static: Path, charts: bool = False) -> list[str]:
         *(f'<link rel="preload" href="./static/media/{name}" as="font" type="font/woff2" {late}' for name in fonts),
         *(f'<link rel="modulepreload" href="./static/js/{name}" {late}' for name in found),
     ]
+
+
+def asset(path: str) -> Response | None:
+    """One of Streamlit's own scripts, styles and fonts, from memory; None where Streamlit is to answer.
+
+    A new tab asks for a hundred of them, and looking each up on the disk keeps the server from the page. What is large
+    stays there: it is asked for once, since a name never stands for other content.
+    """
+    file = _assets().get(path)
+    return None if file is None else _held(file)
+
+
+@cache
+def _assets() -> dict[str, Path]:
+    """Address -> file."""
+    static = Path(st.__file__).parent / "static" / "static"
+    small = (p for p in static.rglob("*") if p.suffix in ASSETS and p.stat().st_size <= LARGEST_ASSET)
+    return {f"/static/{p.relative_to(static).as_posix()}": p for p in small}
+
+
+@cache
+def _held(file: Path) -> Response:
+    return Response(file.read_bytes(), media_type=ASSETS[file.suffix], headers={"cache-control": FOREVER})
 
 
 def inline_script_hashes(page: str) -> str:
@@ -145,7 +171,8 @@ class Door:
             return
 
         shown = _own_answer(scope)
-        headers = HEADERS if scope["path"] in PATHS or not shown else _headers_of(shown)
+        streamlits = scope["path"] in PATHS or scope["path"].startswith(STREAMLIT)
+        headers = HEADERS if streamlits or not shown else _headers_of(shown)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -172,6 +199,8 @@ def _own_answer(scope: Scope) -> Response | None:
         return PlainTextResponse("This address is too long. Open the start page and go on from there.", 414)
     if scope["method"] in ("GET", "HEAD") and path.startswith(PREFIX):
         return answer(path.removeprefix(PREFIX)) or HTMLResponse(NOWHERE, 404)
+    if scope["method"] == "GET" and (found := asset(path)):
+        return found
     if scope["method"] not in ("GET", "HEAD") or path.startswith(STREAMLIT) or "." in path.rpartition("/")[2]:
         return None
     if path in PATHS:

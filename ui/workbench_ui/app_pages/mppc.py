@@ -120,7 +120,7 @@ def layers(entry: Entry, m: MatchRecords, direction: str) -> None:
     chart("mx_heat", "mppc_layers", entry, {"direction": direction, "statistic": QUANTITIES[quantity]}, height=260)
     if len(m.table("shifts")):
         panels.heading("Token shift", "does one side come a token late?")
-        chart("mx_shift", "mppc_shift", entry, height=260, later=True)
+        chart("mx_shift", "mppc_shift", entry, height=260)
 
 
 def pairs(m: MatchRecords, direction: str) -> None:
