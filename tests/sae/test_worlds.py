@@ -144,18 +144,22 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_without_superposition_every_kind_finds_the_features_and_shuffled_rows_leave_chance(kind: str) -> None:
-    """64 nearly orthogonal features in 64 dimensions: at least 98 % of them have a latent at a cosine of 0.9."""
+    """64 nearly orthogonal features in 64 dimensions: at least 98 % of them have a latent at a cosine of 0.9, over
+    three streams of rows (of one stream a single feature more or less is rounding).
+    """
     world = World(WorldConfig(**WORLDS["orthogonal"]))
     activation, own = KINDS[kind]
-    rows, steps = world.batches(256, seed=1), 500
-    config = SAEConfig(d_in=64, d_sae=128, k=2, activation=activation, lr=3e-3, dead_after=5000, **own)
-    trainer = Trainer(config, total_steps=steps)
-    for _ in range(steps):
-        trainer.step(next(rows))
-    made = trainer.dictionary()
-    cosine = torch.nn.functional.normalize(made.W_dec, dim=1) @ world.features_GD.t()
+    config, steps = SAEConfig(d_in=64, d_sae=128, k=2, activation=activation, lr=3e-3, dead_after=5000, **own), 500
+    shares = []
+    for seed in (1, 2, 3):
+        rows, trainer = world.batches(256, seed=seed), Trainer(config, total_steps=steps)
+        for _ in range(steps):
+            trainer.step(next(rows))
+        made = trainer.dictionary()
+        cosine = torch.nn.functional.normalize(made.W_dec, dim=1) @ world.features_GD.t()
+        shares.append(float((cosine.amax(0) > 0.9).float().mean()))
     found = score(made, world, rows=4000)
-    assert float((cosine.amax(0) > 0.9).float().mean()) >= 0.98, found
+    assert sum(shares) / len(shares) >= 0.98, (shares, found)
     assert found.f1_chance < 0.1 and found.f1_matched > 0.6, found
     shuffled = Scorer(world, made.W_dec)
     x, f = world.sample(4000, generator())

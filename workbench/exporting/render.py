@@ -6,6 +6,7 @@ Nothing of the user's matplotlib configuration is used, no date is written, and 
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ DASH: dict[str, Any] = {
 }
 SYMBOL = {"circle": "o", "square": "s", "diamond": "D", "x": "x", "cross": "+"}
 FORMATS = ("pdf", "svg", "png")
+_CLIP = re.compile(rb'<clipPath id="(\w+)"')
 _LOCK = threading.Lock()  # matplotlib's settings are global
 
 
@@ -97,8 +99,17 @@ def render(data: FigureData, style: Style, *, formats: Sequence[str] = FORMATS, 
         for name in formats:
             sink = io.BytesIO()
             figure.savefig(sink, format=name, dpi=style.dpi, metadata=_metadata(name, data, stamp))
-            out[name] = sink.getvalue()
+            out[name] = _clips_numbered(sink.getvalue()) if name == "svg" else sink.getvalue()
     return out
+
+
+def _clips_numbered(svg: bytes) -> bytes:
+    """Clip paths named by their order: matplotlib names each by a digest of where it lies to the last bit, and that
+    bit, which the layout's solver leaves, is not the same in every process.
+    """
+    for i, name in enumerate(dict.fromkeys(_CLIP.findall(svg)), 1):
+        svg = svg.replace(name, b"clip-%d" % i)
+    return svg
 
 
 def _metadata(name: str, data: FigureData, stamp: str) -> dict[str, Any]:

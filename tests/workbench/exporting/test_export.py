@@ -235,6 +235,8 @@ def test_pdf_fonts_are_truetype_and_svg_text_is_text(workspace: Workspace) -> No
         and b"CreationDate" not in files["figure.pdf"]
     )
     svg = files["figure.svg"].decode()
+    clips = re.findall(r'<clipPath id="([^"]+)"', svg)
+    assert clips == [f"clip-{i + 1}" for i in range(len(clips))] and "url(#clip-1)" in svg  # no digests of places
     assert "share of tokens on which a latent fires</text>" in svg and 'width="486pt"' in svg
     assert files["figure.png"].startswith(b"\x89PNG")
 
