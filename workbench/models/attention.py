@@ -65,7 +65,11 @@ def attach(model: Any) -> None:
             continue
         module: Any = component.original_component
         config: Any = getattr(module, "config", None)
-        if not hasattr(config, "_attn_implementation_internal") or hasattr(module, _SHOWN_BY) or _more(module):
+        if (
+            not hasattr(config, "_attn_implementation_internal")
+            or hasattr(module, _SHOWN_BY)
+            or more_than_softmax(module)
+        ):
             continue
         before = _logits(model) if before is None else before
         own = copy.copy(config)
@@ -80,7 +84,7 @@ def attach(model: Any) -> None:
         del vars(module)[_SHOWN_BY]
 
 
-def _more(module: Any) -> bool:
+def more_than_softmax(module: Any) -> bool:
     """Whether a module's attention is more than a softmax over keys."""
     return any(getattr(module, name, None) is not None for name in ("sinks", "rel_pos", "relative_attention_bias"))
 

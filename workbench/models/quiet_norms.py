@@ -23,7 +23,7 @@ def quiet_norms(model: Any) -> None:
             vars(module)["forward"] = MethodType(_forward, module)
 
 
-def _heard(hook: Any) -> bool:
+def heard(hook: Any) -> bool:
     """Whether anything is registered at a hook point, by TransformerLens' ways or by torch's."""
     torchs = (hook._forward_hooks, hook._forward_pre_hooks, hook._backward_hooks, hook._backward_pre_hooks)
     return bool(hook.fwd_hooks or hook.bwd_hooks or any(torchs))
@@ -31,7 +31,7 @@ def _heard(hook: Any) -> bool:
 
 def _forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     identity = isinstance(self.original_component, torch.nn.Identity)
-    if identity or kwargs or _heard(self.hook_scale) or _heard(self.hook_normalized):
+    if identity or kwargs or heard(self.hook_scale) or heard(self.hook_normalized):
         return type(self).forward(self, hidden_states, **kwargs)  # type: ignore[no-any-return]
     x = self.hook_in(hidden_states)
     return self.hook_out(self.original_component(x).to(x.dtype))  # type: ignore[no-any-return]

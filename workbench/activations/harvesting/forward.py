@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from sae.errors import UsageError
 from sae.strict import nearest
 from workbench.activations.format.spec import StoreSpec
+from workbench.models.fused_attention import agrees, fused_attention
 
 _SITE = re.compile(r"L\d+[A-Z]+")
 
@@ -99,6 +101,7 @@ class ModelProducer:
     def __init__(self, spec: StoreSpec, tokens: np.ndarray, models: dict[str, Any], *, device: str = "cpu"):
         self.spec, self.tokens, self.models, self.device = spec, tokens, models, device
         self.keep = torch.from_numpy(spec.positions.astype(np.int64)).to(device)
+        self._fused: dict[str, bool] = {}  # source -> whether the fused kernel was seen to give the same numbers
 
     def __call__(self, seq_start: int, seq_end: int) -> Iterator[dict[str, np.ndarray]]:
         for lo in range(seq_start, seq_end, self.spec.batch_size):
@@ -108,10 +111,19 @@ class ModelProducer:
             out: dict[str, np.ndarray] = {}
             for source, model in self.models.items():
                 streams = [s for s in self.spec.streams if s.source == source]
-                seen = capture(model, batch, list(dict.fromkeys(s.at for s in streams)))
+                names = list(dict.fromkeys(s.at for s in streams))
+                with fused_attention(model, names) if self._may_fuse(source, batch, names) else nullcontext():
+                    seen = capture(model, batch, names)
                 for s in streams:
                     out[s.key] = self._rows(seen[s.at])
             yield out
+
+    def _may_fuse(self, source: str, batch: torch.Tensor, names: list[str]) -> bool:
+        """Asked of a few tokens of a source's first batch, once."""
+        if source not in self._fused:
+            model, few = self.models[source], batch[:2, :32]
+            self._fused[source] = agrees(lambda: capture(model, few, names), model, names)
+        return self._fused[source]
 
     def _rows(self, value: torch.Tensor) -> np.ndarray:
         """[batch, ctx, width] -> stored rows without excluded positions, on the host."""
