@@ -9,6 +9,7 @@ exits 1 where a rerun takes longer than a second of processor time, or the probe
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -24,6 +25,10 @@ from workbench_ui.kit.pages import PAGES
 APP = Path(__file__).resolve().parents[1] / "ui" / "workbench_ui" / "app.py"
 PAGE, PROBE = 1.0, 2.0  # seconds
 OTHER = "The second text is read by a model that is there already. "
+
+
+# AppTest runs pages outside a server, and says so for every one of them
+logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").disabled = True
 
 
 def run(at: AppTest) -> tuple[float, float]:

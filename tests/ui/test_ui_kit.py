@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -295,3 +297,17 @@ def test_what_is_shown_first_has_fired_often_enough() -> None:
     assert weak.argmax() == 2
     silent = facts._interest(table.assign(n_fired=[0, 50, 500]), {})
     assert silent[0] < value[0]  # what never fired comes last of all
+
+
+def test_what_previews_are_drawn_with_is_read_once_while_nobody_waits():
+    code = (
+        "import sys\n"
+        "from workbench_ui.kit import ahead\n"
+        "ahead.REST = 0.01\n"
+        "assert 'matplotlib.figure' not in sys.modules\n"
+        "timer = ahead.read_ahead()\n"
+        "assert ahead.read_ahead() is timer\n"
+        "timer.join()\n"
+        "assert 'matplotlib.backends.backend_agg' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,7 @@ from workbench_ui.components.history import tidy_history
 from workbench_ui.components.near import forget
 from workbench_ui.documentation import PREFIX
 from workbench_ui.kit import data, panels
+from workbench_ui.kit.ahead import read_ahead
 from workbench_ui.kit.index import Index
 from workbench_ui.kit.pages import pages_for
 from workbench_ui.kit.thread import bar
@@ -61,6 +62,7 @@ def main() -> None:
         f"<span>Interpretability Workbench {html.escape(__version__)}</span>"
         f"{_keys(page.url_path)}</div>"
     )
+    read_ahead()
 
 
 def _stale(index: Index) -> None:
