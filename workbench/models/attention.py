@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.models.few_logits import few_logits, same_logits
+
 IMPLEMENTATION = "workbench_shown"  # the name in a module's configuration
 _SHOWN_BY = "_workbench_shown_by"  # where a module keeps the component whose hooks fire
 _SAME = 1e-4  # share of the largest logit by which the logits may differ
@@ -71,13 +73,13 @@ def attach(model: Any) -> None:
             or more_than_softmax(module)
         ):
             continue
-        before = _logits(model) if before is None else before
+        before = few_logits(model) if before is None else before
         own = copy.copy(config)
         own._attn_implementation_internal = IMPLEMENTATION  # its sub-configurations are shared and stay
         vars(module)[_SHOWN_BY] = weakref.ref(component)
         module.config = own
         changed.append((module, config))
-    if before is None or _same(before, _logits(model)):
+    if before is None or same_logits(before, few_logits(model), share=_SAME):
         return
     for module, config in changed:
         module.config = config
@@ -87,15 +89,3 @@ def attach(model: Any) -> None:
 def more_than_softmax(module: Any) -> bool:
     """Whether a module's attention is more than a softmax over keys."""
     return any(getattr(module, name, None) is not None for name in ("sinks", "rel_pos", "relative_attention_bias"))
-
-
-@torch.no_grad()
-def _logits(model: Any) -> Tensor | None:
-    at = next(model.parameters())
-    return None if at.is_meta else model(torch.arange(4, device=at.device)[None], use_cache=False)
-
-
-def _same(before: Tensor | None, after: Tensor | None) -> bool:
-    if before is None or after is None:
-        return True
-    return bool((before - after).abs().max() <= _SAME * before.abs().max().clamp_min(1e-6))

@@ -137,24 +137,8 @@ def load_model(name: str | Path, revision: str | None = None) -> Any:
         return bridge(hf_model, tokenizer, str(name))
 
 
+_SAME = 1e-3  # share of the largest logit by which a bridge's may differ from transformers' own
 _NO_BRIDGE = "TransformerLens' bridge for {} does not work on this configuration ({}). Use another model."
-
-
-def _logits(model: Any) -> Any:
-    """Logits [1, 4, vocab] of four tokens; None on the meta device."""
-    import torch
-
-    at = next(model.parameters())
-    if at.is_meta:
-        return None
-    with torch.no_grad():
-        out = model(torch.arange(4, device=at.device)[None], use_cache=False)
-    return getattr(out, "logits", out)
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    size = float(theirs.abs().max())
-    return ours.shape == theirs.shape and float((ours - theirs).abs().max()) <= 1e-3 * max(size, 1e-6)
 
 
 def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
@@ -167,6 +151,7 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     from workbench.models import attention
+    from workbench.models.few_logits import few_logits, same_logits
     from workbench.models.parts import name_parts
     from workbench.models.quiet_norms import quiet_norms
     from workbench.models.recurrent import attach
@@ -177,7 +162,7 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
             f"TransformerLens has no bridge for {architecture} ({nearest(architecture, list(SUPPORTED_ARCHITECTURES))})"
         )
     contract = None if tokenizer is None else contract_of(tokenizer, longest=longest_context(hf_model))
-    said = _logits(hf_model)
+    said = few_logits(hf_model)
     try:
         model = build_bridge_from_module(
             hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
@@ -186,7 +171,7 @@ def bridge(hf_model: Any, tokenizer: Any = None, name: str = "model") -> Any:
         attach(model)
         attention.attach(model)
         quiet_norms(model)
-        close = said is None or _same(_logits(model), said)
+        close = same_logits(said, few_logits(model), share=_SAME)
     except Exception as e:  # whatever a library meets in a configuration it was not made for
         raise UsageError(_NO_BRIDGE.format(architecture, f"{type(e).__name__}: {str(e).splitlines()[0][:160]}")) from e
     if not close:

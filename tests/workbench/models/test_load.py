@@ -230,11 +230,11 @@ def test_a_bridge_that_does_not_work_is_refused_in_one_line(tmp_path, name):
 
 def test_a_bridge_that_computes_something_else_is_refused(monkeypatch):
     from tests.workbench.models.zoo import random_model
-    from workbench.models import load
+    from workbench.models import few_logits, load
 
     hf_model = random_model("llama_gqa")
-    true = load._logits
-    monkeypatch.setattr(load, "_logits", lambda model: true(model) + (model is hf_model))
+    true = few_logits.few_logits
+    monkeypatch.setattr(few_logits, "few_logits", lambda model: true(model) + (model is hf_model))
     with pytest.raises(UsageError, match="its logits are not those of transformers"):
         load.bridge(hf_model)
 
