@@ -548,6 +548,33 @@ def test_added_loss_is_per_sequence_and_token():
     assert added(SimpleNamespace(sums=sums)).tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(("workers", "minutes", "processes"), [(1, 60, "process"), (2, 30, "processes")])
+def test_retrain_says_first_what_it_trains_and_how_long(tmp_path, monkeypatch, workers, minutes, processes):
+    taken = {"mini-mamba-c1": 25.0, "mini-mamba-c2": 25.0, "mini-pythia-w1000": 10.0, "mini-mamba-n4": 0.0}
+    monkeypatch.setattr(Lab, "to_train", lambda self, name: taken[name])
+    monkeypatch.setattr("workbench.claims.run.run_claim", lambda claim, lab: {"claim": claim.id})
+    monkeypatch.setattr(
+        "workbench.claims.pool.run_tasks", lambda tasks, lab, n, done: [done({"claim": i}) for i in ids]
+    )
+    ids = ["universality.off-by-one-widths", "universality.state-size", "evolution.warm-up"]
+    claims = [next(c for c in all_claims() if c.id == i) for i in ids]
+    said = []
+    run_all(
+        claims,
+        Workspace(tmp_path / "ws"),
+        seeds=1,
+        quick=True,
+        retrain=True,
+        workers=workers,
+        say=said.append,
+        done=lambda document: None,
+    )
+    assert said == [
+        f"3 models are trained for this, about {minutes} minutes with {workers} {processes}: mini-mamba-c1,"
+        " mini-mamba-c2, mini-pythia-w1000"
+    ]
+
+
 @pytest.mark.slow
 def test_retrain_trains_a_variant_and_judges_it(tmp_path, monkeypatch):
     import workbench.config as config

@@ -307,16 +307,12 @@ class Lab:
         """
         from workbench.config import read_recipe
         from workbench.models.card import finish
-        from workbench.models.load import bundled
         from workbench.models.pretrain import PretrainRecipe
-        from workbench.models.pretrained import open_run, trained_model
+        from workbench.models.pretrained import open_run
 
-        if name in bundled():
-            return name
-        recipe = read_recipe(PretrainRecipe, name)
-        if trained_model(recipe, self.workspace, run=Run(replace=self.replace)) is None:
+        if (minutes := self.to_train(name)) > 0:
+            recipe = read_recipe(PretrainRecipe, name)
             if not self.retrain:
-                minutes = recipe.steps * recipe.batch * recipe.ctx / VARIANT_TOKENS_PER_MINUTE
                 raise MissingError(
                     f"needs the variant {name}, which is not bundled. `workbench reproduce --retrain` trains it "
                     f"({recipe.steps:,} steps, about {minutes:.0f} minutes on one core)."
@@ -330,6 +326,20 @@ class Lab:
                 run, self.workspace, criteria=False, command=f"workbench pretrain {name} --no-criteria", show=self.say
             )
         return name
+
+    def to_train(self, name: str) -> float:
+        """Minutes on one core that training a variant would take; 0 where it is bundled or in the workspace."""
+        from workbench.config import read_recipe
+        from workbench.models.load import bundled
+        from workbench.models.pretrain import PretrainRecipe
+        from workbench.models.pretrained import trained_model
+
+        if name in bundled():
+            return 0.0
+        recipe = read_recipe(PretrainRecipe, name)
+        if trained_model(recipe, self.workspace, run=Run(replace=self.replace)) is not None:
+            return 0.0
+        return recipe.steps * recipe.batch * recipe.ctx / VARIANT_TOKENS_PER_MINUTE
 
     def circuits(self, model: str, revision: str | None = None) -> dict[str, Any]:
         """Headline numbers of the induction circuits of one model or snapshot."""

@@ -144,6 +144,8 @@ def run_all(
             report(have)
         else:
             missing.append(claim)
+    if retrain:
+        _say_trainings(missing, lab, workers)
     if workers > 1 and len(missing) > 1:
         from workbench.claims.pool import run_tasks, tasks_of
 
@@ -153,3 +155,16 @@ def run_all(
         for claim in missing:
             report(run_claim(claim, lab))
     return [documents[c.id] for c in claims]
+
+
+def _say_trainings(claims: Sequence[Claim], lab: Lab, workers: int) -> None:
+    """Which models are trained first for these claims, and how long that takes."""
+    wanted = dict.fromkeys(n.removeprefix("variant ") for c in claims for n in c.needs if n.startswith("variant "))
+    minutes = {name: taken for name in wanted if (taken := lab.to_train(name)) > 0}
+    if minutes:
+        # they share no cores: the longest of them, or all of them in turns, whichever ends later
+        together = max(max(minutes.values()), sum(minutes.values()) / max(workers, 1))
+        lab.say(
+            f"{len(minutes)} models are trained for this, about {together:.0f} minutes with {max(workers, 1)}"
+            f" process{'es' * (workers > 1)}: {', '.join(minutes)}"
+        )

@@ -31,7 +31,7 @@ def reproduce(
         bool,
         typer.Option(
             "--retrain",
-            help="Also train the small variants of the bundled models: about an hour more on two quiet cores.",
+            help="Also train the small variants of the bundled models: about 75 minutes more on two quiet cores.",
         ),
     ] = False,
     confirmatory: Annotated[
