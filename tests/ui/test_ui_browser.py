@@ -9,13 +9,14 @@ import statistics
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.ui.browsing import Visit, heading
 from tests.ui.serving import SCRUB
 from workbench.results.labels import save_label
-from workbench.results.lists import delete_list, read_lists
+from workbench.results.lists import LatentList, delete_list, read_lists, save_list
 from workbench.workspace import Workspace
 
 pytestmark = pytest.mark.browser
@@ -41,7 +42,7 @@ def test_keyboard(visit: Visit) -> None:
     heading(page, "Latent 8")
     page.keyboard.press("k")
     heading(page, "Latent 7")
-    assert page.locator(".wb-keys kbd").all_inner_texts() == ["J", "K", "P", "L", "E"]
+    assert shown_keys(page) == ["J", "K", "P", "E"]  # L goes into the list used last, and none was
     page.keyboard.press("p")
     page.wait_for_url(re.compile("p=mini-pythia"))
     page.keyboard.press("j")
@@ -51,6 +52,24 @@ def test_keyboard(visit: Visit) -> None:
     )
     page.keyboard.press("e")
     heading(page, "Export")
+
+
+def shown_keys(page: Any) -> list[str]:
+    """The keys that the foot of the page says can be pressed."""
+    return [k.inner_text() for k in page.locator(".wb-keys kbd").all() if k.is_visible()]
+
+
+def test_the_key_of_the_last_list_is_shown_once_there_is_one(visit: Visit, full: Workspace) -> None:
+    id = save_list(full.root, LatentList(name="mine"))
+    try:
+        page = visit.open("latent?d=mini-pythia.L2R-8x&i=7")
+        assert shown_keys(page) == ["J", "K", "P", "E"]
+        page.get_by_role("button", name="Add to list").click()
+        page.get_by_role("button", name="Add", exact=True).click()
+        page.get_by_role("button", name="Add to mine").wait_for()
+        assert shown_keys(page) == ["J", "K", "P", "L", "E"]
+    finally:
+        delete_list(full.root, id)
 
 
 def test_row_of_the_table_opens_a_latent(visit: Visit) -> None:

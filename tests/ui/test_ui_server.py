@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from sae.errors import UsageError, UserError
+from tests.ui.conftest import APP
 from tests.ui.serving import ROOT, free_port, start, wait_until_up
 from workbench.cli.ui import check_port, streamlit_command
 from workbench.workspace import Workspace
+from workbench_ui.kit.pages import PAGES
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +181,34 @@ def test_small_scripts_come_from_memory_as_streamlit_sends_them(server: tuple[in
             assert answer.headers.get_content_type() == "application/javascript"
             assert set(answer.headers["cache-control"].split(", ")) == {"public", "immutable", "max-age=31536000"}
             assert "'unsafe-eval'" in answer.headers["content-security-policy"]
+
+
+def test_an_answer_on_a_kept_connection_waits_for_nothing(server: tuple[int, subprocess.Popen[bytes]]) -> None:
+    """Head and body go at once: held back until the head is acknowledged (Nagle), each would take 40 ms."""
+    connection = http.client.HTTPConnection("127.0.0.1", server[0], timeout=10)
+    seconds = []
+    for _ in range(40):
+        began = time.perf_counter()
+        connection.request("GET", "/_stcore/health")
+        assert connection.getresponse().read() == b"ok"
+        seconds.append(time.perf_counter() - began)
+    connection.close()
+    assert min(seconds[20:]) < 0.02  # the first ones a system acknowledges at once
+
+
+def test_what_draws_charts_is_asked_for_by_the_pages_that_draw_at_once(
+    full: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_WORKSPACE", str(full.root))
+    from workbench_ui.server import WITH_CHARTS
+
+    drawing = set()
+    for page in PAGES:
+        at = AppTest.from_file(str(APP), default_timeout=60).run()
+        if page.stem != "overview":
+            at = at.switch_page(f"app_pages/{page.stem}.py").run()
+        if at.get("plotly_chart"):
+            drawing.add(f"/{page.stem}")
+    assert drawing >= {"/mppc", "/training", "/induction", "/states", "/map"}
+    assert drawing <= WITH_CHARTS
+    assert WITH_CHARTS.isdisjoint({"/overview", "/latents", "/latent", "/lists", "/export", "/about"})

@@ -79,12 +79,15 @@ def _stale(index: Index) -> None:
 
 
 def _keys(page: str) -> str:
-    """The keyboard map of a page."""
+    """The keyboard map of a page; ``L`` is shown by the style while its button is there, which comes and goes with runs
+    of the page's fragment alone.
+    """
     keys = {
         "latent": (("J", "next"), ("K", "previous"), ("P", "pin"), ("L", "into the last list"), ("E", "export")),
         "export": (("E", "download"),),
     }
-    return "".join(f"<span><kbd>{key}</kbd> {does}</span>" for key, does in keys.get(page, ()))
+    css = {"L": ' class="wb-again"'}
+    return "".join(f"<span{css.get(key, '')}><kbd>{key}</kbd> {does}</span>" for key, does in keys.get(page, ()))
 
 
 @st.cache_resource(show_spinner=False)

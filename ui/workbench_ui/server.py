@@ -9,6 +9,8 @@ import base64
 import hashlib
 import json
 import re
+import socket
+from asyncio import BaseProtocol, BaseTransport
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from workbench.serving.site import inline_scripts
 from workbench_ui.documentation import PREFIX, answer
@@ -46,7 +49,12 @@ EARLY_FONTS = ("MaterialSymbols-Rounded", "SourceCodeVF-Upright")
 # What draws charts: five megabytes, which take the browser longer than all the rest of a page. A page with charts asks
 # for it at once; on the others it is read once they rest, so that it is there when the reader goes on to such a page.
 CHARTS = ("PlotlyChart",)
-WITH_CHARTS = frozenset(f"/{stem}" for stem in ("mppc", "training", "induction", "states", "map", "results", "text"))
+# A page that draws one itself; charts of its sections (``views/``) wait until the reader comes near or unfolds them.
+_DRAWS = re.compile(r"\b(?:plotly_)?chart\(")
+_FILES = Path(__file__).parent / "app_pages"
+WITH_CHARTS = frozenset(
+    f"/{page.stem}" for page in PAGES if _DRAWS.search((_FILES / f"{page.stem}.py").read_text(encoding="utf-8"))
+)
 AHEAD = """addEventListener('load', () => {
   let quiet = 0
   const look = setInterval(() => {
@@ -223,5 +231,24 @@ def read_ahead() -> None:
     ).to_json()
 
 
+def send_at_once() -> None:
+    """Let no answer wait for the browser's word that it has the one before.
+
+    The system holds back a second small packet until the first is acknowledged (Nagle), which a browser puts off by 40
+    ms: on every request of a kept connection, head and body being two packets, and between the messages of a page that
+    is made. asyncio turns that off, but not for the socket that Streamlit opens, which does not say it is TCP
+    (``proto`` 0).
+    """
+    made = AutoHTTPProtocol.connection_made
+
+    def connection_made(self: BaseProtocol, transport: BaseTransport) -> None:
+        if (connection := transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made(self, transport)
+
+    AutoHTTPProtocol.connection_made = connection_made  # type: ignore[method-assign]
+
+
 read_ahead()
+send_at_once()
 app = st.App(Path(__file__).with_name("app.py"), middleware=[Middleware(Door)])

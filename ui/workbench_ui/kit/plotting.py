@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SMALL = {"size": 12.5}  # labels of axes, legends and colour bars; the theme's own would be below 12 px
+# Else Plotly measures each label several times, a third of what drawing takes, to hide those that would be cut off
+# at the edge of the figure; the margins grow with the labels, so none is.
+WHOLE = {"ticklabeloverflow": "allow"}
 
 
 def plot(panel: Panel, *, height: int = 380) -> go.Figure:
@@ -63,6 +66,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
         "ticktext": [escape(clip(text, 40)) for _, text in axis.ticks],
         "tickfont": SMALL,
         "automargin": True,
+        **WHOLE,
         "zeroline": False,
     }
 
@@ -185,4 +189,8 @@ def _steps(colours: tuple[str, ...]) -> list[list[Any]]:
 
 
 def _bar(label: str) -> dict[str, Any]:
-    return {"title": {"text": escape(label), "font": SMALL, "side": "right"}, "tickfont": SMALL, "thickness": 12}
+    return {
+        "title": {"text": escape(label), "font": SMALL, "side": "right"},
+        "tickfont": SMALL,
+        "thickness": 12,
+    } | WHOLE
