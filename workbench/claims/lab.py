@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sae import SAE
     from sae.config import TrainingConfig
     from workbench.activations import ActivationStore
+    from workbench.analysis.evolution.recipe import EvolveRecipe
     from workbench.results.matches import MatchRecords
     from workbench.results.transplants import TransplantRecords
 
@@ -363,18 +364,12 @@ class Lab:
 
         def make() -> Any:
             from workbench.analysis.evolution.plan import make_plan
-            from workbench.analysis.evolution.recipe import EvolveRecipe
             from workbench.analysis.evolution.run import run_plan
             from workbench.analysis.evolution.snapshots import RowCache
-            from workbench.config import read_recipe
             from workbench.models.sites import hooks_of
             from workbench.results.evolution import Evolution
 
-            size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
-            if self.quick:
-                size |= {"tokens": 300_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
-            id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
-            recipe = read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
+            recipe = self.evolution_recipe(seed)
             hooks = [hooks_of(site)[1] for site in (recipe.site, *recipe.also)]
             cache = self.once(
                 "rows of snapshots", lambda: RowCache(hooks) if self.quick else None
@@ -383,6 +378,17 @@ class Lab:
             return Evolution.open(run_plan(plan, self.workspace, run=self.run("reproduce", "evolution")).path)
 
         return self.once(("evolution", seed), make)
+
+    def evolution_recipe(self, seed: int) -> EvolveRecipe:
+        """The recipe of :meth:`evolution`."""
+        from workbench.analysis.evolution.recipe import EvolveRecipe
+        from workbench.config import read_recipe
+
+        size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
+        if self.quick:
+            size |= {"tokens": 300_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
+        id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
+        return read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
 
     def architectures(self, seed: int = 0) -> Any:
         """A crosscoder over the snapshots of the bundled Transformer and the bundled Mamba, analysed."""

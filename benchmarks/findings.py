@@ -1,0 +1,130 @@
+"""Which findings about training survive another kind of crosscoder.
+
+The claims of the evolution paper are read off one kind, Top-K with one magnitude of a latent for all snapshots. Here
+the same claims are measured on every kind, with the same rules, seeds, rows and snapshots, and stand side by side: what
+holds in one column only is a property of that crosscoder.
+
+    python benchmarks/findings.py [--workspace DIR] [--seeds 2] [--kinds KIND ...] [--full] [--write PAGE]
+    python benchmarks/findings.py --quick               # one kind, one seed: shows that it runs
+
+Without ``--full`` each is measured at the size of ``workbench reproduce --quick``. Complete crosscoders are reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.claims import all_claims
+from workbench.claims.base import Claim, Finding
+from workbench.claims.lab import Lab
+from workbench.claims.page import shown
+from workbench.claims.rules import judge
+from workbench.workspace import Workspace
+
+KINDS: dict[str, dict[str, Any]] = {  # fields of CrosscoderConfig
+    "one magnitude": {},
+    "own magnitudes": {"gate": "own-magnitude"},
+    "BatchTopK": {"activation": "batchtopk"},
+    "JumpReLU per source": {"activation": "jumprelu", "gate": "per-source"},
+}
+FINDINGS = (
+    "emergent-latents",
+    "initialisation-dip",
+    "two-groups",
+    "turning-point",
+    "dimensionality",
+    "previous-token-before-induction",
+    "induction-before-context",
+    "complexity-and-emergence",
+    "latents-precede-induction",
+)
+
+
+@dataclass
+class OneKind(Lab):
+    """A lab whose crosscoders are of one kind."""
+
+    kind: str = "one magnitude"
+
+    def evolution_recipe(self, seed: int) -> Any:
+        """The claims' recipe with this kind's fields and an id of its own."""
+        recipe = super().evolution_recipe(seed)
+        named = f"{recipe.id}.{self.kind.lower().replace(' ', '-')}"
+        return recipe.model_copy(update={"id": named, "crosscoder": {**recipe.crosscoder, **KINDS[self.kind]}})
+
+
+def cell(claim: Claim, finding: Finding) -> str:
+    """Effect with its interval, control, and on which side of the claim's rule they lie."""
+    if finding.untestable:
+        return f"not testable: {finding.untestable}"
+    verdict = judge(claim.rule, finding.effect, finding.control).verdict
+    control = "–" if finding.control is None else shown(finding.control.as_dict())
+    return f"{verdict}: {shown(finding.effect.as_dict())}, control {control}"
+
+
+def quality(lab: OneKind) -> str:
+    """Explained variance, active latents per row and snapshot, and dead latents: means over seeds."""
+    rows = [lab.evolution(seed).manifest.numbers for seed in lab.each_seed()]
+    return ", ".join(
+        f"{name} {sum(r[key] for r in rows) / len(rows):.3g}"
+        for key, name in (("mean_ev", "EV"), ("mean_l0", "L0"), ("dead", "dead"))
+        if all(key in r for r in rows)
+    )
+
+
+def page(table: dict[str, dict[str, str]], seeds: int, size: str) -> str:
+    """The table as Markdown."""
+    kinds = list(table)
+    lines = [
+        "# Which findings survive another kind of crosscoder",
+        "",
+        f"Written by `python benchmarks/findings.py --write`: {seeds} seeds of every kind, {size}; effect, control, and"
+        " what each claim's own rule makes of them. Kinds that say the same agree on the finding; where they differ it"
+        " belongs to the crosscoder.",
+        "",
+        f"| | {' | '.join(kinds)} |",
+        f"|---|{'---|' * len(kinds)}",
+    ]
+    lines += [f"| {row} | {' | '.join(table[k][row] for k in kinds)} |" for row in table[kinds[0]]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--full", action="store_true", help="the size of `workbench reproduce` without --quick")
+    parser.add_argument("--quick", action="store_true", help="one kind, one seed")
+    parser.add_argument("--write", type=Path)
+    args = parser.parse_args()
+    if args.quick:
+        args.kinds, args.seeds = args.kinds[:1], 1
+    workspace = Workspace(args.workspace or Path(tempfile.mkdtemp()) / "findings")
+    claims = [next(c for c in all_claims("evolution") if c.id == f"evolution.{name}") for name in FINDINGS]
+    table: dict[str, dict[str, str]] = {}
+    for kind in args.kinds:
+        lab = OneKind(
+            workspace,
+            seeds=args.seeds,
+            quick=not args.full,
+            kind=kind,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        table[kind] = {c.id.partition(".")[2]: cell(c, c.measure(lab)) for c in claims}
+        table[kind]["quality"] = quality(lab)
+        for row, said in table[kind].items():
+            print(f"{kind:20} {row:34} {said}", flush=True)
+    if args.write:
+        size = "at full size" if args.full else "at the size of a quick run"
+        args.write.write_text(page(table, args.seeds, size), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
