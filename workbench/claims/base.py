@@ -65,9 +65,9 @@ class Finding:
         }
 
 
-def untestable(why: str) -> Finding:
-    """A finding that there is nothing to find here, and why."""
-    return Finding(Measured(float("nan"), None, None, 0), untestable=why)
+def untestable(why: str, *, n: int = 0, control: Measured | None = None, table: pd.DataFrame | None = None) -> Finding:
+    """A finding that there is nothing to find here, and why. ``n``: units that were looked at to see that."""
+    return Finding(Measured(float("nan"), None, None, n), control, table, untestable=why)
 
 
 @dataclass(frozen=True)

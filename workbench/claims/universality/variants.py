@@ -103,7 +103,10 @@ def seeds(lab: Lab) -> Finding:
     if (table.accuracy < SOLVED).any():
         return untestable(
             f"one seed copies from a single match with accuracy {table.accuracy.min():.2f} only;"
-            f" needs a second seed of the Mamba that copies"
+            f" needs a second seed of the Mamba that copies",
+            n=int(table["n"].min()),
+            control=_untrained(lab),
+            table=table,
         )
     return Finding(_least(table), _untrained(lab), table, note)
 
@@ -115,7 +118,12 @@ def widths(lab: Lab) -> Finding:
     note = "; ".join(f"width {WIDTHS[r.model]}: accuracy {r.accuracy:.2f}, {r.writes}" for r in table.itertuples())
     solved = table[table.accuracy >= SOLVED]
     if len(solved) < 2:
-        return untestable(f"fewer than two widths copy from a single match at this length of training ({note})")
+        return untestable(
+            f"fewer than two widths copy from a single match at this length of training ({note})",
+            n=int(table["n"].min()),
+            control=_untrained(lab),
+            table=table,
+        )
     return Finding(_least(solved), _untrained(lab), table, note)
 
 
