@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbench.claims import all_claims
 from workbench.claims.base import Claim, Finding
 from workbench.claims.lab import Lab
@@ -68,13 +70,11 @@ def cell(claim: Claim, finding: Finding) -> str:
 
 
 def quality(lab: OneKind) -> str:
-    """Explained variance, active latents per row and snapshot, and dead latents: means over seeds."""
-    rows = [lab.evolution(seed).manifest.numbers for seed in lab.each_seed()]
-    return ", ".join(
-        f"{name} {sum(r[key] for r in rows) / len(rows):.3g}"
-        for key, name in (("mean_ev", "EV"), ("mean_l0", "L0"), ("dead", "dead"))
-        if all(key in r for r in rows)
-    )
+    """Held-out explained variance (mean over snapshots, and of the last), latents on per row and the share alive."""
+    found = [lab.evolution(seed).manifest for seed in lab.each_seed()]
+    ev = np.array([m.numbers["explained_variance"] for m in found])
+    l0, alive = (np.mean([m.numbers[key] for m in found]) for key in ("l0", "alive"))
+    return f"EV {ev.mean():.3f}, of the last {ev[:, -1].mean():.3f}, L0 {l0:.1f}, {alive:,.0f} alive"
 
 
 def page(table: dict[str, dict[str, str]], seeds: int, size: str) -> str:
