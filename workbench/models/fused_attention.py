@@ -85,10 +85,11 @@ def _plain(layer: Any) -> bool:
     """Whether a layer's attention is what the fused kernel computes, and its bridge the one that spells it out."""
     from transformer_lens.model_bridge.generalized_components import PositionEmbeddingsAttentionBridge
 
+    if type(layer) is not PositionEmbeddingsAttentionBridge:
+        return False
     module = layer.original_component
     return (
-        type(layer) is PositionEmbeddingsAttentionBridge
-        and not layer.is_cross_attention
+        not layer.is_cross_attention
         and hasattr(getattr(module, "config", None), "_attn_implementation_internal")
         and getattr(module, "attn_logit_softcapping", None) is None
         and not more_than_softmax(module)
