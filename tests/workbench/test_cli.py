@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import subprocess
 import sys
 import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from sae.errors import UsageError, UserError
 from workbench.cli import VERBS, app, available
 
 runner = CliRunner()
@@ -49,6 +52,30 @@ def test_what_takes_long_on_the_way_is_shown_and_what_is_short_is_not(capsys, mo
     assert capsys.readouterr().err == ""
 
 
+def test_every_verb_prints_its_errors_as_documents_too():
+    """By one decorator, which every verb has."""
+    for command in app.registered_commands:
+        inner = inspect.unwrap(command.callback)
+        assert inner is not command.callback and "json_output" in inspect.signature(inner).parameters, command.name
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("no such file"), 1), (UsageError("no such verb"), 2)])
+def test_an_error_is_one_line_and_with_json_one_document(capsys, error, code):
+    from workbench.cli import common
+
+    @common.verb
+    def failing(json_output=False, debug=False):
+        print("what a library prints")
+        raise error
+
+    for asked in (False, True):
+        with pytest.raises(typer.Exit) as ended:
+            failing(json_output=asked)
+        out, err = capsys.readouterr()
+        assert ended.value.exit_code == code and f"error: {error}" in err
+        assert not asked or json.loads(out) == {"error": str(error), "exit_code": code}
+
+
 def test_misuse_exits_2():
     assert runner.invoke(app, ["inf"]).exit_code == 2
     assert runner.invoke(app, ["info", "--nope"]).exit_code == 2
@@ -72,7 +99,9 @@ def test_info_on_an_empty_and_a_missing_workspace(tmp_path):
     assert result.exit_code == 0 and json.loads(result.stdout) == {"workspace": "ws"}
     assert "workbench demo" in runner.invoke(app, ["info", str(tmp_path / "ws")]).output
     missing = runner.invoke(app, ["info", str(tmp_path / "none"), "--json"])
-    assert missing.exit_code == 1 and "does not exist" in missing.stderr and missing.stdout == ""
+    assert missing.exit_code == 1 and "does not exist" in missing.stderr
+    document = json.loads(missing.stdout)
+    assert document["exit_code"] == 1 and f"error: {document['error']}" in " ".join(missing.stderr.split())
 
 
 def test_importing_workbench_is_cheap():

@@ -159,9 +159,9 @@ def result_of(item: Item) -> dict[str, Any]:
 
 
 @contextmanager
-def errors_as_lines(debug: bool) -> Iterator[None]:
+def errors_as_lines(debug: bool, told: Callable[[dict[str, Any]], None] = lambda document: None) -> Iterator[None]:
     """Print what a person can mend as one line, and exit with its code (1, where the error names none); Ctrl-C exits
-    130.
+    130. ``told`` is given the same as a document: ``error``, the line, and ``exit_code``.
     """
     from sae.errors import UserError
 
@@ -179,7 +179,9 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
         if not getattr(e, "said_elsewhere", False):  # else the process in which it happened says it
             n = process_number()
             err.print(f"process {n}: error: {message}" if n else f"error: {message}", style="bold red", markup=False)
-        raise typer.Exit(getattr(e, "exit_code", 1)) from e
+        code = getattr(e, "exit_code", 1)
+        told({"error": message, "exit_code": code})
+        raise typer.Exit(code) from e
 
 
 def message_of(e: BaseException) -> str | None:
@@ -214,23 +216,28 @@ def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
     """Turn a function into a verb: errors become one line, and its returned dict is printed where ``--json`` asks.
 
     The function must take ``json_output`` and ``debug`` keyword arguments (see JsonOption, DebugOption). A key
-    ``exit_code`` of the dict is not printed: the command ends with it after the document.
+    ``exit_code`` of the dict is not printed: the command ends with it after the document. Of an error the document is
+    its line and its exit code.
     """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         quiet_libraries()
         stdout = sys.stdout
+
+        def document(of: dict[str, Any]) -> None:
+            if kwargs.get("json_output") and process_number() == 0:
+                print(json.dumps(of, indent=2, ensure_ascii=False), file=stdout)
+
         if kwargs.get("json_output"):
             sys.stdout = sys.stderr  # whatever a library prints must not spoil the document
         try:
-            with errors_as_lines(bool(kwargs.get("debug"))), showing(_deep_bar):
+            with errors_as_lines(bool(kwargs.get("debug")), document), showing(_deep_bar):
                 result = function(*args, **kwargs)
         finally:
             sys.stdout = stdout
         code = int(result.pop("exit_code", 0)) if result else 0
-        if kwargs.get("json_output") and process_number() == 0:
-            print(json.dumps(result if result is not None else {}, indent=2, ensure_ascii=False))
+        document(result if result is not None else {})
         if code:
             raise typer.Exit(code)
 

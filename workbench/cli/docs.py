@@ -10,6 +10,8 @@ import typer
 
 from workbench.cli.common import DebugOption, JsonOption, say, verb
 
+PORT = 8502
+
 
 @verb
 def docs(
@@ -19,7 +21,9 @@ def docs(
             help="Where to open it: a verb (`compare`), a word or column of the glossary (`twin`), or a page."
         ),
     ] = "",
-    port: Annotated[int, typer.Option("--port", "-p", help="Port on this machine.", metavar="N")] = 8502,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", help=f"Port on this machine (default: {PORT}).", metavar="N")
+    ] = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open a browser window (only ever from a terminal).")
     ] = True,
@@ -27,7 +31,8 @@ def docs(
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
     """Show this documentation, offline: the site that was installed with the program, on this machine only (127.0.0.1).
-    Ctrl-C ends it.
+    Ctrl-C ends it. Without a terminal, as in a script, the file to open is printed and nothing is served, unless
+    `--port` says where.
 
     With `--json` the folder of the site and the page asked for are printed, and nothing is served; its `index.html`
     may also be opened from disk, where all but the search works.
@@ -40,8 +45,14 @@ def docs(
 
     folder = site_folder()
     page = address(what, tuple(available()))
+    file = folder / page.partition("#")[0]
     if json_output:
-        return {"site": str(folder), "page": page, "file": str(folder / page.partition("#")[0])}
+        return {"site": str(folder), "page": page, "file": str(file)}
+    if port is None and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        say("no terminal, so nothing is served (--port N serves all the same); the page asked for is this file:")
+        print(file)
+        return None
+    port = PORT if port is None else port
     check_port(port)
     serving = server(port)
     here = f"http://{LOOPBACK}:{port}/{page}"

@@ -37,10 +37,11 @@ def site_folder() -> Path:
 
 
 def address(what: str, verbs: tuple[str, ...]) -> str:
-    """Path below the site of what somebody asks for: a verb, a word or column of the glossary, or a page's own name.
+    """Path below the site of what somebody asks for: a verb, a word or column of the glossary, or a page, by its path
+    or by the last part of it.
 
     Raises:
-        UsageError: none of these; the message names the nearest.
+        UsageError: none of these (the message names the nearest), or the last part of several pages (it names them).
     """
     asked = " ".join(what.split())
     if asked in PAGES:
@@ -50,8 +51,14 @@ def address(what: str, verbs: tuple[str, ...]) -> str:
     if (found := anchor(asked)) is not None:
         return f"{GLOSSARY_PAGE}#{found}"
     pages = {p.relative_to(SITE).with_suffix("").as_posix() for p in site_folder().rglob("*.html")}
-    if asked.removesuffix(".html") in pages:
-        return f"{asked.removesuffix('.html')}.html"
+    page = asked.removesuffix(".html")
+    if page in pages:
+        return f"{page}.html"
+    called = sorted(p for p in pages if p.rpartition("/")[2] == page)
+    if len(called) == 1:
+        return f"{called[0]}.html"
+    if called:
+        raise UsageError(f"{len(called)} pages are called {asked!r}: {' and '.join(called)}. Name one of them.")
     raise UsageError(
         f"nothing in the documentation is called {asked!r} ({nearest(asked, [*verbs, *words(), *sorted(pages)])}). Name"
         " a verb, a word of the glossary, or a page such as how-to/train."

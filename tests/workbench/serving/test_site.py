@@ -91,3 +91,18 @@ def test_the_verb_names_folder_and_page_and_refuses_what_it_cannot_do(folder: Pa
         taken.listen()
         busy = CliRunner().invoke(program, ["docs", "--port", str(taken.getsockname()[1])])
     assert busy.exit_code == 1 and "in use" in busy.output
+
+
+def test_without_a_terminal_the_file_is_named_and_nothing_is_served(folder: Path) -> None:
+    done = CliRunner().invoke(program, ["docs", "how-to/train"])  # would not come back if it served
+    assert done.exit_code == 0 and done.stdout.strip() == str(folder / "how-to" / "train.html")
+    assert "--port" in done.stderr
+
+
+def test_the_last_part_of_a_page_is_enough_where_one_page_has_it(folder: Path) -> None:
+    assert site.address("train", ()) == "how-to/train.html"
+    (folder / "tutorials").mkdir()
+    (folder / "tutorials" / "train.html").write_text("<h1>Train</h1>")
+    with pytest.raises(UsageError, match="2 pages are called 'train': how-to/train and tutorials/train"):
+        site.address("train", ())
+    assert site.address("train", VERBS) == "reference/cli.html#train"
