@@ -188,7 +188,7 @@ def _tried(
     atoms = torch.tensor(firings["atom"].to_numpy())
     codes = torch.tensor(firings["value"].to_numpy())
     out = firings.assign(norm=norms(native).numpy())
-    where = firings["sequence"].to_numpy(), firings["position"].to_numpy()
+    where = torch.tensor(firings["sequence"].to_numpy()), positions  # copies: pandas gives out read-only arrays
     whole = stand_ins.whole(every.values[where], every.indices[where])
     out = out.assign(**_distances("whole", place.put_writes(rows, positions, whole)))
     dots = torch.einsum("nhkv,nhk,nhv->n", whole, *native)
