@@ -110,7 +110,7 @@ def _headline(entry: Entry) -> str:
                 f"{interval_and_n(firing)}; own direction",
             ),
             ("Another's partner", two_places(n["nulls"]["other"]["median"]), interval_and_n(n["nulls"]["other"])),
-            ("Ceiling", two_places(n["ceiling"]["median"]), escape(about["ceiling"])),
+            ("Ceiling", two_places(n["ceiling"]["median"]), about["ceiling"]),
             ("Of the ceiling", "–" if share is None else f"{100 * share:.0f} %", "median over median"),
             ("Follows r", two_places(rank["r"]["value"]), f"{interval_and_n(rank['r'])}, rank correlation"),
             ("… given the token", two_places(rank["r_given_token"]["value"]), interval_and_n(rank["r_given_token"])),
