@@ -62,8 +62,8 @@ def continue_text(page: Any) -> None:
 
 def choose_node(page: Any) -> None:
     """Click a node of an upper layer."""
-    nodes = page.locator(".js-plotly-plot .scatterlayer .points path.point")
-    nodes.nth(nodes.count() - 8).click(force=True)
+    nodes = page.locator("g.node[data-id]")
+    nodes.nth(nodes.count() // 2).click(force=True)
     page.get_by_text("Chosen node").wait_for(timeout=60_000)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CROWDED = 4  # more series than this have their legend above the axes
+BESIDE = 5  # inches: in a wider figure of rows the names of series stand beside each other, else below each other
 TALLEST = 8.6  # inches: what a page of a paper leaves beside a caption
 DASH: dict[str, Any] = {
     "solid": "-",
@@ -203,7 +204,9 @@ def _height(panel: Panel, found: Drawing | None, style: Style, width: float, clo
     if found.dots:
         small = _row_size(style, close) / 72
         labels = _row_labels(found, style, close)
-        return sum(0.6 * line + 1.2 * small * (1 + text.count("\n")) for text in labels) + 6 * line
+        named = 1 if style.inches > BESIDE else len(found.named)
+        below = 6 * line + 1.35 * line * max(0, named - 2)  # axis and a legend of up to two lines; each further one
+        return sum(0.6 * line + 1.2 * small * (1 + text.count("\n")) for text in labels) + below
     if found.cells is not None:
         ny, nx = found.cells.values.shape
         if panel.square:
@@ -286,7 +289,7 @@ def _points(ax: Axes, found: Drawing, style: Style, close: int) -> None:
         ax.legend(
             loc="lower right",
             bbox_to_anchor=(1.0, 1.0),
-            ncols=len(found.named) if style.inches > 5 else 1,
+            ncols=len(found.named) if style.inches > BESIDE else 1,
             borderaxespad=0,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from itertools import groupby
 
 import streamlit as st
@@ -54,7 +55,9 @@ def _drawn(kind: Kind) -> None:
     except UserError as e:
         _say(str(e))
         return
-    st.image(f"data:image/png;base64,{base64.b64encode(png).decode()}", width="stretch", alt=words)
+    width, height = struct.unpack(">II", png[16:24])  # as the header of a PNG says
+    with st.container(key=f"wb_{'tall' if height > 1.5 * width else 'wide'}_{kind.name}"):
+        st.image(f"data:image/png;base64,{base64.b64encode(png).decode()}", width="stretch", alt=words)
 
 
 def _say(text: str) -> None:
