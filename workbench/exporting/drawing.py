@@ -6,6 +6,7 @@ themselves but sizes, so that an exported figure is the one that was seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -278,10 +279,13 @@ def _name(value: Any) -> str:
 
 
 def _texts(values: np.ndarray) -> list[list[str]]:
-    """The numbers of a matrix, all with the same digits."""
+    """The numbers of a matrix, all with the same digits: two behind the point, and where all are small as many as give
+    the largest two that count.
+    """
     most = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
     whole = bool(np.all(values[np.isfinite(values)] == np.round(values[np.isfinite(values)])))
-    digits = 0 if whole or most >= 100 else 1 if most >= 10 else 2
+    small = min(4, 1 - math.floor(math.log10(most))) if 0 < most < 0.1 else 2
+    digits = 0 if whole or most >= 100 else 1 if most >= 10 else small
     return [
         ["–" if not np.isfinite(v) else f"{round(float(v), digits) + 0.0:.{digits}f}" for v in row] for row in values
     ]

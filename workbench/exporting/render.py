@@ -205,7 +205,7 @@ def _height(panel: Panel, found: Drawing | None, style: Style, width: float, clo
         small = _row_size(style, close) / 72
         labels = _row_labels(found, style, close)
         named = 1 if style.inches > BESIDE else len(found.named)
-        below = 6 * line + 1.35 * line * max(0, named - 2)  # axis and a legend of up to two lines; each further one
+        below = 6 * line + (1.95 * line * (named - 1) if named > 2 else 0)  # the axis, and what a long legend takes
         return sum(0.6 * line + 1.2 * small * (1 + text.count("\n")) for text in labels) + below
     if found.cells is not None:
         ny, nx = found.cells.values.shape
