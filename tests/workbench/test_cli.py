@@ -59,6 +59,35 @@ def test_every_verb_prints_its_errors_as_documents_too():
         assert inner is not command.callback and "json_output" in inspect.signature(inner).parameters, command.name
 
 
+@pytest.mark.parametrize("verb", available())
+def test_what_no_verb_takes_is_a_document_too(verb):
+    result = runner.invoke(app, [verb, "--json", "--no-such-option"])
+    assert result.exit_code == 2 and "No such option" in result.stderr
+    document = json.loads(result.stdout)
+    assert document["exit_code"] == 2 and document["error"].startswith("No such option: --no-such-option")
+    assert runner.invoke(app, [verb, "--no-such-option"]).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--json"], "Missing argument"),
+        (["inf", "--json"], "No such command 'inf'"),
+        (["docs", "--port", "x", "--json"], "Invalid value for '--port'"),
+        (["--nope", "info", "--json"], "No such option: --nope"),
+    ],
+)
+def test_every_misuse_is_one_document(words, said):
+    result = runner.invoke(app, words)
+    document = json.loads(result.stdout)
+    assert result.exit_code == document["exit_code"] == 2
+    assert document["error"].startswith(said) and "\n" not in document["error"]
+
+
+def test_a_word_after_two_dashes_asks_for_nothing():
+    assert runner.invoke(app, ["info", "--nope", "--", "--json"]).stdout == ""
+
+
 @pytest.mark.parametrize(("error", "code"), [(UserError("no such file"), 1), (UsageError("no such verb"), 2)])
 def test_an_error_is_one_line_and_with_json_one_document(capsys, error, code):
     from workbench.cli import common

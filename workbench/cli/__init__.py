@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from workbench.cli.common import print_document
 from workbench.markup.glossary import used_in
 
 # verb -> (one line for --help, panel). The function is workbench.cli.<module>.<verb>; `import` lives in import_.py.
@@ -83,8 +86,45 @@ class _Verb(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+_Misuse: Any = typer.BadParameter.__bases__[0]  # click's UsageError: of the click that this typer carries or imports
+
+
+@contextmanager
+def _misuse_documented(asked: bool) -> Iterator[None]:
+    """Print what typer itself refuses (an option, an argument, a verb) as a document where ``--json`` asked for one;
+    the lines for a person are still its own. Errors of a verb's work are documented in workbench.cli.common.verb.
+    """
+    try:
+        yield
+    except _Misuse as e:
+        if asked:
+            print_document({"error": " ".join(e.format_message().split()), "exit_code": e.exit_code})
+        raise
+
+
+class _Program(TyperGroup):
+    """All verbs. Misuse is found before a verb's options are known, so ``--json`` is looked for among the words."""
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the words before the verb."""
+        asked = "--json" in args[: args.index("--") if "--" in args else None]
+        with _misuse_documented(asked):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta["workbench.json"] = asked
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the rest, and run the verb."""
+        with _misuse_documented(ctx.meta["workbench.json"]):
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="markdown"
+    cls=_Program,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
 )
 for _name in available():
     _function = getattr(importlib.import_module(_module(_name)), "import_" if _name == "import" else _name)

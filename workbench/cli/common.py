@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -212,6 +212,11 @@ def _sentence(e: BaseException) -> str:
     return found[0] if found else type(e).__name__
 
 
+def print_document(of: dict[str, Any], file: TextIO | None = None) -> None:
+    """The one document of a command that was asked for ``--json``; on stdout, unless ``file`` says where."""
+    print(json.dumps(of, indent=2, ensure_ascii=False), file=file)
+
+
 def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
     """Turn a function into a verb: errors become one line, and its returned dict is printed where ``--json`` asks.
 
@@ -227,7 +232,7 @@ def verb(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
 
         def document(of: dict[str, Any]) -> None:
             if kwargs.get("json_output") and process_number() == 0:
-                print(json.dumps(of, indent=2, ensure_ascii=False), file=stdout)
+                print_document(of, file=stdout)
 
         if kwargs.get("json_output"):
             sys.stdout = sys.stderr  # whatever a library prints must not spoil the document

@@ -31,8 +31,8 @@ def docs(
     debug: DebugOption = False,
 ) -> dict[str, Any] | None:
     """Show this documentation, offline: the site that was installed with the program, on this machine only (127.0.0.1).
-    Ctrl-C ends it. Without a terminal, as in a script, the file to open is printed and nothing is served, unless
-    `--port` says where.
+    Ctrl-C ends it. Without a terminal, as in a script or a pipe, the file to open is printed and nothing is served,
+    unless `--port` says where.
 
     With `--json` the folder of the site and the page asked for are printed, and nothing is served; its `index.html`
     may also be opened from disk, where all but the search works.
@@ -48,7 +48,7 @@ def docs(
     file = folder / page.partition("#")[0]
     if json_output:
         return {"site": str(folder), "page": page, "file": str(file)}
-    if port is None and not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if port is None and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         say("no terminal, so nothing is served (--port N serves all the same); the page asked for is this file:")
         print(file)
         return None

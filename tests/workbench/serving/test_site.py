@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from sae.errors import MissingError, UsageError
 from workbench.cli import app as program
 from workbench.cli import available
+from workbench.cli.docs import docs
 from workbench.markup.glossary import anchor
 from workbench.serving import site
 
@@ -97,6 +99,23 @@ def test_without_a_terminal_the_file_is_named_and_nothing_is_served(folder: Path
     done = CliRunner().invoke(program, ["docs", "how-to/train"])  # would not come back if it served
     assert done.exit_code == 0 and done.stdout.strip() == str(folder / "how-to" / "train.html")
     assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize("piped", ["stdin", "stdout", "stderr"])
+def test_a_pipe_at_any_end_is_no_terminal(
+    folder: Path, piped: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def served(port: int) -> None:
+        raise AssertionError(f"served on {port}")
+
+    monkeypatch.setattr(site, "server", served)
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(getattr(sys, name), "isatty", lambda at=name: at != piped, raising=False)
+    docs("how-to/train")
+    assert capsys.readouterr().out.strip() == str(folder / "how-to" / "train.html")
+    monkeypatch.setattr(getattr(sys, piped), "isatty", lambda: True, raising=False)
+    with pytest.raises(AssertionError, match="served"):
+        docs("how-to/train")
 
 
 def test_the_last_part_of_a_page_is_enough_where_one_page_has_it(folder: Path) -> None:
