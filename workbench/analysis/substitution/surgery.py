@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae.errors import UsageError
 from workbench.analysis.circuits.tail import Tail
+from workbench.models.head import finished, raw_logits
 from workbench.models.recurrent import RecurrentLayer, recurrent_layers
 from workbench.models.recurrent.kind import silent
 
@@ -151,8 +152,11 @@ class Place:
     @torch.no_grad()
     def predicted(self, rows: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[R, vocab] the change of the logits at the positions in closed form: the new write less the old one, as the
-        position itself reads it, through the layer's output and straight to the logits, the final norm's scale being
-        that of the clean run. What later layers make of it is not in it.
+        position itself reads it, through the layer's output and straight to the final norm and the unembedding. What
+        later layers make of it is not in it, so of the last layer it is the change itself.
+
+        The norm is applied anew: a write may go along the residual stream, where the norm's own scale takes most of it
+        back. With the clean run's scale the last layer of the bundled Mamba would be told worse than by nothing.
         """
         q = self.factors.read[rows, positions]
         old_key, old_value = self.key[rows, positions], self.value[rows, positions]
@@ -167,12 +171,12 @@ class Place:
         component = self.layer.component
         kind, mixer = component.recurrence.kind, component.original_component
         finish = [kind.finish(mixer, v, here, silent)[:, 0] for v in (y + change[:, None], y)]
-        head, resid = self.tail.head, self.last[rows, positions].float()
-        resid = resid - resid.mean(-1, keepdim=True) if head.centred else resid
-        moved = (finish[0] - finish[1]).float()
-        if head.gain is not None:
-            moved = moved / resid.square().mean(-1, keepdim=True).sqrt()
-        return centred(moved @ head.linear())
+        head, resid = self.tail.head, self.last[rows, positions]
+        there = [
+            finished(raw_logits(self.model, x).float(), head.factor, head.cap)
+            for x in (resid + (finish[0] - finish[1]).to(resid), resid)
+        ]
+        return centred(there[0] - there[1])
 
 
 def centred(logits: Tensor) -> Tensor:

@@ -162,10 +162,27 @@ def test_the_closed_form_is_what_the_layer_adds_carried_straight_to_the_logits(p
                 model(text)
             at = n, int(positions[n])
             resid = seen["resid"][at]
-            change = (seen["moved"][at] - seen["clean"][at]) / resid.square().mean().sqrt()
-            logits = (change * model.ln_final.weight) @ model.W_U
+            there = resid + seen["moved"][at] - seen["clean"][at]
+            logits = (model.ln_final(there[None, None]) - model.ln_final(resid[None, None]))[0, 0] @ model.W_U
             predicted = place.predicted(rows[n : n + 1], positions[n : n + 1], key[n : n + 1], value[n : n + 1])[0]
             torch.testing.assert_close(predicted, logits - logits.mean(), rtol=2e-3, atol=2e-4)
+
+
+def test_the_closed_form_is_the_change_itself_in_the_last_layer():
+    from workbench.analysis.substitution.surgery import centred
+    from workbench.models import load_model
+    from workbench.models.recurrent import recurrent_layers
+
+    model = load_model("mini-mamba")
+    text = tokens(4, 24)
+    place = Place(model, recurrent_layers(model)[-1], text, WINDOW)
+    rows, positions = torch.arange(4).repeat(2), torch.tensor([3, 7, 11, 20, 5, 9, 13, 17])
+    for size in (0.0, 0.99, 3.0):  # no write, one that hardly differs, a large one
+        key, value = place.key[rows, positions], size * place.value[rows, positions]
+        found = place.put(rows, positions, key, value).logits - place.logits[rows, positions]
+        predicted = place.predicted(rows, positions, key, value)
+        assert found.abs().max() > 1e-3
+        torch.testing.assert_close(predicted, centred(found), rtol=1e-3, atol=1e-4)
 
 
 def test_rates_count_what_they_say():
