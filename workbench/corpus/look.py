@@ -50,10 +50,15 @@ def corpus_title(about: dict[str, Any]) -> str:
 
 
 def said_of(about: dict[str, Any]) -> dict[str, Any]:
-    """What a plan says of one corpus: :data:`SAID`, near-copies of local text as 0 where there are none."""
+    """What a plan says of one corpus: :data:`SAID`, and of local text its split, and near-copies as 0 where there are
+    none.
+    """
     config = about.get("config") or {}
     whole = config.get("kind") != "hub" and config.get("packing") != "documents" and "tokens_there" in about
-    counted = {"near_duplicates": 0} if whole and config.get("paths") else {}
+    local = whole and config.get("paths")
+    counted: dict[str, Any] = {"near_duplicates": 0} if local else {}
+    if local and "split" in config:
+        counted["split"] = config["split"]
     return counted | {k: about[k] for k in SAID if k in about}
 
 
@@ -112,6 +117,8 @@ def _corpus_lines(c: dict[str, Any]) -> Iterator[str]:
         only = f", {c['heldout_documents']:,} of them only held out" if "heldout_documents" in c else ""
         short = f", {c['short_documents']:,} shorter than a window left out" if c.get("short_documents") else ""
         yield f"  documents: {c['documents']:,}{only}{short}"
+        if c.get("split") == "train":  # else somebody who counts files finds some missing
+            yield '    (about 5 % of the documents are kept for split = "heldout"; split = "all" reads every one)'
     if "tokens_per_document" in c:
         low, middle, high = c["tokens_per_document"]
         yield (

@@ -55,6 +55,17 @@ def test_it_says_in_words_what_a_newcomer_must_know(recipe):
         assert said in out.stderr, said
 
 
+def test_a_split_that_leaves_documents_out_is_said(recipe):
+    part = recipe.with_name("part.toml")
+    part.write_text(recipe.read_text().replace('split = "all"', 'split = "train"').replace("n_seq = 40", "n_seq = 20"))
+    for path, split in ((part, "train"), (recipe, "all")):
+        out = CliRunner().invoke(app, ["text", str(path), "--json"])
+        found = json.loads(out.stdout)["corpora"][0]
+        assert found["split"] == split and (found["documents"] < 85) == (split == "train")
+        said = CliRunner().invoke(app, ["text", str(path)]).stderr
+        assert ('split = "all" reads every one' in said) == (split == "train")
+
+
 def test_what_the_harvest_would_refuse_is_refused(recipe):
     long = recipe.with_name("long.toml")
     long.write_text(recipe.read_text().replace("ctx = 32", "ctx = 4096"))
