@@ -18,10 +18,10 @@ from workbench_ui.kit.choose import choose
 from workbench_ui.kit.index import Entry, Index
 
 SERIES = {
-    "cross": "the best partner in the other architecture",
+    "cross": "the best partner in the other dictionary",
     "even": "the same, with as many candidates on both sides",
-    "shuffle": "the other model's tokens permuted: what frequency alone gives",
-    "shift": "the other model's tokens shifted in a circle",
+    "shuffle": "the other side's tokens permuted: what frequency alone gives",
+    "shift": "the other side's tokens shifted in a circle",
     "random": "random directions in place of the other dictionary",
     "random partner": "a latent of the other dictionary taken blindly",
     "neurons": "neurons in place of latents, on both sides",
@@ -29,9 +29,9 @@ SERIES = {
     "model seed": "the same architecture, initialised anew: the ceiling",
     "sae seed": "the same model, its dictionary initialised anew: the ceiling",
     "inliers": "the best partner, on the rows that are massive on neither side",
-    "inliers shuffle": "the same with the other model's tokens permuted: chance without massive rows",
-    "same-token": "the other architecture's tokens exchanged among occurrences of the same token: the token's part",
-    "token-conditional": "the other architecture, both codes minus their mean per token: what the token leaves over",
+    "inliers shuffle": "the same with the other side's tokens permuted: chance without massive rows",
+    "same-token": "the other side's tokens exchanged among occurrences of the same token: the token's part",
+    "token-conditional": "the other dictionary, both codes minus their mean per token: what the token leaves over",
     "token-conditional null": "the same with tokens exchanged: chance given the token",
     "untrained token-conditional": "dictionaries of both models before training, given the token",
     "model seed token-conditional": "the same architecture, initialised anew, given the token",

@@ -29,7 +29,7 @@ REFERENCES = (  # drawn dashed: what chance, or the token alone, gives
     "neurons shift",
 )
 SHOWN = {
-    "cross": "other architecture",
+    "cross": "other dictionary",
     "even": "as many candidates",
     "sae seed": "same model, other SAE",
     "model seed": "other model seed",
