@@ -548,6 +548,16 @@ def test_added_loss_is_per_sequence_and_token():
     assert added(SimpleNamespace(sums=sums)).tolist() == [0.5, 0.5]
 
 
+def test_what_retrain_costs_is_what_its_help_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.models.load.bundled", list)
+    lab = Lab(Workspace(tmp_path / "ws"))
+    names = {n.removeprefix("variant ") for c in all_claims() for n in c.needs if n.startswith("variant ")}
+    minutes = sum(map(lab.to_train, names)) / 2
+    said = re.sub(r"\s+", " ", CliRunner().invoke(app, ["reproduce", "--help"]).stdout.replace("│", ""))
+    found = re.search(r"about (\d+) minutes more", said)
+    assert found is not None and abs(int(found[1]) - minutes) < 5
+
+
 @pytest.mark.parametrize(("workers", "minutes", "processes"), [(1, 60, "process"), (2, 30, "processes")])
 def test_retrain_says_first_what_it_trains_and_how_long(tmp_path, monkeypatch, workers, minutes, processes):
     taken = {"mini-mamba-c1": 25.0, "mini-mamba-c2": 25.0, "mini-pythia-w1000": 10.0, "mini-mamba-n4": 0.0}

@@ -88,8 +88,18 @@ def test_a_word_after_two_dashes_asks_for_nothing():
     assert runner.invoke(app, ["info", "--nope", "--", "--json"]).stdout == ""
 
 
-@pytest.mark.parametrize(("error", "code"), [(UserError("no such file"), 1), (UsageError("no such verb"), 2)])
-def test_an_error_is_one_line_and_with_json_one_document(capsys, error, code):
+STOPPED = "interrupted; run the same command again to go on where it stopped."
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such file"), 1, "no such file"),
+        (UsageError("no such verb"), 2, "no such verb"),
+        (KeyboardInterrupt(), 130, STOPPED),
+    ],
+)
+def test_an_error_is_one_line_and_with_json_one_document(capsys, error, code, line):
     from workbench.cli import common
 
     @common.verb
@@ -101,8 +111,14 @@ def test_an_error_is_one_line_and_with_json_one_document(capsys, error, code):
         with pytest.raises(typer.Exit) as ended:
             failing(json_output=asked)
         out, err = capsys.readouterr()
-        assert ended.value.exit_code == code and f"error: {error}" in err
-        assert not asked or json.loads(out) == {"error": str(error), "exit_code": code}
+        assert ended.value.exit_code == code and line in err
+        assert not asked or json.loads(out) == {"error": line, "exit_code": code}
+
+
+def test_misuse_is_told_from_other_errors_of_typer():
+    from workbench.cli import _Misuse
+
+    assert _Misuse.__name__ == "UsageError" and issubclass(typer.BadParameter, _Misuse)
 
 
 def test_misuse_exits_2():

@@ -242,7 +242,8 @@ def send_at_once() -> None:
     made = AutoHTTPProtocol.connection_made
 
     def connection_made(self: BaseProtocol, transport: BaseTransport) -> None:
-        if (connection := transport.get_extra_info("socket")) is not None:
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made(self, transport)
 

@@ -144,9 +144,10 @@ def run_all(
             report(have)
         else:
             missing.append(claim)
+    together = workers > 1 and len(missing) > 1
     if retrain:
-        _say_trainings(missing, lab, workers)
-    if workers > 1 and len(missing) > 1:
+        _say_trainings(missing, lab, workers if together else 1)
+    if together:
         from workbench.claims.pool import run_tasks, tasks_of
 
         lab.threads = max(1, system.cores() // workers)
@@ -163,8 +164,8 @@ def _say_trainings(claims: Sequence[Claim], lab: Lab, workers: int) -> None:
     minutes = {name: taken for name in wanted if (taken := lab.to_train(name)) > 0}
     if minutes:
         # they share no cores: the longest of them, or all of them in turns, whichever ends later
-        together = max(max(minutes.values()), sum(minutes.values()) / max(workers, 1))
+        together = max(max(minutes.values()), sum(minutes.values()) / workers)
         lab.say(
-            f"{len(minutes)} models are trained for this, about {together:.0f} minutes with {max(workers, 1)}"
-            f" process{'es' * (workers > 1)}: {', '.join(minutes)}"
+            f"{len(minutes)} model{'s are' if len(minutes) > 1 else ' is'} trained for this, about {together:.0f}"
+            f" minutes with {workers} process{'es' if workers > 1 else ''}: {', '.join(minutes)}"
         )

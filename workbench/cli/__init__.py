@@ -115,7 +115,7 @@ class _Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Parse the rest, and run the verb."""
-        with _misuse_documented(ctx.meta["workbench.json"]):
+        with _misuse_documented(bool(ctx.meta.get("workbench.json"))):
             return super().invoke(ctx)
 
 

@@ -168,7 +168,9 @@ def errors_as_lines(debug: bool, told: Callable[[dict[str, Any]], None] = lambda
     try:
         yield
     except KeyboardInterrupt as e:
-        say("interrupted; run the same command again to go on where it stopped.")
+        message = "interrupted; run the same command again to go on where it stopped."
+        say(message)
+        told({"error": message, "exit_code": 130})
         raise typer.Exit(130) from e
     except (UserError, OSError, MemoryError, RuntimeError) as e:
         message = message_of(e)

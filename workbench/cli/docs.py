@@ -48,7 +48,7 @@ def docs(
     file = folder / page.partition("#")[0]
     if json_output:
         return {"site": str(folder), "page": page, "file": str(file)}
-    if port is None and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
+    if port is None and not (sys.stdout is not None and sys.stdout.isatty()):
         say("no terminal, so nothing is served (--port N serves all the same); the page asked for is this file:")
         print(file)
         return None

@@ -22,7 +22,7 @@ def few_logits(model: Any) -> Tensor | None:
 
 
 def same_logits(before: Tensor | None, after: Tensor | None, *, share: float) -> bool:
-    """Whether no logit differs by more than ``share`` of the largest; None (nothing was computed) differs from none."""
+    """Whether no logit differs by more than ``share`` of the largest; None, on the meta device, counts as the same."""
     if before is None or after is None:
         return True
     size = before.abs().max().clamp_min(1e-6)

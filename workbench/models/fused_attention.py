@@ -19,9 +19,9 @@ import torch
 from workbench.models.attention import more_than_softmax
 from workbench.models.quiet_norms import heard
 
-# Share of an activation's largest number by which the two ways may differ: rounding of the numbers they compute in.
-_SAME = {torch.float32: 1e-4, torch.float64: 1e-8}
-_SAME_OTHERWISE = 5e-2
+# How far the two ways may differ: shares of a number itself and of its row's median size, in the precision of both.
+# (Of the median: a few numbers of a row may be thousands of times the others, which must be compared all the same.)
+_SAME = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-8, 1e-7)}
 
 
 @contextmanager
@@ -39,6 +39,7 @@ def fused_attention(model: Any, names: list[str]) -> Iterator[bool]:
     configs = {id(c): c for layer in layers for c in _configs(layer.original_component.config)}
     configs |= {id(c): c for c in _configs(model.original_model.config)}
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    forwards = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:  # nn.Module calls self.forward, so the instance's own wins
             vars(layer)["forward"] = MethodType(_transformers_own, layer)
@@ -46,35 +47,48 @@ def fused_attention(model: Any, names: list[str]) -> Iterator[bool]:
             config._attn_implementation_internal = "sdpa"
         yield True
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, forwards, strict=True):
             del vars(layer)["forward"]
+            if forward is not None:
+                vars(layer)["forward"] = forward
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
 
 
 def agrees(run: Callable[[], dict[str, torch.Tensor]], model: Any, names: list[str]) -> bool:
     """Whether activations of the hooks ``names`` that ``run`` makes are the same, to rounding, through the fused kernel
-    (asked once before it is used: two ways of computing one thing are trusted where they have been seen to agree)."""
+    (asked once before it is used: two ways of computing one thing are trusted where they have been seen to agree).
+    """
     plain = run()
     with fused_attention(model, names) as fused:
         if not fused:
             return False
-        other = run()
+        try:
+            other = run()
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError):
+            return False  # transformers' module asks for something else here; the bridge's own pass is right without it
     return all(_close(plain[name], other[name]) for name in plain)
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape:
+    """Whether activations [..., width] are the same to rounding; never in half precision, where that says little."""
+    if a.shape != b.shape or a.dtype not in _SAME:
         return False
-    largest = a.abs().amax(-1).clamp_min(1e-6)
-    return bool(((a - b).abs().amax(-1) <= _SAME.get(a.dtype, _SAME_OTHERWISE) * largest).all())
+    own, row = _SAME[a.dtype]
+    size = a.abs()
+    return bool(((a - b).abs() <= own * size + row * size.median(-1, keepdim=True).values + 1e-9).all())
 
 
 def _transformers_own(self: Any, *args: Any, **kwargs: Any) -> Any:
     """What stands in for the bridge's ``forward``: its own outer hooks around transformers' module."""
-    hidden_states = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
-    out, *more = self.original_component(hidden_states=self.hook_in(hidden_states), **kwargs)
-    return (self.hook_out(out), *more)
+    if "hidden_states" in kwargs:
+        hidden_states, rest = kwargs.pop("hidden_states"), args
+    else:
+        hidden_states, *rest = args
+    made = self.original_component(self.hook_in(hidden_states), *rest, **kwargs)
+    if not isinstance(made, tuple):
+        raise TypeError(f"{type(self.original_component).__name__} returns {type(made).__name__}, not a tuple")
+    return (self.hook_out(made[0]), *made[1:])
 
 
 def _layers(model: Any) -> list[Any]:

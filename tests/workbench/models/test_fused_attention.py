@@ -9,11 +9,15 @@ import torch
 from tests.workbench.models.zoo import ZOO, random_model, save
 from workbench.activations.harvesting.forward import ModelProducer, capture
 from workbench.models import load_model
-from workbench.models.fused_attention import agrees, fused_attention
+from workbench.models.fused_attention import _close, agrees, fused_attention
 
 OFTEN = ("llama_gqa", "mistral", "gemma2", "gpt2", "bamba")
 REFUSED = ("gemma3n", "falcon_40b_like", "granitemoehybrid")  # whole, when they are loaded
-FUSED = {"llama_gqa": True, "mistral": True, "gemma2": False, "gpt2": False}
+FUSED = {
+    *("bamba", "cohere", "falcon_h1", "gemma", "gemma3", "granite", "lfm2", "llama_gqa", "llama_headdim", "llama_mha"),
+    *("llama_mqa", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "phi", "qwen2", "qwen2_moe", "qwen3"),
+    *("qwen3_5", "qwen3_moe", "qwen3_next", "stablelm", "starcoder2"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def test_the_residual_stream_is_hugging_faces(name, tmp_path, tokens):
     hooks = ["blocks.0.hook_resid_post", f"blocks.{last}.hook_resid_pre"]
     with fused_attention(model, hooks) as fused:
         seen = capture(model, tokens, hooks)
-    assert FUSED.get(name, fused) == fused
+    assert fused == (name in FUSED)
     if fused:
         with torch.no_grad():
             theirs = random_model(name)(tokens, output_hidden_states=True).hidden_states
@@ -86,6 +90,31 @@ def test_what_does_not_agree_is_not_used(llama, tokens):
         return {n: v * (1.01 if config._attn_implementation == "sdpa" else 1) for n, v in seen.items()}
 
     assert not agrees(other_when_fused, llama, hooks)
+
+    def fails_when_fused():
+        if config._attn_implementation == "sdpa":
+            raise TypeError("asked for something else")
+        return capture(llama, tokens, hooks)
+
+    assert not agrees(fails_when_fused, llama, hooks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_half_precision_is_never_called_the_same(dtype):
+    x = torch.ones(3, 4, dtype=dtype)
+    assert _close(x, x) == (dtype is torch.float64)
+    x[0, 0] = 5000  # beside which all others are compared all the same
+    assert not _close(x, x + 0.01)
+
+
+def test_what_begins_behind_the_first_tokens_is_asked_about(llama, tmp_path):
+    """Of a window or a scaling of positions the first tokens say nothing: a whole sequence is compared."""
+    spec = SimpleNamespace(positions=np.arange(1, 80), batch_size=2, streams=[], dtype="float32")
+    producer, seen = ModelProducer(spec, np.ones((2, 80), np.int32), {"m": llama}), []
+    llama_run = torch.randint(1, 500, (2, 80), generator=torch.Generator().manual_seed(4))
+    with llama.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda value, hook: seen.append(value.shape))]):
+        assert producer._may_fuse("m", llama_run, ["blocks.1.hook_resid_post"])
+    assert [tuple(s[:2]) for s in seen] == [(1, 80), (1, 80)]
 
 
 def test_a_harvest_stores_the_same_rows(llama, tokens):

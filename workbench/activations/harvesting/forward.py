@@ -119,10 +119,10 @@ class ModelProducer:
             yield out
 
     def _may_fuse(self, source: str, batch: torch.Tensor, names: list[str]) -> bool:
-        """Asked of a few tokens of a source's first batch, once."""
+        """Asked of the first sequence of a source, once: whole, as windows and scalings of positions begin late."""
         if source not in self._fused:
-            model, few = self.models[source], batch[:2, :32]
-            self._fused[source] = agrees(lambda: capture(model, few, names), model, names)
+            model, one = self.models[source], batch[:1]
+            self._fused[source] = agrees(lambda: capture(model, one, names), model, names)
         return self._fused[source]
 
     def _rows(self, value: torch.Tensor) -> np.ndarray:

@@ -156,7 +156,7 @@ class Place:
         later layers make of it is not in it, so of the last layer it is the change itself.
 
         The norm is applied anew: a write may go along the residual stream, where the norm's own scale takes most of it
-        back. With the clean run's scale the last layer of the bundled Mamba would be told worse than by nothing.
+        back.
         """
         q = self.factors.read[rows, positions]
         old_key, old_value = self.key[rows, positions], self.value[rows, positions]
@@ -172,11 +172,9 @@ class Place:
         kind, mixer = component.recurrence.kind, component.original_component
         finish = [kind.finish(mixer, v, here, silent)[:, 0] for v in (y + change[:, None], y)]
         head, resid = self.tail.head, self.last[rows, positions]
-        there = [
-            finished(raw_logits(self.model, x).float(), head.factor, head.cap)
-            for x in (resid + (finish[0] - finish[1]).to(resid), resid)
-        ]
-        return centred(there[0] - there[1])
+        there = (resid.float() + (finish[0] - finish[1]).float()).to(resid)
+        logits = finished(raw_logits(self.model, there).float(), head.factor, head.cap)
+        return centred(logits - self.logits[rows, positions].float())
 
 
 def centred(logits: Tensor) -> Tensor:
