@@ -121,6 +121,30 @@ def test_misuse_is_told_from_other_errors_of_typer():
     assert _Misuse.__name__ == "UsageError" and issubclass(typer.BadParameter, _Misuse)
 
 
+@pytest.mark.parametrize(("error", "line"), [(KeyError("x"), "KeyError: 'x'"), (AssertionError(), "AssertionError")])
+def test_a_fault_of_the_program_keeps_its_traceback_and_is_a_document_too(capsys, error, line):
+    from workbench.cli import common
+
+    @common.verb
+    def failing(json_output=False, debug=False):
+        raise error
+
+    for asked in (False, True):
+        with pytest.raises(type(error)) as ended:
+            failing(json_output=asked)
+        out, _ = capsys.readouterr()
+        assert ended.value is error
+        assert json.loads(out) == {"error": line, "exit_code": 1} if asked else out == ""
+
+    @common.verb
+    def ending(json_output=False, debug=False):
+        raise typer.Exit(143)
+
+    with pytest.raises(typer.Exit) as ended:
+        ending(json_output=True)
+    assert ended.value.exit_code == 143 and capsys.readouterr().out == ""
+
+
 def test_misuse_exits_2():
     assert runner.invoke(app, ["inf"]).exit_code == 2
     assert runner.invoke(app, ["info", "--nope"]).exit_code == 2

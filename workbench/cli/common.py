@@ -161,10 +161,9 @@ def result_of(item: Item) -> dict[str, Any]:
 @contextmanager
 def errors_as_lines(debug: bool, told: Callable[[dict[str, Any]], None] = lambda document: None) -> Iterator[None]:
     """Print what a person can mend as one line, and exit with its code (1, where the error names none); Ctrl-C exits
-    130. ``told`` is given the same as a document: ``error``, the line, and ``exit_code``.
+    130. ``told`` is given the same as a document: ``error``, the line, and ``exit_code``. What may be the program's own
+    fault is told too, by its kind and first line, and raised on: its traceback is what mends it.
     """
-    from sae.errors import UserError
-
     try:
         yield
     except KeyboardInterrupt as e:
@@ -172,17 +171,21 @@ def errors_as_lines(debug: bool, told: Callable[[dict[str, Any]], None] = lambda
         say(message)
         told({"error": message, "exit_code": 130})
         raise typer.Exit(130) from e
-    except (UserError, OSError, MemoryError, RuntimeError) as e:
-        message = message_of(e)
-        if message is None:
+    except typer.Exit:  # a verb's own end
+        raise
+    except Exception as e:
+        line = message_of(e)
+        if line is None:
+            first = next(iter(str(e).splitlines()), "")
+            told({"error": f"{type(e).__name__}: {first}" if first else type(e).__name__, "exit_code": 1})
             raise
         if debug:
             traceback.print_exc()
         if not getattr(e, "said_elsewhere", False):  # else the process in which it happened says it
             n = process_number()
-            err.print(f"process {n}: error: {message}" if n else f"error: {message}", style="bold red", markup=False)
+            err.print(f"process {n}: error: {line}" if n else f"error: {line}", style="bold red", markup=False)
         code = getattr(e, "exit_code", 1)
-        told({"error": message, "exit_code": code})
+        told({"error": line, "exit_code": code})
         raise typer.Exit(code) from e
 
 
