@@ -85,11 +85,15 @@ def linear_ticks(lo: float, hi: float, whole: bool = False) -> tuple[tuple[float
 
 
 def log_ticks(lo: float, hi: float) -> tuple[tuple[float, str], ...]:
-    """Powers of ten inside [lo, hi], or 1, 2, 5 times them where there are fewer than three."""
+    """Powers of ten inside [lo, hi], or 1, 2, 5 times them where there are fewer than three, or where there is none of
+    those either (between 2.1 and 4.9) the marks of a linear axis.
+    """
     first, last = math.floor(math.log10(lo)), math.ceil(math.log10(hi))
     tens = [10.0**k for k in range(first, last + 1) if lo <= 10.0**k <= hi]
     if len(tens) < 3:
         tens = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5) if lo <= m * 10.0**k <= hi]
+    if not tens:
+        return linear_ticks(lo, hi)
     every = -(-len(tens) // MOST_TICKS)
     return tuple((p, text_of(p)) for p in tens[::every])
 
