@@ -1,8 +1,8 @@
 """Which findings about training survive another kind of crosscoder.
 
 The claims of the evolution paper are read off one kind, Top-K with one magnitude of a latent for all snapshots. Here
-the same claims are measured on every kind, with the same rules, seeds, rows and snapshots, and stand side by side. Effects
-and intervals are to be compared, not verdicts: of two seeds these differ by chance.
+the same claims are measured on every kind, with the same rules, seeds, rows and snapshots, and stand side by side.
+Effects and intervals are to be compared, not verdicts: of two seeds these differ by chance.
 
     python benchmarks/findings.py [--workspace DIR] [--seeds 2] [--kinds KIND ...] [--full] [--write PAGE]
     python benchmarks/findings.py --quick               # one kind, one seed: shows that it runs

@@ -84,7 +84,7 @@ def _transformers_own(self: Any, *args: Any, **kwargs: Any) -> Any:
     if "hidden_states" in kwargs:
         hidden_states, rest = kwargs.pop("hidden_states"), args
     else:
-        hidden_states, *rest = args
+        hidden_states, rest = args[0], args[1:]
     made = self.original_component(self.hook_in(hidden_states), *rest, **kwargs)
     if not isinstance(made, tuple):
         raise TypeError(f"{type(self.original_component).__name__} returns {type(made).__name__}, not a tuple")
