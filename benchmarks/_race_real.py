@@ -1,7 +1,8 @@
 """The race on a real language model's activations: ``python benchmarks/race.py --real --peers-python VENV/bin/python``.
 
-Every library trains a Top-K dictionary on the same rows of one residual stream, each row once and in the same order, at
-each of three rates. Its best rate (least held-out error) is then run for as many seconds as ours needs for all rows.
+Every library trains a Top-K dictionary on the same rows of one residual stream, each row once and in the same order,
+at each of three rates with one seed. Its best rate (least held-out error) runs with all seeds, and then for as many
+seconds as ours needs for all rows.
 Told of each: rows per second, error at equal rows, error at equal seconds, share of latents that fire on no held-out
 row. Seconds are of CPU time on one thread, of wall time on several.
 """
@@ -9,9 +10,10 @@ row. Seconds are of CPU time on one thread, of wall time on several.
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ ROWS, K, EXPANSION = 1024, 32, 8
 RATES = (1e-3, 3e-3, 1e-2)
 HELD_OUT = 8192  # rows at most
 LEAST = 10  # steps of a run at equal seconds
+T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of seeds
 
 
 def activations(store: Path | None, hook: str, steps: int, out: Path) -> None:
@@ -53,73 +56,102 @@ def activations(store: Path | None, hook: str, steps: int, out: Path) -> None:
         save_file({"train": torch.cat(train).bfloat16(), "heldout": held_out[:HELD_OUT].bfloat16()}, out)
 
 
-def race(rows_file: Path, libraries: list[str], seeds: int, threads: int) -> Iterator[dict[str, Any]]:
-    """One row per library and rate at equal rows, then one per library at equal seconds."""
-    import torch
-    from safetensors.torch import load_file
+class Runs:
+    """Trainings on one set of rows; finished ones are kept in ``log`` (JSON lines), so an interrupted race goes on."""
 
-    torch.set_num_threads(threads)
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    tensors = load_file(rows_file)
-    train, held_out = tensors["train"].float(), tensors["heldout"].float()
-    scale = train.shape[1] ** 0.5 / float(train.norm(dim=1).mean())
-    train, held_out = train * scale, held_out * scale
-    best: dict[str, dict[str, Any]] = {}
+    def __init__(self, rows_file: Path, threads: int, log: Path | None):
+        import torch
+        from safetensors.torch import load_file
+
+        torch.set_num_threads(threads)
+        self.clock = time.thread_time if threads == 1 else time.perf_counter
+        tensors = load_file(rows_file)
+        train, held_out = tensors["train"].float(), tensors["heldout"].float()
+        scale = train.shape[1] ** 0.5 / float(train.norm(dim=1).mean())
+        self.train, self.held_out, self.log = train * scale, held_out * scale, log
+        # of other rows, or on other threads, a finished run says nothing
+        self.about = [len(train), len(held_out), float(held_out.double().square().sum()), threads]
+        lines = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
+        self.done = {json.dumps(of): found for of, found in map(json.loads, lines)}
+
+    @property
+    def steps(self) -> int:
+        """Batches of training rows."""
+        return len(self.train) // ROWS
+
+    def one(self, name: str, lr: float | str, steps: int, seed: int) -> dict[str, float]:
+        """Held-out error, share of silent latents, and seconds of one run."""
+        of = [*self.about, name, lr, steps, seed]
+        if (found := self.done.get(json.dumps(of))) is None:
+            found = self.done[json.dumps(of)] = self._run(name, lr, steps, seed)
+            if self.log is not None:
+                with self.log.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps([of, found]) + "\n")
+        return found
+
+    def _run(self, name: str, lr: float | str, steps: int, seed: int) -> dict[str, float]:
+        import torch
+
+        from sae.metrics import fvu
+
+        order = torch.randperm(self.steps, generator=torch.Generator().manual_seed(100 + seed))[:steps]
+        batches = [self.train[i * ROWS : (i + 1) * ROWS] for i in order.tolist()]
+        d = self.train.shape[1]
+        step, reconstruct, latents = LIBRARIES[name](d, EXPANSION * d, K, lr, steps, seed, batches[0])
+        begin = self.clock()
+        for x in batches:
+            step(x)
+        seconds, parts = self.clock() - begin, self.held_out.split(2048)
+        with torch.no_grad():
+            error = float(fvu(self.held_out, torch.cat([reconstruct(x) for x in parts])))
+            fired = torch.stack([(latents(x) > 0).any(0) for x in parts]).any(0)
+        return {"fvu": error, "dead": 1 - float(fired.float().mean()), "seconds": seconds}
+
+    def row(self, name: str, lr: float | str, steps: int, seeds: int) -> dict[str, Any]:
+        """Means over seeds of one library at one rate."""
+        runs = [self.one(name, lr, steps, seed) for seed in range(seeds)]
+        mean = {key: statistics.mean(r[key] for r in runs) for key in runs[0]}
+        fvus = [r["fvu"] for r in runs]
+        half = T95[seeds] * statistics.stdev(fvus) / seeds**0.5 if seeds in T95 else None
+        about = {"library": name, "lr": lr, "steps": steps, "half_interval": half, "all_fvu": fvus}
+        return about | mean | {"rows_per_second": steps * ROWS / mean["seconds"]}
+
+
+def race(runs: Runs, libraries: list[str], seeds: int) -> Iterator[dict[str, Any]]:
+    """Every rate with the first seed, then with all seeds the best rate of each library and ours without a choice of
+    rate; then one row per library at equal seconds.
+    """
+    steps, best = runs.steps, {}
     for name in libraries:
-        for lr in (*SETTINGS, *RATES) if name == "workbench" else RATES:
-            found = run(name, lr, train, held_out, len(train) // ROWS, seeds, clock)
+        tried = {lr: runs.one(name, lr, steps, 0)["fvu"] for lr in RATES}
+        rate = min(tried, key=lambda lr: tried[lr])
+        for lr in RATES:
+            yield runs.row(name, lr, steps, seeds if lr == rate else 1) | {"at": "equal rows"}
+        best[name] = runs.row(name, rate, steps, seeds)
+        for setting in SETTINGS if name == "workbench" else ():
+            found = runs.row(name, setting, steps, seeds)
             yield found | {"at": "equal rows"}
-            if name not in best or found["fvu"] < best[name]["fvu"]:
+            if found["fvu"] < best[name]["fvu"]:
                 best[name] = found
     if "workbench" not in best:
         return
     seconds = best["workbench"]["seconds"]
     for name, found in best.items():
-        steps = min(len(train) // ROWS, max(LEAST, round(seconds * found["rows_per_second"] / ROWS)))
-        equal = found if name == "workbench" else run(name, found["lr"], train, held_out, steps, seeds, clock)
+        fit = min(steps, max(LEAST, round(seconds * found["rows_per_second"] / ROWS)))
+        equal = found if name == "workbench" else runs.row(name, found["lr"], fit, seeds)
         yield equal | {"at": "equal seconds"}
 
 
-def run(
-    name: str, lr: float | str, train: Any, held_out: Any, steps: int, seeds: int, clock: Callable[[], float]
-) -> dict[str, Any]:
-    """Means over seeds of one library at one rate."""
-    import torch
-
-    from sae.metrics import fvu
-
-    fvus, dead, spent = [], [], []
-    for seed in range(seeds):
-        order = torch.randperm(len(train) // ROWS, generator=torch.Generator().manual_seed(100 + seed))[:steps]
-        batches = [train[i * ROWS : (i + 1) * ROWS] for i in order.tolist()]
-        d = train.shape[1]
-        step, reconstruct, latents = LIBRARIES[name](d, EXPANSION * d, K, lr, steps, seed, batches[0])
-        begin = clock()
-        for x in batches:
-            step(x)
-        spent.append(clock() - begin)
-        with torch.no_grad():
-            fvus.append(float(fvu(held_out, torch.cat([reconstruct(x) for x in held_out.split(2048)]))))
-            fired = torch.stack([(latents(x) > 0).any(0) for x in held_out.split(2048)]).any(0)
-        dead.append(1 - float(fired.float().mean()))
-    seconds = statistics.mean(spent)
-    return {
-        "library": name,
-        "lr": lr,
-        "steps": steps,
-        "fvu": statistics.mean(fvus),
-        "all_fvu": fvus,
-        "dead": statistics.mean(dead),
-        "seconds": seconds,
-        "rows_per_second": steps * ROWS / seconds,
-    }
+def interval(row: dict[str, Any]) -> str:
+    """Mean error, with a t interval over seeds where there are several."""
+    return f"{row['fvu']:.4f}" + (f" ± {row['half_interval']:.4f}" if row["half_interval"] is not None else "")
 
 
 def told(row: dict[str, Any]) -> str:
     """A row of the table."""
     return (
-        f"{row['at']:13} {row['library']:20} lr {row['lr']:<9} {row['steps']:4} steps  FVU {row['fvu']:.4f}  silent"
-        f" {row['dead']:6.1%}  {row['rows_per_second']:8,.0f} rows/s"
+        f"{row['at']:13} {row['library']:20} lr {row['lr']:<9} {row['steps']:4} steps  FVU {interval(row):15}  silent"
+        f" {row['dead']:6.1%}  {row['rows_per_second']:8,.0f} rows/s  n {len(row['all_fvu'])}"
     )
 
 
@@ -130,19 +162,19 @@ def markdown(rows: list[dict[str, Any]], steps: int, threads: int, load: float) 
 
     import torch
 
-    seeds = len(rows[0]["all_fvu"])
     head = (
         "# The race on a real language model's activations\n\n"
         f"Written by `python benchmarks/race.py --real --write` on {date.today().isoformat()}: {platform.machine()},"
         f" torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, load of the machine {load:.1f} at"
         f" the end. {MODEL}, `{HOOK}`; {EXPANSION} times its width in latents, k = {K}; {steps} steps of {ROWS} rows,"
-        f" {seeds} seed{'s' if seeds > 1 else ''}. `equal seconds`: as many steps as fit into the time that ours needs"
-        " for all rows. FVU: centred, held-out. Silent: latents that fire on no held-out row.\n\n"
+        " each row once. Rates were compared with one seed. `equal seconds`: as many steps as fit into the time that"
+        " ours needs for all rows, at each library's best rate. FVU: centred, held-out, ± a t interval of 95 %."
+        " Silent: latents that fire on no held-out row.\n\n"
     )
-    lines = ["| at | library | rate | steps | FVU | silent | rows/s |", "|---|---|---|---|---|---|---|"]
+    lines = ["| at | library | rate | seeds | steps | FVU | silent | rows/s |", "|---|---|---|---|---|---|---|---|"]
     lines += [
-        f"| {r['at']} | {r['library']} | {r['lr']} | {r['steps']} | {r['fvu']:.4f} | {r['dead']:.1%} |"
-        f" {r['rows_per_second']:,.0f} |"
+        f"| {r['at']} | {r['library']} | {r['lr']} | {len(r['all_fvu'])} | {r['steps']} | {interval(r)} |"
+        f" {r['dead']:.1%} | {r['rows_per_second']:,.0f} |"
         for r in rows
     ]
     return head + "\n".join(lines) + "\n"

@@ -37,7 +37,6 @@ ROWS, STEPS, QUICK_STEPS = 512, 300, 60  # rows of a batch, batches
 HELD_OUT_TOO = 5  # sequences of 127 rows harvested for each batch, a tenth of them held out
 RATES = (3e-3, 1e-2, 3e-2)
 DEAD = 0.05  # share of dead latents a dictionary may have
-T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of seeds
 
 
 def cost(shape: tuple[int, int, int, int], repeats: int, libraries: list[str]) -> Iterator[dict[str, Any]]:
@@ -124,7 +123,7 @@ def quality(rows_file: Path, seeds: int, k: int, expansion: int, libraries: list
                     "library": name,
                     "lr": lr,
                     "fvu": statistics.mean(fvus),
-                    "half_interval": T95.get(seeds, float("nan")) * spread / seeds**0.5,
+                    "half_interval": race_real.T95.get(seeds, float("nan")) * spread / seeds**0.5,
                     "dead": statistics.mean(dead),
                     "seeds": seeds,
                     "all": fvus,
@@ -183,13 +182,14 @@ def here(args: argparse.Namespace) -> None:
 
 def here_real(args: argparse.Namespace) -> None:
     rows = []
-    for row in race_real.race(args.rows, args.only or list(LIBRARIES), args.seeds, args.threads):
+    runs = race_real.Runs(args.rows, args.threads, args.log)
+    for row in race_real.race(runs, args.only or list(LIBRARIES), args.seeds):
         rows.append(row)
         print(race_real.told(row), file=sys.stderr, flush=True)
     if args.write:
-        args.write.write_text(race_real.markdown(rows, args.steps, args.threads, os.getloadavg()[0]), encoding="utf-8")
+        args.write.write_text(race_real.markdown(rows, runs.steps, args.threads, os.getloadavg()[0]), encoding="utf-8")
     if args.json:
-        print(json.dumps({"steps": args.steps, "threads": args.threads, "rows": rows}, indent=2))
+        print(json.dumps({"steps": runs.steps, "threads": args.threads, "rows": rows}, indent=2))
 
 
 def main() -> int:
@@ -210,7 +210,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="with --real")
     parser.add_argument("--threads", type=int, default=1, help="with --real")
     parser.add_argument("--write", type=Path, help="with --real: write the table into this Markdown file")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--rows", type=Path, help="with --real: keep the rows here; a file that is there is used as it is"
+    )
+    parser.add_argument("--log", type=Path, help="with --real: keep finished runs here, and go on from them")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -236,12 +239,15 @@ def main() -> int:
     )
     for name in ("hook", "steps", "seeds", "threads") if args.real else ():
         flags += [f"--{name}", str(getattr(args, name))]
-    if args.write:
-        flags += ["--write", str(args.write.resolve())]
+    for name in ("write", "log"):
+        if getattr(args, name):
+            flags += [f"--{name}", str(getattr(args, name).resolve())]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.safetensors"
         if args.real:
-            race_real.activations(args.store, args.hook, args.steps, rows)
+            rows = args.rows.resolve() if args.rows else rows
+            if not rows.exists():
+                race_real.activations(args.store, args.hook, args.steps, rows)
         else:
             activations(args.store, QUICK_STEPS if args.quick else STEPS, rows)
         return subprocess.call([args.peers_python, __file__, "--here", "--rows", str(rows), *flags], env=env)
