@@ -5,6 +5,8 @@ Chromium (median 200 ms), the first page from nothing (3 s), a step of the train
 own work per rerun of the latent page, the table and a search (40 ms of CPU); and click to paint while another session
 digests a file of 512 MiB (200 ms). On the small workspace: J to the heading (100 ms) and to the contexts (200 ms), a
 page change until it rests (600 ms), a new tab (1.2 s), and memory of a server that has loaded no model (300 MiB).
+Beside them, without a budget, the same of a bare Streamlit app: a new tab of a page with one heading, and the change to
+a page with four charts as *Induction* has them. Below what these take on a machine no page of ours can go.
 
 ``--quick`` takes 10,000 latents and fewer clicks, ``--small`` only the small workspace. Exits 1 where a budget is
 missed with ``--strict``, and without Chromium prints only what needs none.
@@ -16,6 +18,7 @@ import argparse
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +37,25 @@ from workbench.workspace import Workspace  # noqa: E402
 
 CHROMIUM = "/usr/bin/chromium"
 PAGES = ("latents", "latent", "mppc", "pair", "training", "induction", "graph", "map", "lists", "export", "about")
+BARE = """import plotly.graph_objects as go
+import streamlit as st
+
+def head(name):
+    st.html(f'<div class="wb-title"><h1>{name}</h1></div>')
+
+def about():
+    head("about")
+
+def charts():
+    head("charts")
+    cells = [[((7 * i + 3 * j) % 11) / 11 for j in range(6)] for i in range(4)]
+    for j, column in enumerate(st.columns(2)):
+        with column:
+            st.plotly_chart(go.Figure(go.Heatmap(z=cells), {"height": 220}), key=f"heat{j}")
+            st.plotly_chart(go.Figure(go.Scatter(y=cells[j]), {"height": 250}), key=f"line{j}")
+
+st.navigation([st.Page(about, url_path="start", default=True), st.Page(charts, url_path="charts")]).run()
+"""
 PATIENCE = 20_000  # milliseconds after which a press or a page is given up, and said to be
 # milliseconds from a press of J to the second frame after the new heading, and after the new contexts; null where the
 # page did not answer
@@ -95,9 +117,11 @@ def main() -> int:
         small = make_workspace(Path(folder) / "small")
         add_all(small)
         found += in_browser(small, clicks, on_small)
+        found += in_browser(small, clicks, bare)
     print(f"{latents:,} latents; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, value, budget, unit in found:
-        print(f"{name:34} {value:8.1f} {unit:4} budget {budget:g}  {'ok' if value <= budget else 'MISSED'}")
+        said = "" if budget == math.inf else f"budget {budget:g}  {'ok' if value <= budget else 'MISSED'}"
+        print(f"{name:34} {value:8.1f} {unit:4} {said}".rstrip())
     return 1 if args.strict and any(v > b for _, v, b, _ in found) else 0
 
 
@@ -231,19 +255,55 @@ def on_small(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, 
     return [*found, ("scrub step, median", statistics.median(scrub), 10, "ms")]
 
 
+def bare(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, float, float, str]]:
+    """What Streamlit and Plotly themselves take: a new tab, and the change to a page with four charts."""
+    with tempfile.TemporaryDirectory() as folder:
+        app, port = Path(folder) / "app.py", free_port()
+        app.write_text(BARE, encoding="utf-8")
+        command = [sys.executable, "-m", "streamlit", "run", str(app), "--server.headless=true"]
+        process = subprocess.Popen(
+            [*command, f"--server.port={port}", "--browser.gatherUsageStats=false"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until_up(port, process)
+            site = f"http://127.0.0.1:{port}"
+            page = browser.new_page(viewport={"width": 1440, "height": 950})
+            page.goto(site)
+            page.wait_for_selector(".wb-title", timeout=60_000)
+            cold, changes = [new_tab(page, site, ".wb-title") for _ in range(3)], []
+            for _ in range(2 if clicks < 10 else 5):
+                page.goto(site)
+                page.wait_for_selector(".wb-title", timeout=60_000)
+                rest(page)
+                changes.append(page.evaluate(REST, ["charts", PATIENCE]) or math.inf)
+        finally:
+            process.terminate()
+            process.wait()
+    return [
+        ("new tab of a bare Streamlit page", statistics.median(cold), math.inf, "s"),
+        ("page change, bare, four charts", statistics.median(changes), math.inf, "ms"),
+    ]
+
+
+def new_tab(page: Any, address: str, selector: str) -> float:
+    """Seconds from nothing, with no cache, until an element is there."""
+    context = page.context.browser.new_context(viewport={"width": 1440, "height": 950})
+    tab = context.new_page()
+    began = time.perf_counter()
+    tab.goto(address)
+    tab.wait_for_selector(selector, timeout=60_000)
+    seconds = time.perf_counter() - began
+    context.close()
+    return seconds
+
+
 def use(page: Any, site: str, times: int) -> list[tuple[str, float, float, str]]:
     """A new tab, J, page changes and the graph on a small workspace, as one person uses them."""
     page.goto(f"{site}/about")  # the program has started; the tab's own start is what is measured next
     page.wait_for_selector(".wb-foot", timeout=60_000)
-    cold = []
-    for _ in range(3):
-        context = page.context.browser.new_context(viewport={"width": 1440, "height": 950})
-        tab = context.new_page()
-        began = time.perf_counter()
-        tab.goto(f"{site}/latent?d=mini-pythia.L2R-8x&i=20")
-        tab.wait_for_selector(".ctx", timeout=60_000)
-        cold.append(time.perf_counter() - began)
-        context.close()
+    cold = [new_tab(page, f"{site}/latent?d=mini-pythia.L2R-8x&i=20", ".ctx") for _ in range(3)]
     page.goto(f"{site}/latent?d=mini-pythia.L2R-8x&i=20")
     page.wait_for_selector(".ctx", timeout=60_000)
     pressed: list[tuple[float, float]] = []
