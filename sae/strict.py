@@ -21,10 +21,21 @@ class StrictConfig(BaseModel):
 C = TypeVar("C", bound=BaseModel)
 
 
+MANY = 20  # more names than these nobody reads in a line
+
+
 def nearest(word: str, choices: list[str]) -> str:
-    """A hint `` (did you mean 'x'?)``, or the list of choices where nothing is near."""
+    """A hint (``did you mean 'x'?``), or the list of choices where nothing is near; of many the six nearest."""
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(sorted(choices))}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    names = sorted(set(choices))
+    if len(names) <= MANY:
+        return f"valid: {', '.join(names)}"
+    # names that hold the word come first: "mppc" is nearer to "layers-of-mppc" than its letters say
+    holding = [name for name in names if word and word.lower() in name.lower()]
+    rest = difflib.get_close_matches(word, [n for n in names if n not in holding], n=6, cutoff=0.0)
+    return f"nearest of {len(names)}: {', '.join((holding + rest)[:6])}"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

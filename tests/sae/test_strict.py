@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sae.errors import ConfigError, MissingError
-from sae.strict import StrictConfig, parse_config, read_config
+from sae.strict import StrictConfig, nearest, parse_config, read_config
 
 
 class Inner(StrictConfig):
@@ -43,3 +43,11 @@ def test_not_toml_and_missing(tmp_path):
 def test_configs_are_frozen():
     with pytest.raises(ValueError):
         Outer().name = "y"
+
+
+def test_a_far_word_gets_few_names_each_once():
+    few, many = ["alpha", "beta", "beta"], [f"figure-{i}" for i in range(60)] + ["mppc-of-layers"] * 2
+    assert nearest("zzz", few) == "valid: alpha, beta"
+    hint = nearest("mppc", many)
+    assert hint.startswith("nearest of 61: mppc-of-layers, figure-") and hint.count(",") == 5
+    assert nearest("figure-1x", many) == "did you mean 'figure-1'?"

@@ -132,6 +132,9 @@ def test_explain_by_rule_labels_and_the_records_show_them(ws):
     records = LatentRecords.open(ws.path("latents", NARROW))
     assert made["numbers"]["n_labelled"] == records.table["label"].notna().sum() > 5
     assert set(records.table["label_source"].dropna()) == {"rules"}
+    best = records.table.loc[records.table["label_score"].idxmax()]
+    said = call("explain", NARROW, "-w", ws.root, "--min-f1", 0.3).output
+    assert f"{best['label_score']:.2f}" in said.split(" tokens\n")[1].splitlines()[0] and said.count("  #") == 5
 
 
 def test_estimates_ask_nothing(ws):

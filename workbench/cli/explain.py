@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -133,7 +134,20 @@ def explain(
         score = "not scored" if n["mean_score"] is None else f"mean detection score {n['mean_score']:.2f}"
         refused = f", {n['n_refused']} refused" if n["n_refused"] else ""
         say(f"{item.path}: {n['n_labelled']:,} of {n['n_latents']:,} latents labelled, {score}{refused}")
+    for line in best_labels(item.path):
+        say(line)
     return result_of(item) | {"numbers": n}
+
+
+def best_labels(folder: Path, n: int = 5) -> list[str]:
+    """One line for each of the ``n`` labels with the highest score, so that a user sees what kind of label was made."""
+    import pandas as pd
+
+    from workbench.markup.tokens import clip
+
+    table = pd.read_parquet(folder / "labels.parquet", columns=["latent", "label", "label_score"])
+    best = table.dropna(subset=["label", "label_score"]).nlargest(n, "label_score")
+    return [f"  #{r.latent}  {clip(str(r.label), 80)}  {r.label_score:.2f}" for r in best.itertuples()]
 
 
 def numbers_of(text: str) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from workbench.exporting.axes import Axis
 from workbench.exporting.drawing import Cells, Drawing, drawing
@@ -19,10 +20,14 @@ from workbench.markup.tokens import clip, escape
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-SMALL = {"size": 12.5}  # labels of axes, legends and colour bars; the theme's own would be below 12 px
+SIZE = 12.5
+SMALL = {"size": SIZE}  # labels of axes, legends and colour bars; the theme's own would be below 12 px
 # Else Plotly measures each label several times, a third of what drawing takes, to hide those that would be cut off
 # at the edge of the figure; the margins grow with the labels, so none is.
 WHOLE = {"ticklabeloverflow": "allow"}
+LETTER = 0.58 * SIZE  # px; a little more than letters of the page's font are wide on average
+BESIDE = 26.0  # px beside the labels of an axis: their marks, and its title
+NARROWEST = 180.0  # px of an x axis on a telephone; labels that do not fit there are turned, and margins follow them
 
 
 def plot(panel: Panel, *, height: int = 380) -> go.Figure:
@@ -52,6 +57,13 @@ def plot(panel: Panel, *, height: int = 380) -> go.Figure:
         layout |= {"xaxis": {"visible": False}, "yaxis": {"visible": False, "scaleanchor": "x"}}
     else:
         layout |= {"xaxis": _axis(found.x), "yaxis": _axis(found.y)}
+        # Margins that Plotly finds by itself cost it a second drawing of both axes; those of labels that lie flat are
+        # known beforehand.
+        layout["yaxis"]["automargin"] = False
+        layout["margin"]["l"] = 8 + BESIDE * bool(found.y.label) + max(_widths(found.y), default=0.0)
+        if sum(_widths(found.x)) <= NARROWEST:
+            layout["xaxis"]["automargin"] = False
+            layout["margin"]["b"] = 8 + 1.5 * SIZE + BESIDE * bool(found.x.label)
     return go.Figure(list(_traces(found)), layout)  # all at once: each later change costs Plotly milliseconds
 
 
@@ -69,6 +81,12 @@ def _axis(axis: Axis) -> dict[str, Any]:
         **WHOLE,
         "zeroline": False,
     }
+
+
+def _widths(axis: Axis) -> list[float]:
+    """Pixels that each label of an axis takes at most, or nearly so; East Asian ones are as wide as high."""
+    texts = [clip(text, 40) for _, text in axis.ticks]
+    return [sum(SIZE if east_asian_width(c) in "WF" else LETTER for c in text) for text in texts]
 
 
 def _traces(found: Drawing) -> Iterator[Any]:
