@@ -356,6 +356,16 @@ def test_self_test_finds_a_changed_file(open_page: Open, full: Workspace, tmp_pa
     assert "latents/mini-mamba.L2R-8x changed since it was written" in page_text(at) and "hist.npy" in page_text(at)
 
 
+def test_margins_hold_the_labels_and_follow_those_that_may_be_turned() -> None:
+    def drawn(rows: list[str], columns: int) -> Any:
+        cells = [{"a": j, "b": row, "v": 1.0 * j} for row in rows for j in range(columns)]
+        return plot(Panel("heat", pd.DataFrame(cells), "a", "b", value="v", x_label="x", y_label="y")).layout
+
+    short, long, wide = drawn(["a"], 3), drawn(["a" * 30], 3), drawn(["的" * 30], 3)
+    assert 30 * 6 < long.margin.l - short.margin.l < wide.margin.l < 30 * 13 + 40
+    assert short.xaxis.automargin is False and drawn(["a"], 40).xaxis.automargin is True
+
+
 def test_plotly_labels_are_text() -> None:
     frame = pd.DataFrame(
         {

@@ -108,6 +108,34 @@ def test_hovering_a_token_marks_the_histogram(visit: Visit) -> None:
     assert not cursor.is_visible()
 
 
+# labels and titles of axes that stick out of their chart, or lie under one another
+OUTSIDE = """() => {
+  const found = []
+  for (const svg of document.querySelectorAll('.js-plotly-plot .main-svg:first-of-type')) {
+    const frame = svg.getBoundingClientRect()
+    const boxes = [...svg.querySelectorAll('.ytick text, .xtick text, .ytitle, .xtitle')]
+      .map((t) => [t, t.getBoundingClientRect()]).filter(([, b]) => b.width)
+    for (const [t, b] of boxes)
+      if (b.left < frame.left - 1 || b.bottom > frame.bottom + 1) found.push('cut off: ' + t.textContent)
+    const title = boxes.find(([t]) => t.classList.contains('ytitle'))?.[1]
+    for (const [t, b] of boxes)
+      if (title && t.closest('.ytick') && b.left < title.right - 1 && b.bottom > title.top && b.top < title.bottom)
+        found.push('under the title: ' + t.textContent)
+  }
+  return found
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_labels_of_axes_are_whole(visit: Visit, width: int) -> None:
+    for address in ("induction", "mppc", "training"):
+        page = visit.open(address)
+        page.set_viewport_size({"width": width, "height": 950})
+        page.locator(".js-plotly-plot").first.wait_for()
+        visit.settle()
+        assert page.evaluate(OUTSIDE) == [], address
+
+
 def test_table_beside_the_chart_opens_without_the_server(visit: Visit) -> None:
     page = visit.open("latent?d=mini-pythia.L1R-8x&i=7")
     page.get_by_text("show as table").first.click()
