@@ -420,28 +420,45 @@ def add_evolution(ws: Workspace, id: str, vocab: list[str], text: str, *, latent
         np.save(acts / "top.npy", np.full(latents, 8.0, np.float32))
 
 
-def add_architectures(ws: Workspace, id: str, vocab: list[str], *, latents: int = 90, seed: int = 0) -> None:
-    """A crosscoder over two models: what the token leaves open comes two doublings later in the second."""
+def add_architectures(
+    ws: Workspace,
+    id: str,
+    vocab: list[str],
+    *,
+    third: tuple[int, ...] = (),
+    latents: int = 90,
+    seed: int = 0,
+) -> None:
+    """A crosscoder over two models: what the token leaves open comes two doublings later in the second. ``third``:
+    steps of a further one, in which all comes as early as in the first.
+    """
     rng = np.random.default_rng(seed)
-    steps = [0, 16, 64, 256, 1024, 8192]
-    names, K = ("mini-pythia", "mini-mamba"), len(steps)
-    left, born = rng.random(latents), rng.uniform(4, 9, latents)
-    time = np.log2(np.maximum(steps, 8))
+    usual = (0, 16, 64, 256, 1024, 8192)
+    steps = {"mini-pythia": usual, "mini-mamba": usual} | ({"mini-hybrid": third} if third else {})
+    left, born = rng.random(latents), rng.uniform(6.5, 9, latents)
+    late = [2 * (m == 1) * (left > 0.6) for m in range(len(steps))]
     curves = np.concatenate(
-        [1 / (1 + np.exp(-2 * (time - (born + 2 * m * (left > 0.6))[:, None]))) for m in range(2)], axis=1
+        [
+            1 / (1 + np.exp(-2 * (np.log2(np.maximum(s, 8)) - (born + by)[:, None])))
+            for s, by in zip(steps.values(), late, strict=True)
+        ],
+        axis=1,
     )
+    names = list(steps)
+    every = [(n, s) for n in names for s in steps[n]]
+    places = np.split(np.arange(len(every)), np.cumsum([len(s) for s in steps.values()])[:-1])
     about = {
-        "sources": [f"{n}/step{s}" for n in names for s in steps],
-        "models": list(names),
+        "sources": [f"{n}/step{s}" for n, s in every],
+        "models": names,
         "dictionary": id,
         "site": "L1R",
         "architectures": [
-            {"model": n, "hook": "h", "sources": list(range(m * K, (m + 1) * K)), "steps": steps}
-            for m, n in enumerate(names)
+            {"model": n, "hook": "h", "sources": at.tolist(), "steps": list(steps[n])}
+            for n, at in zip(names, places, strict=True)
         ],
     }
     with ws.create("evolution", id, command="workbench evolve", metadata=about) as out:
-        np.save(out / "steps.npy", np.array(steps * 2))
+        np.save(out / "steps.npy", np.array([s for _, s in every]))
         for name in ("decnorm", "decnorm_raw", "own_agreement", "own_explained"):
             np.save(out / f"{name}.npy", curves.astype(np.float32))
         (out / "vocab.json").write_text(json.dumps(vocab))
@@ -453,15 +470,14 @@ def add_architectures(ws: Workspace, id: str, vocab: list[str], *, latents: int 
         parts = [
             pd.DataFrame(
                 {"latent": index, "model": n, "shared": index % 5 > 0, "open": left, "agreement": 0.6}
-                | {f"emergence_{k}": 2 ** (born + 2 * m * (left > 0.6)) for k in ("own", "norm", "explained")}
+                | {f"emergence_{k}": 2 ** (born + by) for k in ("own", "norm", "explained")}
                 | {"n_fired": n_fired}
             )
-            for m, n in enumerate(names)
+            for n, by in zip(names, late, strict=True)
         ]
         pd.concat(parts).to_parquet(out / "architectures.parquet", index=False)
-        pd.DataFrame({"source": about["sources"], "step": steps * 2, "loss": np.linspace(6, 3, 2 * K)}).to_parquet(
-            out / "phases.parquet", index=False
-        )
+        phases = {"source": about["sources"], "step": [s for _, s in every], "loss": np.linspace(6, 3, len(every))}
+        pd.DataFrame(phases).to_parquet(out / "phases.parquet", index=False)
 
 
 def add_states(ws: Workspace, model: str, kind: str, vocab: list[str], text: str, *, seed: int = 0) -> None:

@@ -151,7 +151,7 @@ def test_substitutions_stand_under_the_circuits(open_page: Open, full: Workspace
     at = open_page(full, "induction", by="read")
     text = page_text(at)
     assert "Atoms in the place of writes" in text
-    for found in (numbers_of["win_rate"], *numbers_of["controls"].values()):
+    for found in (numbers_of["win_rate"], numbers_of["leading"]["atom"], *numbers_of["controls"].values()):
         assert f'<div class="v">{found["win_rate"]:.2f}</div>' in text
     drawn = [y for c in charts(at) for t in c["data"] for y in [_ys(t)]]
     frame = figure(full, "substitution_wins", f"substitutions/{id}", measure="read").panels[0].frame

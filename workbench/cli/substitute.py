@@ -27,6 +27,9 @@ def substitute(
     firings: Annotated[int, typer.Option(help="Firings per atom.", min=1)] = 24,
     sequences: Annotated[int, typer.Option(help="Sequences of its store, held-out ones first.", min=1)] = 128,
     window: Annotated[int, typer.Option(help="Positions looked at, from the write on.", min=2)] = 16,
+    strongest: Annotated[
+        bool, typer.Option("--strongest", help="Only where the atom is the strongest of its write, as WriteSAE tries.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of firings, random writes and the permuted dictionary.")] = 0,
     replace: ReplaceOption = False,
     json_output: JsonOption = False,
@@ -42,7 +45,7 @@ def substitute(
 
     Example: `workbench substitute mini-mamba.L1W-2x`
     """
-    from workbench.results.substitutions import SHOWN
+    from workbench.results.substitutions import CONTROLS, SHOWN
     from workbench.verbs.analysing import substitute as run
 
     item = run(
@@ -52,6 +55,7 @@ def substitute(
         firings=firings,
         sequences=sequences,
         window=window,
+        strongest=strongest,
         seed=seed,
         replace=replace,
         run=terminal_run(),
@@ -66,6 +70,11 @@ def substitute(
         say(
             f"  {SHOWN[arm]:28} {_shown(found['win_rate'])} [{_shown(found['low'])}, {_shown(found['high'])}]  repairs"
             f" {_shown(found['repaired'])} of the damage  n {found['n']}"
+        )
+    if n["leading"]["atom"]["n"] and not strongest:
+        say(
+            f"where the atom is the strongest of its write (n {n['leading']['atom']['n']}): "
+            + ", ".join(f"{SHOWN[arm]} {_shown(n['leading'][arm]['win_rate'])}" for arm in ("atom", *CONTROLS))
         )
     r2 = n["closed_form"]["r2"]
     say(f"change of the logits in closed form: R² {_shown(r2['value'])} [{_shown(r2['low'])}, {_shown(r2['high'])}]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -13,10 +13,11 @@ SITES = {
     "M": "MLP output",
     "TC": "MLP, input to output",
     "S": "Mamba mixer output",
+    "W": "writes into the state",
 }
-_SITE = re.compile(r"L(\d+)(TC|[RAMS])")
+_SITE = re.compile(r"L(\d+)(TC|[RAMSW])")
 _ID = re.compile(
-    r"(?P<model>.+?)(?:@(?P<revision>[^.]+))?\.(?P<site>L\d+(?:TC|[RAMS]))-(?P<n>[^.]+)x(?:\.s(?P<seed>\d+))?"
+    r"(?P<model>.+?)(?:@(?P<revision>[^.]+))?\.(?P<site>L\d+(?:TC|[RAMSW]))-(?P<n>[^.]+)x(?:\.s(?P<seed>\d+))?"
 )
 
 
@@ -29,6 +30,12 @@ def id_parts(id: str) -> dict[str, str]:
 def model_name(model: str) -> str:
     """A model as one says it: the last part of a path, anything else as it is."""
     return PurePath(model).name or model if model.startswith(("/", "~", "./", "../")) or "\\" in model else model
+
+
+def listed(names: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def place(site: str) -> str:

@@ -46,7 +46,9 @@ class SubstitutionRecords(TabledResult):
     """One substitution; open with :meth:`open`.
 
     ``metadata``: dictionary, model, revision, site, kind (of layer), shape (heads, keys, values), alive (atoms that
-    fire), n_sequences, native_moves (nats by which the model's own writes, put back, move it), window.
+    fire), strongest (whether only firings at which the atom is the strongest of its write were tried; older ones
+    lack it: it was not so), n_sequences, native_moves (nats by which the model's own writes, put back, move it),
+    window.
     """
 
     kind, noun, verb = "substitutions", "a substitution", "substitute DICTIONARY"

@@ -107,6 +107,7 @@ def substitute(
     firings: int = 24,
     sequences: int = 128,
     window: int = 16,
+    strongest: bool = False,
     seed: int = 0,
     replace: bool = False,
     run: Run | None = None,
@@ -118,7 +119,8 @@ def substitute(
     Args:
         dictionary: id of a dictionary of site W, as ``train mini-write`` makes them. atoms: at most so many, evenly
             over how often they fire. firings: per atom. sequences: of its store, held-out ones first. window: positions
-            that are looked at, from the write on.
+            that are looked at, from the write on. strongest: only firings at which the atom is the strongest of its
+            write, as WriteSAE tries them.
 
     Raises:
         MismatchError: one is there with another recipe or other inputs, and not ``replace``.
@@ -130,7 +132,8 @@ def substitute(
     from workbench.analysis.substitution.run import SubstituteRecipe, substitute_and_write
 
     workspace, run = opened(workspace, run, replace_results=replace)
-    recipe = SubstituteRecipe(atoms=atoms, firings=firings, sequences=sequences, window=window, seed=seed)
+    size = {"atoms": atoms, "firings": firings, "sequences": sequences, "window": window}
+    recipe = SubstituteRecipe(**size, strongest=strongest, seed=seed)
     return substitute_and_write(workspace, dictionary, recipe, run=run)
 
 

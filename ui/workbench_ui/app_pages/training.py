@@ -8,7 +8,7 @@ import streamlit as st
 
 from workbench.exporting.kinds.evolution import SCALES, phase_quantities, words
 from workbench.markup.glossary import meaning, term
-from workbench.markup.names import model_name, place
+from workbench.markup.names import listed, model_name, place
 from workbench.markup.tags import div
 from workbench.markup.tokens import escape, visible
 from workbench.results.evolution import Evolution
@@ -78,7 +78,7 @@ def about(entry: Entry) -> str:
     """Whose training, where, and what was trained on it, as HTML."""
     m = entry.metadata
     if several := m.get("architectures"):
-        names = " and ".join(f"{escape(model_name(str(x['model'])))} ({len(x['sources'])} snapshots)" for x in several)
+        names = listed(f"{escape(model_name(str(x['model'])))} ({len(x['sources'])} snapshots)" for x in several)
         return (
             f"<b>{names}</b> on the same text · one crosscoder (<code>{escape(str(m.get('dictionary') or entry.id))}"
             f"</code>): its {term('latent', 'latents')} are shared by all of them"

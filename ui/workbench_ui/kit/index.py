@@ -22,7 +22,7 @@ from workbench.results.family import UNKNOWN, family_of
 from workbench.results.stale import Known, Stale, stale_results
 from workbench.workspace import KINDS, Item, Workspace
 
-_SITE = re.compile(r"L(\d+)(TC|[RAMS])")
+_SITE = re.compile(r"L(\d+)(TC|[RAMSW])")
 
 
 @dataclass(frozen=True)

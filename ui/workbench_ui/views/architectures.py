@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from workbench.exporting.kinds.architectures import LAG, MEASURES, emergence_by_latent
-from workbench.markup.names import model_name
+from workbench.exporting.kinds.architectures import LAG, MEASURES, behind, emergence_by_latent, lags_by_latent
+from workbench.markup.names import listed, model_name
 from workbench.results.evolution import Evolution
 from workbench_ui.kit import panels, state
 from workbench_ui.kit.figures import chart
@@ -25,7 +23,7 @@ TRAP = (
 def which_first(entry: Entry, e: Evolution) -> list[int]:
     """The figure and the shared latents, those first that one model has much before the other; the chosen ones."""
     names = [str(m["model"]) for m in e.metadata["architectures"]]
-    panels.heading("Which comes first where", f"latents that {' and '.join(map(model_name, names))} share")
+    panels.heading("Which comes first where", f"latents that {listed(map(model_name, names))} share")
     measure = (
         st.segmented_control(
             "Emerges by",
@@ -42,15 +40,15 @@ def which_first(entry: Entry, e: Evolution) -> list[int]:
         panels.note("No latent is shared by all models at the end of their training.", "missing")
         return []
     chart("tr_architectures", "evolution_architectures", entry, {"measure": measure}, height=300)
-    return _table(frame, names)
+    return _table(frame, names, lags_by_latent(e, measure, frame["latent"].tolist()))
 
 
-def _table(frame: pd.DataFrame, names: list[str]) -> list[int]:
-    """Shared latents by their lag; the rows that are chosen."""
-    first, second = next(combinations(names, 2))
-    lag = np.log2(frame[second].astype(float)) - np.log2(frame[first].astype(float))
-    view = frame[["latent", *names, "open", "part"]].assign(lag=lag)
-    view = view.reindex(view["lag"].abs().sort_values(ascending=False, kind="stable").index)
+def _table(frame: pd.DataFrame, names: list[str], lags: dict[tuple[str, str], tuple[np.ndarray, int]]) -> list[int]:
+    """Shared latents, those first that one model has longest before another; the rows that are chosen."""
+    known = {behind(*pair): by_latent for pair, (by_latent, snapshots) in lags.items() if snapshots}
+    view = frame[["latent", *names, "open", "part"]].assign(**known)
+    largest = view[list(known)].abs().max(axis=1)
+    view = view.reindex(largest.sort_values(ascending=False, kind="stable").index)
     event = st.dataframe(
         view,
         key="tr_shared",
@@ -67,9 +65,12 @@ def _table(frame: pd.DataFrame, names: list[str]) -> list[int]:
                 "open given the token", format="%.2f", help="share of the latent's code that its token does not tell"
             ),
             "part": st.column_config.Column("third"),
-            "lag": st.column_config.NumberColumn(
-                f"{model_name(second)} behind", format="%+.1f", help=f"how much {LAG}; negative: earlier"
-            ),
+            **{
+                name: st.column_config.NumberColumn(
+                    name, format="%+.1f", help=f"how much {LAG}, at snapshots both have; negative: earlier"
+                )
+                for name in known
+            },
         },
     )
     return [int(view.iloc[r]["latent"]) for r in event.selection.rows if r < len(view)]

@@ -34,11 +34,15 @@ def section() -> None:
         return
     check_version(entry, "su")
     n, about = entry.numbers, entry.metadata
-    fitted, rival = n["closed_form"]["r2"], n["against_permuted"]
+    fitted, rival, strongest = n["closed_form"]["r2"], n["against_permuted"], n["leading"]["atom"]
+    leading = ("Where strongest in the write", two_places(strongest["win_rate"]), interval_and_n(strongest))
+    if about.get("strongest"):
+        panels.note("Tried only where the atom is the strongest of its write.")
     st.html(
         panels.stats(
             [
                 ("Atoms win", two_places(n["win_rate"]["win_rate"]), f"{interval_and_n(n['win_rate'])} firings"),
+                *([] if about.get("strongest") else [leading]),
                 *((SHOWN[arm], two_places(c["win_rate"]), interval_and_n(c)) for arm, c in n["controls"].items()),
                 ("Beats another atom", two_places(rival["win_rate"]), interval_and_n(rival)),
                 ("Damage repaired", two_places(n["win_rate"]["repaired"]), "of all nats lost with nothing written"),

@@ -4,7 +4,8 @@ All models read the same tokens, so a latent of the crosscoder has a curve over 
 because one of them has a trap: *norm* (the decoder's, see :mod:`workbench.analysis.evolution.own_codes`), *own* (how
 far the model's own firings agree with another's finished ones) and *explained* (variance where the others find it).
 A latent *emerges* where its curve first reaches half of its largest value in that model, between two snapshots by
-linear interpolation along the doublings of the training step. It is *shared* where the own firings of every model's
+linear interpolation along the doublings of the training step; two models are held against each other at the snapshots
+both have (:func:`workbench.results.lines.in_common`). A latent is *shared* where the own firings of every model's
 last snapshot agree with the others' (:data:`SHARED`).
 
 Statements about the order in time are held against two nulls: *shuffled*, snapshots in random order within every
@@ -29,32 +30,15 @@ from workbench.analysis.evolution.emergence import Null, bootstrap, null_of, par
 from workbench.analysis.evolution.orders import claim_row
 from workbench.analysis.evolution.own_codes import OwnCodes
 from workbench.analysis.evolution.snapshots import Source
+from workbench.results.lines import NEAR, Line, emergence, in_common
 from workbench.stats import Estimate
 
 Floats = npt.NDArray[np.float64]
-HALF = 0.5  # of its largest value in a model: there a latent has emerged
 SHARED = 0.3  # agreement of own firings at the last snapshots, above chance
 MIN_FIRED = 30  # firings from which agreement is judged
 MIN_SHARED = 30  # shared latents from which statements about them are made
-NEAR = 0.5  # doublings within which two snapshots count as of one step
 MEASURES = ("own", "norm", "explained")
 PARTS = ("least", "middle", "most")  # thirds of the shared latents by how much of them the token leaves open
-
-
-@dataclass(frozen=True)
-class Line:
-    """The snapshots of one model in one crosscoder: their places among its sources, in training order, and steps."""
-
-    model: str
-    hook: str
-    sources: tuple[int, ...]
-    steps: tuple[int, ...]
-
-    @property
-    def time(self) -> Floats:
-        """[K] doublings of the training step; step 0 lies one below the first step after it."""
-        steps = np.asarray(self.steps, np.float64)
-        return np.log2(np.maximum(steps, steps[steps > 0].min() / 2))
 
 
 def lines_of(sources: Sequence[Source]) -> list[Line]:
@@ -78,18 +62,6 @@ def last_of_others(lines: Sequence[Line], n_sources: int) -> list[list[int]]:
         for s in line.sources:
             out[s] = [other.sources[-1] for other in lines if other is not line]
     return out
-
-
-def emergence(curves_KF: npt.ArrayLike, time_K: Floats) -> Floats:
-    """[F] time at which each curve first reaches half of its largest value; NaN where it has none above zero."""
-    x = np.nan_to_num(np.asarray(curves_KF, np.float64), nan=0.0)
-    top = x.max(axis=0)
-    r = x / np.where(top > 0, top, np.inf)
-    at = (r >= HALF).argmax(axis=0)
-    before, column = np.maximum(at - 1, 0), np.arange(r.shape[1])
-    low, high = r[before, column], r[at, column]
-    part = np.where(at > 0, (HALF - low) / np.where(high > low, high - low, 1), 0)
-    return np.where(top > 0, time_K[before] + part * (time_K[at] - time_K[before]), np.nan)
 
 
 @dataclass(frozen=True)
@@ -168,7 +140,10 @@ def shared_latents(own: OwnCodes, lines: Sequence[Line]) -> npt.NDArray[np.bool_
 
 
 def pair_of(first: Line, second: Line, own_SF: npt.ArrayLike, chosen: np.ndarray, table: pd.DataFrame) -> Pair:
-    """Two models with the curves of some latents; ``table`` has the columns v_token and n_fired."""
+    """Two models with the curves of some latents, at the snapshots they have in common where these are enough;
+    ``table`` has the columns v_token and n_fired.
+    """
+    first, second = in_common(first, second) or (first, second)
     own = np.asarray(own_SF, np.float64)[:, chosen]
     left = 1 - np.clip(np.nan_to_num(table["v_token"].to_numpy(np.float64)[chosen]), 0, 1)
     n = np.maximum(table["n_fired"].to_numpy(np.float64)[chosen], 1)
@@ -205,7 +180,9 @@ def architecture_claims(
             rows.append(claim_row(f"shared latents emerge in the same order in {names}", few, "too few"))
             continue
         pair = pair_of(first, second, own.agreement, chosen, table)
-        rows += _of_pair(pair, names, n=n, seed=seed)
+        fewer = len(pair.first.steps) < max(len(first.steps), len(second.steps))
+        at = f", at {len(pair.first.steps)} snapshots in common" if fewer and pair.matched() else ""
+        rows += _of_pair(pair, names, at, n=n, seed=seed)
     for line in lines:
         a, b = (emergence(np.asarray(c)[list(line.sources)][:, chosen], line.time) for c in (own.agreement, norms_SF))
         r = partial_spearman(a, b, seed=seed)
@@ -214,21 +191,22 @@ def architecture_claims(
     return rows
 
 
-def _of_pair(pair: Pair, names: str, *, n: int, seed: int) -> list[dict[str, Any]]:
+def _of_pair(pair: Pair, names: str, at: str, *, n: int, seed: int) -> list[dict[str, Any]]:
+    """Statements about two models; ``at`` says on which snapshots where these are not all."""
     rows = []
     lag, third = pair.lag(), pair.thirds()
     times = emergence(pair.curves[0], pair.first.time), emergence(pair.curves[1], pair.second.time)
     order = partial_spearman(*times, np.log(pair.n_fired), seed=seed)
     null = shuffled(pair, n=n, seed=seed)
-    claim = f"shared latents emerge in the same order in {names} (Spearman, frequency partialled out)"
+    claim = f"shared latents emerge in the same order in {names} (Spearman, frequency partialled out{at})"
     rows.append(_judged(claim, order, null, "snapshots shuffled within a model"))
     if not pair.matched():
         return rows
     for claim, statistic, samples in (
-        (f"{pair.second.model} is later than {pair.first.model} (median, doublings of the step)", overall, (lag,)),
+        (f"{pair.second.model} is later than {pair.first.model} (median, doublings of the step{at})", overall, (lag,)),
         (
             f"what the token leaves open is later in {pair.second.model} than in {pair.first.model}, beyond what it"
-            " tells (doublings of the step)",
+            f" tells (doublings of the step{at})",
             later_with_context,
             (lag[third == 0], lag[third == 2]),
         ),

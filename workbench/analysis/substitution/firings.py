@@ -48,16 +48,16 @@ def codes_of(
     return Codes(torch.cat(values), torch.cat(indices))
 
 
-def choose(codes: Codes, *, atoms: int, firings: int, window: int, seed: int) -> pd.DataFrame:
+def choose(codes: Codes, *, atoms: int, firings: int, window: int, seed: int, strongest: bool = False) -> pd.DataFrame:
     """Firings that are tried: atom, sequence, position, rank (0: the strongest of its write), value.
 
     Per atom up to ``firings`` drawn at random; of the atoms that fire at most ``atoms``, evenly over how often they do.
-    Positions with fewer than ``window`` to come are left out.
+    Positions with fewer than ``window`` to come are left out, and with ``strongest`` every other rank than 0.
     """
     rng = np.random.default_rng([seed, 7])
     values, indices = codes.values.numpy(), codes.indices.numpy()
     seq, pos, rank = np.nonzero(values > 0)
-    there = pos + window <= values.shape[1]
+    there = (pos + window <= values.shape[1]) & ((rank == 0) | (not strongest))
     seq, pos, rank = seq[there], pos[there], rank[there]
     frame = pd.DataFrame(
         {

@@ -41,6 +41,7 @@ class SubstituteRecipe(StrictConfig):
     firings: int = Field(24, ge=1)  # per atom
     sequences: int = Field(128, ge=1)  # held-out ones first
     window: int = Field(16, ge=2)  # positions that are looked at, from the write on
+    strongest: bool = False  # only firings at which the atom is the strongest of its write, as WriteSAE tries them
     seed: int = 0
 
 
@@ -58,7 +59,8 @@ def substitute_and_write(workspace: Workspace, what: str, recipe: SubstituteReci
             " layer writes into its state. `workbench train mini-write` makes one."
         )
     inputs = [ref.input, *ref.store_inputs(workspace), *model_inputs([(ref.model_name, ref.revision)])]
-    wanted = recipe.model_dump(mode="json") | CLOSED_FORM
+    # results of all firings are those of before there was a choice
+    wanted = recipe.model_dump(mode="json", exclude=set() if recipe.strongest else {"strongest"}) | CLOSED_FORM
     if (have := reusable(workspace, "substitutions", ref.id, recipe=wanted, inputs=inputs, run=run)) is not None:
         return have
     frame, about = _measure(workspace, ref, recipe, run)
@@ -95,7 +97,8 @@ def _measure(
         )
     codes = codes_of(model, dictionary, hooks, tokens, is_row)
     alive = codes.alive(dictionary.d_sae)
-    chosen = choose(codes, atoms=recipe.atoms, firings=recipe.firings, window=recipe.window, seed=recipe.seed)
+    size = {"atoms": recipe.atoms, "firings": recipe.firings, "window": recipe.window}
+    chosen = choose(codes, **size, seed=recipe.seed, strongest=recipe.strongest)
     if chosen.empty:
         raise UsageError(
             f"no latent of {ref.id} fires at least {recipe.window} positions before the end of a sequence. Lower"
@@ -111,6 +114,7 @@ def _measure(
         "kind": layer.kind,
         "shape": list(dictionary.shape),
         "alive": int(alive.sum()),
+        "strongest": recipe.strongest,
         "n_sequences": len(tokens),
         "native_moves": moved,
     }

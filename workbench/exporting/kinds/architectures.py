@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from sae.errors import MissingError
+from sae.errors import CorruptError, MissingError
 from sae.strict import StrictConfig
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.kinds.evolution import STEP, drawable, step_ticks
 from workbench.exporting.references import of_models
-from workbench.markup.names import model_name
+from workbench.markup.names import listed, model_name
 from workbench.results.evolution import Evolution
+from workbench.results.lines import Line, lag
 from workbench.workspace import Item, Workspace
 
 MEASURES = {
@@ -63,23 +64,46 @@ def emergence_by_latent(e: Evolution, measure: str) -> pd.DataFrame:
     return steps.assign(open=left, part=part).reset_index()
 
 
-def lags(frame: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Mean lag of every later model behind every earlier one by part, with a bootstrap interval over latents."""
+def lags_by_latent(e: Evolution, measure: str, latents: Sequence[int]) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
+    """(earlier model, later model) in the order of the recipe -> doublings [n] by which each of some latents is later
+    in the second, and how many snapshots in common that is read from; all missing and 0 where these are too few.
+
+    Raises:
+        CorruptError: the curves are missing.
+    """
+    curves = e.norms(list(latents)) if measure == "norm" else e.own({"own": "agreement"}.get(measure, measure))
+    if curves is None:
+        raise CorruptError(f"{e.folder} lacks its curves. Remove it and run `workbench evolve` again.")
+    mine = np.asarray(curves if measure == "norm" else curves[list(latents)]).T
+    lines = [Line(m["model"], m["hook"], tuple(m["sources"]), tuple(m["steps"])) for m in e.metadata["architectures"]]
+    return {(a.model, b.model): lag(a, b, mine) for a, b in combinations(lines, 2)}
+
+
+def behind(first: str, second: str) -> str:
+    """What a lag is called."""
+    return f"{model_name(second)} behind {model_name(first)}"
+
+
+def lags(frame: pd.DataFrame, found: Mapping[tuple[str, str], tuple[np.ndarray, int]]) -> pd.DataFrame:
+    """Mean lag of every later model behind every earlier one by part, with a bootstrap interval over latents, and the
+    snapshots it is read from.
+    """
     rng, rows = np.random.default_rng(0), []
-    for first, second in combinations(models, 2):
-        lag = np.log2(frame[second].to_numpy(np.float64)) - np.log2(frame[first].to_numpy(np.float64))
+    for (first, second), (by_latent, snapshots) in found.items():
         for name in PARTS:
-            x = lag[(frame["part"] == name).to_numpy() & np.isfinite(lag)]
+            x = by_latent[(frame["part"] == name).to_numpy() & np.isfinite(by_latent)]
             draws = x[rng.integers(0, len(x), (RESAMPLES, len(x)))].mean(1) if len(x) > 1 else np.array([])
             low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
-            pair = f"{model_name(second)} behind {model_name(first)}"
             mean = float(x.mean()) if len(x) else np.nan
-            rows.append({"pair": pair, "part": name, "lag": mean, "low": low, "high": high, "n": len(x)})
+            row = {"pair": behind(first, second), "part": name, "lag": mean, "low": low, "high": high, "n": len(x)}
+            rows.append(row | {"snapshots": snapshots})
     return pd.DataFrame(rows)
 
 
-def _emerged(frame: pd.DataFrame, models: list[dict[str, Any]]) -> pd.DataFrame:
-    """Share of the first and the last third that has emerged by each snapshot of each model."""
+def _emerged(frame: pd.DataFrame, models: list[dict[str, Any]], zero: float) -> pd.DataFrame:
+    """Share of the first and the last third that has emerged by each snapshot of each model; step 0 is drawn at
+    ``zero`` for all of them.
+    """
     rows = []
     for m in models:
         for name in (PARTS[0], PARTS[-1]):
@@ -87,7 +111,8 @@ def _emerged(frame: pd.DataFrame, models: list[dict[str, Any]]) -> pd.DataFrame:
             for step, x in zip(m["steps"], drawable(m["steps"]), strict=True):
                 share = float((born <= x).mean()) if len(born) else np.nan
                 series = f"{model_name(m['model'])}, {name}"
-                rows.append({"step": x, "share": share, "series": series, "training_step": step, "n": len(born)})
+                at = x if step else zero
+                rows.append({"step": at, "share": share, "series": series, "training_step": step, "n": len(born)})
     return pd.DataFrame(rows)
 
 
@@ -99,14 +124,12 @@ def evolution_architectures(workspace: Workspace, item: Item, options: Architect
     names = [str(m["model"]) for m in models]
     frame = emergence_by_latent(e, options.measure)
     by = "" if options.measure == "own" else f"&by={options.measure}"
-    curve, behind = _emerged(frame, models), lags(frame, names)
     steps = np.unique(np.concatenate([m["steps"] for m in models]))
-    said = "; ".join(
-        f"{r['pair']}: {r['lag']:+.2f} doublings where the token tells, {t['lag']:+.2f} where it leaves open"
-        for (_, r), (_, t) in zip(
-            behind[behind["part"] == PARTS[0]].iterrows(), behind[behind["part"] == PARTS[-1]].iterrows(), strict=True
-        )
-    )
+    curve = _emerged(frame, models, float(drawable(steps)[0]))
+    table = lags(frame, lags_by_latent(e, options.measure, frame["latent"].tolist()))
+    said = "; ".join(_said(rows) for _, rows in table.groupby("pair", sort=False))
+    drawn = table[table["snapshots"] > 0]
+    pairs = list(table["pair"].unique())
     return FigureData(
         panels=[
             Panel(
@@ -124,27 +147,39 @@ def evolution_architectures(workspace: Workspace, item: Item, options: Architect
             ),
             Panel(
                 "points",
-                behind,
+                drawn,
                 x="part",
                 y="lag",
                 low="low",
                 high="high",
-                series="pair" if behind["pair"].nunique() > 1 else None,
+                series="pair" if len(pairs) > 1 else None,
                 y_label=LAG,
-                title=f"{behind['pair'].iloc[0]}" if behind["pair"].nunique() == 1 else "each pair of models",
+                title=pairs[0] if len(pairs) == 1 else "each pair of models",
             ),
         ],
         caption=(
-            f"Latents of one crosscoder that {' and '.join(model_name(n) for n in names)} share, by the step at which"
+            f"Latents of one crosscoder that {listed(map(model_name, names))} share, by the step at which"
             f" {MEASURES[options.measure]} first reaches half of its largest value in each model; thirds by how much of"
-            f" a latent's code the current token explains. Mean lags, 95 % bootstrap over latents: {said}."
+            " a latent's code the current token explains. Mean lags, at the snapshots that two models have in common,"
+            f" 95 % bootstrap over latents: {said}."
             " All models read the same text; each is one training run."
         ),
-        table=behind,
+        table=table,
         n={"shared latents": len(frame), "latents": len(e)},
-        columns={"low": "95 % from", "high": "to", "part": "latents"},
+        columns={"low": "95 % from", "high": "to", "part": "latents", "snapshots": "snapshots in common"},
         alt=f"Share of shared latents emerged over training steps in each model, and lags by part. {said}.",
         inputs=[item],
         references=("evolution", "universality", "crosscoders", *of_models(names)),
         permalink=f"training?ev={item.id}{by}&evv={item.version}",
+    )
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """The lags of one pair in words."""
+    by_part = rows.set_index("part")["lag"]
+    if not rows["snapshots"].iloc[0]:
+        return f"{rows['pair'].iloc[0]}: too few snapshots of one step"
+    return (
+        f"{rows['pair'].iloc[0]}: {by_part[PARTS[0]]:+.2f} doublings where the token tells, {by_part[PARTS[-1]]:+.2f}"
+        " where it leaves open"
     )

@@ -13,7 +13,7 @@ from sae.strict import StrictConfig, nearest
 from workbench.exporting.axes import log_ticks
 from workbench.exporting.figures import FigureData, Panel, figure
 from workbench.exporting.references import of_models
-from workbench.markup.names import model_name, place
+from workbench.markup.names import listed, model_name, place
 from workbench.results.evolution import Evolution
 from workbench.workspace import Item, Workspace
 
@@ -100,8 +100,8 @@ def run_words(e: Evolution, item: Item) -> str:
     sites = [s for s in (about.get("site"), *(about.get("also") or ())) if isinstance(s, str)]
     if not models or not sites:
         return item.id
-    where = " and ".join(place(s).replace(", ", " ") for s in dict.fromkeys(sites))
-    return f"the {where} of {' and '.join(dict.fromkeys(models))}, {len(e.steps)} snapshots"
+    where = listed(place(s).replace(", ", " ") for s in dict.fromkeys(sites))
+    return f"the {where} of {listed(dict.fromkeys(models))}, {len(e.steps)} snapshots"
 
 
 def value_unit(claim: str) -> str:

@@ -40,7 +40,8 @@ def _about(records: SubstitutionRecords, item: Item, query: str = "") -> dict[st
 def _who(records: SubstitutionRecords) -> str:
     m = records.metadata
     where = f"{m['model']}{'' if not m['revision'] else '@' + m['revision']}, {m['site']}"
-    return f"atoms of {m['dictionary']} in the place of what the {m['kind']} layer writes ({where})"
+    chosen = ", where the atom is the strongest of its write" if m.get("strongest") else ""
+    return f"atoms of {m['dictionary']} in the place of what the {m['kind']} layer writes ({where}){chosen}"
 
 
 @figure("substitution_wins", source="substitutions", options=WinsOptions)

@@ -17,6 +17,7 @@ from workbench.analysis.evolution.own_codes import OwnCodes, own_codes
 from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
 from workbench.analysis.evolution.snapshots import Source
 from workbench.config import read_recipe
+from workbench.results.lines import in_common, lag
 
 STEPS = (0, 16, 64, 256, 1024, 8192)
 K, F, N, D = len(STEPS), 8, 3000, 8
@@ -121,15 +122,50 @@ def test_what_is_put_in_is_found_and_what_is_destroyed_is_not():
     assert not null.observed > null.high and abs(arch.same_order(random)) < 0.2
 
 
+def claims_of(lines: list[Line]) -> list[str]:
+    """What is claimed of models whose curves say nothing."""
+    own = OwnCodes(np.ones((max(x.sources[-1] for x in lines) + 1, 60)), np.ones((2 * K, 60)), np.full(60, 99), 999)
+    table = pd.DataFrame({"v_token": np.linspace(0, 1, 60), "n_fired": 99})
+    return [r["claim"] for r in arch.architecture_claims(own, own.agreement, lines, table, n=5, seed=0)]
+
+
 def test_two_models_without_snapshots_at_equal_steps_are_not_exchanged():
-    late = Line("b", "h", LINES[1].sources, tuple(4 * s for s in STEPS))
+    between = Line(
+        "b", "h", LINES[1].sources, (0, 24, 96, 384, 1536, 12288)
+    )  # more than half a doubling from every one
+    assert in_common(LINES[0], between) is None and np.isnan(lag(LINES[0], between, np.ones((2 * K, 4)))[0]).all()
     a = made_pair()
     with pytest.raises(ValueError, match=r"no snapshots .* in common"):
-        arch.exchanged(Pair(LINES[0], late, a.curves, a.open_F, a.n_fired), arch.overall, n=5, seed=0)
-    own = OwnCodes(np.ones((2 * K, 60)), np.ones((2 * K, 60)), np.full(60, 99), 999)
-    table = pd.DataFrame({"v_token": np.linspace(0, 1, 60), "n_fired": 99})
-    said = arch.architecture_claims(own, np.ones((2 * K, 60)), [LINES[0], late], table, n=5, seed=0)
-    assert not any("later" in r["claim"] for r in said), "left out, not guessed"
+        arch.exchanged(Pair(LINES[0], between, a.curves, a.open_F, a.n_fired), arch.overall, n=5, seed=0)
+    said = claims_of([LINES[0], between])
+    assert not any("later" in claim for claim in said) and any("same order" in claim for claim in said), said
+
+
+def test_two_models_are_held_against_each_other_where_both_have_snapshots():
+    """A model whose first snapshot is late has nothing late by it."""
+    late = Line("b", "h", tuple(range(K, 2 * K + 1)), (0, 64, 256, 1024, 1500, 2048, 4000))
+    ours, theirs = in_common(LINES[0], late)
+    assert (ours.steps, ours.sources) == ((0, 64, 256, 1024, 8192), (0, 2, 3, 4, 5))
+    assert (theirs.steps, theirs.sources) == ((0, 64, 256, 1024, 4000), (6, 7, 8, 9, 12)), "1500 is farther from 1024"
+    born = np.array([0, 20, 70, 300, 600])  # steps: as early in both
+    curves = np.concatenate([(np.array(line.steps)[:, None] >= born) * 1.0 for line in (LINES[0], late)])
+    found, n = lag(LINES[0], late, curves)
+    assert n == 5 and np.allclose(found, 0), found
+    whole = [arch.emergence(curves[list(x.sources)], x.time) for x in (LINES[0], late)]
+    assert (whole[1] - whole[0])[0] == 2, "read from all snapshots, what was there from the start is late by two"
+    said = claims_of([LINES[0], late])
+    assert any("is later than" in claim and "5 snapshots in common" in claim for claim in said), said
+
+
+def test_the_bundled_models_are_compared_where_they_were():
+    """The Transformer and the Mamba at all their snapshots; the hybrid at those it shares with either."""
+    pythia, mamba, hybrid = arch.lines_of(resolve_sources(read_recipe(EvolveRecipe, "mini-architectures")))
+    assert in_common(pythia, mamba) == (pythia, mamba)
+    for other in (pythia, mamba):
+        ours, theirs = in_common(other, hybrid)
+        assert theirs.steps[:4] == (0, 64, 256, 512) and theirs.steps[-1] == 4000
+        assert ours.steps[:4] == (0, 64, 256, 512) and ours.steps[-1] == other.steps[-1]
+        assert np.abs(np.log2(np.array(ours.steps[1:-1]) / np.array(theirs.steps[1:-1]))).max() <= 0.5
 
 
 def test_models_of_a_crosscoder_are_told_by_their_snapshots():

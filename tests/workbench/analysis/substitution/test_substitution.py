@@ -16,7 +16,7 @@ from sae.errors import UsageError
 from sae.writes import WriteSAE, outer
 from tests.workbench.bridges import tiny, tokens
 from workbench.activations.harvesting.forward import capture
-from workbench.analysis.substitution.firings import choose, codes_of
+from workbench.analysis.substitution.firings import Codes, choose, codes_of
 from workbench.analysis.substitution.run import SubstituteRecipe, operate
 from workbench.analysis.substitution.stand_ins import StandIns, norms, permuted
 from workbench.analysis.substitution.surgery import Place, layer_of
@@ -185,6 +185,16 @@ def test_the_closed_form_is_the_change_itself_in_the_last_layer():
         torch.testing.assert_close(predicted, centred(found), rtol=1e-3, atol=1e-4)
 
 
+def test_only_the_strongest_of_each_write_where_asked():
+    values = torch.tensor([[[3.0, 2.0], [1.0, 0.0], [5.0, 4.0]]])
+    codes = Codes(values, torch.tensor([[[0, 1], [1, 0], [1, 0]]]))
+    every = choose(codes, atoms=9, firings=9, window=1, seed=0)
+    assert len(every) == 5 and (every["rank"] == 1).sum() == 2
+    some = choose(codes, atoms=9, firings=9, window=1, seed=0, strongest=True)
+    assert sorted(zip(some["position"], some["atom"], strict=True)) == [(0, 0), (1, 1), (2, 1)]
+    assert (some["rank"] == 0).all()
+
+
 def test_rates_count_what_they_say():
     import pandas as pd
 
@@ -243,6 +253,9 @@ def test_verbs_train_and_substitute_and_reuse(made):
     assert 0 <= about["win_rate"]["win_rate"] <= 1 and about["win_rate"]["n"] <= 18
     assert about["metadata"]["shape"] == [1, 16, 256] and about["metadata"]["kind"] == "Mamba"
     assert json.loads(run(*command).stdout)["version"] == about["version"]  # reused
+    strongest = about["leading"]["atom"]
+    told = f"where the atom is the strongest of its write (n {strongest['n']}): the atom that fires"
+    assert (told in run(*command[:-1]).output) == (strongest["n"] > 0)
     other = run(*command[:-1], "--seed", 1)
     assert other.exit_code == 1 and "seed" in other.output
 
