@@ -3,7 +3,16 @@
 ``few-steps``: a Top-K dictionary in a few hundred steps. There the rate of least error is so high that Adam's noise
 kills latents: a latent that seldom fires moves far at every firing, and the decoder bias shifts all pre-activations at
 once. So the moments forget sooner, encoders are slower than decoders, and the bias is slower still
-(``benchmarks/race.py`` has the figures, for 1,024 latents).
+(``benchmarks/race.py`` has the figures, for 1,024 latents). BatchTopK, Matryoshka and JumpReLU take fewer rows for a
+latent to count as dead: theirs must pass a threshold that no row lowers for them, and in a short run AuxK came too late
+and revival never.
+
+``faithful``: finds more of the features there are, at the same L0. A Matryoshka dictionary where no activation is
+asked for; decoders learn twice as fast as with ``few-steps``, encoders as fast, and latents count as dead as soon for
+every kind. It is the outcome of a search over rates, memories of Adam, AuxK, revival, annealing, starts and prefixes
+(``python benchmarks/faithful.py --out DIR``; figures, on worlds that took no part: ``docs/benchmarks-faithful.md``).
+For runs of some hundred to some thousand steps: in much longer ones latents that are rare but right would be started
+anew.
 
 Of published recipes, where paper and code of one work disagree there is a preset for each.
 
@@ -41,23 +50,32 @@ _LLAMA_SCOPE: dict[str, Any] = {
 }
 _START = {"scaling": "mean-norm", "encoder": "tied", "bias": "zero", "pre_bias": False}
 _FEW_STEPS: dict[str, Any] = {"beta1": 0.5, "beta2": 0.95, "details": {"encoder_rate": 0.6, "bias_rate": 0.1}}
-NAMES = ("few-steps", "llama-scope-paper", "llama-scope-code")
+NAMES = ("few-steps", "faithful", "llama-scope-paper", "llama-scope-code")
+_GATED = ("batchtopk", "matryoshka", "jumprelu")
+_FIRINGS = 88  # of a latent that fires as often as the mean, in the rows after which a silent one counts as dead
+_FAITHFUL = _FEW_STEPS | {"details": {"encoder_rate": 0.3, "bias_rate": 0.1}}  # at twice the rate: encoders as before
 
 
-def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False) -> dict[str, Any]:
+def preset(
+    name: str, *, d_in: int, d_sae: int, k: int, kind: str | None = None, transcoder: bool = False
+) -> dict[str, Any]:
     """The fields of :class:`sae.SAEConfig` (or :class:`sae.TranscoderConfig`, whose encoders are not tied) that a
     recipe sets.
 
     Those of ``few-steps`` are fields of :class:`sae.TopKConfig` too. In the published ones K starts at no more than all
     latents and no less than ``k``.
 
+    Args:
+        kind: of the activation that is asked for beside the preset (:func:`kind_of`), None where none is; ``few-steps``
+            is then for Top-K.
+
     Raises:
         ConfigError: no such preset (the nearest is named).
     """
     if name not in NAMES:
         raise ConfigError(f"preset {name!r} does not exist ({nearest(name, list(NAMES))})")
-    if name == "few-steps":
-        return _FEW_STEPS | {"lr": min(0.01, 2.5 * TopKConfig(d_in=d_in, d_sae=d_sae, k=k).peak_lr)}
+    if name in ("few-steps", "faithful"):
+        return _few_steps(TopKConfig(d_in=d_in, d_sae=d_sae, k=k), name, kind)
     paper = name == "llama-scope-paper"
     start: dict[str, Any] = _START | {"norm": (2 * d_in / d_sae) ** 0.5 if paper else 0.5}
     start |= {"encoder": "fitted"} if transcoder else {}
@@ -68,13 +86,30 @@ def preset(name: str, *, d_in: int, d_sae: int, k: int, transcoder: bool = False
     return out | {"beta2": 0.9999, "warmup_steps": 5_000, "details": details}
 
 
+def _few_steps(sizes: TopKConfig, name: str, kind: str | None) -> dict[str, Any]:
+    """Of the two presets of ours."""
+    rate = min(0.01, 2.5 * sizes.peak_lr)
+    soon = {"dead_after": min(sizes.dead_after, _FIRINGS * sizes.d_sae // sizes.k)}
+    if name == "few-steps":
+        return _FEW_STEPS | {"lr": rate} | (soon if kind in _GATED else {})
+    return _FAITHFUL | {"lr": 2 * rate, "activation": {"kind": kind or "matryoshka"}} | soon
+
+
+def kind_of(own: dict[str, Any]) -> str | None:
+    """The kind of activation that settings name themselves; None where they leave it to the preset or the default."""
+    activation = own.get("activation")
+    return activation.get("kind") if isinstance(activation, dict) else activation
+
+
 def merged(published: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """A preset under a user's own settings; tables are merged key by key, but for an ``activation`` that says its
-    ``kind``, which is one choice.
+    ``kind``, which is one choice. The name of the preset's own kind alone changes nothing.
     """
     out = dict(published)
     for key, value in own.items():
         below = out.get(key)
+        if key == "activation" and isinstance(below, dict) and value == below.get("kind"):
+            continue
         if isinstance(below, dict) and isinstance(value, dict) and not (key == "activation" and "kind" in value):
             value = {**below, **value}
         out[key] = value

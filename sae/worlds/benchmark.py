@@ -74,8 +74,8 @@ def config_of(kind: str, setting: str, d_in: int, budget: Budget, seed: int, wei
     """The dictionary of one row: ``setting`` is "defaults" (the rate derived from the size) or the name of a preset."""
     own: dict[str, Any] = {"lr": None}
     if setting != "defaults":
-        own = preset(setting, d_in=d_in, d_sae=budget.latents, k=budget.k)
-    activation: dict[str, Any] = {"kind": kind} | ({} if weight is None else {"coefficient": weight})
+        own = preset(setting, d_in=d_in, d_sae=budget.latents, k=budget.k, kind=kind)
+    activation = own.get("activation", {}) | {"kind": kind} | ({} if weight is None else {"coefficient": weight})
     sizes = {"d_in": d_in, "d_sae": budget.latents, "k": budget.k, "seed": seed}
     return SAEConfig(**{**own, **sizes, "activation": activation})
 

@@ -1,6 +1,6 @@
 """How much of a world in superposition is found: L1 against the published recipe written out, JumpReLU against other
-thresholds at the start, and presets that must not kill latents. 256 features with a hierarchy in 48 dimensions, 128
-latents.
+thresholds at the start, presets that must not kill latents, and ``faithful`` against ``few-steps``. 256 features with a
+hierarchy in 48 dimensions, 128 latents.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ D, F, K, STEPS, ROWS = 48, 128, 5, 400, 256
 
 
 @cache
-def planted() -> tuple[World, list[torch.Tensor]]:
-    world = World(WorldConfig(n_features=256, width=D, roots=4, depth=2, p_max=0.3, p_min=2e-3, rank=8, seed=1))
-    rows = world.batches(ROWS, seed=2)
+def planted(seed: int = 1) -> tuple[World, list[torch.Tensor]]:
+    world = World(WorldConfig(n_features=256, width=D, roots=4, depth=2, p_max=0.3, p_min=2e-3, rank=8, seed=seed))
+    rows = world.batches(ROWS, seed=seed + 1)
     return world, [next(rows) for _ in range(STEPS)]
 
 
-def scored(sae: SAE) -> Score:
-    return score(sae, planted()[0], rows=4000)
+def scored(sae: SAE, seed: int = 1) -> Score:
+    return score(sae, planted(seed)[0], rows=4000)
+
+
+def made(config: SAEConfig, seed: int = 1, steps: int = STEPS) -> SAE:
+    trainer = Trainer(config, total_steps=steps)
+    for x in planted(seed)[1][:steps]:
+        trainer.step(x)
+    return trainer.dictionary()
 
 
 def ours(kind: Any, **own: Any) -> Score:
-    config = SAEConfig(**{"d_in": D, "d_sae": F, "k": K, "dead_after": 5000, "activation": kind, **own})
-    trainer = Trainer(config, total_steps=STEPS)
-    for x in planted()[1]:
-        trainer.step(x)
-    return scored(trainer.dictionary())
+    return scored(made(SAEConfig(**{"d_in": D, "d_sae": F, "k": K, "dead_after": 5000, "activation": kind, **own})))
 
 
 def written_out(weight: float, lr: float, warmup: int) -> Score:
@@ -101,3 +104,34 @@ def test_few_steps_kills_few_latents_of_a_batch_top_k(kind: str) -> None:
     """Measured: none, and MCC .81 against .78 and .74 at half its rate."""
     found = ours(kind, **preset("few-steps", d_in=D, d_sae=F, k=K))
     assert found.dead <= 0.03 and found.mcc >= 0.78, found
+
+
+def at_k(sae: SAE, rows: torch.Tensor) -> SAE:
+    """The same with all thresholds multiplied by the factor at which K latents are on."""
+    ratio = (sae.pre_activations(rows) / sae.threshold_F).clamp_min(0).flatten()
+    sae.threshold_F.mul_(ratio.topk(K * len(rows)).values[-1])
+    return sae
+
+
+@cache
+def of_preset(name: str, kind: str, seed: int) -> Score:
+    """A preset's dictionary on a world held out, at an L0 of K."""
+    own = preset(name, d_in=D, d_sae=F, k=K, kind=kind)
+    config = SAEConfig(**{**own, "d_in": D, "d_sae": F, "k": K, "activation": own.get("activation", kind)})
+    sae = made(config, seed)
+    return scored(sae if kind == "topk" else at_k(sae, torch.cat(planted(seed)[1][:16])), seed)
+
+
+@pytest.mark.parametrize(("kind", "more"), [("topk", 0.08), pytest.param("matryoshka", 0.0, marks=pytest.mark.slow)])
+def test_faithful_finds_more_than_few_steps_at_the_same_l0_on_worlds_held_out(kind: str, more: float) -> None:
+    """Paired by world.
+
+    Measured in three: F1 +.12 to +.14 over ``few-steps``, a Top-K where nothing else is said; +.02 to +.07 over its
+    Matryoshka.
+    """
+    gained = []
+    for seed in (101, 102):
+        faithful, few = of_preset("faithful", "matryoshka", seed), of_preset("few-steps", kind, seed)
+        assert abs(faithful.l0 / K - 1) <= 0.05 and abs(few.l0 / K - 1) <= 0.05, (faithful, few)
+        gained.append(faithful.f1 - few.f1)
+    assert sum(gained) / len(gained) > more and min(gained) > 0, gained

@@ -101,6 +101,15 @@ def test_presets_and_contradictions(made):
     assert configs(preset="llama-scope-paper")["L1TC"].start.encoder == "fitted"
     few = configs(preset="few-steps", details={"bias_rate": 0.2})["L1R"]
     assert (few.beta1, few.beta2, few.details.encoder_rate, few.details.bias_rate) == (0.5, 0.95, 0.6, 0.2)
+    assert few.dead_after == configs(preset="few-steps", activation="l1")["L1R"].dead_after == 20_000
+    of_batch = configs(preset="few-steps", activation={"kind": "batchtopk", "decay": 0.9})["L1R"]
+    assert of_batch.lr == few.lr and of_batch.dead_after == 88 * of_batch.d_sae // of_batch.k < 20_000
+    for own in ({}, {"activation": "matryoshka"}):
+        faithful = configs(preset="faithful", **own)["L1R"]
+        assert faithful.activation.kind == "matryoshka" and faithful.dead_after == of_batch.dead_after
+        assert faithful.lr == 2 * few.lr and faithful.details.encoder_rate == few.details.encoder_rate / 2
+    assert configs(preset="faithful", activation="jumprelu")["L1R"].activation.kind == "jumprelu"
+    assert configs(preset="faithful")["L1TC"].activation.kind == "matryoshka"
     for values, message in (
         ({"preset": "llama-scop"}, "did you mean 'llama-scope-"),
         ({"activation": "btchtopk"}, "activation"),

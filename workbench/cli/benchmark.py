@@ -78,7 +78,7 @@ def benchmark(
     if budget.k > budget.latents:
         raise UsageError(f"--k {budget.k} latents cannot be on of --latents {budget.latents}.")
     kinds = tuple(x for x in KINDS if not kind or x in kind)
-    settings = ("few-steps",) if quick else ("defaults", "few-steps")
+    settings = ("few-steps",) if quick else ("defaults", "few-steps", "faithful")
     if plan:
         return _plan(budget, settings, kinds, quiet=json_output)
     with bar("benchmark synth", budget.seeds * len(kinds) * len(settings), "run") as shown:

@@ -127,7 +127,7 @@ def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: 
         ConfigError: a bad ``[sae]`` key or value.
     """
     from sae import SAEConfig, TranscoderConfig
-    from sae.presets import merged, preset
+    from sae.presets import kind_of, merged, preset
     from workbench.models.sites import write_site
 
     own = dict(recipe.sae)
@@ -135,7 +135,7 @@ def config_of(recipe: TrainRecipe, streams: tuple[Any, ...], expansion: int, k: 
         return _writes_config(own, streams, expansion * row_width(streams), k, seed, heads)
     transcoder, name = len(streams) == 2, own.pop("preset", None)
     sizes = {"d_in": streams[0].width, "d_sae": expansion * row_width(streams), "k": k}
-    published = {} if name is None else preset(str(name), **sizes, transcoder=transcoder)
+    published = {} if name is None else preset(str(name), **sizes, kind=kind_of(own), transcoder=transcoder)
     values = {**merged(published, own), **sizes, "seed": seed}
     if transcoder:
         return parse_config(TranscoderConfig, values | {"d_out": streams[1].width}, where="[sae]")
@@ -155,13 +155,13 @@ def row_width(streams: tuple[Any, ...]) -> int:
 def _writes_config(own: dict[str, Any], streams: tuple[Any, ...], d_sae: int, k: int, seed: int, heads: int) -> Any:
     """The configuration of a dictionary of writes."""
     from sae import WriteConfig
-    from sae.presets import merged, preset
+    from sae.presets import kind_of, merged, preset
 
     keys, values = (s.width // heads for s in streams)
     sizes = {"d_in": heads * keys * values, "d_sae": d_sae, "k": k}
     name = own.pop("preset", None)
     without_bias = {"details": {"bias_rate": 0.0}, "start": {"bias": "zero", "pre_bias": False}}
-    published = merged({} if name is None else preset(str(name), **sizes), without_bias)
+    published = merged({} if name is None else preset(str(name), **sizes, kind=kind_of(own) or "topk"), without_bias)
     shape = {"heads": heads, "keys": keys, "values": values}
     return parse_config(WriteConfig, {**merged(published, own), **sizes, **shape, "seed": seed}, where="[sae]")
 
