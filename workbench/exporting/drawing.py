@@ -22,7 +22,7 @@ from workbench.markup.tokens import clip
 
 NUMBERED = (16, 16)  # a matrix of at most so many rows and columns may show its numbers
 MARKED = 40  # curves of at most so many points mark them
-APART = 0.22  # of a row, between the points of two series
+APART, SPREAD = 0.22, 0.8  # of a row: between the points of two series, and of all of them at most
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ def _points(panel: Panel, palette: str) -> Drawing:
     names = list(dict.fromkeys(panel.frame[panel.x].astype(str)))
     at = {name: j for j, name in enumerate(names)}
     groups = list(series_of(panel))
+    apart = min(APART, SPREAD / max(1, len(groups) - 1))
     found = []
     for s, (name, part) in enumerate(groups):
         rows = np.array([at[v] for v in part[panel.x].astype(str)], dtype=np.float64)
@@ -212,14 +213,14 @@ def _points(panel: Panel, palette: str) -> Drawing:
                 PALETTES[palette][s % len(PALETTES[palette])],
                 SYMBOLS[s % len(SYMBOLS)],
                 part[panel.y].to_numpy(np.float64),
-                rows + APART * (s - (len(groups) - 1) / 2),
+                rows + apart * (s - (len(groups) - 1) / 2),
                 part[panel.low].to_numpy(np.float64) if band else None,
                 part[panel.high].to_numpy(np.float64) if band else None,
             )
         )
     ends = np.concatenate([np.empty(0), *(v for d in found for v in (d.x, d.low, d.high) if v is not None)])
     x = numeric_axis(panel.y_label or panel.y, ends, log=panel.log_y, limits=panel.y_range, zero=True)
-    y = category_axis("", names, [visible(n) for n in names], shown=len(names) or 1, down=True)
+    y = category_axis(panel.x_label, names, [visible(n) for n in names], shown=len(names) or 1, down=True)
     return Drawing(panel.title, x, y, dots=tuple(found))
 
 

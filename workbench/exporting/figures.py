@@ -134,9 +134,10 @@ class DocumentData:
 
 
 def axis_labels(panels: Sequence[Panel]) -> list[tuple[str, str]]:
-    """(axis, label) of what is labelled, each once per axis, which is "x", "y" or "colour"."""
+    """(axis, label) of what is labelled, each once per axis as it is drawn, which is "x", "y" or "colour"."""
     named = {"x": "x_label", "y": "y_label", "colour": "value_label"}
-    found = [(axis, getattr(p, name)) for axis, name in named.items() for p in panels]
+    turned = named | {"x": "y_label", "y": "x_label"}  # points lie in rows
+    found = [(axis, getattr(p, (turned if p.kind == "points" else named)[axis])) for axis in named for p in panels]
     return [(axis, label) for axis, label in dict.fromkeys(found) if label.strip()]
 
 

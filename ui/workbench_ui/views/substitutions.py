@@ -35,7 +35,7 @@ def section() -> None:
     check_version(entry, "su")
     n, about = entry.numbers, entry.metadata
     fitted, rival, strongest = n["closed_form"]["r2"], n["against_permuted"], n["leading"]["atom"]
-    leading = ("Where strongest in the write", two_places(strongest["win_rate"]), interval_and_n(strongest))
+    leading = ("Strongest atoms", two_places(strongest["win_rate"]), f"of their write: {interval_and_n(strongest)}")
     if about.get("strongest"):
         panels.note("Tried only where the atom is the strongest of its write.")
     st.html(
@@ -43,7 +43,10 @@ def section() -> None:
             [
                 ("Atoms win", two_places(n["win_rate"]["win_rate"]), f"{interval_and_n(n['win_rate'])} firings"),
                 *([] if about.get("strongest") else [leading]),
-                *((SHOWN[arm], two_places(c["win_rate"]), interval_and_n(c)) for arm, c in n["controls"].items()),
+                *(
+                    (SHOWN[arm].capitalize(), two_places(c["win_rate"]), interval_and_n(c))
+                    for arm, c in n["controls"].items()
+                ),
                 ("Beats another atom", two_places(rival["win_rate"]), interval_and_n(rival)),
                 ("Damage repaired", two_places(n["win_rate"]["repaired"]), "of all nats lost with nothing written"),
                 ("Closed form", two_places(fitted["value"]), "R² of the change of the logits at the write"),
@@ -66,4 +69,4 @@ def section() -> None:
     with left:
         chart("su_wins", "substitution_wins", entry, {"measure": by}, height=320)
     with right:
-        chart("su_ranks", "substitution_ranks", entry, height=320)
+        chart("su_ranks", "substitution_ranks", entry, height=440)

@@ -84,7 +84,7 @@ def substitution_ranks(workspace: Workspace, item: Item, options: RanksOptions) 
                 low="low",
                 high="high",
                 series="arm",
-                x_label="rank of the atom among those of its write (1: the strongest)",
+                x_label="rank in its write (1: strongest)",
                 y_label=LABEL,
             )
         ],
