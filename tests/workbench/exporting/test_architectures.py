@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.ui.synthetic_results import add_architectures
 from workbench.exporting.figures import FigureSpec, build
-from workbench.exporting.kinds.architectures import PARTS
+from workbench.exporting.kinds.architectures import PARTS, there_from_the_start
 from workbench.markup.names import listed
 from workbench.workspace import Workspace
 
@@ -36,6 +38,7 @@ def test_a_third_model_has_its_lags_behind_both_others(tmp_path, measure):
     zero = curve[curve["training_step"] == 0]["step"]
     assert zero.nunique() == 1 and zero.iloc[0] == 8, "step 0 is at one place for all of them"
     assert "mini-pythia, mini-mamba and mini-hybrid share" in made.caption
+    assert "0 of 72 are there at the first snapshot of every model" in made.caption
 
 
 def test_without_snapshots_of_one_step_there_is_no_lag(tmp_path):
@@ -44,6 +47,12 @@ def test_without_snapshots_of_one_step_there_is_no_lag(tmp_path):
     assert len(hybrid) == 6 and hybrid["lag"].isna().all() and (hybrid["snapshots"] == 0).all()
     assert not made.panels[1].frame["pair"].str.contains("hybrid").any() and len(made.panels[1].frame) == 3
     assert f"{BEHIND}: too few snapshots of one step" in made.caption
+
+
+def test_latents_that_all_models_have_from_the_start_are_counted():
+    models = [{"model": "a", "steps": [0, 16, 64]}, {"model": "b", "steps": [0, 64, 256]}]
+    born = pd.DataFrame({"a": [8.0, 8, 8, 20, np.nan], "b": [32.0, 32, 33, 32, 32]})  # step 0 is half of the next
+    assert there_from_the_start(born, models) == 2
 
 
 def test_names_in_a_row():

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from workbench.exporting.kinds.architectures import LAG, MEASURES, behind, emergence_by_latent, lags_by_latent
+from workbench.exporting.kinds.architectures import (
+    LAG,
+    MEASURES,
+    behind,
+    emergence_by_latent,
+    lags_by_latent,
+    there_from_the_start,
+)
 from workbench.markup.names import listed, model_name
 from workbench.results.evolution import Evolution
 from workbench_ui.kit import panels, state
@@ -40,12 +47,18 @@ def which_first(entry: Entry, e: Evolution) -> list[int]:
         panels.note("No latent is shared by all models at the end of their training.", "missing")
         return []
     chart("tr_architectures", "evolution_architectures", entry, {"measure": measure}, height=300)
+    if at_once := there_from_the_start(frame, e.metadata["architectures"]):
+        panels.note(
+            f"<b>{at_once} of {len(frame)}</b> shared latents are there at the first snapshot of every model; order and"
+            " lag are told by the others."
+        )
     return _table(frame, names, lags_by_latent(e, measure, frame["latent"].tolist()))
 
 
 def _table(frame: pd.DataFrame, names: list[str], lags: dict[tuple[str, str], tuple[np.ndarray, int]]) -> list[int]:
     """Shared latents, those first that one model has longest before another; the rows that are chosen."""
-    known = {behind(*pair): by_latent for pair, (by_latent, snapshots) in lags.items() if snapshots}
+    # rounded here, and no minus before 0.0
+    known = {behind(*pair): by_latent.round(1) + 0.0 for pair, (by_latent, snapshots) in lags.items() if snapshots}
     view = frame[["latent", *names, "open", "part"]].assign(**known)
     largest = view[list(known)].abs().max(axis=1)
     view = view.reindex(largest.sort_values(ascending=False, kind="stable").index)

@@ -64,6 +64,14 @@ def emergence_by_latent(e: Evolution, measure: str) -> pd.DataFrame:
     return steps.assign(open=left, part=part).reset_index()
 
 
+def there_from_the_start(frame: pd.DataFrame, models: list[dict[str, Any]]) -> int:
+    """How many shared latents every model has at its first snapshot, untrained in most recipes: they tell nothing of
+    an order, and a median lag of all is theirs.
+    """
+    first = [frame[m["model"]].to_numpy(np.float64) <= float(drawable(m["steps"])[0]) for m in models]
+    return int(np.logical_and.reduce(first).sum())
+
+
 def lags_by_latent(e: Evolution, measure: str, latents: Sequence[int]) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
     """(earlier model, later model) in the order of the recipe -> doublings [n] by which each of some latents is later
     in the second, and how many snapshots in common that is read from; all missing and 0 where these are too few.
@@ -161,7 +169,8 @@ def evolution_architectures(workspace: Workspace, item: Item, options: Architect
             f"Latents of one crosscoder that {listed(map(model_name, names))} share, by the step at which"
             f" {MEASURES[options.measure]} first reaches half of its largest value in each model; thirds by how much of"
             " a latent's code the current token explains. Mean lags, at the snapshots that two models have in common,"
-            f" 95 % bootstrap over latents: {said}."
+            f" 95 % bootstrap over latents: {said}. {there_from_the_start(frame, models)} of {len(frame)} are there at"
+            " the first snapshot of every model; order and lag are told by the others."
             " All models read the same text; each is one training run."
         ),
         table=table,
