@@ -42,7 +42,7 @@ def ours(kind: Any, **own: Any) -> Score:
     return scored(made(SAEConfig(**{"d_in": D, "d_sae": F, "k": K, "dead_after": 5000, "activation": kind, **own})))
 
 
-def written_out(weight: float, lr: float, warmup: int) -> Score:
+def written_out(weight: float, lr: float, warmup: int, clip: float | None = None) -> Score:
     """L1 as Anthropic's Circuits Updates of April 2024 and SAELens have it.
 
     Rows of length sqrt(D), tied rows of norm 0.1 at the start, the squared error and the sum of f_i n_i, the penalty's
@@ -64,6 +64,8 @@ def written_out(weight: float, lr: float, warmup: int) -> Score:
         loss = (f @ dec + b_dec - x).square().sum(1).mean() + penalty
         adam.zero_grad()
         loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_([enc, dec, b_enc, b_dec], clip)
         adam.step()
     out = ThresholdSAE(D, F, architecture="standard")
     with torch.no_grad():
@@ -87,12 +89,24 @@ def test_l1_finds_as_much_as_the_published_recipe_and_its_warm_up_is_why() -> No
     assert found.f1 >= abrupt.f1 + 0.02 and found.f1_matched >= abrupt.f1_matched + 0.02, (found, abrupt)
 
 
+def test_l1_of_faithful_finds_more_than_the_published_recipe_with_its_gradient_clipped() -> None:
+    """At weights that give about one L0.
+
+    Measured: F1 .55, MCC .77, EV .80 at L0 5.0; the recipe .54, .75, .78 at 5.2.
+    """
+    own = preset("faithful", d_in=D, d_sae=F, k=K, kind="l1")
+    found = ours(own.pop("activation") | {"coefficient": 1.6}, **own)
+    recipe = written_out(2.0, 1e-2, 40, clip=1.0)
+    assert found.f1 >= recipe.f1 and found.f1_matched >= recipe.f1_matched + 0.01, (found, recipe)
+    assert found.mcc >= recipe.mcc and found.ev >= recipe.ev and found.l0 <= recipe.l0, (found, recipe)
+
+
 def test_thresholds_start_where_k_latents_are_on() -> None:
     """Thresholds and windows of one, in rows of unit mean square, close most latents before they have learnt anything.
 
-    Measured at the same L0: F1 .62 and MCC .82 against .53 and .81.
+    Measured at the same L0: F1 .61 and MCC .84 against .55 and .82.
     """
-    few = preset("few-steps", d_in=D, d_sae=F, k=K)
+    few = preset("few-steps", d_in=D, d_sae=F, k=K, kind="jumprelu")
     found = ours("jumprelu", **few)
     closed = ours({"kind": "jumprelu", "threshold": 1.0, "window": 1.0}, **few)
     assert found.f1 >= closed.f1 + 0.04 and found.mcc >= closed.mcc, (found, closed)
@@ -102,7 +116,7 @@ def test_thresholds_start_where_k_latents_are_on() -> None:
 @pytest.mark.parametrize("kind", ["batchtopk", pytest.param("matryoshka", marks=pytest.mark.slow)])
 def test_few_steps_kills_few_latents_of_a_batch_top_k(kind: str) -> None:
     """Measured: none, and MCC .81 against .78 and .74 at half its rate."""
-    found = ours(kind, **preset("few-steps", d_in=D, d_sae=F, k=K))
+    found = ours(kind, **preset("few-steps", d_in=D, d_sae=F, k=K, kind=kind))
     assert found.dead <= 0.03 and found.mcc >= 0.78, found
 
 
