@@ -40,9 +40,8 @@ from sae.worlds.world import World
 BUDGET = Budget(steps=1000, tries=3)
 SEARCH = {"screen": 400, "again": 400, "then": 400, "combine": 1000}  # steps
 SEARCH_ROWS = 10_000  # scored, half of the comparison's
-SHORT = 300  # steps of a second comparison
+SHORT = 300  # steps of the second comparison
 OF_BATCH = ("batchtopk", "matryoshka")
-MENDED = (*OF_BATCH, "jumprelu")  # whose latents died
 CALIBRATION_ROWS = 8192
 OVER_ALL = ("f1", "mcc", "ev", "l0", "dead")
 T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365}  # of Student's t with n - 1 degrees of freedom
@@ -176,13 +175,11 @@ def jobs(stage: str, kinds: tuple[str, ...], search: int, held: int, d: int) -> 
             for arm, own in table.get(kind, {}).items()
         ]
     steps = SHORT if stage == "short" else BUDGET.steps
-    kinds = tuple(k for k in kinds if stage == "final" or k in MENDED)
     return [
         Job(stage, kind, arm, HELD_OUT + world, own, steps)
         for world in range(held)
         for kind in kinds
         for arm, own in arms(kind, d).items()
-        if stage == "final" or arm != "faithful"
     ]
 
 
