@@ -20,7 +20,7 @@ def ours(d: int, f: int, k: int, lr: float | str, steps: int, seed: int, first: 
     from sae import SAEConfig, Trainer
     from sae.presets import preset
 
-    own: dict[str, Any] = {"lr": None if isinstance(lr, str) else lr}
+    own: dict[str, Any] = {} if lr == "default" else {"lr": lr}
     if isinstance(lr, str) and lr != "default":
         own = preset(lr, d_in=d, d_sae=f, k=k)
     config = SAEConfig(**{"d_in": d, "d_sae": f, "k": k, "warmup_steps": steps // 10, "seed": seed, **own})

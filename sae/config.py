@@ -39,6 +39,11 @@ class MeshConfig(StrictConfig):
     latents: int = Field(1, ge=1, description="parts of the dictionary; must divide d_sae")
 
 
+def derived_rate(d_sae: int) -> float:
+    """The peak learning rate of a long run where none is given, for ``d_sae`` latents."""
+    return min(0.01, 1e-3 * math.sqrt(2**14 / d_sae))
+
+
 class TrainingConfig(StrictConfig):
     """The part that every kind of dictionary shares and the trainer reads.
 
@@ -137,9 +142,13 @@ class TrainingConfig(StrictConfig):
         figure 3).
 
         The constant is five times the one public libraries use for runs of billions of rows, and half of what gave the
-        lowest held-out error in runs of 300 to 900 steps with 1,024 and 4,096 latents: beyond that latents die.
+        lowest held-out error in runs of 300 to 900 steps with 1,024 and 4,096 latents (see :meth:`rate`).
         """
-        return min(0.01, 1e-3 * math.sqrt(2**14 / self.d_sae)) if self.lr is None else self.lr
+        return derived_rate(self.d_sae) if self.lr is None else self.lr
+
+    def rate(self, total_steps: int | None) -> float:
+        """Peak learning rate of a run of ``total_steps`` (None: of unknown length)."""
+        return self.peak_lr
 
     @classmethod
     def of_checkpoint(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +158,13 @@ class TrainingConfig(StrictConfig):
     def build(self) -> SAE:
         """The untrained model. Subclasses say which."""
         raise NotImplementedError(f"{type(self).__name__} does not say what to build")
+
+
+SHORT, FASTER = 2000, 2.0  # steps below which a derived rate rises, and by how much at most
+DERIVED = ("topk", "norm-topk")  # kinds whose rates are derived where none is given
+# Beside a derived rate: at 400 steps of a real model's activations twice the rate leaves 16 % of the latents silent if
+# encoders and decoder bias learn as fast as decoders, 2 % so, and the error falls further (``benchmarks/race.py``).
+RELATIVE = {"encoder_rate": 0.6, "bias_rate": 0.1}
 
 
 class TopKConfig(TrainingConfig):
@@ -163,8 +179,36 @@ class TopKConfig(TrainingConfig):
 
     d_in: int = Field(256, ge=1, description="width D of a row")
     lr: float | None = Field(
-        None, gt=0, description="peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae))"
+        None,
+        gt=0,
+        description=(
+            "peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae)), up to twice that in runs of"
+            " fewer than 2,000 steps"
+        ),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rates(cls, values: Any) -> Any:
+        """Rates that are left out: derived ones, with those relative to them, for Top-K on a row of activations, where
+        they were measured; else .001 for all.
+        """
+        if not isinstance(values, dict) or "lr" in values:
+            return values
+        asked = values.get("activation", "topk")
+        kind = asked.get("kind", "topk") if isinstance(asked, dict) else getattr(asked, "kind", asked)
+        if kind not in DERIVED or cls not in (TopKConfig, SAEConfig):
+            return {**values, "lr": 1e-3}
+        details = values.get("details", {})
+        return {**values, "details": {**RELATIVE, **details} if isinstance(details, dict) else details}
+
+    def rate(self, total_steps: int | None) -> float:
+        """A derived rate is higher in a run so short that it would end before it is near: by the root of
+        :data:`SHORT` steps over its own, at most :data:`FASTER` (``benchmarks/race.py --real``: 400 steps).
+        """
+        if self.lr is not None or total_steps is None:
+            return self.peak_lr
+        return min(0.01, self.peak_lr * min(FASTER, max(1.0, math.sqrt(SHORT / total_steps))))
 
     def build(self) -> SAE:
         """An untrained :class:`sae.model.TopKSAE` whose directions come from ``seed``."""
@@ -298,7 +342,9 @@ class SAEConfig(TopKConfig):
     """
 
     lr: float | None = Field(
-        1e-3, gt=0, description="peak learning rate of Adam; None = as a plain Top-K SAE derives it"
+        None,
+        gt=0,
+        description="peak learning rate of Adam; None = derived as for Top-K; left out, 0.001 for other kinds",
     )
     activation: ActivationConfig = Field(
         default_factory=ActivationConfig,
@@ -310,6 +356,9 @@ class SAEConfig(TopKConfig):
     @classmethod
     def _by_name(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    def rate(self, total_steps: int | None) -> float:
+        return super().rate(total_steps) if self.activation.kind in DERIVED else self.peak_lr
 
     @model_validator(mode="after")
     def _together(self) -> SAEConfig:

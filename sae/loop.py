@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sae import checkpoint
 from sae.changes import Change, changes, said
-from sae.config import TrainingConfig
+from sae.config import TrainingConfig, derived_rate
 from sae.errors import ConfigError, MismatchError, MissingError, NonFiniteError, UserError
 from sae.log import Logger, Table, write_row
 from sae.model import SAE
@@ -39,6 +39,7 @@ def contract(config: TrainingConfig, total_steps: int, batches: Any) -> dict[str
     values = {
         "config": config.model_dump(mode="json", exclude=set(config.PLACES)),
         "total_steps": total_steps,
+        "rate": None if config.lr is not None else config.rate(total_steps),  # else it is the configuration's
         "data": own() if own is not None else None,
     }
     return dict(json.loads(json.dumps(values)))
@@ -48,6 +49,9 @@ def changes_since(checkpointed: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     """In what a run differs from the one that wrote a checkpoint with these values; an older checkpoint may hold fewer
     of them, and rows of unknown origin are not compared.
     """
+    if wanted.get("rate") is not None and "rate" not in checkpointed:
+        # before a derived rate depended on the length of the run
+        checkpointed = {**checkpointed, "rate": derived_rate(wanted["config"]["d_sae"])}
     shared = [k for k, v in wanted.items() if v is not None and checkpointed.get(k) is not None]
     return changes({k: checkpointed[k] for k in shared}, {k: wanted[k] for k in shared})
 

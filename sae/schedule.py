@@ -18,7 +18,7 @@ def learning_rate(config: TrainingConfig, step: int, total_steps: int | None) ->
 
     Without ``total_steps`` there is no decay.
     """
-    rate = config.peak_lr * min(1.0, (step + 1) / (warm_up(config, total_steps) + 1))
+    rate = config.rate(total_steps) * min(1.0, (step + 1) / (warm_up(config, total_steps) + 1))
     if total_steps is not None and config.decay_share > 0:
         decay = max(1, round(config.decay_share * total_steps))
         left, end = min(1.0, max(0.0, (total_steps - step) / (decay + 1))), config.details.end_factor

@@ -85,7 +85,9 @@ class Trainer:
         relative = {"enc_FD": config.details.encoder_rate, "b_dec": config.details.bias_rate}
         groups = [{"params": [p], "relative": relative.get(name, 1.0)} for name, p in self.model.named_parameters()]
         fused = abilities(device).fused_adam
-        self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=fused)
+        self.optimizer = torch.optim.Adam(
+            groups, lr=config.rate(total_steps), betas=(config.beta1, config.beta2), fused=fused
+        )
         self.backend = arranged(pick(config.backend, self.model.enc_FD), config.products, config.compiled)
         self.steps_done, self.rows_seen, self.reference_norm = 0, 0, 0.0
         self.since_F = torch.zeros(len(self.model.enc_FD), dtype=torch.int64, device=self.model.enc_FD.device)
@@ -258,8 +260,8 @@ class Trainer:
         if not torch.isfinite(loss):
             raise NonFiniteError(
                 f"the loss became {loss.item()} in training step {self.steps_done} (learning rate"
-                f" {self.config.peak_lr:g}). Lower lr or outlier_factor, or resume from the last checkpoint with"
-                " another data seed."
+                f" {self.config.rate(self.total_steps):g}). Lower lr or outlier_factor, or resume from the last"
+                " checkpoint with another data seed."
             )
 
     def _count(self, values: Tensor, indices: Tensor, rows: int) -> None:

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from sae import TopKConfig, checkpoint, train
+from sae.changes import changes
 from sae.errors import ConfigError, MismatchError, MissingError, NonFiniteError, OutOfSpace, UserError
+from sae.loop import changes_since, contract
 
 STEPS = 24
 CONFIG = TopKConfig(d_in=12, d_sae=64, k=4, k_start=12, k_anneal_share=0.5, dead_after=300, aux_every=2, warmup_steps=5)
@@ -192,6 +194,18 @@ def test_bad_requests(whole: Path, tmp_path: Path) -> None:
         train(CONFIG, Batches(), total_steps=STEPS, resume=True)
     with pytest.raises(UserError, match="the batches ended after 3 of 24 steps"):
         train(CONFIG, [x for x, _ in zip(Batches(), range(3), strict=False)], total_steps=STEPS)
+
+
+def test_a_checkpoint_from_before_rates_rose_in_short_runs_is_not_gone_on_from() -> None:
+    wanted = contract(CONFIG, STEPS, None)
+    assert wanted["rate"] == 0.01 and changes_since(wanted, wanted) == []  # 64 latents: the highest rate there is
+    older = {k: v for k, v in wanted.items() if k != "rate"}
+    assert changes_since(older, wanted) == []
+    wide = contract(CONFIG.model_copy(update={"d_sae": 2**14}), STEPS, None)
+    older = {k: v for k, v in wide.items() if k != "rate"}
+    assert [str(c) for c in changes_since(older, wide)] == [str(c) for c in changes({"rate": 1e-3}, {"rate": 2e-3})]
+    given = contract(CONFIG.model_copy(update={"lr": 1e-3}), STEPS, None)
+    assert changes_since({k: v for k, v in given.items() if k != "rate"}, given) == []
 
 
 @pytest.mark.faults

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sae import TopKConfig, Trainer
+import pytest
+
+from sae import SAEConfig, TopKConfig, Trainer
 from sae.schedule import kept, learning_rate
 
 
@@ -29,6 +31,26 @@ def test_the_default_rate_follows_the_number_of_latents() -> None:
     assert TopKConfig(d_sae=64).peak_lr == 0.01
     assert TopKConfig(d_sae=2**14, lr=3e-4).peak_lr == 3e-4
     assert Trainer(TopKConfig(d_sae=2**12)).optimizer.param_groups[0]["lr"] == 2e-3
+
+
+def test_a_derived_rate_rises_in_short_runs_of_top_k() -> None:
+    config = SAEConfig(d_sae=2**14)
+    assert config.lr is None and [config.rate(n) for n in (None, 10**6, 2000)] == [1e-3] * 3
+    assert config.rate(1000) == pytest.approx(1e-3 * 2**0.5) and config.rate(400) == config.rate(10) == 2e-3
+    assert SAEConfig(d_sae=64).rate(10) == 0.01  # never higher
+    assert SAEConfig(lr=3e-4).rate(10) == 3e-4
+    assert (config.details.encoder_rate, config.details.bias_rate) == (0.6, 0.1)
+    assert SAEConfig.model_validate(config.model_dump()) == config
+    assert SAEConfig(details={"encoder_rate": 1.0}).details.bias_rate == 0.1
+    assert SAEConfig(lr=1e-3).details.bias_rate == SAEConfig(activation="l1").details.bias_rate == 1.0
+    trainer = Trainer(config, total_steps=400)
+    assert trainer.optimizer.param_groups[0]["lr"] == learning_rate(config, 200, 400) == 2e-3
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "matryoshka", "l1", "jumprelu"])
+def test_rates_of_other_kinds_do_not_depend_on_the_length(kind: str) -> None:
+    assert SAEConfig(activation=kind).lr == SAEConfig(activation={"kind": kind}).lr == 1e-3
+    assert SAEConfig(activation=kind, lr=None, d_sae=2**12).rate(10) == 2e-3
 
 
 def test_a_short_run_is_not_all_warm_up() -> None:

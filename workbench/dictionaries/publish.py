@@ -21,6 +21,7 @@ RESUMED = {  # what a person calls the entries of a checkpoint's contract (see :
     "data.batch_size": "batch_size",
     "data.store_id": "store (digest of its plan)",
     "data.store_content": "store (digest of its rows)",
+    "rate": "peak learning rate (lr)",
     "total_steps": "training steps (tokens / batch_size)",
 }
 

@@ -183,13 +183,15 @@ def heads_of(store: ActivationStore, source: str, streams: tuple[Any, ...]) -> i
     return int(told)
 
 
-def content_of(recipe: TrainRecipe, job: Job) -> dict[str, Any]:
+def content_of(recipe: TrainRecipe, job: Job, rate: float | str | None = None) -> dict[str, Any]:
     """What decides one dictionary of a recipe beside its store; two recipes that agree in it make the same one.
 
     How many processes share the work, who is told of it, and what is done afterwards, is not in it; ``tokens`` are
-    those of whole batches.
+    those of whole batches. ``rate``: the peak learning rate that a run without a given one had, where it is known.
     """
+    derived = job.config.rate(recipe.steps) if rate is None else rate
     return {
+        "rate": derived if job.config.lr is None else None,
         "source": job.source,
         "hooks": list(job.hooks),
         "batch_size": recipe.batch_size,
@@ -210,11 +212,12 @@ def recorded_content(have: Manifest, job: Job, store: ActivationStore) -> dict[s
         numbers, about = have.numbers, have.metadata
         sizes = int(numbers["d_sae"]) // row_width(streams), int(numbers["k"]), int(about["seed"])
         config = config_of(recipe, streams, *sizes, heads_of(store, job.source, streams))
+        rate = numbers.get("rate", "0.001")  # where none was named, before rates were derived; as text, so no number
         read = [str(about[k]) for k in ("hook_name", "hook_name_out") if about.get(k)]
     except (ConfigError, KeyError, TypeError, ValueError):
         return {"made by": have.command or "another command"}
     hooks = tuple(job.hooks) if read == [s.at for s in streams] else tuple(read)
-    return content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config))
+    return content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config), rate)
 
 
 def fits(site: str, recipe: TrainRecipe) -> bool:

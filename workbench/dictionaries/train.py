@@ -216,6 +216,7 @@ def _train_group(
                 "d_sae": job.config.d_sae,
                 "k": job.config.k,
                 "steps": recipe.steps,
+                "rate": job.config.rate(recipe.steps),
             },
             metadata=metadata
             | {

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from sae.errors import ConfigError, MismatchError, MissingError, UsageError
 from sae.trainer import Trainer
 from workbench import Run
-from workbench.activations import HarvestRecipe, harvest
+from workbench.activations import ActivationStore, HarvestRecipe, harvest
 from workbench.corpus import TokenPlan
-from workbench.dictionaries.recipe import TrainRecipe, jobs_of
+from workbench.dictionaries.recipe import TrainRecipe, content_of, jobs_of, recorded_content
 from workbench.dictionaries.train import train_recipe
 from workbench.provenance import check_files
 from workbench.workspace import Workspace
@@ -77,6 +77,17 @@ def test_every_combination_becomes_a_complete_folder(ws):
     said = []
     assert train_recipe(RECIPE, ws, run=Run(say=said.append)) == ids and all("reused" in line for line in said)
     assert before == {id: ws.get("dictionaries", id).digest for id in ids}
+
+
+def test_a_dictionary_from_before_rates_were_derived_is_told_apart(ws):
+    recipe = RECIPE.model_copy(update={"sources": ("mini-mamba",), "ks": (4,), "sae": {}})
+    id = train_recipe(recipe, ws)[0]
+    have = ws.get("dictionaries", id).manifest
+    (job,) = jobs_of(recipe, store := ActivationStore.open(ws.path("stores", "small")))
+    assert have.numbers["rate"] == job.config.rate(recipe.steps) > 1e-3
+    assert recorded_content(have, job, store) == content_of(recipe, job)
+    older = have.model_copy(update={"numbers": {k: v for k, v in have.numbers.items() if k != "rate"}})
+    assert recorded_content(older, job, store) == content_of(recipe, job) | {"rate": "0.001"}
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(ws, tmp_path, monkeypatch):
