@@ -109,8 +109,8 @@ def test_thresholds_start_where_k_latents_are_on() -> None:
     few = preset("few-steps", d_in=D, d_sae=F, k=K, kind="jumprelu")
     found = ours("jumprelu", **few)
     closed = ours({"kind": "jumprelu", "threshold": 1.0, "window": 1.0}, **few)
-    assert found.f1 >= closed.f1 + 0.04 and found.mcc >= closed.mcc, (found, closed)
-    assert abs(found.l0 / K - 1) <= 0.1 and abs(closed.l0 / K - 1) <= 0.1 and found.dead <= 0.02
+    assert found.f1 >= closed.f1 + 0.02 and found.mcc >= closed.mcc, (found, closed)
+    assert abs(found.l0 / K - 1) <= 0.1 and abs(closed.l0 / K - 1) <= 0.1 and found.dead <= 0.05
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", pytest.param("matryoshka", marks=pytest.mark.slow)])
