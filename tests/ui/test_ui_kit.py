@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from workbench.markup.latent import VIEWS, contexts_html
 from workbench.results.records import Histogram, LatentRecords, LogitEffects
 from workbench.results.searching import END
 from workbench.workspace import Workspace
-from workbench_ui.kit import data, facts
+from workbench_ui.kit import data, facts, matching
 from workbench_ui.kit.context_bar import best_match, choices
 from workbench_ui.kit.index import Index, read_index, signature, step
 from workbench_ui.views import latent_table
@@ -311,3 +312,19 @@ def test_what_previews_are_drawn_with_is_read_once_while_nobody_waits():
         "assert 'matplotlib.backends.backend_agg' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_comparisons_between_architectures_come_first_and_name_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def comparison(id: str, a: str, b: str) -> SimpleNamespace:
+        return SimpleNamespace(id=id, version="1", metadata={"a": {"dictionaries": [a]}, "b": {"dictionaries": [b]}})
+
+    kinds = {"t.L1R": "Transformer", "seed.L1R": "Transformer", "m.L1R": "Mamba"}
+    near, far = comparison("a-seed", "t.L1R", "seed.L1R"), comparison("b-mamba", "t.L1R", "m.L1R")
+    found = [near, far]
+    known = {id: SimpleNamespace(id=id, architecture=kind) for id, kind in kinds.items()}
+    monkeypatch.setattr(data, "index", lambda: SimpleNamespace(dictionaries=known, of=lambda kind: found))
+    monkeypatch.setattr(data, "workspace_folder", lambda: "ws")
+    assert matching.comparisons() == [far, near]
+    assert facts._matches_key(known["t.L1R"])[1] == (("b-mamba", "1", "ab"),)
+    found.remove(far)
+    assert facts._matches_key(known["t.L1R"])[1] == (("a-seed", "1", "ab"),)

@@ -33,7 +33,9 @@ def body() -> None:
     """Choice of map, the map, neighbours, families."""
     with panels.guarded("The map"):
         panels.page_title("Map", "decoder directions of a dictionary: families at a glance")
-        entry = choose("maps", "Map", "map", what="Maps", command="map DICTIONARY")
+        known = data.index().dictionaries
+        any_one = next((d.id for d in known.values() if d.records is not None), next(iter(known), "DICTIONARY"))
+        entry = choose("maps", "Map", "map", what="Maps", command=f"map {any_one}")
         if entry is None:
             return
         check_version(entry, "map")

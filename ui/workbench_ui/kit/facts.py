@@ -17,7 +17,7 @@ import streamlit as st
 from sae.errors import UserError
 from workbench_ui.kit import data
 from workbench_ui.kit.index import Dictionary, Entry
-from workbench_ui.kit.matching import open_matches
+from workbench_ui.kit.matching import between_architectures, open_matches
 
 ENOUGH = 50  # firings a latent must have before it is shown first: a rule that fits a few tokens fits them by chance
 ENOUGH_STRONG = 25  # strong ones among the tokens on which its rule is scored
@@ -63,7 +63,9 @@ def comparisons_of(d: Dictionary) -> list[tuple[Entry, str]]:
 
 
 def twin_of(d: Dictionary, latent: int) -> Twin | None:
-    """The partner with the highest correlation over all comparisons; None where no comparison knows one."""
+    """The partner with the highest correlation over all comparisons with another architecture, or where there is none
+    over all; None where no comparison knows one.
+    """
     root, sources = _matches_key(d)
     best = _twins(root, sources, d.id)
     row = best.get(latent)
@@ -86,7 +88,10 @@ def twin_of(d: Dictionary, latent: int) -> Twin | None:
 
 
 def _matches_key(d: Dictionary) -> tuple[str, tuple[tuple[str, str, str], ...]]:
-    return str(data.workspace_folder()), tuple((e.id, e.version, way) for e, way in comparisons_of(d))
+    found = comparisons_of(d)
+    # a second seed or a fine-tuned model is nearer than any other architecture, and says less
+    found = [(e, way) for e, way in found if between_architectures(e)] or found
+    return str(data.workspace_folder()), tuple((e.id, e.version, way) for e, way in found)
 
 
 _COLUMNS = ["latent", "r", "partner_dictionary", "partner", "null_q99", "mutual", "matched"]

@@ -14,7 +14,7 @@ from workbench.markup.tags import div
 from workbench.markup.tokens import cell, clip, escape, number, visible
 from workbench.results.matches import RAW, MatchRecords, Pair
 from workbench_ui.kit import data, panels
-from workbench_ui.kit.choose import choose
+from workbench_ui.kit.choose import choose_of
 from workbench_ui.kit.index import Entry, Index
 
 SERIES = {
@@ -48,10 +48,23 @@ def open_matches(folder: str, version: str) -> MatchRecords:
     return MatchRecords.open(folder)
 
 
+def between_architectures(e: Entry) -> bool:
+    """Whether a comparison has models of two architectures."""
+    index = data.index()
+    ids = [(e.metadata.get(side) or {}).get("dictionaries") or () for side in ("a", "b")]
+    a, b = ({index.dictionaries[i].architecture for i in side if i in index.dictionaries} for side in ids)
+    return bool(a) and bool(b) and a.isdisjoint(b)
+
+
+def comparisons() -> list[Entry]:
+    """All comparisons, those between architectures first: that is what they are looked at for."""
+    return sorted(data.index().of("matches"), key=lambda e: not between_architectures(e))
+
+
 def chosen(width: int = 420) -> tuple[Entry, MatchRecords] | None:
     """The comparison of the address (``m``), by a selector; None with a panel where there is none."""
-    entry = choose(
-        "matches",
+    entry = choose_of(
+        comparisons(),
         "Comparison",
         "m",
         what="Comparisons",
