@@ -14,6 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 HALF = 0.5  # of its largest value in a model: there a latent has emerged
 NEAR = 0.5  # doublings within which two snapshots count as of one step
+MIN_SHARED = 30  # shared latents from which statements about their order are made
 LEAST = 4  # snapshots in common, the last ones beside, from which two models' times are held against each other
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.ui.synthetic_results import add_architectures
 from workbench.exporting.figures import FigureSpec, build
-from workbench.exporting.kinds.architectures import PARTS, there_from_the_start
+from workbench.exporting.kinds.architectures import PARTS, there_from_the_start, too_few
 from workbench.markup.names import listed
 from workbench.workspace import Workspace
 
@@ -38,6 +38,7 @@ def test_a_third_model_has_its_lags_behind_both_others(tmp_path, measure):
     zero = curve[curve["training_step"] == 0]["step"]
     assert zero.nunique() == 1 and zero.iloc[0] == 8, "step 0 is at one place for all of them"
     assert "mini-pythia, mini-mamba and mini-hybrid share" in made.caption
+    assert too_few(made.table) and "too few to say" not in made.caption
     assert "0 of 72 are there at the first snapshot of every model" in made.caption
 
 

@@ -13,6 +13,7 @@ from workbench.exporting.kinds.architectures import (
     emergence_by_latent,
     lags_by_latent,
     there_from_the_start,
+    too_few,
 )
 from workbench.markup.names import listed, model_name
 from workbench.results.evolution import Evolution
@@ -47,6 +48,8 @@ def which_first(entry: Entry, e: Evolution) -> list[int]:
         panels.note("No latent is shared by all models at the end of their training.", "missing")
         return []
     chart("tr_architectures", "evolution_architectures", entry, {"measure": measure}, height=300)
+    if few := too_few(frame):
+        panels.note(few, "warn")
     if at_once := there_from_the_start(frame, e.metadata["architectures"]):
         panels.note(
             f"<b>{at_once} of {len(frame)}</b> shared latents are there at the first snapshot of every model; order and"

@@ -30,13 +30,13 @@ from workbench.analysis.evolution.emergence import Null, bootstrap, null_of, par
 from workbench.analysis.evolution.orders import claim_row
 from workbench.analysis.evolution.own_codes import OwnCodes
 from workbench.analysis.evolution.snapshots import Source
+from workbench.results.lines import MIN_SHARED as MIN_SHARED
 from workbench.results.lines import NEAR, Line, emergence, in_common
 from workbench.stats import Estimate
 
 Floats = npt.NDArray[np.float64]
 SHARED = 0.3  # agreement of own firings at the last snapshots, above chance
 MIN_FIRED = 30  # firings from which agreement is judged
-MIN_SHARED = 30  # shared latents from which statements about them are made
 MEASURES = ("own", "norm", "explained")
 PARTS = ("least", "middle", "most")  # thirds of the shared latents by how much of them the token leaves open
 
@@ -170,10 +170,12 @@ def architecture_table(
 def architecture_claims(
     own: OwnCodes, norms_SF: npt.ArrayLike, lines: Sequence[Line], table: pd.DataFrame, *, n: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Statements about every pair of models, each with its interval over latents and its null."""
-    chosen = np.flatnonzero(shared_latents(own, lines))
+    """Statements about every pair of models over the latents that these two share, each with its interval over latents
+    and its null. A third model may share few of them.
+    """
     rows = []
     for first, second in combinations(lines, 2):
+        chosen = np.flatnonzero(shared_latents(own, (first, second)))
         names = f"{first.model} and {second.model}"
         if len(chosen) < MIN_SHARED:
             few = Estimate(float("nan"), None, None, len(chosen), "latents", "none")
@@ -183,6 +185,7 @@ def architecture_claims(
         fewer = len(pair.first.steps) < max(len(first.steps), len(second.steps))
         at = f", at {len(pair.first.steps)} snapshots in common" if fewer and pair.matched() else ""
         rows += _of_pair(pair, names, at, n=n, seed=seed)
+    chosen = np.flatnonzero(shared_latents(own, lines))
     for line in lines:
         a, b = (emergence(np.asarray(c)[list(line.sources)][:, chosen], line.time) for c in (own.agreement, norms_SF))
         r = partial_spearman(a, b, seed=seed)

@@ -17,7 +17,7 @@ from workbench.exporting.kinds.evolution import STEP, drawable, step_ticks
 from workbench.exporting.references import of_models
 from workbench.markup.names import listed, model_name
 from workbench.results.evolution import Evolution
-from workbench.results.lines import Line, lag
+from workbench.results.lines import MIN_SHARED, Line, lag
 from workbench.workspace import Item, Workspace
 
 MEASURES = {
@@ -70,6 +70,13 @@ def there_from_the_start(frame: pd.DataFrame, models: list[dict[str, Any]]) -> i
     """
     first = [frame[m["model"]].to_numpy(np.float64) <= float(drawable(m["steps"])[0]) for m in models]
     return int(np.logical_and.reduce(first).sum())
+
+
+def too_few(frame: pd.DataFrame) -> str:
+    """A sentence where less is shared by all models than statements need; nothing otherwise."""
+    if len(frame) >= MIN_SHARED:
+        return ""
+    return f" {len(frame)} shared latents are too few to say which model comes first: {MIN_SHARED} are needed."
 
 
 def lags_by_latent(e: Evolution, measure: str, latents: Sequence[int]) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
@@ -171,6 +178,7 @@ def evolution_architectures(workspace: Workspace, item: Item, options: Architect
             " a latent's code the current token explains. Mean lags, at the snapshots that two models have in common,"
             f" 95 % bootstrap over latents: {said}. {there_from_the_start(frame, models)} of {len(frame)} are there at"
             " the first snapshot of every model; order and lag are told by the others."
+            f"{too_few(frame)}"
             " All models read the same text; each is one training run."
         ),
         table=table,

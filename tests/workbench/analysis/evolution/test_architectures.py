@@ -157,6 +157,18 @@ def test_two_models_are_held_against_each_other_where_both_have_snapshots():
     assert any("is later than" in claim and "5 snapshots in common" in claim for claim in said), said
 
 
+def test_a_model_that_shares_few_latents_does_not_take_them_from_the_others():
+    lines = [*LINES, Line("c", "h", tuple(range(2 * K, 3 * K)), STEPS)]
+    agreement = np.ones((3 * K, 60))
+    agreement[3 * K - 1, 10:] = 0.1  # at the end of its training the third has ten of the sixty
+    own = OwnCodes(agreement, agreement, np.full(60, 99), 999)
+    table = pd.DataFrame({"v_token": np.linspace(0, 1, 60), "n_fired": 99})
+    rows = arch.architecture_claims(own, agreement, lines, table, n=5, seed=0)
+    few = [r["claim"] for r in rows if r["verdict"] == "too few"]
+    assert few == [f"shared latents emerge in the same order in {x} and c" for x in "ab"]
+    assert {r["n"] for r in rows if "same order in a and b" in r["claim"]} == {60}
+
+
 def test_the_bundled_models_are_compared_where_they_were():
     """The Transformer and the Mamba at all their snapshots; the hybrid at those it shares with either."""
     pythia, mamba, hybrid = arch.lines_of(resolve_sources(read_recipe(EvolveRecipe, "mini-architectures")))
