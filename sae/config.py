@@ -191,14 +191,14 @@ class TopKConfig(TrainingConfig):
     @classmethod
     def _rates(cls, values: Any) -> Any:
         """Rates that are left out: derived ones, with those relative to them, for Top-K on a row of activations, where
-        they were measured; else .001 for all.
+        they were measured; else .001 for all. ``lr = None`` asks for the derived one of any kind.
         """
-        if not isinstance(values, dict) or "lr" in values:
+        if not isinstance(values, dict) or values.get("lr") is not None:
             return values
         asked = values.get("activation", "topk")
         kind = asked.get("kind", "topk") if isinstance(asked, dict) else getattr(asked, "kind", asked)
         if kind not in DERIVED or cls not in (TopKConfig, SAEConfig):
-            return {**values, "lr": 1e-3}
+            return {"lr": 1e-3, **values}
         details = values.get("details", {})
         return {**values, "details": {**RELATIVE, **details} if isinstance(details, dict) else details}
 
@@ -206,7 +206,7 @@ class TopKConfig(TrainingConfig):
         """A derived rate is higher in a run so short that it would end before it is near: by the root of
         :data:`SHORT` steps over its own, at most :data:`FASTER` (``benchmarks/race.py --real``: 400 steps).
         """
-        if self.lr is not None or total_steps is None:
+        if self.lr is not None or total_steps is None or type(self) not in (TopKConfig, SAEConfig):
             return self.peak_lr
         return min(0.01, self.peak_lr * min(FASTER, max(1.0, math.sqrt(SHORT / total_steps))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sae import SAEConfig, TopKConfig, Trainer
+from sae import SAEConfig, TopKConfig, Trainer, TranscoderConfig, WriteConfig
 from sae.schedule import kept, learning_rate
 
 
@@ -40,7 +40,7 @@ def test_a_derived_rate_rises_in_short_runs_of_top_k() -> None:
     assert SAEConfig(d_sae=64).rate(10) == 0.01  # never higher
     assert SAEConfig(lr=3e-4).rate(10) == 3e-4
     assert (config.details.encoder_rate, config.details.bias_rate) == (0.6, 0.1)
-    assert SAEConfig.model_validate(config.model_dump()) == config
+    assert SAEConfig.model_validate(config.model_dump()) == config == SAEConfig(d_sae=2**14, lr=None)
     assert SAEConfig(details={"encoder_rate": 1.0}).details.bias_rate == 0.1
     assert SAEConfig(lr=1e-3).details.bias_rate == SAEConfig(activation="l1").details.bias_rate == 1.0
     trainer = Trainer(config, total_steps=400)
@@ -51,6 +51,14 @@ def test_a_derived_rate_rises_in_short_runs_of_top_k() -> None:
 def test_rates_of_other_kinds_do_not_depend_on_the_length(kind: str) -> None:
     assert SAEConfig(activation=kind).lr == SAEConfig(activation={"kind": kind}).lr == 1e-3
     assert SAEConfig(activation=kind, lr=None, d_sae=2**12).rate(10) == 2e-3
+
+
+def test_rates_of_rows_that_are_no_activations_are_not_derived_from_the_length() -> None:
+    sizes = {"d_in": 4, "d_sae": 2**12, "k": 2}
+    for config in (TranscoderConfig(**sizes), WriteConfig(**sizes, heads=1, keys=2, values=2)):
+        assert config.lr == config.rate(10) == 1e-3 and config.details.encoder_rate == 1.0
+        again = type(config).model_validate({**config.model_dump(), "lr": None})
+        assert again.rate(10) == 2e-3 and again.details == config.details
 
 
 def test_a_short_run_is_not_all_warm_up() -> None:
