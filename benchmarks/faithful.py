@@ -2,8 +2,9 @@
 beside the preset ``few-steps`` on worlds that took no part in it.
 
     python benchmarks/faithful.py --out DIR                                    # search and comparison
-    python benchmarks/faithful.py --out DIR --stage screen --kind matryoshka   # one factor at a time, two worlds
-    python benchmarks/faithful.py --out DIR --stage combine                    # what helped, together
+    python benchmarks/faithful.py --out DIR --stage screen --kind matryoshka   # one factor at a time
+    python benchmarks/faithful.py --out DIR --stage again                      # then, combine: what helped, together
+    python benchmarks/faithful.py --out DIR --stage short                      # the comparison on 300 steps
     python benchmarks/faithful.py --out DIR --stage final --write docs/benchmarks-faithful.md
 
 Every finished run is a line of ``DIR/runs.jsonl``; those that are there are not run again, so it may be stopped at any
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import t as student
 
 from sae import SAE, SAEConfig
 from sae.config import TopKConfig
@@ -44,7 +46,6 @@ SHORT = 300  # steps of the second comparison
 OF_BATCH = ("batchtopk", "matryoshka")
 CALIBRATION_ROWS = 8192
 OVER_ALL = ("f1", "mcc", "ev", "l0", "dead")
-T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365}  # of Student's t with n - 1 degrees of freedom
 
 
 def before(width: int) -> dict[str, Any]:
@@ -256,7 +257,8 @@ def work(todo: list[Job], path: Path, world_name: str) -> None:
             seen.add(job.key)
             left.append(job)
     print(f"{len(left)} runs to do, {len(todo) - len(left)} there already", flush=True)
-    begin, world, pool, weights = time.time(), None, None, {}
+    begin, world, pool = time.time(), None, None
+    weights: dict[str, float] = {}  # of L1, by arm: where the search begins on the next world
     for n, job in enumerate(sorted(left, key=lambda j: j.world)):
         if world is None or pool is None or world.config.seed != job.world:
             world = World(WorldConfig(**{**WORLDS[world_name], "seed": job.world}))
@@ -302,7 +304,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     if n < 2:
         return m, math.nan
     deviation = math.sqrt(sum((v - m) ** 2 for v in values) / (n - 1))
-    return m, T975[n] * deviation / math.sqrt(n)
+    return m, float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
 
 
 def paired(rows: list[dict[str, Any]], base: list[dict[str, Any]], name: str) -> tuple[float, float]:
@@ -356,9 +358,8 @@ def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, 
         f" world 0; the worlds here have seeds from {HELD_OUT} on. Numbers are means over worlds with Student's 95 %"
         " intervals. What is counted: `sae/worlds/scoring.py`.",
         "",
-        "`before` is `few-steps` as it was: the same for every kind. Now all but Top-K (of decoder norms too) count a"
-        " latent as dead after fewer rows, and L1 starts from short tied rows with its gradient clipped. `faithful`"
-        " without an activation of your own is Matryoshka.",
+        "`before` is `few-steps` as it was: the same for every kind. Now BatchTopK, Matryoshka and JumpReLU count a"
+        " latent as dead after fewer rows. `faithful` without an activation of your own is Matryoshka.",
         "",
         "## On worlds held out",
         "",
@@ -368,7 +369,14 @@ def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, 
     groups = list(grouped(final, path))
     for kind, arm, rows in groups:
         scores = " | ".join(told([r["score"][c] for r in rows]) for c in ("f1", "mcc", "ev"))
-        l0, alone, dead = (mean(v) for v in zip(*((r["score"]["l0"], r["l0_alone"], r["score"]["dead"]) for r in rows)))
+        l0, alone, dead = (
+            mean(v)
+            for v in (
+                [r["score"]["l0"] for r in rows],
+                [r["l0_alone"] for r in rows],
+                [r["score"]["dead"] for r in rows],
+            )
+        )
         ms = mean([1000 * r["cpu_s"] / r["steps"] for r in rows])
         out.append(
             f"| {kind} | {arm} | {len(rows)} | {scores} | {l0:.2f} | {alone:.2f} | {100 * dead:.1f} % | {ms:.1f} |"

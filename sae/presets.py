@@ -3,17 +3,16 @@
 ``few-steps``: a Top-K dictionary in a few hundred steps. There the rate of least error is so high that Adam's noise
 kills latents: a latent that seldom fires moves far at every firing, and the decoder bias shifts all pre-activations at
 once. So the moments forget sooner, encoders are slower than decoders, and the bias is slower still
-(``benchmarks/race.py`` has the figures, for 1,024 latents). Kinds whose latents must pass a threshold that no row
-lowers for them (all but Top-K, of decoder norms too) take fewer rows for a latent to count as dead: in a short run AuxK
-came too late and revival never.
-
-L1 starts from short tied rows and has its gradient clipped to 1 / d. SAELens does so (it clips to 1, of errors that it
-sums over d), and found more features at the same L0 until ours did; either alone is not enough.
+(``benchmarks/race.py`` has the figures, for 1,024 latents). BatchTopK, Matryoshka and JumpReLU take fewer rows for a
+latent to count as dead: theirs must pass a threshold that no row lowers for them, and in a short run AuxK came too late
+and revival never.
 
 ``faithful``: finds more of the features there are, at the same L0. A Matryoshka dictionary where no activation is
 asked for; decoders learn twice as fast as with ``few-steps``, encoders as fast, and latents count as dead as soon for
 every kind. It is the outcome of a search over rates, memories of Adam, AuxK, revival, annealing, starts and prefixes
 (``python benchmarks/faithful.py --out DIR``; figures, on worlds that took no part: ``docs/benchmarks-faithful.md``).
+L1 starts from short tied rows and has its gradient clipped to 1 / d: SAELens does so (it clips to 1, of errors that it
+sums over d), and found more features at the same L0 until ours did; either alone was not enough.
 For runs of some hundred to some thousand steps: in much longer ones latents that are rare but right would be started
 anew.
 
@@ -54,7 +53,7 @@ _LLAMA_SCOPE: dict[str, Any] = {
 _START = {"scaling": "mean-norm", "encoder": "tied", "bias": "zero", "pre_bias": False}
 _FEW_STEPS: dict[str, Any] = {"beta1": 0.5, "beta2": 0.95, "details": {"encoder_rate": 0.6, "bias_rate": 0.1}}
 NAMES = ("few-steps", "faithful", "llama-scope-paper", "llama-scope-code")
-_GATED = ("batchtopk", "matryoshka", "l1", "jumprelu")
+_GATED = ("batchtopk", "matryoshka", "jumprelu")
 _FIRINGS = 88  # of a latent that fires as often as the mean, in the rows after which a silent one counts as dead
 _FAITHFUL = _FEW_STEPS | {"details": {"encoder_rate": 0.3, "bias_rate": 0.1}}  # at twice the rate: encoders as before
 
@@ -79,7 +78,7 @@ def preset(
         raise ConfigError(f"preset {name!r} does not exist ({nearest(name, list(NAMES))})")
     if name in ("few-steps", "faithful"):
         ours = _ours(TopKConfig(d_in=d_in, d_sae=d_sae, k=k), name, kind)
-        return merged(ours, _of_l1(d_in, transcoder)) if kind == "l1" else ours
+        return merged(ours, _of_l1(d_in, transcoder)) if (name, kind) == ("faithful", "l1") else ours
     paper = name == "llama-scope-paper"
     start: dict[str, Any] = _START | {"norm": (2 * d_in / d_sae) ** 0.5 if paper else 0.5}
     start |= {"encoder": "fitted"} if transcoder else {}
@@ -100,7 +99,7 @@ def _ours(sizes: TopKConfig, name: str, kind: str | None) -> dict[str, Any]:
 
 
 def _of_l1(d_in: int, transcoder: bool) -> dict[str, Any]:
-    """What an L1 dictionary has of its own in both presets of ours."""
+    """What an L1 dictionary of ``faithful`` has of its own."""
     start = {"norm": 0.1} if transcoder else {"norm": 0.1, "encoder": "tied"}
     return {"start": start, "details": {"clip": 1 / d_in}}
 

@@ -101,8 +101,9 @@ def test_presets_and_contradictions(made):
     assert configs(preset="llama-scope-paper")["L1TC"].start.encoder == "fitted"
     few = configs(preset="few-steps", details={"bias_rate": 0.2})["L1R"]
     assert (few.beta1, few.beta2, few.details.encoder_rate, few.details.bias_rate) == (0.5, 0.95, 0.6, 0.2)
-    assert few.dead_after == 20_000 and not few.details.clip
-    l1 = configs(preset="few-steps", activation="l1", details={"bias_rate": 0.3})
+    plain = configs(preset="few-steps", activation="l1")["L1R"]
+    assert few.dead_after == plain.dead_after == 20_000 and not plain.details.clip
+    l1 = configs(preset="faithful", activation="l1", details={"bias_rate": 0.3})
     assert (l1["L1R"].start.norm, l1["L1R"].start.encoder, l1["L1TC"].start.encoder) == (0.1, "tied", "fitted")
     assert l1["L1R"].details.clip == 1 / l1["L1R"].d_in and l1["L1R"].details.bias_rate == 0.3
     of_batch = configs(preset="few-steps", activation={"kind": "batchtopk", "decay": 0.9})["L1R"]
