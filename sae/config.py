@@ -190,16 +190,18 @@ class TopKConfig(TrainingConfig):
     @model_validator(mode="before")
     @classmethod
     def _rates(cls, values: Any) -> Any:
-        """Rates that are left out: derived ones, with those relative to them, for Top-K on a row of activations, where
-        they were measured; else .001 for all. ``lr = None`` asks for the derived one of any kind.
+        """Rates that are left out: derived ones, with those relative to them, for plain Top-K SAEs; else .001 for other
+        kinds, transcoders and writes. ``lr = None`` asks for the rate by size of any of them.
         """
         if not isinstance(values, dict) or values.get("lr") is not None:
             return values
         asked = values.get("activation", "topk")
         kind = asked.get("kind", "topk") if isinstance(asked, dict) else getattr(asked, "kind", asked)
         if kind not in DERIVED or cls not in (TopKConfig, SAEConfig):
-            return {"lr": 1e-3, **values}
+            return {"lr": 1e-3, **values} if issubclass(cls, SAEConfig) else values
         details = values.get("details", {})
+        if isinstance(details, OptimizerDetails):
+            details = details.model_dump(include=details.model_fields_set)
         return {**values, "details": {**RELATIVE, **details} if isinstance(details, dict) else details}
 
     def rate(self, total_steps: int | None) -> float:
@@ -208,7 +210,7 @@ class TopKConfig(TrainingConfig):
         """
         if self.lr is not None or total_steps is None or type(self) not in (TopKConfig, SAEConfig):
             return self.peak_lr
-        return min(0.01, self.peak_lr * min(FASTER, max(1.0, math.sqrt(SHORT / total_steps))))
+        return min(0.01, self.peak_lr * min(FASTER, max(1.0, math.sqrt(SHORT / max(1, total_steps)))))
 
     def build(self) -> SAE:
         """An untrained :class:`sae.model.TopKSAE` whose directions come from ``seed``."""
@@ -344,7 +346,10 @@ class SAEConfig(TopKConfig):
     lr: float | None = Field(
         None,
         gt=0,
-        description="peak learning rate of Adam; None = derived as for Top-K; left out, 0.001 for other kinds",
+        description=(
+            "peak learning rate of Adam; None = min(0.01, 0.001 * sqrt(16384 / d_sae)), up to twice that for topk and"
+            " norm-topk in runs of fewer than 2,000 steps; left out, 0.001 for other kinds, transcoders and writes"
+        ),
     )
     activation: ActivationConfig = Field(
         default_factory=ActivationConfig,

@@ -71,8 +71,8 @@ class Pool:
 
 
 def config_of(kind: str, setting: str, d_in: int, budget: Budget, seed: int, weight: float | None = None) -> SAEConfig:
-    """The dictionary of one row: ``setting`` is "defaults" (the rate derived from the size) or the name of a preset."""
-    own: dict[str, Any] = {"lr": None}
+    """The dictionary of one row: ``setting`` is "defaults" or the name of a preset."""
+    own: dict[str, Any] = {}
     if setting != "defaults":
         own = preset(setting, d_in=d_in, d_sae=budget.latents, k=budget.k, kind=kind)
     activation = own.get("activation", {}) | {"kind": kind} | ({} if weight is None else {"coefficient": weight})

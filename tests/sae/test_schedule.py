@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sae import SAEConfig, TopKConfig, Trainer, TranscoderConfig, WriteConfig
+from sae.config import OptimizerDetails
 from sae.schedule import kept, learning_rate
 
 
@@ -41,7 +42,12 @@ def test_a_derived_rate_rises_in_short_runs_of_top_k() -> None:
     assert SAEConfig(lr=3e-4).rate(10) == 3e-4
     assert (config.details.encoder_rate, config.details.bias_rate) == (0.6, 0.1)
     assert SAEConfig.model_validate(config.model_dump()) == config == SAEConfig(d_sae=2**14, lr=None)
-    assert SAEConfig(details={"encoder_rate": 1.0}).details.bias_rate == 0.1
+    for details in ({"encoder_rate": 1.0}, OptimizerDetails(encoder_rate=1.0)):
+        assert (SAEConfig(details=details).details.encoder_rate, SAEConfig(details=details).details.bias_rate) == (
+            1,
+            0.1,
+        )
+    assert TopKConfig(lr=None).details == config.details and TopKConfig().rate(0) == TopKConfig().rate(1)
     assert SAEConfig(lr=1e-3).details.bias_rate == SAEConfig(activation="l1").details.bias_rate == 1.0
     trainer = Trainer(config, total_steps=400)
     assert trainer.optimizer.param_groups[0]["lr"] == learning_rate(config, 200, 400) == 2e-3

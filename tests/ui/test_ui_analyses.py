@@ -361,9 +361,9 @@ def test_margins_hold_the_labels_and_follow_those_that_may_be_turned() -> None:
         cells = [{"a": j, "b": row, "v": 1.0 * j} for row in rows for j in range(columns)]
         return plot(Panel("heat", pd.DataFrame(cells), "a", "b", value="v", x_label="x", y_label="y")).layout
 
-    short, long, wide = drawn(["a"], 3), drawn(["a" * 30], 3), drawn(["的" * 30], 3)
-    assert 30 * 6 < long.margin.l - short.margin.l < wide.margin.l < 30 * 13 + 40
-    assert short.xaxis.automargin is False and drawn(["a"], 40).xaxis.automargin is True
+    short, long, high, wide = (drawn([label], 3).margin.l for label in ("a", "a" * 30, "A" * 30, "W" * 30))
+    assert 30 * 6 < long - short < high < wide == drawn(["的" * 30], 3).margin.l < 30 * 13 + 40
+    assert drawn(["a"], 3).xaxis.automargin is False and drawn(["a"], 40).xaxis.automargin is True
 
 
 def test_plotly_labels_are_text() -> None:

@@ -20,6 +20,7 @@ from tests.ui.synthetic import make_workspace
 from workbench.cli import VERBS
 from workbench.markup.charts import histogram, logit_bars
 from workbench.markup.latent import VIEWS, contexts_html
+from workbench.results.family import UNKNOWN
 from workbench.results.records import Histogram, LatentRecords, LogitEffects
 from workbench.results.searching import END
 from workbench.workspace import Workspace
@@ -318,13 +319,14 @@ def test_comparisons_between_architectures_come_first_and_name_the_twin(monkeypa
     def comparison(id: str, a: str, b: str) -> SimpleNamespace:
         return SimpleNamespace(id=id, version="1", metadata={"a": {"dictionaries": [a]}, "b": {"dictionaries": [b]}})
 
-    kinds = {"t.L1R": "Transformer", "seed.L1R": "Transformer", "m.L1R": "Mamba"}
+    kinds = {"t.L1R": "Transformer", "seed.L1R": "Transformer", "m.L1R": "Mamba", "x.L1R": UNKNOWN}
     near, far = comparison("a-seed", "t.L1R", "seed.L1R"), comparison("b-mamba", "t.L1R", "m.L1R")
-    found = [near, far]
+    in_order = [far, near, comparison("c-unknown", "t.L1R", "x.L1R")]
+    found = [near, far, in_order[-1]]
     known = {id: SimpleNamespace(id=id, architecture=kind) for id, kind in kinds.items()}
     monkeypatch.setattr(data, "index", lambda: SimpleNamespace(dictionaries=known, of=lambda kind: found))
     monkeypatch.setattr(data, "workspace_folder", lambda: "ws")
-    assert matching.comparisons() == [far, near]
+    assert matching.comparisons() == in_order
     assert facts._matches_key(known["t.L1R"])[1] == (("b-mamba", "1", "ab"),)
     found.remove(far)
-    assert facts._matches_key(known["t.L1R"])[1] == (("a-seed", "1", "ab"),)
+    assert facts._matches_key(known["t.L1R"])[1] == (("a-seed", "1", "ab"), ("c-unknown", "1", "ab"))

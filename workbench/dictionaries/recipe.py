@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from sae.config import MeshConfig
+from sae.config import DERIVED, MeshConfig
 from sae.errors import ConfigError, UsageError
 from sae.strict import StrictConfig, nearest, parse_config
 from workbench.config import corpus_name
@@ -212,12 +212,18 @@ def recorded_content(have: Manifest, job: Job, store: ActivationStore) -> dict[s
         numbers, about = have.numbers, have.metadata
         sizes = int(numbers["d_sae"]) // row_width(streams), int(numbers["k"]), int(about["seed"])
         config = config_of(recipe, streams, *sizes, heads_of(store, job.source, streams))
+        older = "settings" not in about  # then what its recipe stood for is what it stands for now, but for two things
+        if not older:
+            config = parse_config(type(config), about["settings"], where=have.id)
         rate = numbers.get("rate", "0.001")  # where none was named, before rates were derived; as text, so no number
         read = [str(about[k]) for k in ("hook_name", "hook_name_out") if about.get(k)]
     except (ConfigError, KeyError, TypeError, ValueError):
         return {"made by": have.command or "another command"}
     hooks = tuple(job.hooks) if read == [s.at for s in streams] else tuple(read)
-    return content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config), rate)
+    found = content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config), rate)
+    if older and recipe.sae.get("preset") == "few-steps" and config.activation.kind not in DERIVED:
+        found["sae"]["preset"] = "few-steps as it was, one for all kinds"
+    return found
 
 
 def fits(site: str, recipe: TrainRecipe) -> bool:

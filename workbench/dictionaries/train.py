@@ -223,6 +223,7 @@ def _train_group(
                 "kind": made[job.id].kind,
                 "seed": job.config.seed,
                 "activation": job.config.activation.kind,
+                "settings": job.config.model_dump(mode="json"),  # presets and defaults may mean others one day
             },
             run=run,
         )

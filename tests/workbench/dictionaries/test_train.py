@@ -86,8 +86,30 @@ def test_a_dictionary_from_before_rates_were_derived_is_told_apart(ws):
     (job,) = jobs_of(recipe, store := ActivationStore.open(ws.path("stores", "small")))
     assert have.numbers["rate"] == job.config.rate(recipe.steps) > 1e-3
     assert recorded_content(have, job, store) == content_of(recipe, job)
-    older = have.model_copy(update={"numbers": {k: v for k, v in have.numbers.items() if k != "rate"}})
+    older = without(have, "rate", "settings")
     assert recorded_content(older, job, store) == content_of(recipe, job) | {"rate": "0.001"}
+
+
+def without(manifest, *names):
+    """A manifest as an older version wrote it."""
+    update = {
+        part: {k: v for k, v in getattr(manifest, part).items() if k not in names} for part in ("numbers", "metadata")
+    }
+    return manifest.model_copy(update=update)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "l1"])
+def test_a_preset_that_means_something_else_now_is_told_apart(ws, kind):
+    sae = {"preset": "few-steps", "activation": kind}
+    recipe = RECIPE.model_copy(update={"sources": ("mini-mamba",), "ks": (4,), "sae": sae})
+    have = ws.get("dictionaries", train_recipe(recipe, ws)[0]).manifest
+    (job,) = jobs_of(recipe, store := ActivationStore.open(ws.path("stores", "small")))
+    now = content_of(recipe, job)
+    assert recorded_content(have, job, store) == now
+    assert (recorded_content(without(have, "settings"), job, store) == now) is (kind == "topk")
+    other = {**have.metadata["settings"], "dead_after": 7}
+    changed = have.model_copy(update={"metadata": {**have.metadata, "settings": other}})
+    assert recorded_content(changed, job, store)["sae"]["dead_after"] == 7
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(ws, tmp_path, monkeypatch):

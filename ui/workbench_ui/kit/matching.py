@@ -12,6 +12,7 @@ from workbench.exporting.drawing import drawing
 from workbench.exporting.figures import Panel
 from workbench.markup.tags import div
 from workbench.markup.tokens import cell, clip, escape, number, visible
+from workbench.results.family import UNKNOWN
 from workbench.results.matches import RAW, MatchRecords, Pair
 from workbench_ui.kit import data, panels
 from workbench_ui.kit.choose import choose_of
@@ -49,10 +50,11 @@ def open_matches(folder: str, version: str) -> MatchRecords:
 
 
 def between_architectures(e: Entry) -> bool:
-    """Whether a comparison has models of two architectures."""
+    """Whether a comparison has models of two architectures, both known."""
     index = data.index()
     ids = [(e.metadata.get(side) or {}).get("dictionaries") or () for side in ("a", "b")]
     a, b = ({index.dictionaries[i].architecture for i in side if i in index.dictionaries} for side in ids)
+    a, b = a - {UNKNOWN}, b - {UNKNOWN}
     return bool(a) and bool(b) and a.isdisjoint(b)
 
 

@@ -25,7 +25,7 @@ SMALL = {"size": SIZE}  # labels of axes, legends and colour bars; the theme's o
 # Else Plotly measures each label several times, a third of what drawing takes, to hide those that would be cut off
 # at the edge of the figure; the margins grow with the labels, so none is.
 WHOLE = {"ticklabeloverflow": "allow"}
-LETTER = 0.58 * SIZE  # px; a little more than letters of the page's font are wide on average
+LETTER, CAPITAL, WIDE = 0.58 * SIZE, 0.72 * SIZE, SIZE  # px; a little more than letters of the page's font take
 BESIDE = 26.0  # px beside the labels of an axis: their marks, and its title
 NARROWEST = 180.0  # px of an x axis on a telephone; labels that do not fit there are turned, and margins follow them
 
@@ -84,9 +84,14 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _widths(axis: Axis) -> list[float]:
-    """Pixels that each label of an axis takes at most, or nearly so; East Asian ones are as wide as high."""
-    texts = [clip(text, 40) for _, text in axis.ticks]
-    return [sum(SIZE if east_asian_width(c) in "WF" else LETTER for c in text) for text in texts]
+    """Pixels that each label of an axis takes at most."""
+    return [sum(map(_width, clip(text, 40))) for _, text in axis.ticks]
+
+
+def _width(c: str) -> float:
+    if c in "mwMWQ@%—…" or east_asian_width(c) in "WF":  # East Asian ones are as wide as high
+        return WIDE
+    return CAPITAL if c.isupper() else LETTER
 
 
 def _traces(found: Drawing) -> Iterator[Any]:
