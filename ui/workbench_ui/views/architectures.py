@@ -52,8 +52,8 @@ def which_first(entry: Entry, e: Evolution) -> list[int]:
         panels.note(few, "warn")
     if at_once := there_from_the_start(frame, e.metadata["architectures"]):
         panels.note(
-            f"<b>{at_once} of {len(frame)}</b> shared latents are there at the first snapshot of every model; order and"
-            " lag are told by the others."
+            f"<b>{at_once} of {len(frame)}</b> shared latents are there at the first snapshot of every model: they tell"
+            " nothing of an order, and the mean lags hold them."
         )
     return _table(frame, names, lags_by_latent(e, measure, frame["latent"].tolist()))
 

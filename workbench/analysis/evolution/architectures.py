@@ -37,6 +37,7 @@ from workbench.stats import Estimate
 Floats = npt.NDArray[np.float64]
 SHARED = 0.3  # agreement of own firings at the last snapshots, above chance
 MIN_FIRED = 30  # firings from which agreement is judged
+STATEMENTS = 2  # schema of the statements; 2: at snapshots in common, over the latents that a pair shares
 MEASURES = ("own", "norm", "explained")
 PARTS = ("least", "middle", "most")  # thirds of the shared latents by how much of them the token leaves open
 
@@ -181,10 +182,10 @@ def architecture_claims(
             few = Estimate(float("nan"), None, None, len(chosen), "latents", "none")
             rows.append(claim_row(f"shared latents emerge in the same order in {names}", few, "too few"))
             continue
-        pair = pair_of(first, second, own.agreement, chosen, table)
+        pair, common = pair_of(first, second, own.agreement, chosen, table), in_common(first, second)
         fewer = len(pair.first.steps) < max(len(first.steps), len(second.steps))
-        at = f", at {len(pair.first.steps)} snapshots in common" if fewer and pair.matched() else ""
-        rows += _of_pair(pair, names, at, n=n, seed=seed)
+        at = f", at {len(pair.first.steps)} snapshots in common" if fewer and common else ""
+        rows += _of_pair(pair, names, at, lags=common is not None, n=n, seed=seed)
     chosen = np.flatnonzero(shared_latents(own, lines))
     for line in lines:
         a, b = (emergence(np.asarray(c)[list(line.sources)][:, chosen], line.time) for c in (own.agreement, norms_SF))
@@ -194,8 +195,10 @@ def architecture_claims(
     return rows
 
 
-def _of_pair(pair: Pair, names: str, at: str, *, n: int, seed: int) -> list[dict[str, Any]]:
-    """Statements about two models; ``at`` says on which snapshots where these are not all."""
+def _of_pair(pair: Pair, names: str, at: str, *, lags: bool, n: int, seed: int) -> list[dict[str, Any]]:
+    """Statements about two models; ``at`` says on which snapshots where these are not all. ``lags``: whether they have
+    enough in common to say that one is later; an order needs none.
+    """
     rows = []
     lag, third = pair.lag(), pair.thirds()
     times = emergence(pair.curves[0], pair.first.time), emergence(pair.curves[1], pair.second.time)
@@ -203,7 +206,7 @@ def _of_pair(pair: Pair, names: str, at: str, *, n: int, seed: int) -> list[dict
     null = shuffled(pair, n=n, seed=seed)
     claim = f"shared latents emerge in the same order in {names} (Spearman, frequency partialled out{at})"
     rows.append(_judged(claim, order, null, "snapshots shuffled within a model"))
-    if not pair.matched():
+    if not lags:
         return rows
     for claim, statistic, samples in (
         (f"{pair.second.model} is later than {pair.first.model} (median, doublings of the step{at})", overall, (lag,)),

@@ -136,19 +136,27 @@ class EvolutionPlan:
                 return {}
             # What a further site leaves out (0) is served by a result that holds it.
             left_out = {key: 0 for key in ("loss_seqs", "prompts") if not getattr(self.recipe, key)}
-            return analysis_content(recipe, m.metadata.get("sources") or names) | left_out
+            content = analysis_content(recipe, m.metadata.get("sources") or names) | left_out
+            return content | ({"statements": m.metadata.get("statements", 1)} if statements else {})
 
+        statements = self._statements()
         now = inputs_now(workspace, "evolution", self.id)
         return reusable(
             workspace,
             "evolution",
             self.id,
-            recipe=analysis_content(self.recipe, names),
+            recipe=analysis_content(self.recipe, names) | statements,
             inputs=[*now, *self.read],
             run=run,
             recorded=recorded,
             otherwise=OTHERWISE,
         )
+
+    def _statements(self) -> dict[str, int]:
+        """The schema of statements about several models, where the sources are of several."""
+        from workbench.analysis.evolution.architectures import STATEMENTS, lines_of
+
+        return {"statements": STATEMENTS} if lines_of(self.sources) else {}
 
     def describe(self) -> dict[str, Any]:
         """What the evolution folder says of itself before anything is measured."""
@@ -163,6 +171,7 @@ class EvolutionPlan:
             "site": recipe.site,
             "also": [other.id for other in self.beside],
             "preset": recipe.preset or None,
+            **self._statements(),
         }
 
 

@@ -177,7 +177,7 @@ def evolution_architectures(workspace: Workspace, item: Item, options: Architect
             f" {MEASURES[options.measure]} first reaches half of its largest value in each model; thirds by how much of"
             " a latent's code the current token explains. Mean lags, at the snapshots that two models have in common,"
             f" 95 % bootstrap over latents: {said}. {there_from_the_start(frame, models)} of {len(frame)} are there at"
-            " the first snapshot of every model; order and lag are told by the others."
+            " the first snapshot of every model: they tell nothing of an order, and the mean lags hold them."
             f"{too_few(frame)}"
             " All models read the same text; each is one training run."
         ),

@@ -14,6 +14,7 @@ from sae.strict import parse_config
 from workbench.analysis.evolution import architectures as arch
 from workbench.analysis.evolution.architectures import Line, Pair
 from workbench.analysis.evolution.own_codes import OwnCodes, own_codes
+from workbench.analysis.evolution.plan import make_plan
 from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
 from workbench.analysis.evolution.snapshots import Source
 from workbench.config import read_recipe
@@ -217,3 +218,9 @@ def test_the_table_has_a_row_per_latent_and_model():
     assert len(table) == 2 * F and table["shared"].all()
     wide = table.pivot(index="latent", columns="model", values="emergence_own")
     assert (wide["b"] > wide["a"]).all() and (table["emergence_norm"] == 8).all(), "by its norm all were there at once"
+
+
+def test_statements_of_before_are_told_apart_where_there_are_several_models() -> None:
+    several, one = (make_plan(read_recipe(EvolveRecipe, name)) for name in ("mini-architectures", "mini-evolve"))
+    assert several.describe()["statements"] == arch.STATEMENTS
+    assert "statements" not in one.describe()
