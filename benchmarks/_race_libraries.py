@@ -8,22 +8,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 SETTINGS = ("default", "few-steps")  # ours without a rate to choose: the defaults, and a preset
+PACKAGES = {"sparsify": "eai-sparsify", "SAELens": "sae-lens", "dictionary_learning": "dictionary-learning"}
 Runner = tuple[
     Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]
 ]  # (step(x), reconstruct(x), dense latents(x))
 
 
-def ours(d: int, f: int, k: int, lr: float | str, steps: int, seed: int, first: Any) -> Runner:
-    from sae import SAEConfig, Trainer
+def settings_of(name: str, lr: float | str, d: int, expansion: int, k: int) -> dict[str, Any]:
+    """What decides a run beside its rows, steps and seed: of ours all settings, of others version and rate."""
+    if name != "workbench":
+        package = {"sparsify": "eai-sparsify", "SAELens": "sae-lens", "dictionary_learning": "dictionary-learning"}[
+            name
+        ]
+        return {"version": version(package), "lr": lr}
+    return config_of(d, expansion * d, k, lr).model_dump(mode="json")
+
+
+def config_of(d: int, f: int, k: int, lr: float | str, **more: Any) -> Any:
+    """Ours at a rate, at its defaults, or with a preset."""
+    from sae import SAEConfig
     from sae.presets import preset
 
     own: dict[str, Any] = {} if lr == "default" else {"lr": lr}
     if isinstance(lr, str) and lr != "default":
         own = preset(lr, d_in=d, d_sae=f, k=k)
-    config = SAEConfig(**{"d_in": d, "d_sae": f, "k": k, "warmup_steps": steps // 10, "seed": seed, **own})
+    return SAEConfig(**{"d_in": d, "d_sae": f, "k": k, **more, **own})
+
+
+def ours(d: int, f: int, k: int, lr: float | str, steps: int, seed: int, first: Any) -> Runner:
+    from sae import Trainer
+
+    config = config_of(d, f, k, lr, warmup_steps=steps // 10, seed=seed)
     trainer = Trainer(config, total_steps=steps)
     return trainer.step, lambda x: trainer.dictionary()(x), lambda x: trainer.dictionary().encode(x)
 

@@ -17,20 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _race_libraries import LIBRARIES, SETTINGS
+from _race_libraries import LIBRARIES, SETTINGS, settings_of
 
 MODEL, HOOK = "smollm2-135m", "blocks.10.hook_resid_post"
 ROWS, K, EXPANSION = 1024, 32, 8
 RATES = (1e-3, 3e-3, 1e-2)
 HELD_OUT = 8192  # rows at most
 LEAST = 10  # steps of a run at equal seconds
-T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of seeds
 
 
 def activations(store: Path | None, hook: str, steps: int, out: Path) -> None:
     """Write ``steps`` batches of training rows and held-out rows of one hook.
 
-    Without a store, one is harvested of the documentation on this machine.
+    Without a store, one is harvested of the documentation on this machine. The file says what its rows are.
     """
     import tempfile
 
@@ -53,24 +52,30 @@ def activations(store: Path | None, hook: str, steps: int, out: Path) -> None:
         if len(train) < steps:
             raise SystemExit(f"{store} has {len(train)} batches of {ROWS} training rows. Use --steps {len(train)}.")
         held_out = torch.cat(list(opened.batches(hook, ROWS, seed=0, source=MODEL, split="heldout", epochs=1)))
-        save_file({"train": torch.cat(train).bfloat16(), "heldout": held_out[:HELD_OUT].bfloat16()}, out)
+        tensors = {"train": torch.cat(train).bfloat16(), "heldout": held_out[:HELD_OUT].bfloat16()}
+        save_file(tensors, out, metadata={"rows": f"{MODEL}, `{hook}`"})
 
 
 class Runs:
-    """Trainings on one set of rows; finished ones are kept in ``log`` (JSON lines), so an interrupted race goes on."""
+    """Trainings on one set of rows; finished ones are kept in ``log`` (JSON lines), so an interrupted race goes on.
+
+    ``rows``: what the file says of its rows.
+    """
 
     def __init__(self, rows_file: Path, threads: int, log: Path | None):
         import torch
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
         torch.set_num_threads(threads)
         self.clock = time.thread_time if threads == 1 else time.perf_counter
-        tensors = load_file(rows_file)
-        train, held_out = tensors["train"].float(), tensors["heldout"].float()
+        with safe_open(rows_file, "pt") as f:
+            self.rows = str((f.metadata() or {}).get("rows", "rows of unknown origin"))
+            train, held_out = f.get_tensor("train").float(), f.get_tensor("heldout").float()
         scale = train.shape[1] ** 0.5 / float(train.norm(dim=1).mean())
         self.train, self.held_out, self.log = train * scale, held_out * scale, log
-        # of other rows, or on other threads, a finished run says nothing
-        self.about = [len(train), len(held_out), float(held_out.double().square().sum()), threads]
+        # of other rows, sizes or versions, or on other threads, a finished run says nothing
+        size = float(held_out.double().square().sum())
+        self.about = [len(train), len(held_out), size, threads, ROWS, K, EXPANSION, torch.__version__]
         lines = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
         self.done = {json.dumps(of): found for of, found in map(json.loads, lines)}
 
@@ -81,7 +86,7 @@ class Runs:
 
     def one(self, name: str, lr: float | str, steps: int, seed: int) -> dict[str, float]:
         """Held-out error, share of silent latents, and seconds of one run."""
-        of = [*self.about, name, lr, steps, seed]
+        of = [*self.about, name, settings_of(name, lr, self.train.shape[1], EXPANSION, K), steps, seed]
         if (found := self.done.get(json.dumps(of))) is None:
             found = self.done[json.dumps(of)] = self._run(name, lr, steps, seed)
             if self.log is not None:
@@ -112,9 +117,17 @@ class Runs:
         runs = [self.one(name, lr, steps, seed) for seed in range(seeds)]
         mean = {key: statistics.mean(r[key] for r in runs) for key in runs[0]}
         fvus = [r["fvu"] for r in runs]
-        half = T95[seeds] * statistics.stdev(fvus) / seeds**0.5 if seeds in T95 else None
+        half = half_interval(fvus)
         about = {"library": name, "lr": lr, "steps": steps, "half_interval": half, "all_fvu": fvus}
         return about | mean | {"rows_per_second": steps * ROWS / mean["seconds"]}
+
+
+def half_interval(values: list[float]) -> float | None:
+    """Half of Student's t interval (95 %) of a mean; None of a single value."""
+    from scipy.stats import t
+
+    n = len(values)
+    return float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5 if n > 1 else None
 
 
 def race(runs: Runs, libraries: list[str], seeds: int) -> Iterator[dict[str, Any]]:
@@ -155,7 +168,7 @@ def told(row: dict[str, Any]) -> str:
     )
 
 
-def markdown(rows: list[dict[str, Any]], steps: int, threads: int, load: float) -> str:
+def markdown(rows: list[dict[str, Any]], runs: Runs, threads: int, load: float) -> str:
     """The table as a page of the documentation."""
     import platform
     from datetime import date
@@ -166,7 +179,7 @@ def markdown(rows: list[dict[str, Any]], steps: int, threads: int, load: float) 
         "# The race on a real language model's activations\n\n"
         f"Written by `python benchmarks/race.py --real --write` on {date.today().isoformat()}: {platform.machine()},"
         f" torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, load of the machine {load:.1f} at"
-        f" the end. {MODEL}, `{HOOK}`; {EXPANSION} times its width in latents, k = {K}; {steps} steps of {ROWS} rows,"
+        f" the end. {runs.rows}; {EXPANSION} times its width in latents, k = {K}; {runs.steps} steps of {ROWS} rows,"
         " each row once. Rates were compared with one seed. `equal seconds`: as many steps as fit into the time that"
         " ours needs for all rows, at each library's best rate. FVU: centred, held-out, ± a t interval of 95 %."
         " Silent: latents that fire on no held-out row.\n\n"

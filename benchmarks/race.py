@@ -117,13 +117,12 @@ def quality(rows_file: Path, seeds: int, k: int, expansion: int, libraries: list
                         fvus.append(float(fvu(held_out, torch.cat([reconstruct(x) for x in held_out.split(4096)]))))
                         fired = torch.stack([(latents(x) > 0).any(0) for x in train.split(4096)]).any(0)
                         dead.append(1 - float(fired.float().mean()))
-                spread = statistics.stdev(fvus) if seeds > 1 else float("nan")
                 yield {
                     "site": site,
                     "library": name,
                     "lr": lr,
                     "fvu": statistics.mean(fvus),
-                    "half_interval": race_real.T95.get(seeds, float("nan")) * spread / seeds**0.5,
+                    "half_interval": race_real.half_interval(fvus) or float("nan"),
                     "dead": statistics.mean(dead),
                     "seeds": seeds,
                     "all": fvus,
@@ -187,7 +186,7 @@ def here_real(args: argparse.Namespace) -> None:
         rows.append(row)
         print(race_real.told(row), file=sys.stderr, flush=True)
     if args.write:
-        args.write.write_text(race_real.markdown(rows, runs.steps, args.threads, os.getloadavg()[0]), encoding="utf-8")
+        args.write.write_text(race_real.markdown(rows, runs, args.threads, os.getloadavg()[0]), encoding="utf-8")
     if args.json:
         print(json.dumps({"steps": runs.steps, "threads": args.threads, "rows": rows}, indent=2))
 
@@ -246,7 +245,9 @@ def main() -> int:
         rows = Path(folder) / "rows.safetensors"
         if args.real:
             rows = args.rows.resolve() if args.rows else rows
-            if not rows.exists():
+            if rows.exists():
+                print(f"{rows}: these rows, whatever --hook, --steps and --store say", file=sys.stderr)
+            else:
                 race_real.activations(args.store, args.hook, args.steps, rows)
         else:
             activations(args.store, QUICK_STEPS if args.quick else STEPS, rows)
