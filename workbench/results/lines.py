@@ -5,8 +5,10 @@ Axes: K snapshots of a model, F latents.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,20 @@ HALF = 0.5  # of its largest value in a model: there a latent has emerged
 NEAR = 0.5  # doublings within which two snapshots count as of one step
 MIN_SHARED = 30  # shared latents from which statements about their order are made
 LEAST = 4  # snapshots in common, the last ones beside, from which two models' times are held against each other
+
+
+STATEMENTS = 2  # schema of statements about several models; 2: at snapshots in common, over latents that a pair shares
+
+
+class Snapshot(Protocol):
+    """A source of a crosscoder that is one snapshot of a model."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def hook(self) -> str: ...
+    @property
+    def step(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,20 @@ class Line:
     def only(self, places: list[int]) -> Line:
         """The line of some of its snapshots."""
         return replace(self, sources=tuple(self.sources[i] for i in places), steps=tuple(self.steps[i] for i in places))
+
+
+def lines_of(sources: Sequence[Snapshot]) -> list[Line]:
+    """The models of a crosscoder that is read over the training of at least two of them; empty for any other."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, s in enumerate(sources):
+        found.setdefault((s.model, s.hook), []).append(i)
+    lines = []
+    for (model, hook), places in found.items():
+        steps = [s.step for s in sources if (s.model, s.hook) == (model, hook) and s.step is not None]
+        if len(steps) < max(3, len(places)) or sorted(set(steps)) != steps:
+            return []
+        lines.append(Line(model, hook, tuple(places), tuple(steps)))
+    return lines if len({line.model for line in lines}) > 1 else []
 
 
 def in_common(first: Line, second: Line) -> tuple[Line, Line] | None:

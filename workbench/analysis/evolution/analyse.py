@@ -35,6 +35,7 @@ from workbench.analysis.evolution.taxonomy import RepeatMeans, repeat_tokens, ta
 from workbench.analysis.evolution.write_diff import write_diff
 from workbench.corpus import CorpusConfig, plan_tokens
 from workbench.corpus.shown import displayed_vocab
+from workbench.results.lines import lines_of
 from workbench.run import Run
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def analyse(
     vocab = len(tokenizer)
     ordered = in_training_order(snapshots)
     equal = recipe.common_basis and len(set(cc.widths)) == 1
-    lines = architectures.lines_of(snapshots.sources)
+    lines = lines_of(snapshots.sources)
     in_steps = ordered or bool(lines)
     steps = np.array([s.step if in_steps else i for i, s in enumerate(snapshots.sources)], dtype=np.int64)
     text_plan = plan_tokens(

@@ -29,7 +29,6 @@ import pandas as pd
 from workbench.analysis.evolution.emergence import Null, bootstrap, null_of, partial_spearman
 from workbench.analysis.evolution.orders import claim_row
 from workbench.analysis.evolution.own_codes import OwnCodes
-from workbench.analysis.evolution.snapshots import Source
 from workbench.results.lines import MIN_SHARED as MIN_SHARED
 from workbench.results.lines import NEAR, Line, emergence, in_common
 from workbench.stats import Estimate
@@ -37,23 +36,8 @@ from workbench.stats import Estimate
 Floats = npt.NDArray[np.float64]
 SHARED = 0.3  # agreement of own firings at the last snapshots, above chance
 MIN_FIRED = 30  # firings from which agreement is judged
-STATEMENTS = 2  # schema of the statements; 2: at snapshots in common, over the latents that a pair shares
 MEASURES = ("own", "norm", "explained")
 PARTS = ("least", "middle", "most")  # thirds of the shared latents by how much of them the token leaves open
-
-
-def lines_of(sources: Sequence[Source]) -> list[Line]:
-    """The models of a crosscoder that is read over the training of at least two of them; empty for any other."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for i, s in enumerate(sources):
-        found.setdefault((s.model, s.hook), []).append(i)
-    lines = []
-    for (model, hook), places in found.items():
-        steps = [s.step for s in sources if (s.model, s.hook) == (model, hook) and s.step is not None]
-        if len(steps) < max(3, len(places)) or sorted(set(steps)) != steps:
-            return []
-        lines.append(Line(model, hook, tuple(places), tuple(steps)))
-    return lines if len({line.model for line in lines}) > 1 else []
 
 
 def last_of_others(lines: Sequence[Line], n_sources: int) -> list[list[int]]:

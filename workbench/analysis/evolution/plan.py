@@ -19,6 +19,7 @@ from workbench.analysis.evolution.recipe import (
 )
 from workbench.analysis.evolution.snapshots import RowCache, Snapshots, Source
 from workbench.provenance import Input, Manifest
+from workbench.results.lines import STATEMENTS, lines_of
 from workbench.results.reuse import inputs_now, reusable
 from workbench.run import QUIET, Run
 from workbench.workspace import Item, Workspace
@@ -154,8 +155,6 @@ class EvolutionPlan:
 
     def _statements(self) -> dict[str, int]:
         """The schema of statements about several models, where the sources are of several."""
-        from workbench.analysis.evolution.architectures import STATEMENTS, lines_of
-
         return {"statements": STATEMENTS} if lines_of(self.sources) else {}
 
     def describe(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from workbench.analysis.evolution.plan import make_plan
 from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
 from workbench.analysis.evolution.snapshots import Source
 from workbench.config import read_recipe
-from workbench.results.lines import in_common, lag
+from workbench.results.lines import STATEMENTS, in_common, lag, lines_of
 
 STEPS = (0, 16, 64, 256, 1024, 8192)
 K, F, N, D = len(STEPS), 8, 3000, 8
@@ -172,7 +172,7 @@ def test_a_model_that_shares_few_latents_does_not_take_them_from_the_others():
 
 def test_the_bundled_models_are_compared_where_they_were():
     """The Transformer and the Mamba at all their snapshots; the hybrid at those it shares with either."""
-    pythia, mamba, hybrid = arch.lines_of(resolve_sources(read_recipe(EvolveRecipe, "mini-architectures")))
+    pythia, mamba, hybrid = lines_of(resolve_sources(read_recipe(EvolveRecipe, "mini-architectures")))
     assert in_common(pythia, mamba) == (pythia, mamba)
     for other in (pythia, mamba):
         ours, theirs = in_common(other, hybrid)
@@ -186,19 +186,19 @@ def test_models_of_a_crosscoder_are_told_by_their_snapshots():
         return [Source(f"{model}/{s}", model, f"step{s}", "h", s) for s in steps]
 
     two = [*sources("a", 0, 1, 2), *sources("b", 0, 4, 8, 16)]
-    assert [(x.model, x.sources, x.steps) for x in arch.lines_of(two)] == [
+    assert [(x.model, x.sources, x.steps) for x in lines_of(two)] == [
         ("a", (0, 1, 2), (0, 1, 2)),
         ("b", (3, 4, 5, 6), (0, 4, 8, 16)),
     ]
-    assert arch.last_of_others(arch.lines_of(two), 7) == [[6]] * 3 + [[2]] * 4
+    assert arch.last_of_others(lines_of(two), 7) == [[6]] * 3 + [[2]] * 4
     for other in (two[:3], [*two[:3], *two[3:5]], [*two[:3], *two[:2:-1]], [*two[:3], *sources("b", 1, 2, None)]):
-        assert arch.lines_of(other) == []
+        assert lines_of(other) == []
 
 
 def test_a_source_of_several_snapshots_is_one_source_each():
     recipe = read_recipe(EvolveRecipe, "mini-architectures")
     found = resolve_sources(recipe)
-    lines = arch.lines_of(found)
+    lines = lines_of(found)
     assert [x.model for x in lines] == ["mini-pythia", "mini-mamba", "mini-hybrid"]
     assert all(len(x.steps) >= 10 and x.steps[0] == 0 for x in lines)
     assert found[0].name == "mini-pythia/step0/L1R" and [s.step for s in found][: len(lines[0].steps)] == list(
@@ -222,5 +222,5 @@ def test_the_table_has_a_row_per_latent_and_model():
 
 def test_statements_of_before_are_told_apart_where_there_are_several_models() -> None:
     several, one = (make_plan(read_recipe(EvolveRecipe, name)) for name in ("mini-architectures", "mini-evolve"))
-    assert several.describe()["statements"] == arch.STATEMENTS
+    assert several.describe()["statements"] == STATEMENTS
     assert "statements" not in one.describe()
