@@ -340,33 +340,12 @@ def told(values: list[float], digits: int = 3) -> str:
     return f"{m:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
-def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, world: str) -> str:
-    """The page of the documentation: the comparison, short runs, what was tried."""
-    import platform
-    from datetime import date
-
-    planted = WorldConfig(**WORLDS[world])
+def compared(groups: list[tuple[str, str, list[dict[str, Any]]]]) -> list[str]:
+    """Lines of a comparison: every arm, and differences on the same worlds."""
     out = [
-        "# The preset `faithful`",
-        "",
-        f"Written by `python benchmarks/faithful.py --out DIR --write FILE` on {date.today().isoformat()}:"
-        f" {platform.machine()}, torch {torch.__version__}, one thread. World `{world}`"
-        f" ({planted.n_features:,} planted features in {planted.width} dimensions), {BUDGET.latents} latents,"
-        f" {BUDGET.steps:,} steps of {BUDGET.batch:,} rows, scored on {BUDGET.scored:,} fresh rows at an L0 of"
-        f" {BUDGET.k}: thresholds of BatchTopK and Matryoshka are multiplied by one factor to reach it (*L0 alone* is"
-        " what they give by themselves), L1's weight is searched, JumpReLU aims at it. All settings were chosen on"
-        f" world 0; the worlds here have seeds from {HELD_OUT} on. Numbers are means over worlds with Student's 95 %"
-        " intervals. What is counted: `sae/worlds/scoring.py`.",
-        "",
-        "`before` is `few-steps` as it was: the same for every kind. Now BatchTopK, Matryoshka and JumpReLU count a"
-        " latent as dead after fewer rows. `faithful` without an activation of your own is Matryoshka.",
-        "",
-        "## On worlds held out",
-        "",
         "| kind | setting | worlds | F1 | MCC | EV | L0 | L0 alone | dead | ms a step |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    groups = list(grouped(final, path))
     for kind, arm, rows in groups:
         scores = " | ".join(told([r["score"][c] for r in rows]) for c in ("f1", "mcc", "ev"))
         l0, alone, dead = (
@@ -396,20 +375,39 @@ def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, 
             named = f"{one[0]}: {one[1]} − {other[1]}" if one[0] == other[0] else f"{' '.join(one)} − {' '.join(other)}"
             cells = (paired(by[one], by[other], c) for c in ("f1", "mcc", "ev"))
             cost = mean([r["cpu_s"] for r in by[one]]) / mean([r["cpu_s"] for r in by[other]])
-            told_ = " | ".join(f"{m:+.3f} ± {half:.3f}" for m, half in cells)
-            out.append(f"| {named} | {len(by[one])} | {told_} | x {cost:.2f} |")
-    out += [
+            told_ = " | ".join(f"{m:+.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}") for m, half in cells)
+            n = len({r["world"] for r in by[one]} & {r["world"] for r in by[other]})
+            out.append(f"| {named} | {n} | {told_} | x {cost:.2f} |")
+    return out
+
+
+def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, world: str) -> str:
+    """The page of the documentation: the comparison, short runs, what was tried."""
+    import platform
+    from datetime import date
+
+    planted = WorldConfig(**WORLDS[world])
+    out = [
+        "# The preset `faithful`",
         "",
-        f"## {SHORT} steps",
+        f"Written by `python benchmarks/faithful.py --out DIR --write FILE` on {date.today().isoformat()}:"
+        f" {platform.machine()}, torch {torch.__version__}, one thread. World `{world}`"
+        f" ({planted.n_features:,} planted features in {planted.width} dimensions), {BUDGET.latents} latents,"
+        f" {BUDGET.steps:,} steps of {BUDGET.batch:,} rows, scored on {BUDGET.scored:,} fresh rows at an L0 of"
+        f" {BUDGET.k}: thresholds of BatchTopK and Matryoshka are multiplied by one factor to reach it (*L0 alone* is"
+        " what they give by themselves), L1's weight is searched, JumpReLU aims at it. All settings were chosen on"
+        f" world 0; the worlds here have seeds from {HELD_OUT} on. Numbers are means over worlds with Student's 95 %"
+        " intervals. What is counted: `sae/worlds/scoring.py`.",
         "",
-        "Dead is the share of latents that never fire in the rows scored, with the thresholds training left.",
+        "`before` is `few-steps` as it was: the same for every kind. Now BatchTopK, Matryoshka and JumpReLU count a"
+        " latent as dead after fewer rows. `faithful` without an activation of your own is Matryoshka.",
         "",
-        "| kind | setting | worlds | F1 | MCC | dead |",
-        "|---|---|---|---|---|---|",
+        "## On worlds held out",
+        "",
     ]
-    for kind, arm, rows in grouped(short, path):
-        cells_ = " | ".join(told([r["score"][c] for r in rows]) for c in ("f1", "mcc"))
-        out.append(f"| {kind} | {arm} | {len(rows)} | {cells_} | {told([r['dead_alone'] for r in rows])} |")
+    out += compared(list(grouped(final, path)))
+    out += ["", f"## {SHORT} steps", "", "The same of shorter runs; fewer kinds and worlds where a row says so.", ""]
+    out += compared(list(grouped(short, path)))
     out += [
         "",
         "## What was tried",

@@ -13,8 +13,8 @@ every kind. It is the outcome of a search over rates, memories of Adam, AuxK, re
 (``python benchmarks/faithful.py --out DIR``; figures, on worlds that took no part: ``docs/benchmarks-faithful.md``).
 L1 starts from short tied rows and has its gradient clipped to 1 / d: SAELens does so (it clips to 1, of errors that it
 sums over d), and found more features at the same L0 until ours did; either alone was not enough.
-For runs of some hundred to some thousand steps: in much longer ones latents that are rare but right would be started
-anew.
+Against ``few-steps`` of the same kind the gain is one of some hundred steps; at 1,000 what is left is that of the kind.
+Not for much longer runs: there latents that are rare but right would be started anew.
 
 Of published recipes, where paper and code of one work disagree there is a preset for each.
 
