@@ -53,7 +53,7 @@ _LLAMA_SCOPE: dict[str, Any] = {
 _START = {"scaling": "mean-norm", "encoder": "tied", "bias": "zero", "pre_bias": False}
 _FEW_STEPS: dict[str, Any] = {"beta1": 0.5, "beta2": 0.95, "details": {"encoder_rate": 0.6, "bias_rate": 0.1}}
 NAMES = ("few-steps", "faithful", "llama-scope-paper", "llama-scope-code")
-_GATED = ("batchtopk", "matryoshka", "jumprelu")
+GATED = ("batchtopk", "matryoshka", "jumprelu")
 _FIRINGS = 88  # of a latent that fires as often as the mean, in the rows after which a silent one counts as dead
 _FAITHFUL = _FEW_STEPS | {"details": {"encoder_rate": 0.3, "bias_rate": 0.1}}  # at twice the rate: encoders as before
 
@@ -94,7 +94,7 @@ def _ours(sizes: TopKConfig, name: str, kind: str | None) -> dict[str, Any]:
     rate = min(0.01, 2.5 * sizes.peak_lr)
     soon = {"dead_after": min(sizes.dead_after, _FIRINGS * sizes.d_sae // sizes.k)}
     if name == "few-steps":
-        return _FEW_STEPS | {"lr": rate} | (soon if kind in _GATED else {})
+        return _FEW_STEPS | {"lr": rate} | (soon if kind in GATED else {})
     return _FAITHFUL | {"lr": 2 * rate, "activation": {"kind": kind or "matryoshka"}} | soon
 
 

@@ -150,7 +150,7 @@ def _told(x: float) -> float | None:
 
 def run(
     budget: Budget,
-    settings: tuple[str, ...] = ("defaults", "few-steps"),
+    settings: tuple[str, ...] = ("defaults", "few-steps", "faithful"),
     kinds: tuple[str, ...] = KINDS,
     done: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from sae.config import DERIVED, MeshConfig
+from sae.config import MeshConfig
 from sae.errors import ConfigError, UsageError
+from sae.presets import GATED
 from sae.strict import StrictConfig, nearest, parse_config
 from workbench.config import corpus_name
 from workbench.workspace import dictionary_id, new_id
@@ -221,7 +222,7 @@ def recorded_content(have: Manifest, job: Job, store: ActivationStore) -> dict[s
         return {"made by": have.command or "another command"}
     hooks = tuple(job.hooks) if read == [s.at for s in streams] else tuple(read)
     found = content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config), rate)
-    if older and recipe.sae.get("preset") == "few-steps" and config.activation.kind not in DERIVED:
+    if older and recipe.sae.get("preset") == "few-steps" and config.activation.kind in GATED:
         found["sae"]["preset"] = "few-steps as it was, one for all kinds"
     return found
 

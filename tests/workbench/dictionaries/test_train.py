@@ -106,7 +106,7 @@ def test_a_preset_that_means_something_else_now_is_told_apart(ws, kind):
     (job,) = jobs_of(recipe, store := ActivationStore.open(ws.path("stores", "small")))
     now = content_of(recipe, job)
     assert recorded_content(have, job, store) == now
-    assert (recorded_content(without(have, "settings"), job, store) == now) is (kind == "topk")
+    assert (recorded_content(without(have, "settings"), job, store) == now) is (kind != "batchtopk")
     other = {**have.metadata["settings"], "dead_after": 7}
     changed = have.model_copy(update={"metadata": {**have.metadata, "settings": other}})
     assert recorded_content(changed, job, store)["sae"]["dead_after"] == 7
