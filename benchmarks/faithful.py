@@ -7,9 +7,9 @@ beside the preset ``few-steps`` on worlds that took no part in it.
     python benchmarks/faithful.py --out DIR --stage short                      # the comparison on 300 steps
     python benchmarks/faithful.py --out DIR --stage final --write docs/benchmarks-faithful.md
 
-Every finished run is a line of ``DIR/runs.jsonl``; those that are there are not run again, so it may be stopped at any
-time. Each world's rows are drawn once and shared by all. Settings are chosen on worlds with seeds below 100
-(``sae.worlds.benchmark.HELD_OUT``), the comparison is on later ones.
+Every finished run is a line of ``DIR/<world>-<latents>-<k>.jsonl``; those that are there are not run again, so it may
+be stopped at any time. Each world's rows are drawn once and shared by all. Settings are chosen on worlds with seeds
+below 100 (``sae.worlds.benchmark.HELD_OUT``), the comparison is on later ones.
 
 L0 is made equal: BatchTopK's and Matryoshka's thresholds are multiplied by the one factor at which k latents are on
 over 8,192 training rows (what they are on their own stands beside it), L1's weight is searched, JumpReLU's penalty
@@ -287,7 +287,7 @@ def grouped(todo: list[Job], path: Path) -> Iterator[tuple[str, str, list[dict[s
     """(kind, arm, its runs by world) of those jobs whose runs are there."""
     runs = {r["key"]: r for r in read(path)}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for job in todo:
+    for job in {(job.kind, job.arm, job.key): job for job in todo}.values():  # an arm of two stages is one run
         if job.key in runs:
             found.setdefault((job.kind, job.arm), []).append(runs[job.key] | {"arm": job.arm})
     for (kind, arm), rows in found.items():
@@ -400,7 +400,8 @@ def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, 
         " intervals. What is counted: `sae/worlds/scoring.py`.",
         "",
         "`before` is `few-steps` as it was: the same for every kind. Now BatchTopK, Matryoshka and JumpReLU count a"
-        " latent as dead after fewer rows. `faithful` without an activation of your own is Matryoshka.",
+        " latent as dead after fewer rows. `faithful` without an activation of your own is Matryoshka. One choice was"
+        f" made on a world held out: that `few-steps` of L1 stays as it was (world {HELD_OUT}, 300 steps).",
         "",
         "## On worlds held out",
         "",
@@ -429,7 +430,7 @@ def markdown(final: list[Job], short: list[Job], search: list[Job], path: Path, 
 
 def main() -> None:
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("--out", type=Path, help="folder of runs.jsonl (kept), needed without --quick")
+    a.add_argument("--out", type=Path, help="folder of finished runs (kept), needed without --quick")
     a.add_argument("--quick", action="store_true", help="Matryoshka on one world held out and 300 steps, nothing kept")
     a.add_argument("--stage", choices=("screen", "again", "then", "combine", "short", "final", "all"), default="all")
     a.add_argument("--kind", action="append", choices=KINDS, help="only this kind; may be repeated")
@@ -450,7 +451,9 @@ def main() -> None:
     if args.out is None:
         a.error("--out DIR is needed: runs are kept there, and not run again")
     args.out.mkdir(parents=True, exist_ok=True)
-    path, d = args.out / "runs.jsonl", WorldConfig(**WORLDS[args.world]).width
+    # what a run's own key does not say is in the name of the file
+    path = args.out / f"{args.world}-{BUDGET.latents}-{BUDGET.k}.jsonl"
+    d = WorldConfig(**WORLDS[args.world]).width
     stages = ("screen", "again", "then", "combine", "short", "final") if args.stage == "all" else (args.stage,)
     kinds = tuple(k for k in KINDS if not args.kind or k in args.kind)
     todo = [j for stage in stages for j in jobs(stage, kinds, args.search, args.held, d)]
