@@ -21,10 +21,7 @@ Runner = tuple[
 def settings_of(name: str, lr: float | str, d: int, expansion: int, k: int) -> dict[str, Any]:
     """What decides a run beside its rows, steps and seed: of ours all settings, of others version and rate."""
     if name != "workbench":
-        package = {"sparsify": "eai-sparsify", "SAELens": "sae-lens", "dictionary_learning": "dictionary-learning"}[
-            name
-        ]
-        return {"version": version(package), "lr": lr}
+        return {"version": version(PACKAGES[name]), "lr": lr}
     return config_of(d, expansion * d, k, lr).model_dump(mode="json")
 
 

@@ -49,7 +49,8 @@ def ws(tmp_path_factory):
         "sources": [{"model": "mini-pythia"}],
     }
     harvest(HarvestRecipe.model_validate(recipe), ws, plan=plan)
-    train_recipe(TrainRecipe(store="small", expansions=(1, 2), ks=(4,), batch_size=256, tokens=256 * 20), ws)
+    sae = {"lr": 1e-3}  # twenty steps at a higher rate leave the model no worse on so plain a text
+    train_recipe(TrainRecipe(store="small", expansions=(1, 2), ks=(4,), batch_size=256, tokens=256 * 20, sae=sae), ws)
     return ws
 
 

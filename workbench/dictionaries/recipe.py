@@ -184,22 +184,20 @@ def heads_of(store: ActivationStore, source: str, streams: tuple[Any, ...]) -> i
     return int(told)
 
 
-def content_of(recipe: TrainRecipe, job: Job, rate: float | str | None = None) -> dict[str, Any]:
+def content_of(recipe: TrainRecipe, job: Job) -> dict[str, Any]:
     """What decides one dictionary of a recipe beside its store; two recipes that agree in it make the same one.
 
     How many processes share the work, who is told of it, and what is done afterwards, is not in it; ``tokens`` are
-    those of whole batches. ``rate``: the peak learning rate that a run without a given one had, where it is known.
+    those of whole batches, and ``lr`` is the peak rate of this run where it is to be derived.
     """
-    derived = job.config.rate(recipe.steps) if rate is None else rate
     return {
-        "rate": derived if job.config.lr is None else None,
         "source": job.source,
         "hooks": list(job.hooks),
         "batch_size": recipe.batch_size,
         "tokens": recipe.steps * recipe.batch_size,
         "data_seed": recipe.data_seed,
         "device": recipe.device.split(":")[0],
-        "sae": job.config.model_dump(mode="json"),
+        "sae": job.config.model_dump(mode="json") | {"lr": job.config.rate(recipe.steps)},
     }
 
 
@@ -211,18 +209,20 @@ def recorded_content(have: Manifest, job: Job, store: ActivationStore) -> dict[s
         recipe = parse_config(TrainRecipe, have.recipe, where=have.id)
         streams = tuple(store.spec.stream(job.source, hook) for hook in job.hooks)
         numbers, about = have.numbers, have.metadata
+        # One without its settings is older: its recipe stands for what it stands for today, but for two things.
+        older, preset = "settings" not in about, recipe.sae.get("preset")
+        if older and preset is None and "lr" not in recipe.sae:
+            recipe = recipe.model_copy(update={"sae": {**recipe.sae, "lr": 1e-3}})
         sizes = int(numbers["d_sae"]) // row_width(streams), int(numbers["k"]), int(about["seed"])
         config = config_of(recipe, streams, *sizes, heads_of(store, job.source, streams))
-        older = "settings" not in about  # then what its recipe stood for is what it stands for now, but for two things
         if not older:
             config = parse_config(type(config), about["settings"], where=have.id)
-        rate = numbers.get("rate", "0.001")  # where none was named, before rates were derived; as text, so no number
         read = [str(about[k]) for k in ("hook_name", "hook_name_out") if about.get(k)]
     except (ConfigError, KeyError, TypeError, ValueError):
         return {"made by": have.command or "another command"}
     hooks = tuple(job.hooks) if read == [s.at for s in streams] else tuple(read)
-    found = content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config), rate)
-    if older and recipe.sae.get("preset") == "few-steps" and config.activation.kind in GATED:
+    found = content_of(recipe, Job(have.id, str(about.get("source")), hooks, job.site, config))
+    if older and preset == "few-steps" and config.activation.kind in GATED:
         found["sae"]["preset"] = "few-steps as it was, one for all kinds"
     return found
 

@@ -84,10 +84,12 @@ def test_a_dictionary_from_before_rates_were_derived_is_told_apart(ws):
     id = train_recipe(recipe, ws)[0]
     have = ws.get("dictionaries", id).manifest
     (job,) = jobs_of(recipe, store := ActivationStore.open(ws.path("stores", "small")))
-    assert have.numbers["rate"] == job.config.rate(recipe.steps) > 1e-3
-    assert recorded_content(have, job, store) == content_of(recipe, job)
-    older = without(have, "rate", "settings")
-    assert recorded_content(older, job, store) == content_of(recipe, job) | {"rate": "0.001"}
+    now = content_of(recipe, job)
+    assert have.numbers["rate"] == now["sae"]["lr"] == job.config.rate(recipe.steps) > 1e-3
+    assert recorded_content(have, job, store) == now
+    older = recorded_content(without(have, "settings"), job, store)
+    assert older["sae"]["lr"] == 1e-3 and older["sae"]["details"]["encoder_rate"] == 1.0
+    assert older | {"sae": now["sae"]} == now
 
 
 def without(manifest, *names):

@@ -136,7 +136,11 @@ def ws(made: Workspace, tmp_path: Path) -> Workspace:
 CHANGED: dict[str, tuple[Callable[..., Item | None], dict[str, Any], str]] = {
     "harvest": (_harvest, {"dtype": "bfloat16"}, "dtype: float32 there, bfloat16 asked"),
     "train": (_train, {"ks": (8,)}, "sae.k: 4 there, 8 asked"),
-    "train, rate": (_train, {"sae": {"lr": 5e-4}}, "sae.lr: 0.001 there, 0.0005 asked"),
+    "train, rate": (
+        _train,
+        {"sae": {"lr": 5e-4}},
+        r"bias_rate: 0\.1 there, 1\.0 asked.*sae.lr: 0\.01 there, 0\.0005 asked",
+    ),
     "train, activation": (_train, {"sae": {"activation": "batchtopk"}}, "sae.activation.*topk.*batchtopk"),
     "train, tokens": (_train, {"tokens": 128 * 8}, "tokens: 512 there, 1024 asked"),
     "train, order": (_train, {"data_seed": 3}, "data_seed: 0 there, 3 asked"),
