@@ -117,7 +117,7 @@ def main() -> int:
         small = make_workspace(Path(folder) / "small")
         add_all(small)
         found += in_browser(small, clicks, on_small)
-        found += in_browser(small, clicks, bare)
+        found += in_chromium(lambda browser: bare(browser, 2 if args.quick else 5))
     print(f"{latents:,} latents; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, value, budget, unit in found:
         said = "" if budget == math.inf else f"budget {budget:g}  {'ok' if value <= budget else 'MISSED'}"
@@ -198,20 +198,30 @@ def clicks_beside(browser: Any, site: str, page: Any, clicks: int) -> list[float
     return found
 
 
-def in_browser(
-    workspace: Workspace, clicks: int, measure: Callable[[Any, str, int, int], list[tuple[str, float, float, str]]]
-) -> list[tuple[str, float, float, str]]:
-    """What ``measure`` finds with a browser on a server of this workspace; nothing without Chromium."""
+def in_chromium(measure: Callable[[Any], list[tuple[str, float, float, str]]]) -> list[tuple[str, float, float, str]]:
+    """What ``measure`` finds with a browser; nothing without Chromium."""
     from playwright.sync_api import sync_playwright
 
     if not Path(CHROMIUM).exists():
         print(f"{CHROMIUM} is not installed: what is measured in a browser is left out")
         return []
-    with sync_playwright() as p, served(workspace) as (site, pid):
+    with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        found = measure(browser, site, pid, clicks)
+        found = measure(browser)
         browser.close()
     return found
+
+
+def in_browser(
+    workspace: Workspace, clicks: int, measure: Callable[[Any, str, int, int], list[tuple[str, float, float, str]]]
+) -> list[tuple[str, float, float, str]]:
+    """What ``measure`` finds with a browser on a server of this workspace."""
+
+    def on_server(browser: Any) -> list[tuple[str, float, float, str]]:
+        with served(workspace) as (site, pid):
+            return measure(browser, site, pid, clicks)
+
+    return in_chromium(on_server)
 
 
 def memory_of(pid: int) -> float:
@@ -255,7 +265,7 @@ def on_small(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, 
     return [*found, ("scrub step, median", statistics.median(scrub), 10, "ms")]
 
 
-def bare(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, float, float, str]]:
+def bare(browser: Any, times: int) -> list[tuple[str, float, float, str]]:
     """What Streamlit and Plotly themselves take: a new tab, and the change to a page with four charts."""
     with tempfile.TemporaryDirectory() as folder:
         app, port = Path(folder) / "app.py", free_port()
@@ -273,7 +283,7 @@ def bare(browser: Any, site: str, pid: int, clicks: int) -> list[tuple[str, floa
             page.goto(site)
             page.wait_for_selector(".wb-title", timeout=60_000)
             cold, changes = [new_tab(page, site, ".wb-title") for _ in range(3)], []
-            for _ in range(2 if clicks < 10 else 5):
+            for _ in range(times):
                 page.goto(site)
                 page.wait_for_selector(".wb-title", timeout=60_000)
                 rest(page)

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 
 from sae import SAE, SAEConfig
 from sae.config import TopKConfig
@@ -38,6 +37,7 @@ from sae.worlds.benchmark import HELD_OUT, KINDS, Budget, Pool, at_l0, trained
 from sae.worlds.config import WORLDS, WorldConfig
 from sae.worlds.scoring import score
 from sae.worlds.world import World
+from workbench.claims.measured import Measured
 
 BUDGET = Budget(steps=1000, tries=3)
 SEARCH = {"screen": 400, "again": 400, "then": 400, "combine": 1000}  # steps
@@ -300,11 +300,8 @@ def mean(values: list[float]) -> float:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """(mean, half of Student's 95 % interval) over worlds; NaN of one alone."""
-    n, m = len(values), mean(values)
-    if n < 2:
-        return m, math.nan
-    deviation = math.sqrt(sum((v - m) ** 2 for v in values) / (n - 1))
-    return m, float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    m = Measured.of(values)
+    return m.value, math.nan if m.high is None else m.high - m.value
 
 
 def paired(rows: list[dict[str, Any]], base: list[dict[str, Any]], name: str) -> tuple[float, float]:

@@ -5,10 +5,10 @@ Axes: K snapshots of a model, F latents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,6 @@ HALF = 0.5  # of its largest value in a model: there a latent has emerged
 NEAR = 0.5  # doublings within which two snapshots count as of one step
 MIN_SHARED = 30  # shared latents from which statements about their order are made
 LEAST = 4  # snapshots in common, the last ones beside, from which two models' times are held against each other
-
-
 STATEMENTS = 2  # schema of statements about several models; 2: at snapshots in common, over latents that a pair shares
 
 
@@ -52,6 +50,11 @@ class Line:
     def only(self, places: list[int]) -> Line:
         """The line of some of its snapshots."""
         return replace(self, sources=tuple(self.sources[i] for i in places), steps=tuple(self.steps[i] for i in places))
+
+
+def recorded_lines(metadata: Mapping[str, Any]) -> list[Line]:
+    """The models of an evolution, from its metadata."""
+    return [Line(m["model"], m["hook"], tuple(m["sources"]), tuple(m["steps"])) for m in metadata["architectures"]]
 
 
 def lines_of(sources: Sequence[Snapshot]) -> list[Line]:

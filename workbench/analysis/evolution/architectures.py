@@ -29,8 +29,7 @@ import pandas as pd
 from workbench.analysis.evolution.emergence import Null, bootstrap, null_of, partial_spearman
 from workbench.analysis.evolution.orders import claim_row
 from workbench.analysis.evolution.own_codes import OwnCodes
-from workbench.results.lines import MIN_SHARED as MIN_SHARED
-from workbench.results.lines import NEAR, Line, emergence, in_common
+from workbench.results.lines import MIN_SHARED, NEAR, Line, emergence, in_common
 from workbench.stats import Estimate
 
 Floats = npt.NDArray[np.float64]

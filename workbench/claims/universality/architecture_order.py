@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.evolution.architectures import (
-    MIN_SHARED,
     PARTS,
-    Line,
     Pair,
     exchanged,
     later_with_context,
@@ -24,6 +22,7 @@ from workbench.analysis.evolution.architectures import (
 from workbench.analysis.evolution.emergence import Null
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
 from workbench.claims.lab import Lab
+from workbench.results.lines import MIN_SHARED, recorded_lines
 
 DRAWS = 200  # of each null
 ORDER, LAG = 0.2, 0.25  # what counts: a rank correlation, and doublings of the training step
@@ -33,9 +32,7 @@ UNIT = "doublings of the step"
 def pair_at(lab: Lab, seed: int) -> Pair:
     """The shared latents of one crosscoder with their curves in the Transformer and in the Mamba."""
     found = lab.architectures(seed)
-    lines = [
-        Line(m["model"], m["hook"], tuple(m["sources"]), tuple(m["steps"])) for m in found.metadata["architectures"]
-    ]
+    lines = recorded_lines(found.metadata)
     table = found.architectures
     of_first = table[table["model"] == lines[0].model].sort_values("latent")
     first, second = lines[:2]

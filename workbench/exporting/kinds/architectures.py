@@ -17,7 +17,7 @@ from workbench.exporting.kinds.evolution import STEP, drawable, step_ticks
 from workbench.exporting.references import of_models
 from workbench.markup.names import listed, model_name
 from workbench.results.evolution import Evolution
-from workbench.results.lines import MIN_SHARED, Line, lag
+from workbench.results.lines import MIN_SHARED, lag, recorded_lines
 from workbench.workspace import Item, Workspace
 
 MEASURES = {
@@ -90,8 +90,7 @@ def lags_by_latent(e: Evolution, measure: str, latents: Sequence[int]) -> dict[t
     if curves is None:
         raise CorruptError(f"{e.folder} lacks its curves. Remove it and run `workbench evolve` again.")
     mine = np.asarray(curves if measure == "norm" else curves[list(latents)]).T
-    lines = [Line(m["model"], m["hook"], tuple(m["sources"]), tuple(m["steps"])) for m in e.metadata["architectures"]]
-    return {(a.model, b.model): lag(a, b, mine) for a, b in combinations(lines, 2)}
+    return {(a.model, b.model): lag(a, b, mine) for a, b in combinations(recorded_lines(e.metadata), 2)}
 
 
 def behind(first: str, second: str) -> str:
