@@ -7,6 +7,7 @@ rows are drawn by this one's own code and agree in distribution.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -52,10 +53,14 @@ class World:
         rows, features = (z > self.threshold_G).nonzero(as_tuple=True)
         sizes = self.size_G[features] + self.spread_G[features] * torch.randn(len(features), generator=generator)
         f = torch.zeros(n, G)
-        f[rows, features] = sizes.clamp_min(0)
-        for above, here in zip(self.config.levels, self.config.levels[1:]):
-            self._descend(f[:, slice(*above)], f[:, slice(*here)], above[0], generator)
-        return f @ self.features_GD + self.bias_D, f
+        f[rows, features] = sizes.clamp_min_(0)
+        if self.config.levels:
+            self._descend(f, generator)
+        # of the few features that are on alone: nearly all products of whole matrices would be with zeros
+        rows, features = f.nonzero(as_tuple=True)
+        starts = torch.searchsorted(rows, torch.arange(n))
+        made = nnf.embedding_bag(features, self.features_GD, starts, mode="sum", per_sample_weights=f[rows, features])
+        return made + self.bias_D, f
 
     def batches(self, rows: int, seed: int) -> Iterator[Tensor]:
         """Training batches [rows, D] without end."""
@@ -63,22 +68,33 @@ class World:
         while True:
             yield self.sample(rows, generator)[0]
 
-    def _descend(self, parents_NP: Tensor, children_NC: Tensor, first: int, generator: torch.Generator) -> None:
-        """Make the children of one level depend on their parents, in place: off without them, one of several that
+    def _descend(self, f: Tensor, generator: torch.Generator) -> None:
+        """Make children depend on their parents, level by level and in place: off without them, one of several that
         exclude each other, as large as their parent relative to its mean.
+
+        Only the children of parents that are on are looked at, which are few, in order of rows and then of features.
         """
-        P = parents_NP.shape[1]
-        children = children_NC.unflatten(1, (P, -1))  # siblings stand side by side
-        on = (children > 0) & (parents_NP > 0)[:, :, None]
-        excludes = self.exclusive_G[first : first + P]
-        rows, parents = ((on.sum(2) > 1) & excludes).nonzero(as_tuple=True)
-        among = on[rows, parents]
-        drawn = torch.rand(among.shape, generator=generator).masked_fill(~among, -1.0)
-        on[rows, parents] = nnf.one_hot(drawn.argmax(1), among.shape[1]).bool() if len(rows) else among
-        factor = on.to(children.dtype)
-        if self.config.scale_children:
-            factor = factor * (parents_NP / self.size_G[first : first + P])[:, :, None]
-        children.mul_(factor)
+        levels, C = self.config.levels, self.config.branching
+        below = slice(levels[0][1], levels[-1][1])
+        drawn_below = f[:, below].clone()
+        f[:, below] = 0
+        rows, parents = f[:, : levels[0][1]].nonzero(as_tuple=True)
+        for above, here in itertools.pairwise(levels):
+            children = here[0] + (parents - above[0])[:, None] * C + torch.arange(C)  # siblings stand side by side
+            sizes = drawn_below[rows[:, None], children - below.start]
+            on = sizes > 0
+            rivals = ((on.sum(1) > 1) & self.exclusive_G[parents]).nonzero().flatten()
+            if len(rivals):
+                among = on[rivals]
+                drawn = torch.rand(among.shape, generator=generator).masked_fill(~among, -1.0)
+                on[rivals] = nnf.one_hot(drawn.argmax(1), C).bool()
+            factor = on.to(f.dtype)
+            if self.config.scale_children:
+                factor = factor * (f[rows, parents] / self.size_G[parents])[:, None]
+            sizes = sizes * factor
+            f[rows[:, None], children] = sizes
+            parent, child = (sizes > 0).nonzero(as_tuple=True)
+            rows, parents = rows[parent], children[parent, child]
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -104,17 +120,14 @@ def _directions(c: WorldConfig) -> tuple[Tensor, Tensor]:
     return nnf.normalize(e.detach(), dim=1), bias
 
 
-def overlap_gradient(e: Tensor, rows: int = 2048) -> Tensor:
-    """Gradient of sum_{i != j} (e_i . e_j)^2 + G sum_i (|e_i|^2 - 1)^2, some rows of the products at a time."""
-    out = torch.empty_like(e)
-    for start in range(0, len(e), rows):
-        part = e[start : start + rows]
-        dots = part @ e.t()
-        own = torch.arange(len(part))
-        off = dots[own, start + own] - 1
-        dots[own, start + own] = 0
-        out[start : start + rows] = 4 * (dots @ e) + 4 * len(e) * off[:, None] * part
-    return out
+def overlap_gradient(e: Tensor) -> Tensor:
+    """Gradient of sum_{i != j} (e_i . e_j)^2 + G sum_i (|e_i|^2 - 1)^2 for e [G, D].
+
+    sum_j (e_i . e_j) e_j is e_i times the D x D matrix e^T e: G D^2 products instead of G^2 D, which for the published
+    world (G = 16,384, D = 768) is a second a step and not twelve.
+    """
+    square = e.square().sum(1, keepdim=True)
+    return 4 * (e @ (e.t() @ e) - square * e) + 4 * len(e) * (square - 1) * e
 
 
 def _hierarchy(c: WorldConfig) -> tuple[Tensor, Tensor]:
