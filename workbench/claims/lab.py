@@ -31,16 +31,16 @@ VARIANT_TOKENS_PER_MINUTE = (
 # in a quick run).
 # "evolution" and "architectures" are one per seed; "circuits MODEL[@REVISION]" and "variant MODEL" name a model.
 SHARED: dict[str, tuple[tuple[str, ...], float]] = {
-    "demo store": ((), 40),
-    "baselines store": (("demo store",), 40),
+    "demo store": ((), 25),
+    "baselines store": (("demo store",), 30),
     "demo dictionaries": (("demo store",), 35),
-    "seed dictionaries": (("demo store",), 40),
-    "baseline dictionaries": (("baselines store",), 75),
-    "comparison": (("demo dictionaries", "seed dictionaries", "baseline dictionaries"), 40),
-    "transplants": (("comparison",), 150),
-    "evolution": ((), 500),
-    "architectures": ((), 600),
-    "circuits": ((), 15),
+    "seed dictionaries": (("demo store",), 35),
+    "baseline dictionaries": (("baselines store",), 70),
+    "comparison": (("demo dictionaries", "seed dictionaries", "baseline dictionaries"), 65),
+    "transplants": (("comparison",), 75),
+    "evolution": ((), 135),
+    "architectures": ((), 140),
+    "circuits": ((), 10),
     "variant": ((), 1500),
 }
 BOTH_CORES = ("demo store", "baselines store")  # their recipes say how many threads, which belongs to what they contain
@@ -70,7 +70,7 @@ class Lab:
     @property
     def steps(self) -> int:
         """Training steps of 1,024 rows per dictionary of an experiment."""
-        return 200 if self.quick else 500
+        return 120 if self.quick else 500
 
     def make(self, name: str) -> None:
         """Make one of the shared experiments (see :data:`SHARED`) where the workspace lacks it.
@@ -386,7 +386,8 @@ class Lab:
 
         size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
         if self.quick:
-            size |= {"tokens": 300_000, "n_seq": 1200, "snapshots": 10, "permutations": 200}
+            size |= {"tokens": 150_000, "n_seq": 600, "snapshots": 10, "permutations": 200}
+            size |= {"refit": 32_768, "heldout_seqs": 128}
         id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
         return read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
 
@@ -403,7 +404,7 @@ class Lab:
 
             size: dict[str, Any] = {"contexts": 0}  # for the browser only
             if self.quick:
-                size |= {"tokens": 150_000, "n_seq": 1216, "refit": 32_768, "heldout_seqs": 128, "permutations": 200}
+                size |= {"tokens": 80_000, "n_seq": 640, "refit": 32_768, "heldout_seqs": 128, "permutations": 200}
             id = f"{'quick' if self.quick else 'claims'}-architectures.s{seed}"
             found = read_recipe(EvolveRecipe, "mini-architectures")
             two = tuple(s for s in found.sources if s.model in (SOURCE, "mini-mamba"))

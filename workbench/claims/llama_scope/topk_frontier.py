@@ -124,7 +124,7 @@ CLAIMS = [
         would_change="A gap that vanishes when both are trained to a plateau.",
         measure=measure,
         needs=("demo store",),
-        cost=175,
+        cost=100,
     ),
     Claim(
         id="llama-scope.topk-frontier-loss",

@@ -104,7 +104,7 @@ CLAIMS = [
         construction=construction,
         measure=_measure(column, unit, sign),
         needs=("demo store",),
-        cost=70,
+        cost=17,
     )
     for name, (statement, number, section, experiment, column, unit, sign, level, construction) in ROWS.items()
 ]
