@@ -268,7 +268,7 @@ class Lab:
                 "baseline dictionaries",
             ):
                 self.make(name)
-            recipe = CompareRecipe(tokens=50_000 if self.quick else 100_000)
+            recipe = CompareRecipe(tokens=40_000 if self.quick else 100_000)
             pair = ("mini-pythia", "mini-mamba")
             run = self.run("compare", *pair, tokens=recipe.tokens)
             item = compare_and_write(self.workspace, *pair, recipe, run=run)
@@ -284,7 +284,7 @@ class Lab:
             from workbench.results.transplants import TransplantRecords
 
             sides = [self.comparison().metadata[side]["dictionaries"] for side in ("a", "b")]
-            size = {"sequences": 8, "below": 40, "latents": 40} if self.quick else {}
+            size = {"sequences": 8, "below": 24, "latents": 24} if self.quick else {}
             found = []
             for sources, targets in (sides, sides[::-1]):
                 for i, target in enumerate(targets):
@@ -386,7 +386,7 @@ class Lab:
 
         size: dict[str, Any] = {"loss_seqs": 0, "contexts": 0}  # for the browser only; no claim reads them
         if self.quick:
-            size |= {"tokens": 150_000, "n_seq": 600, "snapshots": 10, "permutations": 200}
+            size |= {"tokens": 300_000, "n_seq": 600, "snapshots": 10, "permutations": 200}
             size |= {"refit": 32_768, "heldout_seqs": 128}
         id = f"{'quick' if self.quick else 'claims'}-evolve.s{seed}"
         return read_recipe(EvolveRecipe, "mini-evolve").model_copy(update={"seed": seed, "id": id, **size})
