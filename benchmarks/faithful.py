@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 
-from sae import SAE, SAEConfig
+from sae import SAEConfig
 from sae.config import TopKConfig
 from sae.presets import merged, preset
-from sae.worlds.benchmark import HELD_OUT, KINDS, Budget, Pool, at_l0, trained
+from sae.worlds.benchmark import HELD_OUT, KINDS, Budget, Pool, at_l0, equal_l0, trained
 from sae.worlds.config import WORLDS, WorldConfig
 from sae.worlds.scoring import score
 from sae.worlds.world import World
@@ -198,14 +198,6 @@ def config_of(job: Job, d: int, weight: float | None) -> SAEConfig:
     return SAEConfig(**{**own, **sizes, "activation": activation})
 
 
-@torch.no_grad()
-def made_equal(sae: SAE, rows: torch.Tensor, k: int) -> None:
-    """Multiply all thresholds by the factor at which ``k`` latents per row are on over ``rows`` [N, D], in place."""
-    z = sae.pre_activations(rows)
-    ratio = (z / sae.threshold_F).clamp_min(0).flatten()
-    sae.threshold_F.mul_(ratio.topk(k * len(rows)).values[-1])
-
-
 def run(job: Job, world: World, pool: Pool, first_weight: float) -> dict[str, Any]:
     """The record of a job."""
     budget, d = pool.budget, world.config.width
@@ -214,7 +206,7 @@ def run(job: Job, world: World, pool: Pool, first_weight: float) -> dict[str, An
         made, seconds = trained(config_of(job, d, weight), pool)
         alone = equal = score(made, world, rows=budget.scored)
         if job.kind in OF_BATCH:
-            made_equal(made, pool.rows[:CALIBRATION_ROWS], budget.k)
+            equal_l0(made, pool.rows[:CALIBRATION_ROWS], budget.k)
             equal = score(made, world, rows=budget.scored)
         about = {"l0_alone": alone.l0, "f1_alone": alone.f1, "dead_alone": alone.dead, "weight": weight}
         return {**asdict(job), "key": job.key, "score": equal.row(), **about, "cpu_s": seconds}
@@ -239,10 +231,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 def rows_of(world: World, path: Path) -> Pool:
     """The rows of a world; drawn once, then read from a file."""
     if path.exists():
-        pool = Pool.__new__(Pool)
-        pool.rows, pool.seed = torch.load(path, mmap=True), world.config.seed
-        return pool
-    pool = Pool(world, BUDGET, world.config.seed)
+        return Pool(torch.load(path, mmap=True), BUDGET, world.config.seed)
+    pool = Pool.drawn(world, BUDGET, world.config.seed)
     torch.save(pool.rows, path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
     return pool

@@ -52,13 +52,19 @@ class Budget:
 QUICK = Budget(steps=300, seeds=1, tries=3, scored=8000)
 
 
+@dataclass
 class Pool:
-    """Rows of a world, the same for all that train on it."""
+    """Rows [N, D] of a world, the same for all that train on it; ``seed`` of their order."""
 
-    def __init__(self, world: World, budget: Budget, seed: int):
-        n, drawn = min(POOL, budget.steps * budget.batch), world.batches(budget.batch, seed=seed)
-        self.rows = torch.cat([next(drawn) for _ in range(max(1, n // budget.batch))])
-        self.budget, self.seed = budget, seed
+    rows: Tensor
+    budget: Budget
+    seed: int
+
+    @classmethod
+    def drawn(cls, world: World, budget: Budget, seed: int) -> Pool:
+        """As many fresh rows as the budget asks for, at most :data:`POOL`."""
+        n, batches = min(POOL, budget.steps * budget.batch), world.batches(budget.batch, seed=seed)
+        return cls(torch.cat([next(batches) for _ in range(max(1, n // budget.batch))]), budget, seed)
 
     def batches(self) -> Iterator[Tensor]:
         """``steps`` batches: every row once, then once more in another order, and so on."""
@@ -68,6 +74,16 @@ class Pool:
             for part in order.split(b)[: min(left, len(self.rows) // b)]:
                 yield self.rows[part]
                 left -= 1
+
+
+@torch.no_grad()
+def equal_l0(sae: SAE, rows: Tensor, k: int) -> SAE:
+    """The same dictionary, its thresholds multiplied by the factor at which ``k`` latents a row are on over ``rows``
+    [N, D], in place.
+    """
+    ratio = (sae.pre_activations(rows) / sae.threshold_F).clamp_min(0).flatten()
+    sae.threshold_F.mul_(ratio.topk(k * len(rows)).values[-1])
+    return sae
 
 
 def config_of(kind: str, setting: str, d_in: int, budget: Budget, seed: int, weight: float | None = None) -> SAEConfig:
@@ -158,7 +174,7 @@ def run(
     found: dict[tuple[str, str], list[tuple[Score, float]]] = {}
     for seed in range(budget.seeds):
         world = World(budget.of(seed))
-        pool = Pool(world, budget, seed)
+        pool = Pool.drawn(world, budget, seed)
         for kind in kinds:
             for setting in settings:
                 found.setdefault((kind, setting), []).append(ours(kind, setting, world, pool, seed))

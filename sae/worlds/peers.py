@@ -186,7 +186,7 @@ LIBRARIES = {"SAELens": saelens, "dictionary_learning": dictionary_learning, "sp
 def measured(library: str, kind: str, lr: float, seed: int, budget: Budget) -> tuple[Score, float]:
     """(score, CPU seconds) of one kind of one library on the ``seed``-th world."""
     world = World(budget.of(seed))
-    pool = Pool(world, budget, seed)
+    pool = Pool.drawn(world, budget, seed)
     scale = world.config.width**0.5 / float(pool.rows[: 2**14].norm(dim=1).mean())
 
     def make(weight: float) -> tuple[Score, float]:

@@ -16,6 +16,7 @@ from sae import SAE, SAEConfig, Trainer
 from sae.model import ThresholdSAE
 from sae.presets import preset
 from sae.worlds import Score, World, WorldConfig, score
+from sae.worlds.benchmark import equal_l0
 
 D, F, K, STEPS, ROWS = 48, 128, 5, 400, 256
 
@@ -120,20 +121,13 @@ def test_few_steps_kills_few_latents_of_a_batch_top_k(kind: str) -> None:
     assert found.dead <= 0.03 and found.mcc >= 0.78, found
 
 
-def at_k(sae: SAE, rows: torch.Tensor) -> SAE:
-    """The same with all thresholds multiplied by the factor at which K latents are on."""
-    ratio = (sae.pre_activations(rows) / sae.threshold_F).clamp_min(0).flatten()
-    sae.threshold_F.mul_(ratio.topk(K * len(rows)).values[-1])
-    return sae
-
-
 @cache
 def of_preset(name: str, kind: str, seed: int) -> Score:
     """A preset's dictionary on a world held out, at an L0 of K."""
     own = preset(name, d_in=D, d_sae=F, k=K, kind=kind)
     config = SAEConfig(**{**own, "d_in": D, "d_sae": F, "k": K, "activation": own.get("activation", kind)})
     sae = made(config, seed)
-    return scored(sae if kind == "topk" else at_k(sae, torch.cat(planted(seed)[1][:16])), seed)
+    return scored(sae if kind == "topk" else equal_l0(sae, torch.cat(planted(seed)[1][:16]), K), seed)
 
 
 @pytest.mark.parametrize(("kind", "more"), [("topk", 0.08), pytest.param("matryoshka", 0.0, marks=pytest.mark.slow)])

@@ -88,10 +88,10 @@ def test_the_weight_of_a_penalty_is_searched() -> None:
 
 def test_every_library_sees_the_same_rows_once_per_round() -> None:
     budget = Budget(world="orthogonal", latents=16, k=2, steps=7, batch=32)
-    pool = Pool(World(budget.of(0)), budget, 0)
+    pool = Pool.drawn(World(budget.of(0)), budget, 0)
     batches = list(pool.batches())
     assert len(batches) == 7 and all(len(b) == 32 for b in batches)
-    again = list(Pool(World(budget.of(0)), budget, 0).batches())
+    again = list(Pool.drawn(World(budget.of(0)), budget, 0).batches())
     assert all((a == b).all() for a, b in zip(batches, again))
     assert config_of("l1", "few-steps", 64, budget, 3, 0.5).activation.coefficient == 0.5
     assert set(Score.__dataclass_fields__) >= {"f1", "mcc", "ev", "l0", "dead", "uniqueness", "split", "absorbed"}

@@ -61,7 +61,7 @@ def evidence(setting: Setting, seed: int) -> pd.DataFrame:
     config = {"n_features": s.features, "width": s.width, "roots": s.roots, "p_max": 0.1, "p_min": 0.005}
     world = World(WorldConfig(**config, seed=seed, depth=2 if s.roots else 3))  # type: ignore[arg-type]
     budget = Budget(latents=s.latents, k=s.k, steps=s.steps, seeds=1)
-    pool = Pool(world, budget, seed)
+    pool = Pool.drawn(world, budget, seed)
     made = [trained(config_of("topk", "few-steps", s.width, budget, n), pool)[0] for n in (0, 1)]
     x, planted = world.sample(ROWS, torch.Generator().manual_seed(1_000_003 + seed))
     seq = np.arange(ROWS) // GROUP
