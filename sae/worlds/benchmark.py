@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sae.config import SAEConfig
+from sae.errors import ConfigError
 from sae.model import SAE
 from sae.presets import preset
 from sae.trainer import Trainer
@@ -80,9 +81,18 @@ class Pool:
 def equal_l0(sae: SAE, rows: Tensor, k: int) -> SAE:
     """The same dictionary, its thresholds multiplied by the factor at which ``k`` latents a row are on over ``rows``
     [N, D], in place.
+
+    Raises:
+        ConfigError: it has no thresholds above zero, or fewer than ``k`` latents a row can be on.
     """
-    ratio = (sae.pre_activations(rows) / sae.threshold_F).clamp_min(0).flatten()
-    sae.threshold_F.mul_(ratio.topk(k * len(rows)).values[-1])
+    threshold = getattr(sae, "threshold_F", None)
+    if threshold is None or not bool((threshold > 0).all()):
+        raise ConfigError("this dictionary has no thresholds above zero to multiply. Use a threshold activation.")
+    ratio = (sae.pre_activations(rows) / threshold).clamp_min(0).flatten()
+    factor = ratio.topk(k * len(rows)).values[-1]
+    if not factor > 0:
+        raise ConfigError(f"fewer than k = {k} latents a row have a positive pre-activation. Use a smaller k.")
+    threshold.mul_(factor)
     return sae
 
 

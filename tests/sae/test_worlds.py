@@ -55,6 +55,37 @@ def test_a_child_is_on_only_with_its_parent_and_excluded_siblings_never_meet(
     assert (f >= 0).all()
 
 
+@pytest.mark.parametrize("more", [{}, {"depth": 3, "roots": 1}, {"branching": 2, "exclusive": 0.0}])
+def test_children_follow_their_parents_as_written_out_feature_by_feature(more: dict[str, int | float]) -> None:
+    """Descent without a tree's shape: before it every feature has a size of its own, after it only children of parents
+    that are on do, times their parent's relative size; of rivals that exclude each other one stays.
+    """
+    world = World(WorldConfig(**TREES | more, rank=0))
+    before = torch.rand(60, 96, generator=generator(1)) * (torch.rand(60, 96, generator=generator(2)) < 0.6)
+    before[0] = 0
+    after = before.clone()
+    world._descend(after, generator())
+    for g in range(96):
+        p = int(world.parent_G[g])
+        if p < 0:
+            assert torch.equal(after[:, g], before[:, g])
+            continue
+        follows = before[:, g] * after[:, p] / world.size_G[p]
+        stays = after[:, g] > 0
+        torch.testing.assert_close(after[stays, g], follows[stays])
+        siblings = (world.parent_G == p).nonzero().flatten()
+        rivals = (before[:, siblings] > 0).sum(1) * (after[:, p] > 0)
+        left = (after[:, siblings] > 0).sum(1)
+        assert torch.equal(left, rivals.clamp(max=1) if world.exclusive_G[p] else rivals)
+
+
+def test_rows_in_which_nothing_is_on_are_the_bias() -> None:
+    world = World(WorldConfig(**TREES | {"p_max": 1e-6, "p_min": 1e-7, "rank": 0, "compensate": False}))
+    for n in (0, 5):
+        x, f = world.sample(n, generator())
+        assert x.shape == (n, 24) and not f.any() and torch.equal(x, world.bias_D.expand(n, -1))
+
+
 def test_frequencies_are_those_wanted() -> None:
     """Without a hierarchy exactly (five standard errors); compensation brings the mean of a hierarchy's leaves near."""
     flat = World(WorldConfig(**TREES | {"roots": 0}))

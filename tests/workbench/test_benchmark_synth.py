@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from sae import SAEConfig, Trainer
+from sae.errors import ConfigError
 from sae.worlds import Score
-from sae.worlds.benchmark import Budget, Pool, at_l0, config_of
+from sae.worlds.benchmark import Budget, Pool, at_l0, config_of, equal_l0
 from sae.worlds.world import World
 from workbench.cli import app
 
@@ -95,3 +98,21 @@ def test_every_library_sees_the_same_rows_once_per_round() -> None:
     assert all((a == b).all() for a, b in zip(batches, again))
     assert config_of("l1", "few-steps", 64, budget, 3, 0.5).activation.coefficient == 0.5
     assert set(Score.__dataclass_fields__) >= {"f1", "mcc", "ev", "l0", "dead", "uniqueness", "split", "absorbed"}
+
+
+def test_thresholds_are_made_equal_at_one_l0() -> None:
+    rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    trainer = Trainer(SAEConfig(d_in=8, d_sae=32, k=4, activation="batchtopk"), total_steps=5)
+    for _ in range(5):
+        trainer.step(rows)
+    sae = trainer.dictionary()
+    sae.threshold_F.copy_(torch.linspace(0.1, 0.2, 32))
+    made = equal_l0(sae, rows, 4)
+    on = float((made.encode(rows) > 0).sum(1).float().mean())
+    assert on == pytest.approx(4, abs=0.01)
+    torch.testing.assert_close(made.threshold_F / made.threshold_F[0], torch.linspace(0.1, 0.2, 32) / 0.1)
+    with pytest.raises(ConfigError, match="k = 32 latents a row"):
+        equal_l0(sae, rows, 32)
+    sae.threshold_F.zero_()
+    with pytest.raises(ConfigError, match="no thresholds above zero"):
+        equal_l0(sae, rows, 4)

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
-from sae.errors import MissingError, UsageError, UserError
+from sae.errors import MismatchError, MissingError, UsageError, UserError
 from workbench.claims import PAPERS, Claim, Finding, Lab, Measured, all_claims, protocol, verdict
 from workbench.claims.agreement import check_size, disagreements, kept_of, results_document
 from workbench.claims.base import untestable
@@ -296,6 +296,13 @@ def test_claims_are_written_once_and_errors_become_reasons(tmp_path):
     lab = Lab(ws, seeds=1)
     document = run_claim(toy(bad), Lab(ws, seeds=9, replace=True))
     assert document["verdict"] == NOT_TESTABLE and "no such model" in document["note"] and lab.seeds == 1
+
+    def older(lab):
+        raise MismatchError("quick-evolve.s0 exists and is not what is asked for")
+
+    with pytest.raises(MismatchError, match=r"quick-evolve\.s0"):  # of another size: nothing was found out
+        run_claim(replace(toy(older), id="llama-scope.older"), Lab(ws))
+    assert not ws.complete("claims", "llama-scope.older")
     page = markdown(documents, seeds=2, quick=True)
     assert "1 supported, 0 contradicted" in page and "**supported**" in page and "1 [0.5, 1.5]" in page
 
@@ -371,6 +378,14 @@ def test_a_failing_or_killed_worker_ends_the_run_with_its_reason(tmp_path):
             1,
             lambda _: None,
         )
+    assert not multiprocessing.active_children()
+
+
+def test_what_is_there_in_another_size_ends_the_run_in_one_line(tmp_path):
+    ws, found = Workspace(tmp_path / "ws"), Finding(measured(1.0, 0.5, 1.5), measured(0.0))
+    run_claim(replace(toy(lambda lab: found), id=VARIANTS[0]), Lab(ws, seeds=2))
+    with pytest.raises(MismatchError, match="seeds: 2 there, 3 asked"):
+        run_tasks([Task("a", claims=tuple(VARIANTS[:1]))], Lab(ws, seeds=3), 1, lambda _: None)
     assert not multiprocessing.active_children()
 
 

@@ -113,7 +113,7 @@ def markdown(
         lines += [
             "## Verdicts that changed",
             "",
-            "| claim | before | now | since | commit | why |",
+            "| claim | before | now, at full size | since | commit | why |",
             "|---|---|---|---|---|---|",
         ]
         for c in changes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from sae.errors import UserError
+from sae.errors import MismatchError, UserError
 from workbench.claims.base import Claim
 from workbench.claims.lab import BOTH_CORES, SHARED, Lab
 
@@ -77,6 +77,7 @@ def run_tasks(tasks: Sequence[Task], lab: Lab, workers: int, done: Callable[[dic
     A shared experiment that cannot be made leaves it to the claims that need it to say so.
 
     Raises:
+        MismatchError: an experiment they share is there in another size or made otherwise.
         RuntimeError: a worker failed with something other than a :class:`UserError`, or was killed; what was complete
         stays.
     """
@@ -102,6 +103,8 @@ def run_tasks(tasks: Sequence[Task], lab: Lab, workers: int, done: Callable[[dic
                     lab.say(what)
                 elif kind == "document":
                     done(what)
+                elif kind == "refused":
+                    raise MismatchError(what)
                 elif kind == "failed":
                     raise RuntimeError(f"{busy[pipe].name}:\n{what}")
                 else:
@@ -174,6 +177,9 @@ def _serve(pipe: Connection, about: dict[str, Any]) -> None:
                     lab.make(task.experiment)
                 for id in task.claims:
                     pipe.send(("document", run_claim(claims[id], lab)))
+            except MismatchError as e:
+                pipe.send(("refused", str(e)))
+                continue
             except UserError as e:
                 pipe.send(("say", f"{task.name}: {e}"))
             except (EOFError, BrokenPipeError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sae import system
-from sae.errors import UserError
+from sae.errors import MismatchError, UserError
 from sae.files import read_json, sha256_json, write_json
 from workbench.claims import protocol
 from workbench.claims.base import NOT_TESTABLE, Claim, Finding, judgement, untestable
@@ -58,6 +58,8 @@ def run_claim(claim: Claim, lab: Lab) -> dict[str, Any]:
     lab.say(f"{claim.id}: {claim.statement}")
     try:
         finding = claim.measure(lab)
+    except MismatchError:  # an experiment of another size is there: for the user to replace, and no result
+        raise
     except UserError as e:  # what the bundled models or this workspace cannot carry is a result, and says why
         finding = untestable(str(e))
     document = describe(claim, finding)

@@ -25,7 +25,8 @@ def reproduce(
     paper: Annotated[str, typer.Argument(help="llama-scope, universality, evolution or all.")] = "all",
     seeds: Annotated[int, typer.Option(help="Repetitions of every training.", min=1, max=20)] = 3,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer tokens per experiment: wider intervals, ten minutes on two cores.")
+        bool,
+        typer.Option("--quick", help="Fewer rows: wider intervals, about ten minutes on two cores for all."),
     ] = False,
     retrain: Annotated[
         bool,

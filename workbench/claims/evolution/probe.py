@@ -143,5 +143,5 @@ CLAIM = Claim(
     would_change="Norms of other latents that follow the probe as well.",
     measure=measure,
     needs=("evolution",),
-    cost=30,
+    cost=8,
 )

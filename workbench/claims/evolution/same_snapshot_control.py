@@ -69,5 +69,5 @@ CLAIM = Claim(
     would_change="A spread above 0.1 where there is no history.",
     measure=measure,
     needs=("demo store", "evolution"),
-    cost=12,
+    cost=5,
 )

@@ -100,5 +100,5 @@ CLAIM = Claim(
     ),
     measure=measure,
     needs=("evolution",),
-    cost=45,
+    cost=28,
 )

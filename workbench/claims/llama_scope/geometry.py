@@ -55,5 +55,5 @@ CLAIM = Claim(
     would_change="Directions with the data's covariance that come as near.",
     measure=measure,
     needs=("demo store",),
-    cost=22,
+    cost=16,
 )

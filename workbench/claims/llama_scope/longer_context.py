@@ -90,5 +90,5 @@ CLAIM = Claim(
     would_change="More than half as much again lost beyond the trained length.",
     measure=measure,
     needs=("demo dictionaries",),
-    cost=10,
+    cost=5,
 )

@@ -44,5 +44,5 @@ CLAIM = Claim(
     would_change="A difference of more than 0.005 of explained variance either way.",
     measure=measure,
     needs=("demo store",),
-    cost=10,
+    cost=6,
 )
