@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 
 from workbench.claims import all_claims
-from workbench.claims.base import Claim, Finding
+from workbench.claims.base import Claim, Finding, judgement
 from workbench.claims.lab import Lab
 from workbench.claims.page import shown
-from workbench.claims.rules import judge
 from workbench.workspace import Workspace
 
 KINDS: dict[str, dict[str, Any]] = {  # fields of CrosscoderConfig
@@ -65,7 +64,7 @@ def cell(claim: Claim, finding: Finding) -> str:
     """Effect with its interval, control, and on which side of the claim's rule they lie."""
     if finding.untestable:
         return f"not testable: {finding.untestable}"
-    verdict = judge(claim.rule, finding.effect, finding.control).verdict
+    verdict = judgement(claim, finding).verdict
     control = "–" if finding.control is None else shown(finding.control.as_dict())
     return f"{verdict}: {shown(finding.effect.as_dict())}, control {control}"
 
