@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sae.errors import MismatchError, MissingError, UsageError, UserError
 from workbench.claims import PAPERS, Claim, Finding, Lab, Measured, all_claims, protocol, verdict
-from workbench.claims.agreement import check_size, disagreements, kept_of, results_document
+from workbench.claims.agreement import at_the_border, check_size, disagreements, kept_of, results_document
 from workbench.claims.base import untestable
 from workbench.claims.page import markdown
 from workbench.claims.pool import Task, run_tasks, startable, tasks_of
@@ -412,6 +412,9 @@ def result(claim="llama-scope.toy", verdict=SUPPORTED, effect=(0.5, 0.4, 0.6), c
         (result(effect=(0.62, None, None)), "effect 0.62, earlier 0.5 [0.4, 0.6]"),
         (result(effect=(0.8, 0.7, 0.9)), "effect 0.8 [0.7, 0.9], earlier 0.5 [0.4, 0.6]"),
         (result(verdict=CONTRADICTED), "contradicted, earlier supported"),
+        (result(verdict=INCONCLUSIVE), ""),
+        (result(verdict=INCONCLUSIVE, effect=(0.8, 0.7, 0.9)), "effect 0.8 [0.7, 0.9], earlier 0.5 [0.4, 0.6]"),
+        (result(verdict=BY_CONSTRUCTION), "by construction, earlier supported"),
         (result(control=(1e-12, None, None)), ""),
         (result(control=(0.3, None, None)), "control 0.3, earlier 0"),
         (result(control=None), "control none, earlier 0"),
@@ -438,6 +441,18 @@ def test_numbers_without_intervals_agree_within_half_and_missing_claims_are_told
     ]
     untested = result(verdict=NOT_TESTABLE, effect=(None, None, None), control=None)
     assert disagreements([untested], results_document([untested], seeds=3, quick=True, retrain=False)) == []
+
+
+def test_a_verdict_at_the_border_is_told_and_counts_of_equal_units_have_a_resolution():
+    earlier = results_document([result(control=(2.0, 2.0, 2.0))], seeds=3, quick=True, retrain=False)
+    new = result(verdict=INCONCLUSIVE, control=(3.0, 3.0, 3.0))
+    assert disagreements([new], earlier) == []
+    assert [str(d) for d in at_the_border([new], earlier)] == [
+        "llama-scope.toy: inconclusive, earlier supported; effect and control agree"
+    ]
+    assert at_the_border([result(control=(2.0, 2.0, 2.0))], earlier) == []
+    far = result(verdict=INCONCLUSIVE, control=(5.0, 5.0, 5.0))
+    assert len(disagreements([far], earlier)) == 1 and at_the_border([far], earlier) == []
 
 
 def test_an_altered_results_file_is_told_with_exit_code_1(tmp_path):

@@ -15,10 +15,11 @@ from typing import Any
 from sae.errors import CorruptError, MissingError, UsageError
 from sae.files import read_json
 from workbench.claims import all_claims, protocol
-from workbench.claims.rules import NOT_TESTABLE
+from workbench.claims.rules import CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, SUPPORTED
 
 ROUNDING = 1e-9  # sizes below this are rounding error, whatever they are
 POINT = 0.5  # two numbers without intervals may differ by this share of the larger
+BORDERS = ({INCONCLUSIVE, SUPPORTED}, {INCONCLUSIVE, CONTRADICTED})  # where the end of an interval decides
 _KEYS = ("claim", "verdict", "effect", "control_measured")
 
 
@@ -156,8 +157,10 @@ def disagreements(
 ) -> list[Disagreement]:
     """Where a run and earlier results differ by more than their intervals.
 
-    Two intervals agree where they overlap; a number without one agrees with an interval that holds it, and with another
-    number within half of the larger (or where both are rounding error). Verdicts must be equal.
+    Two intervals agree where they overlap; a number without one (or with one of no width, all units being equal) agrees
+    with an interval that holds it, and with another number within half of the larger (or where both are rounding
+    error). Verdicts must be equal, or differ in that one of them is *inconclusive*: then the end of an interval lies
+    on this side of the criterion in one run and on that side in the other (see :func:`at_the_border`).
 
     Args:
         complete: the run holds every claim; then a claim that only one side has is a disagreement (but for those the
@@ -173,10 +176,11 @@ def disagreements(
             found.append(Disagreement(claim, "is not among the earlier results"))
             continue
         new, old = here[claim], there[claim]
-        if new["verdict"] != old["verdict"]:
+        verdicts = {new["verdict"], old["verdict"]}
+        if len(verdicts) > 1 and verdicts not in BORDERS:
             found.append(Disagreement(claim, f"{new['verdict']}, earlier {old['verdict']}"))
             continue
-        if new["verdict"] == NOT_TESTABLE:
+        if NOT_TESTABLE in verdicts:
             continue
         for what, key in (("effect", "effect"), ("control", "control_measured")):
             if not close(new[key], old[key]):
@@ -184,6 +188,17 @@ def disagreements(
     if complete:
         found += [Disagreement(c, "is missing from this run") for c in there if c not in here]
     return found
+
+
+def at_the_border(documents: Sequence[dict[str, Any]], earlier: dict[str, Any]) -> list[Disagreement]:
+    """Claims whose numbers agree and whose verdict is *inconclusive* in one of both runs only."""
+    differ = {d.claim for d in disagreements(documents, earlier, complete=False)}
+    there = {d["claim"]: d["verdict"] for d in earlier["claims"]}
+    return [
+        Disagreement(d["claim"], f"{d['verdict']}, earlier {there[d['claim']]}; effect and control agree")
+        for d in documents
+        if d["claim"] not in differ and there.get(d["claim"], d["verdict"]) != d["verdict"]
+    ]
 
 
 def close(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
@@ -195,7 +210,7 @@ def close(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
     if a_low <= b_high and b_low <= a_high:
         return True
     size = max(abs(x), abs(y))
-    without = a.get("low") is None and b.get("low") is None
+    without = a_low == a_high and b_low == b_high
     return size <= ROUNDING or (without and abs(x - y) <= POINT * size)
 
 

@@ -82,7 +82,7 @@ def reproduce(
     docs/RESULTS-quick.md`
     """
     from workbench.claims import all_claims, protocol
-    from workbench.claims.agreement import check_size, disagreements, kept_of, read_results
+    from workbench.claims.agreement import at_the_border, check_size, disagreements, kept_of, read_results
     from workbench.claims.page import shown, write_bundles, write_page
     from workbench.claims.run import document_of
     from workbench.verbs.publishing import reproduce as run
@@ -145,11 +145,15 @@ def reproduce(
     }
     if earlier is not None:
         differ = disagreements(documents, earlier, complete=whole)
+        border = at_the_border(documents, earlier)
+        for d in border:
+            say(f"at the border: {d}")
         for d in differ:
             say(f"differs: {d}")
         say(
             f"{len(documents)} claims held against {against}: {len(differ)} differ{'s' * (len(differ) == 1)} by more"
             " than the intervals"
         )
-        out |= {"differ": [{"claim": d.claim, "what": d.what} for d in differ], "exit_code": 1 if differ else 0}
+        told = {k: [{"claim": d.claim, "what": d.what} for d in v] for k, v in (("differ", differ), ("border", border))}
+        out |= {**told, "exit_code": 1 if differ else 0}
     return out
