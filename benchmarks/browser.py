@@ -58,6 +58,7 @@ def charts():
 st.navigation([st.Page(about, url_path="start", default=True), st.Page(charts, url_path="charts")]).run()
 """
 PATIENCE = 20_000  # milliseconds after which a press or a page is given up, and said to be
+TABS = 7  # new tabs that are timed, at most
 # milliseconds from a press of J to the second frame after the new heading, and after the new contexts; null where the
 # page did not answer
 PRESS = """(patience) => new Promise(done => {
@@ -283,7 +284,7 @@ def bare(browser: Any, times: int) -> list[tuple[str, float, float, str]]:
             page = browser.new_page(viewport={"width": 1440, "height": 950})
             page.goto(site)
             page.wait_for_selector(".wb-title", timeout=60_000)
-            _, cold = new_tabs(page, site, ".wb-title", 3 if times < 5 else 7)
+            _, cold = new_tabs(page, site, ".wb-title", min(times, TABS))
             changes = []
             for _ in range(times):
                 page.goto(site)
@@ -323,7 +324,7 @@ def use(page: Any, site: str, times: int) -> list[tuple[str, float, float, str]]
     """A new tab, J, page changes and the graph on a small workspace, as one person uses them."""
     page.goto(f"{site}/about")  # the program has started; the tab's own start is what is measured next
     page.wait_for_selector(".wb-foot", timeout=60_000)
-    first, cold = new_tabs(page, f"{site}/latent?d=mini-pythia.L2R-8x&i=20", ".ctx", 3 if times < 10 else 7)
+    first, cold = new_tabs(page, f"{site}/latent?d=mini-pythia.L2R-8x&i=20", ".ctx", min(times, TABS))
     page.goto(f"{site}/latent?d=mini-pythia.L2R-8x&i=20")
     page.wait_for_selector(".ctx", timeout=60_000)
     pressed: list[tuple[float, float]] = []
