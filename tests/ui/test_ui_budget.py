@@ -19,7 +19,9 @@ from tests.ui.synthetic import make_workspace
 from workbench.results.lists import LatentList, ListItem, delete_list, save_list
 from workbench.workspace import Workspace
 
-BUDGET = 9.0  # reruns of the bare page: 40 ms where that takes 4.4 ms
+# Reruns of the bare page. Pages take 6 to 9 of them; the ratio moves by a third with the machine and what else runs on
+# it, and Python's own loop over 100,000 latents with a little work in each adds 10.
+BUDGET = 14.0
 TIMES = 11
 Open = Callable[..., AppTest]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -38,15 +38,27 @@ class Haystack:
         texts = [text.replace("\x1e", " ").encode("utf-8", "replace") for text in joined]
         return cls(END.join([*texts, b""]), np.cumsum([len(text) + len(END) for text in texts], dtype=np.int64))
 
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each byte stands in ``text``: int64 [256]."""
+        return np.bincount(np.frombuffer(self.text, dtype=np.uint8), minlength=256)
+
     def holding(self, text: str) -> NDArray[np.bool_]:
         """Which latents hold ``text``, literally and whatever its case: bool [L].
 
         100,000 latents take a few milliseconds.
         """
-        found = np.ones(len(self.ends), dtype=bool)
-        if needle := text.lower().replace("\x1e", " ").encode("utf-8", "replace"):
-            # From a hit to the end of its latent: one match for each latent, however often it holds the text.
-            starts = [m.start() for m in re.finditer(re.escape(needle) + b"[^" + END + b"]*", self.text)]
-            found[:] = False
-            found[np.searchsorted(self.ends, starts, side="right")] = True
-        return found
+        needle = np.frombuffer(text.lower().replace("\x1e", " ").encode("utf-8", "replace"), dtype=np.uint8)
+        if not len(needle):
+            return np.ones(len(self.ends), dtype=bool)
+        hay = np.frombuffer(self.text, dtype=np.uint8)
+        if len(needle) > len(hay):
+            return np.zeros(len(self.ends), dtype=bool)
+        # Array by array, so that a letter in every latent costs what a rare word does: where the needle's rarest byte
+        # stands, then which of these places hold the other bytes too.
+        rarest = int(self.counts[needle].argmin())
+        starts = np.flatnonzero(hay[rarest : len(hay) - len(needle) + 1 + rarest] == needle[rarest])
+        for i in np.argsort(self.counts[needle], kind="stable")[1:]:
+            starts = starts[hay[starts + i] == needle[i]]
+        hits_before = np.searchsorted(starts, self.ends)
+        return np.diff(hits_before, prepend=0) > 0
