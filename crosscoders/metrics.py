@@ -15,13 +15,13 @@ from sae.errors import UserError
 
 @dataclass(frozen=True)
 class SourceEvaluation:
-    """On ``n`` rows: explained variance of every source (centred; their plain mean is :attr:`ev`), L0, dead share,
-    firings [F].
+    """On ``n`` rows: explained variance of every source (centred) and latents on per row at every source (their plain
+    means are :attr:`ev` and :attr:`l0`), dead share, firings [F] (rows where a latent is on at any source).
     """
 
     n: int
     ev_S: tuple[float, ...]
-    l0: float
+    l0_S: tuple[float, ...]
     dead: float
     fired_F: Tensor
 
@@ -29,6 +29,13 @@ class SourceEvaluation:
     def ev(self) -> float:
         """Mean explained variance over sources."""
         return sum(self.ev_S) / len(self.ev_S)
+
+    @property
+    def l0(self) -> float:
+        """Mean number of latents on per row and source, as *Evolution of Concepts* counts it: a latent that a gate per
+        source closes at one of them is off there.
+        """
+        return sum(self.l0_S) / len(self.l0_S)
 
 
 @torch.no_grad()
@@ -38,25 +45,27 @@ def evaluate_sources(cc: Crosscoder, batches: Iterable[Tensor]) -> SourceEvaluat
     Raises:
         UserError: no rows.
     """
-    S, n, active = len(cc.widths), 0, 0
+    S, n = len(cc.widths), 0
+    active = torch.zeros(S, dtype=torch.int64)
     error, square = torch.zeros(S, dtype=torch.float64), torch.zeros(S, dtype=torch.float64)
     total = torch.zeros(cc.d_in, dtype=torch.float64)
     fired = torch.zeros(cc.d_sae, dtype=torch.int64)
     shift: Tensor | None = None
     for x in batches:
-        y, values, indices = cc.reconstructed(x)
+        y, parts, indices = cc.reconstructed_by_source(x)
         exact = wide(x)
         shift = exact.mean(0) if shift is None else shift
         residual, centred = exact - wide(y), exact - shift
         error += torch.stack([p.square().sum() for p in cc.split(residual)]).cpu()
         square += torch.stack([p.square().sum() for p in cc.split(centred)]).cpu()
         total += centred.sum(0).cpu()
-        on = values > 0
-        active += int(on.sum())
-        fired += torch.bincount(indices[on], minlength=cc.d_sae).cpu()
+        on = torch.stack([f > 0 for f in parts])
+        active += on.flatten(1).sum(1).cpu()
+        fired += torch.bincount(indices[on.any(0)], minlength=cc.d_sae).cpu()
         n += len(x)
     if n == 0:
         raise UserError("no rows to evaluate on: the batches are empty. Give at least one row.")
     variance = square - torch.stack([p.square().sum() for p in cc.split(total)]) / n
     ev = torch.where(variance > 0, 1 - error / variance, torch.full_like(error, float("nan")))
-    return SourceEvaluation(n, tuple(ev.tolist()), active / n, float((fired == 0).double().mean()), fired)
+    l0_S = tuple((active.double() / n).tolist())
+    return SourceEvaluation(n, tuple(ev.tolist()), l0_S, float((fired == 0).double().mean()), fired)

@@ -195,9 +195,19 @@ class Crosscoder(SAE):
         """(reconstruction [..., D], values, indices [..., K]) of raw rows."""
         if not isinstance(self.activation, OwnMagnitude):
             return super().reconstructed(x)
-        parts, indices = self.source_values(x)
-        y = torch.cat([self.split(self._decoded(f, indices))[s] for s, f in enumerate(parts)], dim=-1)
+        y, parts, indices = self.reconstructed_by_source(x)
         return y, self._pooled(parts, indices), indices
+
+    def reconstructed_by_source(self, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """(reconstruction [..., D], what of each kept latent reaches each source, indices [..., K]) of raw rows: what
+        :meth:`source_values` says beside what it gives, for one encoding.
+        """
+        if isinstance(self.activation, OwnMagnitude):
+            parts, indices = self.source_values(x)
+            y = torch.cat([self.split(self._decoded(f, indices))[s] for s, f in enumerate(parts)], dim=-1)
+            return y, parts, indices
+        y, values, indices = super().reconstructed(x)
+        return y, [self.codes_at(values, s, indices) for s in range(len(self.widths))], indices
 
     def coded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The rows of every source with what reaches it of each latent, where magnitudes are per source."""

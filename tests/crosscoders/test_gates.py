@@ -248,3 +248,18 @@ def test_resuming_a_gated_run_is_exact(gate):
         second.step(x)
     for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_latents_on_are_counted_at_every_source():
+    """A latent whose gate only one source opens is on there and nowhere else; one gate for all is on at all of them."""
+    cc, x = of("per-source"), rows()
+    with torch.no_grad():
+        z, n = z_and_norms(cc, x)
+        open_ = z * n[:, None] > cc.activation.learnt(cc)
+    want = open_.sum(2).double().mean(1).tolist()
+    found = evaluate_sources(cc, x.split(20))
+    assert found.l0_S == pytest.approx(want) and want[0] != want[1]
+    assert found.l0 == pytest.approx(sum(want) / 2) and found.l0 < float(open_.any(0).sum(1).double().mean())
+    assert torch.equal(found.fired_F, open_.any(0).sum(0))
+    shared = evaluate_sources(of("topk"), [x])
+    assert shared.l0_S == (shared.l0,) * 2

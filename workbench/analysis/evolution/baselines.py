@@ -268,13 +268,13 @@ def measure_gaps(
     summed: list[list[Tensor]] = []
     l0, counts = np.zeros((2, len(names))), []
     for x in batches:
-        y, values, _ = cc.reconstructed(x)
+        y, on, _ = cc.reconstructed_by_source(x)
         mine, parts = cc.split(y), cc.split(x)
         one = np.zeros((2, len(names)))
         for s, (part, sae) in enumerate(zip(parts, dictionaries, strict=True)):
             v, i = sae.encode_sparse(part)
             one[:, s] = [float(t.double().square().sum()) for t in (part - mine[s], part - sae.decode_sparse(v, i))]
-            l0[:, s] += int((values > 0).sum()), int((v > 0).sum())
+            l0[:, s] += int((on[s] > 0).sum()), int((v > 0).sum())
         errors.append(one)
         squares.append([float(p.double().square().sum()) for p in parts])
         summed.append([p.double().sum(0) for p in parts])

@@ -117,9 +117,9 @@ def _collected(cc: Crosscoder, batches: Iterable[Tensor]) -> tuple[list[Tensor],
     rows, left, parts, n = [], [], [], 0
     for batch in batches:
         x = batch[: most - n]
-        values, indices = cc.source_values(x)
+        y, values, indices = cc.reconstructed_by_source(x)
         rows.append(x)
-        left.append(x - cc.reconstructed(x)[0])
+        left.append(x - y)
         shared = all(v is values[0] for v in values)
         one = to_csr(values[0], indices, cc.d_sae)
         parts.append([one] * len(values) if shared else [to_csr(v, indices, cc.d_sae) for v in values])

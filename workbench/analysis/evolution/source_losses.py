@@ -65,8 +65,8 @@ def source_losses(
     codes, rebuilt = [], []
     for at in range(0, n, batch):
         x = rows_of(np.arange(at, min(at + batch, n)))
-        y = cc.reconstructed(x)[0]
-        codes.append(cc.source_values(x))
+        y, values, indices = cc.reconstructed_by_source(x)
+        codes.append((values, indices))
         rebuilt.append(y.reshape(-1, T - 1, cc.d_in))
     blocks = cc.split(cc.W_dec.detach())
 
