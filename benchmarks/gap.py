@@ -10,8 +10,13 @@ interval over held-out batches, and the gap of every snapshot. All activations a
     python benchmarks/gap.py --latents 1024 --k 16                   # one comparison
     python benchmarks/gap.py --after 768                             # a crosscoder over the later snapshots alone
     python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its
-                                                                     k strongest
+                                                                     k strongest (or --gate own-magnitude --kept 32)
     python benchmarks/gap.py --latents 1024 --k 16 --gate shared own-magnitude   # one magnitude for all, or one each
+    python benchmarks/gap.py --latents 1024 --k 16 --gate per-source --coefficient .05 .1 --times 1 4
+                                     # JumpReLU with a gate per source; one and four times the latents of an SAE alone
+
+L0 is counted per snapshot. A gate per source learns its own: its thresholds are then multiplied by the one factor at
+which k latents are on per row and snapshot, over the held-out rows on which all are compared.
 """
 
 from __future__ import annotations
@@ -42,6 +47,8 @@ from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
 from workbench.models import load_tokenizer
 
+EQUALISED = 8192  # rows over which a gate per source is brought to an L0
+
 
 class Apart:
     """The batches of a crosscoder as one part per source, for training an SAE at each."""
@@ -55,7 +62,7 @@ class Apart:
 
 
 class Strongest:
-    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by z_i n_si: L0 is
+    """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by f_si n_si: L0 is
     k at every source.
     """
 
@@ -63,15 +70,34 @@ class Strongest:
         self.cc, self.k, self.split = cc, k, cc.split
         self.norms = torch.stack([b.norm(dim=1) for b in cc.split(cc.dec_FD)])
 
-    def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(reconstruction [B, D], values, indices [B, K]) of raw rows."""
-        values, indices = self.cc.encode_sparse(x)
-        parts = []
-        for s, n in enumerate(self.norms):
-            kept = (values * n[indices]).topk(min(self.k, values.shape[1]), dim=1).indices
-            mask = torch.zeros_like(values).scatter_(1, kept, 1.0)
-            parts.append(self.cc.split(self.cc.decode_sparse(values * mask, indices))[s])
-        return torch.cat(parts, dim=1), values, indices
+    def reconstructed_by_source(self, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """(reconstruction [B, D], values of each source [B, K], indices [B, K]) of raw rows."""
+        parts, indices = self.cc.source_values(x)
+        y, used = [], []
+        for s, (f, n) in enumerate(zip(parts, self.norms, strict=True)):
+            kept = (f * n[indices]).topk(min(self.k, f.shape[1]), dim=1).indices
+            used.append(f * torch.zeros_like(f).scatter_(1, kept, 1.0))
+            y.append(self.split(SAE.decode_sparse(self.cc, used[-1], indices))[s])  # one code, at this source alone
+        return torch.cat(y, dim=1), used, indices
+
+
+@torch.no_grad()
+def at_k(cc: Crosscoder, k: int, rows: Tensor) -> tuple[Crosscoder, float]:
+    """The same crosscoder with a gate per source, in place, its thresholds multiplied by the factor at which ``k``
+    latents are on per row and source over ``rows`` [N, D]; and that factor.
+    """
+    norms, level = cc.decoder_norms() / cc.gain_F, cc.opening() * (cc.decoder_norms() / cc.gain_F).amax(0)
+    wanted = k * len(rows) * len(norms)
+    strongest = rows.new_zeros(0)
+    for part in rows.split(256):  # z n_si / t_i of every source; only what can be among the wanted is kept
+        z = cc.pre_activations(part).clamp_min(0)
+        least = strongest[-1] if len(strongest) == wanted else 0.0
+        ratios = [(z * (n / level)).flatten() for n in norms]
+        strongest = torch.cat([strongest, *(r[r > least] for r in ratios)])
+        strongest = strongest.topk(min(wanted, len(strongest))).values
+    factor = float(strongest[-1])
+    cc.threshold_F.mul_(factor)
+    return cc, factor
 
 
 def compare(
@@ -81,20 +107,28 @@ def compare(
     train_on: OnlineBatches,
     test_on: list[Tensor],
     kept: int,
+    times: int,
     made: dict[tuple[int, int], dict[str, SAE]],
 ) -> dict[str, Any]:
-    """One crosscoder and one SAE per source; their gap
+    """One crosscoder of ``times`` as many latents and one SAE per source; their gap
     (:func:`workbench.analysis.evolution.baselines.measure_gaps`). ``made`` keeps the SAEs of every F and k.
     """
     began = time.perf_counter()
     names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
-    tail = LastBatches(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))
-    config = crosscoder_config(recipe.model_copy(update={"k": kept or k}), sources, widths)
+    tail = LastBatches(train_on, min(steps, -(-max(recipe.refit, EQUALISED) // recipe.batch_size)))
+    per_source = recipe.crosscoder["gate"] == "per-source"
+    fitted = recipe.refit and not per_source  # its decoder norms decide which latents are on
+    own = {"k": kept or k, "expansion": recipe.expansion * times, "refit": recipe.refit if fitted else 0}
+    config = crosscoder_config(recipe.model_copy(update=own), sources, widths)
     cc = train(config, tail, total_steps=steps, progress=False)
-    cc = refit(cc, tail.rows(steps)) if recipe.refit else cc
+    cc = refit(cc, tail.rows(steps)) if fitted else cc
     seconds = time.perf_counter() - began
     assert isinstance(cc, Crosscoder)
-    if (config.d_sae, k) not in made:
+    alone_L0, factor = evaluate_sources(cc, test_on).l0, 1.0
+    if per_source:
+        cc, factor = at_k(cc, k, torch.cat(test_on))
+    F = recipe.expansion * widths[0]
+    if (F, k) not in made:
         alone: dict[str, SAE] = train_many(
             {n: alone_config(recipe, w) for n, w in zip(names, widths, strict=True)},
             Apart(train_on, names, widths),
@@ -104,8 +138,8 @@ def compare(
         if recipe.refit:
             for s, n in enumerate(names):
                 alone[n] = refit(alone[n], (x.split(widths, dim=1)[s] for x in tail.rows(steps)))
-        made[config.d_sae, k] = alone
-    alone = made[config.d_sae, k]
+        made[F, k] = alone
+    alone = made[F, k]
     seen: Any = Strongest(cc, k) if kept else cc
     gaps = measure_gaps(seen, [alone[n] for n in names], names, test_on)
     fired = evaluate_sources(cc, test_on).fired_F.numpy()
@@ -114,7 +148,12 @@ def compare(
     out = {
         "gate": config.gate,
         "F": config.d_sae,
+        "F alone": F,
         "k": k,
+        "coefficient": config.activation.coefficient if per_source else None,
+        "L0 as trained": alone_L0,
+        "factor": factor,
+        "L0": float(gaps.table["l0_crosscoder"].mean()),
         "lr": config.peak_lr,
         "steps": steps,
         "seconds of the crosscoder": round(seconds, 1),
@@ -144,14 +183,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows trained on")
     parser.add_argument("--latents", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--k", type=int, nargs="+", default=[16, 8, 32])
-    parser.add_argument("--gate", nargs="+", default=["shared"], choices=["shared", "own-magnitude"])
+    parser.add_argument("--gate", nargs="+", default=["shared"], choices=["shared", "own-magnitude", "per-source"])
+    parser.add_argument(
+        "--coefficient", type=float, nargs="+", default=[0.3], help="of the penalty, with --gate per-source"
+    )
+    parser.add_argument(
+        "--times", type=int, nargs="+", default=[1], help="latents of the crosscoder for each of an SAE alone"
+    )
     parser.add_argument("--lr", type=float, nargs="+", default=None, help="of the crosscoder; default: the recipe's")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further comparison after so long")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path, help="also write a table of all comparisons, as Markdown")
     args = parser.parse_args()
-    if args.kept and "own-magnitude" in args.gate:
-        parser.error(f"--kept {args.kept}: cuts one magnitude for all sources. Use it with --gate shared")
+    if args.kept and "per-source" in args.gate:
+        parser.error(f"--kept {args.kept}: a gate per source chooses its own latents. Use it with the others")
     if args.quick:
         args.snapshots, args.sequences, args.rows, args.latents, args.k = 4, 128, 15_000, [256], [16]
     began = time.perf_counter()
@@ -176,14 +221,20 @@ def main() -> None:
     done: list[dict[str, Any]] = []
     made: dict[tuple[int, int], dict[str, SAE]] = {}
     sizes = [(F, args.k[0]) for F in args.latents] + [(args.latents[len(args.latents) // 2], k) for k in args.k[1:]]
-    for (F, k), gate, lr in itertools.product(sizes, args.gate, args.lr or [None]):
+    kinds = [
+        ({"gate": gate} | ({"activation": {"kind": "jumprelu", "coefficient": c}} if c is not None else {}), times)
+        for gate in args.gate
+        for c in (args.coefficient if gate == "per-source" else [None])
+        for times in args.times
+    ]
+    for (F, k), (kind, times), lr in itertools.product(sizes, kinds, args.lr or [None]):
         if F % widths[0]:
             parser.error(f"--latents {F}: not a multiple of the width {widths[0]}")
         if time.perf_counter() - began > args.seconds:
             break
-        own = recipe.crosscoder | {"gate": gate} | ({} if lr is None else {"lr": lr})
+        own = recipe.crosscoder | kind | ({} if lr is None else {"lr": lr})
         one = recipe.model_copy(update={"expansion": F // widths[0], "k": k, "crosscoder": own})
-        done.append(compare(one, sources, widths, train_on, test_on, args.kept, made))
+        done.append(compare(one, sources, widths, train_on, test_on, args.kept, times, made))
         if not args.json:
             _tell(done[-1], names)
     if args.write:
@@ -202,22 +253,24 @@ def table(done: list[dict[str, Any]], names: list[str], rows: int) -> str:
             f" L2R ({names[0]} to {names[-1]}),"
         ),
         (
-            f"beside one SAE per snapshot with as many latents F, the same k, and the same {rows:,} rows. Held-out"
-            " explained variance, mean over"
+            f"beside one SAE per snapshot with F alone latents, the same k, and the same {rows:,} rows. L0: latents on"
+            " per row and snapshot. Held-out explained variance, mean over"
         ),
         (
             "snapshots; gap in points with a 95 % bootstrap interval over held-out batches, over all snapshots and over"
             " those from the turning point on."
         ),
         "",
-        "| gate | F | k | crosscoder | alone | gap | late gap | dead |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| gate | F | F alone | k | L0 | crosscoder | alone | gap | late gap | dead |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in done:
         cells = [
-            one["gate"],
+            _named(one),
             one["F"],
+            one["F alone"],
             one["k"],
+            f"{one['L0']:.2f}",
             f"{one['EV crosscoder']:.3f}",
             f"{one['EV alone']:.3f}",
             _points(one["gap"]),
@@ -228,13 +281,23 @@ def table(done: list[dict[str, Any]], names: list[str], rows: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _named(one: dict[str, Any]) -> str:
+    if one["coefficient"] is None:
+        return str(one["gate"])
+    return (
+        f"{one['gate']}, coefficient {one['coefficient']:g} (L0 {one['L0 as trained']:.1f} by itself, thresholds x"
+        f" {one['factor']:.2f})"
+    )
+
+
 def _points(row: dict[str, Any] | None) -> str:
     return "not known" if row is None else f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
 def _tell(found: dict[str, Any], names: list[str]) -> None:
     print(
-        f"{found['gate']:>13} F {found['F']:>5} k {found['k']:>3} lr {found['lr']:g} {found['steps']} steps"
+        f"{_named(found):>13} F {found['F']:>5} (alone {found['F alone']}) k {found['k']:>3} L0"
+        f" {found['L0']:.2f} lr {found['lr']:g} {found['steps']} steps"
         f" ({found['seconds of the crosscoder']} s, {found['dead']:.0%} dead): EV {found['EV crosscoder']:.3f}, alone"
         f" {found['EV alone']:.3f}; gap {_points(found['gap'])} points, from the turning point on"
         f" {_points(found['late'])}"
