@@ -4,6 +4,10 @@ The claims of the evolution paper are read off one kind, Top-K with one magnitud
 the same claims are measured on every kind, with the same rules, seeds, rows and snapshots, and stand side by side.
 Effects and intervals are to be compared, not verdicts: of two seeds these differ by chance.
 
+The last column shares no code at all: one SAE per snapshot, whose latents are chained by what they share given the
+token (:mod:`workbench.analysis.evolution.chains`), every seed's beginnings through the next seed's SAEs. Three of the
+findings can be asked of chains, with the same rules.
+
     python benchmarks/findings.py [--workspace DIR] [--seeds 2] [--kinds KIND ...] [--full] [--write PAGE]
     python benchmarks/findings.py --quick               # one kind, one seed: shows that it runs
 
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _chained import chained
 
 from workbench.claims import all_claims
 from workbench.claims.base import Claim, Finding, judgement
@@ -27,12 +32,16 @@ from workbench.claims.lab import Lab
 from workbench.claims.page import shown
 from workbench.workspace import Workspace
 
-KINDS: dict[str, dict[str, Any]] = {  # fields of CrosscoderConfig
+KINDS: dict[str, dict[str, Any]] = {  # fields of EvolveRecipe
     "one magnitude": {},
-    "own magnitudes": {"gate": "own-magnitude"},
-    "BatchTopK": {"activation": "batchtopk"},
-    "JumpReLU per source": {"activation": "jumprelu", "gate": "per-source"},
+    "own magnitudes": {"crosscoder": {"gate": "own-magnitude"}},
+    "BatchTopK": {"crosscoder": {"activation": "batchtopk"}},
+    "JumpReLU per source": {
+        "crosscoder": {"activation": {"kind": "jumprelu", "coefficient": 0.3}, "gate": "per-source"},
+        "refit": 0,  # its decoder norms decide which latents are on
+    },
 }
+CHAINED = "SAEs, chained"
 FINDINGS = (
     "emergent-latents",
     "initialisation-dip",
@@ -56,7 +65,8 @@ class OneKind(Lab):
         """The claims' recipe with this kind's fields and an id of its own."""
         recipe = super().evolution_recipe(seed)
         named = f"{recipe.id}.{self.kind.lower().replace(' ', '-')}"
-        changed = {"id": named, "crosscoder": {**recipe.crosscoder, **KINDS[self.kind]}}
+        changed = {"id": named, **KINDS[self.kind]}
+        changed["crosscoder"] = {**recipe.crosscoder, **changed.get("crosscoder", {})}
         return type(recipe).model_validate(recipe.model_dump() | changed)
 
 
@@ -101,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, CHAINED], default=[*KINDS, CHAINED])
     parser.add_argument("--full", action="store_true", help="the size of `workbench reproduce` without --quick")
     parser.add_argument("--quick", action="store_true", help="one kind, one seed")
     parser.add_argument("--write", type=Path)
@@ -109,18 +119,19 @@ def main() -> None:
     if args.quick:
         args.kinds, args.seeds = args.kinds[:1], 1
     workspace = Workspace(args.workspace or Path(tempfile.mkdtemp()) / "findings")
-    claims = [next(c for c in all_claims("evolution") if c.id == f"evolution.{name}") for name in FINDINGS]
+    claims = {name: next(c for c in all_claims("evolution") if c.id == f"evolution.{name}") for name in FINDINGS}
     table: dict[str, dict[str, str]] = {}
     for kind in args.kinds:
         lab = OneKind(
             workspace,
             seeds=args.seeds,
             quick=not args.full,
-            kind=kind,
+            kind=kind if kind in KINDS else "one magnitude",  # whose snapshots, text and phases chains are held against
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
-        table[kind] = {c.id.partition(".")[2]: cell(c, c.measure(lab)) for c in claims}
-        table[kind]["quality"] = quality(lab)
+        found, last = chained(lab) if kind == CHAINED else ({name: c.measure(lab) for name, c in claims.items()}, "")
+        table[kind] = {name: cell(c, found[name]) if name in found else "–" for name, c in claims.items()}
+        table[kind]["quality"] = last or quality(lab)
         for row, said in table[kind].items():
             print(f"{kind:20} {row:34} {said}", flush=True)
         if args.write:  # after every kind: each takes long

@@ -47,8 +47,10 @@ def within(norms_FS: np.ndarray, auc_FS: np.ndarray) -> np.ndarray:
     return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), np.nan)
 
 
-def _rows(lab: Lab, evolution: Any) -> tuple[list[torch.Tensor], int]:
-    """Held-out rows of all snapshots side by side, a few sequences at a time, kept for all seeds; and the sequences."""
+def held_rows(lab: Lab, evolution: Any) -> tuple[list[torch.Tensor], np.ndarray]:
+    """Held-out rows of all snapshots side by side, a few sequences at a time, kept for all seeds; and the tokens
+    [n, ctx - 1] they stand at.
+    """
 
     def make() -> Any:
         from workbench.analysis.evolution.recipe import EvolveRecipe, resolve_sources
@@ -61,9 +63,10 @@ def _rows(lab: Lab, evolution: Any) -> tuple[list[torch.Tensor], int]:
         n = 96 if lab.quick else 256
         plan = plan_tokens(recipe.corpus.model_copy(update={"split": "heldout"}), tokenizer, n_seq=n, ctx=recipe.ctx)
         batches = OnlineBatches(Snapshots(resolve_sources(recipe)), plan.tokens, 1, seed=0)
-        return [batches.rows_of(np.arange(i, min(i + 16, n))) for i in range(0, n, 16)], n
+        rows = [batches.rows_of(np.arange(i, min(i + 16, n))) for i in range(0, n, 16)]
+        return rows, np.asarray(plan.tokens)[:, 1:]
 
-    found: tuple[list[torch.Tensor], int] = lab.once("held-out rows of the snapshots", make)
+    found: tuple[list[torch.Tensor], np.ndarray] = lab.once("held-out rows of the snapshots", make)
     return found
 
 
@@ -74,7 +77,7 @@ def _curves(lab: Lab, seed: int) -> tuple[np.ndarray, np.ndarray]:
     from crosscoders import Crosscoder
 
     evolution = lab.evolution(seed)
-    rows, _ = _rows(lab, evolution)
+    rows, _ = held_rows(lab, evolution)
     cc = Crosscoder.load(lab.workspace.get("dictionaries", evolution.id).path)
 
     def codes() -> Iterator[torch.Tensor]:

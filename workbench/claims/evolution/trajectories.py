@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from workbench.claims.base import Claim, Finding, Measured, Rule, untestable
-from workbench.claims.evolution.probe import _rows
+from workbench.claims.evolution.probe import held_rows
 from workbench.claims.lab import Lab
 from workbench.stats import interval95
 
@@ -36,7 +36,7 @@ def codes(lab: Lab, seed: int) -> sp.csr_array:
 
     evolution = lab.evolution(seed)
     cc = Crosscoder.load(lab.workspace.get("dictionaries", evolution.id).path)
-    parts = [cc.encode_sparse(x) for x in _rows(lab, evolution)[0]]
+    parts = [cc.encode_sparse(x) for x in held_rows(lab, evolution)[0]]
     values, indices = (np.concatenate([p[i].numpy() for p in parts]) for i in (0, 1))
     row = np.arange(len(values))
     return sp.csr_array(from_rows(cc.d_sae, row, row, row, values, indices).matrix().tocsr())
