@@ -6,10 +6,12 @@ weight of their penalty searched until their L0 is the wanted one; what was reac
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +50,39 @@ class Budget:
     def of(self, seed: int) -> WorldConfig:
         """The ``seed``-th world held out."""
         return WorldConfig(**{**WORLDS[self.world], "seed": HELD_OUT + seed})
+
+
+class Kept:
+    """Finished runs in a file of JSON lines, one each, so that a benchmark that was interrupted goes on where it
+    stopped; without a file nothing is kept.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self.done: dict[str, dict[str, Any]] = {
+            json.dumps(of, sort_keys=True): found for of, found in map(json.loads, lines)
+        }
+
+    def once(
+        self, budget: Budget, what: dict[str, Any], make: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """What ``make`` gives for ``what`` (plain values: all that decides the run), from the file if it is there.
+
+        A run says the same however many worlds are asked for, and nothing to another version of PyTorch. None, a run
+        that failed, is not kept.
+        """
+        size = {k: v for k, v in asdict(budget).items() if k != "seeds"}
+        of = json.dumps([what, size, torch.__version__], sort_keys=True)
+        if of not in self.done:
+            found = make()
+            if found is None:
+                return None
+            self.done[of] = found
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps([json.loads(of), found], sort_keys=True) + "\n")
+        return self.done[of]
 
 
 QUICK = Budget(steps=300, seeds=1, tries=3, scored=8000)
@@ -179,17 +214,33 @@ def run(
     settings: tuple[str, ...] = ("defaults", "few-steps", "faithful"),
     kinds: tuple[str, ...] = KINDS,
     done: Callable[[str], None] = lambda name: None,
+    kept: Kept | None = None,
 ) -> list[dict[str, Any]]:
-    """Our rows: every kind at every setting, on every world of the budget. ``done`` hears of each."""
-    found: dict[tuple[str, str], list[tuple[Score, float]]] = {}
+    """Our rows: every kind at every setting, on every world of the budget. ``done`` hears of each; ``kept`` has runs of
+    an earlier call.
+    """
+    kept = kept or Kept()
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed in range(budget.seeds):
         world = World(budget.of(seed))
-        pool = Pool.drawn(world, budget, seed)
+        pool: list[Pool] = []  # drawn when something trains on it
+
+        def made(kind: str, setting: str, world: World = world, pool: list[Pool] = pool, seed: int = seed) -> Any:
+            config = config_of(kind, setting, world.config.width, budget, seed).model_dump(mode="json")
+
+            def make() -> dict[str, Any]:
+                if not pool:
+                    pool.append(Pool.drawn(world, budget, seed))
+                scored, seconds = ours(kind, setting, world, pool[0], seed)
+                return {"score": scored.row(), "cpu_s": seconds}
+
+            return kept.once(budget, {"who": "ours", "setting": setting, "seed": seed, "config": config}, make)
+
         for kind in kinds:
             for setting in settings:
-                found.setdefault((kind, setting), []).append(ours(kind, setting, world, pool, seed))
+                found.setdefault((kind, setting), []).append(made(kind, setting))
                 done(f"{kind}, {setting}")
     return [
-        row("ours", kind, budget, [s for s, _ in runs], [t for _, t in runs], setting=setting)
+        row("ours", kind, budget, [Score(**r["score"]) for r in runs], [r["cpu_s"] for r in runs], setting=setting)
         for (kind, setting), runs in found.items()
     ]

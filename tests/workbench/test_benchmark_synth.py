@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from sae import SAEConfig, Trainer
 from sae.errors import ConfigError
 from sae.worlds import Score
-from sae.worlds.benchmark import Budget, Pool, at_l0, config_of, equal_l0
+from sae.worlds.benchmark import Budget, Kept, Pool, at_l0, config_of, equal_l0
 from sae.worlds.world import World
 from workbench.cli import app
+from workbench.runs import peers
 
 runner = CliRunner()
 TINY = ["--world", "orthogonal", "--steps", "12", "--latents", "24", "--k", "3", "--quick"]
@@ -65,6 +66,51 @@ def test_a_peer_that_fails_is_said_and_has_no_row(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0 and "SAELens topk at 0.003: failed (" in done.stderr
     assert {r["who"] for r in json.loads(done.stdout)["rows"]} == {"ours", "published"}
+
+
+def test_finished_runs_are_kept_and_gone_on_from(tmp_path: Path) -> None:
+    log = tmp_path / "runs.jsonl"
+    typed = ["benchmark", "synth", *TINY, "--kind", "topk", "--json", "--log", str(log)]
+
+    def ours(*more: str) -> dict:
+        done = runner.invoke(app, [*typed, *more])
+        assert done.exit_code == 0, done.stderr
+        return next(r for r in json.loads(done.stdout)["rows"] if r["who"] == "ours")
+
+    first = ours()
+    (line,) = log.read_text().splitlines()
+    assert ours() == first and log.read_text() == line + "\n"  # to the last digit of its seconds: nothing ran again
+    two = ours("--seeds", "2")
+    assert two["all_f1"][0] == first["all_f1"][0] and two["worlds"] == 2 and len(log.read_text().splitlines()) == 2
+    ours("--steps", "13")
+    assert len(log.read_text().splitlines()) == 3  # another budget is another run
+
+
+def test_rates_of_other_libraries_are_compared_on_one_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate of highest explained variance on the first world runs on all; what failed has no say, and is tried again
+    by the next call.
+    """
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").touch()
+    asked: list[tuple[str, float, int]] = []
+    numbers = dict.fromkeys(Score.__dataclass_fields__, 0.5)
+
+    def job(python: Path, library: str, kind: str, lr: float, seed: int, budget: Budget, say: object) -> dict | None:
+        asked.append((library, lr, seed))
+        if library != "sparsify" or lr == 1e-2:
+            return None
+        return {"score": numbers | {"n": 1, "ev": 0.9 if lr == 1e-3 else 0.8}, "cpu_s": 1.0}
+
+    monkeypatch.setattr(peers, "_job", job)
+    kept = Kept(tmp_path / "runs.jsonl")
+    budget = Budget(seeds=3)
+    (found,) = peers.peer_rows(tmp_path, budget, ("topk",), quick=False, say=print, kept=kept)
+    assert (found["who"], found["setting"], found["worlds"]) == ("sparsify", "lr 0.001", 3)
+    theirs = [(lr, seed) for library, lr, seed in asked if library == "sparsify"]
+    assert theirs == [(1e-3, 0), (3e-3, 0), (1e-2, 0), (1e-3, 1), (1e-3, 2)]
+    asked.clear()
+    assert peers.peer_rows(tmp_path, budget, ("topk",), quick=False, say=print, kept=Kept(kept.path)) == [found]
+    assert {(lr, seed) for library, lr, seed in asked if library == "sparsify"} == {(1e-2, 0)}
 
 
 def test_a_plan_times_steps_and_trains_nothing() -> None:

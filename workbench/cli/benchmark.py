@@ -41,6 +41,9 @@ def benchmark(
     plan: Annotated[
         bool, typer.Option("--plan", help="Time a few steps of every kind and say what all of it would take.")
     ] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="Keep finished runs in this file (JSON lines), and go on from those in it.")
+    ] = None,
     write: Annotated[Path | None, typer.Option(help="Write the table into this Markdown file.")] = None,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -59,7 +62,7 @@ def benchmark(
     from sae.errors import UsageError
     from sae.strict import nearest
     from sae.worlds import WORLDS
-    from sae.worlds.benchmark import KINDS, QUICK, Budget, run
+    from sae.worlds.benchmark import KINDS, QUICK, Budget, Kept, run
     from sae.worlds.published import published
     from workbench.runs.peers import peer_rows
 
@@ -81,15 +84,16 @@ def benchmark(
     settings = ("few-steps",) if quick else ("defaults", "few-steps", "faithful")
     if plan:
         return _plan(budget, settings, kinds, quiet=json_output)
+    kept = Kept(log)
     with bar("benchmark synth", budget.seeds * len(kinds) * len(settings), "run") as shown:
 
         def done(name: str) -> None:
             shown.update()
             say(name)
 
-        rows = run(budget, settings, kinds, done)
+        rows = run(budget, settings, kinds, done, kept)
     if peers is not None:
-        rows += peer_rows(peers, budget, kinds, quick=quick, say=say)
+        rows += peer_rows(peers, budget, kinds, quick=quick, say=say, kept=kept)
     document: dict[str, Any] = {"benchmark": what, "budget": vars(budget), "rows": rows + published()}
     if write is not None:
         write.write_text(markdown(document), encoding="utf-8")

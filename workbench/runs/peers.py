@@ -13,15 +13,22 @@ from typing import Any
 
 import sae
 from sae.errors import MissingError
-from sae.worlds.benchmark import Budget, row
+from sae.worlds.benchmark import Budget, Kept, row
 from sae.worlds.peers import KINDS, RATES
 from sae.worlds.scoring import Score
 
 
 def peer_rows(
-    environment: Path, budget: Budget, kinds: tuple[str, ...], *, quick: bool, say: Callable[[str], None]
+    environment: Path,
+    budget: Budget,
+    kinds: tuple[str, ...],
+    *,
+    quick: bool,
+    say: Callable[[str], None],
+    kept: Kept | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per library and kind, at the rate of highest explained variance of three (``quick``: of the middle one).
+    """One row per library and kind, at the rate of highest explained variance of three on the first world (``quick``:
+    at the middle one). ``kept`` has the runs of an earlier call.
 
     A library that fails says why and has no row.
 
@@ -34,21 +41,25 @@ def peer_rows(
             f"{environment} is no environment: it has no {python.relative_to(environment)}. `benchmarks/peers.sh"
             f" {environment}` makes one."
         )
+    kept = kept or Kept()
     out = []
+
+    def run(library: str, kind: str, lr: float, seed: int) -> dict[str, Any] | None:
+        what = {"who": library, "kind": kind, "lr": lr, "seed": seed}
+        return kept.once(budget, what, lambda: _job(python, library, kind, lr, seed, budget, say))
+
     for library, theirs in KINDS.items():
         for kind in (k for k in theirs if k in kinds):
-            best: dict[str, Any] | None = None
-            for lr in RATES[1:2] if quick else RATES:
-                found = [_job(python, library, kind, lr, seed, budget, say) for seed in range(budget.seeds)]
-                runs = [f for f in found if f is not None]
-                if len(runs) < budget.seeds:
-                    continue
+            tried = {lr: run(library, kind, lr, 0) for lr in (RATES[1:2] if quick else RATES)}
+            ev = {lr: found["score"]["ev"] for lr, found in tried.items() if found is not None}
+            if not ev:
+                continue
+            best = max(ev, key=lambda lr: ev[lr])
+            found = [run(library, kind, best, seed) for seed in range(budget.seeds)]
+            runs = [f for f in found if f is not None]
+            if len(runs) == budget.seeds:
                 scores = [Score(**r["score"]) for r in runs]
-                made = row(library, kind, budget, scores, [r["cpu_s"] for r in runs], setting=f"lr {lr:g}")
-                if best is None or made["ev"] > best["ev"]:
-                    best = made
-            if best is not None:
-                out.append(best)
+                out.append(row(library, kind, budget, scores, [r["cpu_s"] for r in runs], setting=f"lr {best:g}"))
     return out
 
 
