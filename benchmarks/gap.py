@@ -9,8 +9,8 @@ interval over held-out batches, and the gap of every snapshot. All activations a
                                                                       the middle F
     python benchmarks/gap.py --latents 1024 --k 16                   # one comparison
     python benchmarks/gap.py --after 768                             # a crosscoder over the later snapshots alone
-    python benchmarks/gap.py --kept 32                               # 32 latents shared, of which each source uses its
-                                                                     k strongest (or --gate own-magnitude --kept 32)
+    python benchmarks/gap.py --latents 1024 --k 16 --gate own-magnitude --kept 0 32 64   # so many latents shared, of
+                                                                     which each source uses its k strongest
     python benchmarks/gap.py --latents 1024 --k 16 --gate shared own-magnitude   # one magnitude for all, or one each
     python benchmarks/gap.py --latents 1024 --k 16 --gate per-source --coefficient .05 .1 --times 1 4
                                      # JumpReLU with a gate per source; one and four times the latents of an SAE alone
@@ -147,6 +147,7 @@ def compare(
     every, *late = orders.gap_claims(gaps, cosines, fired > 0)
     out = {
         "gate": config.gate,
+        "kept": kept,
         "F": config.d_sae,
         "F alone": F,
         "k": k,
@@ -173,7 +174,11 @@ def main() -> None:
     parser.add_argument("--snapshots", type=int, default=10, help="0 = all")
     parser.add_argument("--after", type=int, default=0, help="only snapshots from this training step on")
     parser.add_argument(
-        "--kept", type=int, default=0, help="latents the crosscoder shares where each source uses k of them; 0 = k"
+        "--kept",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="latents the crosscoder shares where each source uses k of them; 0 = k",
     )
     parser.add_argument("--sequences", type=int, default=1600, help="of unique training text")
     parser.add_argument(
@@ -195,8 +200,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path, help="also write a table of all comparisons, as Markdown")
     args = parser.parse_args()
-    if args.kept and "per-source" in args.gate:
-        parser.error(f"--kept {args.kept}: a gate per source chooses its own latents. Use it with the others")
+    if any(args.kept) and "per-source" in args.gate:
+        parser.error("--kept: a gate per source chooses its own latents. Use it with the other gates")
     if args.quick:
         args.snapshots, args.sequences, args.rows, args.latents, args.k = 4, 128, 15_000, [256], [16]
     began = time.perf_counter()
@@ -222,23 +227,28 @@ def main() -> None:
     made: dict[tuple[int, int], dict[str, SAE]] = {}
     sizes = [(F, args.k[0]) for F in args.latents] + [(args.latents[len(args.latents) // 2], k) for k in args.k[1:]]
     kinds = [
-        ({"gate": gate} | ({"activation": {"kind": "jumprelu", "coefficient": c}} if c is not None else {}), times)
+        (
+            {"gate": gate} | ({"activation": {"kind": "jumprelu", "coefficient": c}} if c is not None else {}),
+            times,
+            kept,
+        )
         for gate in args.gate
         for c in (args.coefficient if gate == "per-source" else [None])
         for times in args.times
+        for kept in args.kept
     ]
-    for (F, k), (kind, times), lr in itertools.product(sizes, kinds, args.lr or [None]):
+    for (F, k), (kind, times, kept), lr in itertools.product(sizes, kinds, args.lr or [None]):
         if F % widths[0]:
             parser.error(f"--latents {F}: not a multiple of the width {widths[0]}")
         if time.perf_counter() - began > args.seconds:
             break
         own = recipe.crosscoder | kind | ({} if lr is None else {"lr": lr})
         one = recipe.model_copy(update={"expansion": F // widths[0], "k": k, "crosscoder": own})
-        done.append(compare(one, sources, widths, train_on, test_on, args.kept, times, made))
+        done.append(compare(one, sources, widths, train_on, test_on, kept, times, made))
         if not args.json:
             _tell(done[-1], names)
-    if args.write:
-        args.write.write_text(table(done, names, args.rows))
+        if args.write:  # after each: they take minutes
+            args.write.write_text(table(done, names, args.rows), encoding="utf-8")
     if args.json:
         print(json.dumps(done, indent=2))
 
@@ -283,7 +293,7 @@ def table(done: list[dict[str, Any]], names: list[str], rows: int) -> str:
 
 def _named(one: dict[str, Any]) -> str:
     if one["coefficient"] is None:
-        return str(one["gate"])
+        return f"{one['gate']}, {one['k']} of {one['kept']} shared" if one["kept"] else str(one["gate"])
     return (
         f"{one['gate']}, coefficient {one['coefficient']:g} (L0 {one['L0 as trained']:.1f} by itself, thresholds x"
         f" {one['factor']:.2f})"
