@@ -45,9 +45,10 @@ def sides_of(lab: Lab, seed: int) -> tuple[list[TokenConditionalSide], list[Toke
     return sides, strangers
 
 
-def chained(lab: Lab) -> tuple[dict[str, Finding], str]:
+def chained(lab: Lab, *, by_chain: bool) -> tuple[dict[str, Finding], str]:
     """(the findings that can be asked of chains, how many latents they rest on); every seed's latents are followed
-    through the next seed's SAEs.
+    through the next seed's SAEs, from partner to partner (``by_chain``) or to the best partner of each snapshot, which
+    cannot lose its way and may be another latent every time.
     """
     if lab.seeds < 2:
         return {}, "chains need two seeds"
@@ -66,17 +67,16 @@ def chained(lab: Lab) -> tuple[dict[str, Finding], str]:
         if few < LEAST:
             why = untestable(f"another seed knows {few} latents; {LEAST} are needed")
             return dict.fromkeys(found, why), ""
-        found["emergent-latents"].append((back.absent(0), forth.absent(-1)))
-        found["initialisation-dip"].append(dip(forth.relative(), seed=seed))
+        found["emergent-latents"].append((back.absent(0, chained=by_chain), forth.absent(-1, chained=by_chain)))
+        found["initialisation-dip"].append(dip(forth.relative(chained=by_chain), seed=seed))
         phases = lab.evolution(seed).phases
         end, middle = end_of_ngram_phase(phases["kl_to_bigram"]), len(phases) // 2
         turn = turning_point(kinship(ours, theirs)).index
         found["turning-point"].append((abs(float(turn) - end), float(abs(middle - end))))
         known.append(
             f"seed {seed}: {back.known.sum()} of {len(back.known)} latents of the last snapshot are known to another"
-            f" seed, {forth.known.sum()} of {len(forth.known)} of the first; absent at the start by chain"
-            f" {back.absent(0):.2f}, by the best partner there {back.absent(0, chained=False):.2f}; turning point"
-            f" {turn}, n-gram phase ends at {end}"
+            f" seed, {forth.known.sum()} of {len(forth.known)} of the first; turning point {turn}, n-gram phase ends at"
+            f" {end}"
         )
     findings = {
         name: Finding(*(Measured.of([pair[i] for pair in pairs]) for i in (0, 1))) for name, pairs in found.items()

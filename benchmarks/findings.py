@@ -4,9 +4,9 @@ The claims of the evolution paper are read off one kind, Top-K with one magnitud
 the same claims are measured on every kind, with the same rules, seeds, rows and snapshots, and stand side by side.
 Effects and intervals are to be compared, not verdicts: of two seeds these differ by chance.
 
-The last column shares no code at all: one SAE per snapshot, whose latents are chained by what they share given the
-token (:mod:`workbench.analysis.evolution.chains`), every seed's beginnings through the next seed's SAEs. Three of the
-findings can be asked of chains, with the same rules.
+The last two columns share no code at all: one SAE per snapshot, whose latents are chained by what they share given the
+token (:mod:`workbench.analysis.evolution.chains`), every seed's beginnings through the next seed's SAEs; or each
+snapshot's best partner, chained or not. Three of the findings can be asked of them, with the same rules.
 
     python benchmarks/findings.py [--workspace DIR] [--seeds 2] [--kinds KIND ...] [--full] [--write PAGE]
     python benchmarks/findings.py --quick               # one kind, one seed: shows that it runs
@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {  # fields of EvolveRecipe
         "refit": 0,  # its decoder norms decide which latents are on
     },
 }
-CHAINED = "SAEs, chained"
+CHAINED = {"SAEs, chained": True, "SAEs, best partner": False}  # from partner to partner, or each snapshot's own
 FINDINGS = (
     "emergent-latents",
     "initialisation-dip",
@@ -91,7 +91,7 @@ def page(table: dict[str, dict[str, str]], seeds: int, size: str) -> str:
     """The table as Markdown."""
     kinds = list(table)
     lines = [
-        "# Which findings survive another kind of crosscoder",
+        f"# Which findings survive {'another kind of' if set(kinds) & set(KINDS) else 'without any'} crosscoder",
         "",
         f"Written by `python benchmarks/findings.py --write`: {seeds} seeds of every kind, {size}; effect, control, and"
         " what each claim's own rule makes of them. Verdicts of a few seeds differ by chance: compare effects and"
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, CHAINED], default=[*KINDS, CHAINED])
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, *CHAINED], default=[*KINDS, *CHAINED])
     parser.add_argument("--full", action="store_true", help="the size of `workbench reproduce` without --quick")
     parser.add_argument("--quick", action="store_true", help="one kind, one seed")
     parser.add_argument("--write", type=Path)
@@ -129,7 +129,11 @@ def main() -> None:
             kind=kind if kind in KINDS else "one magnitude",  # whose snapshots, text and phases chains are held against
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
-        found, last = chained(lab) if kind == CHAINED else ({name: c.measure(lab) for name, c in claims.items()}, "")
+        found, last = (
+            chained(lab, by_chain=CHAINED[kind])
+            if kind in CHAINED
+            else ({name: c.measure(lab) for name, c in claims.items()}, "")
+        )
         table[kind] = {name: cell(c, found[name]) if name in found else "–" for name, c in claims.items()}
         table[kind]["quality"] = last or quality(lab)
         for row, said in table[kind].items():
