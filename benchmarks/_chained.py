@@ -49,9 +49,12 @@ def chained(lab: Lab, *, by_chain: bool) -> tuple[dict[str, Finding], str]:
     """(the findings that can be asked of chains, how many latents they rest on); every seed's latents are followed
     through the next seed's SAEs, from partner to partner (``by_chain``) or to the best partner of each snapshot, which
     cannot lose its way and may be another latent every time.
+
+    Every seed stands in two pairs, so intervals are narrow. Emergence is the share of the last snapshot's latents, its
+    control that of the first's: two populations, each as far as another seed knows it.
     """
-    if lab.seeds < 2:
-        return {}, "chains need two seeds"
+    if lab.seeds < 3:  # of two, each pair would be the other one again
+        return {}, "chains need three seeds"
     every = {seed: sides_of(lab, seed) for seed in lab.each_seed()}
     found: dict[str, list[tuple[float, float]]] = {
         "emergent-latents": [],
@@ -66,7 +69,7 @@ def chained(lab: Lab, *, by_chain: bool) -> tuple[dict[str, Finding], str]:
         few = min(int(back.known.sum()), int(forth.known.sum()))
         if few < LEAST:
             why = untestable(f"another seed knows {few} latents; {LEAST} are needed")
-            return dict.fromkeys(found, why), ""
+            return dict.fromkeys(found, why), f"seed {seed}: another seed knows {few} latents"
         found["emergent-latents"].append((back.absent(0, chained=by_chain), forth.absent(-1, chained=by_chain)))
         found["initialisation-dip"].append(dip(forth.relative(chained=by_chain), seed=seed))
         phases = lab.evolution(seed).phases

@@ -47,8 +47,6 @@ from workbench.config import read_recipe
 from workbench.corpus import plan_tokens
 from workbench.models import load_tokenizer
 
-EQUALISED = 8192  # rows over which a gate per source is brought to an L0
-
 
 class Apart:
     """The batches of a crosscoder as one part per source, for training an SAE at each."""
@@ -63,7 +61,7 @@ class Apart:
 
 class Strongest:
     """A crosscoder of which each source uses only its ``k`` strongest latents of those that are on, by f_si n_si: L0 is
-    k at every source.
+    k at every source, or less where magnitudes are zero.
     """
 
     def __init__(self, cc: Crosscoder, k: int):
@@ -115,7 +113,7 @@ def compare(
     """
     began = time.perf_counter()
     names, steps, k = [s.name for s in sources], recipe.steps, recipe.k
-    tail = LastBatches(train_on, min(steps, -(-max(recipe.refit, EQUALISED) // recipe.batch_size)))
+    tail = LastBatches(train_on, min(steps, -(-recipe.refit // recipe.batch_size)))
     per_source = recipe.crosscoder["gate"] == "per-source"
     fitted = recipe.refit and not per_source  # its decoder norms decide which latents are on
     own = {"k": kept or k, "expansion": recipe.expansion * times, "refit": recipe.refit if fitted else 0}
@@ -202,6 +200,10 @@ def main() -> None:
     args = parser.parse_args()
     if any(args.kept) and "per-source" in args.gate:
         parser.error("--kept: a gate per source chooses its own latents. Use it with the other gates")
+    if narrow := [n for n in args.kept if 0 < n < max(args.k)]:
+        parser.error(
+            f"--kept {narrow[0]}: fewer than the k = {max(args.k)} that each source uses. Use more, or a smaller --k"
+        )
     if args.quick:
         args.snapshots, args.sequences, args.rows, args.latents, args.k = 4, 128, 15_000, [256], [16]
     began = time.perf_counter()

@@ -32,8 +32,8 @@ class SourceEvaluation:
 
     @property
     def l0(self) -> float:
-        """Mean number of latents on per row and source, as *Evolution of Concepts* counts it: a latent that a gate per
-        source closes at one of them is off there.
+        """Mean number of latents on per row and source, as *Evolution of Concepts* counts it: a latent that a gate or
+        a magnitude of zero closes at one of them is off there.
         """
         return sum(self.l0_S) / len(self.l0_S)
 
