@@ -10,7 +10,6 @@ row. Seconds are of CPU time on one thread, of wall time on several.
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -66,18 +65,19 @@ class Runs:
         import torch
         from safetensors import safe_open
 
+        from sae.worlds.benchmark import Kept
+
         torch.set_num_threads(threads)
         self.clock = time.thread_time if threads == 1 else time.perf_counter
         with safe_open(rows_file, "pt") as f:
             self.rows = str((f.metadata() or {}).get("rows", "rows of unknown origin"))
             train, held_out = f.get_tensor("train").float(), f.get_tensor("heldout").float()
         scale = train.shape[1] ** 0.5 / float(train.norm(dim=1).mean())
-        self.train, self.held_out, self.log = train * scale, held_out * scale, log
+        self.train, self.held_out = train * scale, held_out * scale
         # of other rows, sizes or versions, or on other threads, a finished run says nothing
         size = float(held_out.double().square().sum())
         self.about = [len(train), len(held_out), size, threads, ROWS, K, EXPANSION, torch.__version__]
-        lines = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
-        self.done = {json.dumps(of): found for of, found in map(json.loads, lines)}
+        self.kept = Kept(log)
 
     @property
     def steps(self) -> int:
@@ -87,11 +87,8 @@ class Runs:
     def one(self, name: str, lr: float | str, steps: int, seed: int) -> dict[str, float]:
         """Held-out error, share of silent latents, and seconds of one run."""
         of = [*self.about, name, settings_of(name, lr, self.train.shape[1], EXPANSION, K), steps, seed]
-        if (found := self.done.get(json.dumps(of))) is None:
-            found = self.done[json.dumps(of)] = self._run(name, lr, steps, seed)
-            if self.log is not None:
-                with self.log.open("a", encoding="utf-8") as f:
-                    f.write(json.dumps([of, found]) + "\n")
+        found = self.kept.once(of, lambda: self._run(name, lr, steps, seed))
+        assert found is not None
         return found
 
     def _run(self, name: str, lr: float | str, steps: int, seed: int) -> dict[str, float]:

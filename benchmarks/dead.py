@@ -32,7 +32,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(name: str, world: World, pool: Pool, scored: int) -> dict[str, Any]:
+def measure(name: str, world: World, pool: Pool) -> dict[str, Any]:
     """The numbers of one run."""
     own = config_of("batchtopk", "few-steps", world.config.width, pool.budget, 0)
     config = SAEConfig.model_validate(own.model_dump(exclude_unset=True) | CHANGES[name])
@@ -41,7 +41,7 @@ def measure(name: str, world: World, pool: Pool, scored: int) -> dict[str, Any]:
         report = trainer.step(x)
         if i % max(1, pool.budget.steps // 10) == 0:
             dead.append(report.dead)
-    found = score(trainer.dictionary(), world, rows=scored)
+    found = score(trainer.dictionary(), world, rows=pool.budget.scored)
     return {"what": name, "dead_after": config.dead_after, "k_aux": config.k_aux, "while": dead} | found.row()
 
 
@@ -59,8 +59,8 @@ def page(lines: list[str], budget: Budget) -> str:
         "",
         f"Written by `python benchmarks/dead.py --write` on {date.today().isoformat()}: BatchTopK of `few-steps`, world"
         f" `{budget.world}`, {budget.latents:,} latents, k = {budget.k}, {budget.steps:,} steps of"
-        f" {budget.batch:,} rows, one seed. Dead: fires on none of 20,000 fresh rows; the last column: latents that"
-        " counted as dead at every tenth of the training.",
+        f" {budget.batch:,} rows, one seed. Dead: fires on none of {budget.scored:,} fresh rows; the last column:"
+        " latents that counted as dead at every tenth of the training.",
         "",
         "| what | F1 | MCC | EV | L0 | dead | while training |",
         "|---|---|---|---|---|---|---|",
@@ -75,13 +75,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
-    budget = replace(QUICK, world="synth-16k", latents=4096, k=25, steps=args.steps)
+    budget = replace(QUICK, world="synth-16k", latents=4096, k=25, steps=args.steps, scored=20_000)
     if args.quick:
         budget = replace(QUICK, steps=20)
     world = World(budget.of(0))
     pool, lines = Pool.drawn(world, budget, 0), []
     for name in CHANGES:
-        lines.append(line(measure(name, world, pool, 2000 if args.quick else 20_000)))
+        lines.append(line(measure(name, world, pool)))
         print(lines[-1], flush=True)
         if args.write:
             args.write.write_text(page(lines, budget), encoding="utf-8")

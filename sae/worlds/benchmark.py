@@ -6,6 +6,7 @@ weight of their penalty searched until their L0 is the wanted one; what was reac
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -47,6 +48,12 @@ class Budget:
     tries: int = 5
     scored: int = 20_000
 
+    def about(self, what: dict[str, Any]) -> list[Any]:
+        """All that decides a run, for :class:`Kept`: it says the same however many worlds are asked for, and nothing to
+        another version of PyTorch.
+        """
+        return [what, {k: v for k, v in asdict(self).items() if k != "seeds"}, torch.__version__]
+
     def of(self, seed: int) -> WorldConfig:
         """The ``seed``-th world held out."""
         return WorldConfig(**{**WORLDS[self.world], "seed": HELD_OUT + seed})
@@ -64,25 +71,20 @@ class Kept:
             json.dumps(of, sort_keys=True): found for of, found in map(json.loads, lines)
         }
 
-    def once(
-        self, budget: Budget, what: dict[str, Any], make: Callable[[], dict[str, Any] | None]
-    ) -> dict[str, Any] | None:
-        """What ``make`` gives for ``what`` (plain values: all that decides the run), from the file if it is there.
-
-        A run says the same however many worlds are asked for, and nothing to another version of PyTorch. None, a run
-        that failed, is not kept.
+    def once(self, of: Any, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """What ``make`` gives for ``of`` (plain values: all that decides the run), from the file if it is there. None,
+        a run that failed, is not kept.
         """
-        size = {k: v for k, v in asdict(budget).items() if k != "seeds"}
-        of = json.dumps([what, size, torch.__version__], sort_keys=True)
-        if of not in self.done:
+        key = json.dumps(of, sort_keys=True)
+        if key not in self.done:
             found = make()
             if found is None:
                 return None
-            self.done[of] = found
+            self.done[key] = found
             if self.path is not None:
                 with self.path.open("a", encoding="utf-8") as f:
-                    f.write(json.dumps([json.loads(of), found], sort_keys=True) + "\n")
-        return self.done[of]
+                    f.write(json.dumps([of, found], sort_keys=True) + "\n")
+        return self.done[key]
 
 
 QUICK = Budget(steps=300, seeds=1, tries=3, scored=8000)
@@ -222,25 +224,26 @@ def run(
     kept = kept or Kept()
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed in range(budget.seeds):
-        world = World(budget.of(seed))
-        pool: list[Pool] = []  # drawn when something trains on it
-
-        def made(kind: str, setting: str, world: World = world, pool: list[Pool] = pool, seed: int = seed) -> Any:
-            config = config_of(kind, setting, world.config.width, budget, seed).model_dump(mode="json")
-
-            def make() -> dict[str, Any]:
-                if not pool:
-                    pool.append(Pool.drawn(world, budget, seed))
-                scored, seconds = ours(kind, setting, world, pool[0], seed)
-                return {"score": scored.row(), "cpu_s": seconds}
-
-            return kept.once(budget, {"who": "ours", "setting": setting, "seed": seed, "config": config}, make)
-
+        drawn = functools.cache(functools.partial(_drawn, budget, seed))  # when something trains on it
         for kind in kinds:
             for setting in settings:
-                found.setdefault((kind, setting), []).append(made(kind, setting))
+                config = config_of(kind, setting, budget.of(seed).width, budget, seed).model_dump(mode="json")
+                of = budget.about({"who": "ours", "setting": setting, "seed": seed, "config": config})
+                one = kept.once(of, functools.partial(_measured, kind, setting, drawn, seed))
+                assert one is not None  # ours do not fail without an error
+                found.setdefault((kind, setting), []).append(one)
                 done(f"{kind}, {setting}")
     return [
         row("ours", kind, budget, [Score(**r["score"]) for r in runs], [r["cpu_s"] for r in runs], setting=setting)
         for (kind, setting), runs in found.items()
     ]
+
+
+def _drawn(budget: Budget, seed: int) -> tuple[World, Pool]:
+    world = World(budget.of(seed))
+    return world, Pool.drawn(world, budget, seed)
+
+
+def _measured(kind: str, setting: str, drawn: Callable[[], tuple[World, Pool]], seed: int) -> dict[str, Any]:
+    scored, seconds = ours(kind, setting, *drawn(), seed)
+    return {"score": scored.row(), "cpu_s": seconds}

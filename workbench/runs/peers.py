@@ -46,7 +46,7 @@ def peer_rows(
 
     def run(library: str, kind: str, lr: float, seed: int) -> dict[str, Any] | None:
         what = {"who": library, "kind": kind, "lr": lr, "seed": seed}
-        return kept.once(budget, what, lambda: _job(python, library, kind, lr, seed, budget, say))
+        return kept.once(budget.about(what), lambda: _job(python, library, kind, lr, seed, budget, say))
 
     for library, theirs in KINDS.items():
         for kind in (k for k in theirs if k in kinds):
